@@ -1,0 +1,1 @@
+"""The shapes: tables, wire schemas, Temporal messages, the error tree."""

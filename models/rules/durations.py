@@ -1,0 +1,42 @@
+"""Durations as the contract has them: ISO 8601 strings."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+_FORM = re.compile(
+    r"P(?=\d|T\d)(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+(?:\.\d+)?)D)?"
+    r"(?:T(?=\d)(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
+)
+LONGEST = timedelta(days=3660)
+
+
+def parse_duration(value: Any) -> timedelta:
+    """A duration of weeks, days, hours, minutes and seconds, such as ``P3D`` or ``PT1.5S``.
+
+    Years and months are refused, since their length depends on where one counts from.
+    """
+    if isinstance(value, timedelta):
+        return value
+    match = _FORM.fullmatch(value) if isinstance(value, str) and len(value) <= 64 else None
+    if match is None:
+        raise PydanticCustomError("invalid_duration", "Send an ISO 8601 duration such as P3D or PT12H.")
+    try:
+        return timedelta(**{unit: float(number) for unit, number in match.groupdict(default="0").items()})
+    except OverflowError:
+        return timedelta.max
+
+
+def _bounded(value: timedelta) -> timedelta:
+    if value > LONGEST:
+        raise PydanticCustomError("out_of_range", "A duration may be ten years at most.")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_bounded)]
+"""A parameter that says how long; `"format": "duration"` in its JSON schema."""

@@ -1,0 +1,1 @@
+"""SQLModel tables: the schema, and which columns hold personal data."""

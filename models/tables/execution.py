@@ -1,0 +1,99 @@
+"""What is kept of workflow instances: context, steps, attempts, and the messages they sent."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Boolean, Column, Index, Integer, SmallInteger, text
+from sqlmodel import Field, SQLModel
+
+from models.personal import Mask, personal
+from models.tables.columns import moment, now, words
+
+
+class Instance(SQLModel, table=True):
+    """One run of a lifecycle workflow for one user, as Temporal last told it."""
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        Index("instances_by_workflow", "workflow_id", "start_time", "instance_id"),
+        Index("instances_by_user", "user_id", "start_time", "instance_id"),
+    )
+
+    instance_id: str = words(primary_key=True)
+    workflow_id: str = words()
+    user_id: str = words()
+    status: str = words()
+    current_step: str | None = words(nullable=True)
+    run_id: str | None = words(nullable=True)
+    """Temporal's run that last recorded something."""
+    max_attempts: int = Field(sa_column=Column(SmallInteger, nullable=False))
+    parameters: bytes | None = personal()
+    variables: bytes | None = personal()
+    error: bytes | None = personal(Mask.ALL)
+    started_by: str = words()
+    """The id of the API key, or what else started it."""
+    start_time: datetime = now()
+    end_time: datetime | None = moment(nullable=True)
+
+
+class Step(SQLModel, table=True):
+    """A step that has completed, with its result: it is read back instead of being done twice."""
+
+    __tablename__ = "steps"
+
+    instance_id: str = words(primary_key=True)
+    step: str = words(primary_key=True)
+    position: int = Field(sa_column=Column(SmallInteger, nullable=False))
+    result: bytes | None = personal()
+    completed_at: datetime = now()
+
+
+class Attempt(SQLModel, table=True):
+    """One attempt at a step. An attempt without an end was interrupted, or is still under way."""
+
+    __tablename__ = "attempts"
+
+    instance_id: str = words(primary_key=True)
+    step: str = words(primary_key=True)
+    attempt: int = Field(sa_column=Column(Integer, primary_key=True))
+    started_at: datetime = now()
+    ended_at: datetime | None = moment(nullable=True)
+    error_type: str | None = words(nullable=True)
+    error_message: bytes | None = personal(Mask.ALL)
+    interrupted: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
+    """Ended by trouble of the platform (Postgres away, process killed): it doesn't count."""
+
+
+class OutboxMessage(SQLModel, table=True):
+    """A message to a customer: the intent is written before the effect, under (instance, step)."""
+
+    __tablename__ = "messages"
+    __table_args__ = (
+        Index("messages_by_step", "instance_id", "step", unique=True),
+        Index("messages_by_user", "user_id", "created_at"),
+    )
+
+    message_id: str = words(primary_key=True)
+    instance_id: str = words()
+    step: str = words()
+    user_id: str = words()
+    channel: str = words()
+    template: str = words()
+    status: str = words()
+    recipient: bytes | None = personal(Mask.EMAIL)
+    subject: bytes | None = personal(Mask.ALL)
+    body: bytes | None = personal(Mask.ALL)
+    created_at: datetime = now()
+    sent_at: datetime | None = moment(nullable=True)
+
+
+class WorkflowSetting(SQLModel, table=True):
+    """What an admin has changed of a workflow's definition."""
+
+    __tablename__ = "workflow_settings"
+
+    workflow_id: str = words(primary_key=True)
+    max_attempts: int | None = Field(default=None, sa_column=Column(SmallInteger))
+    enabled: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("true")))
+    changed_at: datetime = now()

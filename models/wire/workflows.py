@@ -1,0 +1,94 @@
+"""Workflows and their instances on the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field, StrictBool, StrictInt
+
+from models.vocabulary import InstanceStatus, Purpose
+from models.wire.fields import Answer, UserId, Wire
+
+MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
+
+
+class WorkflowView(Answer):
+    """A lifecycle workflow of the catalogue."""
+
+    workflow_id: str = Field(examples=["onboarding"])
+    description: str
+    parameters: dict[str, Any] = Field(description="JSON Schema; waits have the format `duration` (ISO 8601).")
+    trigger: dict[str, Any] | None = Field(description="What starts it by itself; null: only a request does.")
+    purpose: Purpose | None = Field(description="The consent it needs; null: a service, which needs none.")
+    max_attempts: int = Field(description="How often a step is tried, unless the request says otherwise.")
+    enabled: bool
+
+
+class WorkflowPatch(Wire):
+    """What an admin may change of a workflow."""
+
+    max_attempts: MaxAttempts | None = None
+    enabled: StrictBool | None = None
+
+
+class ExecuteRequest(Wire):
+    """A request to run a workflow for a user."""
+
+    user_id: UserId
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="As the workflow's schema has them; each has a default."
+    )
+    max_attempts: MaxAttempts | None = Field(default=None, description="How often a step is tried.")
+    callback_url: None = Field(default=None, description="Not offered yet: only null is taken.")
+
+
+class ErrorView(Answer):
+    """Why an instance failed. Text and stack are masked for all but admins."""
+
+    error_type: str
+    error_message: str
+    failed_step: str | None
+    stack_trace: str
+
+
+class AttemptView(Answer):
+    """One attempt at a step. `interrupted` ones were cut short by the platform and don't count."""
+
+    step: str
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None
+    error_type: str | None
+    error_message: str | None
+    interrupted: bool
+
+
+class TemporalView(Answer):
+    """Where to find the instance in Temporal."""
+
+    workflow_id: str
+    run_id: str | None
+    ui: str | None
+
+
+class InstanceView(Answer):
+    """An instance of a workflow."""
+
+    workflow_id: str
+    instance_id: str
+    user_id: str
+    current_step: str | None
+    status: InstanceStatus
+    start_time: datetime
+    end_time: datetime | None
+    parameters: dict[str, Any]
+    variables: dict[str, Any]
+    results: dict[str, Any] = Field(description="What each completed step and wait gave, by its name.")
+    error: ErrorView | None
+    retries: list[AttemptView] = Field(description="Every attempt at every step, in order of time.")
+    max_attempts: int
+    temporal: TemporalView
+    stale: bool = Field(
+        default=False, description="True when Temporal couldn't be asked and this is what was last stored."
+    )
