@@ -1,0 +1,1 @@
+"""Sealing, keys, blind index, masking."""

@@ -1,0 +1,36 @@
+"""How personal attributes look to those who may not see whom they are about.
+
+Masks keep what is needed to tell two rows apart at a glance and nothing that names a person:
+``ada@example.com`` -> ``a**@e******.com``, ``Ada Lovelace`` -> ``A** L*******``, a date -> ``****-**-**``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.personal import Mask
+
+HIDDEN = "***"
+
+
+def mask(kind: Mask, value: Any) -> Any:
+    """The masked form of a value; None stays None, since absence tells nothing."""
+    if value is None:
+        return None
+    if kind is Mask.EMAIL:
+        return _email(str(value))
+    if kind is Mask.WORDS:
+        return " ".join(_word(word) for word in str(value).split())
+    if kind is Mask.DATE:
+        return "****-**-**"
+    return HIDDEN
+
+
+def _word(word: str) -> str:
+    return word[:1] + "*" * max(len(word) - 1, 1)
+
+
+def _email(address: str) -> str:
+    local, _, domain = address.rpartition("@")
+    labels, dot, top = domain.rpartition(".")
+    return f"{_word(local)}@{_word(labels)}{dot}{top}" if dot else f"{_word(local)}@{_word(domain)}"
