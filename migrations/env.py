@@ -1,0 +1,58 @@
+"""Runs migrations, as the owner, and then gives the runtime role exactly what :mod:`migrations.grants` says.
+
+All of it is one transaction under an advisory lock: two migrators queue, and a failed migration leaves the
+database as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from migrations.grants import grant
+from models.tables.registry import metadata
+
+_LOCK = 0x7065_7265_6E6E_6961  # "perennia"
+_TIMEOUT_SECONDS = 10
+
+
+def migrate() -> None:
+    """Run what alembic has been asked for."""
+    connection: Connection | None = context.config.attributes.get("connection")
+    if connection is not None:
+        _run(connection)
+    else:
+        asyncio.run(_connect_and_run())
+
+
+async def _connect_and_run() -> None:
+    url = context.config.attributes.get("url") or os.environ["PERENNIAL_MIGRATION_DATABASE_URL"]
+    engine = create_async_engine(
+        url.replace("postgresql://", "postgresql+asyncpg://", 1).replace(
+            "postgres://", "postgresql+asyncpg://", 1
+        ),
+        poolclass=pool.NullPool,
+        connect_args={"timeout": _TIMEOUT_SECONDS},
+    )
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_run)
+    finally:
+        await engine.dispose()
+
+
+def _run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata, compare_server_default=False)
+    with context.begin_transaction():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        context.run_migrations()
+        role = context.config.attributes.get("runtime_role")
+        if role is not None:
+            grant(connection, role)
+
+
+migrate()

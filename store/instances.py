@@ -1,0 +1,257 @@
+"""The stored context of workflow instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from asyncpg import Record
+
+from models.errors import UserErased, UserUnknown
+from models.messages.execution import Progress
+from models.vocabulary import InstanceStatus, Purpose
+from privacy.sealing import DataKey, Sealer
+from store.connection import Connection
+
+
+@dataclass(frozen=True)
+class StoredAttempt:
+    """One attempt at a step."""
+
+    step: str
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None
+    error_type: str | None
+    error_message: str | None
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """An instance as Postgres knows it. Without the person's key what was sealed is empty."""
+
+    instance_id: str
+    workflow_id: str
+    user_id: str
+    status: InstanceStatus
+    current_step: str | None
+    run_id: str | None
+    max_attempts: int
+    parameters: dict[str, Any]
+    variables: dict[str, Any]
+    results: dict[str, Any]
+    error: dict[str, Any] | None
+    attempts: Sequence[StoredAttempt]
+    start_time: datetime
+    end_time: datetime | None
+
+
+@dataclass(frozen=True)
+class NewInstance:
+    """An instance that is about to be started."""
+
+    instance_id: str
+    workflow_id: str
+    user_id: str
+    max_attempts: int
+    parameters: dict[str, Any]
+    started_by: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What decides whether a workflow may run for a user."""
+
+    key: DataKey
+    enabled: bool
+    max_attempts: int | None
+    """As an admin has set it for the workflow."""
+    consented: bool
+
+
+async def admission(
+    connection: Connection, sealer: Sealer, workflow_id: str, user_id: str, purpose: Purpose | None
+) -> Admission:
+    """Look up, in one statement, what an execute needs to know.
+
+    Raises :class:`UserErased` where the person is gone and :class:`UserUnknown` where there never was one.
+    """
+    row = await connection.fetchrow(
+        """
+        SELECT u.user_id, k.subject, k.wrapped, w.max_attempts, coalesce(w.enabled, true) AS enabled,
+               $3::text IS NULL OR coalesce(c.granted, false) AS consented
+        FROM (SELECT $1::text AS user_id) asked
+        LEFT JOIN users u USING (user_id)
+        LEFT JOIN data_keys k ON k.subject = asked.user_id
+        LEFT JOIN workflow_settings w ON w.workflow_id = $2
+        LEFT JOIN consents c ON c.user_id = asked.user_id AND c.purpose = $3
+        """,
+        user_id,
+        workflow_id,
+        purpose.value if purpose else None,
+    )
+    assert row is not None  # joined from a row of constants
+    if row["subject"] is not None and row["wrapped"] is None:
+        raise UserErased
+    if row["user_id"] is None:
+        raise UserUnknown
+    return Admission(
+        key=sealer.unwrap(user_id, row["wrapped"]),
+        enabled=row["enabled"],
+        max_attempts=row["max_attempts"],
+        consented=row["consented"],
+    )
+
+
+async def insert(connection: Connection, key: DataKey, new: NewInstance) -> datetime:
+    """Store an instance before it starts; returns its start time. One that is there already stays."""
+    started: datetime = await connection.fetchval(
+        """
+        WITH inserted AS (
+            INSERT INTO instances (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by)
+            VALUES ($1, $2, $3, 'running', $4, $5, $6)
+            ON CONFLICT (instance_id) DO NOTHING RETURNING start_time
+        )
+        SELECT start_time FROM inserted
+        UNION ALL SELECT start_time FROM instances WHERE instance_id = $1
+        """,
+        new.instance_id,
+        new.workflow_id,
+        new.user_id,
+        new.max_attempts,
+        key.seal_json("instances.parameters", new.parameters),
+        new.started_by,
+    )
+    return started
+
+
+async def delete_unstarted(connection: Connection, instance_id: str) -> None:
+    """Take back an instance that Temporal could not be told of."""
+    await connection.execute(
+        "DELETE FROM instances WHERE instance_id = $1 AND run_id IS NULL AND end_time IS NULL", instance_id
+    )
+
+
+async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> None:
+    """Write where an instance stands, the results of its waits, and its end where it has one.
+
+    An end stays: what a straggler writes after it is dropped.
+    """
+    if progress.waits:
+        await connection.execute(
+            """
+            INSERT INTO steps (instance_id, step, position, result)
+            SELECT $1, * FROM unnest($2::text[], $3::smallint[], $4::bytea[])
+            ON CONFLICT DO NOTHING
+            """,
+            progress.instance_id,
+            list(progress.waits),
+            [wait.position for wait in progress.waits.values()],
+            [
+                key.seal_json("steps.result", wait.model_dump(exclude={"position"}))
+                for wait in progress.waits.values()
+            ],
+        )
+    await connection.execute(
+        """
+        UPDATE instances
+        SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
+            end_time = CASE WHEN $7 THEN now() END
+        WHERE instance_id = $1 AND end_time IS NULL
+        """,
+        progress.instance_id,
+        progress.status.value,
+        progress.current_step,
+        run_id,
+        key.seal_json("instances.variables", progress.variables),
+        key.seal_json("instances.error", progress.error.model_dump() if progress.error else None),
+        progress.status.finished,
+    )
+
+
+_CONTEXT = """
+    SELECT i.*, k.wrapped,
+           (SELECT array_agg((s.step, s.result) ORDER BY s.position)
+            FROM steps s WHERE s.instance_id = i.instance_id) AS steps,
+           (SELECT array_agg((a.step, a.attempt, a.started_at, a.ended_at, a.error_type, a.error_message,
+                              a.interrupted)
+                             ORDER BY a.started_at, a.attempt)
+            FROM attempts a WHERE a.instance_id = i.instance_id) AS attempts
+    FROM instances i LEFT JOIN data_keys k ON k.subject = i.user_id
+"""
+
+
+async def find(
+    connection: Connection, sealer: Sealer, workflow_id: str, instance_id: str
+) -> StoredInstance | None:
+    """One instance of a workflow with its steps and attempts, in one statement."""
+    row = await connection.fetchrow(
+        _CONTEXT + "WHERE i.instance_id = $1 AND i.workflow_id = $2", instance_id, workflow_id
+    )
+    return None if row is None else _open(sealer, row)
+
+
+async def page(
+    connection: Connection,
+    sealer: Sealer,
+    workflow_id: str,
+    *,
+    user_id: str | None,
+    statuses: Sequence[InstanceStatus] | None,
+    before: tuple[datetime, str] | None,
+    limit: int,
+) -> list[StoredInstance]:
+    """Instances of a workflow, newest first, after a position in that order."""
+    rows = await connection.fetch(
+        _CONTEXT
+        + """
+        WHERE i.workflow_id = $1
+          AND ($2::text IS NULL OR i.user_id = $2)
+          AND ($3::text[] IS NULL OR i.status = ANY($3))
+          AND ($4::timestamptz IS NULL OR (i.start_time, i.instance_id) < ($4, $5))
+        ORDER BY i.start_time DESC, i.instance_id DESC LIMIT $6
+        """,
+        workflow_id,
+        user_id,
+        None if statuses is None else [status.value for status in statuses],
+        before[0] if before else None,
+        before[1] if before else None,
+        limit,
+    )
+    return [_open(sealer, row) for row in rows]
+
+
+def _open(sealer: Sealer, row: Record) -> StoredInstance:
+    key = None if row["wrapped"] is None else sealer.unwrap(row["user_id"], row["wrapped"])
+
+    def opened(place: str, sealed: bytes | None) -> Any:
+        return None if key is None else key.open_json(place, sealed)
+
+    return StoredInstance(
+        instance_id=row["instance_id"],
+        workflow_id=row["workflow_id"],
+        user_id=row["user_id"],
+        status=InstanceStatus(row["status"]),
+        current_step=row["current_step"],
+        run_id=row["run_id"],
+        max_attempts=row["max_attempts"],
+        parameters=opened("instances.parameters", row["parameters"]) or {},
+        variables=opened("instances.variables", row["variables"]) or {},
+        results={step: opened("steps.result", result) for step, result in row["steps"] or ()},
+        error=opened("instances.error", row["error"]),
+        attempts=[
+            StoredAttempt(step, number, begun, ended, kind, _text(key, message), interrupted)
+            for step, number, begun, ended, kind, message, interrupted in row["attempts"] or ()
+        ],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+    )
+
+
+def _text(key: DataKey | None, sealed: bytes | None) -> str | None:
+    if key is None or sealed is None:
+        return None
+    return key.open("attempts.error_message", sealed).decode()

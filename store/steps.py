@@ -1,0 +1,117 @@
+"""Steps, their attempts and results: what makes a step's effect happen once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from models.messages.execution import StepContext
+from privacy.sealing import DataKey
+from store.connection import Connection
+
+INTERRUPTIONS_ALLOWED = 20
+"""How often a step may be cut short by the platform before that counts as its own failure: a step that
+kills its worker each time must not go on for ever."""
+
+
+@dataclass(frozen=True)
+class BegunAttempt:
+    """An attempt that has been written, or the result that makes it unnecessary."""
+
+    number: int
+    last: bool
+    """Whether a failure of this attempt is the step's."""
+    done: bool
+    result: bytes | None
+    known: bool
+    """False where the instance was taken back before Temporal's start of it came through."""
+
+
+async def begin_attempt(connection: Connection, context: StepContext, run_id: str) -> BegunAttempt:
+    """Write that an attempt begins, and look whether the step is done already.
+
+    Earlier attempts without an end were cut short by a killed worker: they are marked as interrupted and
+    don't count towards ``max_attempts``.
+    """
+    row = await connection.fetchrow(
+        """
+        WITH done AS (
+            SELECT result FROM steps WHERE instance_id = $1 AND step = $2
+        ), entered AS (
+            UPDATE instances SET current_step = $2, run_id = $3
+            WHERE instance_id = $1 AND end_time IS NULL AND NOT EXISTS (SELECT FROM done)
+        ), cut_short AS (
+            UPDATE attempts SET interrupted = true, ended_at = now(), error_type = 'Interrupted'
+            WHERE instance_id = $1 AND step = $2 AND ended_at IS NULL
+            RETURNING attempt
+        ), earlier AS (
+            SELECT count(*) AS all_of_them,
+                   count(*) FILTER (WHERE interrupted OR ended_at IS NULL) AS interruptions
+            FROM attempts WHERE instance_id = $1 AND step = $2
+        ), begun AS (
+            INSERT INTO attempts (instance_id, step, attempt)
+            SELECT $1, $2, all_of_them + 1 FROM earlier
+            WHERE NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM instances WHERE instance_id = $1)
+            ON CONFLICT DO NOTHING
+            RETURNING attempt
+        )
+        SELECT all_of_them + 1 AS number,
+               all_of_them - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
+               EXISTS (SELECT FROM done) AS done,
+               (SELECT result FROM done) AS result,
+               EXISTS (SELECT FROM instances WHERE instance_id = $1) AS known
+        FROM earlier
+        """,
+        context.instance_id,
+        context.step,
+        run_id,
+        context.max_attempts,
+        INTERRUPTIONS_ALLOWED,
+    )
+    assert row is not None  # an aggregate always gives a row
+    return BegunAttempt(row["number"], row["last"], row["done"], row["result"], row["known"])
+
+
+async def complete_attempt(
+    connection: Connection, context: StepContext, attempt: int, key: DataKey, result: Any
+) -> None:
+    """Write the attempt's end and the step's result in one statement; the first result stays."""
+    await connection.execute(
+        """
+        WITH ended AS (
+            UPDATE attempts SET ended_at = now(), interrupted = false, error_type = NULL
+            WHERE instance_id = $1 AND step = $2 AND attempt = $3
+        )
+        INSERT INTO steps (instance_id, step, position, result) VALUES ($1, $2, $5, $4) ON CONFLICT DO NOTHING
+        """,
+        context.instance_id,
+        context.step,
+        attempt,
+        key.seal_json("steps.result", result),
+        context.position,
+    )
+
+
+async def fail_attempt(
+    connection: Connection,
+    context: StepContext,
+    attempt: int,
+    key: DataKey,
+    *,
+    error_type: str,
+    error_message: str,
+    interrupted: bool = False,
+) -> None:
+    """Write that the attempt failed."""
+    await connection.execute(
+        """
+        UPDATE attempts SET ended_at = now(), error_type = $4, error_message = $5, interrupted = $6
+        WHERE instance_id = $1 AND step = $2 AND attempt = $3
+        """,
+        context.instance_id,
+        context.step,
+        attempt,
+        error_type,
+        key.seal("attempts.error_message", error_message.encode()),
+        interrupted,
+    )

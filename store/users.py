@@ -1,0 +1,191 @@
+"""Profiles: read, listed, searched, written. Every read opens with a key row of its own statement."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from models.errors import UserErased, UserExists, UserNotFound
+from models.rules.profile import Profile
+from models.vocabulary import AccountStatus, LifecycleStage
+from privacy.sealing import DataKey, Sealer
+from store import consents, data_keys
+from store.connection import Connection
+from store.consents import ConsentChange
+from store.profile_rows import NAMES, UNNEST, StoredUser, as_arrays, open_row, sealed_row
+
+_CONSENTS = """(SELECT jsonb_object_agg(c.purpose, c.granted)
+                  FROM consents c WHERE c.user_id = u.user_id) AS consents"""
+_SOURCE = "profile"
+
+
+@dataclass(frozen=True)
+class LockedUsers:
+    """Profiles that no other transaction changes until this one ends."""
+
+    users: Mapping[str, StoredUser]
+    keys: Mapping[str, DataKey]
+    erased: frozenset[str]
+
+
+async def find(connection: Connection, sealer: Sealer, user_id: str) -> StoredUser:
+    """One profile; raises :class:`UserNotFound` or :class:`UserErased`."""
+    row = await connection.fetchrow(
+        f"""SELECT k.wrapped, u.*, {_CONSENTS}
+              FROM data_keys k LEFT JOIN users u ON u.user_id = k.subject WHERE k.subject = $1""",
+        user_id,
+    )
+    if row is None or (row["wrapped"] is not None and row["user_id"] is None):
+        raise UserNotFound
+    if row["wrapped"] is None:
+        raise UserErased
+    return _open(row, sealer)
+
+
+async def require_present(connection: Connection, user_id: str) -> None:
+    """Raise :class:`UserNotFound` or :class:`UserErased` unless the user is there; nothing is opened."""
+    row = await connection.fetchrow(
+        """SELECT k.wrapped IS NULL AS erased, u.user_id IS NOT NULL AS present
+             FROM data_keys k LEFT JOIN users u ON u.user_id = k.subject WHERE k.subject = $1""",
+        user_id,
+    )
+    if row is not None and row["erased"]:
+        raise UserErased
+    if row is None or not row["present"]:
+        raise UserNotFound
+
+
+async def list_page(
+    connection: Connection,
+    sealer: Sealer,
+    *,
+    limit: int,
+    after: str | None,
+    stage: LifecycleStage | None = None,
+    status: AccountStatus | None = None,
+    email: str | None = None,
+) -> list[StoredUser]:
+    """Up to ``limit`` profiles in the order of their ids, after an id. Erased people are not among them."""
+    wanted = {"u.user_id >": after, "u.lifecycle_stage =": stage, "u.account_status =": status}
+    values: list[object] = [limit]
+    conditions = ["k.wrapped IS NOT NULL"]
+    for condition, value in wanted.items():
+        if value is not None:
+            values.append(value)
+            conditions.append(f"{condition} ${len(values)}")
+    if email is not None:
+        values.append(sealer.email_index(email))
+        conditions.append(f"u.email_index = ${len(values)}")
+    rows = await connection.fetch(
+        f"""SELECT k.wrapped, u.*, {_CONSENTS}
+              FROM users u JOIN data_keys k ON k.subject = u.user_id
+             WHERE {" AND ".join(conditions)} ORDER BY u.user_id LIMIT $1""",
+        *values,
+    )
+    return [_open(row, sealer) for row in rows]
+
+
+def _open(row: asyncpg.Record, sealer: Sealer) -> StoredUser:
+    return open_row(row, sealer.unwrap(row["user_id"], row["wrapped"]), row["consents"] or {})
+
+
+async def lock(connection: Connection, sealer: Sealer, user_ids: Collection[str]) -> LockedUsers:
+    """Take profiles for change, in the order of their ids, so that two transactions never deadlock."""
+    rows = await connection.fetch(
+        "SELECT * FROM users WHERE user_id = ANY($1::text[]) ORDER BY user_id FOR UPDATE", list(user_ids)
+    )
+    found = await data_keys.find(connection, sealer, user_ids)
+    keys = {subject: key for subject, key in found.items() if key is not None}
+    said = await consents.of_users(connection, user_ids)
+    users = {
+        row["user_id"]: open_row(row, keys[row["user_id"]], said.get(row["user_id"], {}))
+        for row in rows
+        if row["user_id"] in keys
+    }
+    return LockedUsers(users, keys, frozenset(found.keys() - keys.keys()))
+
+
+async def lock_one(connection: Connection, sealer: Sealer, user_id: str) -> LockedUsers:
+    """Take one profile for change; raises :class:`UserNotFound` or :class:`UserErased`."""
+    locked = await lock(connection, sealer, [user_id])
+    if user_id in locked.erased:
+        raise UserErased
+    if user_id not in locked.users:
+        raise UserNotFound
+    return locked
+
+
+async def create(connection: Connection, sealer: Sealer, profile: Profile, *, actor: str) -> StoredUser:
+    """Store a new profile; raises :class:`UserExists`, or :class:`UserErased` for an id that stays taken."""
+    stored = await insert_new(connection, sealer, [profile], actor=actor)
+    if profile.user_id in stored:
+        return stored[profile.user_id]
+    await data_keys.require(connection, sealer, profile.user_id)
+    raise UserExists
+
+
+async def insert_new(
+    connection: Connection, sealer: Sealer, profiles: Iterable[Profile], *, actor: str
+) -> dict[str, StoredUser]:
+    """Store those profiles whose ids are free, and say which; waits for others who insert the same.
+
+    The data key goes first: its row is what decides between two who create the same person, and it outlives
+    the profile of an erased one.
+    """
+    fresh = {profile.user_id: profile for profile in sorted(profiles, key=lambda each: each.user_id)}
+    made = {user_id: sealer.new_key(user_id) for user_id in fresh}
+    taken = await data_keys.insert(connection, {user_id: wrapped for user_id, (_, wrapped) in made.items()})
+    won = [profile for profile in fresh.values() if profile.user_id in taken]
+    if not won:
+        return {}
+    rows = await connection.fetch(
+        f"""INSERT INTO users ({NAMES}) SELECT * FROM unnest({UNNEST})
+            RETURNING user_id, version, created_at, updated_at""",
+        *as_arrays(sealed_row(profile, made[profile.user_id][0], sealer) for profile in won),
+    )
+    await _record_consents(connection, [({}, profile) for profile in won], actor)
+    return {row["user_id"]: _stored(fresh[row["user_id"]], row) for row in rows}
+
+
+async def update(
+    connection: Connection,
+    sealer: Sealer,
+    locked: LockedUsers,
+    changed: Sequence[Profile],
+    *,
+    actor: str,
+) -> dict[str, StoredUser]:
+    """Write changed profiles over those that :func:`lock` took; each gets its next version."""
+    if not changed:
+        return {}
+    fresh = {profile.user_id: profile for profile in changed}
+    assignments = ", ".join(f"{name} = d.{name}" for name in NAMES.split(", ") if name != "user_id")
+    rows = await connection.fetch(
+        f"""UPDATE users u SET {assignments}, version = u.version + 1, updated_at = statement_timestamp()
+              FROM unnest({UNNEST}) AS d ({NAMES}) WHERE u.user_id = d.user_id
+            RETURNING u.user_id, u.version, u.created_at, u.updated_at""",
+        *as_arrays(sealed_row(profile, locked.keys[profile.user_id], sealer) for profile in changed),
+    )
+    before = {user_id: stored.profile.consents for user_id, stored in locked.users.items()}
+    await _record_consents(connection, [(before[each.user_id], each) for each in changed], actor)
+    return {row["user_id"]: _stored(fresh[row["user_id"]], row) for row in rows}
+
+
+def _stored(profile: Profile, row: asyncpg.Record) -> StoredUser:
+    created: datetime = row["created_at"]
+    return StoredUser(profile, row["version"], created, row["updated_at"])
+
+
+async def _record_consents(
+    connection: Connection, profiles: Sequence[tuple[Mapping[str, bool], Profile]], actor: str
+) -> None:
+    changes = [
+        ConsentChange(profile.user_id, purpose, granted)
+        for before, profile in profiles
+        for purpose, granted in profile.consents.items()
+        if before.get(purpose) is not granted
+    ]
+    await consents.record(connection, changes, source=_SOURCE, actor=actor)
