@@ -1,0 +1,1 @@
+"""Settings, database, Temporal client and codec, telemetry; knows no domain."""

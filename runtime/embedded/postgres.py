@@ -1,0 +1,225 @@
+"""The embedded PostgreSQL: a server of our own, on 127.0.0.1, with its data in the home."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from types import TracebackType
+
+import asyncpg
+
+from runtime.embedded import postgres_files as files
+from runtime.embedded.errors import PartFailedError, StackError
+from runtime.embedded.home import Home
+from runtime.embedded.ports import LOOPBACK, free_port, port_is_free
+from runtime.embedded.postgres_leftovers import stop_leftovers
+from runtime.embedded.postgres_roles import APP_ROLE, DATABASE, OWNER_ROLE, ensure_roles
+from runtime.embedded.processes import ChildProcess, Command, last_line
+
+_READY_SECONDS = 120.0  # recovery after a crash can take a while
+_POLL_SECONDS = 0.02
+_PORT_ATTEMPTS = 3
+
+_SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "effective_cache_size": "1GB",
+    "max_wal_size": "2GB",
+    "wal_level": "replica",
+    "random_page_cost": "1.1",
+    "jit": "off",
+    "password_encryption": "scram-sha-256",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # No personal data reaches the log: neither statements nor parameters nor the values that an error quotes.
+    # `log` ranks above `error` there: what the server says of itself is logged, clients' errors are theirs.
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+}
+_NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
+class EmbeddedPostgres:
+    """PostgreSQL as a child process. ``async with`` starts and stops it.
+
+    The port is picked at the first start, remembered in the home, and kept across restarts of this object.
+    ``durable=False`` is for tests: faster, and a power cut loses everything.
+    """
+
+    name = "postgres"
+
+    def __init__(self, home: Home, *, durable: bool = True) -> None:
+        self._home = home
+        self._data = home.postgres_data
+        self._durable = durable
+        self._port: int | None = None
+        self._port_served = False
+        self._has_roles = False
+        self._process: ChildProcess | None = None
+        self.log_file = home.log_file(self.name)
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id while it runs."""
+        running = self._process is not None and self._process.exit_code is None
+        return self._process.pid if self._process and running else None
+
+    @property
+    def port(self) -> int:
+        """The TCP port on 127.0.0.1; there is one once it was started."""
+        if self._port is None:
+            raise RuntimeError("Postgres was not started yet.")
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def runtime_url(self) -> str:
+        """The serving role's connection, `postgresql://...`."""
+        return self._url(APP_ROLE, self._home.secret("postgres-app"), DATABASE)
+
+    @property
+    def owner_url(self) -> str:
+        """The connection of the role that owns the database and migrates it."""
+        return self._url(OWNER_ROLE, self._home.secret("postgres-owner"), DATABASE)
+
+    @property
+    def superuser_url(self) -> str:
+        """The superuser's connection to the database `postgres`; for tests and repairs."""
+        return self._url(files.SUPERUSER, self._home.secret("postgres-superuser"), "postgres")
+
+    async def start(self) -> None:
+        """Start the server and wait until it serves, with roles and database made.
+
+        What a killed run has left in the data directory is ended first. Raises :class:`PartFailedError`.
+        """
+        if self.pid is not None:
+            raise RuntimeError("Postgres is running.")
+        await asyncio.to_thread(stop_leftovers, self._data)
+        password = self._home.secret("postgres-superuser")
+        await files.prepare(self._data, password, log_file=self.log_file, durable=self._durable)
+        try:
+            await self._start_on_some_port()
+            await self._ensure_roles()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def wait(self) -> int:
+        """Wait until the server has ended; gives its exit code."""
+        if self._process is None:
+            raise RuntimeError("Postgres was not started yet.")
+        return await self._process.wait()
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Stop in good order within ``grace`` seconds, else at once (the next start then recovers)."""
+        if self._process is not None:
+            await self._process.stop((signal.SIGINT, grace), (signal.SIGQUIT, 0.5))
+            self._process = None
+            await asyncio.to_thread(stop_leftovers, self._data)
+
+    def kill(self) -> None:
+        """End it this instant; its own children end with it."""
+        if self._process:
+            self._process.kill()
+
+    async def __aenter__(self) -> EmbeddedPostgres:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start_on_some_port(self) -> None:
+        """Start; while the port was never served on, another is tried when it was taken meanwhile."""
+        for _ in range(_PORT_ATTEMPTS):
+            self._port = self._port if self._port_served else self._choose_port()
+            self._process = await ChildProcess.spawn(self._command())
+            if await self._becomes_ready():
+                self._port_served = True
+                self._home.remember_port(self.name, self.port)
+                return
+            if self._port_served or port_is_free(self.port):
+                break
+        raise PartFailedError(
+            f"Postgres ended before it served ({last_line(self.log_file)}); see {self.log_file}.",
+            self.log_file,
+        )
+
+    async def _becomes_ready(self) -> bool:
+        """Whether it serves; False when it ended. Raises :class:`PartFailedError` when it takes too long."""
+        assert self._process is not None
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.exit_code is not None:
+                return False
+            if self._says_ready(self._process.pid):
+                return True
+            await asyncio.sleep(_POLL_SECONDS)
+        raise PartFailedError(
+            f"Postgres did not serve within {_READY_SECONDS:.0f} s; see {self.log_file}.", self.log_file
+        )
+
+    def _says_ready(self, pid: int) -> bool:
+        """Postmaster.pid: the process id is its first line, the state its eighth."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
+
+    async def _ensure_roles(self) -> None:
+        if self._has_roles:
+            return
+        try:
+            await ensure_roles(
+                host=LOOPBACK,
+                port=self.port,
+                superuser=files.SUPERUSER,
+                password=self._home.secret("postgres-superuser"),
+                owner_password=self._home.secret("postgres-owner"),
+                app_password=self._home.secret("postgres-app"),
+            )
+        except asyncpg.InvalidPasswordError as error:
+            raise StackError(
+                f"{self._home.secrets} does not hold the password of the database in {self._data}; "
+                "put the directory back that belongs to it."
+            ) from error
+        except (OSError, asyncpg.PostgresError) as error:
+            raise PartFailedError(
+                f"The database roles could not be made ({error}); see {self.log_file}.", self.log_file
+            ) from error
+        self._has_roles = True
+
+    def _choose_port(self) -> int:
+        remembered = self._home.remembered_port(self.name)
+        return remembered if remembered and port_is_free(remembered) else free_port()
+
+    def _command(self) -> Command:
+        settings = {**_SETTINGS, "port": str(self.port), **({} if self._durable else _NOT_DURABLE)}
+        arguments = [str(files.binaries() / "postgres"), "-D", str(self._data)]
+        for name, value in settings.items():
+            arguments += ["-c", f"{name}={value}"]
+        return Command(
+            arguments,
+            self.log_file,
+            files.environment(),
+            user=files.system_user(),
+            # A stop in good order, also when the supervisor is killed: the next start needs no recovery.
+            death_signal=signal.SIGINT,
+        )
+
+    def _url(self, role: str, password: str, database: str) -> str:
+        return f"postgresql://{role}:{password}@{self.address}/{database}"

@@ -1,0 +1,41 @@
+"""The database and its two roles: one owns and migrates it, the other one serves and owns nothing."""
+
+from __future__ import annotations
+
+import asyncpg
+
+DATABASE = "perennial"
+OWNER_ROLE = "perennial_owner"
+APP_ROLE = "perennial_app"
+
+
+async def ensure_roles(
+    *, host: str, port: int, superuser: str, password: str, owner_password: str, app_password: str
+) -> None:
+    """Make roles and database where missing; safe to repeat, also after having been interrupted.
+
+    What the serving role may do with each table is said by the migration that makes the table.
+    """
+    connection = await asyncpg.connect(
+        host=host, port=port, user=superuser, password=password, database="postgres", ssl=False, timeout=30
+    )
+    try:
+        await _ensure_role(connection, OWNER_ROLE, owner_password)
+        await _ensure_role(connection, APP_ROLE, app_password)
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+            await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER_ROLE}")
+        for database in (DATABASE, "postgres", "template1"):
+            await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+        await connection.execute(f"GRANT CONNECT ON DATABASE {DATABASE} TO {APP_ROLE}")
+    finally:
+        await connection.close()
+
+
+async def _ensure_role(connection: asyncpg.Connection, role: str, password: str) -> None:
+    """Make the role or give it the password we know. Both words are ours: letters, digits, underscores."""
+    exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
+    verb = "ALTER" if exists else "CREATE"
+    await connection.execute(
+        f"{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS "
+        f"PASSWORD '{password}'"
+    )

@@ -1,0 +1,93 @@
+"""Settings from the environment, prefix ``PERENNIAL_``; read once, by the composition roots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class BadConfiguration(Exception):
+    """The configuration can't be used; the text says in one sentence which setting and why."""
+
+
+class Settings(BaseSettings):
+    """Everything a process needs to know about its surroundings.
+
+    A process that gets a setting it can't use refuses to start: see :func:`load_settings`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PERENNIAL_", env_file=None, extra="ignore")
+
+    home: Path = Path(".perennial")
+    """Directory of the embedded stack's state; command-line tools find a running stack through it."""
+    environment: Literal["embedded", "development", "staging", "production"] = "production"
+    """Only `embedded` allows plain http to 127.0.0.1 for callbacks and webhooks."""
+
+    database_url: str | None = None
+    """The runtime role's connection, `postgresql://...`."""
+    migration_database_url: str | None = None
+    """The owner's connection, for `perennial migrate`; the runtime's where unset."""
+    database_pool_size: int = Field(default=12, ge=1, le=200)
+    key_file: Path | None = None
+    """Key-encryption, blind-index and payload keys (see docs/keys.md)."""
+
+    temporal_address: str = "127.0.0.1:7233"
+    temporal_namespace: str = "default"
+    temporal_ui_url: str | None = None
+    temporal_tls: bool = False
+    task_queue: str = "perennial"
+    temporal_cli: Path | None = None
+    """The `temporal` binary for the embedded stack; else the path is searched, then the package."""
+
+    api_host: str = "127.0.0.1"
+    api_port: Port = 8080
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    rate_limit_per_minute: int = Field(default=100, ge=1)
+    """Requests a minute for a key that has no limit of its own."""
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+
+    smtp_url: str | None = None
+    """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://...`; unset: messages stay in
+    the outbox table."""
+    smtp_from: str = "Perennial <no-reply@example.com>"
+    smtp_unconfirmed: Literal["assume_sent", "resend"] = "assume_sent"
+    """What to do when a process died between handing a message over and recording it (ADR 0007)."""
+
+    worker_max_activities: int = Field(default=100, ge=1)
+    worker_graceful_shutdown_seconds: float = Field(default=3.0, ge=0)
+    ready_file: Path | None = None
+    """A file that a process writes once it serves; the embedded stack waits for it."""
+
+    otlp_endpoint: str | None = None
+    """Where traces go (OTLP over HTTP); unset: nowhere."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    def require_database_url(self) -> str:
+        """The runtime role's connection, or :class:`BadConfiguration`."""
+        if not self.database_url:
+            raise BadConfiguration("PERENNIAL_DATABASE_URL is not set; it must name the Postgres to use.")
+        return self.database_url
+
+    def require_key_file(self) -> Path:
+        """The key file's path, or :class:`BadConfiguration`."""
+        if self.key_file is None:
+            raise BadConfiguration(
+                "PERENNIAL_KEY_FILE is not set; make one with `perennial keyfile create FILE`."
+            )
+        return self.key_file
+
+
+def load_settings() -> Settings:
+    """Read the environment. Raises :class:`BadConfiguration` with one sentence, never with a refused value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "PERENNIAL_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise BadConfiguration(f"{name} can't be used: {first['msg']}.") from None

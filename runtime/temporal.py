@@ -1,0 +1,116 @@
+"""The Temporal client: pydantic converter, sealed payloads, failures whose texts are sealed too.
+
+History holds no readable payload: every input, result, message, failure text and stack passes
+:class:`SealedPayloads`. The one exception is text that is meant for people in the Web UI and is known to
+hold nothing personal: a string whose class says ``stays_readable``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client, Interceptor
+from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
+from temporalio.converter import (
+    DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    PayloadCodec,
+)
+from temporalio.service import RetryConfig
+
+from runtime.settings import Settings
+
+_ENCODING = b"binary/encrypted"
+_PUBLIC = "perennial-public"
+_NONCE_BYTES = 12
+
+RPC_TIMEOUT = timedelta(seconds=5)
+"""How long a call to Temporal from a request may take before it counts as unreachable."""
+
+
+class MarkingPayloadConverter(PydanticPayloadConverter):
+    """The pydantic converter, which also marks the payloads of values that say ``stays_readable``."""
+
+    def to_payloads(self, values: Sequence[Any]) -> list[Payload]:
+        """Convert values; those marked public carry the mark in their metadata."""
+        payloads = super().to_payloads(values)
+        for value, payload in zip(values, payloads, strict=True):
+            if getattr(value, "stays_readable", False):
+                payload.metadata[_PUBLIC] = b"1"
+        return payloads
+
+
+class SealedPayloads(PayloadCodec):
+    """AES-256-GCM for payloads; the key's id travels with each, so that keys can be rotated."""
+
+    def __init__(self, current: str, keys: Mapping[str, bytes]) -> None:
+        self._current = current
+        self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Seal payloads, except those that are public or sealed already."""
+        return [self._seal(payload) for payload in payloads]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Open what :meth:`encode` sealed; others pass. ValueError where one doesn't open."""
+        return [self._open(payload) for payload in payloads]
+
+    def _seal(self, payload: Payload) -> Payload:
+        if _PUBLIC in payload.metadata or payload.metadata.get("encoding") == _ENCODING:
+            return payload
+        nonce = os.urandom(_NONCE_BYTES)
+        key_id = self._current.encode()
+        sealed = self._ciphers[self._current].encrypt(nonce, payload.SerializeToString(), key_id)
+        return Payload(
+            metadata={
+                "encoding": _ENCODING,
+                "encryption-key-id": key_id,
+                "encryption-cipher": b"AES-256-GCM",
+            },
+            data=nonce + sealed,
+        )
+
+    def _open(self, payload: Payload) -> Payload:
+        if payload.metadata.get("encoding") != _ENCODING:
+            return payload
+        key_id = payload.metadata.get("encryption-key-id", b"")
+        cipher = self._ciphers.get(key_id.decode(errors="replace"))
+        if cipher is None:
+            raise ValueError("a payload was sealed with a key that is not at hand")
+        try:
+            plain = cipher.decrypt(payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:], key_id)
+        except InvalidTag:
+            raise ValueError("a sealed payload does not open") from None
+        return Payload.FromString(plain)
+
+
+def data_converter(codec: PayloadCodec) -> DataConverter:
+    """The converter that every client, worker and replayer uses."""
+    return dataclasses.replace(
+        pydantic_data_converter,
+        payload_converter_class=MarkingPayloadConverter,
+        payload_codec=codec,
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )
+
+
+async def connect(
+    settings: Settings, codec: PayloadCodec, *, interceptors: Iterable[Interceptor] = (), lazy: bool = True
+) -> Client:
+    """A client. A lazy one connects at its first call, so that a process can start before Temporal does."""
+    return await Client.connect(
+        settings.temporal_address,
+        namespace=settings.temporal_namespace,
+        tls=settings.temporal_tls,
+        data_converter=data_converter(codec),
+        interceptors=list(interceptors),
+        lazy=lazy,
+        retry_config=RetryConfig(max_elapsed_time_millis=4_000, max_interval_millis=1_000),
+    )

@@ -1,0 +1,19 @@
+"""Directories for homes of real servers."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Not under `tmp_path`: pytest closes its base directory to other users again and again, and Postgres, which
+    refuses to be root, has to pass through the directories above its data.
+    """
+    path = Path(tempfile.mkdtemp(prefix="perennial-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)

@@ -1,0 +1,170 @@
+"""The supervisor with real Postgres and Temporal.
+
+Our own processes are a stand-in here, to be fast and to fail at will; test_stack.py has the real ones.
+"""
+
+import json
+import signal
+import socket
+import ssl
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.embedded.directories import temporary_directory
+from tests.embedded.running import ANY_PORTS, STAND_IN, RunningStack, assert_gone
+
+
+def test_everything_comes_back_on_its_address_and_nothing_stays(directory: Path) -> None:
+    with RunningStack(directory / "home", *ANY_PORTS, "--workers", "2", command=STAND_IN) as stack:
+        before = stack.endpoints
+        assert len(set(before["workers"])) == 2
+        for name, pid in before["pids"].items():
+            psutil.Process(pid).kill()
+            stack.wait_until_back(name, pid)
+        after = stack.endpoints
+        for name in ("api", "temporal", "temporal_ui", "postgres"):
+            assert after[name] == before[name]
+        processes = stack.family()
+        code, seconds = stack.stop(signal.SIGINT)
+    assert code == 0
+    assert seconds < 5
+    assert_gone(processes, within=0)
+    assert not (stack.home / "endpoints.json").exists()
+
+
+@pytest.fixture(scope="module")
+def tls_stack() -> Iterator[RunningStack]:
+    with (
+        temporary_directory() as path,
+        RunningStack(path / "home", *ANY_PORTS, "--tls", command=STAND_IN) as stack,
+    ):
+        yield stack
+
+
+def test_endpoints_are_as_the_contract_says_and_closed_to_others(tls_stack: RunningStack) -> None:
+    endpoints = tls_stack.endpoints
+    assert endpoints.keys() == {
+        "api", "temporal", "temporal_ui", "postgres", "admin_key_file", "pids", "workers", "ca_file",
+    }  # fmt: skip
+    assert endpoints["pids"].keys() == {"api", "worker", "temporal", "postgres"}
+    assert stat.S_IMODE((tls_stack.home / "endpoints.json").stat().st_mode) == 0o600
+    tls_stack.wait_for(lambda: "Ctrl-C stops everything." in tls_stack.output)
+    for address in ("api", "temporal_ui", "temporal", "admin_key_file", "ca_file"):
+        assert endpoints[address] in tls_stack.output
+    assert endpoints["postgres"] not in tls_stack.output
+
+
+def test_tls_is_for_who_trusts_the_authority_of_the_home(tls_stack: RunningStack) -> None:
+    address = f"{tls_stack.endpoints['api']}/health/ready"
+    trusted = ssl.create_default_context(cafile=tls_stack.endpoints["ca_file"])
+    assert address.startswith("https://127.0.0.1:")
+    assert httpx.get(address, verify=trusted, trust_env=False).status_code == 200
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(address, trust_env=False)
+
+
+def test_a_home_in_use_is_one_sentence(tls_stack: RunningStack) -> None:
+    second = RunningStack(tls_stack.home, command=STAND_IN)
+    assert second.process.wait(20) == 1
+    assert f"another running stack (process {tls_stack.process.pid})" in second.output
+    assert second.output.count("\n") == 1
+    assert (tls_stack.home / "endpoints.json").exists()
+
+
+def test_nothing_outlives_a_killed_supervisor_and_the_next_one_starts(directory: Path) -> None:
+    stack = RunningStack(directory / "home", command=STAND_IN)
+    stack.wait_until_up()
+    processes = stack.family()
+    stack.process.kill()
+    stack.process.wait()
+    assert_gone(processes, within=5)
+    (stack.home / "endpoints.json").unlink()  # a killed one can't
+    with RunningStack(directory / "home", command=STAND_IN) as again:
+        assert again.endpoints["pids"]["postgres"]
+
+
+def test_a_stop_while_it_starts_leaves_nothing(directory: Path) -> None:
+    stack = RunningStack(directory / "home", command=STAND_IN)
+    stack.wait_for(lambda: "temporal is up" in stack.output)
+    processes = stack.family()
+    code, seconds = stack.stop()
+    assert (code, seconds < 5) == (0, True), stack.output
+    assert_gone(processes, within=0)
+
+
+@pytest.mark.parametrize("flag", ["--api-port", "--temporal-port", "--ui-port"])
+def test_a_taken_port_is_one_sentence_that_names_the_option(directory: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        arguments = list(ANY_PORTS)
+        arguments[arguments.index(flag) + 1] = str(port)
+        stack = RunningStack(directory / "home", *arguments, command=STAND_IN)
+        assert stack.process.wait(20) == 1
+    wanted = f"Port {port} is taken; choose another one with {flag} (0 picks a free one).\n"
+    assert stack.output == wanted
+
+
+def test_the_same_port_twice_is_one_sentence(directory: Path) -> None:
+    stack = RunningStack(directory / "home", "--api-port", "7991", "--ui-port", "7991", command=STAND_IN)
+    assert stack.process.wait(20) == 1
+    assert stack.output == "Port 7991 is asked for twice; choose another one with --ui-port.\n"
+
+
+def test_a_home_that_cannot_be_made_is_one_sentence(directory: Path) -> None:
+    (directory / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        (directory / "file" / "home").mkdir()
+    stack = RunningStack(directory / "home", "--home", str(directory / "file" / "home"), command=STAND_IN)
+    assert stack.process.wait(20) == 1
+    assert "can't be used: Not a directory.\n" in stack.output
+    assert stack.output.count("\n") == 1
+
+
+def test_a_failing_preparation_ends_it_with_the_reason(directory: Path) -> None:
+    stack = RunningStack(directory / "home", command=STAND_IN, environment={"STAND_IN_FAILS": "bootstrap"})
+    assert stack.process.wait(30) == 1
+    assert "The database could not be prepared (the bootstrap can't go on like this); see" in stack.output
+    assert not (directory / "home" / "endpoints.json").exists()
+
+
+@pytest.mark.slow
+def test_a_part_that_never_starts_ends_it_with_the_reason(directory: Path) -> None:
+    stack = RunningStack(directory / "home", command=STAND_IN, environment={"STAND_IN_FAILS": "worker"})
+    assert stack.process.wait(90) == 1
+    last = [line for line in stack.output.splitlines() if line][-1]
+    assert last.startswith("The worker ended with exit code 3 before it served (the worker can't go on like this)")
+    assert str(directory / "home" / "logs" / "worker.log") in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("wishes", "at_least", "at_most"), [(1, 2.0, 5.0), (2, 0.5, 2.0)])
+def test_who_does_not_listen_is_killed_in_time_and_at_once_by_a_second_wish(
+    directory: Path, wishes: int, at_least: float, at_most: float
+) -> None:
+    environment = {"STAND_IN_STUBBORN": "worker"}
+    with RunningStack(directory / "home", command=STAND_IN, environment=environment) as stack:
+        processes = stack.family()
+        began = time.monotonic()
+        stack.process.send_signal(signal.SIGINT)
+        if wishes == 2:
+            time.sleep(0.5)
+            stack.process.send_signal(signal.SIGINT)
+        assert stack.process.wait(20) == 0
+        assert at_least <= time.monotonic() - began < at_most
+    assert_gone(processes, within=0)
+
+
+def test_a_given_database_is_used_and_none_is_started(directory: Path) -> None:
+    url = "postgresql://somebody:secret@127.0.0.1:5432/somewhere"
+    environment = {"PERENNIAL_DATABASE_URL": url}
+    with RunningStack(directory / "home", command=STAND_IN, environment=environment) as stack:
+        assert stack.endpoints["postgres"] == url
+        assert "postgres" not in stack.endpoints["pids"]
+        assert "secret" not in stack.output
+        assert json.loads((stack.home / "run" / "processes.json").read_text())
