@@ -1,0 +1,154 @@
+"""The interceptor around every step: attempts, results and the current step, recorded where they happen.
+
+Argument that a step's effect happens once, by the line at which a process dies:
+
+1. before :func:`store.steps.begin_attempt` commits: nothing happened; the next attempt begins afresh.
+2. after it, before or within the activity: the attempt has no end; the next one marks it interrupted. The
+   activity itself is idempotent by (instance, step), see :mod:`activities.messages`.
+3. after the activity, before :func:`store.steps.complete_attempt` commits: as 2.
+4. after that commit, before Temporal knows: Temporal tries again, and line 1 finds the stored result.
+5. after Temporal knows: the result is in history. A reset to an earlier point comes here again and, as in 4,
+   reads the stored result back.
+
+Temporal's own count of attempts isn't used: it goes up as well when Postgres is away or a worker is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from models.errors import UserErased
+from models.messages.execution import StepContext, StepMessage
+from privacy.sealing import DataKey, Sealer
+from runtime.database import UNREACHABLE, Database
+from store import data_keys, steps
+
+
+class StepRecorder(Interceptor):
+    """Records the steps of lifecycle workflows; other activities pass unrecorded."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        """Wrap the chain of activity interceptors."""
+        return _RecordStep(next, self._database, self._sealer)
+
+
+class _RecordStep(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, database: Database, sealer: Sealer) -> None:  # noqa: A002
+        super().__init__(next)
+        self._database = database
+        self._sealer = sealer
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's
+        message = input.args[0] if input.args else None
+        if not isinstance(message, StepMessage):
+            return await self.next.execute_activity(input)
+        try:
+            return await self._step(message.step_context, input)
+        except UNREACHABLE as error:
+            # Not the step's fault: try again soon, whatever the back-off of real failures has grown to.
+            raise ApplicationError(
+                "Postgres can't be reached", type="StoreUnavailable", next_retry_delay=timedelta(seconds=1)
+            ) from error
+
+    async def _step(self, context: StepContext, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        begun, key = await self._begin(context)
+        if begun.done:
+            return key.open_json("steps.result", begun.result)
+        try:
+            async with _heartbeats():
+                result = await self.next.execute_activity(input)
+        except asyncio.CancelledError:
+            await self._fail(context, begun.number, key, "Cancelled", "The step was cancelled.", interrupted=True)
+            raise
+        except UNREACHABLE as error:
+            await self._fail(context, begun.number, key, type(error).__name__, str(error), interrupted=True)
+            raise
+        except Exception as error:
+            await self._fail(context, begun.number, key, _type_of(error), _text_of(error))
+            if begun.last:
+                raise ApplicationError(_text_of(error), type=_type_of(error), non_retryable=True) from error
+            raise
+        await self._complete(context, begun.number, key, result)
+        return result
+
+    async def _begin(self, context: StepContext) -> tuple[steps.BegunAttempt, DataKey]:
+        async with self._database.transaction() as connection:
+            try:
+                key = await data_keys.require(connection, self._sealer, context.user_id)
+            except UserErased as error:
+                raise ApplicationError(error.detail, type="UserErased", non_retryable=True) from error
+            begun = await steps.begin_attempt(connection, context, activity.info().workflow_run_id or "")
+        if not begun.known:
+            raise ApplicationError(
+                "the instance was taken back before it started", type="InstanceUnknown", non_retryable=True
+            )
+        return begun, key
+
+    async def _complete(self, context: StepContext, attempt: int, key: DataKey, result: Any) -> None:
+        document = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+        async with self._database.transaction() as connection:
+            await steps.complete_attempt(connection, context, attempt, key, document)
+
+    async def _fail(
+        self,
+        context: StepContext,
+        attempt: int,
+        key: DataKey,
+        error_type: str,
+        error_message: str,
+        *,
+        interrupted: bool = False,
+    ) -> None:
+        """If Postgres is away the attempt stays without an end, which counts as interrupted as well."""
+        with contextlib.suppress(*UNREACHABLE):
+            async with self._database.transaction() as connection:
+                await steps.fail_attempt(
+                    connection,
+                    context,
+                    attempt,
+                    key,
+                    error_type=error_type,
+                    error_message=error_message,
+                    interrupted=interrupted,
+                )
+
+
+@contextlib.asynccontextmanager
+async def _heartbeats() -> AsyncIterator[None]:
+    """Beat while the activity runs, three times per heartbeat time-out; a dead worker is noticed by it."""
+    timeout = activity.info().heartbeat_timeout
+    if timeout is None or activity.info().is_local:
+        yield
+        return
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(timeout.total_seconds() / 3)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _type_of(error: Exception) -> str:
+    return error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
+
+
+def _text_of(error: Exception) -> str:
+    return error.message if isinstance(error, ApplicationError) else str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Tests of activities and of what happens when their process dies."""

@@ -1,0 +1,71 @@
+"""The recording around steps: a result that is stored is read back, never made twice."""
+
+from __future__ import annotations
+
+import uuid
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+
+from models.messages.identity import temporal_workflow_id
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.support.runs import Run, Runs
+
+
+async def _reset_to_the_beginning(runs: Runs, run: Run) -> str:
+    """Carry the instance on from its first workflow task, as a replay of a dead letter does."""
+    history = await run.handle.fetch_history()
+    first = next(
+        event.event_id
+        for event in history.events
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    )
+    client = runs.environment.client
+    answer = await client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=client.namespace,
+            workflow_execution=WorkflowExecution(
+                workflow_id=temporal_workflow_id(run.workflow_id, run.instance_id)
+            ),
+            workflow_task_finish_event_id=first,
+            request_id=uuid.uuid4().hex,
+            reason="test",
+        )
+    )
+    return answer.run_id
+
+
+async def test_a_reset_does_no_completed_step_again(runs: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await runs.start(customer.user_id, still=True)
+    before = await runs.until(run, "wait_for_first_activity")
+    new_run_id = await _reset_to_the_beginning(runs, run)
+    assert new_run_id != before.run_id
+
+    await mail.after(lambda: len(mail.to(customer.email)) >= 1)
+    handle = runs.environment.client.get_workflow_handle(
+        temporal_workflow_id(run.workflow_id, run.instance_id), run_id=new_run_id
+    )
+    again = await runs.until_run(run, new_run_id)
+    assert again.current_step == "wait_for_first_activity"
+    assert again.results["send_welcome"] == before.results["send_welcome"]
+    assert len(again.attempts) == len(before.attempts) == 1
+    assert len(mail.to(customer.email)) == 1
+    await handle.terminate()
+
+
+async def test_what_is_stored_of_steps_and_messages_is_sealed(runs: Runs, customer: Customer) -> None:
+    run = await runs.start(customer.user_id)
+    await run.handle.result()
+    async with runs.database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT m.recipient, m.subject, m.body, s.result, i.variables, i.parameters FROM messages m "
+            "JOIN steps s USING (instance_id) JOIN instances i USING (instance_id)"
+        )
+    assert rows
+    for row in rows:
+        for sealed in row.values():
+            assert isinstance(sealed, bytes)
+            for secret in (customer.email, customer.name, "nudged", "timed_out"):
+                assert secret.encode() not in sealed

@@ -1,0 +1,81 @@
+"""Clients of the edge, one for each role, and assertions on what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from models.vocabulary import Role
+from runtime.database import Database
+from store import api_keys
+
+BASE_URL = "http://perennial.test"
+PLENTY = 1_000_000
+
+
+@dataclass(frozen=True)
+class Clients:
+    """A client for each role, and one without a key."""
+
+    admin: httpx.AsyncClient
+    operator: httpx.AsyncClient
+    analyst: httpx.AsyncClient
+    integrator: httpx.AsyncClient
+    anonymous: httpx.AsyncClient
+
+    def of(self, role: Role) -> httpx.AsyncClient:
+        """The client of a role."""
+        client: httpx.AsyncClient = getattr(self, role.value)
+        return client
+
+
+async def new_key(database: Database, role: Role, rate_limit: int | None = PLENTY) -> str:
+    """A key for a role; None is the default limit."""
+    async with database.transaction() as connection:
+        _, secret = await api_keys.create(connection, f"test {role}", role, rate_limit)
+    return secret
+
+
+def bearer(secret: str) -> dict[str, str]:
+    """The header that presents a key."""
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@asynccontextmanager
+async def clients_of(app: FastAPI, database: Database) -> AsyncIterator[Clients]:
+    """Clients that call an application without a network."""
+    async with AsyncExitStack() as stack:
+
+        async def client(headers: dict[str, str]) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(app)
+            return await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers, trust_env=False)
+            )
+
+        keyed = {role.value: await client(bearer(await new_key(database, role))) for role in Role}
+        yield Clients(**keyed, anonymous=await client({}))
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Check that an answer is a problem of this kind, and give it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["code"] == code, problem
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:perennial:problem:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+    return problem
+
+
+def field_errors(response: httpx.Response) -> set[tuple[str, str]]:
+    """The (pointer, code) pairs of a validation failure."""
+    problem = assert_problem(response, 422, "validation_failed")
+    return {(error["pointer"], error["code"]) for error in problem["errors"]}

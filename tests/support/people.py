@@ -1,0 +1,55 @@
+"""Customers for tests."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from models.rules.profile import Profile
+from models.vocabulary import AccountStatus, LifecycleStage
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import users
+
+
+@dataclass(frozen=True)
+class Customer:
+    """A stored profile of its own for one test."""
+
+    user_id: str
+    email: str
+    name: str
+    database: Database
+
+    @classmethod
+    async def new(cls, database: Database, sealer: Sealer) -> Customer:
+        mark = uuid.uuid4().hex[:12]
+        customer = cls(f"u-{mark}", f"ada.{mark}@example.com", f"Ada {mark}", database)
+        profile = Profile(
+            user_id=customer.user_id,
+            email=customer.email,
+            name=customer.name,
+            signup_date=datetime(2026, 1, 5, 10, tzinfo=UTC),
+            account_status=AccountStatus.ACTIVE,
+            lifecycle_stage=LifecycleStage.ONBOARDING,
+        )
+        async with database.transaction() as connection:
+            await users.create(connection, sealer, profile, actor="test")
+        return customer
+
+    async def stage(self) -> str:
+        """The lifecycle stage as it is stored now."""
+        async with self.database.connection() as connection:
+            return str(
+                await connection.fetchval("SELECT lifecycle_stage FROM users WHERE user_id = $1", self.user_id)
+            )
+
+    async def pin(self, stage: str) -> None:
+        """Pin the customer to a stage."""
+        async with self.database.connection() as connection:
+            await connection.execute(
+                "UPDATE users SET lifecycle_stage = $2, lifecycle_stage_pinned = true WHERE user_id = $1",
+                self.user_id,
+                stage,
+            )

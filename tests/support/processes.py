@@ -1,0 +1,90 @@
+"""Perennial's own processes, started for a test and ended by their id."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from runtime.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment that gives another process the same settings, and nothing of this one's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PERENNIAL_")}
+    given = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return {**kept, **{f"PERENNIAL_{name.upper()}": str(value) for name, value in given.items()}}
+
+
+class PerennialProcess:
+    """`perennial api` or `perennial worker` as a process of its own."""
+
+    def __init__(self, command: str, settings: Settings, directory: Path) -> None:
+        self._command = command
+        self._settings = settings
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, and wait until it serves."""
+        ready = self._directory / f"{self._command}-{os.urandom(4).hex()}.ready"
+        settings = self._settings.model_copy(update={"ready_file": ready})
+        with (self._directory / f"{self._command}.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "cli",
+                self._command,
+                cwd=ROOT,
+                env=environment_of(settings),
+                stderr=log,
+                stdout=log,
+                start_new_session=True,
+            )
+        async with asyncio.timeout(30):
+            while not ready.exists():
+                assert self._process.returncode is None, self.log()
+                await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+
+    async def wait(self, within: float = 60.0) -> int:
+        """Wait for its end, and its exit code."""
+        assert self._process is not None
+        async with asyncio.timeout(within):
+            return await self._process.wait()
+
+    async def end(self) -> None:
+        """Make sure that it has ended."""
+        if self._process is not None:
+            if self._process.returncode is None:
+                self.kill()
+            await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.terminate()
+        return await self._process.wait()
+
+    def log(self) -> str:
+        """What it has written so far."""
+        return (self._directory / f"{self._command}.log").read_text()
+
+    async def __aenter__(self) -> PerennialProcess:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.end()

@@ -1,0 +1,85 @@
+"""Histories that the replay tests read: made by `python -m tests.support.recorded`, and committed.
+
+They are sealed with a key that is no secret, since nobody's data is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from temporalio.client import WorkflowFailureError
+from temporalio.testing import WorkflowEnvironment
+
+from models.messages.identity import SEARCH_ATTRIBUTES
+from privacy.keyring import KeyRing, KeySet
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.embedded.scratch import scratch_postgres
+from runtime.embedded.temporal_server import find_temporal
+from runtime.migrate import upgrade
+from runtime.settings import Settings
+from runtime.temporal import SealedPayloads, data_converter
+from tests.support.people import Customer
+from tests.support.runs import Run, Runs
+from worker import build_worker
+
+HISTORIES = Path(__file__).parent.parent / "workflows" / "histories"
+_KNOWN = KeySet("known", {"known": bytes(range(32))})
+RING = KeyRing(kek=_KNOWN, payload=_KNOWN, blind_index=bytes(32))
+CODEC = SealedPayloads(RING.payload.current, RING.payload.keys)
+
+
+async def _stories(runs: Runs, customer: Customer) -> dict[str, Run]:
+    """One instance of each course that onboarding can take."""
+    nudged = await runs.start(
+        customer.user_id, parameters={"first_activity_within": "PT0.2S", "nudge_within": "PT0.2S"}
+    )
+    await nudged.handle.result()
+    active = await runs.start(customer.user_id)
+    await runs.until(active, "wait_for_first_activity")
+    await runs.tell(active, "engagement.page_view")
+    await active.handle.result()
+    paused = await runs.start(
+        customer.user_id, parameters={"first_activity_within": "PT0.5S", "nudge_within": "PT0.2S"}
+    )
+    await runs.until(paused, "wait_for_first_activity")
+    await paused.handle.execute_update("pause")
+    await asyncio.sleep(0.7)
+    await paused.handle.execute_update("resume")
+    await paused.handle.result()
+    cancelled = await runs.start(customer.user_id)
+    await runs.until(cancelled, "wait_for_first_activity")
+    await cancelled.handle.cancel()
+    failed = await runs.start(customer.user_id, parameters={"first_activity_within": "nonsense"})
+    for ended in (cancelled, failed):
+        with contextlib.suppress(WorkflowFailureError):
+            await ended.handle.result()
+    return {"nudged": nudged, "active": active, "paused": paused, "cancelled": cancelled, "failed": failed}
+
+
+async def record() -> None:
+    """Run the stories on a real Temporal and write their histories."""
+    async with scratch_postgres() as postgres:
+        settings = Settings(database_url=postgres.runtime_url, migration_database_url=postgres.owner_url)
+        await asyncio.to_thread(upgrade, settings)
+        database = Database(postgres.runtime_url, size=4, application="record")
+        await database.open()
+        environment = await WorkflowEnvironment.start_local(
+            dev_server_existing_path=str(find_temporal()),
+            data_converter=data_converter(CODEC),
+            search_attributes=SEARCH_ATTRIBUTES,
+        )
+        async with environment, build_worker(environment.client, settings, database, Sealer(RING)):
+            runs = Runs(environment, database, Sealer(RING), settings.task_queue)
+            stories = await _stories(runs, await Customer.new(database, Sealer(RING)))
+            for name, run in stories.items():
+                history = await run.handle.fetch_history()
+                (HISTORIES / f"onboarding-{name}.json").write_text(history.to_json())
+        await database.close()
+
+
+if __name__ == "__main__":
+    HISTORIES.mkdir(exist_ok=True)
+    asyncio.run(record())

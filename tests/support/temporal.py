@@ -1,0 +1,89 @@
+"""A time-skipping Temporal, a worker on it, and a customer to run workflows for."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
+
+from models.messages.identity import SEARCH_ATTRIBUTES
+from privacy.keyring import KeyRing
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from runtime.temporal import SealedPayloads, data_converter
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.support.runs import Runs
+from worker import build_worker
+
+
+@pytest.fixture(scope="session")
+def codec(key_ring: KeyRing) -> SealedPayloads:
+    return SealedPayloads(key_ring.payload.current, key_ring.payload.keys)
+
+
+@pytest.fixture(scope="session")
+async def skipping(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]:
+    """A Temporal whose workflows each have a virtual clock."""
+    binary = shutil.which("temporal") or shutil.which("temporal", path=str(Path(sys.executable).parent))
+    dynamic = (
+        "frontend.WorkflowTimeSkippingEnabled=true",
+        'history.timerProcessorMaxTimeShift="1ms"',
+        "history.timerProcessorMaxPollRPS=1000",
+        "history.transferProcessorMaxPollRPS=300",
+    )
+    environment = await WorkflowEnvironment.start_time_skipping_v2(
+        ts_config=TimeSkippingConfig(max_session_skip_count=10_000),
+        dev_server_existing_path=binary,
+        dev_server_extra_args=[part for value in dynamic for part in ("--dynamic-config-value", value)],
+        data_converter=data_converter(codec),
+        search_attributes=SEARCH_ATTRIBUTES,
+    )
+    async with environment:
+        yield environment
+
+
+@pytest.fixture
+def temporal(skipping: WorkflowEnvironment) -> Client:
+    return skipping.client
+
+
+@pytest.fixture
+async def mail() -> AsyncIterator[MailServer]:
+    async with MailServer() as server:
+        yield server
+
+
+@pytest.fixture
+def worker_settings(mail: MailServer) -> Settings:
+    return Settings(
+        environment="embedded",
+        task_queue=f"test-{id(mail)}",
+        smtp_url=mail.url,
+        smtp_from="Perennial <hello@shop.example.com>",
+        worker_graceful_shutdown_seconds=0,
+    )
+
+
+@pytest.fixture
+async def runs(
+    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings
+) -> AsyncIterator[Runs]:
+    """Starts workflows on a worker of this test's own."""
+    async with build_worker(skipping.client, worker_settings, database, sealer):
+        yield Runs(skipping, database, sealer, worker_settings.task_queue)
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def customer(database: Database, sealer: Sealer) -> Customer:
+    return await Customer.new(database, sealer)

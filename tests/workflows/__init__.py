@@ -1,0 +1,1 @@
+"""Tests of workflows, on a real Temporal and a real Postgres."""

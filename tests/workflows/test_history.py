@@ -1,0 +1,42 @@
+"""What Temporal keeps of an instance, and replay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer
+
+from runtime.temporal import data_converter
+from tests.support.people import Customer
+from tests.support.recorded import CODEC, HISTORIES
+from tests.support.runs import Runs
+from worker import workflow_runner
+from workflows.catalog import catalog
+from workflows.interceptors import OutcomeInterceptor
+
+
+async def test_history_holds_nothing_personal_and_a_summary_that_a_person_reads(
+    runs: Runs, customer: Customer
+) -> None:
+    run = await runs.start(customer.user_id)
+    await run.handle.result()
+    history = await run.handle.fetch_history()
+    raw = b"".join(event.SerializeToString() for event in history.events)
+    for secret in (customer.email, customer.name, "no_activity", "P3D"):
+        assert secret.encode() not in raw
+    assert b"send_welcome" in raw
+
+
+@pytest.mark.parametrize("recorded", sorted(HISTORIES.glob("*.json")), ids=lambda path: path.stem)
+async def test_a_committed_history_replays(recorded: Path) -> None:
+    """A change to a workflow that breaks running instances breaks this: patch it, or keep it as it was."""
+    replayer = Replayer(
+        workflows=[definition.implementation for definition in catalog().values()],
+        workflow_runner=workflow_runner(),
+        data_converter=data_converter(CODEC),
+        interceptors=[OutcomeInterceptor()],
+    )
+    workflow_id = recorded.stem.split("-")[0] + "/recorded"
+    await replayer.replay_workflow(WorkflowHistory.from_json(workflow_id, recorded.read_text()))

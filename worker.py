@@ -1,0 +1,99 @@
+"""The composition root of the worker: workflows, activities, interceptors, and how they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.contrib.opentelemetry import TracingInterceptor
+from temporalio.service import RPCError
+from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.instances import Instances
+from activities.messages import Messages
+from activities.profiles import Profiles
+from activities.recording import StepRecorder
+from activities.transport import SmtpTransport
+from privacy.keyring import KeyFile
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.readiness import announce_ready
+from runtime.settings import Settings
+from runtime.telemetry import configure_logging, configure_tracing
+from runtime.temporal import SealedPayloads, connect
+from workflows.catalog import catalog
+from workflows.interceptors import OutcomeInterceptor
+
+log = logging.getLogger("perennial.worker")
+
+PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
+"""Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
+them, except for their base: what an author writes stays under the sandbox's restrictions."""
+PASSED_THROUGH_WORKFLOWS = ("base", "catalog", "interceptors", "policies")
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """The sandbox that workers and replay tests run workflows in."""
+    return SandboxedWorkflowRunner(
+        restrictions=SandboxRestrictions.default.with_passthrough_modules(
+            *PASSED_THROUGH, *(f"workflows.{name}" for name in PASSED_THROUGH_WORKFLOWS)
+        )
+    )
+
+
+def build_worker(client: Client, settings: Settings, database: Database, sealer: Sealer) -> Worker:
+    """A worker for all lifecycle workflows and their activities."""
+    transport = SmtpTransport(settings) if settings.smtp_url else None
+    messages = Messages(database, sealer, transport, resend_unconfirmed=settings.smtp_unconfirmed == "resend")
+    instances = Instances(database, sealer)
+    profiles = Profiles(database)
+    return Worker(
+        client,
+        task_queue=settings.task_queue,
+        workflows=[definition.implementation for definition in catalog().values()],
+        activities=[instances.record, messages.send, messages.withdraw, profiles.set_stage],
+        workflow_runner=workflow_runner(),
+        interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],
+        max_concurrent_activities=settings.worker_max_activities,
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        graceful_shutdown_timeout=timedelta(seconds=settings.worker_graceful_shutdown_seconds),
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; then finish what is under way, up to the graceful time."""
+    configure_logging(settings)
+    tracing = configure_tracing(settings, "worker")
+    ring = KeyFile(settings.require_key_file()).load()
+    database = Database(settings.require_database_url(), size=settings.database_pool_size, application="worker")
+    await database.open()
+    client = await _connected(settings, SealedPayloads(ring.payload.current, ring.payload.keys))
+    worker = build_worker(client, settings, database, Sealer(ring))
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with worker:
+        announce_ready(settings.ready_file)
+        log.info("worker is polling", extra={"task_queue": settings.task_queue})
+        await stopping.wait()
+    await database.close()
+    if tracing is not None:
+        tracing.shutdown()
+
+
+async def _connected(settings: Settings, codec: SealedPayloads) -> Client:
+    """A connected client, as soon as Temporal answers."""
+    interceptors = [TracingInterceptor()] if settings.otlp_endpoint else []
+    while True:
+        try:
+            return await connect(settings, codec, interceptors=interceptors, lazy=False)
+        except (RPCError, RuntimeError):
+            log.warning("Temporal does not answer yet", extra={"address": settings.temporal_address})
+            await asyncio.sleep(1)

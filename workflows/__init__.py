@@ -1,0 +1,1 @@
+"""Durable programs: deterministic, without I/O."""

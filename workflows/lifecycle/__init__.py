@@ -1,0 +1,1 @@
+"""One file per lifecycle workflow; the catalogue finds them."""

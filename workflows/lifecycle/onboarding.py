@@ -1,0 +1,48 @@
+"""Onboarding: a customer's first days."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.messages import Messages
+    from models.messages.execution import Message
+    from models.rules.durations import Duration
+    from models.vocabulary import LifecycleStage
+    from workflows.base import LifecycleWorkflow
+    from workflows.catalog import Parameters, lifecycle
+
+
+class OnboardingParameters(Parameters):
+    """How patient onboarding is."""
+
+    first_activity_within: Duration = timedelta(days=3)
+    """How long to wait for a first activity before the nudge."""
+    nudge_within: Duration = timedelta(days=4)
+    """How long to wait for an activity after the nudge."""
+
+
+@lifecycle("onboarding", purpose=None)
+class Onboarding(LifecycleWorkflow[OnboardingParameters]):
+    """Welcomes a new customer, waits for a first activity, nudges once, and sets the lifecycle stage.
+
+    A service workflow: the messages belong to the account that the person opened, so it needs no consent.
+    A customer who becomes active ends in stage `active`; one who stays away after the nudge is `at_risk`.
+    """
+
+    async def journey(self, parameters: OnboardingParameters) -> None:
+        """Welcome, wait, nudge, wait again, set the stage."""
+        await self.step("send_welcome", Messages.send, Message(template="welcome"))
+        activity = await self.wait_for_event(
+            "engagement.*", within=parameters.first_activity_within, name="wait_for_first_activity"
+        )
+        self.variables["nudged"] = activity is None
+        if activity is None:
+            await self.step("send_nudge", Messages.send, Message(template="onboarding_nudge"))
+            activity = await self.wait_for_event(
+                "engagement.*", within=parameters.nudge_within, name="wait_after_nudge"
+            )
+        await self.set_stage(LifecycleStage.ACTIVE if activity else LifecycleStage.AT_RISK)
+        self.complete(reason="activated" if activity else "no_activity")
