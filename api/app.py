@@ -1,0 +1,60 @@
+"""The composition root of the edge."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api.exchange import ExchangeMiddleware
+from api.guard import require_declarations
+from api.openapi import build_openapi
+from api.problems import install_problem_handlers
+from api.resources import Resources
+from api.routes import documents, health, instances, keys, users, workflows
+
+_ROUTERS = (users.router, workflows.router, instances.router, keys.router, health.router, documents.router)
+
+
+class PerennialApi(FastAPI):
+    """FastAPI with our own OpenAPI document."""
+
+    def openapi(self) -> dict[str, object]:
+        """The document, built once."""
+        if not self.openapi_schema:
+            self.openapi_schema = build_openapi(self)
+        return self.openapi_schema
+
+
+def create_app(resources: Resources) -> FastAPI:
+    """The application over some resources, which its lifespan opens and closes.
+
+    Raises :class:`api.guard.UndeclaredRouteError` where a route doesn't say who may call it.
+    """
+    app = PerennialApi(
+        title="Perennial",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.resources = resources
+    for router in _ROUTERS:
+        app.include_router(router)
+    require_declarations(app)
+    install_problem_handlers(app)
+    app.add_middleware(ExchangeMiddleware, default_quota=resources.settings.rate_limit_per_minute)
+    app.openapi()
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    resources: Resources = app.state.resources
+    await resources.open()
+    try:
+        yield
+    finally:
+        await resources.close()

@@ -1,0 +1,56 @@
+"""What a route can ask for: who is calling, the transaction, the resources."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from api.exchange import exchange_of
+from api.resources import Resources
+from models.errors import Unauthenticated, UserNotFound
+from models.wire.fields import is_user_id
+from store.api_keys import Admission
+from store.connection import Connection
+
+
+async def _resources(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+async def _caller(request: Request) -> Admission:
+    admission = exchange_of(request).admission
+    if admission is None:  # a public route has no caller to ask for
+        raise Unauthenticated
+    return admission
+
+
+async def _transaction(request: Request) -> AsyncIterator[Connection]:
+    resources: Resources = request.app.state.resources
+    async with resources.database.transaction() as connection:
+        yield connection
+
+
+async def _user_id(
+    user_id: Annotated[str, Path(description="1 to 128 of `A-Z a-z 0-9 . _ : -`", examples=["u-1"])],
+) -> str:
+    if not is_user_id(user_id):
+        raise UserNotFound
+    return user_id
+
+
+ResourcesOf = Annotated[Resources, Depends(_resources)]
+"""Settings, pools, keys and the Temporal client."""
+
+Caller = Annotated[Admission, Depends(_caller)]
+"""The key that the request was let in with."""
+
+InTransaction = Annotated[Connection, Depends(_transaction, scope="function")]
+"""A connection in the request's one transaction. It commits when the endpoint has returned, before the answer
+goes out: what was answered is on disk. Effects outside Postgres must not happen inside: routes that have any
+open their transactions themselves, with ``resources.database.transaction()``."""
+
+UserIdInPath = Annotated[str, Depends(_user_id)]
+"""The `user_id` of the path; 404 where it can't be anybody's."""

@@ -1,0 +1,117 @@
+"""`POST /workflows/{id}/execute`: from a request to a running instance, once.
+
+The order, and what a crash in between does, is argued in :mod:`api.executions` and :mod:`api.idempotency`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Header
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from api.executions import Executions, Sight, new_instance_id
+from api.idempotency import Idempotency, RequestClaim
+from api.instances import instance_view, location
+from api.resources import Resources
+from api.responses import json_response
+from api.validation import field_errors
+from models.errors import ConsentRequired, InvalidContent, WorkflowDisabled
+from models.wire.workflows import ExecuteRequest
+from store import instances
+from store.api_keys import Admission
+from store.connection import Connection
+from store.instances import NewInstance
+from workflows.catalog import Definition
+
+LONGEST_WAIT_SECONDS = 60
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])")
+
+
+async def _preferred_wait(
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: hold the answer back for up to N seconds (RFC 7240).")
+    ] = None,
+) -> float:
+    match = _WAIT.search(prefer) if prefer else None
+    return float(min(int(match[1]), LONGEST_WAIT_SECONDS)) if match else 0.0
+
+
+PreferredWait = Annotated[float, Depends(_preferred_wait)]
+"""Seconds that the caller would wait for the end; 0 without the preference."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A request to run one workflow."""
+
+    definition: Definition
+    request: ExecuteRequest
+    caller: Admission
+    resources: Resources
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters as the workflow takes them; raises :class:`InvalidContent`."""
+        try:
+            checked = self.definition.parameters.model_validate(self.request.parameters)
+        except ValidationError as error:
+            found = field_errors(error.errors(include_url=False))
+            raise InvalidContent([each.below("/parameters") for each in found]) from None
+        return checked.model_dump(mode="json")
+
+    async def admit(self, connection: Connection, instance_id: str) -> NewInstance:
+        """Store the instance if it may run; raises what stands in the way."""
+        definition, user_id = self.definition, self.request.user_id
+        parameters = self.parameters()
+        admission = await instances.admission(
+            connection, self.resources.sealer, definition.workflow_id, user_id, definition.purpose
+        )
+        if not admission.enabled:
+            raise WorkflowDisabled
+        if not admission.consented:
+            raise ConsentRequired(f"This workflow needs the person's consent to '{definition.purpose}'.")
+        new = NewInstance(
+            instance_id=instance_id,
+            workflow_id=definition.workflow_id,
+            user_id=user_id,
+            max_attempts=self.request.max_attempts or admission.max_attempts or definition.max_attempts,
+            parameters=parameters,
+            started_by=self.caller.key_id,
+        )
+        await instances.insert(connection, admission.key, new)
+        return new
+
+
+async def execute_once(execution: Execution, idempotency: Idempotency, wait: float) -> Response:
+    """Carry an execution out, or repeat the answer that its Idempotency-Key has had before."""
+    resources = execution.resources
+    client = await resources.require_temporal()
+    executions = Executions(resources.database, resources.sealer, client, resources.settings.task_queue)
+    async with resources.database.transaction() as connection:
+        claim = await idempotency.claim(connection)
+        if claim.replay:
+            return claim.replay
+        new = await execution.admit(connection, new_instance_id(claim.token))
+    run_id = await executions.start(new, execution.definition.description)
+    finished = await executions.finished_within(new.workflow_id, new.instance_id, wait) if wait else None
+    sight = finished or await executions.started(new, run_id)
+    response = _answer(execution, sight, status=200 if finished else 202)
+    await _keep(execution, idempotency, claim, response)
+    return response
+
+
+def _answer(execution: Execution, sight: Sight, status: int) -> Response:
+    view = instance_view(execution.caller.role, sight, execution.resources.settings)
+    headers = {"Location": location(view.workflow_id, view.instance_id)}
+    if status == 200:
+        headers["Preference-Applied"] = "wait"
+    return json_response(view, status, headers)
+
+
+async def _keep(execution: Execution, idempotency: Idempotency, claim: RequestClaim, response: Response) -> None:
+    if claim.held is not None:
+        async with execution.resources.database.transaction() as connection:
+            await idempotency.keep(connection, claim, response, subject=execution.request.user_id)

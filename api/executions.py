@@ -1,0 +1,253 @@
+"""Starting, looking at and steering instances: where Postgres' context and Temporal's truth meet.
+
+Start, by the line at which the process dies or Temporal doesn't answer:
+
+1. before the instance row commits: nothing happened.
+2. after it, before Temporal is told: the row stays without a run. It is shown as failed (``NotStarted``)
+   once Temporal has said for certain that there is none; a repeated request with the same Idempotency-Key
+   has the same instance id and starts it.
+3. Temporal doesn't answer: the row is taken back and the caller told to repeat (503). Should Temporal have
+   taken the start all the same, the workflow's first recording finds no row and ends it before any effect
+   (:func:`store.steps.begin_attempt`).
+4. after Temporal is told, before the answer: the instance runs; repeating with the same key returns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from models.errors import (
+    AlreadyFinished,
+    InstanceNotFound,
+    TemporalUnavailable,
+    WorkerUnavailable,
+)
+from models.messages.execution import LifecycleInput, LifecycleOutcome
+from models.messages.identity import (
+    STATUS,
+    STEP,
+    initial_search_attributes,
+    temporal_workflow_id,
+)
+from models.messages.public_text import PublicText, in_words
+from models.vocabulary import InstanceStatus
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.temporal import RPC_TIMEOUT
+from store import instances
+from store.instances import NewInstance, StoredInstance
+
+log = logging.getLogger("perennial.executions")
+
+LOOK_TIMEOUT = timedelta(seconds=2)
+"""How long a read waits for Temporal before it answers from the stored context."""
+NOT_STARTED_AFTER = timedelta(seconds=30)
+"""How long an instance that Temporal doesn't know is still taken to be on its way there."""
+
+_INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
+
+_CLOSED = {
+    WorkflowExecutionStatus.COMPLETED: InstanceStatus.COMPLETED,
+    WorkflowExecutionStatus.FAILED: InstanceStatus.FAILED,
+    WorkflowExecutionStatus.TIMED_OUT: InstanceStatus.FAILED,
+    WorkflowExecutionStatus.CANCELED: InstanceStatus.CANCELLED,
+    WorkflowExecutionStatus.TERMINATED: InstanceStatus.CANCELLED,
+}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """An instance as it stands: the stored context, corrected by what Temporal says now."""
+
+    stored: StoredInstance
+    stale: bool = False
+
+
+def new_instance_id(token: str) -> str:
+    """An instance id from a request's token, which is the same for a repeated request with its Idempotency-Key:
+    that can only ever start the same instance."""
+    return uuid.uuid5(_INSTANCE_IDS, token).hex
+
+
+class Executions:
+    """The instances of lifecycle workflows, as the edge sees them."""
+
+    def __init__(self, database: Database, sealer: Sealer, client: Client | None, task_queue: str) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._given_client = client
+        self._task_queue = task_queue
+
+    async def start(self, new: NewInstance, description: str) -> str | None:
+        """Tell Temporal of an instance that is stored; returns the run id, None if it ran already.
+
+        Raises :class:`TemporalUnavailable`, and takes the instance back then.
+        """
+        message = LifecycleInput(
+            instance_id=new.instance_id,
+            user_id=new.user_id,
+            max_attempts=new.max_attempts,
+            parameters=new.parameters,
+        )
+        try:
+            handle = await self._client.start_workflow(
+                new.workflow_id,
+                message,
+                id=temporal_workflow_id(new.workflow_id, new.instance_id),
+                task_queue=self._task_queue,
+                result_type=LifecycleOutcome,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                search_attributes=initial_search_attributes(new.workflow_id, new.user_id),
+                static_summary=PublicText(f"{in_words(new.workflow_id)} for user {new.user_id}"),
+                static_details=PublicText(description),
+                rpc_timeout=RPC_TIMEOUT,
+            )
+        except WorkflowAlreadyStartedError:
+            return None
+        except (RPCError, RuntimeError) as error:
+            log.warning("Temporal did not take a start", extra={"error_type": type(error).__name__})
+            await self._take_back(new.instance_id)
+            raise TemporalUnavailable from error
+        return handle.first_execution_run_id
+
+    async def started(self, new: NewInstance, run_id: str | None) -> Sight:
+        """A new instance as the answer to its execute tells it, without asking Temporal again."""
+        stored = await self._stored(new.workflow_id, new.instance_id)
+        return Sight(stored if stored.run_id else replace(stored, run_id=run_id))
+
+    async def look(self, workflow_id: str, instance_id: str) -> Sight:
+        """An instance as it stands now. Raises :class:`InstanceNotFound`."""
+        stored = await self._stored(workflow_id, instance_id)
+        if stored.end_time is not None:
+            return Sight(stored)
+        try:
+            told = await self._handle(stored).describe(rpc_timeout=LOOK_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return Sight(_unknown_to_temporal(stored))
+            return Sight(stored, stale=True)
+        except RuntimeError:
+            return Sight(stored, stale=True)
+        if told.status in _CLOSED:
+            # The end is recorded just before Temporal closes the run: read again what was read too early.
+            stored = await self._stored(workflow_id, instance_id)
+        return Sight(_corrected(stored, told))
+
+    async def finished_within(self, workflow_id: str, instance_id: str, seconds: float) -> Sight | None:
+        """The instance once it has finished, or None if it hasn't within that time."""
+        handle = self._client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id))
+        try:
+            async with asyncio.timeout(seconds):
+                await handle.result()
+        except TimeoutError:
+            return None
+        except RPCError:
+            return None
+        except Exception:  # noqa: BLE001 - however it ended, it has ended; the context tells how
+            log.debug("instance ended without a result")
+        sight = await self.look(workflow_id, instance_id)
+        return sight if sight.stored.status.finished else None
+
+    async def cancel(self, workflow_id: str, instance_id: str) -> Sight:
+        """Ask an instance to stop; its clean-up runs, and it ends as cancelled."""
+        stored = await self._unfinished(workflow_id, instance_id)
+        try:
+            await self._handle(stored).cancel(rpc_timeout=RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            raise _refusal(error) from error
+        return await self.look(workflow_id, instance_id)
+
+    async def command(self, workflow_id: str, instance_id: str, update: str) -> Sight:
+        """Send an update (``pause``, ``resume``) and wait until the workflow has carried it out."""
+        stored = await self._unfinished(workflow_id, instance_id)
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
+                await self._handle(stored).execute_update(update)
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            raise WorkerUnavailable from error
+        except WorkflowUpdateFailedError as error:
+            raise AlreadyFinished from error
+        except (RPCError, RuntimeError) as error:
+            raise _refusal(error) from error
+        return await self.look(workflow_id, instance_id)
+
+    async def _stored(self, workflow_id: str, instance_id: str) -> StoredInstance:
+        async with self._database.connection() as connection:
+            found = await instances.find(connection, self._sealer, workflow_id, instance_id)
+        if found is None:
+            raise InstanceNotFound
+        return found
+
+    async def _unfinished(self, workflow_id: str, instance_id: str) -> StoredInstance:
+        stored = await self._stored(workflow_id, instance_id)
+        if stored.end_time is not None:
+            raise AlreadyFinished
+        return stored
+
+    async def _take_back(self, instance_id: str) -> None:
+        async with self._database.transaction() as connection:
+            await instances.delete_unstarted(connection, instance_id)
+
+    @property
+    def _client(self) -> Client:
+        if self._given_client is None:
+            raise TemporalUnavailable
+        return self._given_client
+
+    def _handle(self, stored: StoredInstance) -> WorkflowHandle[Any, Any]:
+        return self._client.get_workflow_handle(temporal_workflow_id(stored.workflow_id, stored.instance_id))
+
+
+def _corrected(stored: StoredInstance, told: WorkflowExecutionDescription) -> StoredInstance:
+    """The stored context with the status, step and run that Temporal tells of."""
+    if stored.end_time is not None:
+        return stored
+    closed = _CLOSED.get(told.status) if told.status is not None else None
+    if closed is not None:
+        return replace(stored, status=closed, end_time=told.close_time, run_id=told.run_id)
+    shown = told.typed_search_attributes.get(STATUS)
+    paused = shown == InstanceStatus.PAUSED.value
+    return replace(
+        stored,
+        status=InstanceStatus.PAUSED if paused else InstanceStatus.RUNNING,
+        current_step=told.typed_search_attributes.get(STEP) or stored.current_step,
+        run_id=told.run_id,
+    )
+
+
+def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
+    """What to say of an instance without an end that Temporal has no history of."""
+    if stored.run_id is None and datetime.now(UTC) - stored.start_time < NOT_STARTED_AFTER:
+        return stored
+    error = {
+        "error_type": "NotStarted" if stored.run_id is None else "HistoryLost",
+        "error_message": "Temporal has no history of this instance; execute the workflow again.",
+        "failed_step": stored.current_step,
+        "stack_trace": "",
+    }
+    return replace(stored, status=InstanceStatus.FAILED, error=error)
+
+
+def _refusal(error: Exception) -> AlreadyFinished | TemporalUnavailable:
+    """Temporal answers NOT_FOUND to a command for a run that has closed; anything else is its absence. A
+    client that has never reached it raises RuntimeError."""
+    closed = isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND
+    return AlreadyFinished() if closed else TemporalUnavailable()

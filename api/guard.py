@@ -1,0 +1,169 @@
+"""Who may call a route: declared on the endpoint, checked before anything of the request is read.
+
+A route without a declaration can't be made. The order is the same everywhere: key (401), rate limit (429),
+role (403), and only then parameters and body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_origin
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.bodies import read_json
+from api.exchange import exchange_of
+from api.resources import Resources
+from api.validation import pointer
+from models.errors import FieldError, Forbidden, InvalidContent, NotFound, TooManyRequests, Unauthenticated
+from models.vocabulary import Role
+from store import api_keys
+from store.api_keys import Admission
+
+_ATTRIBUTE = "__perennial_access__"
+_UNUSABLE = ("\x00", "\ufffd")
+"""NUL, which Postgres can't be asked for, and what stands for bytes that are no UTF-8; no id holds them."""
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class UndeclaredRouteError(Exception):
+    """A route says nothing about who may call it; the program must not start."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may call: some roles, or without any, everybody."""
+
+    roles: frozenset[Role]
+
+    @property
+    def public(self) -> bool:
+        """Whether no key is needed."""
+        return not self.roles
+
+
+def allow(*roles: Role) -> Callable[[Endpoint], Endpoint]:
+    """Declare which roles may call an endpoint; admins always may."""
+    return _declare(Access(frozenset({Role.ADMIN, *roles})))
+
+
+def public(endpoint: Endpoint) -> Endpoint:
+    """Declare that an endpoint needs no key."""
+    return _declare(Access(frozenset()))(endpoint)
+
+
+def _declare(access: Access) -> Callable[[Endpoint], Endpoint]:
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _ATTRIBUTE, access)
+        return endpoint
+
+    return mark
+
+
+class GuardedRoute(APIRoute):
+    """A route that lets nobody in unasked. Use as ``route_class`` of every router."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        access: Access | None = getattr(endpoint, _ATTRIBUTE, None)
+        if access is None:
+            raise UndeclaredRouteError(f"{path} declares neither @allow(...) nor @public.")
+        self.access = access
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Handler:
+        """FastAPI's handler, behind the guard."""
+        inner = super().get_route_handler()
+        parameters = dict(_query_parameters(self.dependant))
+
+        async def handle(request: Request) -> Response:
+            resources: Resources = request.app.state.resources
+            if not self.access.public:
+                await _admit(request, resources, self.access)
+            _check_path(request)
+            _check_query(request, parameters)
+            if self.body_field is not None:
+                request = await read_json(request, resources.settings.max_body_bytes)
+            return await inner(request)
+
+        return handle
+
+
+def require_declarations(app: FastAPI) -> None:
+    """Raise :class:`UndeclaredRouteError` unless every route of an application is guarded."""
+    for context in iter_route_contexts(app.routes):
+        if not isinstance(context.original_route, GuardedRoute):
+            raise UndeclaredRouteError(f"{context.path} is no GuardedRoute.")
+
+
+async def _admit(request: Request, resources: Resources, access: Access) -> None:
+    """Authenticate, count the request, check the role; raises the error of the first that fails."""
+    secret = _presented_key(request)
+    if secret is None or not api_keys.well_formed(secret):
+        raise Unauthenticated
+    admission = await _spend(resources, secret)
+    if admission is None:
+        raise Unauthenticated
+    exchange_of(request).admission = admission
+    if admission.exceeded:
+        raise TooManyRequests(admission.reset_seconds)
+    if admission.role not in access.roles:
+        names = ", ".join(sorted(access.roles))
+        raise Forbidden(f"This needs a key with one of the roles {names}.")
+
+
+async def _spend(resources: Resources, secret: str) -> Admission | None:
+    quota = resources.settings.rate_limit_per_minute
+    async with resources.limiter.connection() as connection:
+        return await api_keys.admit(connection, secret, default_quota=quota)
+
+
+def _presented_key(request: Request) -> str | None:
+    """The one key that a request presents; None for none, several, or another scheme."""
+    bearers = request.headers.getlist("authorization")
+    keys = request.headers.getlist("x-api-key")
+    if len(bearers) + len(keys) != 1:
+        return None
+    if keys:
+        return keys[0].strip()
+    scheme, _, secret = bearers[0].strip().partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None
+
+
+def _check_path(request: Request) -> None:
+    for value in request.path_params.values():
+        if any(character in str(value) for character in _UNUSABLE):
+            raise NotFound("There is nothing here.")
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    """The names of a route's query parameters, each with whether it may come more than once."""
+    for field in dependant.query_params:
+        origin = get_origin(field.field_info.annotation)
+        yield field.alias, isinstance(origin, type) and issubclass(origin, Iterable)
+    for dependency in dependant.dependencies:
+        yield from _query_parameters(dependency)
+
+
+def _check_query(request: Request, parameters: dict[str, bool]) -> None:
+    errors, seen = [], set()
+    for name, value in request.query_params.multi_items():
+        if name not in parameters:
+            errors.append(_query_error(name, "unknown_parameter", "is not known here"))
+        elif name in seen and not parameters[name]:
+            errors.append(_query_error(name, "duplicate_parameter", "must be sent once"))
+        elif any(character in value for character in _UNUSABLE):
+            errors.append(_query_error(name, "invalid_characters", "must be UTF-8 without U+0000"))
+        seen.add(name)
+    if errors:
+        raise InvalidContent(errors)
+
+
+def _query_error(name: str, code: str, message: str) -> FieldError:
+    return FieldError(pointer(("query", name)), code, message)

@@ -1,0 +1,88 @@
+"""From failures to answers, in one place: every error leaves as RFC 9457 problem details."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import asyncpg
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from temporalio.service import RPCError, RPCStatusCode
+
+from api.exchange import exchange_of
+from api.responses import problem_response
+from api.validation import field_errors
+from models.errors import (
+    BadRequest,
+    InvalidContent,
+    MethodNotAllowed,
+    NotFound,
+    PerennialError,
+    StoreUnavailable,
+    TemporalUnavailable,
+)
+from runtime.database import UNREACHABLE
+
+_TEMPORAL_AWAY = frozenset(
+    {
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+        RPCStatusCode.CANCELLED,
+        RPCStatusCode.ABORTED,
+    }
+)
+
+_STORE_AWAY = (*UNREACHABLE, asyncpg.TransactionRollbackError)
+"""Postgres is away, or gave up on a transaction (deadlock, serialization) that may simply be tried again."""
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Let one function answer all failures that can be expected; the rest is 500 in the middleware."""
+    for kind in (PerennialError, RequestValidationError, HTTPException, RPCError, *_STORE_AWAY):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """The problem details of a failure; one that isn't expected is raised on to the middleware."""
+    return problem_response(_translate(request, error), exchange_of(request).request_id)
+
+
+def _translate(request: Request, error: Exception) -> PerennialError:
+    if isinstance(error, PerennialError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return InvalidContent(field_errors(error.errors(), in_request=True))
+    if isinstance(error, HTTPException):
+        return _http_error(request, error)
+    if isinstance(error, RPCError) and error.status in _TEMPORAL_AWAY:
+        return TemporalUnavailable()
+    if isinstance(error, _STORE_AWAY):
+        return StoreUnavailable()
+    raise error
+
+
+def _http_error(request: Request, error: HTTPException) -> PerennialError:
+    """What the router itself says: no such path, or another method."""
+    if error.status_code == MethodNotAllowed.status:
+        return MethodNotAllowed(sorted(_methods_of(request)))
+    if error.status_code == NotFound.status:
+        return NotFound("There is nothing under this path.")
+    if error.status_code < 500:
+        return BadRequest("The request can't be read.")
+    raise error
+
+
+def _methods_of(request: Request) -> set[str]:
+    """All methods that the path has: each is a route of its own, so the router names but one."""
+    path = request.scope["path"]
+    return {
+        method
+        for context in iter_route_contexts(cast(FastAPI, request.app).routes)
+        for method in context.methods or ()
+        if context.path_regex.match(path)
+    }

@@ -1,0 +1,97 @@
+"""What the edge works with, held by the application and handed to routes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from models.errors import TemporalUnavailable
+from privacy.keyring import KeyFile
+from privacy.sealing import Sealer
+from runtime.database import UNREACHABLE, Database
+from runtime.settings import Settings
+from runtime.temporal import SealedPayloads, connect
+
+_LIMITER_CONNECTIONS = 4
+_HEALTH_TIMEOUT = timedelta(seconds=1)
+_TEMPORAL_DOWN = (RPCError, RuntimeError)
+"""A client that never reached the server raises RuntimeError, one that lost it RPCError."""
+
+
+@dataclass
+class Resources:
+    """Settings, database, keys and Temporal of one API process.
+
+    ``limiter`` is a small pool of its own for keys and rate limits: it never waits behind requests that hold
+    connections, and its commits don't wait for the disk.
+    """
+
+    settings: Settings
+    database: Database
+    limiter: Database
+    sealer: Sealer
+    temporal: Client | None
+    _temporal_reached: bool = field(default=False, init=False)
+
+    @classmethod
+    async def build(cls, settings: Settings) -> Resources:
+        """Everything from the settings, without connecting; raises what bad settings or keys raise."""
+        url = settings.require_database_url()
+        ring = KeyFile(settings.require_key_file()).load()
+        return cls(
+            settings=settings,
+            database=Database(url, size=settings.database_pool_size, application="api"),
+            limiter=limiter_database(url),
+            sealer=Sealer(ring),
+            temporal=await connect(settings, SealedPayloads(ring.payload.current, ring.payload.keys)),
+        )
+
+    async def open(self) -> None:
+        """Make the pools. They connect on use: while Postgres is away requests are 503, and then no more."""
+        await self.database.open()
+        await self.limiter.open()
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        await asyncio.gather(self.database.close(), self.limiter.close())
+
+    async def require_temporal(self) -> Client:
+        """The Temporal client, connected; raises :class:`TemporalUnavailable`.
+
+        Afterwards its calls raise RPCError when Temporal goes away, which the edge answers with 503 by itself.
+        """
+        if self.temporal is None:
+            raise TemporalUnavailable
+        if not self._temporal_reached:
+            try:
+                await self.temporal.service_client.check_health(timeout=_HEALTH_TIMEOUT)
+            except _TEMPORAL_DOWN:
+                raise TemporalUnavailable from None
+            self._temporal_reached = True
+        return self.temporal
+
+    async def postgres_answers(self) -> bool:
+        """Whether Postgres answers within a second."""
+        with suppress(TimeoutError, *UNREACHABLE):
+            async with asyncio.timeout(_HEALTH_TIMEOUT.total_seconds()), self.database.connection() as connection:
+                return bool(await connection.fetchval("SELECT true"))
+        return False
+
+    async def temporal_answers(self) -> bool:
+        """Whether Temporal answers within a second."""
+        if self.temporal is None:
+            return False
+        with suppress(TimeoutError, *_TEMPORAL_DOWN):
+            async with asyncio.timeout(_HEALTH_TIMEOUT.total_seconds()):
+                return await self.temporal.service_client.check_health(timeout=_HEALTH_TIMEOUT)
+        return False
+
+
+def limiter_database(url: str) -> Database:
+    """The pool for keys and rate limits. A crash may forget a count of the last instant, and nothing else."""
+    return Database(url, size=_LIMITER_CONNECTIONS, application="limiter", settings={"synchronous_commit": "off"})

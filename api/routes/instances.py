@@ -1,0 +1,125 @@
+"""`/workflows/{workflow_id}/instances`: looking at instances and steering them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from api.dependencies import Caller, InTransaction, ResourcesOf
+from api.executions import Executions, Sight
+from api.guard import GuardedRoute, allow
+from api.instances import instance_view, location
+from api.openapi import problems
+from api.pages import PageQuery
+from api.resources import Resources
+from api.responses import json_response
+from models.errors import (
+    AlreadyFinished,
+    InstanceNotFound,
+    TemporalUnavailable,
+    WorkerUnavailable,
+    WorkflowNotFound,
+)
+from models.vocabulary import InstanceStatus, Role
+from models.wire.fields import UserId
+from models.wire.pages import Page
+from models.wire.workflows import InstanceView
+from store import instances
+from store.api_keys import Admission
+from workflows.catalog import find
+
+router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
+
+_LIST = "instances"
+_INSTANCE = "/workflows/{workflow_id}/instances/{instance_id}"
+_MISSING = (WorkflowNotFound, InstanceNotFound)
+
+
+@router.get(
+    "/workflows/{workflow_id}/instances", response_model=Page[InstanceView], responses=problems(WorkflowNotFound)
+)
+@allow(Role.OPERATOR, Role.ANALYST)
+async def list_instances(
+    workflow_id: str,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    page: PageQuery,
+    user_id: Annotated[UserId | None, Query(description="Only of this user.")] = None,
+    status: Annotated[list[InstanceStatus] | None, Query(description="Only these; may be repeated.")] = None,
+) -> Response:
+    """List instances of a workflow, newest first, as they were last recorded."""
+    find(workflow_id)
+    position = page.after(_LIST, datetime, str)
+    rows = await instances.page(
+        connection,
+        resources.sealer,
+        workflow_id,
+        user_id=user_id,
+        statuses=status,
+        before=(position[0], position[1]) if position else None,
+        limit=page.fetch,
+    )
+    data, pagination = page.cut(_LIST, rows, lambda row: (row.start_time, row.instance_id))
+    views = [instance_view(caller.role, Sight(row), resources.settings) for row in data]
+    return json_response(Page[InstanceView](data=views, pagination=pagination))
+
+
+@router.get(_INSTANCE, response_model=InstanceView, responses=problems(*_MISSING))
+@allow(Role.OPERATOR, Role.ANALYST)
+async def read_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+    """One instance: where it stands, what its steps gave, every attempt.
+
+    Status, step and times come from Temporal; when it can't be asked, from what was last stored (`stale`).
+    """
+    find(workflow_id)
+    sight = await _executions(resources).look(workflow_id, instance_id)
+    return _answer(caller, resources, sight)
+
+
+@router.delete(
+    _INSTANCE,
+    status_code=202,
+    response_model=InstanceView,
+    responses=problems(*_MISSING, AlreadyFinished, TemporalUnavailable),
+)
+@allow(Role.OPERATOR)
+async def cancel_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+    """Cancel an instance: its clean-up runs, and it ends as `cancelled`."""
+    find(workflow_id)
+    sight = await _executions(resources).cancel(workflow_id, instance_id)
+    return _answer(caller, resources, sight, 202)
+
+
+_COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinished, TemporalUnavailable, WorkerUnavailable)
+
+
+@router.post(f"{_INSTANCE}/pause", response_model=InstanceView, responses=_COMMAND_PROBLEMS)
+@allow(Role.OPERATOR)
+async def pause_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+    """Hold an instance before its next step. Time runs on; what falls due happens on resume."""
+    find(workflow_id)
+    sight = await _executions(resources).command(workflow_id, instance_id, "pause")
+    return _answer(caller, resources, sight)
+
+
+@router.post(f"{_INSTANCE}/resume", response_model=InstanceView, responses=_COMMAND_PROBLEMS)
+@allow(Role.OPERATOR)
+async def resume_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+    """Let a paused instance go on. One that isn't paused stays as it is."""
+    find(workflow_id)
+    sight = await _executions(resources).command(workflow_id, instance_id, "resume")
+    return _answer(caller, resources, sight)
+
+
+def _executions(resources: Resources) -> Executions:
+    return Executions(resources.database, resources.sealer, resources.temporal, resources.settings.task_queue)
+
+
+def _answer(caller: Admission, resources: Resources, sight: Sight, status: int = 200) -> Response:
+    view = instance_view(caller.role, sight, resources.settings)
+    headers = {"Location": location(view.workflow_id, view.instance_id)} if status == 202 else None
+    return json_response(view, status, headers)

@@ -1,0 +1,69 @@
+"""`/keys`: API keys, for admins."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from api.dependencies import InTransaction
+from api.guard import GuardedRoute, allow
+from api.openapi import problems
+from api.pages import PageQuery
+from api.responses import json_response
+from models.errors import KeyNotFound
+from models.vocabulary import Role
+from models.wire.keys import Key, KeyCreate, KeyCreated
+from models.wire.pages import Page
+from store import api_keys
+from store.api_keys import ApiKeyRecord
+
+router = APIRouter(route_class=GuardedRoute, tags=["keys"])
+
+_LIST = "keys"
+
+
+@router.get("/keys", response_model=Page[Key])
+@allow(Role.ADMIN)
+async def list_keys(connection: InTransaction, page: PageQuery) -> Response:
+    """List keys, oldest first, revoked ones included; never their secrets."""
+    after = page.after(_LIST, datetime, str)
+    rows = await api_keys.list_keys(connection, limit=page.fetch, after=after)
+    data, pagination = page.cut(_LIST, rows, lambda row: (row.created_at, row.key_id))
+    return json_response(Page[Key](data=[_key(row) for row in data], pagination=pagination))
+
+
+@router.post("/keys", status_code=201, response_model=KeyCreated)
+@allow(Role.ADMIN)
+async def create_key(body: KeyCreate, connection: InTransaction) -> Response:
+    """Create a key. Its secret is in this answer and never again."""
+    record, secret = await api_keys.create(connection, body.name, body.role, body.rate_limit)
+    answer = KeyCreated(
+        id=record.key_id,
+        key=secret,
+        name=record.name,
+        role=record.role,
+        rate_limit=record.rate_limit,
+        created_at=record.created_at,
+    )
+    return json_response(answer, 201, {"Location": f"/keys/{record.key_id}"})
+
+
+@router.delete("/keys/{key_id}", status_code=204, response_class=Response, responses=problems(KeyNotFound))
+@allow(Role.ADMIN)
+async def revoke_key(key_id: str, connection: InTransaction) -> Response:
+    """Revoke a key, for the very next request in every process. Revoking it again changes nothing."""
+    await api_keys.revoke(connection, key_id)
+    return Response(status_code=204)
+
+
+def _key(record: ApiKeyRecord) -> Key:
+    return Key(
+        id=record.key_id,
+        name=record.name,
+        role=record.role,
+        rate_limit=record.rate_limit,
+        created_at=record.created_at,
+        revoked_at=record.revoked_at,
+    )

@@ -1,0 +1,212 @@
+"""`/users`: profiles, one by one and in batches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from api.dependencies import Caller, InTransaction, ResourcesOf, UserIdInPath
+from api.etags import if_match_holds, if_none_match_hits
+from api.guard import GuardedRoute, allow
+from api.idempotency import IdempotencyOf
+from api.openapi import problems
+from api.pages import PageQuery, PageRequest
+from api.profiles import answer_to_writer, etag, etags, seen_by
+from api.responses import json_response
+from api.user_batches import batch_answer, check_items
+from models.errors import (
+    ConsentRequired,
+    FieldError,
+    IdempotencyKeyReused,
+    InvalidContent,
+    InvalidIdempotencyKey,
+    PreconditionFailed,
+    UserErased,
+    UserExists,
+    UserNotFound,
+)
+from models.rules import profile as rules
+from models.vocabulary import AccountStatus, LifecycleStage, Role
+from models.wire.users import (
+    UserBatch,
+    UserBatchAnswer,
+    UserCreate,
+    UserPage,
+    UserPatch,
+    UserProfile,
+    UserSearch,
+)
+from store import user_batches, users
+from store.profile_rows import StoredUser
+
+router = APIRouter(route_class=GuardedRoute, tags=["users"])
+
+_LIST = "users"
+_SEARCH = "users-search"
+
+
+@router.post(
+    "/users",
+    status_code=201,
+    response_model=UserProfile,
+    responses=problems(
+        ConsentRequired, UserExists, UserErased, IdempotencyKeyReused, InvalidIdempotencyKey, created=True
+    ),
+)
+@allow(Role.INTEGRATOR)
+async def create_user(
+    body: UserCreate,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    idempotency: IdempotencyOf,
+) -> Response:
+    """Create a profile.
+
+    An integrator's answer holds only what the request carried, with the id and times.
+    """
+    claim = await idempotency.claim(connection)
+    if claim.replay:
+        return claim.replay
+    sent = body.model_dump(exclude_unset=True)
+    stored = await users.create(connection, resources.sealer, rules.create(sent), actor=caller.key_id)
+    response = json_response(
+        answer_to_writer(caller.role, stored, sent),
+        201,
+        {"Location": f"/users/{body.user_id}", "ETag": etag(caller.role, stored)},
+    )
+    await idempotency.keep(connection, claim, response, subject=body.user_id)
+    return response
+
+
+@router.post(
+    "/users/batch",
+    response_model=UserBatchAnswer,
+    responses=problems(IdempotencyKeyReused, InvalidIdempotencyKey),
+)
+@allow(Role.INTEGRATOR)
+async def upsert_users(
+    body: UserBatch,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    idempotency: IdempotencyOf,
+) -> Response:
+    """Create or update up to 1,000 profiles.
+
+    Each item is judged on its own, in order: one for a new id needs all core attributes, one for an existing
+    user is a merge patch. A rejected item changes nothing and costs no other.
+    """
+    claim = await idempotency.claim(connection)
+    if claim.replay:
+        return claim.replay
+    checked = await check_items(body.users)
+    patches = [item.patch for item in checked if item.patch is not None]
+    outcomes = await user_batches.upsert(connection, resources.sealer, patches, actor=caller.key_id)
+    response = json_response(batch_answer(checked, outcomes))
+    await idempotency.keep(connection, claim, response, subject=None)
+    return response
+
+
+@router.post("/users/search", response_model=UserPage)
+@allow(Role.ADMIN)
+async def search_users(
+    body: UserSearch, connection: InTransaction, caller: Caller, resources: ResourcesOf, page: PageQuery
+) -> Response:
+    """Find profiles by e-mail address, without regard to case.
+
+    A POST, since personal data never travels in a URL.
+    """
+    after = page.after(_SEARCH, str)
+    rows = await users.list_page(
+        connection, resources.sealer, limit=page.fetch, after=after[0] if after else None, email=body.email
+    )
+    return _page_of(rows, page, caller.role, _SEARCH)
+
+
+@router.get("/users", response_model=UserPage)
+@allow(Role.OPERATOR, Role.ANALYST)
+async def list_users(
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    page: PageQuery,
+    lifecycle_stage: Annotated[LifecycleStage | None, Query(description="Only those in this stage.")] = None,
+    account_status: Annotated[AccountStatus | None, Query(description="Only those of this status.")] = None,
+) -> Response:
+    """List profiles in the order of their ids; masked for all but admins."""
+    after = page.after(_LIST, str)
+    rows = await users.list_page(
+        connection,
+        resources.sealer,
+        limit=page.fetch,
+        after=after[0] if after else None,
+        stage=lifecycle_stage,
+        status=account_status,
+    )
+    return _page_of(rows, page, caller.role, _LIST)
+
+
+def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str) -> Response:
+    data, pagination = page.cut(name, rows, lambda row: (row.profile.user_id,))
+    return json_response({"data": [seen_by(role, row) for row in data], "pagination": pagination.model_dump()})
+
+
+@router.get(
+    "/users/{user_id}",
+    response_model=UserProfile,
+    responses=problems(UserNotFound, UserErased, tagged=True),
+)
+@allow(Role.OPERATOR, Role.ANALYST)
+async def get_user(
+    user_id: UserIdInPath,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="An `ETag` that is at hand: 304 if it still holds.")
+    ] = None,
+) -> Response:
+    """Get a profile; masked for all but admins."""
+    stored = await users.find(connection, resources.sealer, user_id)
+    tag = etag(caller.role, stored)
+    if if_none_match_hits(if_none_match, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return json_response(seen_by(caller.role, stored), headers={"ETag": tag})
+
+
+@router.patch(
+    "/users/{user_id}",
+    response_model=UserProfile,
+    responses=problems(UserNotFound, UserErased, ConsentRequired, PreconditionFailed),
+)
+@allow(Role.INTEGRATOR)
+async def patch_user(
+    user_id: UserIdInPath,
+    body: UserPatch,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    if_match: Annotated[
+        str | None, Header(alias="If-Match", description="The `ETag` that the change is for; 412 if it is gone.")
+    ] = None,
+) -> Response:
+    """Change a profile by JSON merge patch (RFC 7396): null removes what is optional.
+
+    A patch that changes nothing leaves `updated_at` and `ETag` as they are. An integrator's answer holds only what
+    the request carried, with the id and times.
+    """
+    sent = body.model_dump(exclude_unset=True)
+    if sent.pop("user_id", user_id) != user_id:
+        raise InvalidContent([FieldError("/user_id", "read_only", "can't be changed")])
+    locked = await users.lock_one(connection, resources.sealer, user_id)
+    stored = locked.users[user_id]
+    if not if_match_holds(if_match, etags(stored)):
+        raise PreconditionFailed
+    changed = rules.change(stored.profile, sent)
+    if changed != stored.profile:
+        updated = await users.update(connection, resources.sealer, locked, [changed], actor=caller.key_id)
+        stored = updated[user_id]
+    return json_response(answer_to_writer(caller.role, stored, sent), headers={"ETag": etag(caller.role, stored)})

@@ -1,0 +1,109 @@
+"""`/workflows`: the catalogue, and running its workflows for users."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from api.dependencies import Caller, InTransaction, ResourcesOf
+from api.execute import Execution, PreferredWait, execute_once
+from api.guard import GuardedRoute, allow
+from api.idempotency import IdempotencyOf
+from api.openapi import problems
+from api.responses import json_response
+from models.errors import (
+    ConsentRequired,
+    IdempotencyKeyReused,
+    InvalidContent,
+    InvalidIdempotencyKey,
+    TemporalUnavailable,
+    UserErased,
+    UserUnknown,
+    WorkflowDisabled,
+    WorkflowNotFound,
+)
+from models.vocabulary import Role
+from models.wire.pages import Page, Pagination
+from models.wire.workflows import ExecuteRequest, InstanceView, WorkflowPatch, WorkflowView
+from store import workflow_settings
+from store.workflow_settings import WorkflowSettings
+from workflows.catalog import Definition, catalog, find
+
+router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
+
+
+@router.get("/workflows", response_model=Page[WorkflowView])
+@allow(*Role)
+async def list_workflows(connection: InTransaction) -> Response:
+    """List the lifecycle workflows; all on one page."""
+    changed = await workflow_settings.all_settings(connection)
+    views = [_view(definition, changed.get(name)) for name, definition in catalog().items()]
+    pagination = Pagination(limit=max(len(views), 1), next_cursor=None)
+    return json_response(Page[WorkflowView](data=views, pagination=pagination))
+
+
+@router.get("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFound))
+@allow(*Role)
+async def read_workflow(workflow_id: str, connection: InTransaction) -> Response:
+    """One lifecycle workflow, with the schema of its parameters."""
+    definition = find(workflow_id)
+    changed = await workflow_settings.all_settings(connection)
+    return json_response(_view(definition, changed.get(workflow_id)))
+
+
+@router.patch("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFound))
+@allow(Role.ADMIN)
+async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InTransaction) -> Response:
+    """Change how often steps are tried, or whether the workflow may be executed; running instances go on."""
+    definition = find(workflow_id)
+    changed = await workflow_settings.change(
+        connection, workflow_id, max_attempts=body.max_attempts, enabled=body.enabled
+    )
+    return json_response(_view(definition, changed))
+
+
+@router.post(
+    "/workflows/{workflow_id}/execute",
+    status_code=202,
+    response_model=InstanceView,
+    responses=problems(
+        ConsentRequired,
+        WorkflowNotFound,
+        WorkflowDisabled,
+        UserErased,
+        UserUnknown,
+        InvalidContent,
+        IdempotencyKeyReused,
+        InvalidIdempotencyKey,
+        TemporalUnavailable,
+    ),
+)
+@allow(Role.OPERATOR)
+async def execute_workflow(
+    workflow_id: str,
+    body: ExecuteRequest,
+    caller: Caller,
+    resources: ResourcesOf,
+    idempotency: IdempotencyOf,
+    wait: PreferredWait,
+) -> Response:
+    """Run a workflow for a user.
+
+    202 means that the instance is stored and Temporal has it. With `Prefer: wait=N` the answer is held back for
+    up to N seconds (60 at most) and is 200 with the finished instance if it finishes in time.
+    """
+    execution = Execution(find(workflow_id), body, caller, resources)
+    return await execute_once(execution, idempotency, wait)
+
+
+def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowView:
+    settings = changed or WorkflowSettings()
+    return WorkflowView(
+        workflow_id=definition.workflow_id,
+        description=definition.description,
+        parameters=definition.parameter_schema(),
+        trigger=None,
+        purpose=definition.purpose,
+        max_attempts=settings.max_attempts or definition.max_attempts,
+        enabled=settings.enabled,
+    )

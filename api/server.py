@@ -1,0 +1,115 @@
+"""`perennial api`: serves the edge until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from api.app import create_app
+from api.resources import Resources
+from runtime.readiness import announce_ready
+from runtime.settings import BadConfiguration, Settings
+from runtime.telemetry import configure_logging, configure_tracing
+
+_GRACE_SECONDS = 2
+_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 1024
+_log = logging.getLogger("perennial.api")
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then end what is under way within three seconds; gives the exit code.
+
+    It serves before Postgres and Temporal do, with 503 where they are needed, and finds them when they come.
+    """
+    listening = _listen(settings.api_host, settings.api_port)
+    if listening is None:
+        sys.stderr.write(
+            f"The address {settings.api_host}:{settings.api_port} can't be listened on: is it taken?\n"
+        )
+        return 1
+    configure_logging(settings)
+    tracing = configure_tracing(settings, "api")
+    with listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, listening))
+    if tracing is not None:
+        tracing.shutdown()
+    return 0
+
+
+async def _serve(settings: Settings, listening: socket.socket) -> None:
+    app = create_app(await Resources.build(settings))
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        ssl_context_factory=_tls_context(settings),
+    )
+    await _Server(config, settings.ready_file).serve(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it serves, and leaves its exit code to us."""
+
+    def __init__(self, config: uvicorn.Config, ready_file: Path | None) -> None:
+        super().__init__(config)
+        self._ready_file = ready_file
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            _log.info("serving", extra={"address": ":".join(map(str, (sockets or [])[0].getsockname()[:2]))})
+            announce_ready(self._ready_file)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on a signal; a second one doesn't wait. uvicorn's own raises the signal again at the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket | None:
+    """A socket that listens there; None where that can't be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        return None
+    return listening
+
+
+def _tls_context(
+    settings: Settings,
+) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext] | None:
+    """TLS 1.3 and nothing older, where there is a certificate; raises :class:`BadConfiguration`."""
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ssl.SSLError):
+        raise BadConfiguration("PERENNIAL_TLS_CERTIFICATE and PERENNIAL_TLS_KEY can't be used.") from None
+    return lambda _config, _default: context

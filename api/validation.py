@@ -1,0 +1,102 @@
+"""Validation failures in our own words: stable codes, pointers, and texts that never hold what was sent.
+
+pydantic's own messages quote values now and then (an enumeration, a date, a URL), so none of them is passed
+on, except those of our own checks in :mod:`models.wire.fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic_core.core_schema import ErrorType
+
+from models.errors import FieldError
+
+_MAX_PART = 128
+_BUILT_IN = frozenset(get_args(ErrorType))
+
+_CODES: dict[str, tuple[str, str]] = {
+    "missing": ("required", "is required"),
+    "extra_forbidden": ("unknown_field", "is not known here"),
+    "string_too_long": ("too_long", "must have at most {max_length} characters"),
+    "string_too_short": ("too_short", "must have at least {min_length} characters"),
+    "too_long": ("too_long", "must have at most {max_length} items"),
+    "too_short": ("too_short", "must have at least {min_length} items"),
+    "greater_than_equal": ("too_small", "must be at least {ge}"),
+    "greater_than": ("too_small", "must be more than {gt}"),
+    "less_than_equal": ("too_large", "must be at most {le}"),
+    "less_than": ("too_large", "must be less than {lt}"),
+    "int_parsing_size": ("too_large", "is too large"),
+    "enum": ("invalid_choice", "must be one of {expected}"),
+    "literal_error": ("invalid_choice", "must be one of {expected}"),
+    "string_pattern_mismatch": ("invalid_format", "has not the form that is wanted"),
+    "finite_number": ("invalid_value", "must be finite"),
+}
+_TYPES: dict[str, str] = {
+    "string": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "an object",
+    "model": "an object",
+    "decimal": "a decimal number",
+    "datetime": "a time",
+    "date": "a date",
+    "time_delta": "a duration",
+    "url": "a URL",
+    "uuid": "a UUID",
+}
+_TYPE_SUFFIXES = ("_type", "_parsing", "_from_float", "_attributes_type")
+_PARAMETERS = frozenset({"query", "path", "header", "cookie"})
+
+
+def pointer(parts: Iterable[str | int]) -> str:
+    """A JSON pointer (RFC 6901). A name too long to repeat is left out, with what is below it."""
+    text = ""
+    for part in parts:
+        name = str(part)
+        if len(name) > _MAX_PART:
+            break
+        text += "/" + name.replace("~", "~0").replace("/", "~1")
+    return text
+
+
+def field_errors(errors: Sequence[Mapping[str, Any]], *, in_request: bool = False) -> list[FieldError]:
+    """The errors of a pydantic ValidationError, or with ``in_request`` of FastAPI's.
+
+    FastAPI puts the place (`body`, `query`, ...) first; for the body the pointer starts below it.
+    """
+    found = []
+    for error in errors:
+        parts = tuple(error["loc"])
+        if in_request and parts and parts[0] not in _PARAMETERS:
+            parts = parts[1:]
+        code, message = _explain(error)
+        found.append(FieldError(pointer(parts), code, message))
+    return found
+
+
+def _explain(error: Mapping[str, Any]) -> tuple[str, str]:
+    kind = str(error["type"])
+    code, message = _own_words(kind, error)
+    if code in {"invalid_type", "invalid_choice"} and error.get("input", ...) is None:
+        return _CODES["missing"]
+    return code, message
+
+
+def _own_words(kind: str, error: Mapping[str, Any]) -> tuple[str, str]:
+    if kind not in _BUILT_IN:
+        return kind, str(error["msg"])
+    if kind in _CODES:
+        code, template = _CODES[kind]
+        return code, template.format_map(error.get("ctx", {}))
+    for suffix in _TYPE_SUFFIXES:
+        wanted = _TYPES.get(kind.removesuffix(suffix)) if kind.endswith(suffix) else None
+        if wanted:
+            return "invalid_type", f"must be {wanted}"
+    for prefix, wanted in _TYPES.items():
+        if kind.startswith(prefix):
+            return "invalid_format", f"must be {wanted}"
+    return "invalid_value", "is not valid"

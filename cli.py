@@ -1,0 +1,281 @@
+"""The `perennial` command: the embedded stack, single processes, migrations, keys, import."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.errors import PerennialError
+from models.vocabulary import Role
+from privacy.keyring import BadKeyFile, KeyFile
+from runtime.database import UNREACHABLE, Database
+from runtime.settings import BadConfiguration, Settings, load_settings
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="perennial",
+    help="Durable customer lifecycle workflows on Temporal, with profiles, events and consent in Postgres.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+keys = typer.Typer(help="API keys of the running stack, or of PERENNIAL_DATABASE_URL.", no_args_is_help=True)
+keyfile = typer.Typer(help="The file of key-encryption, payload and blind-index keys.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+app.add_typer(keyfile, name="keyfile")
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="State directory of the embedded stack.", envvar="PERENNIAL_HOME"),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
+
+
+@app.command()
+def dev(
+    home: HomeOption = None,
+    api_port: Port = 8080,
+    temporal_port: Port = 7233,
+    ui_port: Port = 8233,
+    tls: Annotated[bool, typer.Option("--tls", help="Serve the API over TLS 1.3, self-signed.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="How many worker processes.")] = 1,
+) -> None:
+    """Run the embedded stack: Postgres, Temporal with its Web UI, API and workers."""
+    from runtime.embedded.options import StackOptions
+    from runtime.embedded.supervisor import run_stack
+
+    settings = load_settings()
+    options = StackOptions(
+        home=(home or settings.home).absolute(),
+        api_port=api_port,
+        temporal_port=temporal_port,
+        ui_port=ui_port,
+        tls=tls,
+        workers=workers,
+    )
+    raise typer.Exit(run_stack(options, settings))
+
+
+@app.command()
+def api() -> None:
+    """Serve the HTTP API."""
+    from api.server import serve
+
+    _leave(serve(load_settings()))
+
+
+@app.command()
+def worker() -> None:
+    """Run workflows and activities."""
+    import uvloop
+
+    from worker import run
+
+    uvloop.run(run(load_settings()))
+    _leave(0)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    from runtime.migrate import upgrade
+
+    upgrade(load_settings())
+
+
+@app.command(hidden=True)
+def bootstrap() -> None:
+    """Make what the embedded stack needs before it serves: keys, schema, an admin key."""
+    from runtime.migrate import upgrade
+
+    settings = load_settings()
+    KeyFile(settings.require_key_file()).create()
+    upgrade(settings)
+    admin_key_file = settings.home / "admin.key"
+    if not admin_key_file.exists():
+        _, key = _with_database(settings, lambda connection: _create_key(connection, "admin", Role.ADMIN, None))
+        draft = admin_key_file.with_suffix(".draft")
+        draft.touch(mode=0o600)
+        draft.write_text(key + "\n")
+        draft.replace(admin_key_file)
+
+
+@app.command(name="check-migrations", hidden=True)
+def check_migrations() -> None:
+    """Fail unless the migrations give exactly the schema that the models declare."""
+    from runtime.embedded.scratch import scratch_postgres
+    from runtime.migrate import check, upgrade
+
+    async def run() -> None:
+        async with scratch_postgres() as postgres:
+            settings = Settings(database_url=postgres.runtime_url, migration_database_url=postgres.owner_url)
+            await asyncio.to_thread(upgrade, settings)
+            await asyncio.to_thread(check, settings)
+
+    asyncio.run(run())
+    typer.echo("The migrations give the schema that the models declare.")
+
+
+@app.command(name="import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="CSV or NDJSON.", exists=True, dir_okay=False)],
+    mapping: Annotated[Path, typer.Option("--mapping", help="TOML: which column is which attribute.")],
+    shift_days: Annotated[int, typer.Option(help="Move marked times by so many days.")] = 0,
+    url: Annotated[str | None, typer.Option(help="The API; default: the running stack's.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="API key; default: the stack's admin key.", envvar="PERENNIAL_API_KEY")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Profiles a request.")] = 1000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and map only; send nothing.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Bring profiles in from a file, through the API. A second run changes nothing."""
+    from importer.run import ImportOptions, run_import
+
+    settings = load_settings()
+    endpoints = _endpoints(home or settings.home)
+    if not dry_run and not (url or endpoints):
+        raise BadConfiguration("No running stack was found; give --url and --key, or start one with `make run`.")
+    options = ImportOptions(
+        file=file,
+        mapping=mapping,
+        shift_days=shift_days,
+        url=url or str(endpoints.get("api", "")),
+        key=key or _admin_key(endpoints),
+        batch_size=batch_size,
+        dry_run=dry_run,
+        ca_file=Path(endpoints["ca_file"]) if "ca_file" in endpoints and not url else None,
+    )
+    _leave(run_import(options))
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    role: Annotated[Role, typer.Option(help="What it may do.")],
+    rate_limit: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Requests a minute; default: the server's.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Create an API key. It is shown this once, alone on standard output."""
+    settings = _for_running_stack(load_settings(), home)
+    record, key = _with_database(settings, lambda connection: _create_key(connection, name, role, rate_limit))
+    typer.echo(f"Created key {record.key_id} ({record.role}). It is shown this once:", err=True)
+    typer.echo(key)
+
+
+@keys.command("list")
+def keys_list(home: HomeOption = None) -> None:
+    """List API keys; the keys themselves are not stored."""
+    from store import api_keys
+
+    settings = _for_running_stack(load_settings(), home)
+    table = Table("id", "name", "role", "rate limit", "created", "revoked")
+    for record in _with_database(settings, api_keys.list_keys):
+        limit = "default" if record.rate_limit is None else str(record.rate_limit)
+        revoked = f"{record.revoked_at:%Y-%m-%d %H:%M}" if record.revoked_at else ""
+        created = f"{record.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(record.key_id, record.name, record.role, limit, created, revoked)
+    Console().print(table)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")], home: HomeOption = None
+) -> None:
+    """Revoke an API key; that holds for its next request."""
+    from store import api_keys
+
+    settings = _for_running_stack(load_settings(), home)
+    _with_database(settings, lambda connection: api_keys.revoke(connection, key_id))
+    typer.echo(f"Revoked key {key_id}.")
+
+
+@keyfile.command("create")
+def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.")]) -> None:
+    """Write a new key file. Keep a copy: without it nothing that was sealed can be opened."""
+    if not KeyFile(file).create():
+        raise BadConfiguration(f"{file} exists; it was left as it is.")
+    typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it seals can't be opened without it.")
+
+
+async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:
+    from store import api_keys
+
+    return await api_keys.create(connection, name, role, rate_limit)
+
+
+def _with_database(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run one transaction's work."""
+
+    async def run() -> T:
+        database = Database(settings.require_database_url(), size=1, application="cli")
+        await database.open()
+        try:
+            async with database.transaction() as connection:
+                return await work(connection)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def _endpoints(home: Path) -> dict[str, Any]:
+    """What a running embedded stack says of itself; empty where none runs."""
+    try:
+        document = json.loads((home / "endpoints.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _for_running_stack(settings: Settings, home: Path | None) -> Settings:
+    """Settings whose database is the running stack's, unless the environment names one."""
+    if settings.database_url:
+        return settings
+    found = _endpoints(home or settings.home).get("postgres")
+    if not found:
+        raise BadConfiguration(
+            "No running stack was found; start one with `make run`, give --home, or set PERENNIAL_DATABASE_URL."
+        )
+    return settings.model_copy(update={"database_url": found})
+
+
+def _admin_key(endpoints: dict[str, Any]) -> str:
+    try:
+        return Path(endpoints["admin_key_file"]).read_text().strip()
+    except (KeyError, OSError):
+        return ""
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit without the interpreter's tear-down, which can abort in native code of the Temporal client."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    """The entry point: expected failures are one sentence and exit code 1."""
+    try:
+        app()
+    except (BadConfiguration, BadKeyFile, PerennialError) as problem:
+        typer.echo(f"perennial: {problem}", err=True)
+    except UNREACHABLE:
+        typer.echo("perennial: the database can't be reached; is it running?", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

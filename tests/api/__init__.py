@@ -1,0 +1,1 @@
+"""Tests of the HTTP edge, through ASGI and over real sockets."""

@@ -1,0 +1,68 @@
+"""An application over a real Postgres, and a client for each role."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from temporalio.client import Client
+
+from api.app import create_app
+from api.resources import Resources, limiter_database
+from privacy.keyring import KeyRing
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.settings import Settings
+from runtime.temporal import SealedPayloads, connect
+from tests.support.http import Clients, clients_of
+
+NOWHERE = "127.0.0.1:1"
+"""An address where no Temporal is."""
+
+
+@pytest.fixture(scope="session")
+def api_settings(postgres: EmbeddedPostgres, key_file: Path) -> Settings:
+    return Settings(
+        environment="embedded",
+        database_url=postgres.runtime_url,
+        migration_database_url=postgres.owner_url,
+        key_file=key_file,
+        temporal_address=NOWHERE,
+        max_body_bytes=2 * 1024 * 1024,
+    )
+
+
+@pytest.fixture(scope="session")
+async def limiter(database_url: str) -> AsyncIterator[Database]:
+    limiter = limiter_database(database_url)
+    await limiter.open()
+    yield limiter
+    await limiter.close()
+
+
+@pytest.fixture(scope="session")
+async def no_temporal(api_settings: Settings, key_ring: KeyRing) -> Client:
+    """A client for a Temporal that isn't there."""
+    codec = SealedPayloads(key_ring.payload.current, key_ring.payload.keys)
+    return await connect(api_settings, codec)
+
+
+@pytest.fixture(scope="session")
+def resources(
+    api_settings: Settings, pool: Database, limiter: Database, sealer: Sealer, no_temporal: Client
+) -> Resources:
+    return Resources(api_settings, pool, limiter, sealer, no_temporal)
+
+
+@pytest.fixture(scope="session")
+def app(resources: Resources) -> FastAPI:
+    return create_app(resources)
+
+
+@pytest.fixture
+async def api(app: FastAPI, database: Database) -> AsyncIterator[Clients]:
+    async with clients_of(app, database) as clients:
+        yield clients

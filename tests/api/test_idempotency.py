@@ -1,0 +1,158 @@
+"""`Idempotency-Key`: what is sent again happens once and gets the first answer again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from models.errors import UserErased
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import idempotency
+from store.connection import Connection
+from store.idempotency import StoredAnswer
+from tests.support.builders import user
+from tests.support.http import Clients, assert_problem
+
+KEY = {"Idempotency-Key": "request-1"}
+
+
+async def test_the_first_answer_is_given_again(api: Clients) -> None:
+    first = await api.admin.post("/users", json=user(), headers=KEY)
+    again = await api.admin.post("/users", json=user(), headers=KEY)
+    assert first.status_code == again.status_code == 201
+    assert again.content == first.content
+    for name in ("location", "etag", "content-type"):
+        assert again.headers[name] == first.headers[name]
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+
+
+async def test_the_answer_is_the_first_one_though_the_user_has_changed(api: Clients) -> None:
+    first = await api.admin.post("/users", json=user(), headers=KEY)
+    await api.admin.patch("/users/u-1", json={"name": "Changed"})
+    assert (await api.admin.post("/users", json=user(), headers=KEY)).content == first.content
+
+
+async def test_the_order_of_names_and_the_spacing_do_not_matter(api: Clients) -> None:
+    document = user()
+    first = await api.admin.post("/users", json=document, headers=KEY)
+    turned = dict(reversed(document.items()))
+    assert (await api.admin.post("/users", json=turned, headers=KEY)).content == first.content
+
+
+async def test_the_key_is_refused_for_another_request(api: Clients) -> None:
+    await api.admin.post("/users", json=user(), headers=KEY)
+    other = await api.admin.post("/users", json=user("u-2"), headers=KEY)
+    assert_problem(other, 422, "idempotency_key_reused")
+    other = await api.admin.post("/users/batch", json={"users": [user()]}, headers=KEY)
+    assert_problem(other, 422, "idempotency_key_reused")
+
+
+async def test_a_key_belongs_to_its_caller(api: Clients) -> None:
+    await api.admin.post("/users", json=user(), headers=KEY)
+    assert (await api.integrator.post("/users", json=user("u-2"), headers=KEY)).status_code == 201
+
+
+async def test_errors_are_not_kept(api: Clients) -> None:
+    document = user(demographics={"city": "Berlin"})
+    assert_problem(await api.admin.post("/users", json=document, headers=KEY), 403, "consent_required")
+    assert (await api.admin.post("/users", json=user(), headers=KEY)).status_code == 201
+
+
+async def test_a_batch_is_answered_again_without_happening_again(api: Clients) -> None:
+    document = {"users": [user("a"), {"user_id": "b"}]}
+    first = await api.integrator.post("/users/batch", json=document, headers=KEY)
+    await api.admin.patch("/users/a", json={"name": "Changed"})
+    again = await api.integrator.post("/users/batch", json=document, headers=KEY)
+    assert again.content == first.content
+    assert (await api.admin.get("/users/a")).json()["name"] == "Changed"
+
+
+async def test_requests_at_once_happen_once_and_answer_alike(api: Clients) -> None:
+    answers = await asyncio.gather(*(api.admin.post("/users", json=user(), headers=KEY) for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+
+
+@pytest.mark.parametrize("value", ["", "x" * 256, "schl\u00fcssel", "a\tb"])
+async def test_a_malformed_key_is_refused(api: Clients, value: str) -> None:
+    headers = [(b"Idempotency-Key", value.encode("latin-1"))]
+    answer = await api.admin.post("/users", json=user(), headers=headers)
+    assert_problem(answer, 400, "invalid_idempotency_key")
+
+
+async def test_two_keys_are_refused(api: Clients) -> None:
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    assert_problem(await api.admin.post("/users", json=user(), headers=headers), 400, "invalid_idempotency_key")
+
+
+async def test_an_answer_of_yesterday_counts_for_nothing(api: Clients, owner: Connection) -> None:
+    await api.admin.post("/users", json=user(), headers=KEY)
+    await owner.execute("UPDATE idempotent_answers SET created_at = now() - interval '25 hours'")
+    assert_problem(await api.admin.post("/users", json=user(), headers=KEY), 409, "user_exists")
+    assert (await api.admin.post("/users", json=user("u-2"), headers=KEY)).status_code == 201
+
+
+async def test_the_answer_is_sealed_and_goes_with_the_person(api: Clients, owner: Connection) -> None:
+    await api.admin.post("/users", json=user(name="Canary Lovelace"), headers=KEY)
+    row = await owner.fetchrow("SELECT * FROM idempotent_answers")
+    assert row is not None
+    assert b"Canary" not in row["body"]
+    assert row["subject"] == "u-1"
+    await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
+    again = await api.admin.post("/users", json=user(name="Canary Lovelace"), headers=KEY)
+    assert_problem(again, 410, "user_erased")
+
+
+async def claim_with(database: Database, sealer: Sealer, **changes: Any) -> idempotency.Claim:
+    """A claim in a transaction of its own."""
+    arguments: dict[str, Any] = {"key_id": "key_1", "idempotency_key": "k", "fingerprint": b"f"}
+    async with database.transaction() as connection:
+        return await idempotency.claim(connection, sealer, **{**arguments, **changes})
+
+
+async def test_in_two_transactions_a_retry_in_between_gets_the_same_token(
+    database: Database, sealer: Sealer
+) -> None:
+    first = await claim_with(database, sealer)
+    again = await claim_with(database, sealer)
+    assert first.replay is again.replay is None
+    assert first.token == again.token
+    assert first.token != (await claim_with(database, sealer, idempotency_key="other")).token
+    assert first.token != (await claim_with(database, sealer, key_id="key_2")).token
+
+
+async def test_in_two_transactions_the_first_answer_stays(database: Database, sealer: Sealer) -> None:
+    claims = [await claim_with(database, sealer) for _ in range(2)]
+    for number, held in enumerate(claims):
+        async with database.transaction() as connection:
+            answer = StoredAnswer(202, {"location": "/x"}, b"answer %d" % number)
+            await idempotency.keep(connection, sealer, held, answer, subject=None)
+    kept = await claim_with(database, sealer)
+    assert kept.replay == StoredAnswer(202, {"location": "/x"}, b"answer 0")
+
+
+async def test_an_answer_about_nobody_who_is_there_is_not_kept(database: Database, sealer: Sealer) -> None:
+    held = await claim_with(database, sealer)
+    async with database.connection() as connection:
+        with pytest.raises(UserErased):
+            await idempotency.keep(connection, sealer, held, StoredAnswer(202, {}, b"x"), subject="u-none")
+
+
+async def test_a_claim_that_is_rolled_back_lets_the_waiting_one_work(database: Database, sealer: Sealer) -> None:
+    async with database.connection() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        held = await idempotency.claim(connection, sealer, key_id="key_1", idempotency_key="k", fingerprint=b"f")
+        waiting = asyncio.create_task(claim_with(database, sealer, fingerprint=b"other"))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await transaction.rollback()
+    claimed = await waiting
+    assert claimed.replay is None
+    assert claimed.token != held.token

@@ -1,0 +1,108 @@
+"""`/keys`: made, listed, revoked; the secret is seen once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from models.vocabulary import Role
+from store import api_keys
+from store.connection import Connection
+from tests.support.http import Clients, assert_problem, bearer, field_errors
+
+
+async def test_a_key_is_shown_once_and_then_lets_in(api: Clients, owner: Connection) -> None:
+    created = await api.admin.post("/keys", json={"name": "crm", "role": "integrator", "rate_limit": 5})
+    assert created.status_code == 201
+    key = created.json()
+    assert set(key) == {"id", "key", "name", "role", "rate_limit", "created_at"}
+    assert (key["name"], key["role"], key["rate_limit"]) == ("crm", "integrator", 5)
+    assert created.headers["location"] == f"/keys/{key['id']}"
+    assert api_keys.well_formed(key["key"])
+
+    answer = await api.anonymous.post("/users", headers=bearer(key["key"]), json={})
+    assert answer.status_code == 422
+    assert answer.headers["ratelimit-policy"] == '"default";q=5;w=60'
+
+    listed = await api.admin.get("/keys")
+    (found,) = (each for each in listed.json()["data"] if each["id"] == key["id"])
+    assert found == {k: v for k, v in key.items() if k != "key"} | {"revoked_at": None}
+    assert key["key"] not in listed.text
+    row = await owner.fetchrow("SELECT * FROM api_keys WHERE key_id = $1", key["id"])
+    assert row is not None
+    assert row["hash"] == hashlib.sha256(key["key"].encode()).digest()
+    assert key["key"] not in str(dict(row))
+
+
+async def test_a_revocation_holds_for_the_very_next_request(api: Clients) -> None:
+    key = (await api.admin.post("/keys", json={"name": "x", "role": "analyst"})).json()
+    assert (await api.anonymous.get("/users", headers=bearer(key["key"]))).status_code == 200
+    assert (await api.admin.delete(f"/keys/{key['id']}")).status_code == 204
+    assert_problem(await api.anonymous.get("/users", headers=bearer(key["key"])), 401, "unauthenticated")
+
+    (first,) = (each for each in (await api.admin.get("/keys")).json()["data"] if each["id"] == key["id"])
+    assert first["revoked_at"]
+    assert (await api.admin.delete(f"/keys/{key['id']}")).status_code == 204
+    (again,) = (each for each in (await api.admin.get("/keys")).json()["data"] if each["id"] == key["id"])
+    assert again == first
+
+
+@pytest.mark.parametrize("key_id", ["key_nowhere", "%00", "x" * 500])
+async def test_an_unknown_key_cannot_be_revoked(api: Clients, key_id: str) -> None:
+    assert (await api.admin.delete(f"/keys/{key_id}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "code"),
+    [
+        ({"name": ""}, "/name", "blank"),
+        ({"name": "x" * 65}, "/name", "too_long"),
+        ({"name": None}, "/name", "required"),
+        ({"role": "root"}, "/role", "invalid_choice"),
+        ({"role": None}, "/role", "required"),
+        ({"rate_limit": 0}, "/rate_limit", "too_small"),
+        ({"rate_limit": 10**30}, "/rate_limit", "invalid_type"),
+        ({"rate_limit": 2**40}, "/rate_limit", "too_large"),
+        ({"rate_limit": "5"}, "/rate_limit", "invalid_type"),
+        ({"key": "prn_mine"}, "/key", "unknown_field"),
+    ],
+)
+async def test_a_bad_key_is_refused(api: Clients, changes: dict[str, Any], pointer: str, code: str) -> None:
+    document = {"name": "x", "role": "analyst"} | changes
+    assert field_errors(await api.admin.post("/keys", json=document)) == {(pointer, code)}
+
+
+@pytest.mark.parametrize("role", set(Role) - {Role.ADMIN})
+async def test_keys_are_for_admins(api: Clients, role: Role) -> None:
+    assert_problem(await api.of(role).get("/keys"), 403, "forbidden")
+    assert_problem(await api.of(role).post("/keys", json={"name": "x", "role": "admin"}), 403, "forbidden")
+    assert_problem(await api.of(role).delete("/keys/key_1"), 403, "forbidden")
+
+
+async def test_keys_are_listed_in_pages(api: Clients) -> None:
+    for number in range(3):
+        await api.admin.post("/keys", json={"name": f"k{number}", "role": "analyst"})
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = (await api.admin.get("/keys", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        found += [each["name"] for each in page["data"]]
+        cursor = page["pagination"]["next_cursor"]
+        if cursor is None:
+            break
+    assert sorted(found) == sorted(["k0", "k1", "k2", *(f"test {role}" for role in Role)])
+    assert found[-3:] == ["k0", "k1", "k2"]
+
+
+def test_a_key_has_its_prefix_enough_randomness_and_a_check_sum() -> None:
+    secrets = {api_keys.new_secret() for _ in range(100)}
+    assert len(secrets) == 100
+    for secret in secrets:
+        assert secret.startswith("prn_")
+        assert len(secret) == 4 + 30 + 6
+        assert api_keys.well_formed(secret)
+        assert not api_keys.well_formed(secret[:-1])
+        assert not api_keys.well_formed(secret + "0")
+        assert not api_keys.well_formed(secret.swapcase())

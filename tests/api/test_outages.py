@@ -1,0 +1,151 @@
+"""Postgres and Temporal away: 503 at once, and back without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import asyncpg
+import httpx
+import pytest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from api.app import create_app
+from api.problems import _translate
+from api.resources import Resources, limiter_database
+from models.errors import StoreUnavailable, TemporalUnavailable
+from models.vocabulary import Role
+from privacy.sealing import Sealer
+from runtime import migrate
+from runtime.database import Database, DatabaseUnreachable
+from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.embedded.scratch import scratch_postgres
+from runtime.settings import Settings
+from tests.support.builders import user
+from tests.support.http import BASE_URL, Clients, assert_problem, bearer, new_key
+
+
+@pytest.fixture
+async def frail(api_settings: Settings) -> AsyncIterator[tuple[EmbeddedPostgres, Settings]]:
+    """A migrated Postgres of this test's own, to be stopped."""
+    async with scratch_postgres() as server:
+        addresses = {"database_url": server.runtime_url, "migration_database_url": server.owner_url}
+        settings = api_settings.model_copy(update=addresses)
+        await asyncio.to_thread(migrate.upgrade, settings)
+        yield server, settings
+
+
+async def eventually(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:
+    """Ask until the answer has a status, for up to ten seconds."""
+    deadline = time.monotonic() + 10
+    while True:
+        answer = await client.get(path)
+        if answer.status_code == status or time.monotonic() > deadline:
+            assert answer.status_code == status, answer.text
+            return answer
+        await asyncio.sleep(0.05)
+
+
+async def test_the_edge_starts_before_postgres_and_outlives_it(
+    frail: tuple[EmbeddedPostgres, Settings], sealer: Sealer
+) -> None:
+    server, settings = frail
+    database = Database(server.runtime_url, size=4, application="test")
+    await database.open()
+    key = await new_key(database, Role.ADMIN)
+    await database.close()
+    await server.stop()
+
+    pool = Database(server.runtime_url, size=4, application="api")
+    resources = Resources(settings, pool, limiter_database(server.runtime_url), sealer, None)
+    app = create_app(resources)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=bearer(key)) as client:
+        await resources.open()
+        try:
+            assert (await client.get("/health/live")).status_code == 200
+            await _is_away(client)
+            await server.start()
+            await eventually(client, "/users", 200)
+            assert (await client.post("/users", json=user())).status_code == 201
+            await server.stop()
+            await _is_away(client)
+            await server.start()
+            assert (await eventually(client, "/users/u-1", 200)).json()["user_id"] == "u-1"
+        finally:
+            await resources.close()
+
+
+async def _is_away(client: httpx.AsyncClient) -> None:
+    started = time.monotonic()
+    answer = await client.get("/users")
+    assert_problem(answer, 503, "store_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert time.monotonic() - started < 3
+    ready = await client.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.json()["checks"]["postgres"] == {"status": "unavailable"}
+
+
+async def test_readiness_names_the_dependency_that_is_away(api: Clients) -> None:
+    answer = await api.anonymous.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "unready",
+        "checks": {"postgres": {"status": "ok"}, "temporal": {"status": "unavailable"}},
+    }
+
+
+async def test_readiness_is_200_when_all_answer(resources: Resources, temporal: Client) -> None:
+    complete = Resources(resources.settings, resources.database, resources.limiter, resources.sealer, temporal)
+    transport = httpx.ASGITransport(create_app(complete))
+    async with httpx.AsyncClient(transport=transport, base_url=BASE_URL) as client:
+        answer = await client.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ready",
+        "checks": {"postgres": {"status": "ok"}, "temporal": {"status": "ok"}},
+    }
+
+
+async def test_a_process_that_lives_says_so(api: Clients) -> None:
+    answer = await api.anonymous.get("/health/live")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_a_temporal_that_was_never_there_is_unavailable(resources: Resources) -> None:
+    with pytest.raises(TemporalUnavailable):
+        await resources.require_temporal()
+
+
+async def test_a_temporal_that_is_there_is_handed_over(resources: Resources, temporal: Client) -> None:
+    complete = Resources(resources.settings, resources.database, resources.limiter, resources.sealer, temporal)
+    assert await complete.require_temporal() is temporal
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), TemporalUnavailable),
+        (RPCError("slow", RPCStatusCode.DEADLINE_EXCEEDED, b""), TemporalUnavailable),
+        (DatabaseUnreachable("gone"), StoreUnavailable),
+        (asyncpg.DeadlockDetectedError("again"), StoreUnavailable),
+    ],
+)
+def test_what_goes_away_is_unavailable(error: Exception, answer: type[Exception]) -> None:
+    assert isinstance(_translate(None, error), answer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RPCError("bug", RPCStatusCode.INVALID_ARGUMENT, b""),
+        asyncpg.UndefinedColumnError("bug"),
+        LookupError("bug"),
+    ],
+)
+def test_mistakes_of_our_own_are_no_outage(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        _translate(None, error)  # type: ignore[arg-type]

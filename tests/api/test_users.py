@@ -1,0 +1,429 @@
+"""`/users`: the contract's page on users, sentence by sentence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from models.vocabulary import Role
+from models.wire.users import UserProfile
+from store.connection import Connection
+from tests.support.builders import collected, user
+from tests.support.http import Clients, assert_problem, field_errors
+
+EVERYTHING = user(
+    demographics={
+        "age": 34,
+        "date_of_birth": "1992-01-01",
+        "gender": "female",
+        "country": "DE",
+        "city": "Berlin",
+        "timezone": "Europe/Berlin",
+        "language": "de",
+        "device_type": "mobile",
+    },
+    privacy_preferences={"city": True},
+    consents={"data_collection": True, "profiling": True, "marketing": False},
+    transactions={"subscription_tier": "pro"},
+    lifecycle_stage_pinned=True,
+)
+
+
+async def test_a_created_profile_is_read_back_whole_by_an_admin(api: Clients) -> None:
+    created = await api.admin.post("/users", json=EVERYTHING)
+    assert created.status_code == 201
+    assert created.headers["location"] == "/users/u-1"
+
+    read = await api.admin.get("/users/u-1")
+    assert read.status_code == 200
+    assert read.json() == created.json()
+    assert read.headers["etag"] == created.headers["etag"]
+    profile = read.json()
+    for name in ("user_id", "email", "name", "signup_date", "account_status", "lifecycle_stage", "demographics"):
+        assert profile[name] == EVERYTHING[name]
+    assert profile["consents"] == {
+        "data_collection": True,
+        "profiling": True,
+        "marketing": False,
+        "third_party_sharing": False,
+    }
+    assert profile["privacy_preferences"] == {"city": True}
+    assert profile["lifecycle_stage_pinned"] is True
+
+
+async def test_the_computed_groups_are_there_before_there_is_anything_to_compute(api: Clients) -> None:
+    profile = (await api.admin.post("/users", json=EVERYTHING)).json()
+    assert profile["behavior"] == {
+        "session_count": 0,
+        "last_session_date": None,
+        "total_session_duration": 0.0,
+        "feature_usage_map": {},
+        "engagement_score": 0.0,
+    }
+    assert profile["transactions"] == {
+        "total_purchases": 0,
+        "total_revenue": "0.00",
+        "average_order_value": None,
+        "currency": None,
+        "last_purchase_date": None,
+        "subscription_tier": "pro",
+        "customer_lifetime_value": None,
+        "purchase_frequency": None,
+    }
+
+
+async def test_a_profile_of_core_attributes_alone_has_all_groups(api: Clients) -> None:
+    profile = (await api.admin.post("/users", json=user())).json()
+    assert set(profile) == set(UserProfile.model_fields)
+    assert set(profile["demographics"].values()) == {None}
+    assert set(profile["consents"].values()) == {False}
+    assert profile["behavior"]["engagement_score"] is None
+    assert profile["lifecycle_stage_pinned"] is False
+
+
+async def test_times_are_answered_in_utc_whatever_their_offset(api: Clients) -> None:
+    document = user(signup_date="2026-01-05T12:00:00.5+02:00")
+    assert (await api.admin.post("/users", json=document)).json()["signup_date"] == "2026-01-05T10:00:00.500000Z"
+
+
+@pytest.mark.parametrize("name", ["user_id", "email", "name", "signup_date", "account_status", "lifecycle_stage"])
+async def test_every_core_attribute_is_required(api: Clients, name: str) -> None:
+    document = user()
+    del document[name]
+    assert field_errors(await api.admin.post("/users", json=document)) == {(f"/{name}", "required")}
+    assert field_errors(await api.admin.post("/users", json=user() | {name: None})) == {(f"/{name}", "required")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "code"),
+    [
+        ({"user_id": "anonymous"}, "/user_id", "user_id_reserved"),
+        ({"user_id": "NULL"}, "/user_id", "user_id_reserved"),
+        ({"user_id": "0"}, "/user_id", "user_id_reserved"),
+        ({"user_id": "ada@example.com"}, "/user_id", "user_id_is_personal"),
+        ({"user_id": "ada lovelace"}, "/user_id", "invalid_user_id"),
+        ({"user_id": ""}, "/user_id", "invalid_user_id"),
+        ({"user_id": "x" * 129}, "/user_id", "invalid_user_id"),
+        ({"user_id": "u-1\n"}, "/user_id", "invalid_user_id"),
+        ({"user_id": "ü"}, "/user_id", "invalid_user_id"),
+        ({"user_id": 5}, "/user_id", "invalid_type"),
+        ({"email": "ada"}, "/email", "invalid_email"),
+        ({"email": "ada@localhost"}, "/email", "invalid_email"),
+        ({"email": "Ada <ada@example.com>"}, "/email", "invalid_email"),
+        ({"email": "a" * 250 + "@example.com"}, "/email", "invalid_email"),
+        ({"name": ""}, "/name", "blank"),
+        ({"name": " \t"}, "/name", "blank"),
+        ({"name": "x" * 301}, "/name", "too_long"),
+        ({"name": "Ada\r\nBcc: all"}, "/name", "invalid_characters"),
+        ({"signup_date": "2026-01-05"}, "/signup_date", "invalid_time"),
+        ({"signup_date": "2026-01-05T10:00:00"}, "/signup_date", "invalid_time"),
+        ({"signup_date": "2026-02-30T10:00:00Z"}, "/signup_date", "invalid_time"),
+        ({"signup_date": "0001-01-01T00:00:00+23:00"}, "/signup_date", "invalid_time"),
+        ({"signup_date": 1767607200}, "/signup_date", "invalid_type"),
+        ({"account_status": "gone"}, "/account_status", "invalid_choice"),
+        ({"lifecycle_stage": "Active"}, "/lifecycle_stage", "invalid_choice"),
+        ({"lifecycle_stage_pinned": "yes"}, "/lifecycle_stage_pinned", "invalid_type"),
+        ({"demographics": {"age": 151}}, "/demographics/age", "too_large"),
+        ({"demographics": {"age": -1}}, "/demographics/age", "too_small"),
+        ({"demographics": {"age": True}}, "/demographics/age", "invalid_type"),
+        ({"demographics": {"age": "34"}}, "/demographics/age", "invalid_type"),
+        ({"demographics": {"age": 34.0}}, "/demographics/age", "invalid_type"),
+        ({"demographics": {"date_of_birth": "2999-01-01"}}, "/demographics/date_of_birth", "date_in_future"),
+        ({"demographics": {"date_of_birth": "01.01.1992"}}, "/demographics/date_of_birth", "invalid_date"),
+        ({"demographics": {"gender": "x" * 65}}, "/demographics/gender", "too_long"),
+        ({"demographics": {"country": "Germany"}}, "/demographics/country", "unknown_country"),
+        ({"demographics": {"country": "XX"}}, "/demographics/country", "unknown_country"),
+        ({"demographics": {"timezone": "Berlin"}}, "/demographics/timezone", "unknown_timezone"),
+        ({"demographics": {"language": "deutsch!"}}, "/demographics/language", "invalid_language"),
+        ({"demographics": {"shoe_size": 38}}, "/demographics/shoe_size", "unknown_field"),
+        ({"demographics": []}, "/demographics", "invalid_type"),
+        ({"privacy_preferences": {"email": False}}, "/privacy_preferences/email", "unknown_field"),
+        ({"privacy_preferences": {"city": 0}}, "/privacy_preferences/city", "invalid_type"),
+        ({"consents": {"everything": True}}, "/consents/everything", "unknown_field"),
+        ({"consents": {"marketing": "true"}}, "/consents/marketing", "invalid_type"),
+        ({"transactions": {"total_revenue": "5.00"}}, "/transactions/total_revenue", "read_only"),
+        ({"transactions": {"gift": 1}}, "/transactions/gift", "unknown_field"),
+        ({"transactions": {"subscription_tier": ""}}, "/transactions/subscription_tier", "blank"),
+        ({"behavior": {}}, "/behavior", "read_only"),
+        ({"behavior": None}, "/behavior", "read_only"),
+        ({"created_at": "2026-01-05T10:00:00Z"}, "/created_at", "read_only"),
+        ({"a/b~c": 1}, "/a~1b~0c", "unknown_field"),
+    ],
+)
+async def test_what_is_wrong_is_named_by_pointer_and_code(
+    api: Clients, changes: dict[str, Any], pointer: str, code: str
+) -> None:
+    for method, path in (("POST", "/users"), ("PATCH", "/users/u-1")):
+        if method == "PATCH" and "user_id" in changes:
+            continue
+        document = user() | changes if method == "POST" else changes
+        assert field_errors(await api.admin.request(method, path, json=document)) == {(pointer, code)}
+
+
+async def test_all_that_is_wrong_is_named_at_once(api: Clients) -> None:
+    document = user(email="x", name="", demographics={"age": "x", "nope": 1})
+    assert field_errors(await api.admin.post("/users", json=document)) == {
+        ("/email", "invalid_email"),
+        ("/name", "blank"),
+        ("/demographics/age", "invalid_type"),
+        ("/demographics/nope", "unknown_field"),
+    }
+
+
+@pytest.mark.parametrize("domain", ["example.com", "shop.test", "office.local", "bücher.example"])
+async def test_an_address_is_kept_as_it_was_given(api: Clients, domain: str) -> None:
+    address = f"Ada.Lovelace+crm@{domain}"
+    assert (await api.admin.post("/users", json=user(email=address))).json()["email"] == address
+
+
+@pytest.mark.parametrize("user_id", ["x" * 128, "A.b_c:d-9", "-", ".", "00"])
+async def test_an_id_may_be_any_of_its_characters(api: Clients, user_id: str) -> None:
+    created = await api.admin.post("/users", json=user(user_id, email="ada@example.com"))
+    assert created.status_code == 201
+    if user_id not in {"."}:  # which clients resolve as a path segment
+        assert (await api.admin.get(created.headers["location"])).status_code == 200
+
+
+async def test_a_country_is_kept_in_capitals(api: Clients) -> None:
+    created = await api.admin.post("/users", json=collected(country="de"))
+    assert created.json()["demographics"]["country"] == "DE"
+
+
+async def test_a_second_create_for_an_id_is_a_conflict(api: Clients) -> None:
+    await api.admin.post("/users", json=user())
+    assert_problem(await api.admin.post("/users", json=user(name="Another")), 409, "user_exists")
+    assert (await api.admin.get("/users/u-1")).json()["name"] == "Ada Lovelace"
+
+
+async def test_who_is_not_there_is_not_found(api: Clients) -> None:
+    for path in (
+        "/users/u-2",
+        "/users/anonymous",
+        "/users/ada%40example.com",
+        "/users/%00",
+        "/users/" + "x" * 200,
+    ):
+        assert (await api.admin.get(path)).status_code == 404
+        assert (await api.admin.patch(path, json={"name": "X"})).status_code == 404
+    assert_problem(await api.admin.get("/users/u-2"), 404, "user_not_found")
+
+
+async def test_a_patch_changes_what_it_names_and_nothing_else(api: Clients) -> None:
+    before = (await api.admin.post("/users", json=EVERYTHING)).json()
+    changed = await api.admin.patch(
+        "/users/u-1",
+        json={"name": "Ada King", "demographics": {"city": "London", "gender": None}, "user_id": "u-1"},
+    )
+    assert changed.status_code == 200
+    after = changed.json()
+    assert after["name"] == "Ada King"
+    assert after["demographics"] == before["demographics"] | {"city": "London", "gender": None}
+    for name in set(before) - {"name", "demographics", "updated_at"}:
+        assert after[name] == before[name]
+    assert datetime.fromisoformat(after["updated_at"]) > datetime.fromisoformat(before["updated_at"])
+    assert (await api.admin.get("/users/u-1")).json() == after
+
+
+async def test_a_patch_takes_the_media_type_of_merge_patches(api: Clients) -> None:
+    await api.admin.post("/users", json=user())
+    headers = {"Content-Type": "application/merge-patch+json"}
+    assert (await api.admin.patch("/users/u-1", content=b'{"name": "X"}', headers=headers)).json()["name"] == "X"
+
+
+async def test_null_removes_a_group(api: Clients) -> None:
+    await api.admin.post("/users", json=EVERYTHING)
+    patch = {
+        "demographics": None,
+        "privacy_preferences": None,
+        "transactions": None,
+        "lifecycle_stage_pinned": None,
+    }
+    after = (await api.admin.patch("/users/u-1", json=patch)).json()
+    assert set(after["demographics"].values()) == {None}
+    assert after["privacy_preferences"] == {}
+    assert after["transactions"]["subscription_tier"] is None
+    assert after["lifecycle_stage_pinned"] is False
+
+
+@pytest.mark.parametrize("name", ["email", "name", "signup_date", "account_status", "lifecycle_stage"])
+async def test_null_removes_no_core_attribute(api: Clients, name: str) -> None:
+    await api.admin.post("/users", json=user())
+    assert field_errors(await api.admin.patch("/users/u-1", json={name: None})) == {(f"/{name}", "required")}
+
+
+async def test_an_id_never_changes(api: Clients) -> None:
+    await api.admin.post("/users", json=user())
+    assert field_errors(await api.admin.patch("/users/u-1", json={"user_id": "u-2"})) == {
+        ("/user_id", "read_only")
+    }
+
+
+@pytest.mark.parametrize(
+    "patch", [{}, {"name": "Ada Lovelace"}, {"demographics": {"shoe": None}}, {"demographics": {"city": None}}]
+)
+async def test_a_patch_that_changes_nothing_leaves_no_trace(api: Clients, patch: dict[str, Any]) -> None:
+    created = await api.admin.post("/users", json=user())
+    again = await api.admin.patch("/users/u-1", json={k: v for k, v in patch.items() if v != {"shoe": None}})
+    assert again.json() == created.json()
+    assert again.headers["etag"] == created.headers["etag"]
+
+
+async def test_demographics_need_the_consent_to_data_collection(api: Clients) -> None:
+    document = user(demographics={"city": "Berlin"})
+    assert_problem(await api.admin.post("/users", json=document), 403, "consent_required")
+    assert_problem(await api.admin.get("/users/u-1"), 404, "user_not_found")
+
+    await api.admin.post("/users", json=user())
+    assert_problem(await api.admin.patch("/users/u-1", json={"demographics": {"age": 3}}), 403, "consent_required")
+    both = {"demographics": {"age": 3}, "consents": {"data_collection": True}}
+    assert (await api.admin.patch("/users/u-1", json=both)).json()["demographics"]["age"] == 3
+    assert (await api.admin.patch("/users/u-1", json={"demographics": {"age": 4}})).status_code == 200
+
+
+async def test_without_consent_nothing_is_needed_for_nothing(api: Clients) -> None:
+    assert (await api.admin.post("/users", json=user(demographics={}))).status_code == 201
+    assert (await api.admin.patch("/users/u-1", json={"demographics": {"city": None}})).status_code == 200
+
+
+async def test_a_withdrawal_stops_collection_and_lets_be_removed_what_is_there(api: Clients) -> None:
+    await api.admin.post("/users", json=collected(city="Berlin", age=34))
+    withdrawn = await api.admin.patch("/users/u-1", json={"consents": {"data_collection": None}})
+    assert withdrawn.json()["consents"]["data_collection"] is False
+    again = {"demographics": {"city": "Berlin"}}
+    assert (await api.admin.patch("/users/u-1", json=again)).status_code == 200, "it is there already"
+    other = {"demographics": {"city": "Bonn"}}
+    assert_problem(await api.admin.patch("/users/u-1", json=other), 403, "consent_required")
+    removed = await api.admin.patch("/users/u-1", json={"demographics": {"city": None}})
+    assert removed.json()["demographics"]["city"] is None
+
+
+async def test_what_a_preference_forbids_is_not_stored(api: Clients) -> None:
+    document = collected(city="Berlin", age=34) | {"privacy_preferences": {"city": False}}
+    demographics = (await api.admin.post("/users", json=document)).json()["demographics"]
+    assert demographics["city"] is None
+    assert demographics["age"] == 34
+
+
+async def test_what_a_preference_forbids_needs_no_consent(api: Clients) -> None:
+    document = user(demographics={"city": "Berlin"}, privacy_preferences={"city": False})
+    assert (await api.admin.post("/users", json=document)).status_code == 201
+
+
+async def test_what_a_preference_comes_to_forbid_is_removed(api: Clients) -> None:
+    await api.admin.post("/users", json=collected(city="Berlin", age=34))
+    changed = await api.admin.patch("/users/u-1", json={"privacy_preferences": {"city": False}})
+    assert changed.json()["demographics"]["city"] is None
+    back = await api.admin.patch("/users/u-1", json={"privacy_preferences": {"city": True}})
+    assert back.json()["demographics"]["city"] is None, "it was deleted, not hidden"
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])
+async def test_operators_and_analysts_see_masks(api: Clients, role: Role) -> None:
+    full = (await api.admin.post("/users", json=EVERYTHING)).json()
+    masked = (await api.of(role).get("/users/u-1")).json()
+    assert masked["email"] == "u**@e******.com"
+    assert masked["name"] == "A** L*******"
+    assert masked["demographics"]["date_of_birth"] == "****-**-**"
+    assert masked["demographics"]["city"] == "B*****"
+    for secret in ("Lovelace", 'Berlin"', "1992", "u-1@"):
+        assert secret not in str(masked)
+    assert masked["demographics"]["country"] == full["demographics"]["country"]
+    (listed,) = (await api.of(role).get("/users")).json()["data"]
+    assert listed == masked
+
+
+async def test_an_integrator_sees_of_people_only_what_it_sent(api: Clients) -> None:
+    created = (await api.integrator.post("/users", json=EVERYTHING)).json()
+    assert set(created) == set(EVERYTHING) | {"created_at", "updated_at"}
+    assert created["demographics"] == EVERYTHING["demographics"]
+
+    patch = {"demographics": {"city": "Bonn"}, "transactions": {"subscription_tier": "free"}}
+    changed = (await api.integrator.patch("/users/u-1", json=patch)).json()
+    assert set(changed) == {"user_id", "created_at", "updated_at", *patch}
+    assert changed["demographics"] == {"city": "Bonn"}
+    assert changed["transactions"] == {"subscription_tier": "free"}
+    for path in ("/users", "/users/u-1"):
+        assert_problem(await api.integrator.get(path), 403, "forbidden")
+    assert_problem(await api.integrator.post("/users/search", json={"email": "u-1@example.com"}), 403, "forbidden")
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])
+async def test_who_reads_does_not_write(api: Clients, role: Role) -> None:
+    client = api.of(role)
+    assert_problem(await client.post("/users", json=user()), 403, "forbidden")
+    assert_problem(await client.post("/users/batch", json={"users": [user()]}), 403, "forbidden")
+    assert_problem(await client.patch("/users/u-1", json={"name": "X"}), 403, "forbidden")
+    assert_problem(await client.post("/users/search", json={"email": "u-1@example.com"}), 403, "forbidden")
+
+
+async def test_an_erased_id_stays_gone_on_every_route(api: Clients, owner: Connection) -> None:
+    await api.admin.post("/users", json=user())
+    await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
+    assert_problem(await api.admin.get("/users/u-1"), 410, "user_erased")
+    assert_problem(await api.admin.patch("/users/u-1", json={"name": "X"}), 410, "user_erased")
+    assert_problem(await api.admin.post("/users", json=user()), 410, "user_erased")
+    assert (await api.admin.get("/users")).json()["data"] == []
+    assert (await api.admin.post("/users/search", json={"email": "u-1@example.com"})).json()["data"] == []
+    (result,) = (await api.admin.post("/users/batch", json={"users": [user()]})).json()["results"]
+    assert result["status"] == "rejected"
+    assert result["errors"][0]["code"] == "user_erased"
+
+
+async def test_a_consent_is_written_to_its_history_when_it_changes(api: Clients, owner: Connection) -> None:
+    await api.admin.post("/users", json=user(consents={"marketing": True, "profiling": False}))
+    await api.admin.patch("/users/u-1", json={"consents": {"marketing": True}})
+    await api.admin.patch("/users/u-1", json={"consents": {"marketing": False}})
+    rows = await owner.fetch("SELECT purpose, granted, source, actor FROM consent_history ORDER BY record_id")
+    assert {(row["purpose"], row["granted"]) for row in rows[:2]} == {("marketing", True), ("profiling", False)}
+    assert [(row["purpose"], row["granted"]) for row in rows[2:]] == [("marketing", False)]
+    assert {row["source"] for row in rows} == {"profile"}
+    assert rows[0]["actor"].startswith("key_")
+
+
+async def test_lists_go_through_all_pages_in_order_without_repeats(api: Clients) -> None:
+    ids = [f"u-{number:03}" for number in range(25)]
+    await api.admin.post("/users/batch", json={"users": [user(user_id) for user_id in reversed(ids)]})
+    found: list[str] = []
+    parameters: dict[str, Any] = {"limit": 10}
+    while True:
+        page = (await api.admin.get("/users", params=parameters)).json()
+        assert page["pagination"]["limit"] == 10
+        found += [each["user_id"] for each in page["data"]]
+        if page["pagination"]["next_cursor"] is None:
+            break
+        parameters["cursor"] = page["pagination"]["next_cursor"]
+    assert found == ids
+
+
+async def test_lists_filter_by_stage_and_status(api: Clients) -> None:
+    await api.admin.post("/users", json=user("a", lifecycle_stage="active"))
+    await api.admin.post("/users", json=user("b", lifecycle_stage="active", account_status="closed"))
+    await api.admin.post("/users", json=user("c", lifecycle_stage="dormant"))
+
+    async def ids(**parameters: str) -> list[str]:
+        page = (await api.analyst.get("/users", params=parameters)).json()
+        return [each["user_id"] for each in page["data"]]
+
+    assert await ids(lifecycle_stage="active") == ["a", "b"]
+    assert await ids(account_status="active") == ["a", "c"]
+    assert await ids(lifecycle_stage="active", account_status="closed") == ["b"]
+    assert await ids(lifecycle_stage="churned") == []
+
+
+async def test_search_finds_an_address_without_regard_to_case(api: Clients) -> None:
+    await api.admin.post("/users", json=user("a", email="Ada@Example.com"))
+    await api.admin.post("/users", json=user("b", email="ada@example.com"))
+    await api.admin.post("/users", json=user("c", email="eve@example.com"))
+    page = (await api.admin.post("/users/search", json={"email": "ADA@example.COM"})).json()
+    assert [each["user_id"] for each in page["data"]] == ["a", "b"]
+    assert page["pagination"] == {"limit": 100, "next_cursor": None}
+    await api.admin.patch("/users/a", json={"email": "new@example.com"})
+    page = (await api.admin.post("/users/search", json={"email": "ada@example.com"})).json()
+    assert [each["user_id"] for each in page["data"]] == ["b"]
+
+
+async def test_a_birthday_today_is_no_future(api: Clients) -> None:
+    today = datetime.now(UTC).date().isoformat()
+    assert (await api.admin.post("/users", json=collected(date_of_birth=today))).status_code == 201

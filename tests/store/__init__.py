@@ -1,0 +1,1 @@
+"""Tests of the statements, on real Postgres."""

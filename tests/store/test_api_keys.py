@@ -1,0 +1,72 @@
+"""Keys and windows, below the edge."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from api.resources import limiter_database
+from models.errors import KeyNotFound
+from models.vocabulary import Role
+from runtime.database import Database
+from store import api_keys
+
+
+async def admit(database: Database, secret: str) -> api_keys.Admission | None:
+    async with database.connection() as connection:
+        return await api_keys.admit(connection, secret, default_quota=100)
+
+
+async def test_an_unknown_key_leaves_no_trace(database: Database) -> None:
+    assert await admit(database, api_keys.new_secret()) is None
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM rate_windows") == 0
+
+
+async def test_a_revoked_key_is_unknown(database: Database) -> None:
+    async with database.transaction() as connection:
+        record, secret = await api_keys.create(connection, "x", Role.ANALYST)
+    admission = await admit(database, secret)
+    assert admission is not None
+    assert (admission.key_id, admission.name, admission.role) == (record.key_id, "x", Role.ANALYST)
+    async with database.transaction() as connection:
+        revoked = await api_keys.revoke(connection, record.key_id)
+        assert revoked.revoked_at is not None
+    assert await admit(database, secret) is None
+    async with database.transaction() as connection:
+        with pytest.raises(KeyNotFound):
+            await api_keys.revoke(connection, "key_none")
+
+
+async def test_every_request_is_counted_once_however_many_come_at_once(database: Database) -> None:
+    async with database.transaction() as connection:
+        _, secret = await api_keys.create(connection, "x", Role.ANALYST)
+    admissions = await asyncio.gather(*(admit(database, secret) for _ in range(200)))
+    assert sorted(each.used for each in admissions if each) == list(range(1, 201))
+    assert sum(each.exceeded for each in admissions if each) == 100
+
+
+async def test_an_admission_takes_less_than_two_milliseconds_at_the_median(
+    database: Database, database_url: str
+) -> None:
+    limiter = limiter_database(database_url)
+    await limiter.open()
+    try:
+        async with database.transaction() as connection:
+            _, secret = await api_keys.create(connection, "x", Role.ANALYST)
+        times = []
+        for _ in range(300):
+            started = time.perf_counter()
+            await admit(limiter, secret)
+            times.append(time.perf_counter() - started)
+        assert sorted(times)[150] < 0.002
+    finally:
+        await limiter.close()
+
+
+async def test_windows_are_not_logged(database: Database) -> None:
+    async with database.connection() as connection:
+        kind = await connection.fetchval("SELECT relpersistence FROM pg_class WHERE relname = 'rate_windows'")
+    assert kind == b"u"

@@ -1,0 +1,85 @@
+"""The schema: in step with the tables, migrated by many at once, and closed to the runtime role."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from models.tables.registry import TABLES
+from runtime import migrate
+from runtime.database import Database
+from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.embedded.scratch import scratch_postgres
+from runtime.migrate import SchemaDiffersError
+from runtime.settings import Settings
+from store.connection import Connection
+
+
+def settings_of(server: EmbeddedPostgres) -> Settings:
+    return Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
+
+
+async def test_the_migrations_give_what_the_tables_declare(postgres: EmbeddedPostgres) -> None:
+    await asyncio.to_thread(migrate.check, settings_of(postgres))
+
+
+async def test_migrators_at_once_take_turns_and_a_second_run_changes_nothing() -> None:
+    async with scratch_postgres() as server:
+        settings = settings_of(server)
+        await asyncio.gather(*(asyncio.to_thread(migrate.upgrade, settings) for _ in range(3)))
+        await asyncio.to_thread(migrate.upgrade, settings)
+        await asyncio.to_thread(migrate.check, settings)
+        owner = await asyncpg.connect(server.owner_url)
+        try:
+            await owner.execute("ALTER TABLE users ADD COLUMN extra text")
+            with pytest.raises(SchemaDiffersError, match="extra"):
+                await asyncio.to_thread(migrate.check, settings)
+        finally:
+            await owner.close()
+
+
+async def test_the_owner_may_serve_as_well() -> None:
+    async with scratch_postgres() as server:
+        await asyncio.to_thread(migrate.upgrade, Settings(database_url=server.owner_url))
+
+
+async def test_the_runtime_role_may_do_its_work_and_nothing_else(database: Database) -> None:
+    async with database.connection() as connection:
+        for table in TABLES:
+            name = table.__table__.name  # type: ignore[attr-defined]
+            rights = {
+                right
+                for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "TRIGGER", "REFERENCES")
+                if await connection.fetchval("SELECT has_table_privilege($1, $2)", name, right)
+            }
+            ordinary = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+            assert rights == ({"SELECT", "INSERT"} if name == "consent_history" else ordinary), name
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE mine (x int)",
+        "DROP TABLE users",
+        "ALTER TABLE users ADD COLUMN x int",
+        "TRUNCATE users",
+        "UPDATE consent_history SET granted = true",
+        "DELETE FROM consent_history",
+        "UPDATE alembic_version SET version_num = 'x'",
+    ],
+)
+async def test_the_runtime_role_is_refused(database: Database, statement: str) -> None:
+    async with database.connection() as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+async def test_rights_that_were_added_by_hand_go_with_the_next_migration(
+    postgres: EmbeddedPostgres, owner: Connection, database: Database
+) -> None:
+    await owner.execute("GRANT DELETE ON consent_history TO perennial_app")
+    await asyncio.to_thread(migrate.upgrade, settings_of(postgres))
+    async with database.connection() as connection:
+        assert not await connection.fetchval("SELECT has_table_privilege('consent_history', 'DELETE')")

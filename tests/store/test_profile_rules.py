@@ -1,0 +1,154 @@
+"""The rules of change, for any profile and any patch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import ConsentRequired
+from models.rules.profile import CORE, DEMOGRAPHICS, Profile, change, create, missing_core
+from models.vocabulary import AccountStatus, LifecycleStage, Purpose
+
+VALUES = st.sampled_from(["a", "b", "c"])
+PREFERENCES = st.dictionaries(st.sampled_from(DEMOGRAPHICS), st.booleans() | st.none())
+CONSENTS = st.dictionaries(st.sampled_from(list(Purpose)).map(str), st.booleans() | st.none())
+PATCHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "email": VALUES,
+        "name": VALUES,
+        "lifecycle_stage": st.sampled_from(list(LifecycleStage)),
+        "lifecycle_stage_pinned": st.booleans() | st.none(),
+        "demographics": st.none() | st.dictionaries(st.sampled_from(DEMOGRAPHICS), VALUES | st.none()),
+        "privacy_preferences": st.none() | PREFERENCES,
+        "consents": st.none() | CONSENTS,
+        "transactions": st.none() | st.fixed_dictionaries({}, optional={"subscription_tier": VALUES | st.none()}),
+    },
+)
+
+
+def core(**changes: Any) -> dict[str, Any]:
+    """A document with the core attributes, as the wire schema gives it."""
+    return {
+        "user_id": "u-1",
+        "email": "a",
+        "name": "a",
+        "signup_date": datetime(2026, 1, 5, tzinfo=UTC),
+        "account_status": AccountStatus.ACTIVE,
+        "lifecycle_stage": LifecycleStage.ACTIVE,
+        **changes,
+    }
+
+
+def after(profile: Profile, *patches: dict[str, Any]) -> Profile:
+    """A profile after patches, of which those without consent do nothing."""
+    for patch in patches:
+        try:
+            profile = change(profile, patch)
+        except ConsentRequired:
+            continue
+    return profile
+
+
+def reference(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2, word by word."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = reference(result.get(name), value)
+    return result
+
+
+def as_document(profile: Profile) -> dict[str, Any]:
+    """The wire document of a profile, without what is absent and without consents."""
+    whole: dict[str, Any] = {
+        "user_id": profile.user_id,
+        **{name: getattr(profile, name) for name in CORE},
+        "lifecycle_stage_pinned": profile.lifecycle_stage_pinned or None,
+        "demographics": dict(profile.demographics),
+        "privacy_preferences": dict(profile.privacy_preferences),
+        "transactions": {"subscription_tier": profile.subscription_tier} if profile.subscription_tier else None,
+    }
+    return {name: value for name, value in whole.items() if value not in ({}, None)}
+
+
+CONSENTING = create(core(consents={"data_collection": True}))
+
+
+@given(st.lists(PATCHES, max_size=4), PATCHES)
+def test_a_patch_is_the_rfcs_merge_and_then_the_preferences(
+    before: list[dict[str, Any]], patch: dict[str, Any]
+) -> None:
+    profile = after(CONSENTING, *before)
+    try:
+        changed = change(profile, patch)
+    except ConsentRequired:
+        return
+    document = reference(as_document(profile), {k: v for k, v in patch.items() if k != "consents"})
+    forbidden = [name for name, kept in document.get("privacy_preferences", {}).items() if not kept]
+    demographics = {k: v for k, v in document.get("demographics", {}).items() if k not in forbidden}
+    expected = document | {"demographics": demographics}
+    assert as_document(changed) == {k: v for k, v in expected.items() if v not in ({}, None, False)}
+
+
+@given(st.lists(PATCHES, max_size=4), PATCHES)
+def test_a_patch_twice_is_a_patch_once(before: list[dict[str, Any]], patch: dict[str, Any]) -> None:
+    once = after(after(CONSENTING, *before), patch)
+    assert after(once, patch) == once
+
+
+@given(st.lists(PATCHES, max_size=6))
+def test_nothing_is_ever_stored_against_a_preference(patches: list[dict[str, Any]]) -> None:
+    profile = after(CONSENTING, *patches)
+    assert not {name for name, kept in profile.privacy_preferences.items() if not kept} & set(profile.demographics)
+    assert None not in profile.demographics.values()
+
+
+@given(st.lists(PATCHES, max_size=4), PATCHES)
+def test_nothing_new_is_collected_without_consent(before: list[dict[str, Any]], patch: dict[str, Any]) -> None:
+    profile = after(CONSENTING, *before)
+    try:
+        changed = change(profile, patch)
+    except ConsentRequired:
+        return
+    if not changed.consents_to(Purpose.DATA_COLLECTION):
+        assert changed.demographics.items() <= profile.demographics.items()
+
+
+@given(PATCHES)
+def test_a_creation_is_a_change_of_the_bare_core(patch: dict[str, Any]) -> None:
+    document = core() | patch
+    try:
+        created = create(document)
+    except ConsentRequired:
+        with pytest.raises(ConsentRequired):
+            change(create(core()), patch)
+    else:
+        assert created == change(create(core()), patch)
+
+
+@given(st.lists(PATCHES, max_size=6))
+def test_what_a_person_has_said_is_never_forgotten(patches: list[dict[str, Any]]) -> None:
+    profile = CONSENTING
+    for patch in patches:
+        changed = after(profile, patch)
+        assert set(profile.consents) <= set(changed.consents)
+        profile = changed
+
+
+def test_removing_all_consents_withdraws_them() -> None:
+    profile = change(CONSENTING, {"consents": {"marketing": True}})
+    assert change(profile, {"consents": None}).consents == {"data_collection": False, "marketing": False}
+
+
+def test_what_a_creation_lacks_is_named() -> None:
+    errors = missing_core({"user_id": "u-1", "name": "a", "email": None})
+    assert {error.pointer for error in errors} == {"/email", "/signup_date", "/account_status", "/lifecycle_stage"}

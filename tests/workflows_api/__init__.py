@@ -1,0 +1,1 @@
+"""`/workflows` over HTTP, with a real Temporal behind it."""

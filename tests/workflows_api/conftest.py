@@ -1,0 +1,77 @@
+"""The application in front of a real Temporal, with a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from api.app import create_app
+from api.resources import Resources, limiter_database
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.http import Clients, clients_of
+from tests.support.people import Customer
+from worker import build_worker
+
+SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
+
+
+@pytest.fixture
+def settings(database_url: str, key_file: Path, tmp_path: Path) -> Settings:
+    return Settings(
+        environment="embedded",
+        database_url=database_url,
+        key_file=key_file,
+        task_queue=f"api-{tmp_path.name}",
+        temporal_ui_url="http://127.0.0.1:8233",
+        worker_graceful_shutdown_seconds=0,
+    )
+
+
+@pytest.fixture
+async def api(
+    settings: Settings,
+    skipping: WorkflowEnvironment,
+    temporal: Client,
+    database: Database,
+    database_url: str,
+    sealer: Sealer,
+) -> AsyncIterator[Clients]:
+    """Clients for each role; instances run on the real clock."""
+    limiter = limiter_database(database_url)
+    await limiter.open()
+    app = create_app(Resources(settings, database, limiter, sealer, temporal))
+    with skipping.with_time_skipping_disabled():
+        async with clients_of(app, database) as clients:
+            yield clients
+    await limiter.close()
+
+
+@pytest.fixture
+async def working(settings: Settings, temporal: Client, database: Database, sealer: Sealer) -> AsyncIterator[None]:
+    """A worker for this test's task queue."""
+    async with build_worker(temporal, settings, database, sealer):
+        yield
+
+
+async def execute(api: Clients, customer: Customer, **body: Any) -> httpx.Response:
+    """Execute onboarding for a customer, as an operator."""
+    return await api.operator.post("/workflows/onboarding/execute", json={"user_id": customer.user_id, **body})
+
+
+async def until(api: Clients, path: str, **wanted: Any) -> dict[str, Any]:
+    """The instance, once it shows what is wanted."""
+    async with asyncio.timeout(20):
+        while True:
+            instance: dict[str, Any] = (await api.admin.get(path)).json()
+            if all(instance[name] == value for name, value in wanted.items()):
+                return instance
+            await asyncio.sleep(0.02)

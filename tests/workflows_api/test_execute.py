@@ -1,0 +1,155 @@
+"""`POST /workflows/{id}/execute` and the catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.client import Client
+
+from models.vocabulary import Role
+from runtime.database import Database
+from tests.support.http import Clients, assert_problem, field_errors
+from tests.support.people import Customer
+from tests.workflows_api.conftest import SHORT, execute, until
+
+
+async def test_the_catalogue_tells_each_workflow_with_the_schema_of_its_parameters(api: Clients) -> None:
+    listed = (await api.analyst.get("/workflows")).json()["data"]
+    onboarding = next(each for each in listed if each["workflow_id"] == "onboarding")
+    assert onboarding["purpose"] is None
+    assert (onboarding["max_attempts"], onboarding["enabled"]) == (3, True)
+    waits = onboarding["parameters"]["properties"].values()
+    assert all(wait["format"] == "duration" and wait["default"] for wait in waits)
+    assert (await api.integrator.get("/workflows/onboarding")).json() == onboarding
+    assert_problem(await api.admin.get("/workflows/unheard_of"), 404, "workflow_not_found")
+
+
+async def test_an_executed_workflow_is_accepted_and_can_be_looked_at_where_the_answer_says(
+    api: Clients, customer: Customer, working: None
+) -> None:
+    accepted = await execute(api, customer, parameters={"first_activity_within": "PT1H"})
+    assert accepted.status_code == 202
+    instance = accepted.json()
+    path = f"/workflows/onboarding/instances/{instance['instance_id']}"
+    assert accepted.headers["location"] == path
+    assert instance["status"] == "running"
+    assert instance["user_id"] == customer.user_id
+    assert (instance["end_time"], instance["error"], instance["max_attempts"]) == (None, None, 3)
+    assert instance["temporal"]["workflow_id"] == f"onboarding/{instance['instance_id']}"
+    assert instance["temporal"]["run_id"] in instance["temporal"]["ui"]
+
+    waiting = await until(api, path, current_step="wait_for_first_activity")
+    assert waiting["start_time"] == instance["start_time"]
+    assert waiting["parameters"] == {"first_activity_within": "PT1H", "nudge_within": "P4D"}
+    assert waiting["results"]["send_welcome"]["status"] == "outbox"
+    [attempt] = waiting["retries"]
+    assert (attempt["step"], attempt["attempt"], attempt["error_type"]) == ("send_welcome", 1, None)
+    assert waiting["stale"] is False
+    assert (await api.operator.delete(path)).status_code == 202
+
+
+async def test_a_caller_who_waits_gets_the_finished_instance(
+    api: Clients, customer: Customer, working: None
+) -> None:
+    response = await api.operator.post(
+        "/workflows/onboarding/execute",
+        json={"user_id": customer.user_id, "parameters": SHORT},
+        headers={"Prefer": "respond-async, wait=15"},
+    )
+    assert response.status_code == 200
+    assert response.headers["preference-applied"] == "wait"
+    finished = response.json()
+    assert finished["status"] == "completed"
+    assert finished["end_time"] > finished["start_time"]
+    assert finished["variables"] == {"nudged": True}
+    assert finished["results"]["set_stage"] == {"stage": "at_risk", "changed": True}
+    assert await customer.stage() == "at_risk"
+
+
+async def test_a_caller_who_waits_too_short_gets_202(api: Clients, customer: Customer, working: None) -> None:
+    response = await api.operator.post(
+        "/workflows/onboarding/execute", json={"user_id": customer.user_id}, headers={"Prefer": "wait=1"}
+    )
+    assert response.status_code == 202
+    assert response.json()["status"] == "running"
+
+
+async def test_the_same_idempotency_key_starts_one_instance(
+    api: Clients, customer: Customer, temporal: Client
+) -> None:
+    async def send() -> tuple[int, str]:
+        response = await api.operator.post(
+            "/workflows/onboarding/execute",
+            json={"user_id": customer.user_id},
+            headers={"Idempotency-Key": "order-17"},
+        )
+        return response.status_code, response.text
+
+    answers = await asyncio.gather(*(send() for _ in range(5)))
+    answers.append(await send())
+    assert {status for status, _ in answers} == {202}
+    assert len({text for _, text in answers}) == 1
+    instances = (await api.operator.get(f"/workflows/onboarding/instances?user_id={customer.user_id}")).json()
+    assert len(instances["data"]) == 1
+    other = await api.operator.post(
+        "/workflows/onboarding/execute",
+        json={"user_id": customer.user_id, "max_attempts": 7},
+        headers={"Idempotency-Key": "order-17"},
+    )
+    assert_problem(other, 422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "pointer", "code"),
+    [
+        ({"first_activity_within": "three days"}, "/parameters/first_activity_within", "invalid_duration"),
+        ({"first_activity_within": "P1Y"}, "/parameters/first_activity_within", "invalid_duration"),
+        ({"first_activity_within": "P"}, "/parameters/first_activity_within", "invalid_duration"),
+        ({"first_activity_within": 3}, "/parameters/first_activity_within", "invalid_duration"),
+        ({"first_activity_within": None}, "/parameters/first_activity_within", "invalid_duration"),
+        ({"first_activity_within": "P99999D"}, "/parameters/first_activity_within", "out_of_range"),
+        ({"first_activity_within": "P9999999999999999D"}, "/parameters/first_activity_within", "out_of_range"),
+        ({"patience": "P1D"}, "/parameters/patience", "unknown_field"),
+    ],
+)
+async def test_parameters_are_checked_against_the_catalogue(
+    api: Clients, customer: Customer, parameters: dict[str, object], pointer: str, code: str
+) -> None:
+    response = await execute(api, customer, parameters=parameters)
+    assert field_errors(response) == {(pointer, code)}
+
+
+async def test_what_cannot_be_executed_is_refused(api: Clients, customer: Customer) -> None:
+    url = "/workflows/onboarding/execute"
+    assert_problem(await api.operator.post(url, json={"user_id": "nobody-here"}), 422, "user_unknown")
+    assert_problem(
+        await api.operator.post("/workflows/unheard_of/execute", json={"user_id": customer.user_id}),
+        404,
+        "workflow_not_found",
+    )
+    assert field_errors(await execute(api, customer, max_attempts=0)) == {("/max_attempts", "too_small")}
+    assert field_errors(await execute(api, customer, parameters=[])) == {("/parameters", "invalid_type")}
+    assert (await execute(api, customer, callback_url="http://127.0.0.1/")).status_code == 422
+    for role in (Role.ANALYST, Role.INTEGRATOR):
+        assert_problem(await api.of(role).post(url, json={"user_id": customer.user_id}), 403, "forbidden")
+
+
+async def test_an_erased_user_stays_gone(api: Clients, customer: Customer, database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = $1", customer.user_id
+        )
+    assert_problem(await execute(api, customer), 410, "user_erased")
+
+
+async def test_a_disabled_workflow_is_not_executed_and_max_attempts_come_from_the_nearest(
+    api: Clients, customer: Customer
+) -> None:
+    assert_problem(await api.operator.patch("/workflows/onboarding", json={"enabled": False}), 403, "forbidden")
+    changed = await api.admin.patch("/workflows/onboarding", json={"enabled": False, "max_attempts": 5})
+    assert (changed.json()["enabled"], changed.json()["max_attempts"]) == (False, 5)
+    assert_problem(await execute(api, customer), 409, "workflow_disabled")
+    assert (await api.admin.patch("/workflows/onboarding", json={"enabled": True})).json()["max_attempts"] == 5
+    assert (await execute(api, customer)).json()["max_attempts"] == 5
+    assert (await execute(api, customer, max_attempts=9)).json()["max_attempts"] == 9
