@@ -1,0 +1,1 @@
+"""`perennial import`: bringing CSV and NDJSON files in through the HTTP API."""
