@@ -25,6 +25,7 @@ from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
@@ -157,12 +158,10 @@ class Executions:
         try:
             async with asyncio.timeout(seconds):
                 await handle.result()
-        except TimeoutError:
+        except (TimeoutError, RPCError):
             return None
-        except RPCError:
-            return None
-        except Exception:  # noqa: BLE001 - however it ended, it has ended; the context tells how
-            log.debug("instance ended without a result")
+        except WorkflowFailureError:
+            pass  # it has ended all the same, and the context tells how
         sight = await self.look(workflow_id, instance_id)
         return sight if sight.stored.status.finished else None
 

@@ -1,0 +1,1 @@
+"""Whole stacks whose parts are killed, or loaded."""
