@@ -1,8 +1,9 @@
 """Which columns hold personal data: declared once, on the table, and read by everything that must obey.
 
 A column whose annotation carries :class:`Personal` is sealed with the person's data key (AES-256-GCM, bound
-to person, table and column) and is `bytea` in Postgres. Where the declaration names a mask, the attribute is
-masked for everyone but admins.
+to person, table and column) and is `bytea` in Postgres. Where the declaration names a mask, the attribute tells
+who somebody is (PII) and is masked for everyone but admins; one without a mask, such as an age or a language, is
+sealed at rest as well, but tells nobody apart and is what operators and analysts work with.
 """
 
 from __future__ import annotations

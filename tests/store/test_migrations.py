@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import asyncpg
 import pytest
@@ -15,6 +16,7 @@ from runtime.embedded.scratch import scratch_postgres
 from runtime.migrate import SchemaDiffersError
 from runtime.settings import Settings
 from store.connection import Connection
+from tests.support.processes import ROOT, environment_of
 
 
 def settings_of(server: EmbeddedPostgres) -> Settings:
@@ -28,7 +30,7 @@ async def test_the_migrations_give_what_the_tables_declare(postgres: EmbeddedPos
 async def test_migrators_at_once_take_turns_and_a_second_run_changes_nothing() -> None:
     async with scratch_postgres() as server:
         settings = settings_of(server)
-        await asyncio.gather(*(asyncio.to_thread(migrate.upgrade, settings) for _ in range(3)))
+        assert await asyncio.gather(*(_migrate_in_a_process(settings) for _ in range(3))) == [0, 0, 0]
         await asyncio.to_thread(migrate.upgrade, settings)
         await asyncio.to_thread(migrate.check, settings)
         owner = await asyncpg.connect(server.owner_url)
@@ -38,6 +40,14 @@ async def test_migrators_at_once_take_turns_and_a_second_run_changes_nothing() -
                 await asyncio.to_thread(migrate.check, settings)
         finally:
             await owner.close()
+
+
+async def _migrate_in_a_process(settings: Settings) -> int:
+    environment = environment_of(settings)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cli", "migrate", cwd=ROOT, env=environment
+    )
+    return await process.wait()
 
 
 async def test_the_owner_may_serve_as_well() -> None:

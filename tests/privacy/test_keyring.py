@@ -1,0 +1,97 @@
+"""The key file: made once, closed to others, and refused with one sentence where it can't be used."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privacy.keyring import KEY_BYTES, BadKeyFile, KeyFile
+
+
+def test_a_new_file_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "deep" / "keys.json")
+    assert file.create() is True
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    ring = file.load()
+    assert file.create() is False
+    again = file.load()
+    assert again.kek.keys == ring.kek.keys
+    assert again.payload.keys == ring.payload.keys
+    assert again.blind_index == ring.blind_index
+    assert len({ring.blind_index, *ring.kek.keys.values(), *ring.payload.keys.values()}) == 3
+    assert list(file.path.parent.iterdir()) == [file.path]
+
+
+def test_of_creators_at_once_one_wins(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    with ThreadPoolExecutor(8) as threads:
+        wrote = list(threads.map(lambda _: file.create(), range(8)))
+    assert wrote.count(True) == 1
+    assert list(tmp_path.iterdir()) == [file.path]
+
+
+def test_a_file_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BadKeyFile, match="does not exist"):
+        KeyFile(tmp_path / "none.json").load()
+
+
+def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    file.create()
+    file.path.chmod(0o640)
+    with pytest.raises(BadKeyFile, match="chmod 600"):
+        file.load()
+
+
+def _drop(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda document: {key: value for key, value in document.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: "text",
+        lambda _: [],
+        _drop("kek"),
+        _drop("payload"),
+        _drop("blind_index"),
+        lambda document: document | {"blind_index": "not base64!"},
+        lambda document: document | {"blind_index": 5},
+        lambda document: document | {"kek": "x"},
+        lambda document: document | {"kek": {"current": "gone", "keys": document["kek"]["keys"]}},
+        lambda document: document | {"kek": {"current": "a", "keys": {"a": base64.b64encode(b"short").decode()}}},
+    ],
+)
+def test_a_spoilt_file_is_refused_without_showing_a_key(
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], Any]
+) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    file.create()
+    document = json.loads(file.path.read_text())
+    file.path.write_text(json.dumps(spoil(document)))
+    with pytest.raises(BadKeyFile) as refused:
+        file.load()
+    for value in (*document["kek"]["keys"].values(), document["blind_index"]):
+        assert value not in str(refused.value)
+
+
+def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.touch(mode=0o600)
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(BadKeyFile, match="can't be read"):
+        KeyFile(path).load()
+
+
+def test_keys_are_long_enough(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    file.create()
+    ring = file.load()
+    assert {len(key) for key in (*ring.kek.keys.values(), ring.blind_index)} == {KEY_BYTES}

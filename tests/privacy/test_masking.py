@@ -1,0 +1,77 @@
+"""Masks: what they keep and what they never give away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.masking import USER_MASKS, masked_profile
+from models.personal import Mask, personal_columns
+from models.tables.people import User
+from models.wire.users import Demographics, UserProfile
+from privacy.masking import HIDDEN, mask
+
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=2, max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "masked"),
+    [
+        (Mask.EMAIL, "ada@example.com", "a**@e******.com"),
+        (Mask.EMAIL, "a@b.example.com", "a*@b********.com"),
+        (Mask.WORDS, "Ada Lovelace", "A** L*******"),
+        (Mask.WORDS, "X", "X*"),
+        (Mask.DATE, "1992-01-01", "****-**-**"),
+        (Mask.ALL, {"any": "thing"}, HIDDEN),
+        (Mask.ALL, 34, HIDDEN),
+    ],
+)
+def test_masks_look_like_this(kind: Mask, value: Any, masked: str) -> None:
+    assert mask(kind, value) == masked
+
+
+@pytest.mark.parametrize("kind", list(Mask))
+def test_what_is_not_there_is_not_masked(kind: Mask) -> None:
+    assert mask(kind, None) is None
+
+
+@given(st.lists(WORDS, min_size=1, max_size=5))
+def test_of_a_word_only_its_first_character_and_length_are_left(words: list[str]) -> None:
+    masked = mask(Mask.WORDS, " ".join(words)).split()
+    assert len(masked) == len(words)
+    for word, seen in zip(words, masked, strict=True):
+        assert seen == word[0] + "*" * (len(word) - 1)
+
+
+@given(WORDS, WORDS, st.sampled_from(["com", "example.org", "de"]))
+def test_of_an_address_neither_name_nor_domain_is_left(local: str, domain: str, top: str) -> None:
+    name, _, host = mask(Mask.EMAIL, f"{local}@{domain}.{top}").partition("@")
+    assert name == local[0] + "*" * (len(local) - 1)
+    assert host.startswith(domain[0] + "*")
+    assert host[1:].strip("*") == "." + top.rpartition(".")[2]
+
+
+def test_every_masked_column_is_an_attribute_of_the_profile() -> None:
+    """A column that is declared personal with a mask can't be forgotten: the edge masks by its name."""
+    attributes = set(UserProfile.model_fields) | set(Demographics.model_fields)
+    assert set(USER_MASKS) <= attributes
+    assert {"email", "name", "date_of_birth", "city"} <= set(USER_MASKS)
+    assert set(USER_MASKS) == {name for name, declared in personal_columns(User).items() if declared.mask}
+
+
+@given(st.data())
+def test_no_masked_attribute_of_any_profile_shows(data: st.DataObject) -> None:
+    values = {name: data.draw(WORDS.map(lambda word: f"Zz{word}"), label=name) for name in USER_MASKS}
+    top = {name: value for name, value in values.items() if name in UserProfile.model_fields}
+    document = {**top, "demographics": {k: v for k, v in values.items() if k not in top}, "country": "DE"}
+    seen = str(masked_profile(document))
+    assert not any(value in seen for value in values.values())
+    assert "DE" in seen
+
+
+def test_what_is_no_persons_stays() -> None:
+    document = {"user_id": "u-1", "demographics": {"country": "DE"}, "consents": {"marketing": True}}
+    assert masked_profile(document) == document
