@@ -37,9 +37,7 @@ _SIGNS = (
 class Database:
     """A pool of connections. Broken ones are replaced on use, so a restart of Postgres needs no restart here."""
 
-    def __init__(
-        self, url: str, *, size: int, application: str, settings: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, url: str, *, size: int, application: str, settings: dict[str, str] | None = None) -> None:
         self._url = url
         self._size = size
         self._settings = {"application_name": f"perennial-{application}", "jit": "off", **(settings or {})}

@@ -77,9 +77,7 @@ class Settings(BaseSettings):
     def require_key_file(self) -> Path:
         """The key file's path, or :class:`BadConfiguration`."""
         if self.key_file is None:
-            raise BadConfiguration(
-                "PERENNIAL_KEY_FILE is not set; make one with `perennial keyfile create FILE`."
-            )
+            raise BadConfiguration("PERENNIAL_KEY_FILE is not set; make one with `perennial keyfile create FILE`.")
         return self.key_file
 
 
