@@ -1,0 +1,61 @@
+"""A hand-written workflow without the platform: the ceiling of `onboarding`.
+
+Run as ``python -m benchmarks.bare ADDRESS``; says so on standard output once it polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import timedelta
+
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.worker import PollerBehaviorAutoscaling, Worker
+
+QUEUE = "bare"
+Script = str
+"""What a run does, in order: `a` an activity, `l` a local activity, `t` a timer."""
+_TIMEOUT = timedelta(seconds=60)
+
+
+@activity.defn
+async def nothing() -> None:
+    """As little as an activity can do."""
+
+
+@workflow.defn(name="bare")
+class Bare:
+    """Plays a script."""
+
+    @workflow.run
+    async def run(self, script: Script, wait_seconds: float) -> None:
+        """One thing after the other."""
+        for letter in script:
+            if letter == "a":
+                await workflow.execute_activity(nothing, start_to_close_timeout=_TIMEOUT)
+            elif letter == "l":
+                await workflow.execute_local_activity(nothing, start_to_close_timeout=_TIMEOUT)
+            else:
+                await workflow.sleep(wait_seconds)
+
+
+async def main(address: str) -> None:
+    """Work until killed, with the pollers that the platform's worker has."""
+    client = await Client.connect(address)
+    async with Worker(
+        client,
+        task_queue=QUEUE,
+        workflows=[Bare],
+        activities=[nothing],
+        max_concurrent_activities=100,
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+    ):
+        sys.stdout.write("polling\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
