@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Header
@@ -62,8 +63,8 @@ class Execution:
             raise InvalidContent([each.below("/parameters") for each in found]) from None
         return checked.model_dump(mode="json")
 
-    async def admit(self, connection: Connection, instance_id: str) -> NewInstance:
-        """Store the instance if it may run; raises what stands in the way."""
+    async def admit(self, connection: Connection, instance_id: str) -> tuple[NewInstance, datetime]:
+        """Store the instance if it may run, with its start time; raises what stands in the way."""
         definition, user_id = self.definition, self.request.user_id
         parameters = self.parameters()
         admission = await instances.admission(
@@ -81,8 +82,7 @@ class Execution:
             parameters=parameters,
             started_by=self.caller.key_id,
         )
-        await instances.insert(connection, admission.key, new)
-        return new
+        return new, await instances.insert(connection, admission.key, new)
 
 
 async def execute_once(execution: Execution, idempotency: Idempotency, wait: float) -> Response:
@@ -94,10 +94,10 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
         claim = await idempotency.claim(connection)
         if claim.replay:
             return claim.replay
-        new = await execution.admit(connection, new_instance_id(claim.token))
+        new, start_time = await execution.admit(connection, new_instance_id(claim.token))
     run_id = await executions.start(new, execution.definition.description)
     finished = await executions.finished_within(new.workflow_id, new.instance_id, wait) if wait else None
-    sight = finished or await executions.started(new, run_id)
+    sight = finished or await executions.started(new, start_time, run_id)
     response = _answer(execution, sight, status=200 if finished else 202)
     await _keep(execution, idempotency, claim, response)
     return response

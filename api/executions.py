@@ -30,7 +30,6 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -40,14 +39,8 @@ from models.errors import (
     TemporalUnavailable,
     WorkerUnavailable,
 )
-from models.messages.execution import LifecycleInput, LifecycleOutcome
-from models.messages.identity import (
-    STATUS,
-    STEP,
-    initial_search_attributes,
-    temporal_workflow_id,
-)
-from models.messages.public_text import PublicText, in_words
+from models.messages.identity import STATUS, STEP, temporal_workflow_id
+from models.messages.starting import start_message, start_options
 from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
@@ -101,25 +94,14 @@ class Executions:
 
         Raises :class:`TemporalUnavailable`, and takes the instance back then.
         """
-        message = LifecycleInput(
-            instance_id=new.instance_id,
-            user_id=new.user_id,
-            max_attempts=new.max_attempts,
-            parameters=new.parameters,
-        )
+        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
         try:
             handle = await self._client.start_workflow(
                 new.workflow_id,
                 message,
-                id=temporal_workflow_id(new.workflow_id, new.instance_id),
                 task_queue=self._task_queue,
-                result_type=LifecycleOutcome,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                search_attributes=initial_search_attributes(new.workflow_id, new.user_id),
-                static_summary=PublicText(f"{in_words(new.workflow_id)} for user {new.user_id}"),
-                static_details=PublicText(description),
                 rpc_timeout=RPC_TIMEOUT,
+                **start_options(new.workflow_id, message, description),
             )
         except WorkflowAlreadyStartedError:
             return None
@@ -129,10 +111,14 @@ class Executions:
             raise TemporalUnavailable from error
         return handle.first_execution_run_id
 
-    async def started(self, new: NewInstance, run_id: str | None) -> Sight:
-        """A new instance as the answer to its execute tells it, without asking Temporal again."""
-        stored = await self._stored(new.workflow_id, new.instance_id)
-        return Sight(stored if stored.run_id else replace(stored, run_id=run_id))
+    async def started(self, new: NewInstance, start_time: datetime, run_id: str | None) -> Sight:
+        """A new instance as the answer to its execute tells it, without asking Temporal again.
+
+        One that ran already (a repeated request whose first answer was lost) is read back.
+        """
+        if run_id is None:
+            return await self.look(new.workflow_id, new.instance_id)
+        return Sight(instances.begun(new, start_time, run_id))
 
     async def look(self, workflow_id: str, instance_id: str) -> Sight:
         """An instance as it stands now. Raises :class:`InstanceNotFound`."""

@@ -128,6 +128,26 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> date
     return started
 
 
+def begun(new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:
+    """An instance as it stands right after its start."""
+    return StoredInstance(
+        instance_id=new.instance_id,
+        workflow_id=new.workflow_id,
+        user_id=new.user_id,
+        status=InstanceStatus.RUNNING,
+        current_step=None,
+        run_id=run_id,
+        max_attempts=new.max_attempts,
+        parameters=new.parameters,
+        variables={},
+        results={},
+        error=None,
+        attempts=(),
+        start_time=start_time,
+        end_time=None,
+    )
+
+
 async def delete_unstarted(connection: Connection, instance_id: str) -> None:
     """Take back an instance that Temporal could not be told of."""
     await connection.execute(
@@ -188,10 +208,8 @@ async def find(
     connection: Connection, sealer: Sealer, workflow_id: str, instance_id: str
 ) -> StoredInstance | None:
     """One instance of a workflow with its steps and attempts, in one statement."""
-    row = await connection.fetchrow(
-        _CONTEXT + "WHERE i.instance_id = $1 AND i.workflow_id = $2", instance_id, workflow_id
-    )
-    return None if row is None else _open(sealer, row)
+    row = await connection.fetchrow(_CONTEXT + "WHERE i.instance_id = $1", instance_id)
+    return None if row is None or row["workflow_id"] != workflow_id else _open(sealer, row)
 
 
 async def page(
