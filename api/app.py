@@ -12,9 +12,33 @@ from api.guard import require_declarations
 from api.openapi import build_openapi
 from api.problems import install_problem_handlers
 from api.resources import Resources
-from api.routes import documents, health, instances, keys, users, workflows
+from api.routes import (
+    consents,
+    documents,
+    event_types,
+    events,
+    health,
+    instances,
+    keys,
+    projection,
+    retention,
+    users,
+    workflows,
+)
 
-_ROUTERS = (users.router, workflows.router, instances.router, keys.router, health.router, documents.router)
+_ROUTERS = (
+    users.router,
+    consents.router,
+    events.router,
+    event_types.router,
+    projection.router,
+    workflows.router,
+    instances.router,
+    retention.router,
+    keys.router,
+    health.router,
+    documents.router,
+)
 
 
 class PerennialApi(FastAPI):

@@ -45,7 +45,10 @@ Every error is `application/problem+json` with a stable `code`. Unknown fields a
 Times are RFC 3339 with an offset, answered in UTC."""
 _TAGS = [
     {"name": "users", "description": "Profiles. Personal attributes are sealed at rest and masked by role."},
+    {"name": "consents", "description": "What a person has agreed to, and when. Default deny."},
+    {"name": "events", "description": "The log of what people did; accepted means on disk."},
     {"name": "workflows", "description": "Lifecycle workflows and their instances."},
+    {"name": "retention", "description": "How long data is kept."},
     {"name": "keys", "description": "API keys."},
     {"name": "health", "description": "Probes."},
 ]

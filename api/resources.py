@@ -10,6 +10,8 @@ from datetime import timedelta
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from api.ingest import Ingest
+from api.notifier import Notifier
 from models.errors import TemporalUnavailable
 from privacy.keyring import KeyFile
 from privacy.sealing import Sealer
@@ -36,7 +38,14 @@ class Resources:
     limiter: Database
     sealer: Sealer
     temporal: Client | None
+    ingest: Ingest = field(init=False)
+    _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        url = self.settings.require_database_url()
+        self._notifier = Notifier(Database(url, size=1, application="notifier"))
+        self.ingest = Ingest(self.database, self.sealer, self._notifier)
 
     @classmethod
     async def build(cls, settings: Settings) -> Resources:
@@ -55,10 +64,12 @@ class Resources:
         """Make the pools. They connect on use: while Postgres is away requests are 503, and then no more."""
         await self.database.open()
         await self.limiter.open()
+        await self._notifier.open()
 
     async def close(self) -> None:
         """Give all connections back."""
-        await asyncio.gather(self.database.close(), self.limiter.close())
+        await self.ingest.close()
+        await asyncio.gather(self.database.close(), self.limiter.close(), self._notifier.close())
 
     async def require_temporal(self) -> Client:
         """The Temporal client, connected; raises :class:`TemporalUnavailable`.

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from migrations.grants import grant
+from models.tables.events import Xid8
 from models.tables.registry import metadata
 
 _LOCK = 0x7065_7265_6E6E_6961  # "perennia"
 _TIMEOUT_SECONDS = 10
+_PARTITION = re.compile(r"events_\d{4}_\d\d")
+
+ischema_names.setdefault("xid8", Xid8)
+"""SQLAlchemy doesn't know this type of Postgres yet."""
 
 
 def migrate() -> None:
@@ -46,13 +54,20 @@ async def _connect_and_run() -> None:
 
 
 def _run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata, compare_server_default=False)
+    context.configure(
+        connection=connection, target_metadata=metadata, compare_server_default=False, include_name=_is_declared
+    )
     with context.begin_transaction():
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         context.run_migrations()
         role = context.config.attributes.get("runtime_role")
         if role is not None:
             grant(connection, role)
+
+
+def _is_declared(name: str | None, kind: str, _parents: Any) -> bool:
+    """Partitions are made by the running system, so that no table declares them."""
+    return kind != "table" or name is None or _PARTITION.fullmatch(name) is None
 
 
 migrate()

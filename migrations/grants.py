@@ -1,7 +1,8 @@
 """What the runtime role may do: declared here, and set anew after every migration.
 
 A role that serves requests owns nothing and alters nothing. A new table gets the ordinary grants by being in
-the registry; one that is only ever added to is named below.
+the registry; one that is only ever added to is named below. Partitions get none: they are reached through
+their parent.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from models.tables.registry import TABLES
 ORDINARY = ("SELECT", "INSERT", "UPDATE", "DELETE")
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "consent_history": ("SELECT", "INSERT"),
+    "events": ("SELECT", "INSERT", "DELETE"),
+    "event_ids": ("SELECT", "INSERT", "DELETE"),
+    "log_generation": ("SELECT", "UPDATE"),
     "alembic_version": ("SELECT",),
 }
+SEQUENCES = ("events_sequence", "temporal_outbox_outbox_id_seq")
+FUNCTIONS = ("ensure_events_partition(date)",)
 
 
 def grant(connection: Connection, role: str) -> None:
@@ -30,3 +36,9 @@ def grant(connection: Connection, role: str) -> None:
         rights = ", ".join(EXCEPTIONS.get(table, ORDINARY))
         connection.execute(text(f"REVOKE ALL ON {quote(table)} FROM {quote(role)}"))
         connection.execute(text(f"GRANT {rights} ON {quote(table)} TO {quote(role)}"))
+    for sequence in SEQUENCES:
+        if connection.execute(text("SELECT to_regclass(:name)"), {"name": sequence}).scalar_one() is not None:
+            connection.execute(text(f"GRANT USAGE ON SEQUENCE {sequence} TO {quote(role)}"))
+    for function in FUNCTIONS:
+        if connection.execute(text("SELECT to_regprocedure(:name)"), {"name": function}).scalar_one() is not None:
+            connection.execute(text(f"GRANT EXECUTE ON FUNCTION {function} TO {quote(role)}"))

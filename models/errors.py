@@ -104,6 +104,15 @@ class KeyNotFound(NotFound):
         super().__init__("No API key has this id.")
 
 
+class PoisonEventNotFound(NotFound):
+    """No event with this id was set aside."""
+
+    code, title = "poison_event_not_found", "No such poison event"
+
+    def __init__(self) -> None:
+        super().__init__("No event was set aside under this id.")
+
+
 class MethodNotAllowed(PerennialError):
     """The path is there, and takes other methods."""
 
@@ -128,6 +137,15 @@ class UserExists(Conflict):
         super().__init__("A user with this id exists; change it with PATCH /users/{user_id}.")
 
 
+class EventIdConflict(Conflict):
+    """An event id that belongs to an event of another user or type."""
+
+    code, title = "event_id_conflict", "The event id is taken"
+
+    def __init__(self) -> None:
+        super().__init__("This event_id belongs to an event of another user or type; ids are never used again.")
+
+
 class AlreadyFinished(Conflict):
     """A command for an instance that has ended."""
 
@@ -144,6 +162,33 @@ class WorkflowDisabled(Conflict):
 
     def __init__(self) -> None:
         super().__init__("This workflow is disabled; an admin enables it with PATCH /workflows/{workflow_id}.")
+
+
+class AlreadySettled(Conflict):
+    """A replay or discard of what has been replayed or discarded."""
+
+    code, title = "already_settled", "It has been settled already"
+
+    def __init__(self) -> None:
+        super().__init__("It has been replayed or discarded already.")
+
+
+class StillUnusable(Conflict):
+    """A replay that failed again; it stays open."""
+
+    code, title = "still_unusable", "The event still can't be used"
+
+    def __init__(self, error_type: str) -> None:
+        super().__init__(f"The replay failed with {error_type}; the event stays open.")
+
+
+class EventGone(Conflict):
+    """A replay of an event that retention has deleted."""
+
+    code, title = "event_gone", "The event has been deleted"
+
+    def __init__(self) -> None:
+        super().__init__("The event isn't kept any more, so it can only be discarded.")
 
 
 class UserErased(PerennialError):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+import asyncpg
+
+from models.errors import UserErased, UserNotFound
+from models.vocabulary import Purpose
+from store import consent_lock
 from store.connection import Connection
 
 
@@ -16,6 +22,27 @@ class ConsentChange:
     user_id: str
     purpose: str
     granted: bool
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a person has said about one purpose, and what it rests on."""
+
+    purpose: Purpose
+    granted: bool
+    source: str
+    policy_version: str | None
+    legal_basis: str
+
+
+@dataclass(frozen=True)
+class ConsentEntry:
+    """A statement in the history. ``record_id`` grows with every one."""
+
+    record_id: int
+    statement: Statement
+    actor: str
+    recorded_at: datetime
 
 
 async def of_users(connection: Connection, user_ids: Collection[str]) -> Mapping[str, dict[str, bool]]:
@@ -53,3 +80,100 @@ async def record(connection: Connection, changes: Sequence[ConsentChange], *, so
         source,
         actor,
     )
+
+
+async def state(connection: Connection, user_id: str, said: Statement, *, actor: str) -> ConsentEntry:
+    """Take a person's statement: the history gets an entry unless the last one says the same.
+
+    Raises :class:`UserNotFound` or :class:`UserErased`. The person's row is locked first and the gate of ingest
+    last (see :mod:`store.consent_lock`): when the transaction of a withdrawal has committed, no event of the
+    person is stored any more.
+    """
+    await _lock_user(connection, user_id)
+    last = (await latest(connection, user_id)).get(said.purpose)
+    if last is not None and last.statement == said:
+        return last
+    return await _append(connection, user_id, said, actor)
+
+
+async def withdraw(connection: Connection, user_id: str, purpose: Purpose, *, actor: str) -> ConsentEntry:
+    """Withdraw a consent, as :func:`state` does; one that stands withdrawn keeps its entry."""
+    await _lock_user(connection, user_id)
+    last = (await latest(connection, user_id)).get(purpose)
+    if last is not None and not last.statement.granted:
+        return last
+    said = Statement(purpose, granted=False, source="api", policy_version=None, legal_basis="consent")
+    return await _append(connection, user_id, said, actor)
+
+
+async def _append(connection: Connection, user_id: str, said: Statement, actor: str) -> ConsentEntry:
+    await connection.execute(
+        """INSERT INTO consents AS c (user_id, purpose, granted) VALUES ($1, $2, $3)
+           ON CONFLICT (user_id, purpose) DO UPDATE SET granted = excluded.granted, changed_at = now()""",
+        user_id,
+        said.purpose,
+        said.granted,
+    )
+    row = await connection.fetchrow(
+        """INSERT INTO consent_history (user_id, purpose, granted, source, policy_version, legal_basis, actor)
+           VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING record_id, recorded_at""",
+        user_id,
+        said.purpose,
+        said.granted,
+        said.source,
+        said.policy_version,
+        said.legal_basis,
+        actor,
+    )
+    assert row is not None  # RETURNING gives the row
+    await connection.execute(
+        "UPDATE users SET version = version + 1, updated_at = statement_timestamp() WHERE user_id = $1", user_id
+    )
+    if not said.granted:
+        await consent_lock.exclude(connection, [user_id])
+    return ConsentEntry(row["record_id"], said, actor, row["recorded_at"])
+
+
+async def _lock_user(connection: Connection, user_id: str) -> None:
+    row = await connection.fetchrow(
+        """SELECT k.wrapped IS NULL AS erased, u.user_id IS NOT NULL AS present
+             FROM data_keys k LEFT JOIN users u ON u.user_id = k.subject WHERE k.subject = $1""",
+        user_id,
+    )
+    if row is not None and row["erased"]:
+        raise UserErased
+    locked = await connection.fetchval("SELECT true FROM users WHERE user_id = $1 FOR UPDATE", user_id)
+    if locked is None:
+        raise UserNotFound
+
+
+_ENTRY = "record_id, purpose, granted, source, policy_version, legal_basis, actor, recorded_at"
+
+
+async def latest(connection: Connection, user_id: str) -> dict[Purpose, ConsentEntry]:
+    """The last statement of a person about each purpose."""
+    rows = await connection.fetch(
+        f"""SELECT DISTINCT ON (purpose) {_ENTRY} FROM consent_history
+             WHERE user_id = $1 ORDER BY purpose, record_id DESC""",
+        user_id,
+    )
+    return {entry.statement.purpose: entry for entry in map(_entry, rows)}
+
+
+async def history(connection: Connection, user_id: str, *, limit: int, after: int) -> list[ConsentEntry]:
+    """Up to ``limit`` statements of a person, the oldest first, after a record id."""
+    rows = await connection.fetch(
+        f"""SELECT {_ENTRY} FROM consent_history
+             WHERE user_id = $1 AND record_id > $2 ORDER BY record_id LIMIT $3""",
+        user_id,
+        after,
+        limit,
+    )
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: asyncpg.Record) -> ConsentEntry:
+    said = Statement(
+        Purpose(row["purpose"]), row["granted"], row["source"], row["policy_version"], row["legal_basis"]
+    )
+    return ConsentEntry(row["record_id"], said, row["actor"], row["recorded_at"])

@@ -9,13 +9,15 @@ from datetime import datetime
 import asyncpg
 
 from models.errors import UserErased, UserExists, UserNotFound
+from models.rules.activity import Activity
 from models.rules.profile import Profile
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.sealing import DataKey, Sealer
-from store import consents, data_keys
+from store import consent_lock, consents, data_keys
 from store.connection import Connection
 from store.consents import ConsentChange
 from store.profile_rows import NAMES, UNNEST, StoredUser, as_arrays, open_row, sealed_row
+from store.projection import ACTIVITY
 
 _CONSENTS = """(SELECT jsonb_object_agg(c.purpose, c.granted)
                   FROM consents c WHERE c.user_id = u.user_id) AS consents"""
@@ -34,7 +36,7 @@ class LockedUsers:
 async def find(connection: Connection, sealer: Sealer, user_id: str) -> StoredUser:
     """One profile; raises :class:`UserNotFound` or :class:`UserErased`."""
     row = await connection.fetchrow(
-        f"""SELECT k.wrapped, u.*, {_CONSENTS}
+        f"""SELECT k.wrapped, u.*, {_CONSENTS}, {ACTIVITY}
               FROM data_keys k LEFT JOIN users u ON u.user_id = k.subject WHERE k.subject = $1""",
         user_id,
     )
@@ -80,7 +82,7 @@ async def list_page(
         values.append(sealer.email_index(email))
         conditions.append(f"u.email_index = ${len(values)}")
     rows = await connection.fetch(
-        f"""SELECT k.wrapped, u.*, {_CONSENTS}
+        f"""SELECT k.wrapped, u.*, {_CONSENTS}, {ACTIVITY}
               FROM users u JOIN data_keys k ON k.subject = u.user_id
              WHERE {" AND ".join(conditions)} ORDER BY u.user_id LIMIT $1""",
         *values,
@@ -95,7 +97,8 @@ def _open(row: asyncpg.Record, sealer: Sealer) -> StoredUser:
 async def lock(connection: Connection, sealer: Sealer, user_ids: Collection[str]) -> LockedUsers:
     """Take profiles for change, in the order of their ids, so that two transactions never deadlock."""
     rows = await connection.fetch(
-        "SELECT * FROM users WHERE user_id = ANY($1::text[]) ORDER BY user_id FOR UPDATE", list(user_ids)
+        f"SELECT u.*, {ACTIVITY} FROM users u WHERE u.user_id = ANY($1::text[]) ORDER BY u.user_id FOR UPDATE",
+        list(user_ids),
     )
     found = await data_keys.find(connection, sealer, user_ids)
     keys = {subject: key for subject, key in found.items() if key is not None}
@@ -147,7 +150,7 @@ async def insert_new(
         *as_arrays(sealed_row(profile, made[profile.user_id][0], sealer) for profile in won),
     )
     await _record_consents(connection, [({}, profile) for profile in won], actor)
-    return {row["user_id"]: _stored(fresh[row["user_id"]], row) for row in rows}
+    return {row["user_id"]: _stored(fresh[row["user_id"]], row, Activity()) for row in rows}
 
 
 async def update(
@@ -158,7 +161,11 @@ async def update(
     *,
     actor: str,
 ) -> dict[str, StoredUser]:
-    """Write changed profiles over those that :func:`lock` took; each gets its next version."""
+    """Write changed profiles over those that :func:`lock` took; each gets its next version.
+
+    Where one permits less than before, the gate of ingest is closed last (see :mod:`store.consent_lock`): when
+    the transaction has committed, nothing is stored any more that it forbids.
+    """
     if not changed:
         return {}
     fresh = {profile.user_id: profile for profile in changed}
@@ -169,14 +176,26 @@ async def update(
             RETURNING u.user_id, u.version, u.created_at, u.updated_at""",
         *as_arrays(sealed_row(profile, locked.keys[profile.user_id], sealer) for profile in changed),
     )
-    before = {user_id: stored.profile.consents for user_id, stored in locked.users.items()}
-    await _record_consents(connection, [(before[each.user_id], each) for each in changed], actor)
-    return {row["user_id"]: _stored(fresh[row["user_id"]], row) for row in rows}
+    before = {user_id: stored.profile for user_id, stored in locked.users.items()}
+    activity = {user_id: stored.activity for user_id, stored in locked.users.items()}
+    await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
+    narrower = [each.user_id for each in changed if _permits_less(before[each.user_id], each)]
+    await consent_lock.exclude(connection, narrower)
+    return {row["user_id"]: _stored(fresh[row["user_id"]], row, activity[row["user_id"]]) for row in rows}
 
 
-def _stored(profile: Profile, row: asyncpg.Record) -> StoredUser:
+def _permits_less(before: Profile, after: Profile) -> bool:
+    """Whether a consent is withdrawn or an attribute forbidden that wasn't before."""
+    withdrawn = any(granted and not after.consents.get(purpose) for purpose, granted in before.consents.items())
+    return withdrawn or any(
+        not allowed and before.privacy_preferences.get(name) is not False
+        for name, allowed in after.privacy_preferences.items()
+    )
+
+
+def _stored(profile: Profile, row: asyncpg.Record, activity: Activity) -> StoredUser:
     created: datetime = row["created_at"]
-    return StoredUser(profile, row["version"], created, row["updated_at"])
+    return StoredUser(profile, row["version"], created, row["updated_at"], activity)
 
 
 async def _record_consents(

@@ -24,7 +24,7 @@ from models.errors import (
 )
 from models.vocabulary import Role
 from models.wire.pages import Page, Pagination
-from models.wire.workflows import ExecuteRequest, InstanceView, WorkflowPatch, WorkflowView
+from models.wire.workflows import ExecuteRequest, InstanceView, TriggerView, WorkflowPatch, WorkflowView
 from store import workflow_settings
 from store.workflow_settings import WorkflowSettings
 from workflows.catalog import Definition, catalog, find
@@ -102,8 +102,15 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
         workflow_id=definition.workflow_id,
         description=definition.description,
         parameters=definition.parameter_schema(),
-        trigger=None,
+        trigger=_trigger(definition),
         purpose=definition.purpose,
         max_attempts=settings.max_attempts or definition.max_attempts,
         enabled=settings.enabled,
     )
+
+
+def _trigger(definition: Definition) -> TriggerView | None:
+    trigger = definition.trigger
+    if trigger is None:
+        return None
+    return TriggerView(event_type=trigger.event_type, where=dict(trigger.where), max_age=trigger.max_age)

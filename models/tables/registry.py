@@ -5,8 +5,26 @@ from __future__ import annotations
 from sqlmodel import SQLModel
 
 from models.tables.access import ApiKey, IdempotentAnswer, RateWindow
+from models.tables.events import (
+    Event,
+    EventId,
+    EventType,
+    LogCursor,
+    LogGeneration,
+    PoisonEvent,
+    RetentionPeriod,
+)
 from models.tables.execution import Attempt, Instance, OutboxMessage, Step, WorkflowSetting
 from models.tables.people import Consent, ConsentRecord, DataKey, User
+from models.tables.projections import (
+    EventWait,
+    FeatureUsage,
+    PurchaseTotal,
+    Session,
+    TemporalOutbox,
+    Transaction,
+    UserActivity,
+)
 
 TABLES: tuple[type[SQLModel], ...] = (
     User,
@@ -21,6 +39,20 @@ TABLES: tuple[type[SQLModel], ...] = (
     Attempt,
     OutboxMessage,
     WorkflowSetting,
+    Event,
+    EventId,
+    EventType,
+    LogGeneration,
+    LogCursor,
+    PoisonEvent,
+    RetentionPeriod,
+    Session,
+    Transaction,
+    UserActivity,
+    FeatureUsage,
+    PurchaseTotal,
+    EventWait,
+    TemporalOutbox,
 )
 
 metadata = SQLModel.metadata

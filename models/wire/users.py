@@ -81,6 +81,7 @@ class TransactionsInput(Wire):
     total_revenue: ReadOnly = None
     average_order_value: ReadOnly = None
     currency: ReadOnly = None
+    revenue_by_currency: ReadOnly = None
     last_purchase_date: ReadOnly = None
     customer_lifetime_value: ReadOnly = None
     purchase_frequency: ReadOnly = None
@@ -167,12 +168,15 @@ class Behavior(Answer):
 
 
 class Transactions(Answer):
-    """What purchases tell of a person. Money is a decimal string in `currency`."""
+    """What purchases tell of a person. Money is a decimal string; currencies are never added together."""
 
-    total_purchases: int = 0
-    total_revenue: str = "0.00"
-    average_order_value: str | None = None
-    currency: str | None = None
+    total_purchases: int = Field(default=0, description="In all currencies.")
+    total_revenue: str = Field(default="0.00", description="Purchases less refunds, in `currency`.")
+    average_order_value: str | None = Field(default=None, description="In `currency`.")
+    currency: str | None = Field(default=None, description="The one with most purchases; the latest of several.")
+    revenue_by_currency: dict[str, str] = Field(
+        default_factory=dict, description="Purchases less refunds.", examples=[{"USD": "59.06"}]
+    )
     last_purchase_date: datetime | None = None
     subscription_tier: str | None = None
     customer_lifetime_value: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt
@@ -13,13 +13,21 @@ from models.wire.fields import Answer, UserId, Wire
 MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
 
 
+class TriggerView(Answer):
+    """The event that starts a workflow by itself."""
+
+    event_type: str = Field(examples=["user.signup"])
+    where: dict[str, Any] = Field(description="Properties of the event, and the values they must have.")
+    max_age: timedelta = Field(description="An event that is older by its own time starts nothing.")
+
+
 class WorkflowView(Answer):
     """A lifecycle workflow of the catalogue."""
 
     workflow_id: str = Field(examples=["onboarding"])
     description: str
     parameters: dict[str, Any] = Field(description="JSON Schema; waits have the format `duration` (ISO 8601).")
-    trigger: dict[str, Any] | None = Field(description="What starts it by itself; null: only a request does.")
+    trigger: TriggerView | None = Field(description="What starts it by itself; null: only a request does.")
     purpose: Purpose | None = Field(description="The consent it needs; null: a service, which needs none.")
     max_attempts: int = Field(description="How often a step is tried, unless the request says otherwise.")
     enabled: bool

@@ -1,0 +1,75 @@
+"""Batches of events: each item judged on its own, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from api.responses import PROBLEM_MEDIA_TYPE, json_response, problem
+from api.validation import field_errors
+from models.errors import FieldError, InvalidContent
+from models.rules.ingest import Outcome, rejected
+from models.wire.events import EVENTS, EventInput, usable_event_id
+
+_NO_ERRORS: list[Any] = []
+
+
+def check_items(items: Sequence[Any]) -> tuple[list[EventInput], dict[int, Outcome]]:
+    """The valid items in their order, and by index why the others are rejected."""
+    try:
+        return EVENTS.validate_python(items), {}
+    except ValidationError as error:
+        refused = _by_index(error)
+    good = [item for index, item in enumerate(items) if index not in refused]
+    return EVENTS.validate_python(good), refused
+
+
+def _by_index(error: ValidationError) -> dict[int, Outcome]:
+    """The errors of each bad item, with pointers into the item."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for each in error.errors(include_url=False, include_context=True):
+        index, *inside = each["loc"]
+        assert isinstance(index, int)  # the adapter is one of a list
+        found.setdefault(index, []).append({**each, "loc": tuple(inside)})
+    return {index: rejected(*field_errors(errors)) for index, errors in found.items()}
+
+
+def batch_response(items: Sequence[Any], outcomes: Sequence[Outcome], request_id: str) -> Response:
+    """202 with what became of each item; 422 with the same where none could be taken."""
+    statuses = [outcome.status for outcome in outcomes]
+    answer: dict[str, Any] = {
+        "accepted": statuses.count("accepted"),
+        "duplicates": statuses.count("duplicate"),
+        "rejected": statuses.count("rejected"),
+        "results": [
+            _result(index, item, outcome)
+            for index, (item, outcome) in enumerate(zip(items, outcomes, strict=True))
+        ],
+    }
+    if answer["rejected"] < len(items):
+        return json_response(answer, 202)
+    return _nothing_taken(answer, outcomes, request_id)
+
+
+def _result(index: int, item: Any, outcome: Outcome) -> dict[str, Any]:
+    errors = _NO_ERRORS
+    if outcome.errors:
+        errors = [vars(error) for error in _placed(index, outcome)]
+    event_id = usable_event_id(item) if outcome.status == "rejected" else item["event_id"]
+    return {"index": index, "event_id": event_id, "status": outcome.status, "errors": errors}
+
+
+def _placed(index: int, outcome: Outcome) -> list[FieldError]:
+    return [error.below(f"/events/{index}") for error in outcome.errors]
+
+
+def _nothing_taken(answer: dict[str, Any], outcomes: Sequence[Outcome], request_id: str) -> Response:
+    errors = [error for index, outcome in enumerate(outcomes) for error in _placed(index, outcome)]
+    failure = InvalidContent(errors, "None of the events could be taken.")
+    document = problem(failure, request_id).model_dump(exclude_none=True) | answer
+    response = json_response(document, failure.status)
+    response.headers["content-type"] = PROBLEM_MEDIA_TYPE
+    return response

@@ -1,0 +1,170 @@
+"""Ingest of one API process: from checked events to events on disk, one by one or in batches.
+
+Single events that arrive while a transaction is under way go together into the next one, so that 64 callers
+cost one commit and not 64. Each is answered only when that has been made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asyncpg
+import orjson
+
+from api.notifier import Notifier
+from models.rules.event_types import EventType
+from models.rules.ingest import NewEvent, Outcome, Window, content_errors, rejected
+from models.wire.events import EventInput
+from privacy.sealing import Sealer
+from runtime.database import UNREACHABLE, Database
+from store import events, retention
+from store.connection import Connection
+from store.event_types import EventTypes
+from store.partitions import Partitions, month_of
+
+_GATHER_SECONDS = 0.001
+_MAX_GROUP = 500
+_YIELD_EVERY = 250
+_PARTS = ("event_properties", "device_info", "location", "referrer")
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A single event, and who waits for what becomes of it."""
+
+    event: EventInput
+    outcome: asyncio.Future[Outcome]
+
+
+class Ingest:
+    """Takes events. One for each process; it may be used from the start, and is closed at the end."""
+
+    def __init__(self, database: Database, sealer: Sealer, notifier: Notifier) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._notifier = notifier
+        self._types = EventTypes()
+        self._partitions = Partitions()
+        self._waiting: list[_Waiting] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def take(self, given: Sequence[EventInput], *, historical: bool = False) -> list[Outcome]:
+        """Store a batch in one transaction; what became of each event, in their order.
+
+        What it says is on disk. Raises what an unreachable Postgres raises: then nothing may have been stored,
+        or all; to send it again is safe.
+        """
+        async with self._database.connection() as connection:
+            types = await self._types.find(connection, {event.event_type for event in given})
+            kept = await retention.find(connection, retention.EVENTS)
+            window = Window.of(datetime.now(UTC), kept.days)
+            prepared = await _prepare(given, types, window, historical=historical)
+            fresh = [each for each in prepared if isinstance(each, NewEvent)]
+            recorded = iter(await self._record(connection, fresh))
+        self._notifier.wake()
+        return [next(recorded) if isinstance(each, NewEvent) else each for each in prepared]
+
+    async def _record(self, connection: Connection, fresh: Sequence[NewEvent]) -> list[Outcome]:
+        months = {month_of(event.timestamp) for event in fresh}
+        for attempt in range(_ATTEMPTS):
+            await self._partitions.ensure(connection, months)
+            try:
+                async with connection.transaction():
+                    return await events.record(connection, self._sealer, fresh)
+            except asyncpg.CheckViolationError:  # a partition that was there has gone
+                self._partitions.forget()
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    async def take_one(self, event: EventInput) -> Outcome:
+        """Store an event, together with others that arrive about now; what became of it, once it is on disk."""
+        waiting = _Waiting(event, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        return await waiting.outcome
+
+    async def _flush(self) -> None:
+        """Store what waits, group by group, until nothing does."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(_GATHER_SECONDS)
+                group, self._waiting = self._waiting[:_MAX_GROUP], self._waiting[_MAX_GROUP:]
+                await self._settle(group)
+        finally:
+            self._flusher = None
+            for waiting in self._waiting:  # only where this task was cancelled
+                waiting.outcome.cancel()
+            self._waiting = []
+
+    async def _settle(self, group: Sequence[_Waiting]) -> None:
+        try:
+            outcomes = await self.take([waiting.event for waiting in group])
+        except asyncio.CancelledError:
+            for waiting in group:
+                waiting.outcome.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            await self._settle_apart(group, error)
+            return
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if not waiting.outcome.done():  # its caller may have gone
+                waiting.outcome.set_result(outcome)
+
+    async def _settle_apart(self, group: Sequence[_Waiting], error: Exception) -> None:
+        """One event's failure is nobody else's: unless Postgres is away, each is tried alone."""
+        if len(group) > 1 and not isinstance(error, UNREACHABLE):
+            for waiting in group:
+                await self._settle([waiting])
+            return
+        for waiting in group:
+            if not waiting.outcome.done():
+                waiting.outcome.set_exception(error)
+
+    async def close(self) -> None:
+        """Store what still waits."""
+        if self._flusher is not None:
+            with suppress(asyncio.CancelledError):
+                await self._flusher
+
+
+async def _prepare(
+    given: Sequence[EventInput], types: Mapping[str, EventType], window: Window, *, historical: bool
+) -> list[NewEvent | Outcome]:
+    """Each event ready to be stored, or why it isn't taken."""
+    prepared = []
+    for index, event in enumerate(given):
+        prepared.append(_prepare_one(event, types.get(event.event_type), window, historical=historical))
+        if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+            await asyncio.sleep(0)
+    return prepared
+
+
+def _prepare_one(
+    event: EventInput, declared: EventType | None, window: Window, *, historical: bool
+) -> NewEvent | Outcome:
+    refusal = window.refusal(event.timestamp)
+    if refusal is not None:
+        return refusal
+    parts = {part: value for part in _PARTS if (value := getattr(event, part)) is not None}
+    body = orjson.dumps(parts)
+    errors = content_errors(parts, body, declared)
+    if errors:
+        return rejected(*errors)
+    return NewEvent(
+        event_id=event.event_id,
+        user_id=event.user_id,
+        event_type=event.event_type,
+        timestamp=event.timestamp,
+        session_id=event.session_id,
+        historical=historical,
+        parts=parts,
+        body=body,
+        declared=declared,
+    )

@@ -1,0 +1,111 @@
+"""`/users/{user_id}/transactions`, and `/poison-events`: what the projector made of events, and could not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from api.dependencies import InTransaction, ResourcesOf, UserIdInPath
+from api.guard import GuardedRoute, allow
+from api.openapi import problems
+from api.pages import PageQuery
+from api.responses import json_response
+from models.errors import (
+    AlreadySettled,
+    EventGone,
+    PoisonEventNotFound,
+    StillUnusable,
+    UserErased,
+    UserNotFound,
+)
+from models.rules.folding import TransactionEntry
+from models.rules.money import written
+from models.vocabulary import Role
+from models.wire.pages import Page
+from models.wire.projection import PoisonEventView, TransactionView
+from store import poison, projection, users
+from store.poison import PoisonStatus, StoredPoison
+from store.replay import replay
+from workflows.catalog import triggers
+
+router = APIRouter(route_class=GuardedRoute)
+
+_TRANSACTIONS = "transactions"
+_POISON = "poison-events"
+
+
+@router.get(
+    "/users/{user_id}/transactions",
+    tags=["users"],
+    response_model=Page[TransactionView],
+    responses=problems(UserNotFound, UserErased),
+)
+@allow(Role.OPERATOR, Role.ANALYST)
+async def list_transactions(user_id: UserIdInPath, connection: InTransaction, page: PageQuery) -> Response:
+    """List a user's purchases and refunds, newest first, each with the event it came from."""
+    position = page.after(_TRANSACTIONS, datetime, str)
+    await users.require_present(connection, user_id)
+    rows = await projection.transactions_page(
+        connection, user_id, before=(position[0], position[1]) if position else None, limit=page.fetch
+    )
+    data, pagination = page.cut(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
+    return json_response(Page[TransactionView](data=[_transaction(row) for row in data], pagination=pagination))
+
+
+def _transaction(row: TransactionEntry) -> TransactionView:
+    return TransactionView(
+        event_id=row.event_id,
+        kind=row.kind,
+        order_id=row.order_id,
+        amount=written(row.amount),
+        currency=row.currency,
+        occurred_at=row.occurred_at,
+    )
+
+
+@router.get("/poison-events", tags=["events"], response_model=Page[PoisonEventView])
+@allow()
+async def list_poison_events(
+    connection: InTransaction,
+    page: PageQuery,
+    status: Annotated[PoisonStatus | None, Query(description="Only these.")] = None,
+) -> Response:
+    """List events that could not be folded and were set aside, newest first."""
+    position = page.after(_POISON, datetime, str)
+    rows = await poison.page(
+        connection, status=status, before=(position[0], position[1]) if position else None, limit=page.fetch
+    )
+    data, pagination = page.cut(_POISON, rows, lambda row: (row.set_aside_at, row.poison_id))
+    return json_response(Page[PoisonEventView](data=[_poison(row) for row in data], pagination=pagination))
+
+
+@router.post(
+    "/poison-events/{poison_id}/replay",
+    tags=["events"],
+    response_model=PoisonEventView,
+    responses=problems(PoisonEventNotFound, AlreadySettled, StillUnusable, EventGone, UserErased),
+)
+@allow()
+async def replay_poison_event(poison_id: str, connection: InTransaction, resources: ResourcesOf) -> Response:
+    """Fold an event that was set aside, now that it can be; it counts once, and stays open where it fails."""
+    settled = await replay(connection, resources.sealer, triggers(), poison_id)
+    return json_response(_poison(settled))
+
+
+@router.post(
+    "/poison-events/{poison_id}/discard",
+    tags=["events"],
+    response_model=PoisonEventView,
+    responses=problems(PoisonEventNotFound, AlreadySettled),
+)
+@allow()
+async def discard_poison_event(poison_id: str, connection: InTransaction) -> Response:
+    """Settle an event that was set aside as not to be folded; the event itself stays in the log."""
+    return json_response(_poison(await poison.settle(connection, poison_id, "discarded")))
+
+
+def _poison(row: StoredPoison) -> PoisonEventView:
+    return PoisonEventView(**vars(row))

@@ -1,0 +1,166 @@
+"""What of an event may be stored, and what of it is shown to those who may not see whom it is about.
+
+Stored: a demographic attribute that the person's preferences forbid is taken out of `location` and
+`device_info`, at whatever depth, under its own name and those under which it usually travels. Shown: what is
+declared personal is masked, and so is every text that no schema describes, since nobody has said what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from models.personal import Mask
+from models.rules.event_types import EventType
+from models.wire.countries import COUNTRIES
+
+Masker = Callable[[Mask, Any], Any]
+
+_TRAVELS_AS: Mapping[str, frozenset[str]] = {
+    "age": frozenset({"age"}),
+    "date_of_birth": frozenset({"date_of_birth", "birthday", "birth_date"}),
+    "gender": frozenset({"gender", "sex"}),
+    "country": frozenset({"country", "country_code", "country_name"}),
+    "city": frozenset(
+        {"city", "town", "postal_code", "postcode", "zip", "zip_code", "street", "address"}
+        | {"coordinates", "geo_point", "latitude", "longitude", "lat", "lon", "lng"}
+    ),
+    "timezone": frozenset({"timezone", "time_zone", "tz"}),
+    "language": frozenset({"language", "lang", "locale"}),
+    "device_type": frozenset({"device_type", "type", "form_factor"}),
+}
+"""Names by demographic attribute, in lower case. Who may not know the city may not know the coordinates."""
+
+DEVICE_TYPES = frozenset(
+    {"desktop", "laptop", "mobile", "phone", "smartphone", "tablet", "tv", "console"}
+    | {"wearable", "watch", "car", "bot", "web", "ios", "android", "other"}
+)
+_SHOWN_OF_LOCATION = frozenset({"country", "country_code", "country_name", "region", "continent", "timezone"})
+_SHOWN_OF_DEVICE = frozenset(
+    {"device_type", "type", "platform", "os", "os_version", "browser", "browser_version"}
+    | {"language", "app_version", "sdk_version"}
+)
+_WHERE_PEOPLE_ARE = ("location", "device_info")
+
+
+def forbidden_names(preferences: Mapping[str, bool] | None) -> frozenset[str]:
+    """The names under which what a person's preferences forbid may travel; empty where they forbid nothing."""
+    if not preferences:
+        return frozenset()
+    refused = (
+        _TRAVELS_AS.get(name, frozenset({name})) for name, allowed in preferences.items() if allowed is False
+    )
+    return frozenset().union(*refused)
+
+
+def without(body: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """An event's body without what a person's preferences forbid."""
+    return {part: _without(value, names) if part in _WHERE_PEOPLE_ARE else value for part, value in body.items()}
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _without(each, names)
+            for name, each in value.items()
+            if name.lower().replace("-", "_") not in names
+        }
+    if isinstance(value, list):
+        return [_without(each, names) for each in value]
+    return value
+
+
+def standard_dimensions(body: Mapping[str, Any]) -> dict[str, str]:
+    """The country and the kind of device of an event, where they are one of the known ones."""
+    found = {}
+    location, device = body.get("location"), body.get("device_info")
+    if location:
+        country = location.get("country")
+        if isinstance(country, str) and country.upper() in COUNTRIES:
+            found["country"] = country.upper()
+    if device:
+        kind = device.get("device_type")
+        if isinstance(kind, str) and kind.lower() in DEVICE_TYPES:
+            found["device_type"] = kind.lower()
+    return found
+
+
+def masked(body: Mapping[str, Any], declared: EventType | None, mask: Masker) -> dict[str, Any]:
+    """An event's body as those see it who may not see whom it is about."""
+    shown = dict(body)
+    if body.get("event_properties"):
+        shown["event_properties"] = _masked_properties(body["event_properties"], declared, mask)
+    if body.get("location"):
+        shown["location"] = _only(body["location"], _SHOWN_OF_LOCATION, mask)
+    if body.get("device_info"):
+        shown["device_info"] = _only(body["device_info"], _SHOWN_OF_DEVICE, mask)
+    if body.get("referrer"):
+        shown["referrer"] = _masked_address(body["referrer"], mask)
+    return shown
+
+
+def _masked_properties(properties: Mapping[str, Any], declared: EventType | None, mask: Masker) -> dict[str, Any]:
+    described = declared.declared if declared else frozenset()
+    shown = {
+        name: value if name in described else _without_texts(value, mask) for name, value in properties.items()
+    }
+    for pointer in declared.pii if declared else ():
+        shown = _masked_at(shown, _parts(pointer), mask)
+    return shown
+
+
+def _parts(pointer: str) -> list[str]:
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def _masked_at(value: Any, parts: list[str], mask: Masker) -> Any:
+    """The document with what a pointer names masked; one that leads nowhere changes nothing."""
+    if not parts:
+        return _all_masked(value, mask)
+    first, rest = parts[0], parts[1:]
+    if isinstance(value, dict) and first in value:
+        return {**value, first: _masked_at(value[first], rest, mask)}
+    if isinstance(value, list) and first.isdecimal() and int(first) < len(value):
+        place = int(first)
+        return [*value[:place], _masked_at(value[place], rest, mask), *value[place + 1 :]]
+    return value
+
+
+def _only(group: Mapping[str, Any], shown: Collection[str], mask: Masker) -> dict[str, Any]:
+    return {name: _of_group(name, value, shown, mask) for name, value in group.items()}
+
+
+def _of_group(name: str, value: Any, shown: Collection[str], mask: Masker) -> Any:
+    if name == "city" and isinstance(value, str):
+        return mask(Mask.WORDS, value)
+    return value if name in shown and isinstance(value, str | bool) else _all_masked(value, mask)
+
+
+def _all_masked(value: Any, mask: Masker) -> Any:
+    """Every value masked; names and shape stay."""
+    if isinstance(value, dict):
+        return {name: _all_masked(each, mask) for name, each in value.items()}
+    return [_all_masked(each, mask) for each in value] if isinstance(value, list) else mask(Mask.ALL, value)
+
+
+def _without_texts(value: Any, mask: Masker) -> Any:
+    """Every text masked; numbers and truth values name nobody."""
+    if isinstance(value, dict):
+        return {name: _without_texts(each, mask) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_texts(each, mask) for each in value]
+    return mask(Mask.ALL, value) if isinstance(value, str) else value
+
+
+def _masked_address(address: str, mask: Masker) -> str:
+    """Where a referrer leads, without what it was asked: host and path, no user, query or fragment."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host:
+        return str(mask(Mask.ALL, address))
+    query = str(mask(Mask.ALL, parts.query)) if parts.query else ""
+    return urlunsplit((parts.scheme, host, parts.path, query, ""))

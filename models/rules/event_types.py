@@ -1,0 +1,201 @@
+"""What an event type says of its events: the schema of their properties, what is personal, what is a dimension.
+
+Schemas are JSON Schema (2020-12), compiled by jsonschema-rs with patterns that run in linear time and without
+any look-up of other documents, so that one which a caller has written can neither stall nor reach out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import jsonschema_rs
+import orjson
+
+from models.errors import FieldError, InvalidContent
+
+NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+"""`category.action`, in lower case with underscores."""
+NAME_LENGTH = 128
+_MAX_SCHEMA_BYTES = 16 * 1024
+_MAX_SCHEMA_DEPTH = 32
+_MAX_ENTRIES = 50
+_MAX_REPORTED = 20
+_MAX_DIMENSION = 128
+_MONEY_PLACES = 6
+_POINTER = re.compile(r"(/([^~/]|~[01])*)+")
+_PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
+_MESSAGES: dict[str, tuple[str, str]] = {
+    "required": ("required", "is required"),
+    "type": ("invalid_type", "is of another type than the event type's schema wants"),
+    "enum": ("invalid_choice", "must be one of the values that the event type's schema names"),
+    "const": ("invalid_choice", "must be the value that the event type's schema names"),
+    "maxLength": ("too_long", "has more characters than the event type's schema allows"),
+    "minLength": ("too_short", "has fewer characters than the event type's schema wants"),
+    "maxItems": ("too_long", "has more items than the event type's schema allows"),
+    "minItems": ("too_short", "has fewer items than the event type's schema wants"),
+    "maximum": ("too_large", "is larger than the event type's schema allows"),
+    "exclusiveMaximum": ("too_large", "is larger than the event type's schema allows"),
+    "minimum": ("too_small", "is smaller than the event type's schema allows"),
+    "exclusiveMinimum": ("too_small", "is smaller than the event type's schema allows"),
+    "pattern": ("invalid_format", "has not the form that the event type's schema wants"),
+    "format": ("invalid_format", "has not the form that the event type's schema wants"),
+    "additionalProperties": ("unknown_field", "has properties that the event type's schema doesn't know"),
+}
+_ANYTHING_ELSE = ("invalid_value", "does not fit the event type's schema")
+
+
+def _no_documents(_uri: str) -> Any:
+    raise ValueError("schemas refer to nothing outside themselves")
+
+
+def _compile(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(
+        dict(schema), pattern_options=_PATTERNS, retriever=_no_documents, validate_formats=True
+    )
+
+
+@dataclass(frozen=True)
+class EventType:
+    """A declared event type."""
+
+    event_type: str
+    description: str
+    schema: Mapping[str, Any]
+    """JSON Schema of `event_properties`."""
+    pii: Sequence[str] = ()
+    """JSON pointers into `event_properties`, to what is personal."""
+    dimensions: Sequence[str] = ()
+    """Names of properties that analytics may keep in the clear; never personal ones."""
+    money: Sequence[str] = ()
+    """Names of properties that are amounts: at most six decimal places, also where they come as numbers."""
+    standard: bool = False
+
+    @cached_property
+    def _validator(self) -> jsonschema_rs.Draft202012Validator:
+        return _compile(self.schema)
+
+    @cached_property
+    def declared(self) -> frozenset[str]:
+        """The names of the properties that the schema describes."""
+        properties = self.schema.get("properties")
+        return frozenset(properties) if isinstance(properties, Mapping) else frozenset()
+
+    def errors(self, properties: Mapping[str, Any]) -> list[FieldError]:
+        """What is wrong with an event's properties, with pointers into them; empty where nothing is."""
+        if self._validator.is_valid(properties):
+            return [] if not self.money else list(self._money_errors(properties))
+        found = []
+        for error in self._validator.iter_errors(properties):
+            found.append(_explain(error))
+            if len(found) == _MAX_REPORTED:
+                break
+        return found
+
+    def _money_errors(self, properties: Mapping[str, Any]) -> Iterator[FieldError]:
+        for name in self.money:
+            value = properties.get(name)
+            if isinstance(value, float) and not _few_places(value):
+                yield FieldError(f"/{name}", "invalid_value", "must have at most six decimal places")
+
+    def dimensions_of(self, properties: Mapping[str, Any]) -> dict[str, Any]:
+        """What of an event's properties is kept in the clear: short plain values of the declared names."""
+        return {name: properties[name] for name in self.dimensions if _is_plain(properties.get(name))}
+
+
+def _few_places(value: float) -> bool:
+    exponent = Decimal(repr(value)).as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -_MONEY_PLACES
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _MAX_DIMENSION)
+
+
+def _explain(error: jsonschema_rs.ValidationError) -> FieldError:
+    """A schema's error in our own words: the library's quote what was sent."""
+    kind = error.kind
+    parts = [str(part) for part in error.instance_path]
+    if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+        parts.append(str(kind.property))
+    keyword = str(error.schema_path[-1]) if error.schema_path else ""
+    code, message = _MESSAGES.get(keyword, _ANYTHING_ELSE)
+    return FieldError(_pointer(parts), code, message)
+
+
+def _pointer(parts: Sequence[str]) -> str:
+    """A JSON pointer; it ends before a name too long to be repeated."""
+    text = ""
+    for part in parts:
+        if len(part) > _MAX_DIMENSION:
+            break
+        text += "/" + part.replace("~", "~0").replace("/", "~1")
+    return text
+
+
+def define(
+    event_type: str, description: str, schema: Mapping[str, Any], pii: Sequence[str], dimensions: Sequence[str]
+) -> EventType:
+    """A custom event type, checked; raises :class:`InvalidContent` for one that can't be used."""
+    errors = [*_schema_errors(schema), *_pii_errors(pii), *_dimension_errors(dimensions, pii)]
+    if errors:
+        raise InvalidContent(errors)
+    try:
+        _compile(schema)
+    except ValueError:
+        message = "must be a JSON Schema (2020-12) that refers to nothing outside itself"
+        raise InvalidContent([_schema_error(message)]) from None
+    return EventType(event_type, description, schema, tuple(dict.fromkeys(pii)), tuple(dict.fromkeys(dimensions)))
+
+
+def _schema_errors(schema: Mapping[str, Any]) -> Iterator[FieldError]:
+    if depth_exceeds(schema, _MAX_SCHEMA_DEPTH):
+        yield _schema_error(f"must be nested {_MAX_SCHEMA_DEPTH} levels deep at most")
+    elif len(orjson.dumps(schema)) > _MAX_SCHEMA_BYTES:
+        yield FieldError("/schema", "too_large", f"must have at most {_MAX_SCHEMA_BYTES} bytes")
+    if schema.get("type", "object") != "object":
+        yield FieldError("/schema/type", "invalid_schema", "must be 'object': it describes event_properties")
+
+
+def _schema_error(message: str) -> FieldError:
+    return FieldError("/schema", "invalid_schema", message)
+
+
+def _pii_errors(pii: Sequence[str]) -> Iterator[FieldError]:
+    if len(pii) > _MAX_ENTRIES:
+        yield FieldError("/pii", "too_long", f"must have at most {_MAX_ENTRIES} items")
+    for index, pointer in enumerate(pii):
+        if pointer and _POINTER.fullmatch(pointer) is None:
+            yield FieldError(f"/pii/{index}", "invalid_format", "must be a JSON pointer, like /recipient/email")
+
+
+def _dimension_errors(dimensions: Sequence[str], pii: Sequence[str]) -> Iterator[FieldError]:
+    if len(dimensions) > _MAX_ENTRIES:
+        yield FieldError("/dimensions", "too_long", f"must have at most {_MAX_ENTRIES} items")
+    for index, name in enumerate(dimensions):
+        place = _pointer([name])
+        if not name or not place:
+            yield FieldError(f"/dimensions/{index}", "invalid_format", "must be the name of a property")
+        elif any(personal in ("", place) or personal.startswith(place + "/") for personal in pii):
+            yield FieldError(
+                f"/dimensions/{index}", "dimension_is_personal", "must not be what `pii` declares to be personal"
+            )
+
+
+def depth_exceeds(document: Any, levels: int) -> bool:
+    """Whether a document nests deeper than so many levels of lists and objects."""
+    layer = [document]
+    for _ in range(levels + 1):
+        layer = [
+            child
+            for each in layer
+            if isinstance(each, Mapping | list)
+            for child in (each.values() if isinstance(each, Mapping) else each)
+        ]
+        if not layer:
+            return False
+    return True

@@ -1,0 +1,141 @@
+"""The event log, the ids that identify events, event types, and where consumers stand."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, SmallInteger, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import UserDefinedType
+from sqlmodel import Field, SQLModel
+
+from models.personal import Mask, personal
+from models.tables.columns import moment, now, words
+
+
+class Xid8(UserDefinedType[int]):
+    """Postgres' 64-bit transaction id, which is never reused within a cluster."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Its name in DDL."""
+        return "xid8"
+
+
+class Event(SQLModel, table=True):
+    """The log: partitioned by month of ``timestamp``, read by consumers in (generation, xid, sequence) order.
+
+    A row is visible to a consumer once every transaction below its ``xid`` has ended: an event whose
+    transaction commits late, under a lower sequence, is never skipped.
+    """
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("events_in_log_order", "shard", "generation", "xid", "sequence"),
+        Index("events_of_user", "user_id", "timestamp", "event_id"),
+        {"postgresql_partition_by": "RANGE (timestamp)"},
+    )
+    __mapper_args__ = {"primary_key": ["event_id", "timestamp"]}
+
+    event_id: str = words()
+    user_id: str = words()
+    event_type: str = words()
+    timestamp: datetime = moment()
+    session_id: str = words()
+    shard: int = Field(sa_column=Column(SmallInteger, nullable=False))
+    generation: int = Field(sa_column=Column(Integer, nullable=False))
+    xid: int = Field(
+        default=None, sa_column=Column(Xid8, nullable=False, server_default=text("pg_current_xact_id()"))
+    )
+    sequence: int = Field(
+        default=None,
+        sa_column=Column(BigInteger, nullable=False, server_default=text("nextval('events_sequence')")),
+    )
+    historical: bool = Field(sa_column=Column(Boolean, nullable=False))
+    body: bytes | None = personal(Mask.ALL, nullable=False)
+    """event_properties, device_info, location and referrer as one sealed JSON object."""
+    dimensions: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
+    """What the event type declares as dimensions, and the standard non-personal fields, for analytics."""
+    received_at: datetime = now()
+
+
+class EventId(SQLModel, table=True):
+    """Identity of events: an id is taken here in the transaction that stores the event."""
+
+    __tablename__ = "event_ids"
+    __table_args__ = (Index("event_ids_by_time", "timestamp"),)
+
+    event_id: str = words(primary_key=True)
+    fingerprint: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """64 bits of a digest of (user_id, event_type): the same id with others is a conflict."""
+    timestamp: datetime = moment()
+
+
+class EventType(SQLModel, table=True):
+    """A custom event type that an admin has declared; the standard ones are in code."""
+
+    __tablename__ = "event_types"
+
+    event_type: str = words(primary_key=True)
+    description: str = words()
+    json_schema: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    pii: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    """JSON pointers into event_properties that hold personal data."""
+    dimensions: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    changed_at: datetime = now()
+
+
+class LogGeneration(SQLModel, table=True):
+    """One row: raised after a logical restore, where transaction ids start lower than what the log holds."""
+
+    __tablename__ = "log_generation"
+
+    only: bool = Field(sa_column=Column(Boolean, primary_key=True, server_default=text("true")))
+    generation: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("1")))
+    highest_xid: int = Field(sa_column=Column(Xid8, nullable=False, server_default=text("'0'")))
+    """The highest transaction id that a migrate or start has seen in this generation."""
+
+
+class LogCursor(SQLModel, table=True):
+    """How far a consumer has come in one shard; moved by compare-and-set in the transaction of the effects."""
+
+    __tablename__ = "log_cursors"
+
+    consumer: str = words(primary_key=True)
+    shard: int = Field(sa_column=Column(SmallInteger, primary_key=True))
+    generation: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    xid: int = Field(sa_column=Column(Xid8, nullable=False, server_default=text("'0'")))
+    sequence: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    moved_at: datetime = now()
+
+
+class PoisonEvent(SQLModel, table=True):
+    """An event that a consumer could not take after several tries: set aside, so that its shard goes on."""
+
+    __tablename__ = "poison_events"
+    __table_args__ = (Index("poison_events_by_status", "status", "set_aside_at"),)
+
+    poison_id: str = words(primary_key=True)
+    consumer: str = words()
+    event_id: str = words()
+    user_id: str = words()
+    timestamp: datetime = moment()
+    """The event's, which names its partition."""
+    tries: int = Field(sa_column=Column(Integer, nullable=False))
+    error_type: str = words()
+    status: str = words()
+    """`open`, `replayed` or `discarded`."""
+    set_aside_at: datetime = now()
+
+
+class RetentionPeriod(SQLModel, table=True):
+    """How long a type of data is kept, where it differs from the default."""
+
+    __tablename__ = "retention_periods"
+
+    data_type: str = words(primary_key=True)
+    days: int = Field(sa_column=Column(Integer, nullable=False))
+    changed_at: datetime = now()
+    changed_by: str = words()

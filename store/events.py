@@ -1,0 +1,210 @@
+"""The log of events: written under its people's consent, read back by person."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from models.errors import UserErased, UserNotFound
+from models.rules.event_privacy import forbidden_names, without
+from models.rules.ingest import (
+    ACCEPTED,
+    CONSENT_REQUIRED,
+    DUPLICATE,
+    EVENT_ID_CONFLICT,
+    USER_ERASED,
+    USER_UNKNOWN,
+    NewEvent,
+    Outcome,
+)
+from models.rules.sharding import shard_of
+from models.vocabulary import Purpose
+from privacy.sealing import DataKey, Sealer
+from store import consent_lock, event_ids
+from store.connection import Connection
+
+BODY = "events.body"
+_COLUMNS = (
+    "event_id",
+    "user_id",
+    "event_type",
+    "timestamp",
+    "session_id",
+    "shard",
+    "generation",
+    "historical",
+    "body",
+    "dimensions",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Somebody of whom events may be stored."""
+
+    key: DataKey
+    forbidden: frozenset[str]
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """Whom a batch may speak of, why not of the others, and the generation of the log."""
+
+    people: Mapping[str, _Person]
+    refusals: Mapping[str, Outcome]
+    generation: int
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """An event as it is stored, opened."""
+
+    event_id: str
+    user_id: str
+    event_type: str
+    timestamp: datetime
+    session_id: str
+    historical: bool
+    received_at: datetime
+    body: Mapping[str, Any]
+
+
+async def record(connection: Connection, sealer: Sealer, events: Sequence[NewEvent]) -> list[Outcome]:
+    """Store those events of a batch that may be stored; what became of each, in their order.
+
+    To be called in a READ COMMITTED transaction that has read nothing yet and does nothing else. Raises
+    asyncpg's CheckViolationError where the partition of a month is missing.
+    """
+    if not events:
+        return []
+    user_ids = {event.user_id for event in events}
+    await consent_lock.share(connection, user_ids)
+    gate = await _read_gate(connection, sealer, user_ids)
+    permitted = [place for place, event in enumerate(events) if event.user_id in gate.people]
+    outcomes = [ACCEPTED] * len(events)
+    if len(permitted) < len(events):
+        outcomes = [_refusal(event, gate) or ACCEPTED for event in events]
+    first: dict[str, int] = {}
+    repeats = [place for place in permitted if first.setdefault(events[place].event_id, place) != place]
+    marks = {event_id: _mark(events[place]) for event_id, place in first.items()}
+    ordered = sorted(first)
+    taken = await event_ids.take(
+        connection, [(each, marks[each], events[first[each]].timestamp) for each in ordered]
+    )
+    if len(taken) < len(first):
+        known = await event_ids.find(connection, [each for each in ordered if each not in taken])
+        repeats += [place for event_id, place in first.items() if event_id not in taken]
+        marks |= known
+    for place in repeats:
+        same = _mark(events[place]) == marks[events[place].event_id]
+        outcomes[place] = DUPLICATE if same else EVENT_ID_CONFLICT
+    await _write(connection, [events[first[each]] for each in ordered if each in taken], gate)
+    return outcomes
+
+
+def _refusal(event: NewEvent, gate: _Gate) -> Outcome | None:
+    return None if event.user_id in gate.people else gate.refusals.get(event.user_id, USER_UNKNOWN)
+
+
+def _mark(event: NewEvent) -> int:
+    return event_ids.fingerprint(event.user_id, event.event_type)
+
+
+async def _read_gate(connection: Connection, sealer: Sealer, user_ids: Collection[str]) -> _Gate:
+    """What some people permit; the statement after the one that took the locks."""
+    rows = await connection.fetch(
+        """SELECT k.subject AS user_id, k.wrapped, u.user_id IS NOT NULL AS present,
+                  nullif(u.privacy_preferences, '{}') AS preferences, c.granted,
+                  coalesce((SELECT generation FROM log_generation), 1) AS generation
+             FROM data_keys k
+             LEFT JOIN users u ON u.user_id = k.subject
+             LEFT JOIN consents c ON c.user_id = k.subject AND c.purpose = $2
+            WHERE k.subject = ANY($1::text[])""",
+        list(user_ids),
+        Purpose.DATA_COLLECTION,
+    )
+    people, refusals, generation = {}, {}, 1
+    for user_id, wrapped, present, preferences, granted, generation in rows:  # noqa: B007 - the same in all
+        if wrapped is None:
+            refusals[user_id] = USER_ERASED
+        elif present and not granted:
+            refusals[user_id] = CONSENT_REQUIRED
+        elif present:
+            key = sealer.unwrap(user_id, wrapped)
+            people[user_id] = _Person(key, forbidden_names(preferences), shard_of(user_id))
+    return _Gate(people, refusals, generation)
+
+
+async def _write(connection: Connection, events: Sequence[NewEvent], gate: _Gate) -> None:
+    if events:
+        await connection.copy_records_to_table(
+            "events", records=[_row(event, gate) for event in events], columns=_COLUMNS
+        )
+
+
+def _row(event: NewEvent, gate: _Gate) -> tuple[Any, ...]:
+    """The columns of an event, its body sealed, without what its person's preferences forbid."""
+    person = gate.people[event.user_id]
+    parts, body = event.parts, event.body
+    if person.forbidden:
+        parts = without(parts, person.forbidden)
+        body = orjson.dumps(parts)
+    return (
+        event.event_id,
+        event.user_id,
+        event.event_type,
+        event.timestamp,
+        event.session_id,
+        person.shard,
+        gate.generation,
+        event.historical,
+        person.key.seal(BODY, body),
+        event.dimensions(parts),
+    )
+
+
+async def list_of_user(
+    connection: Connection, sealer: Sealer, user_id: str, *, limit: int, before: tuple[datetime, str] | None
+) -> list[StoredEvent]:
+    """Up to ``limit`` events of a user, the newest first, before a (timestamp, id).
+
+    Raises :class:`UserNotFound` or :class:`UserErased`.
+    """
+    rows = await connection.fetch(
+        """SELECT k.wrapped, u.user_id IS NOT NULL AS present, e.*
+             FROM data_keys k
+             LEFT JOIN users u ON u.user_id = k.subject
+             LEFT JOIN LATERAL (
+                   SELECT event_id, event_type, timestamp, session_id, historical, received_at, body
+                     FROM events WHERE user_id = k.subject AND k.wrapped IS NOT NULL
+                      AND ($3::timestamptz IS NULL OR (timestamp, event_id) < ($3, $4))
+                    ORDER BY timestamp DESC, event_id DESC LIMIT $2) e ON true
+            WHERE k.subject = $1""",
+        user_id,
+        limit,
+        *(before or (None, None)),
+    )
+    if not rows or (rows[0]["wrapped"] is not None and not rows[0]["present"]):
+        raise UserNotFound
+    if rows[0]["wrapped"] is None:
+        raise UserErased
+    key = sealer.unwrap(user_id, rows[0]["wrapped"])
+    return [
+        StoredEvent(
+            event_id=row["event_id"],
+            user_id=user_id,
+            event_type=row["event_type"],
+            timestamp=row["timestamp"],
+            session_id=row["session_id"],
+            historical=row["historical"],
+            received_at=row["received_at"],
+            body=key.open_json(BODY, row["body"]),
+        )
+        for row in rows
+        if row["event_id"] is not None
+    ]
