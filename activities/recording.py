@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +25,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from activities.heartbeats import heartbeats
 from models.errors import UserErased
 from models.messages.execution import StepContext, StepMessage
 from privacy.sealing import DataKey, Sealer
@@ -68,7 +68,7 @@ class _RecordStep(ActivityInboundInterceptor):
         if begun.done:
             return key.open_json("steps.result", begun.result)
         try:
-            async with _heartbeats():
+            async with heartbeats():
                 result = await self.next.execute_activity(input)
         except asyncio.CancelledError:
             await self._fail(context, begun.number, key, "Cancelled", "The step was cancelled.", interrupted=True)
@@ -124,26 +124,6 @@ class _RecordStep(ActivityInboundInterceptor):
                     error_message=error_message,
                     interrupted=interrupted,
                 )
-
-
-@contextlib.asynccontextmanager
-async def _heartbeats() -> AsyncIterator[None]:
-    """Beat while the activity runs, three times per heartbeat time-out; a dead worker is noticed by it."""
-    timeout = activity.info().heartbeat_timeout
-    if timeout is None or activity.info().is_local:
-        yield
-        return
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await asyncio.sleep(timeout.total_seconds() / 3)
-
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 def _type_of(error: Exception) -> str:

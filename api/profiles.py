@@ -1,22 +1,29 @@
-"""Profiles as each role sees them."""
+"""Profiles as each role sees them.
+
+An entity tag covers what its representation shows. Admins, operators and analysts see what is computed from
+events, so that their tags change with it; the answers to an integrator's writes don't show it, and their tags
+change with the profile's version alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from api.etags import strong
 from api.masking import masked_profile, sees_people
+from models.rules.activity import Activity
+from models.rules.money import average, written
 from models.vocabulary import Purpose, Role
 from models.wire.users import Behavior, Consents, Demographics, Transactions, UserProfile
 from store.profile_rows import StoredUser
 
-_VIEWS = ("full", "masked")
 _ALWAYS = ("user_id", "created_at", "updated_at")
 
 
 def profile(stored: StoredUser) -> UserProfile:
-    """A profile in full. What is computed from events is at its defaults until there are any."""
+    """A profile in full."""
     known = stored.profile
     profiling = known.consents_to(Purpose.PROFILING)
     return UserProfile(
@@ -30,10 +37,35 @@ def profile(stored: StoredUser) -> UserProfile:
         demographics=Demographics(**known.demographics),
         privacy_preferences=dict(known.privacy_preferences),
         consents=Consents(**known.consents),
-        behavior=Behavior(engagement_score=0.0 if profiling else None),
-        transactions=Transactions(subscription_tier=known.subscription_tier),
+        behavior=_behavior(stored.activity, engagement_score=0.0 if profiling else None),
+        transactions=_transactions(stored.activity, known.subscription_tier),
         created_at=stored.created_at,
         updated_at=stored.updated_at,
+    )
+
+
+def _behavior(activity: Activity, *, engagement_score: float | None) -> Behavior:
+    return Behavior(
+        session_count=activity.session_count,
+        last_session_date=activity.last_session_date,
+        total_session_duration=activity.total_session_seconds,
+        feature_usage_map=dict(sorted(activity.features.items())),
+        engagement_score=engagement_score,
+    )
+
+
+def _transactions(activity: Activity, subscription_tier: str | None) -> Transactions:
+    main = activity.main_total
+    if main is None:
+        return Transactions(subscription_tier=subscription_tier)
+    return Transactions(
+        total_purchases=activity.total_purchases,
+        total_revenue=written(main.revenue),
+        average_order_value=average(main.revenue, main.purchases),
+        currency=main.currency,
+        revenue_by_currency={total.currency: written(total.revenue) for total in activity.totals},
+        last_purchase_date=activity.last_purchase_at,
+        subscription_tier=subscription_tier,
     )
 
 
@@ -64,15 +96,24 @@ def _only(value: Any, sent: Any) -> Any:
 
 
 def etag(role: Role, stored: StoredUser) -> str:
-    """The entity tag of a profile as a role reads it."""
-    return _tag(stored, "full" if sees_people(role) else "masked")
+    """The entity tag of a profile as a role reads it, or as a write answers it."""
+    if sees_people(role):
+        return _tag(stored, "full", _digest(stored.activity))
+    if role is Role.INTEGRATOR:
+        return _tag(stored, "written")
+    return _tag(stored, "masked", _digest(stored.activity))
 
 
 def etags(stored: StoredUser) -> set[str]:
-    """The entity tags of a profile in all its views, any of which a change may name: they have one version."""
-    return {_tag(stored, view) for view in _VIEWS}
+    """The entity tags of a profile in all its views, any of which a change may name."""
+    return {etag(role, stored) for role in Role}
 
 
-def _tag(stored: StoredUser, view: str) -> str:
+def _tag(stored: StoredUser, *parts: str) -> str:
     born = int(stored.created_at.timestamp() * 1_000_000)
-    return strong(f"{stored.version}-{born:x}-{view}")
+    return strong("-".join((str(stored.version), f"{born:x}", *parts)))
+
+
+def _digest(activity: Activity) -> str:
+    shown = (_behavior(activity, engagement_score=None), _transactions(activity, None))
+    return hashlib.sha256(b"".join(part.model_dump_json().encode() for part in shown)).hexdigest()[:16]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 
 from models.personal import personal_columns
+from models.rules.activity import Activity
 from models.rules.profile import DEMOGRAPHICS, Profile
 from models.tables.people import User
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.sealing import DataKey, Sealer
+from store.projection import activity_of
 
 PERSONAL = frozenset(personal_columns(User))
 
@@ -48,10 +50,13 @@ class StoredUser:
     version: int
     created_at: datetime
     updated_at: datetime
+    activity: Activity = field(default_factory=Activity)
+    """What is computed from events."""
 
 
 def open_row(row: asyncpg.Record, key: DataKey, consents: Mapping[str, bool]) -> StoredUser:
-    """The profile in a row of `users`; raises :class:`privacy.sealing.CannotOpen`."""
+    """The profile in a row of `users` with :data:`store.projection.ACTIVITY`; raises
+    :class:`privacy.sealing.CannotOpen`."""
     values = {name: _open(row, key, name) for name in COLUMNS if name != "email_index"}
     profile = Profile(
         user_id=values["user_id"],
@@ -66,7 +71,7 @@ def open_row(row: asyncpg.Record, key: DataKey, consents: Mapping[str, bool]) ->
         consents=dict(consents),
         subscription_tier=values["subscription_tier"],
     )
-    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"])
+    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], activity_of(row))
 
 
 def _open(row: asyncpg.Record, key: DataKey, name: str) -> Any:

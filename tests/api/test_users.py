@@ -67,6 +67,7 @@ async def test_the_computed_groups_are_there_before_there_is_anything_to_compute
         "total_revenue": "0.00",
         "average_order_value": None,
         "currency": None,
+        "revenue_by_currency": {},
         "last_purchase_date": None,
         "subscription_tier": "pro",
         "customer_lifetime_value": None,

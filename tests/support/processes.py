@@ -22,10 +22,11 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 class PerennialProcess:
-    """`perennial api` or `perennial worker` as a process of its own."""
+    """`perennial api` or `perennial worker` as a process of its own; or another module's command."""
 
-    def __init__(self, command: str, settings: Settings, directory: Path) -> None:
+    def __init__(self, command: str, settings: Settings, directory: Path, module: str = "cli") -> None:
         self._command = command
+        self._module = module
         self._settings = settings
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
@@ -38,7 +39,7 @@ class PerennialProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "cli",
+                self._module,
                 self._command,
                 cwd=ROOT,
                 env=environment_of(settings),
@@ -50,6 +51,12 @@ class PerennialProcess:
             while not ready.exists():
                 assert self._process.returncode is None, self.log()
                 await asyncio.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """`kill -9`."""

@@ -12,8 +12,9 @@ from typing import Any
 from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
-from models.messages.execution import LifecycleInput, LifecycleOutcome, RecordedEvent
-from models.messages.identity import initial_search_attributes, temporal_workflow_id
+from models.messages.execution import LifecycleOutcome, RecordedEvent
+from models.messages.identity import temporal_workflow_id
+from models.messages.starting import start_message, start_options
 from privacy.sealing import Sealer
 from runtime.database import Database
 from store import data_keys, instances
@@ -51,45 +52,59 @@ class Runs:
         parameters: Mapping[str, str] | None = None,
     ) -> Run:
         """Start an instance; ``still`` keeps its clock from skipping, ``stored=False`` leaves its row out."""
-        instance_id = uuid.uuid4().hex
-        new = NewInstance(instance_id, workflow_id, user_id, max_attempts, dict(parameters or {}), "test")
+        new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, dict(parameters or {}), "test")
         if stored:
-            async with self.database.transaction() as connection:
-                key = await data_keys.require(connection, self.sealer, user_id)
-                await instances.insert(connection, key, new)
+            await self._store(new)
+        return await self.begin(new, still=still)
+
+    async def stored(self, user_id: str) -> NewInstance:
+        """An instance that is stored and not started yet."""
+        new = NewInstance(uuid.uuid4().hex, "onboarding", user_id, 3, {}, "test")
+        await self._store(new)
+        return new
+
+    async def begin(self, new: NewInstance, *, still: bool = False) -> Run:
+        """Tell Temporal of an instance."""
         if still:
             with self.environment.with_time_skipping_disabled():
                 handle = await self._start(new)
         else:
             handle = await self._start(new)
+        return Run(new.instance_id, new.workflow_id, handle)
+
+    def at(self, workflow_id: str, instance_id: str) -> Run:
+        """An instance that something else has started."""
+        handle = self.environment.client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id))
         return Run(instance_id, workflow_id, handle)
 
+    async def _store(self, new: NewInstance) -> None:
+        async with self.database.transaction() as connection:
+            key = await data_keys.require(connection, self.sealer, new.user_id)
+            await instances.insert(connection, key, new)
+
     async def _start(self, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
+        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
         return await self.environment.client.start_workflow(
             new.workflow_id,
-            LifecycleInput(
-                instance_id=new.instance_id,
-                user_id=new.user_id,
-                max_attempts=new.max_attempts,
-                parameters=new.parameters,
-            ),
-            id=temporal_workflow_id(new.workflow_id, new.instance_id),
+            message,
             task_queue=self.task_queue,
-            result_type=LifecycleOutcome,
-            search_attributes=initial_search_attributes(new.workflow_id, new.user_id),
+            **start_options(new.workflow_id, message, "a test"),
         )
 
     async def context(self, run: Run) -> StoredInstance:
         """What is stored of the instance."""
-        async with self.database.connection() as connection:
-            found = await instances.find(connection, self.sealer, run.workflow_id, run.instance_id)
+        found = await self._find(run)
         assert found is not None
         return found
+
+    async def _find(self, run: Run) -> StoredInstance | None:
+        async with self.database.connection() as connection:
+            return await instances.find(connection, self.sealer, run.workflow_id, run.instance_id)
 
     async def until(self, run: Run, step: str, within: float = 20.0) -> StoredInstance:
         """The context once the instance has come to a step."""
         async with asyncio.timeout(within):
-            while (found := await self.context(run)).current_step != step:
+            while (found := await self._find(run)) is None or found.current_step != step:
                 await asyncio.sleep(0.02)
         return found
 

@@ -1,0 +1,238 @@
+"""The projector: follows a shard of the log and folds its events into profiles, sessions and transactions.
+
+An event counts exactly once. Argument, by the point at which a process, or Postgres, dies; the effects, the
+events set aside, the letters to Temporal and the cursor's move are one transaction:
+
+1. after the batch is read: nothing was written; whoever takes the shard over reads the same again.
+2. after the cursor is moved, before all effects are written: all of it is rolled back; as 1.
+3. after the effects, before the commit: as 2.
+4. during the commit, where the answer doesn't come: effects and move are both there or both not.
+5. after the commit: the cursor is behind the batch. A commit that the disk hadn't got yet when Postgres
+   crashed is forgotten whole, and the events, which the disk had before they were answered, are read again.
+
+The cursor isn't kept in memory: each batch begins with reading where Postgres says that it is.
+
+Two workers that follow one shard for a moment, as after a heartbeat that came late, are harmless: the cursor
+moves by compare-and-set before anything else is written, so the second waits for the first and finds it moved.
+
+An event that can't be folded never stops its shard: it is tried a few times, alone, then set aside in the same
+way (:mod:`store.poison`). What would befall any event stops the shard, and is tried again until it passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+
+from activities.heartbeats import heartbeats
+from activities.wake_ups import Bell, WakeUps
+from models.messages.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
+from models.messages.public_text import PublicText
+from models.rules.folding import FoldedEvent, Projection
+from models.rules.triggers import WorkflowTrigger
+from privacy.sealing import Sealer
+from runtime.database import UNREACHABLE, Database
+from store import consent_lock, data_keys, log, outbox, poison, projection
+from store.connection import Connection
+from store.log import BEGINNING, CHANNEL, CursorMoved, LoggedEvent, Position
+from store.poison import Refused
+
+logger = logging.getLogger("perennial.projector")
+
+BATCH = 1000
+TRIES = 3
+"""How often an event is tried alone before it is set aside."""
+TURN_SECONDS = 20 * 60.0
+"""How long an activity follows a shard before it lets the workflow continue as new."""
+POLL_SECONDS = 0.25
+"""How soon it looks by itself, when no notification comes."""
+UNSETTLED_SECONDS = 0.01
+"""How soon it looks again while rows wait for an open transaction to end."""
+GATHER_SECONDS = 0.025
+"""How long it lets events gather after a batch that wasn't full, so that a steady stream makes fewer batches."""
+AGAIN_SECONDS = 0.5
+"""How soon it tries again what wasn't an event's fault."""
+
+
+class Found(Enum):
+    """What a look at the log has found."""
+
+    NOTHING = "nothing"
+    UNSETTLED = "unsettled"
+    SOME = "some"
+    FULL = "full"
+
+
+class Projector:
+    """Follows shards of the log. One for a process: its shards share a listening connection."""
+
+    def __init__(self, database: Database, sealer: Sealer, triggers: Sequence[WorkflowTrigger]) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._triggers = triggers
+        self._wake_ups = WakeUps(database, CHANNEL)
+
+    @activity.defn(name="projector.follow")
+    async def follow(self, shard: ShardOfLog) -> None:
+        """Fold what comes, until the turn is over or the worker stops."""
+        follower = Follower(self._database, self._sealer, self._triggers, shard.shard)
+        over = asyncio.get_running_loop().time() + TURN_SECONDS
+        async with heartbeats(), self._wake_ups.bell() as bell:
+            while asyncio.get_running_loop().time() < over and not activity.is_worker_shutdown():
+                await _rest(bell, await follower.step())
+
+
+async def _rest(bell: Bell, found: Found | None) -> None:
+    """Wait as long as what was found makes sense of; None is a failure."""
+    if found is Found.NOTHING:
+        await bell.wait(POLL_SECONDS)
+    elif found is Found.UNSETTLED:
+        await asyncio.sleep(UNSETTLED_SECONDS)
+    elif found is Found.SOME:
+        await asyncio.sleep(GATHER_SECONDS)
+    elif found is None:
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Events that were read, folded."""
+
+    before: Position
+    to: Position
+    events: list[FoldedEvent]
+    projection: Projection
+    refused: list[Refused]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """How often the one event after a position has failed, alone."""
+
+    after: Position
+    tries: int
+    error: Exception
+
+
+class Follower:
+    """Where one activity stands in one shard."""
+
+    def __init__(
+        self, database: Database, sealer: Sealer, triggers: Sequence[WorkflowTrigger], shard: int
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._triggers = triggers
+        self._shard = shard
+        self._cursor = BEGINNING
+        """Where the batch under way begins. Read anew for each: a crash of Postgres may have put it back."""
+        self._limit = BATCH
+        self._failure: _Failure | None = None
+
+    async def step(self) -> Found | None:
+        """Take the next batch; None where it has to be tried again later."""
+        try:
+            return await self._advance()
+        except CursorMoved:
+            logger.info("another worker follows this shard too", extra={"shard": self._shard})
+        except UNREACHABLE:
+            logger.warning("Postgres does not answer", extra={"shard": self._shard})
+        except Exception as error:
+            if poison.is_of_the_event(error):
+                self._look_closer(error)
+                return Found.FULL
+            logger.exception("a batch can't be folded", extra={"shard": self._shard})
+        return None
+
+    def _look_closer(self, error: Exception) -> None:
+        """After a batch that failed for one of its events: smaller ones, until the event stands alone."""
+        if self._limit > 1:
+            self._limit //= 2
+            return
+        failed = self._failure.tries if self._failure and self._failure.after == self._cursor else 0
+        self._failure = _Failure(self._cursor, failed + 1, error)
+
+    async def _advance(self) -> Found:
+        async with self._database.transaction() as connection:
+            self._cursor = await log.cursor(connection, PROJECTOR, self._shard)
+            logged = await log.read(connection, self._shard, self._cursor, self._limit)
+            if not logged:
+                waiting = await log.more(connection, self._shard, self._cursor)
+                return Found.UNSETTLED if waiting else Found.NOTHING
+            await self._take(connection, await self._fold(connection, logged))
+        full = len(logged) == self._limit
+        self._limit = min(self._limit * 2, BATCH)
+        return Found.FULL if full else Found.SOME
+
+    async def _fold(self, connection: Connection, logged: Sequence[LoggedEvent]) -> _Batch:
+        """Fold events of people who have a key; whose key is destroyed, or never was, is passed over.
+
+        The lock is the one that erasure takes exclusively: who is erased from now on is erased after this
+        transaction, with what it has written.
+        """
+        users = {each.user_id for each in logged}
+        await consent_lock.share(connection, users)
+        keys = await data_keys.find(connection, self._sealer, users)
+        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [])
+        for each in logged:
+            key = keys.get(each.user_id)
+            if key is not None:
+                self._try(batch, each.opened_with(key))
+        return batch
+
+    def _try(self, batch: _Batch, event: FoldedEvent) -> None:
+        """Fold one event in, or see after some tries that it can't be."""
+        failed = self._failure
+        if failed is not None and failed.after == batch.before and failed.tries >= TRIES:
+            batch.refused.append(Refused(event, failed.tries, failed.error))
+            return
+        for tries in range(1, TRIES + 1):
+            try:
+                batch.projection.add(event)
+            except Exception as error:  # noqa: BLE001 - whatever an event raises is its own fault
+                if tries == TRIES:
+                    batch.refused.append(Refused(event, tries, error))
+            else:
+                batch.events.append(event)
+                return
+
+    async def _take(self, connection: Connection, batch: _Batch) -> None:
+        await log.move(connection, PROJECTOR, self._shard, batch.before, batch.to)
+        await projection.write(connection, batch.projection)
+        await outbox.enqueue(connection, batch.events, self._triggers)
+        await poison.set_aside(connection, PROJECTOR, batch.refused)
+        for each in batch.refused:
+            logger.error(
+                "an event was set aside",
+                extra={"event_id": each.event.event_id, "error_type": type(each.error).__name__},
+            )
+
+
+async def start_projectors(client: Client, task_queue: str) -> None:
+    """Make sure that each shard has its workflow on this task queue; those that run already stay as they are."""
+    for shard in ALL_SHARDS:
+        handle = await _start(client, task_queue, shard, WorkflowIDConflictPolicy.USE_EXISTING)
+        if (await handle.describe()).task_queue != task_queue:
+            await _start(client, task_queue, shard, WorkflowIDConflictPolicy.TERMINATE_EXISTING)
+
+
+async def _start(
+    client: Client, task_queue: str, shard: ShardOfLog, if_running: WorkflowIDConflictPolicy
+) -> WorkflowHandle[Any, Any]:
+    return await client.start_workflow(
+        PROJECTOR,
+        shard,
+        id=projector_workflow_id(shard.shard),
+        task_queue=task_queue,
+        id_conflict_policy=if_running,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        static_summary=PublicText(f"Folds shard {shard.shard} of the event log into profiles"),
+    )

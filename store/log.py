@@ -1,0 +1,156 @@
+"""The event log as its consumers read it: in order, from a cursor, and nothing is ever skipped.
+
+A row is *settled* once every transaction below its own has ended (``xid < pg_snapshot_xmin``), or where it is
+of an earlier generation of the log. Only settled rows are read, since an open transaction may still put rows
+before the others. The horizon is that of the whole cluster: a long write transaction in any of its databases
+delays consumers, and loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from models.rules.folding import FoldedEvent, Unfoldable
+from privacy.sealing import DataKey
+from store.connection import Connection
+from store.events import BODY
+
+CHANNEL = "events_recorded"
+"""What ingest notifies when events have been committed."""
+
+_EVENT = "event_id, user_id, event_type, timestamp, session_id, historical, body, received_at"
+
+
+class CursorMoved(Exception):
+    """Another worker has moved the cursor in the meantime: nothing of this transaction may stay."""
+
+
+class Position(NamedTuple):
+    """A place in a shard of the log; positions compare in log order."""
+
+    generation: int
+    xid: int
+    sequence: int
+
+
+BEGINNING = Position(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoggedEvent:
+    """A row of the log, sealed."""
+
+    position: Position
+    row: asyncpg.Record
+
+    @property
+    def user_id(self) -> str:
+        """Whose event it is."""
+        return str(self.row["user_id"])
+
+    def opened_with(self, key: DataKey) -> FoldedEvent:
+        """The event for its consumers; its body is opened on use, once."""
+        row = self.row
+        return FoldedEvent(
+            event_id=row["event_id"],
+            user_id=row["user_id"],
+            event_type=row["event_type"],
+            timestamp=row["timestamp"],
+            session_id=row["session_id"],
+            received_at=row["received_at"],
+            historical=row["historical"],
+            body=_opened_once(key, row["body"]),
+        )
+
+
+def _opened_once(key: DataKey, sealed: bytes) -> Callable[[], Mapping[str, Any]]:
+    held: list[Mapping[str, Any]] = []
+
+    def body() -> Mapping[str, Any]:
+        if not held:
+            opened = key.open_json(BODY, sealed)
+            if not isinstance(opened, Mapping):
+                raise Unfoldable("an event's body is an object")
+            held.append(opened)
+        return held[0]
+
+    return body
+
+
+async def cursor(connection: Connection, consumer: str, shard: int) -> Position:
+    """Where a consumer stands in a shard; a new one stands before everything."""
+    row = await connection.fetchrow(
+        "SELECT generation, xid, sequence FROM log_cursors WHERE consumer = $1 AND shard = $2", consumer, shard
+    )
+    return BEGINNING if row is None else Position(*row)
+
+
+async def read(connection: Connection, shard: int, after: Position, limit: int) -> list[LoggedEvent]:
+    """The next settled events after a position, in log order.
+
+    Call it before the transaction writes anything: its own transaction id would hide later rows.
+    """
+    rows = await connection.fetch(
+        f"""SELECT generation, xid, sequence, {_EVENT} FROM events
+             WHERE shard = $1 AND (generation, xid, sequence) > ($2, $3, $4)
+               AND (generation < (SELECT generation FROM log_generation)
+                    OR xid < pg_snapshot_xmin(pg_current_snapshot()))
+             ORDER BY generation, xid, sequence LIMIT $5""",
+        shard,
+        *after,
+        limit,
+    )
+    return [LoggedEvent(Position(row[0], row[1], row[2]), row) for row in rows]
+
+
+async def more(connection: Connection, shard: int, after: Position) -> bool:
+    """Whether there are committed events after a position, settled or not."""
+    found: bool = await connection.fetchval(
+        """SELECT EXISTS (SELECT FROM events
+                           WHERE shard = $1 AND (generation, xid, sequence) > ($2, $3, $4))""",
+        shard,
+        *after,
+    )
+    return found
+
+
+async def move(connection: Connection, consumer: str, shard: int, before: Position, to: Position) -> None:
+    """Move a cursor, in the transaction of the effects; raises :class:`CursorMoved` where another was faster.
+
+    To be called before the effects are written: of two workers on one shard the second then waits here, and
+    finds that it has nothing to do. The commit doesn't wait for the disk: a crash forgets effects and move
+    together, and the events are there to be read again.
+    """
+    moved = await connection.fetchval(
+        """INSERT INTO log_cursors AS c (consumer, shard, generation, xid, sequence)
+           VALUES ($1, $2, $6, $7, $8)
+           ON CONFLICT (consumer, shard) DO UPDATE
+           SET generation = excluded.generation, xid = excluded.xid, sequence = excluded.sequence, moved_at = now()
+           WHERE (c.generation, c.xid, c.sequence) = ($3, $4, $5)
+           RETURNING set_config('synchronous_commit', 'off', true)""",
+        consumer,
+        shard,
+        *before,
+        *to,
+    )
+    if moved is None:
+        raise CursorMoved
+
+
+async def find_event(
+    connection: Connection, user_id: str, timestamp: datetime, event_id: str
+) -> LoggedEvent | None:
+    """One event by its id; user and timestamp say where to look. None where retention has taken it."""
+    row = await connection.fetchrow(
+        f"""SELECT generation, xid, sequence, {_EVENT} FROM events
+             WHERE user_id = $1 AND timestamp = $2 AND event_id = $3""",
+        user_id,
+        timestamp,
+        event_id,
+    )
+    return None if row is None else LoggedEvent(Position(row[0], row[1], row[2]), row)

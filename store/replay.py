@@ -1,0 +1,40 @@
+"""Folding a single event that had been set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.errors import EventGone, StillUnusable
+from models.rules.folding import Projection
+from models.rules.triggers import WorkflowTrigger
+from privacy.sealing import Sealer
+from store import consent_lock, data_keys, log, outbox, poison, projection
+from store.connection import Connection
+from store.poison import StoredPoison
+
+
+async def replay(
+    connection: Connection, sealer: Sealer, triggers: Sequence[WorkflowTrigger], poison_id: str
+) -> StoredPoison:
+    """Fold an event that was set aside, exactly once, in the caller's transaction.
+
+    Raises :class:`StillUnusable` where it fails again, :class:`EventGone`, :class:`models.errors.UserErased`,
+    and what :func:`store.poison.settle` raises; the caller then rolls back, and it stays open.
+    """
+    settled = await poison.settle(connection, poison_id, "replayed")
+    await consent_lock.share(connection, [settled.user_id])
+    key = await data_keys.require(connection, sealer, settled.user_id)
+    logged = await log.find_event(connection, settled.user_id, settled.timestamp, settled.event_id)
+    if logged is None:
+        raise EventGone
+    event = logged.opened_with(key)
+    folded = Projection()
+    try:
+        folded.add(event)
+        await projection.write(connection, folded)
+        await outbox.enqueue(connection, [event], triggers)
+    except Exception as error:
+        if poison.is_of_the_event(error):
+            raise StillUnusable(type(error).__name__) from None
+        raise
+    return settled

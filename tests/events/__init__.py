@@ -1,0 +1,1 @@
+"""Tests of events: ingest, log, projector, outbox."""

@@ -1,0 +1,54 @@
+"""A worker that projects and does nothing else, as a process: ``python -m tests.events.projecting worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from datetime import timedelta
+
+import uvloop
+from temporalio.worker import Worker
+
+from activities.projector import Projector, start_projectors
+from privacy.keyring import KeyFile
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.readiness import announce_ready
+from runtime.settings import Settings, load_settings
+from runtime.telemetry import configure_logging
+from runtime.temporal import SealedPayloads, connect
+from worker import workflow_runner
+from workflows.system.projector import ProjectorWorkflow
+
+
+async def work(settings: Settings) -> None:
+    """Project until told to stop, or killed."""
+    configure_logging(settings)
+    ring = KeyFile(settings.require_key_file()).load()
+    database = Database(settings.require_database_url(), size=settings.database_pool_size, application="worker")
+    await database.open()
+    codec = SealedPayloads(ring.payload.current, ring.payload.keys)
+    client = await connect(settings, codec, lazy=False)
+    worker = Worker(
+        client,
+        task_queue=settings.task_queue,
+        workflows=[ProjectorWorkflow],
+        activities=[Projector(database, Sealer(ring), ()).follow],
+        workflow_runner=workflow_runner(),
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        graceful_shutdown_timeout=timedelta(seconds=2),
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+    )
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    async with worker:
+        await start_projectors(client, settings.task_queue)
+        announce_ready(settings.ready_file)
+        await stopping.wait()
+    await database.close()
+
+
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["worker"]
+    uvloop.run(work(load_settings()))

@@ -1,0 +1,114 @@
+"""Folding, without a store: what each event adds, and that order doesn't matter."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.rules.activity import Activity, CurrencyTotal
+from models.rules.folding import FoldedEvent, Projection
+from models.rules.money import NoMoney, amount_of, average, currency_of, written
+
+NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
+
+
+def event(
+    event_type: str, number: int = 1, minutes: int = 0, session: str = "s", **properties: Any
+) -> FoldedEvent:
+    moment = NOON + timedelta(minutes=minutes)
+    body = {"event_properties": properties}
+    return FoldedEvent(f"e-{number}", "u-1", event_type, moment, session, NOON, False, lambda: body)
+
+
+PROPERTIES: st.SearchStrategy[tuple[str, dict[str, Any]]] = st.one_of(
+    st.tuples(st.just("engagement.page_view"), st.just({})),
+    st.tuples(
+        st.sampled_from(["transaction.purchase_complete", "transaction.refund"]),
+        st.fixed_dictionaries(
+            {
+                "amount": st.sampled_from(["0", "19.99", "0.10", 5, 0.3]),
+                "currency": st.sampled_from(["USD", "EUR"]),
+            }
+        ),
+    ),
+    st.tuples(
+        st.just("engagement.feature_click"), st.fixed_dictionaries({"feature": st.sampled_from(["a", "b"])})
+    ),
+)
+EVENTS = st.lists(st.tuples(PROPERTIES, st.integers(-500, 500), st.sampled_from(["s", "t"])), max_size=12)
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+def test_any_order_gives_the_same_projection(drawn: list[Any], random: Any) -> None:
+    events = [
+        event(event_type, number, minutes, session, **properties)
+        for number, ((event_type, properties), minutes, session) in enumerate(drawn)
+    ]
+    ordered, shuffled = Projection(), Projection()
+    for each in sorted(events, key=lambda each: each.timestamp):
+        ordered.add(each)
+    random.shuffle(events)
+    for each in events:
+        shuffled.add(each)
+    assert ordered == shuffled
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        event("transaction.purchase_complete"),
+        event("transaction.purchase_complete", amount="-1", currency="USD"),
+        event("transaction.purchase_complete", amount="NaN", currency="USD"),
+        event("transaction.purchase_complete", amount=True, currency="USD"),
+        event("transaction.refund", amount="1", currency="usd"),
+        event("transaction.refund", amount="1e-99999999", currency="USD"),
+        event("engagement.feature_click"),
+        event("engagement.feature_click", feature=["export"]),
+        event("engagement.feature_click", feature="x" * 2000),
+    ],
+)
+def test_an_unusable_event_changes_nothing(unusable: FoldedEvent) -> None:
+    projection = Projection()
+    with pytest.raises(ValueError, match=r".") as raised:
+        projection.add(unusable)
+    assert projection == Projection()
+    assert "usd" not in str(raised.value)
+
+
+def test_bodies_are_opened_only_for_what_needs_them() -> None:
+    def body() -> dict[str, Any]:
+        raise AssertionError("opened")
+
+    Projection().add(FoldedEvent("e", "u", "engagement.page_view", NOON, "s", NOON, False, body))
+
+
+def test_money_is_exact() -> None:
+    assert amount_of(0.1) + amount_of("0.2") == Decimal("0.3")
+    assert amount_of(0) == amount_of("0.00") == 0
+    assert written(Decimal("59.0600")) == "59.06"
+    assert written(Decimal("1E+2")) == "100.00"
+    assert written(Decimal("-0.125")) == "-0.125"
+    assert average(Decimal("59.06"), 2) == "29.53"
+    assert average(Decimal("10"), 3) == "3.33"
+    assert average(Decimal("0.125"), 1) == "0.125"
+    assert average(Decimal("10"), 0) is None
+    assert currency_of("USD") == "USD"
+    with pytest.raises(NoMoney):
+        currency_of("USDT")
+
+
+def test_the_main_currency_is_the_one_with_most_purchases_then_the_latest() -> None:
+    many = CurrencyTotal("EUR", 2, Decimal(1), NOON)
+    few = CurrencyTotal("USD", 1, Decimal(1000), NOON + timedelta(days=1))
+    later = CurrencyTotal("GBP", 2, Decimal(1), NOON + timedelta(hours=1))
+    refunded = CurrencyTotal("JPY", 0, Decimal(-5), None)
+    assert Activity(totals=(refunded, few, many)).main_total == many
+    assert Activity(totals=(many, later, refunded)).main_total == later
+    assert Activity(totals=(refunded,)).main_total == refunded
+    assert Activity(totals=(many, few)).last_purchase_at == few.last_purchase_at
+    assert Activity().main_total is None

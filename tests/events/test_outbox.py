@@ -1,0 +1,180 @@
+"""From an event in the log to a waiting instance and to a start: told once, and no wake-up is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from activities.outbox import Outbox
+from models.rules.folding import FoldedEvent
+from models.rules.sharding import shard_of
+from models.rules.triggers import WorkflowTrigger, on
+from models.vocabulary import InstanceStatus
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from store import data_keys, outbox
+from tests.support.people import Customer
+from tests.support.runs import Runs
+from worker import startables
+
+SIGNUP = [WorkflowTrigger("onboarding", on("user.signup"))]
+
+
+class Log:
+    """Writes events as ingest does, and tells the outbox of them as the projector does."""
+
+    def __init__(self, database: Database, sealer: Sealer, customer: Customer) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._customer = customer
+
+    async def store(
+        self, event_type: str, *, ago: timedelta = timedelta(), historical: bool = False, **properties: Any
+    ) -> FoldedEvent:
+        """Commit an event to the log."""
+        event_id, moment = uuid.uuid4().hex, datetime.now(UTC) - ago
+        body: Mapping[str, Any] = {"event_properties": properties}
+        async with self._database.transaction() as connection:
+            await connection.execute("SELECT ensure_events_partition($1)", moment.date().replace(day=1))
+        async with self._database.transaction() as connection:
+            key = await data_keys.require(connection, self._sealer, self._customer.user_id)
+            received_at = await connection.fetchval(
+                """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
+                                       historical, body)
+                   VALUES ($1, $2, $3, $4, 's', $5, 1, $6, $7) RETURNING received_at""",
+                event_id,
+                self._customer.user_id,
+                event_type,
+                moment,
+                shard_of(self._customer.user_id),
+                historical,
+                key.seal_json("events.body", body),
+            )
+        return FoldedEvent(
+            event_id=event_id,
+            user_id=self._customer.user_id,
+            event_type=event_type,
+            timestamp=moment,
+            session_id="s",
+            received_at=received_at,
+            historical=historical,
+            body=lambda: body,
+        )
+
+    async def project(self, *events: FoldedEvent) -> int:
+        """Write the letters that events give."""
+        async with self._database.transaction() as connection:
+            return await outbox.enqueue(connection, events, SIGNUP)
+
+
+@pytest.fixture
+def log(database: Database, sealer: Sealer, customer: Customer) -> Log:
+    return Log(database, sealer, customer)
+
+
+@pytest.fixture
+async def delivering(
+    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings
+) -> AsyncIterator[None]:
+    """The outbox's activity, run directly."""
+    carrier = Outbox(database, sealer, skipping.client, worker_settings.task_queue, startables())
+    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    with skipping.with_time_skipping_disabled():
+        yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_event_that_comes_during_a_wait_ends_it(
+    runs: Runs, customer: Customer, log: Log, delivering: None
+) -> None:
+    run = await runs.start(customer.user_id, still=True)
+    await runs.until(run, "wait_for_first_activity")
+    event = await log.store("engagement.page_view")
+    assert await log.project(event) == 1
+    assert (await run.handle.result()).reason == "activated"
+    assert (await runs.context(run)).results["wait_for_first_activity"]["event_id"] == event.event_id
+    async with runs.database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM temporal_outbox") == 0
+        assert await connection.fetchval("SELECT count(*) FROM event_waits") == 0
+
+
+async def test_an_event_that_came_before_the_wait_was_registered_ends_it_as_well(
+    runs: Runs, customer: Customer, log: Log
+) -> None:
+    """Nothing tells the instance of it: the look at the log after the registration finds it."""
+    instance = await runs.stored(customer.user_id)
+    event = await log.store("engagement.search")
+    run = await runs.begin(instance)
+    assert (await run.handle.result()).reason == "activated"
+    assert (await runs.context(run)).results["wait_for_first_activity"]["event_id"] == event.event_id
+
+
+async def test_events_from_before_the_instance_and_old_data_do_not_count(
+    runs: Runs, customer: Customer, log: Log, delivering: None
+) -> None:
+    before = await log.store("engagement.search")
+    run = await runs.start(customer.user_id, still=True)
+    await runs.until(run, "wait_for_first_activity")
+    old = await log.store("engagement.page_view", historical=True)
+    late = await log.store("engagement.page_view", ago=timedelta(days=2))
+    other = await log.store("user.login")
+    assert await log.project(before, old, late, other) == 0
+    assert (await runs.context(run)).status is InstanceStatus.RUNNING
+    await run.handle.terminate()
+
+
+async def test_a_trigger_starts_a_workflow_once_per_event(
+    runs: Runs, customer: Customer, log: Log, delivering: None
+) -> None:
+    event = await log.store("user.signup")
+    for _ in range(3):
+        await log.project(event)
+    instance_id = outbox.triggered_instance_id("onboarding", event.event_id)
+    run = runs.at("onboarding", instance_id)
+    await runs.until(run, "wait_for_first_activity")
+    async with runs.database.connection() as connection:
+        async with asyncio.timeout(10):
+            while await connection.fetchval("SELECT count(*) FROM temporal_outbox"):
+                await asyncio.sleep(0.02)
+        assert await connection.fetchval("SELECT count(*) FROM instances") == 1
+    await run.handle.terminate()
+
+
+async def test_old_data_and_late_events_start_nothing(log: Log) -> None:
+    old = await log.store("user.signup", historical=True)
+    late = await log.store("user.signup", ago=timedelta(hours=2))
+    assert await log.project(old, late) == 0
+
+
+async def test_a_trigger_of_a_disabled_workflow_starts_nothing(
+    runs: Runs, customer: Customer, log: Log, delivering: None
+) -> None:
+    async with runs.database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO workflow_settings (workflow_id, enabled) VALUES ('onboarding', false)"
+        )
+        await log.project(await log.store("user.signup"))
+        async with asyncio.timeout(10):
+            while await connection.fetchval("SELECT count(*) FROM temporal_outbox"):
+                await asyncio.sleep(0.02)
+        assert await connection.fetchval("SELECT count(*) FROM instances") == 0
+
+
+async def test_a_letter_for_an_instance_that_has_ended_is_dropped(
+    runs: Runs, customer: Customer, log: Log, delivering: None
+) -> None:
+    run = await runs.start(customer.user_id, still=True)
+    await runs.until(run, "wait_for_first_activity")
+    await run.handle.terminate()
+    assert await log.project(await log.store("engagement.share")) == 1
+    async with runs.database.connection() as connection, asyncio.timeout(10):
+        while await connection.fetchval("SELECT count(*) FROM temporal_outbox"):
+            await asyncio.sleep(0.02)

@@ -1,0 +1,35 @@
+"""Partitions are there before they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from temporalio.testing import WorkflowEnvironment
+
+from activities.partitions import MONTHS_AHEAD, schedule_partitions
+from models.messages.partitions import PARTITIONS_ID
+from runtime.database import Database
+from runtime.settings import Settings
+from store.partitions import months_ahead
+from tests.support.runs import Runs
+
+
+async def test_the_schedule_makes_the_partitions_of_the_months_to_come(
+    skipping: WorkflowEnvironment, runs: Runs, database: Database, worker_settings: Settings
+) -> None:
+    with skipping.with_time_skipping_disabled():
+        for _ in range(2):  # the second finds it there
+            await schedule_partitions(skipping.client, worker_settings.task_queue)
+    wanted = {f"events_{month:%Y_%m}" for month in months_ahead(datetime.now(UTC).date(), MONTHS_AHEAD)}
+    try:
+        async with database.connection() as connection, asyncio.timeout(20):
+            while not wanted <= {
+                row["name"]
+                for row in await connection.fetch(
+                    "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'events'::regclass"
+                )
+            }:
+                await asyncio.sleep(0.05)
+    finally:
+        await skipping.client.get_schedule_handle(PARTITIONS_ID).delete()

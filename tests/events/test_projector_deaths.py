@@ -1,0 +1,256 @@
+"""`kill -9` of the worker and of Postgres at the points that the projector's docstring names, and take-over.
+
+A lock that the test holds stops the projector at a point: on the cursor's row before its move, on a session's
+before the effects, on the waits after them. After the kill everything counts exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from activities.projector import Found
+from models.messages.projection import projector_workflow_id
+from models.rules.sharding import SHARDS, shard_of
+from privacy.sealing import Sealer
+from runtime import migrate
+from runtime.database import Database
+from runtime.embedded.home import Home
+from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.settings import Settings
+from tests.embedded.directories import temporary_directory
+from tests.support.log import Happening, Log, drain, purchase
+from tests.support.processes import PerennialProcess
+
+TAKEN_OVER_WITHIN = 10.0
+POINTS = {
+    "before the cursor's move": "SELECT FROM log_cursors FOR UPDATE",
+    "before the effects": "SELECT FROM sessions FOR UPDATE",
+    "after the effects": "LOCK TABLE event_waits IN ACCESS EXCLUSIVE MODE",
+}
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within: float = 30.0) -> float:
+    """Wait for a condition; how long it took."""
+    began = time.monotonic()
+    async with asyncio.timeout(within):
+        while not await condition():
+            await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+@asynccontextmanager
+async def stopped_at(point: str, url: str) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
+    """Hold the lock of a point; gives a question: does somebody wait there?"""
+    holder, watcher = await asyncpg.connect(url), await asyncpg.connect(url)
+
+    async def waiting() -> bool:
+        return bool(
+            await watcher.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid)))",
+                holder.get_server_pid(),
+            )
+        )
+
+    try:
+        await holder.execute("BEGIN")
+        await holder.execute(POINTS[point])
+        yield waiting
+    finally:
+        holder.terminate()
+        watcher.terminate()
+
+
+@pytest.fixture
+def log(database: Database, sealer: Sealer) -> Log:
+    return Log(database, sealer)
+
+
+class Workers:
+    """Worker processes that project."""
+
+    def __init__(self, client: Client, settings: Settings, directory: Path, stack: AsyncExitStack) -> None:
+        self._client = client
+        self._settings = settings
+        self._directory = directory
+        self._stack = stack
+
+    async def start(self) -> PerennialProcess:
+        process = PerennialProcess("worker", self._settings, self._directory, module="tests.events.projecting")
+        await self._stack.enter_async_context(process)
+        return process
+
+    async def holder_of(self, shard: int) -> int:
+        """The process id of the worker that follows a shard; 0 for none."""
+        handle = self._client.get_workflow_handle(projector_workflow_id(shard))
+        for pending in (await handle.describe()).raw_description.pending_activities:
+            if pending.attempt and pending.last_worker_identity:
+                return int(pending.last_worker_identity.split("@")[0])
+        return 0
+
+
+@pytest.fixture
+async def workers(
+    skipping: WorkflowEnvironment, database_url: str, key_file: Path, tmp_path: Path
+) -> AsyncIterator[Workers]:
+    settings = Settings(
+        environment="embedded",
+        database_url=database_url,
+        key_file=key_file,
+        temporal_address=skipping.client.service_client.config.target_host,
+        task_queue=f"projecting-{tmp_path.name}",
+    )
+    async with AsyncExitStack() as stack:
+        yield Workers(skipping.client, settings, tmp_path, stack)
+    for shard in range(SHARDS):
+        await skipping.client.get_workflow_handle(projector_workflow_id(shard)).terminate()
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_every_event_to_count_once(
+    log: Log,
+    workers: Workers,
+    database_url: str,
+    owner: asyncpg.Connection[asyncpg.Record],
+    postgres: EmbeddedPostgres,
+    point: str,
+) -> None:
+    user = await log.person()
+    await log.write(purchase(user, "1"))
+    await log.project()
+    await log.write(*(purchase(user, "1", historical=False) for _ in range(50)), Happening(user, session_id="s-2"))
+    async with stopped_at(point, postgres.owner_url) as waiting:  # takes an id, after the events'
+        worker = await workers.start()
+        await until(waiting)
+        worker.kill()
+        await worker.wait()
+    await workers.start()
+
+    async def folded() -> bool:
+        return (await log.activity(user)).session_count == 2
+
+    await until(folded)
+    await asyncio.sleep(0.3)
+    activity = await log.activity(user)
+    assert (activity.total_purchases, activity.session_count) == (51, 2)
+    assert activity.totals[0].revenue == 51
+
+
+async def test_a_dead_workers_shards_are_taken_over_within_ten_seconds(log: Log, workers: Workers) -> None:
+    processes = [await workers.start() for _ in range(2)]
+    people = [await log.person(shard) for shard in range(SHARDS)]
+
+    async def held() -> bool:
+        return all([await workers.holder_of(shard) for shard in range(SHARDS)])
+
+    async def folded() -> bool:
+        return all([(await log.activity(user)).total_purchases for user in people])
+
+    await until(held)
+    holder = await workers.holder_of(0)
+    victim = next(each for each in processes if each.pid == holder)
+    victim.kill()
+    await log.write(*(purchase(user, "1") for user in people))
+    assert await until(folded) < TAKEN_OVER_WITHIN
+
+
+async def test_a_worker_that_stops_in_good_order_hands_its_shards_over_at_once(log: Log, workers: Workers) -> None:
+    first = await workers.start()
+    user = await log.person()
+
+    async def followed() -> bool:
+        return await workers.holder_of(shard_of(user)) == first.pid
+
+    async def folded() -> bool:
+        return (await log.activity(user)).total_purchases == 1
+
+    await until(followed)
+    await workers.start()
+    await log.write(purchase(user, "1"))
+    await first.stop()
+    assert await until(folded) < 2
+
+
+async def test_workers_killed_at_any_moment_lose_nothing_and_count_nothing_twice(
+    log: Log, workers: Workers
+) -> None:
+    people = [await log.person() for _ in range(8)]
+    written = 0
+
+    async def folded() -> bool:
+        return sum([(await log.activity(user)).total_purchases for user in people]) >= written
+
+    for round_ in range(4):
+        worker = await workers.start()
+        for _ in range(10 + 3 * round_):
+            await log.write(*(purchase(user, "1") for user in people for _ in range(5)))
+            written += 5 * len(people)
+        worker.kill()
+        await worker.wait()
+    await workers.start()
+    await until(folded)
+    await asyncio.sleep(0.3)
+    for user in people:
+        activity = await log.activity(user)
+        assert activity.totals[0].revenue == activity.total_purchases == written // len(people)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[EmbeddedPostgres]:
+    """A durable Postgres of the test's own, to be killed."""
+    with temporary_directory() as directory:
+        home = Home(directory / "home")
+        with home.held():
+            async with EmbeddedPostgres(home) as server:
+                settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
+                await asyncio.to_thread(migrate.upgrade, settings)
+                yield server
+
+
+@pytest.fixture
+async def own_log(server: EmbeddedPostgres, sealer: Sealer) -> AsyncIterator[Log]:
+    database = Database(server.runtime_url, size=8, application="test")
+    await database.open()
+    yield Log(database, sealer)
+    await database.close()
+
+
+async def restart(server: EmbeddedPostgres) -> None:
+    server.kill()
+    await server.wait()
+    await server.start()
+
+
+async def test_postgres_killed_in_the_middle_of_a_batch_leaves_every_event_to_count_once(
+    own_log: Log, server: EmbeddedPostgres
+) -> None:
+    user = await own_log.person()
+    follower = own_log.follower(shard_of(user))
+    await own_log.write(purchase(user, "1"))
+    await drain(follower)
+    expected = 1
+    for point in POINTS:
+        await own_log.write(*(purchase(user, "1", historical=False) for _ in range(50)))
+        expected += 50
+        async with stopped_at(point, server.owner_url) as waiting:
+            step = asyncio.create_task(follower.step())
+            await until(waiting)
+            await restart(server)
+        assert await step is None
+        await drain(follower)
+        assert (await own_log.activity(user)).total_purchases == expected
+    for _ in range(3):
+        await own_log.write(*(purchase(user, "1") for _ in range(50)))
+        expected += 50
+        assert await follower.step() is Found.SOME
+        await restart(server)  # before the disk has what was committed without waiting for it
+        await drain(follower)
+        assert (await own_log.activity(user)).total_purchases == expected

@@ -1,0 +1,11 @@
+"""The system workflows that every worker serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workflows.system.outbox import OutboxWorkflow
+from workflows.system.partitions import PartitionsWorkflow
+from workflows.system.projector import ProjectorWorkflow
+
+SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (ProjectorWorkflow, OutboxWorkflow, PartitionsWorkflow)
