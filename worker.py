@@ -15,7 +15,10 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.instances import Instances
 from activities.messages import Messages
+from activities.outbox import Outbox, Startable, start_outbox
+from activities.partitions import Partitions, schedule_partitions
 from activities.profiles import Profiles
+from activities.projector import Projector, start_projectors
 from activities.recording import StepRecorder
 from activities.transport import SmtpTransport
 from privacy.keyring import KeyFile
@@ -25,8 +28,9 @@ from runtime.readiness import announce_ready
 from runtime.settings import Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import SealedPayloads, connect
-from workflows.catalog import catalog
+from workflows.catalog import catalog, triggers
 from workflows.interceptors import OutcomeInterceptor
+from workflows.system.registry import SYSTEM_WORKFLOWS
 
 log = logging.getLogger("perennial.worker")
 
@@ -45,17 +49,40 @@ def workflow_runner() -> SandboxedWorkflowRunner:
     )
 
 
+def startables() -> dict[str, Startable]:
+    """What triggers need to know of the workflows they may start."""
+    return {
+        name: Startable(
+            description=definition.description,
+            purpose=definition.purpose,
+            max_attempts=definition.max_attempts,
+            parameters=definition.default_parameters(),
+        )
+        for name, definition in catalog().items()
+    }
+
+
 def build_worker(client: Client, settings: Settings, database: Database, sealer: Sealer) -> Worker:
     """A worker for all lifecycle workflows and their activities."""
     transport = SmtpTransport(settings) if settings.smtp_url else None
     messages = Messages(database, sealer, transport, resend_unconfirmed=settings.smtp_unconfirmed == "resend")
     instances = Instances(database, sealer)
     profiles = Profiles(database)
+    projector = Projector(database, sealer, triggers())
+    carrier = Outbox(database, sealer, client, settings.task_queue, startables())
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[definition.implementation for definition in catalog().values()],
-        activities=[instances.record, messages.send, messages.withdraw, profiles.set_stage],
+        workflows=[*(definition.implementation for definition in catalog().values()), *SYSTEM_WORKFLOWS],
+        activities=[
+            instances.record,
+            messages.send,
+            messages.withdraw,
+            profiles.set_stage,
+            projector.follow,
+            carrier.deliver,
+            Partitions(database).make_ahead,
+        ],
         workflow_runner=workflow_runner(),
         interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],
         max_concurrent_activities=settings.worker_max_activities,
@@ -79,6 +106,7 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    await _start_system(client, settings.task_queue)
     async with worker:
         announce_ready(settings.ready_file)
         log.info("worker is polling", extra={"task_queue": settings.task_queue})
@@ -86,6 +114,20 @@ async def run(settings: Settings) -> None:
     await database.close()
     if tracing is not None:
         tracing.shutdown()
+
+
+async def _start_system(client: Client, task_queue: str) -> None:
+    """Make sure that the platform's own workflows run; those that do are left alone."""
+    while True:
+        try:
+            await start_projectors(client, task_queue)
+            await start_outbox(client, task_queue)
+            await schedule_partitions(client, task_queue)
+        except RPCError:
+            log.warning("Temporal did not take the system's workflows; trying again")
+            await asyncio.sleep(1)
+        else:
+            return
 
 
 async def _connected(settings: Settings, codec: SealedPayloads) -> Client:

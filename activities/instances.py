@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from temporalio import activity
 
-from models.messages.execution import Progress
+from models.messages.execution import Progress, Recorded
 from privacy.sealing import Sealer
 from runtime.database import Database
-from store import data_keys, instances
+from store import data_keys, instances, waits
+from store.connection import Connection
 
 
 class Instances:
@@ -18,13 +19,47 @@ class Instances:
         self._sealer = sealer
 
     @activity.defn(name="instances.record")
-    async def record(self, progress: Progress) -> None:
+    async def record(self, progress: Progress) -> Recorded:
         """Write one :class:`Progress`. Idempotent: writing it twice gives the same rows.
 
-        A person who has been erased has no key any more, and nothing of the instance is written then.
+        A wait that begins is registered here, and only after that has committed the log is looked at for
+        events that came before (decision 8: no lost wake-ups). A person who has been erased has no key any
+        more, and nothing of the instance is written then.
         """
         run_id = activity.info().workflow_run_id or ""
         async with self._database.transaction() as connection:
             key = (await data_keys.find(connection, self._sealer, [progress.user_id])).get(progress.user_id)
-            if key is not None:
-                await instances.write_progress(connection, key, progress, run_id)
+            if key is None:
+                return Recorded()
+            await instances.write_progress(connection, key, progress, run_id)
+            await _settle_waits(connection, progress)
+        if progress.waiting_for is None or progress.current_step is None:
+            return Recorded()
+        async with self._database.transaction() as connection:
+            return Recorded(
+                events=await waits.already_recorded(
+                    connection,
+                    key,
+                    progress.instance_id,
+                    progress.user_id,
+                    progress.current_step,
+                    progress.waiting_for,
+                )
+            )
+
+
+async def _settle_waits(connection: Connection, progress: Progress) -> None:
+    """Forget waits that have ended, and register the one that begins."""
+    if progress.status.finished:
+        await waits.forget(connection, progress.instance_id, None)
+    elif progress.waits:
+        await waits.forget(connection, progress.instance_id, progress.waits)
+    if progress.waiting_for is not None and progress.current_step is not None:
+        await waits.register(
+            connection,
+            progress.workflow_id,
+            progress.instance_id,
+            progress.user_id,
+            progress.current_step,
+            progress.waiting_for,
+        )

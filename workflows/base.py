@@ -10,7 +10,7 @@ done again; a wait goes on until its original deadline, since the timer lives in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -26,15 +26,18 @@ with workflow.unsafe.imports_passed_through():
         LifecycleInput,
         LifecycleOutcome,
         Progress,
+        Recorded,
         RecordedEvent,
         StageChange,
         StepContext,
         StepFailure,
         StepMessage,
+        WaitRequest,
         WaitResult,
     )
     from models.messages.identity import STATUS, STEP
     from models.messages.public_text import PublicText, in_words
+    from models.rules.triggers import type_matches
     from models.vocabulary import InstanceStatus, LifecycleStage
     from workflows.catalog import Definition, Parameters
     from workflows.policies import OUTSIDE, STORE, StepPolicy
@@ -56,7 +59,8 @@ class LifecycleWorkflow(Generic[P]):
         self._waits: dict[str, WaitResult] = {}
         self._position = 0
         self._events: list[RecordedEvent] = []
-        self._seen_events: set[str] = set()
+        self._told: set[tuple[str, str | None]] = set()
+        self._taken: set[str] = set()
         self._names: dict[str, int] = {}
         self._writing = asyncio.Lock()
         self._paused = False
@@ -111,30 +115,24 @@ class LifecycleWorkflow(Generic[P]):
         )
 
     async def wait_for_event(
-        self, event_type: str, *, within: timedelta, name: str | None = None
+        self,
+        event_type: str,
+        *,
+        within: timedelta,
+        where: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> RecordedEvent | None:
         """Wait for an event of this user, durably; None when none came ``within`` that time.
 
-        ``event_type`` is a type or a whole category (``engagement.*``), or ``*``. Events that came earlier
-        in this instance and weren't taken by another wait count. Pausing doesn't stop the clock: what fell
-        due meanwhile happens on resume.
+        ``event_type`` is a type or a whole category (``engagement.*``), or ``*``; ``where`` names properties
+        and the values they must have. Events that were received since the instance began and weren't taken by
+        another wait count, also those from before this wait. Pausing doesn't stop the clock: what fell due
+        meanwhile happens on resume.
         """
         await self._while_paused()
         step = self._enter(name or f"wait_for_{event_type.replace('.', '_').replace('*', 'any')}")
         position = self._position
-        await self.record()
-        try:
-            await workflow.wait_condition(
-                lambda: self._matching(event_type) is not None,
-                timeout=within,
-                timeout_summary=PublicText(in_words(step)),
-            )
-        except TimeoutError:
-            event = None
-        else:
-            event = self._matching(event_type)
-        if event is not None:
-            self._events.remove(event)
+        event = await self._first_event(step, WaitRequest(event_type=event_type, where=dict(where or {})), within)
         self._waits[step] = WaitResult(
             position=position,
             event_type=event.event_type if event else None,
@@ -172,8 +170,9 @@ class LifecycleWorkflow(Generic[P]):
     @workflow.signal
     def event_recorded(self, event: RecordedEvent) -> None:
         """The fact that an event of this user was recorded; the same event again changes nothing."""
-        if event.event_id not in self._seen_events:
-            self._seen_events.add(event.event_id)
+        told = (event.event_id, event.step)
+        if told not in self._told:
+            self._told.add(told)
             self._events.append(event)
 
     @workflow.update
@@ -200,7 +199,7 @@ class LifecycleWorkflow(Generic[P]):
 
     async def record(self) -> None:
         """Write where the instance stands now."""
-        await self._write(InstanceStatus.PAUSED if self._paused else InstanceStatus.RUNNING)
+        await self._write(self._status())
 
     async def end(self, status: InstanceStatus, error: StepFailure | None = None) -> None:
         """Clean up after a cancellation, then write the end; from here on commands are refused."""
@@ -213,12 +212,46 @@ class LifecycleWorkflow(Generic[P]):
 
     # Parts
 
-    async def _write(self, status: InstanceStatus, error: StepFailure | None = None) -> None:
-        """One writing at a time, so that a pause and a step never overtake each other."""
+    def _status(self) -> InstanceStatus:
+        return InstanceStatus.PAUSED if self._paused else InstanceStatus.RUNNING
+
+    async def _first_event(self, step: str, request: WaitRequest, within: timedelta) -> RecordedEvent | None:
+        """Register a wait, take what the log held already, and wait for the first that matches.
+
+        Property filters are checked where the events' bodies can be opened: by whoever tells of them.
+        """
+        deadline = workflow.now() + within
+        found = await self._write(self._status(), waiting_for=request)
+        for earlier in found.events if found else ():
+            self.event_recorded(earlier)
+        try:
+            await workflow.wait_condition(
+                lambda: self._matching(step, request.event_type) is not None,
+                timeout=max(deadline - workflow.now(), timedelta()),
+                timeout_summary=PublicText(in_words(step)),
+            )
+        except TimeoutError:
+            return None
+        event = self._matching(step, request.event_type)
+        if event is not None:
+            self._taken.add(event.event_id)
+        return event
+
+    async def _write(
+        self,
+        status: InstanceStatus,
+        error: StepFailure | None = None,
+        waiting_for: WaitRequest | None = None,
+    ) -> Recorded | None:
+        """One writing at a time, so that a pause and a step never overtake each other.
+
+        None where a history from before waits were registered is replayed.
+        """
         async with self._writing:
             self._show(status)
             changed = self.variables != self._recorded_variables
             progress = Progress(
+                workflow_id=self.definition.workflow_id,
                 instance_id=self._start.instance_id,
                 user_id=self._start.user_id,
                 status=status,
@@ -226,10 +259,11 @@ class LifecycleWorkflow(Generic[P]):
                 variables=dict(self.variables) if changed else None,
                 waits=dict(self._waits),
                 error=error,
+                waiting_for=waiting_for,
             )
             self._waits.clear()
             self._recorded_variables = dict(self.variables)
-            await workflow.execute_local_activity_method(
+            return await workflow.execute_local_activity_method(
                 Instances.record,
                 progress,
                 start_to_close_timeout=STORE.attempt_timeout,
@@ -266,11 +300,10 @@ class LifecycleWorkflow(Generic[P]):
             max_attempts=self._start.max_attempts,
         )
 
-    def _matching(self, event_type: str) -> RecordedEvent | None:
-        if event_type == "*":
-            return self._events[0] if self._events else None
-        category = event_type.removesuffix("*") if event_type.endswith(".*") else None
+    def _matching(self, step: str, event_type: str) -> RecordedEvent | None:
+        """The first event told for this wait, or for any, that no other wait has taken."""
         for event in self._events:
-            if event.event_type == event_type or (category and event.event_type.startswith(category)):
+            free = event.step in (None, step) and event.event_id not in self._taken
+            if free and type_matches(event_type, event.event_type):
                 return event
         return None

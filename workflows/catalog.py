@@ -14,6 +14,7 @@ from temporalio import workflow
 
 from models.errors import WorkflowNotFound
 from models.messages.execution import LifecycleInput, LifecycleOutcome
+from models.rules.triggers import Trigger, WorkflowTrigger
 from models.vocabulary import Purpose
 
 if TYPE_CHECKING:
@@ -36,9 +37,15 @@ class Definition:
     description: str
     purpose: Purpose | None
     """The consent that it needs; None for a service workflow, which needs none."""
+    trigger: Trigger | None
+    """The event that starts it by itself."""
     max_attempts: int
     parameters: type[Parameters]
     implementation: type[LifecycleWorkflow[Any]]
+
+    def default_parameters(self) -> dict[str, Any]:
+        """The parameters' defaults as JSON values."""
+        return self.parameters().model_dump(mode="json")
 
     def parameter_schema(self) -> dict[str, Any]:
         """JSON Schema of the parameters; waits are `"format": "duration"`."""
@@ -49,7 +56,11 @@ Workflow = TypeVar("Workflow", bound="LifecycleWorkflow[Any]")
 
 
 def lifecycle(
-    workflow_id: str, *, purpose: Purpose | None, max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    workflow_id: str,
+    *,
+    purpose: Purpose | None,
+    trigger: Trigger | None = None,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
 ) -> Callable[[type[Workflow]], type[Workflow]]:
     """Declare a lifecycle workflow. The first paragraph of the class's docstring becomes its description.
 
@@ -63,6 +74,7 @@ def lifecycle(
             workflow_id=workflow_id,
             description=" ".join((cls.__doc__ or "").split("\n\n")[0].split()),
             purpose=purpose,
+            trigger=trigger,
             max_attempts=max_attempts,
             parameters=parameters,
             implementation=cls,
@@ -122,3 +134,12 @@ def catalog() -> Mapping[str, Definition]:
             if found.setdefault(definition.workflow_id, definition) is not definition:
                 raise TypeError(f"two lifecycle workflows are called '{definition.workflow_id}'")
     return dict(sorted(found.items()))
+
+
+def triggers() -> list[WorkflowTrigger]:
+    """Which events start which workflows."""
+    return [
+        WorkflowTrigger(definition.workflow_id, definition.trigger)
+        for definition in catalog().values()
+        if definition.trigger is not None
+    ]

@@ -112,9 +112,35 @@ class WaitResult(TemporalMessage):
     timed_out: bool
 
 
+class WaitRequest(TemporalMessage):
+    """An event that an instance waits for."""
+
+    event_type: str
+    """A type, a category (`engagement.*`) or `*`."""
+    where: dict[str, Any] = Field(default_factory=dict)
+    """Property names of the event and the values they must have."""
+
+
+class RecordedEvent(TemporalMessage):
+    """The fact that an event of the instance's user was recorded (signal ``event_recorded``)."""
+
+    event_id: str
+    event_type: str
+    timestamp: datetime
+    step: str | None = None
+    """The wait that it is told for; None: for any."""
+
+
+class Recorded(TemporalMessage):
+    """What the writing of progress found: events that the wait it registered had been too late for."""
+
+    events: list[RecordedEvent] = Field(default_factory=list)
+
+
 class Progress(TemporalMessage):
     """Where an instance stands: written when it begins a wait, pauses, resumes or ends."""
 
+    workflow_id: str = ""
     instance_id: str
     user_id: str
     status: InstanceStatus
@@ -124,11 +150,5 @@ class Progress(TemporalMessage):
     waits: dict[str, WaitResult] = Field(default_factory=dict)
     """Results of waits that have ended since the last writing."""
     error: StepFailure | None = None
-
-
-class RecordedEvent(TemporalMessage):
-    """The fact that an event of the instance's user was recorded (signal ``event_recorded``)."""
-
-    event_id: str
-    event_type: str
-    timestamp: datetime
+    waiting_for: WaitRequest | None = None
+    """The wait that begins now, as ``current_step``."""

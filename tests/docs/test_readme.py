@@ -52,7 +52,8 @@ def test_every_line_of_the_tour_works_and_answers_what_it_says() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     outputs = re.split(r"=== \d+\n", done.stdout)[1:]
     for (text, expected), output in zip(steps, outputs, strict=True):
-        assert '"status":4' not in output, (text, output)
+        if not any('"code"' in piece for piece in expected):
+            assert '"status":4' not in output, (text, output)
         for piece in expected:
             assert piece in output, (text, output)
 

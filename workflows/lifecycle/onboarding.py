@@ -10,6 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.messages import Messages
     from models.messages.execution import Message
     from models.rules.durations import Duration
+    from models.rules.triggers import on
     from models.vocabulary import LifecycleStage
     from workflows.base import LifecycleWorkflow
     from workflows.catalog import Parameters, lifecycle
@@ -24,7 +25,7 @@ class OnboardingParameters(Parameters):
     """How long to wait for an activity after the nudge."""
 
 
-@lifecycle("onboarding", purpose=None)
+@lifecycle("onboarding", purpose=None, trigger=on("user.signup"))
 class Onboarding(LifecycleWorkflow[OnboardingParameters]):
     """Welcomes a new customer, waits for a first activity, nudges once, and sets the lifecycle stage.
 

@@ -1,0 +1,203 @@
+"""Telling Temporal what the projector has put into the outbox: events for waits, and starts by trigger.
+
+Each letter may be delivered more than once, and has its effect once: an event's id deduplicates in the workflow,
+and the instance id of a trigger follows from the event. By the line at which the process dies:
+
+1. before Temporal is told: the letter is still there, and is delivered later.
+2. after it, before the letter is dropped: it is delivered again, without an effect.
+
+A start stores its instance first (ADR 0008); what stands in the way of it (no such user, no consent, a workflow
+that is switched off) is no failure: the letter is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.heartbeats import heartbeats
+from models.errors import PerennialError
+from models.messages.execution import RecordedEvent
+from models.messages.identity import temporal_workflow_id
+from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
+from models.messages.public_text import PublicText
+from models.messages.starting import start_message, start_options
+from models.vocabulary import Purpose
+from privacy.sealing import Sealer
+from runtime.database import UNREACHABLE, Database
+from store import instances, outbox
+from store.instances import NewInstance
+from store.outbox import Letter, StoredLetter
+
+log = logging.getLogger("perennial.outbox")
+
+AT_ONCE = 32
+"""How many letters are under way at once: enough to keep Temporal busy, too few to drown it."""
+IDLE_SECONDS = 0.1
+TURN_SECONDS = 20 * 60.0
+"""How long an activity delivers before it lets the workflow continue as new."""
+RPC_TIMEOUT = timedelta(seconds=5)
+STARTED_BY = "trigger"
+
+
+@dataclass(frozen=True)
+class Startable:
+    """What a trigger needs to know of a workflow."""
+
+    description: str
+    purpose: Purpose | None
+    max_attempts: int
+    parameters: Mapping[str, Any]
+    """The defaults, as the definition's parameter model dumps them."""
+
+
+class Outbox:
+    """Delivers letters until its activity is cancelled."""
+
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        client: Client,
+        task_queue: str,
+        startables: Mapping[str, Startable],
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._client = client
+        self._task_queue = task_queue
+        self._startables = startables
+
+    @activity.defn(name="outbox.deliver")
+    async def deliver(self) -> None:
+        """Deliver what is due, and look again, until the turn is over or the worker stops."""
+        over = asyncio.get_running_loop().time() + TURN_SECONDS
+        async with heartbeats():
+            await self.carry_on(
+                lambda: asyncio.get_running_loop().time() < over and not activity.is_worker_shutdown()
+            )
+
+    async def carry_on(self, go_on: Callable[[], bool]) -> None:
+        """The loop of :meth:`deliver`; what is under way when it ends is delivered again by the next."""
+        under_way: dict[asyncio.Task[None], int] = {}
+        try:
+            while go_on():
+                letters = await self._due(AT_ONCE - len(under_way), list(under_way.values()))
+                for stored in letters:
+                    under_way[asyncio.create_task(self._hand_over(stored))] = stored.outbox_id
+                if not under_way:
+                    await asyncio.sleep(IDLE_SECONDS)
+                    continue
+                done, _ = await asyncio.wait(under_way, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    del under_way[task]
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _due(self, room: int, without: list[int]) -> list[StoredLetter]:
+        if room <= 0:
+            return []
+        try:
+            async with self._database.connection() as connection:
+                return await outbox.due(connection, room, without)
+        except UNREACHABLE:
+            return []
+
+    async def _hand_over(self, stored: StoredLetter) -> None:
+        try:
+            taken = await self._tell(stored.letter)
+            async with self._database.connection() as connection:
+                if taken:
+                    await outbox.delivered(connection, [stored.outbox_id])
+                else:
+                    await outbox.postpone(connection, stored.outbox_id)
+        except UNREACHABLE:
+            log.warning("the outbox waits for Postgres")
+            await asyncio.sleep(IDLE_SECONDS)
+
+    async def _tell(self, letter: Letter) -> bool:
+        """Tell Temporal of one letter; says whether that is settled."""
+        try:
+            if letter.kind == "signal":
+                await self._signal(letter)
+            else:
+                await self._start(letter)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:  # the instance has ended
+                return True
+            log.warning("Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name})
+            return False
+        return True
+
+    async def _signal(self, letter: Letter) -> None:
+        handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
+        event = RecordedEvent(
+            event_id=letter.event_id,
+            event_type=letter.event_type,
+            timestamp=letter.event_timestamp,
+            step=letter.step,
+        )
+        await handle.signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
+
+    async def _start(self, letter: Letter) -> None:
+        startable = self._startables.get(letter.workflow_id)
+        new = await self._admit(letter, startable) if startable else None
+        if startable is None or new is None:
+            return
+        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await self._client.start_workflow(
+                new.workflow_id,
+                message,
+                task_queue=self._task_queue,
+                rpc_timeout=RPC_TIMEOUT,
+                **start_options(new.workflow_id, message, startable.description),
+            )
+
+    async def _admit(self, letter: Letter, startable: Startable) -> NewInstance | None:
+        """Store the instance if it may run."""
+        async with self._database.transaction() as connection:
+            try:
+                admission = await instances.admission(
+                    connection, self._sealer, letter.workflow_id, letter.user_id, startable.purpose
+                )
+            except PerennialError:
+                return None
+            if not admission.enabled or not admission.consented:
+                return None
+            new = NewInstance(
+                instance_id=letter.instance_id,
+                workflow_id=letter.workflow_id,
+                user_id=letter.user_id,
+                max_attempts=admission.max_attempts or startable.max_attempts,
+                parameters=dict(startable.parameters),
+                started_by=STARTED_BY,
+            )
+            await instances.insert(connection, admission.key, new)
+            return new
+
+
+async def start_outbox(client: Client, task_queue: str) -> None:
+    """Start the outbox's workflow; one that runs is left alone."""
+    await client.start_workflow(
+        OUTBOX,
+        id=OUTBOX_WORKFLOW_ID,
+        task_queue=task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        static_summary=PublicText("Tells waiting instances and triggered workflows of events"),
+        rpc_timeout=RPC_TIMEOUT,
+    )

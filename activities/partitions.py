@@ -1,0 +1,56 @@
+"""Keeping the log's partitions ahead of time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+)
+
+from models.messages.partitions import PARTITIONS, PARTITIONS_ID, PartitionsMade
+from runtime.database import Database
+from store import partitions
+
+MONTHS_AHEAD = 3
+
+
+class Partitions:
+    """Makes partitions of the event log."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @activity.defn(name="partitions.make_ahead")
+    async def make_ahead(self) -> PartitionsMade:
+        """Make the partitions of this month and the next few, where they are missing."""
+        made = []
+        for month in partitions.months_ahead(datetime.now(UTC).date(), MONTHS_AHEAD):
+            async with self._database.transaction() as connection:
+                if await partitions.ensure(connection, month):
+                    made.append(month.isoformat())
+        return PartitionsMade(months=made)
+
+
+async def schedule_partitions(client: Client, task_queue: str) -> None:
+    """Have partitions made now and every day, on this task queue."""
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(days=1))]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(days=7)),
+    )
+    try:
+        await client.create_schedule(PARTITIONS_ID, schedule, trigger_immediately=True)
+    except ScheduleAlreadyRunningError:
+        handle = client.get_schedule_handle(PARTITIONS_ID)
+        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
+        await handle.trigger(overlap=ScheduleOverlapPolicy.TERMINATE_OTHER)

@@ -1,0 +1,43 @@
+"""How an instance is started in Temporal: the same from a request and from a trigger, and any number of times."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from temporalio.common import TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+
+from models.messages.execution import LifecycleInput, LifecycleOutcome
+from models.messages.identity import initial_search_attributes, temporal_workflow_id
+from models.messages.public_text import PublicText, in_words
+
+
+class StartOptions(TypedDict):
+    """Keyword arguments of ``Client.start_workflow``."""
+
+    id: str
+    result_type: type[LifecycleOutcome]
+    id_conflict_policy: WorkflowIDConflictPolicy
+    id_reuse_policy: WorkflowIDReusePolicy
+    search_attributes: TypedSearchAttributes
+    static_summary: str
+    static_details: str
+
+
+def start_message(instance_id: str, user_id: str, max_attempts: int, parameters: dict[str, Any]) -> LifecycleInput:
+    """What the workflow is given."""
+    return LifecycleInput(
+        instance_id=instance_id, user_id=user_id, max_attempts=max_attempts, parameters=parameters
+    )
+
+
+def start_options(workflow_id: str, message: LifecycleInput, description: str) -> StartOptions:
+    """Everything else: a running instance is left alone, and only a failed one may be started again."""
+    return StartOptions(
+        id=temporal_workflow_id(workflow_id, message.instance_id),
+        result_type=LifecycleOutcome,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+        search_attributes=initial_search_attributes(workflow_id, message.user_id),
+        static_summary=PublicText(f"{in_words(workflow_id)} for user {message.user_id}"),
+        static_details=PublicText(description),
+    )

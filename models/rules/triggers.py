@@ -1,0 +1,49 @@
+"""When an event starts a workflow, and whether an event is one that somebody waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+DEFAULT_MAX_AGE = timedelta(hours=1)
+"""How old an event may be and still start something: what a mobile client delivers late must not surprise
+anybody days afterwards."""
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """An event that starts a workflow."""
+
+    event_type: str
+    """A type, a category (`engagement.*`) or `*`."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Property names of the event and the values they must have."""
+    max_age: timedelta = DEFAULT_MAX_AGE
+
+
+@dataclass(frozen=True)
+class WorkflowTrigger:
+    """A trigger, and the workflow that it starts."""
+
+    workflow_id: str
+    trigger: Trigger
+
+
+def on(event_type: str, *, max_age: timedelta = DEFAULT_MAX_AGE, **where: Any) -> Trigger:
+    """A trigger, as a workflow's declaration reads: ``trigger=on("transaction.cart_add")``."""
+    return Trigger(event_type, where, max_age)
+
+
+def type_matches(pattern: str, event_type: str) -> bool:
+    """Whether an event type is the one meant, or in the category meant."""
+    if pattern == "*" or pattern == event_type:
+        return True
+    return pattern.endswith(".*") and event_type.startswith(pattern[:-1])
+
+
+def properties_match(where: Mapping[str, Any] | None, properties: Mapping[str, Any] | None) -> bool:
+    """Whether an event's properties have all the values asked for."""
+    held = properties or {}
+    return all(name in held and held[name] == value for name, value in (where or {}).items())

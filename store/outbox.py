@@ -1,0 +1,145 @@
+"""What Temporal is to be told: written with the projector's cursor, delivered by the outbox's own activity."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from models.rules.folding import FoldedEvent, Unfoldable
+from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
+from privacy.sealing import CannotOpen
+from store import waits
+from store.connection import Connection
+from store.waits import GRACE
+
+_TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
+_COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
+GIVE_UP_AFTER = 50
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One thing that Temporal is to be told: an event for a waiting instance, or a start."""
+
+    kind: Literal["signal", "start"]
+    workflow_id: str
+    instance_id: str
+    step: str | None
+    """The wait that the event is for; None for a start."""
+    user_id: str
+    event_id: str
+    event_type: str
+    event_timestamp: datetime
+
+
+@dataclass(frozen=True)
+class StoredLetter:
+    """A letter in the outbox."""
+
+    outbox_id: int
+    attempts: int
+    letter: Letter
+
+
+def triggered_instance_id(workflow_id: str, event_id: str) -> str:
+    """The id of the instance that an event starts: an event starts a workflow once, however often it is told."""
+    return uuid.uuid5(_TRIGGERED, f"{workflow_id}/{event_id}").hex
+
+
+async def enqueue(
+    connection: Connection, events: Sequence[FoldedEvent], triggers: Sequence[WorkflowTrigger]
+) -> int:
+    """Write the letters that a batch of events gives; says how many. Old data gives none."""
+    fresh = [event for event in events if not event.historical]
+    letters = [letter for event in fresh for letter in _starts(event, triggers)]
+    if fresh:
+        letters.extend(await _signals(connection, fresh))
+    await _write(connection, letters)
+    return len(letters)
+
+
+def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[Letter]:
+    age = datetime.now(UTC) - event.timestamp
+    return [
+        _letter("start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event)
+        for each in triggers
+        if type_matches(each.trigger.event_type, event.event_type)
+        and age <= each.trigger.max_age
+        and _has(event, each.trigger.where)
+    ]
+
+
+def _has(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
+    """Whether an event has the properties asked for; its body is opened only if any are. One that doesn't open
+    (its person has been erased) has none."""
+    if not where:
+        return True
+    try:
+        return properties_match(where, event.properties)
+    except (CannotOpen, Unfoldable):
+        return False
+
+
+async def _signals(connection: Connection, events: Sequence[FoldedEvent]) -> list[Letter]:
+    waiting = await waits.of_users(connection, {event.user_id for event in events})
+    return [
+        _letter("signal", wait.workflow_id, wait.instance_id, wait.step, event)
+        for event in events
+        for wait, since in waiting.get(event.user_id, ())
+        if event.received_at >= since
+        and event.timestamp >= since - GRACE
+        and type_matches(wait.request.event_type, event.event_type)
+        and _has(event, wait.request.where)
+    ]
+
+
+def _letter(
+    kind: Literal["signal", "start"], workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent
+) -> Letter:
+    return Letter(
+        kind, workflow_id, instance_id, step, event.user_id, event.event_id, event.event_type, event.timestamp
+    )
+
+
+async def _write(connection: Connection, letters: Sequence[Letter]) -> None:
+    if letters:
+        await connection.execute(
+            f"""INSERT INTO temporal_outbox ({_COLUMNS})
+                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                                     $7::text[], $8::timestamptz[])""",
+            *map(list, zip(*(vars(letter).values() for letter in letters), strict=True)),
+        )
+
+
+async def due(connection: Connection, limit: int, without: Collection[int]) -> list[StoredLetter]:
+    """The next letters to deliver, oldest first, except for some that are under way."""
+    rows = await connection.fetch(
+        f"""SELECT outbox_id, attempts, {_COLUMNS} FROM temporal_outbox
+            WHERE due_at <= now() AND NOT dead AND outbox_id <> ALL($2::bigint[])
+            ORDER BY due_at, outbox_id LIMIT $1""",
+        limit,
+        list(without),
+    )
+    return [StoredLetter(row["outbox_id"], row["attempts"], Letter(**dict(list(row.items())[2:]))) for row in rows]
+
+
+async def delivered(connection: Connection, outbox_ids: Collection[int]) -> None:
+    """Drop letters that have been delivered, or that nobody can take any more."""
+    await connection.execute("DELETE FROM temporal_outbox WHERE outbox_id = ANY($1::bigint[])", list(outbox_ids))
+
+
+async def postpone(connection: Connection, outbox_id: int) -> None:
+    """Try a letter again later: after 1 s, doubling up to 10 minutes; after very many tries leave it dead."""
+    await connection.execute(
+        """
+        UPDATE temporal_outbox
+        SET attempts = attempts + 1, dead = attempts + 1 >= $2,
+            due_at = now() + least(interval '1 second' * power(2, least(attempts, 12)), interval '10 minutes')
+        WHERE outbox_id = $1
+        """,
+        outbox_id,
+        GIVE_UP_AFTER,
+    )
