@@ -18,7 +18,7 @@ run: $(READY) ## start the embedded stack; ARGS="--home DIR --api-port 0" passes
 	@exec $(BIN)/python -m cli dev $(ARGS)
 
 test: $(READY) ## the tests, against real Postgres and real Temporal; ARGS="-k name" passes arguments on
-	@exec $(BIN)/python -m pytest -q -m "not slow and not chaos" $(ARGS)
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not chaos" $(ARGS)
 
 test-slow: $(READY) ## the tests that start whole stacks or load them
 	@exec $(BIN)/python -m pytest -q -m slow $(ARGS)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.conftest import LiveStack
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 
 EXPECTED = ["Welcome, Ada Lovelace", "Ada Lovelace, shall we help you get started?"]
 
