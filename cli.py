@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import asyncpg
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,7 @@ from runtime.database import UNREACHABLE, Database
 from runtime.settings import BadConfiguration, Settings, load_settings
 
 T = TypeVar("T")
+LONGEST_NAME = 64
 
 app = typer.Typer(
     name="perennial",
@@ -88,19 +90,15 @@ def worker() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    from runtime.migrate import upgrade
-
-    upgrade(load_settings())
+    _migrated(load_settings())
 
 
 @app.command(hidden=True)
 def bootstrap() -> None:
     """Make what the embedded stack needs before it serves: keys, schema, an admin key."""
-    from runtime.migrate import upgrade
-
     settings = load_settings()
     KeyFile(settings.require_key_file()).create()
-    upgrade(settings)
+    _migrated(settings)
     admin_key_file = settings.home / "admin.key"
     if not admin_key_file.exists():
         _, key = _with_database(settings, lambda connection: _create_key(connection, "admin", Role.ADMIN, None))
@@ -169,6 +167,8 @@ def keys_create(
     home: HomeOption = None,
 ) -> None:
     """Create an API key. It is shown this once, alone on standard output."""
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise BadConfiguration(f"A key's name has 1 to {LONGEST_NAME} printable characters.")
     settings = _for_running_stack(load_settings(), home)
     record, key = _with_database(settings, lambda connection: _create_key(connection, name, role, rate_limit))
     typer.echo(f"Created key {record.key_id} ({record.role}). It is shown this once:", err=True)
@@ -181,7 +181,11 @@ def keys_list(home: HomeOption = None) -> None:
     from store import api_keys
 
     settings = _for_running_stack(load_settings(), home)
-    table = Table("id", "name", "role", "rate limit", "created", "revoked")
+    table = Table()
+    for heading in ("id", "name", "role", "rate limit", "created", "revoked"):
+        table.add_column(
+            heading, overflow="fold", no_wrap=heading == "id", min_width=20 if heading == "id" else None
+        )
     for record in _with_database(settings, api_keys.list_keys):
         limit = "default" if record.rate_limit is None else str(record.rate_limit)
         revoked = f"{record.revoked_at:%Y-%m-%d %H:%M}" if record.revoked_at else ""
@@ -208,6 +212,20 @@ def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.
     if not KeyFile(file).create():
         raise BadConfiguration(f"{file} exists; it was left as it is.")
     typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it seals can't be opened without it.")
+
+
+def _migrated(settings: Settings) -> None:
+    """Bring the schema up to date; a database that can't be reached is one sentence."""
+    from sqlalchemy.exc import DBAPIError
+
+    from runtime.migrate import upgrade
+
+    try:
+        upgrade(settings)
+    except (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise BadConfiguration(
+            f"The database can't be migrated ({type(error).__name__}); is it there, and does its role own it?"
+        ) from error
 
 
 async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:

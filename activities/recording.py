@@ -93,7 +93,7 @@ class _RecordStep(ActivityInboundInterceptor):
             begun = await steps.begin_attempt(connection, context, activity.info().workflow_run_id or "")
         if not begun.known:
             raise ApplicationError(
-                "the instance was taken back before it started", type="InstanceUnknown", non_retryable=True
+                "the instance has ended, or was taken back", type="InstanceUnknown", non_retryable=True
             )
         return begun, key
 

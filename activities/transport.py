@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from email.utils import formatdate, make_msgid, parseaddr
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from runtime.settings import BadConfiguration, Settings
+from runtime.settings import Settings
 
 TIMEOUT_SECONDS = 20
 
@@ -57,8 +57,6 @@ class SmtpTransport:
 
     def __init__(self, settings: Settings) -> None:
         parts = urlsplit(settings.smtp_url or "")
-        if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
-            raise BadConfiguration("PERENNIAL_SMTP_URL must look like smtp://[user:password@]host[:port].")
         self._host = parts.hostname
         self._implicit_tls = parts.scheme == "smtps"
         self._port = parts.port or (465 if self._implicit_tls else 25)
@@ -69,6 +67,7 @@ class SmtpTransport:
 
     async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
         """See :class:`Transport`."""
+        envelope = replace(envelope, recipient=in_ascii_where_possible(envelope.recipient))
         content = self._compose(envelope)
         client = aiosmtplib.SMTP(
             hostname=self._host,
@@ -89,8 +88,8 @@ class SmtpTransport:
     async def _offer(self, client: aiosmtplib.SMTP, envelope: Envelope) -> None:
         try:
             options = [] if envelope.recipient.isascii() else ["SMTPUTF8"]
-            await client.mail(self._sender_address, options=options)
-            await client.rcpt(envelope.recipient)
+            await client.mail(self._sender_address, options=options, encoding="utf-8")
+            await client.rcpt(envelope.recipient, encoding="utf-8")
         except aiosmtplib.SMTPResponseException as error:
             _raise_if_permanent(error)
             raise
@@ -114,6 +113,15 @@ class SmtpTransport:
         message["Message-ID"] = f"<{envelope.message_id}@{domain}>"
         message.set_content(envelope.body)
         return message.as_bytes()
+
+
+def in_ascii_where_possible(address: str) -> str:
+    """An address with its domain in ASCII (IDNA); a local part beyond ASCII needs SMTPUTF8 all the same."""
+    local, _, domain = address.rpartition("@")
+    try:
+        return f"{local}@{domain.encode('idna').decode()}"
+    except UnicodeError:
+        return address
 
 
 def _raise_if_permanent(error: aiosmtplib.SMTPResponseException) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Header
@@ -25,7 +24,7 @@ from models.wire.workflows import ExecuteRequest
 from store import instances
 from store.api_keys import Admission
 from store.connection import Connection
-from store.instances import NewInstance
+from store.instances import NewInstance, Placed
 from workflows.catalog import Definition
 
 LONGEST_WAIT_SECONDS = 60
@@ -63,8 +62,8 @@ class Execution:
             raise InvalidContent([each.below("/parameters") for each in found]) from None
         return checked.model_dump(mode="json")
 
-    async def admit(self, connection: Connection, instance_id: str) -> tuple[NewInstance, datetime]:
-        """Store the instance if it may run, with its start time; raises what stands in the way."""
+    async def admit(self, connection: Connection, instance_id: str) -> tuple[NewInstance, Placed]:
+        """Store the instance if it may run; raises what stands in the way."""
         definition, user_id = self.definition, self.request.user_id
         parameters = self.parameters()
         admission = await instances.admission(
@@ -94,10 +93,14 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
         claim = await idempotency.claim(connection)
         if claim.replay:
             return claim.replay
-        new, start_time = await execution.admit(connection, new_instance_id(claim.token))
-    run_id = await executions.start(new, execution.definition.description)
-    finished = await executions.finished_within(new.workflow_id, new.instance_id, wait) if wait else None
-    sight = finished or await executions.started(new, start_time, run_id)
+        new, placed = await execution.admit(connection, new_instance_id(claim.token))
+    run_id = None
+    if not placed.begun:
+        run_id = await executions.start(new, execution.definition.description, repeatable=claim.held is not None)
+    finished = None
+    if wait:
+        finished = await executions.finished_within(new.workflow_id, new.instance_id, wait, resources.stopping)
+    sight = finished or await executions.started(new, placed.start_time, run_id)
     response = _answer(execution, sight, status=200 if finished else 202)
     await _keep(execution, idempotency, claim, response)
     return response

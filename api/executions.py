@@ -6,9 +6,9 @@ Start, by the line at which the process dies or Temporal doesn't answer:
 2. after it, before Temporal is told: the row stays without a run. It is shown as failed (``NotStarted``)
    once Temporal has said for certain that there is none; a repeated request with the same Idempotency-Key
    has the same instance id and starts it.
-3. Temporal doesn't answer: the row is taken back and the caller told to repeat (503). Should Temporal have
-   taken the start all the same, the workflow's first recording finds no row and ends it before any effect
-   (:func:`store.steps.begin_attempt`).
+3. Temporal doesn't answer: the caller is told to repeat (503). Under an Idempotency-Key the row stays, as in 2.
+   Without one it is taken back; should Temporal have taken the start all the same, the workflow's first
+   recording finds no row and ends it before any effect (:func:`store.steps.begin_attempt`).
 4. after Temporal is told, before the answer: the instance runs; repeating with the same key returns it.
 """
 
@@ -25,7 +25,6 @@ from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
-    WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
@@ -89,10 +88,11 @@ class Executions:
         self._given_client = client
         self._task_queue = task_queue
 
-    async def start(self, new: NewInstance, description: str) -> str | None:
+    async def start(self, new: NewInstance, description: str, *, repeatable: bool) -> str | None:
         """Tell Temporal of an instance that is stored; returns the run id, None if it ran already.
 
-        Raises :class:`TemporalUnavailable`, and takes the instance back then.
+        Raises :class:`TemporalUnavailable`, and takes the instance back then; unless it belongs to an
+        Idempotency-Key (``repeatable``), whose other requests may have started it, or will.
         """
         message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
         try:
@@ -107,7 +107,8 @@ class Executions:
             return None
         except (RPCError, RuntimeError) as error:
             log.warning("Temporal did not take a start", extra={"error_type": type(error).__name__})
-            await self._take_back(new.instance_id)
+            if not repeatable:
+                await self._take_back(new.instance_id)
             raise TemporalUnavailable from error
         return handle.first_execution_run_id
 
@@ -138,16 +139,20 @@ class Executions:
             stored = await self._stored(workflow_id, instance_id)
         return Sight(_corrected(stored, told))
 
-    async def finished_within(self, workflow_id: str, instance_id: str, seconds: float) -> Sight | None:
-        """The instance once it has finished, or None if it hasn't within that time."""
+    async def finished_within(
+        self, workflow_id: str, instance_id: str, seconds: float, stopping: asyncio.Event
+    ) -> Sight | None:
+        """The instance once it has finished; None if it hasn't within that time, or before we stop."""
         handle = self._client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id))
-        try:
-            async with asyncio.timeout(seconds):
-                await handle.result()
-        except (TimeoutError, RPCError):
+        ended = asyncio.create_task(handle.result())
+        told = asyncio.create_task(stopping.wait())
+        await asyncio.wait((ended, told), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ended, told):
+            task.cancel()
+        # However it has ended, the context tells how; what was given up is of no interest.
+        results = await asyncio.gather(ended, told, return_exceptions=True)
+        if isinstance(results[0], asyncio.CancelledError | RPCError):
             return None
-        except WorkflowFailureError:
-            pass  # it has ended all the same, and the context tells how
         sight = await self.look(workflow_id, instance_id)
         return sight if sight.stored.status.finished else None
 

@@ -38,6 +38,8 @@ class Resources:
     limiter: Database
     sealer: Sealer
     temporal: Client | None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the process is to stop: whoever holds an answer back gives it then."""
     ingest: Ingest = field(init=False)
     _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)
@@ -104,5 +106,5 @@ class Resources:
 
 
 def limiter_database(url: str) -> Database:
-    """The pool for keys and rate limits. A crash may forget a count of the last instant, and nothing else."""
+    """The pool for keys and rate limits. Its table is unlogged: after a crash of Postgres every minute begins anew."""
     return Database(url, size=_LIMITER_CONNECTIONS, application="limiter", settings={"synchronous_commit": "off"})

@@ -48,7 +48,8 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, listening: socket.socket) -> None:
-    app = create_app(await Resources.build(settings))
+    resources = await Resources.build(settings)
+    app = create_app(resources)
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -60,15 +61,16 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         ssl_context_factory=_tls_context(settings),
     )
-    await _Server(config, settings.ready_file).serve(sockets=[listening])
+    await _Server(config, settings.ready_file, resources.stopping).serve(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
     """uvicorn that says when it serves, and leaves its exit code to us."""
 
-    def __init__(self, config: uvicorn.Config, ready_file: Path | None) -> None:
+    def __init__(self, config: uvicorn.Config, ready_file: Path | None, stopping: asyncio.Event) -> None:
         super().__init__(config)
         self._ready_file = ready_file
+        self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -81,8 +83,12 @@ class _Server(uvicorn.Server):
         """Stop on a signal; a second one doesn't wait. uvicorn's own raises the signal again at the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self._stop, number)
         yield
+
+    def _stop(self, number: int) -> None:
+        self._stopping.set()
+        self.handle_exit(number, None)
 
 
 def _listen(host: str, port: int) -> socket.socket | None:

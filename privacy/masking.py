@@ -27,7 +27,7 @@ def mask(kind: Mask, value: Any) -> Any:
 
 
 def _word(word: str) -> str:
-    return word[:1] + "*" * max(len(word) - 1, 1)
+    return word[:1] + "*" * (len(word) - 1) if len(word) > 1 else "*"
 
 
 def _email(address: str) -> str:

@@ -35,6 +35,9 @@ _SIGNS = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
 )
 """What asyncpg raises then. Other clients raise some of these too, which is why they are translated here."""
 

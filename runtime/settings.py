@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -13,6 +14,39 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 class BadConfiguration(Exception):
     """The configuration can't be used; the text says in one sentence which setting and why."""
+
+
+def _url(value: str, schemes: tuple[str, ...], form: str) -> str:
+    """A URL of one of these schemes with a host and a port that can be; ValueError otherwise."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"it must look like {form}")
+    return value
+
+
+def _postgres_url(value: str) -> str:
+    return _url(value, ("postgresql", "postgres"), "postgresql://user:password@host:port/database")
+
+
+def _smtp_url(value: str) -> str:
+    return _url(value, ("smtp", "smtps"), "smtp://[user:password@]host[:port]")
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or any(character.isspace() for character in value) or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("it must look like host:port")
+    return value
+
+
+PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
+SmtpUrl = Annotated[str, AfterValidator(_smtp_url)]
+HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 
 
 class Settings(BaseSettings):
@@ -28,19 +62,19 @@ class Settings(BaseSettings):
     environment: Literal["embedded", "development", "staging", "production"] = "production"
     """Only `embedded` allows plain http to 127.0.0.1 for callbacks and webhooks."""
 
-    database_url: str | None = None
+    database_url: PostgresUrl | None = None
     """The runtime role's connection, `postgresql://...`."""
-    migration_database_url: str | None = None
+    migration_database_url: PostgresUrl | None = None
     """The owner's connection, for `perennial migrate`; the runtime's where unset."""
     database_pool_size: int = Field(default=12, ge=1, le=200)
     key_file: Path | None = None
     """Key-encryption, blind-index and payload keys (see docs/keys.md)."""
 
-    temporal_address: str = "127.0.0.1:7233"
-    temporal_namespace: str = "default"
+    temporal_address: HostAndPort = "127.0.0.1:7233"
+    temporal_namespace: Name = "default"
     temporal_ui_url: str | None = None
     temporal_tls: bool = False
-    task_queue: str = "perennial"
+    task_queue: Name = "perennial"
     temporal_cli: Path | None = None
     """The `temporal` binary for the embedded stack; else the path is searched, then the package."""
 
@@ -52,7 +86,7 @@ class Settings(BaseSettings):
     """Requests a minute for a key that has no limit of its own."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
 
-    smtp_url: str | None = None
+    smtp_url: SmtpUrl | None = None
     """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://...`; unset: messages stay in
     the outbox table."""
     smtp_from: str = "Perennial <no-reply@example.com>"
@@ -88,4 +122,5 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "PERENNIAL_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise BadConfiguration(f"{name} can't be used: {first['msg']}.") from None
+        reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+        raise BadConfiguration(f"{name} can't be used: {reason}.") from None

@@ -106,17 +106,27 @@ async def admission(
     )
 
 
-async def insert(connection: Connection, key: DataKey, new: NewInstance) -> datetime:
-    """Store an instance before it starts; returns its start time. One that is there already stays."""
-    started: datetime = await connection.fetchval(
+@dataclass(frozen=True)
+class Placed:
+    """An instance's row, new or found."""
+
+    start_time: datetime
+    begun: bool
+    """Whether it has been seen running, or has ended: then it isn't to be started again."""
+
+
+async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Placed:
+    """Store an instance before it starts. One that is there already stays as it is."""
+    row = await connection.fetchrow(
         """
-        WITH inserted AS (
-            INSERT INTO instances (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by)
+        WITH inserted AS (            INSERT INTO instances
+                (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by)
             VALUES ($1, $2, $3, 'running', $4, $5, $6)
             ON CONFLICT (instance_id) DO NOTHING RETURNING start_time
         )
-        SELECT start_time FROM inserted
-        UNION ALL SELECT start_time FROM instances WHERE instance_id = $1
+        SELECT start_time, false AS begun FROM inserted
+        UNION ALL
+        SELECT start_time, run_id IS NOT NULL OR end_time IS NOT NULL FROM instances WHERE instance_id = $1
         """,
         new.instance_id,
         new.workflow_id,
@@ -125,7 +135,8 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> date
         key.seal_json("instances.parameters", new.parameters),
         new.started_by,
     )
-    return started
+    assert row is not None  # one of the two
+    return Placed(row["start_time"], row["begun"])
 
 
 def begun(new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:

@@ -114,7 +114,14 @@ async def settle(connection: Connection, message_id: str, status: MessageStatus)
 
 
 async def withdraw(connection: Connection, instance_id: str) -> int:
-    """Withdraw the messages of an instance that haven't left; says how many."""
+    """Withdraw the messages of an instance that haven't left; says how many.
+
+    One that is on the wire can't be called back, and nobody waits for its outcome any more: it is unconfirmed,
+    until a straggler of an attempt says that it was sent.
+    """
+    await connection.execute(
+        "UPDATE messages SET status = 'unconfirmed' WHERE instance_id = $1 AND status = 'sending'", instance_id
+    )
     tag = await connection.execute(
         "UPDATE messages SET status = 'withdrawn' WHERE instance_id = $1 AND status = 'pending'", instance_id
     )

@@ -24,7 +24,7 @@ class BegunAttempt:
     done: bool
     result: bytes | None
     known: bool
-    """False where the instance was taken back before Temporal's start of it came through."""
+    """False where the instance has ended, or was taken back before Temporal's start of it came through."""
 
 
 async def begin_attempt(connection: Connection, context: StepContext, run_id: str) -> BegunAttempt:
@@ -51,7 +51,8 @@ async def begin_attempt(connection: Connection, context: StepContext, run_id: st
         ), begun AS (
             INSERT INTO attempts (instance_id, step, attempt)
             SELECT $1, $2, all_of_them + 1 FROM earlier
-            WHERE NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM instances WHERE instance_id = $1)
+            WHERE NOT EXISTS (SELECT FROM done)
+              AND EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL)
             ON CONFLICT DO NOTHING
             RETURNING attempt
         )
@@ -59,7 +60,7 @@ async def begin_attempt(connection: Connection, context: StepContext, run_id: st
                all_of_them - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
                EXISTS (SELECT FROM done) AS done,
                (SELECT result FROM done) AS result,
-               EXISTS (SELECT FROM instances WHERE instance_id = $1) AS known
+               EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL) AS known
         FROM earlier
         """,
         context.instance_id,

@@ -10,8 +10,9 @@ done again; a wait goes on until its original deadline, since the timer lives in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
 from temporalio import workflow
@@ -52,7 +53,9 @@ class LifecycleWorkflow(Generic[P]):
 
     definition: ClassVar[Definition]
 
-    def __init__(self) -> None:
+    def __init__(self, start: LifecycleInput) -> None:
+        """The start is here from the first moment: a command may be handled before the journey begins."""
+        self._start = start
         self.variables: dict[str, Any] = {}
         """What the journey wants to remember and show; JSON values. Written with the next recording."""
         self._recorded_variables: dict[str, Any] = {}
@@ -129,10 +132,11 @@ class LifecycleWorkflow(Generic[P]):
         another wait count, also those from before this wait. Pausing doesn't stop the clock: what fell due
         meanwhile happens on resume.
         """
-        await self._while_paused()
+        deadline = workflow.now() + within
         step = self._enter(name or f"wait_for_{event_type.replace('.', '_').replace('*', 'any')}")
         position = self._position
-        event = await self._first_event(step, WaitRequest(event_type=event_type, where=dict(where or {})), within)
+        request = WaitRequest(event_type=event_type, where=dict(where or {}))
+        event = await self._first_event(step, request, deadline)
         self._waits[step] = WaitResult(
             position=position,
             event_type=event.event_type if event else None,
@@ -152,12 +156,11 @@ class LifecycleWorkflow(Generic[P]):
 
     # What Temporal calls
 
-    async def execute(self, start: LifecycleInput) -> LifecycleOutcome:
+    async def execute(self) -> LifecycleOutcome:
         """Run the journey. A bug in it becomes an application failure, so that it fails this instance
         visibly instead of blocking the workflow task for ever."""
-        self._start = start
         try:
-            parameters = self.definition.parameters.model_validate(start.parameters)
+            parameters = self.definition.parameters.model_validate(self._start.parameters)
             await self.journey(parameters)  # type: ignore[arg-type]  # the definition's own model
         except (FailureError, asyncio.CancelledError):
             raise
@@ -206,7 +209,8 @@ class LifecycleWorkflow(Generic[P]):
         self._paused = False
         self._ended = True
         if status is InstanceStatus.CANCELLED:
-            await self.clean_up()
+            with contextlib.suppress(FailureError):  # its attempts tell why; the end is recorded all the same
+                await self.clean_up()
         await self._write(status, error)
         await workflow.wait_condition(workflow.all_handlers_finished)
 
@@ -215,12 +219,11 @@ class LifecycleWorkflow(Generic[P]):
     def _status(self) -> InstanceStatus:
         return InstanceStatus.PAUSED if self._paused else InstanceStatus.RUNNING
 
-    async def _first_event(self, step: str, request: WaitRequest, within: timedelta) -> RecordedEvent | None:
+    async def _first_event(self, step: str, request: WaitRequest, deadline: datetime) -> RecordedEvent | None:
         """Register a wait, take what the log held already, and wait for the first that matches.
 
         Property filters are checked where the events' bodies can be opened: by whoever tells of them.
         """
-        deadline = workflow.now() + within
         found = await self._write(self._status(), waiting_for=request)
         for earlier in found.events if found else ():
             self.event_recorded(earlier)

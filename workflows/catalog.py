@@ -96,11 +96,18 @@ def _parameters_of(cls: type[Any]) -> type[Parameters]:
 
 
 def _as_temporal_workflow(cls: type[Workflow], workflow_id: str) -> type[Workflow]:
-    """Give the class a run method of its own: the SDK wants it on the class, not on a base."""
+    """Give the class a constructor and a run method of its own: the SDK wants both on the class, not on a base."""
+
+    def init(self: LifecycleWorkflow[Any], start: LifecycleInput) -> None:
+        super(cls, self).__init__(start)  # type: ignore[call-arg]  # the base's own
 
     async def run(self: LifecycleWorkflow[Any], start: LifecycleInput) -> LifecycleOutcome:
-        return await self.execute(start)
+        return await self.execute()
 
+    init.__name__, init.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
+    init.__module__ = cls.__module__
+    init.__annotations__ = {"start": LifecycleInput, "return": None}
+    cls.__init__ = workflow.init(init)  # type: ignore[method-assign]
     run.__qualname__ = f"{cls.__qualname__}.run"
     run.__module__ = cls.__module__
     run.__annotations__ = {"start": LifecycleInput, "return": LifecycleOutcome}

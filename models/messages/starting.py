@@ -31,12 +31,12 @@ def start_message(instance_id: str, user_id: str, max_attempts: int, parameters:
 
 
 def start_options(workflow_id: str, message: LifecycleInput, description: str) -> StartOptions:
-    """Everything else: a running instance is left alone, and only a failed one may be started again."""
+    """Everything else. An instance has one run: one that runs is left alone, one that has ended stays ended."""
     return StartOptions(
         id=temporal_workflow_id(workflow_id, message.instance_id),
         result_type=LifecycleOutcome,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
         search_attributes=initial_search_attributes(workflow_id, message.user_id),
         static_summary=PublicText(f"{in_words(workflow_id)} for user {message.user_id}"),
         static_details=PublicText(description),

@@ -6,6 +6,8 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from models.vocabulary import InstanceStatus
+from privacy.sealing import Sealer
+from store import data_keys
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
@@ -81,3 +83,19 @@ async def test_an_instance_that_was_taken_back_ends_before_any_effect(
     with pytest.raises(WorkflowFailureError):
         await run.handle.result()
     assert mail.received == []
+
+
+@pytest.mark.parametrize("address", ["zoe@exämple.com", "üni@example.com"])
+async def test_addresses_beyond_ascii_get_their_messages(
+    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer, address: str
+) -> None:
+    async with runs.database.transaction() as connection:
+        key = await data_keys.require(connection, sealer, customer.user_id)
+        await connection.execute(
+            "UPDATE users SET email = $2 WHERE user_id = $1",
+            customer.user_id,
+            key.seal_json("users.email", address),
+        )
+    run = await runs.start(customer.user_id)
+    assert (await run.handle.result()).status is InstanceStatus.COMPLETED
+    assert len(mail.received) == 2

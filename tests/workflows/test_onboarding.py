@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import CancelledError
@@ -203,3 +205,31 @@ async def test_instances_of_one_user_do_not_see_each_other(runs: Runs, customer:
     assert (await runs.context(second)).current_step == "wait_for_first_activity"
     assert (await runs.context(second)).variables == {}
     await second.handle.terminate()
+
+
+async def test_a_wait_that_begins_during_a_pause_has_its_deadline_all_the_same(
+    runs: Runs, customer: Customer, mail: MailServer
+) -> None:
+    """The pause comes while the welcome is on its way; the wait after it falls due before the resume."""
+    leave = asyncio.Event()
+
+    async def slowly(message: object) -> None:
+        await leave.wait()
+
+    mail.answer = slowly
+    run = await runs.start(customer.user_id, still=True, parameters={"first_activity_within": "P1D"})
+    await runs.until(run, "send_welcome")
+    await run.handle.execute_update("pause")
+    leave.set()
+    await runs.until(run, "wait_for_first_activity")
+    await runs.environment.fast_forward(run.handle, 2 * DAY)
+    assert len(mail.to(customer.email)) == 1
+    await run.handle.execute_update("resume")
+    await runs.until(run, "wait_after_nudge")
+    assert len(mail.to(customer.email)) == 2
+    await run.handle.terminate()
+
+
+async def test_waits_may_be_longer_than_a_year(runs: Runs, customer: Customer) -> None:
+    run = await runs.start(customer.user_id, parameters={"first_activity_within": "P400D", "nudge_within": "P53W"})
+    assert (await run.handle.result()).reason == "no_activity"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import httpx
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 
 from models.vocabulary import Role
 from privacy.sealing import Sealer
@@ -146,3 +149,60 @@ async def test_an_instance_that_temporal_never_heard_of_is_not_left_running(
         assert shown["error"]["error_type"] == "NotStarted"
     else:
         assert shown["status"] == "running"
+
+
+@pytest.mark.parametrize("commands", [["pause"], ["pause", "delete"], ["delete", "pause"], ["pause", "resume"]])
+async def test_commands_that_come_before_the_first_step_are_carried_out(
+    api: Clients,
+    customer: Customer,
+    settings: Settings,
+    temporal: Client,
+    database: Database,
+    sealer: Sealer,
+    commands: list[str],
+) -> None:
+    """All of them reach the workflow together with its start: the worker comes only afterwards."""
+    path = (await execute(api, customer)).headers["location"]
+    sent = []
+    for command in commands:
+        if command == "delete":
+            sent.append(asyncio.create_task(api.operator.delete(path)))
+        else:
+            sent.append(asyncio.create_task(api.operator.post(f"{path}/{command}")))
+        await asyncio.sleep(0.2)
+    async with build_worker(temporal, settings, database, sealer):
+        answers = await asyncio.gather(*sent)
+        if "delete" in commands:
+            await until(api, path, status="cancelled")
+            return
+        assert [answer.status_code for answer in answers] == [200] * len(commands)
+        await until(api, path, status={"pause": "paused", "resume": "running"}[commands[-1]])
+        assert (await api.operator.post(f"{path}/resume")).status_code == 200
+        await until(api, path, current_step="wait_for_first_activity")
+
+
+async def test_an_instance_that_has_ended_is_not_started_again_by_a_repeated_request(
+    api: Clients, customer: Customer, working: None, temporal: Client, database: Database
+) -> None:
+    """The first answer was lost with its process; the instance was cancelled; then the request comes again."""
+
+    async def send() -> httpx.Response:
+        return await api.operator.post(
+            "/workflows/onboarding/execute",
+            json={"user_id": customer.user_id},
+            headers={"Idempotency-Key": "again"},
+        )
+
+    path = (await send()).headers["location"]
+    await until(api, path, current_step="wait_for_first_activity")
+    assert (await api.operator.delete(path)).status_code == 202
+    await until(api, path, status="cancelled")
+    async with database.connection() as connection:
+        await connection.execute(
+            "UPDATE idempotent_answers SET subject = NULL, status = NULL, headers = NULL, body = NULL"
+        )
+    again = await send()
+    assert (again.status_code, again.json()["status"]) == (202, "cancelled")
+    instance_id = path.rpartition("/")[2]
+    described = await temporal.get_workflow_handle(f"onboarding/{instance_id}").describe()
+    assert described.status is WorkflowExecutionStatus.CANCELED
