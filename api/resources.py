@@ -106,5 +106,5 @@ class Resources:
 
 
 def limiter_database(url: str) -> Database:
-    """The pool for keys and rate limits. Its table is unlogged: after a crash of Postgres every minute begins anew."""
+    """The pool for keys and rate limits; its table is unlogged, so a crash of Postgres forgets the counts."""
     return Database(url, size=_LIMITER_CONNECTIONS, application="limiter", settings={"synchronous_commit": "off"})
