@@ -24,8 +24,6 @@ email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 
 USER_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 RESERVED_USER_IDS = frozenset({"null", "undefined", "none", "anonymous", "0"})
-_PATH_STEPS = frozenset({".", ".."})
-"""What clients take out of a path: nobody could be reached under these."""
 _YEARS = range(1900, 9999)
 """Postgres' ends of time, and what is before anybody's signup, are refused."""
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -59,15 +57,14 @@ def _user_id(value: str) -> str:
         )
     if value.casefold() in RESERVED_USER_IDS:
         raise PydanticCustomError("user_id_reserved", "is a reserved word")
-    if USER_ID_PATTERN.fullmatch(value) is None or value in _PATH_STEPS:
+    if USER_ID_PATTERN.fullmatch(value) is None:
         raise PydanticCustomError("invalid_user_id", "must be 1 to 128 of A-Z a-z 0-9 . _ : -")
     return value
 
 
 def is_user_id(value: str) -> bool:
     """Whether a text can be the id of a user at all."""
-    usable = USER_ID_PATTERN.fullmatch(value) is not None and value not in _PATH_STEPS
-    return usable and value.casefold() not in RESERVED_USER_IDS
+    return USER_ID_PATTERN.fullmatch(value) is not None and value.casefold() not in RESERVED_USER_IDS
 
 
 def _email(value: str) -> str:
