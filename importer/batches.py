@@ -34,6 +34,7 @@ def batches(
         yield tuple(batch)
 
 
-def request_body(member: str, batch: Batch) -> bytes:
-    """The request's JSON: `{"users": [...]}`."""
-    return b'{"%s":[%s]}' % (member.encode(), b",".join(item.body for item in batch))
+def request_body(member: str, batch: Batch, *, historical: bool = False) -> bytes:
+    """The request's JSON: `{"users": [...]}`; old data is marked as such."""
+    mark = b',"historical":true' if historical else b""
+    return b'{"%s":[%s]%s}' % (member.encode(), b",".join(item.body for item in batch), mark)

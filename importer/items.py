@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 
 from importer.fields import FieldRule, Pick
-from importer.mapping import ImportMapping
-from importer.sources import NOT_TEXT, Row, text_of
+from importer.kinds import PERSON
+from importer.mapping import LINE, MAPPING, ImportMapping
+from importer.sources import NOT_TEXT, Row, has_column, text_of
 from importer.values import BadValue, Problem, Value, as_json, convert, shifted
 
 
@@ -20,6 +21,8 @@ class Item:
     """What is sent for one or more rows."""
 
     identity: str
+    person: str
+    """The id of the one whom it is about."""
     body: bytes
     """JSON."""
     lines: Sequence[int]
@@ -49,8 +52,11 @@ class Assembler:
     def __init__(self, mapping: ImportMapping, shift_days: int) -> None:
         self._rules = mapping.fields
         self._shift_days = shift_days
+        self._name = mapping.name or ""
         names = [rule.name for rule in mapping.fields]
         self._identity = names.index(mapping.kind.identity)
+        self._person = names.index(PERSON)
+        self._never_empty = {self._identity, self._person}
         self._key = names.index(mapping.key) if mapping.key is not None else None
 
     def items(self, rows: Iterable[Row]) -> Iterator[Item | Refused]:
@@ -89,13 +95,21 @@ class Assembler:
         return _Draft([None] * len(self._rules))
 
     def _read(self, row: Row) -> list[Value | Problem | None]:
-        return [self._value(rule, row.values) for rule in self._rules]
+        return [self._value(rule, row) for rule in self._rules]
 
-    def _value(self, rule: FieldRule, columns: Mapping[str, Any]) -> Value | Problem | None:
+    def _text(self, row: Row, column: str) -> str:
+        """A column's text; where a file has no such column, `line` and `mapping` stand for what they say."""
+        if column == LINE and not has_column(row.values, column):
+            return str(row.line)
+        if column == MAPPING and not has_column(row.values, column):
+            return self._name
+        return text_of(row.values, column)
+
+    def _value(self, rule: FieldRule, row: Row) -> Value | Problem | None:
         if rule.template is None:
             return rule.default
         try:
-            text = rule.template.render(lambda column: text_of(columns, column))
+            text = rule.template.render(lambda column: self._text(row, column))
             if text is None:
                 return None
             if rule.values is not None:
@@ -128,7 +142,7 @@ class Assembler:
         missing = [
             _required(rule)
             for index, (rule, picked) in enumerate(zip(self._rules, draft.values, strict=True))
-            if picked is None and (index == self._identity or (rule.required and rule.default is None))
+            if picked is None and (index in self._never_empty or (rule.required and rule.default is None))
         ]
         if missing:
             return Refused(dict.fromkeys(draft.lines, missing))
@@ -136,8 +150,8 @@ class Assembler:
             body = orjson.dumps(document)
         except TypeError:  # a lone surrogate, from an escape in JSON
             return Refused(dict.fromkeys(draft.lines, (NOT_TEXT,)))
-        identity = draft.values[self._identity]
-        return Item(str(identity), body, draft.lines)
+        identity, person = draft.values[self._identity], draft.values[self._person]
+        return Item(str(identity), str(person), body, draft.lines)
 
 
 def _refused_whole(draft: _Draft) -> Refused:

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from importer.consents import BadConsent, Grant, parse_grant
 from importer.fields import FieldRule, is_group, parse_field
 from importer.kinds import KINDS, Kind
 from importer.options import ImportStopped
 from importer.templates import BadTemplate
 from importer.values import BadValue
 
-_TOP = ("kind", "key", "delimiter", "fields")
+LINE, MAPPING = "line", "mapping"
+"""What templates may refer to beside the columns: the row's line in the file, and the mapping's `name`."""
+_TOP = ("kind", "name", "key", "delimiter", "historical", "fields", "consents")
 
 
 @dataclass(frozen=True)
@@ -26,22 +29,41 @@ class ImportMapping:
     path: Path
     text: str = field(repr=False)
     kind: Kind
+    name: str | None
+    """What `{mapping}` stands for."""
     key: str | None
     """The field by which rows are grouped; None: every row is an item of its own."""
     delimiter: str | None
+    historical: bool
+    """Old data, which starts nothing."""
     fields: tuple[FieldRule, ...]
+    grants: tuple[Grant, ...]
+    """What every person of the file has consented to."""
 
     def check_columns(self, columns: Iterable[str]) -> None:
         """Raise :class:`ImportStopped` for a field that uses a column that isn't among ``columns``."""
         known = list(columns)
         for rule in self.fields:
             for column in rule.template.columns if rule.template else ():
-                if column not in known:
+                if column in known or column == LINE:
+                    continue
+                if column == MAPPING:
+                    self._check_name(rule)
+                else:
                     near = difflib.get_close_matches(column, known, 1)
                     hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(known)}"
                     raise self.complaint(
                         rule.name, f"uses the column '{column}', which the file doesn't have; {hint}"
                     )
+
+    def _check_name(self, rule: FieldRule) -> None:
+        if self.name is None:
+            raise self.complaint(rule.name, f"uses {{{MAPPING}}}: give the mapping a 'name' at its top")
+
+    def columns(self) -> set[str]:
+        """The columns that a file should have."""
+        used = {column for rule in self.fields if rule.template for column in rule.template.columns}
+        return used - {LINE, MAPPING}
 
     def complaint(self, name: str, sentence: str) -> ImportStopped:
         """The error for a field, with the line on which the mapping file has it."""
@@ -64,7 +86,17 @@ def load_mapping(path: Path) -> ImportMapping:
         raise ImportStopped(f"{path}: the table [fields], which says what makes each attribute, is missing.")
     rules = tuple(_rule(path, text, name, value) for name, value in _flat(fields))
     _check_overlaps(path, text, rules)
-    mapping = ImportMapping(path, text, kind, document.get("key"), document.get("delimiter"), rules)
+    mapping = ImportMapping(
+        path,
+        text,
+        kind,
+        name=document.get("name"),
+        key=document.get("key"),
+        delimiter=document.get("delimiter"),
+        historical=document.get("historical", False),
+        fields=rules,
+        grants=_grants(path, text, document.get("consents", {})),
+    )
     _check_whole(mapping)
     return mapping
 
@@ -89,12 +121,29 @@ def _kind(path: Path, text: str, document: Mapping[str, Any]) -> Kind:
 
 def _check_whole(mapping: ImportMapping) -> None:
     names = [rule.name for rule in mapping.fields]
-    if mapping.kind.identity not in names:
-        raise ImportStopped(f"{mapping.path}: [fields] must say what makes '{mapping.kind.identity}'.")
+    for needed in mapping.kind.needed:
+        if needed not in names:
+            raise ImportStopped(f"{mapping.path}: [fields] must say what makes '{needed}'.")
     if mapping.key is not None and mapping.key not in names:
         raise mapping.complaint("key", "must be the name of one of the fields")
     if mapping.delimiter is not None and not (isinstance(mapping.delimiter, str) and len(mapping.delimiter) == 1):
         raise mapping.complaint("delimiter", "must be a single character")
+    if not isinstance(mapping.historical, bool) or (mapping.historical and not mapping.kind.may_be_historical):
+        raise mapping.complaint("historical", "must be true or false, and is for events")
+    if mapping.name is not None and not (isinstance(mapping.name, str) and mapping.name.strip()):
+        raise mapping.complaint("name", "must be a text")
+
+
+def _grants(path: Path, text: str, consents: object) -> tuple[Grant, ...]:
+    if not isinstance(consents, dict):
+        raise _complaint(path, text, "consents", "must be a table")
+    grants = []
+    for purpose, value in consents.items():
+        try:
+            grants.append(parse_grant(purpose, value))
+        except BadConsent as error:
+            raise _complaint(path, text, purpose, str(error)) from None
+    return tuple(grants)
 
 
 def _check_overlaps(path: Path, text: str, rules: Iterable[FieldRule]) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_BATCH = 1000
-"""How many items one request of `POST /users/batch` may carry."""
-
 
 class ImportStopped(Exception):
     """The import can't start or go on; the text says why in one sentence, with no value of a row in it."""
@@ -27,8 +24,8 @@ class ImportOptions:
     """An API key of role admin or integrator. Not needed for a dry run."""
     shift_days: int = 0
     """How many days the times marked `shift = true` are moved forward."""
-    batch_size: int = MAX_BATCH
-    """Items a request, 1 to 1000."""
+    batch_size: int | None = None
+    """Items a request, at most what the kind's route takes (the default)."""
     dry_run: bool = False
     """Read and map everything, send nothing."""
     ca_file: Path | None = None

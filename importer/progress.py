@@ -39,6 +39,10 @@ class Reporter(Protocol):
         """Some more rows are in, or rejected."""
         ...
 
+    def consented(self, people: int) -> None:
+        """The consents of some more people are in order."""
+        ...
+
     def note(self, text: str) -> None:
         """Say something in passing."""
         ...
@@ -64,6 +68,7 @@ class Bar:
             console=console,
         )
         self._task = self._progress.add_task("Importing", total=total)
+        self._people = 0
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -80,6 +85,11 @@ class Bar:
         """Some more rows are in, or rejected."""
         self._progress.advance(self._task, rows)
 
+    def consented(self, people: int) -> None:
+        """The consents of some more people are in order."""
+        self._people += people
+        self._progress.update(self._task, description=f"Importing (consents of {self._people:,} people)")
+
     def note(self, text: str) -> None:
         """Say something above the bar."""
         self._progress.console.print(text, markup=False)
@@ -92,6 +102,7 @@ class Lines:
         self._console = console
         self._total = total
         self._rows = 0
+        self._people = 0
         self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -107,17 +118,26 @@ class Lines:
     def settled(self, rows: int) -> None:
         """Some more rows are in, or rejected."""
         self._rows += rows
-        now = time.monotonic()
-        if now - self._said >= _LINE_EVERY_SECONDS:
-            self._said = now
-            elapsed = now - self._began
-            self.note(
-                f"{self._rows:,} of {self._total:,} rows, {elapsed:.1f} s, {self._rows / elapsed:,.0f} rows/s"
-            )
+        self._say_now_and_then()
+
+    def consented(self, people: int) -> None:
+        """The consents of some more people are in order."""
+        self._people += people
+        self._say_now_and_then()
 
     def note(self, text: str) -> None:
         """Say something."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _say_now_and_then(self) -> None:
+        now = time.monotonic()
+        if now - self._said < _LINE_EVERY_SECONDS:
+            return
+        self._said = now
+        elapsed = now - self._began
+        people = f", consents of {self._people:,} people" if self._people else ""
+        rate = self._rows / elapsed
+        self.note(f"{self._rows:,} of {self._total:,} rows{people}, {elapsed:.1f} s, {rate:,.0f} rows/s")
 
 
 class _RowsPerSecond(ProgressColumn):

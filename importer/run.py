@@ -6,18 +6,21 @@ import asyncio
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import httpx
 from rich.console import Console
 
 from importer.batches import Batch, batches
-from importer.delivery import Delivery, Patience, Taken
+from importer.calls import Calls, Patience
+from importer.consents import Consents
+from importer.delivery import Delivery, Outcome
 from importer.flight import InFlight
 from importer.items import Assembler, Item, Refused
+from importer.kinds import Taken
 from importer.mapping import ImportMapping, load_mapping
-from importer.options import MAX_BATCH, ImportOptions, ImportStopped
+from importer.options import ImportOptions, ImportStopped
 from importer.progress import Reporter, reporter
 from importer.rejects import Rejects
 from importer.sources import Row, Source, has_column, open_source
@@ -73,21 +76,18 @@ class ImportRun:
 
     def __init__(self, options: ImportOptions, output: Console, patience: Patience) -> None:
         """Look at everything that can be wrong before the first row. Raises :class:`ImportStopped`."""
-        if not 1 <= options.batch_size <= MAX_BATCH:
-            raise ImportStopped(f"--batch-size must be between 1 and {MAX_BATCH}.")
         self._options = options
         self._output = output
         self._patience = patience
         self._mapping: ImportMapping = load_mapping(options.mapping)
+        kind = self._mapping.kind
+        self._batch_size = kind.max_batch if options.batch_size is None else options.batch_size
+        if not 1 <= self._batch_size <= kind.max_batch:
+            raise ImportStopped(f"--batch-size must be between 1 and {kind.max_batch} for {kind.name}.")
         self._source: Source = open_source(options.file, self._mapping.delimiter)
         if self._source.columns is not None:
             self._mapping.check_columns(self._source.columns)
-        self._unseen = {
-            column
-            for rule in self._mapping.fields
-            if rule.template and self._source.columns is None
-            for column in rule.template.columns
-        }
+        self._unseen = self._mapping.columns() if self._source.columns is None else set[str]()
         self._rejects = Rejects(self._source, options.file)
         self._first: bytes | None = None
         self._began = time.monotonic()
@@ -96,7 +96,7 @@ class ImportRun:
     async def run(self) -> None:
         """Read, map and send everything. Raises :class:`ImportStopped`."""
         with reporter(self._output, self._estimate()) as report:
-            sized = batches(self._items(), self._options.batch_size, lambda refused: self._refuse(refused, report))
+            sized = batches(self._items(), self._batch_size, lambda refused: self._refuse(refused, report))
             if self._options.dry_run:
                 for batch in sized:
                     self._first = self._first or batch[0].body
@@ -104,35 +104,51 @@ class ImportRun:
                     report.settled(sum(len(item.lines) for item in batch))
                 return
             async with _client(self._options) as client:
-                delivery = Delivery(client, self._mapping.kind, self._patience, report.note)
-                flight = InFlight(_REQUESTS_AT_ONCE)
-                try:
-                    for batch in sized:
-                        identities = (item.identity for item in batch)
-                        await flight.add(self._deliver(delivery, batch, report), identities)
-                    await flight.drain()
-                finally:
-                    await flight.cancel()
+                await self._send(sized, Calls(client, self._patience, report.note), report)
 
     def finish(self) -> None:
         """Write the rejects file and show the summary. Raises :class:`ImportStopped`."""
         self.summary.seconds = time.monotonic() - self._began
         self.summary.rejected_rows = len(self._rejects)
         self._rejects.write()
-        show(self._output, self._mapping.kind.name, self.summary, self._first)
+        show(self._output, self._mapping.kind, self.summary, self._first)
         for column in sorted(self._unseen):
             self._say(f"No row had '{column}', which the mapping uses.")
         if self._rejects:
             self._say(f"The rejected rows are in {self._rejects.path}, each with the reason.")
 
-    async def _deliver(self, delivery: Delivery, batch: Batch, report: Reporter) -> None:
-        outcomes = await delivery.send(batch)
+    async def _send(self, sized: Iterator[Batch], calls: Calls, report: Reporter) -> None:
+        kind = self._mapping.kind
+        delivery = Delivery(calls, kind, historical=self._mapping.historical)
+        consents = Consents(calls, self._mapping.grants, kind.name, report.consented)
+        flight = InFlight(_REQUESTS_AT_ONCE)
+        try:
+            for batch in sized:
+                identities = (item.identity for item in batch)
+                await flight.add(self._deliver(delivery, consents, batch, report), identities)
+            await flight.drain()
+        finally:
+            await flight.cancel()
+            self.summary.consents = consents.granted
+
+    async def _deliver(self, delivery: Delivery, consents: Consents, batch: Batch, report: Reporter) -> None:
+        if self._mapping.kind.consents_first:
+            await consents.ensure(item.person for item in batch)
+            outcomes = await delivery.send(batch)
+        else:
+            outcomes = await delivery.send(batch)
+            await consents.ensure(
+                outcome.item.person for outcome in outcomes if outcome.taken is not Taken.REJECTED
+            )
+        self._settle(outcomes, report)
+
+    def _settle(self, outcomes: Sequence[Outcome], report: Reporter) -> None:
         for outcome in outcomes:
             if outcome.taken is Taken.REJECTED:
                 self._rejects.add(dict.fromkeys(outcome.item.lines, outcome.problems))
-        self.summary.items += len(batch)
+        self.summary.items += len(outcomes)
         self.summary.taken += Counter(outcome.taken for outcome in outcomes)
-        report.settled(sum(len(item.lines) for item in batch))
+        report.settled(sum(len(outcome.item.lines) for outcome in outcomes))
 
     def _refuse(self, refused: Refused, report: Reporter) -> None:
         self._rejects.add(refused.problems)

@@ -9,7 +9,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from importer.delivery import Taken
+from importer.kinds import Kind, Taken
 
 
 @dataclass
@@ -20,14 +20,17 @@ class Summary:
     items: int = 0
     taken: Counter[Taken] = field(default_factory=Counter)
     rejected_rows: int = 0
+    consents: int = 0
     seconds: float = 0.0
 
 
-def show(console: Console, kind: str, summary: Summary, example: bytes | None) -> None:
+def show(console: Console, kind: Kind, summary: Summary, example: bytes | None) -> None:
     """Print the table; of a dry run, with an ``example`` of what would be sent, also that."""
-    counts = {"rows": summary.rows, kind: summary.items}
+    counts = {"rows": summary.rows, kind.name: summary.items}
     if example is None:
-        counts |= {name.value: summary.taken[name] for name in Taken if name is not Taken.REJECTED}
+        counts |= {label: summary.taken[taken] for taken, label in kind.outcomes.items()}
+        if summary.consents:
+            counts["consents granted"] = summary.consents
     counts["rejected rows"] = summary.rejected_rows
     rate = summary.rows / summary.seconds if summary.seconds else 0.0
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 
-Value = str | int | float | bool | date | datetime
-"""What a field holds between reading and sending; dates stay dates so that they can be compared."""
+Value = str | int | float | bool | Decimal | date | datetime
+"""What a field holds between reading and sending; dates and decimals stay such so that they can be compared."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,12})?")
 _BOOLEANS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "on"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "off"), False),
@@ -25,6 +27,7 @@ class ValueType(StrEnum):
     STRING = "string"
     INTEGER = "integer"
     NUMBER = "number"
+    DECIMAL = "decimal"
     BOOLEAN = "boolean"
     TIMESTAMP = "timestamp"
     DATE = "date"
@@ -69,11 +72,13 @@ def shifted(value: Value, days: int) -> Value:
 
 
 def as_json(value: Value) -> str | int | float | bool:
-    """How a value travels: timestamps as RFC 3339 in UTC, dates as ISO 8601."""
+    """How a value travels: times as RFC 3339 in UTC, dates as ISO 8601, decimals as text with all digits."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return value
 
 
@@ -95,6 +100,12 @@ def _number(text: str) -> Value:
     if not math.isfinite(number):
         raise BadValue("not_a_number", "Write a number with a decimal point, such as 29.53.")
     return number
+
+
+def _decimal(text: str) -> Value:
+    if not _DECIMAL.fullmatch(text):
+        raise BadValue("not_a_decimal", "Write an amount with a decimal point and nothing else, such as 29.50.")
+    return Decimal(text)
 
 
 def _boolean(text: str) -> Value:
@@ -136,6 +147,7 @@ _CONVERTERS: dict[ValueType, Callable[[str], Value]] = {
     ValueType.STRING: _string,
     ValueType.INTEGER: _integer,
     ValueType.NUMBER: _number,
+    ValueType.DECIMAL: _decimal,
     ValueType.BOOLEAN: _boolean,
     ValueType.TIMESTAMP: _timestamp,
     ValueType.DATE: _date,

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import Callable, Iterator
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from importer.delivery import Patience
+from importer.calls import Patience
 from importer.options import ImportOptions
 from importer.run import run_import
+from runtime.settings import Settings
 from tests.importer.peer import KEY, Peer, Server
+from tests.support.processes import PerennialProcess
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SAMPLE = Path(os.environ.get("PERENNIAL_SAMPLE_DATA", "")) / "cdnow_sample.csv"
 
 MAPPING = """\
 kind = "profiles"
@@ -39,6 +47,36 @@ class Ran:
     code: int
     output: str
     errors: str
+
+
+class Imports:
+    """Runs imports against the real API, with one key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._key = key
+
+    async def __call__(self, file: Path, mapping: Path, **changes: int) -> Ran:
+        """Run an import in a thread: it has an event loop of its own."""
+        output, errors = io.StringIO(), io.StringIO()
+        options = ImportOptions(file, mapping, self._url, self._key, **changes)  # type: ignore[arg-type]
+        code = await asyncio.to_thread(
+            run_import, options, output=Console(file=output, width=120), errors=Console(file=errors, width=120)
+        )
+        return Ran(code, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(scope="package")
+async def api_url(
+    database_url: str, key_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """The address of an API that serves, in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = Settings(database_url=database_url, key_file=key_file, api_port=port)
+    async with PerennialProcess("api", settings, tmp_path_factory.mktemp("api")):
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")

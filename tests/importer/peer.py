@@ -52,6 +52,12 @@ class Peer:
         self.lose_answers = 0
         """So many requests are carried out, and then the connection breaks."""
         self.max_bytes = 8 * 1024 * 1024
+        self.events: dict[str, dict[str, Any]] = {}
+        self.consents: dict[str, dict[str, dict[str, Any]]] = {}
+        """By user and purpose: what was put."""
+        self.asked: list[str] = []
+        """Each request for consents: "PUT u-1 data_collection"."""
+        self.may_read = True
         self.refuse: dict[str, str] = {}
         """User id -> code: these are rejected."""
         self.slow = 0.0
@@ -91,10 +97,19 @@ class Peer:
             return None if isinstance(unusual, Drop) else unusual
         if headers.get("authorization") != f"Bearer {KEY}":
             return Answer(401, {"code": "unauthenticated", "detail": "Send a valid API key."})
-        assert (scope["method"], scope["path"]) == ("POST", "/users/batch")
+        if scope["path"].endswith("/batch"):
+            return self._batch(scope, headers, body)
+        assert headers.get("content-type") == ("application/json" if body else None)
+        return self._consents(scope["method"], *scope["path"].split("/")[2:], body=body)
+
+    def _batch(self, scope: dict[str, Any], headers: dict[str, str], body: bytes) -> Answer | None:
+        assert scope["method"] == "POST"
         if len(body) > self.max_bytes:
             return Answer(413, {"code": "body_too_large", "detail": "Too large."})
         assert headers["content-type"] == "application/json"
+        if scope["path"] == "/events/batch":
+            return self._take(json.loads(body))
+        assert scope["path"] == "/users/batch"
         key = headers["idempotency-key"]
         if key not in self._answers:
             self._answers[key] = self._carry_out(json.loads(body))
@@ -117,6 +132,43 @@ class Peer:
             for status in ("created", "updated", "rejected")
         }
         return Answer(200, {**counts, "results": results})
+
+    def _take(self, document: dict[str, Any]) -> Answer:
+        assert 1 <= len(document["events"]) <= 2000
+        assert document.get("historical", True) is True
+        self.requests.append(document)
+        results = [self._event(index, event) for index, event in enumerate(document["events"])]
+        if all(result["status"] == "rejected" for result in results):
+            return Answer(422, {"code": "validation_failed", "errors": [], "results": results})
+        return Answer(202, {"results": results})
+
+    def _event(self, index: int, event: dict[str, Any]) -> dict[str, Any]:
+        event_id, user_id = event["event_id"], event["user_id"]
+        answer = {"index": index, "event_id": event_id, "status": "accepted", "errors": []}
+        code = "user_unknown" if user_id not in self.users else self.refuse.get(event_id, "")
+        if not code and "data_collection" not in self.consents.get(user_id, {}):
+            code = "consent_required"
+        if code:
+            error = {"pointer": f"/events/{index}/user_id", "code": code, "message": "This is not right."}
+            return {**answer, "status": "rejected", "errors": [error]}
+        if event_id in self.events:
+            return {**answer, "status": "duplicate"}
+        self.events[event_id] = event
+        return answer
+
+    def _consents(self, method: str, user_id: str, *rest: str, body: bytes) -> Answer:
+        self.asked.append(" ".join((method, user_id, *rest[1:])))
+        if method == "GET" and not self.may_read:
+            return Answer(403, {"code": "forbidden", "detail": "No."})
+        if user_id not in self.users:
+            return Answer(404, {"code": "user_not_found", "detail": "No."})
+        said = self.consents.setdefault(user_id, {})
+        if method == "PUT":
+            assert len(rest) == 2
+            said[rest[1]] = json.loads(body)
+            return Answer(200, said[rest[1]])
+        details = [{"purpose": name, "changed_at": "2026-01-05T10:00:00Z"} for name in said]
+        return Answer(200, {"details": [*details, {"purpose": "marketing", "changed_at": None}]})
 
     def _upsert(self, index: int, user: dict[str, Any]) -> dict[str, Any]:
         user_id = user["user_id"]

@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
-import io
-import os
 import shutil
-import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from importer.options import ImportOptions
-from importer.run import run_import
 from models.vocabulary import Role
 from runtime.database import Database
-from runtime.settings import Settings
-from tests.importer.conftest import HEADER, MAPPING, Ran, people
+from tests.importer.conftest import EXAMPLES, HEADER, MAPPING, SAMPLE, Imports, people
 from tests.importer.test_import import numbers
 from tests.support.http import new_key
-from tests.support.processes import PerennialProcess
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SAMPLE = Path(os.environ.get("PERENNIAL_SAMPLE_DATA", "")) / "cdnow_sample.csv"
 
 Write = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-async def url(database_url: str, key_file: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The address of an API that serves."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = Settings(database_url=database_url, key_file=key_file, api_port=port)
-    async with PerennialProcess("api", settings, tmp_path_factory.mktemp("api")):
-        yield f"http://127.0.0.1:{port}"
-
-
-class Runs:
-    """Runs imports with one key."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self._url = url
-        self._key = key
-
-    async def __call__(self, file: Path, mapping: Path, **changes: int) -> Ran:
-        """Run an import in a thread: it has an event loop of its own."""
-        output, errors = io.StringIO(), io.StringIO()
-        options = ImportOptions(file, mapping, self._url, self._key, **changes)  # type: ignore[arg-type]
-        code = await asyncio.to_thread(
-            run_import, options, output=Console(file=output, width=120), errors=Console(file=errors, width=120)
-        )
-        return Ran(code, output.getvalue(), errors.getvalue())
-
-
 @pytest.fixture
-async def imported(url: str, database: Database) -> Runs:
+async def imported(api_url: str, database: Database) -> Imports:
     """Imports with the key of an integrator, into an empty database."""
-    return Runs(url, await new_key(database, Role.INTEGRATOR))
+    return Imports(api_url, await new_key(database, Role.INTEGRATOR))
 
 
 async def users(database: Database) -> dict[str, str]:
@@ -73,7 +33,7 @@ async def users(database: Database) -> dict[str, str]:
 
 
 async def test_a_second_run_changes_nothing_in_the_database(
-    imported: Runs, database: Database, write: Write
+    imported: Imports, database: Database, write: Write
 ) -> None:
     file, mapping = write("people.csv", people(40)), write("mapping.toml", MAPPING)
     assert numbers(await imported(file, mapping)) == ["40", "40", "40", "0", "0", "0"]
@@ -85,7 +45,7 @@ async def test_a_second_run_changes_nothing_in_the_database(
         assert await connection.fetch("SELECT * FROM users ORDER BY user_id") == before
 
 
-async def test_the_apis_reasons_stand_beside_the_rows(imported: Runs, database: Database, write: Write) -> None:
+async def test_the_apis_reasons_stand_beside_the_rows(imported: Imports, database: Database, write: Write) -> None:
     rows = "7,not an address,Ada,2026-01-05T10:00:00Z,DE\n8,grace@example.com,Grace,2026-01-05T10:00:00Z,\n"
     ran = await imported(write("people.csv", HEADER + rows), write("mapping.toml", MAPPING))
     assert (ran.code, list(await users(database))) == (1, ["u-8"])
@@ -95,7 +55,9 @@ async def test_the_apis_reasons_stand_beside_the_rows(imported: Runs, database: 
     assert reject["code"]
 
 
-async def test_an_attribute_that_a_file_leaves_out_stays(imported: Runs, database: Database, write: Write) -> None:
+async def test_an_attribute_that_a_file_leaves_out_stays(
+    imported: Imports, database: Database, write: Write
+) -> None:
     mapping = write("mapping.toml", MAPPING)
     await imported(write("people.csv", people(1)), mapping)
     renamed = write("again.csv", HEADER + "1,,Countess,,\n")
@@ -104,17 +66,17 @@ async def test_an_attribute_that_a_file_leaves_out_stays(imported: Runs, databas
 
 
 async def test_a_key_that_is_wrong_or_too_small_is_one_sentence(
-    url: str, database: Database, write: Write
+    api_url: str, database: Database, write: Write
 ) -> None:
     file, mapping = write("people.csv", people(1)), write("mapping.toml", MAPPING)
-    wrong = await Runs(url, "prn_wrong")(file, mapping)
-    small = await Runs(url, await new_key(database, Role.ANALYST))(file, mapping)
+    wrong = await Imports(api_url, "prn_wrong")(file, mapping)
+    small = await Imports(api_url, await new_key(database, Role.ANALYST))(file, mapping)
     assert (wrong.code, small.code) == (2, 2)
     assert "doesn't know this key" in wrong.errors
     assert "may not import profiles" in small.errors
 
 
-async def test_the_shipped_examples_are_taken_whole(imported: Runs, database: Database, tmp_path: Path) -> None:
+async def test_the_shipped_examples_are_taken_whole(imported: Imports, database: Database, tmp_path: Path) -> None:
     file = Path(shutil.copy(EXAMPLES / "people.csv", tmp_path))
     ran = await imported(file, EXAMPLES / "people-profiles.toml")
     assert (ran.code, ran.errors, numbers(ran)) == (0, "", ["3", "3", "3", "0", "0", "0"])
@@ -124,7 +86,7 @@ async def test_the_shipped_examples_are_taken_whole(imported: Runs, database: Da
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="PERENNIAL_SAMPLE_DATA names no directory with cdnow_sample.csv")
 async def test_the_cdnow_sample_is_in_within_ten_seconds(
-    imported: Runs, database: Database, tmp_path: Path
+    imported: Imports, database: Database, tmp_path: Path
 ) -> None:
     file = Path(shutil.copy(SAMPLE, tmp_path))
     began = time.monotonic()

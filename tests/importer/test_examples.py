@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.importer.conftest import Ran
+from tests.importer.conftest import EXAMPLES, SAMPLE, Ran
 from tests.importer.peer import Peer
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SAMPLE = Path(os.environ.get("PERENNIAL_SAMPLE_DATA", "")) / "cdnow_sample.csv"
 CDNOW = EXAMPLES / "cdnow-profiles.toml"
 
 

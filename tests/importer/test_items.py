@@ -49,6 +49,8 @@ def make(write: Write) -> Make:
         ("string", " 0042 ", "0042"),
         ("integer", "42", 42),
         ("number", "29.33", 29.33),
+        ("decimal", "29.30", "29.30"),
+        ("decimal", "0", "0"),
         ("boolean", "Yes", True),
         ("boolean", "0", False),
         ("timestamp", "1997-01-01T02:00:00+02:00", "1997-01-01T00:00:00Z"),
@@ -67,6 +69,9 @@ def test_columns_become_typed_values(make: Make, type_: str, text: str, value: o
         ("integer", "9" * 30, "not_an_integer"),
         ("number", "nan", "not_a_number"),
         ("number", "ten", "not_a_number"),
+        ("decimal", "1e3", "not_a_decimal"),
+        ("decimal", "1,000.00", "not_a_decimal"),
+        ("decimal", "nan", "not_a_decimal"),
         ("boolean", "perhaps", "not_a_boolean"),
         ("timestamp", "1997-01-01T00:00:00", "not_a_timestamp"),
         ("timestamp", "0001-01-01T00:00:00Z", "not_a_timestamp"),
@@ -100,6 +105,18 @@ def test_integers_are_compared_as_numbers(make: Make) -> None:
     rows = [{"id": "1", "x": x} for x in ("9", "10")]
     items, _ = make('x = { from = "{x}", type = "integer", pick = "max" }', *rows)
     assert items == [{"user_id": "1", "x": 10}]
+
+
+def test_decimals_are_compared_as_numbers_and_keep_their_digits(make: Make) -> None:
+    rows = [{"id": "1", "x": x} for x in ("9.10", "10.00")]
+    assert make('x = { from = "{x}", type = "decimal", pick = "max" }', *rows)[0] == [
+        {"user_id": "1", "x": "10.00"}
+    ]
+
+
+def test_a_template_may_refer_to_the_rows_line_unless_the_file_has_such_a_column(make: Make) -> None:
+    items, _ = make('x = "{line}"', {"id": "1"}, {"id": "2", "line": "77"}, {"id": "3"}, key=False)
+    assert [item["x"] for item in items] == ["2", "77", "4"]
 
 
 def test_without_a_key_every_row_is_an_item(make: Make) -> None:

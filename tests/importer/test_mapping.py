@@ -22,8 +22,17 @@ def load(write: Callable[..., Path]) -> Callable[[str], ImportMapping]:
     ("text", "sentence"),
     [
         ("kind = ", "isn't valid TOML"),
+        ('kind = "events"\n[fields]\nuser_id = "{id}"', "[fields] must say what makes 'event_id'"),
+        ("historical = true\n" + GOOD, "line 1: 'historical' must be true or false, and is for events"),
+        ('name = ""\n' + GOOD, "line 1: 'name' must be a text"),
+        (GOOD + "[consents]\nspying = {}", "line 5: 'spying' is no purpose of a consent; there are data_coll"),
+        (GOOD + "[consents]\nprofiling = true", "line 5: 'profiling' must be a table of texts"),
+        (GOOD + "[consents]\nprofiling = {}", "line 5: 'profiling' needs a 'source'"),
+        (GOOD + '[consents]\nprofiling = { by = "x" }', "line 5: 'profiling' has the unknown option 'by'"),
+        ("consents = 1\n" + GOOD, "line 1: 'consents' must be a table"),
+        (GOOD + 'price = { from = "{a}", type = "decimal", default = "ten" }', "line 4: 'price' Write an amount"),
         ('[fields]\nuser_id = "{id}"', "'kind' must be \"profiles\""),
-        ('kind = "events"\n[fields]\nuser_id = "{id}"', "line 1: 'kind' must be \"profiles\""),
+        ('kind = "visits"\n[fields]\nuser_id = "{id}"', 'line 1: \'kind\' must be "profiles" or "events"'),
         ('kind = "profiles"', "the table [fields]"),
         ('kind = "profiles"\n[fields]\nemail = "{email}"', "must say what makes 'user_id'"),
         ('kinds = "profiles"', "line 1: 'kinds' is unknown here"),
@@ -67,6 +76,14 @@ def test_a_missing_column_without_a_near_one_lists_what_there_is(
 ) -> None:
     with pytest.raises(ImportStopped, match="it has: number, mail"):
         load(GOOD).check_columns(["number", "mail"])
+
+
+def test_line_and_mapping_are_no_columns_of_the_file(load: Callable[[str], ImportMapping]) -> None:
+    text = GOOD + 'email = "{mapping}-{line}@example.com"\n'
+    load('name = "shop"\n' + text).check_columns(["id"])
+    load(text).check_columns(["id", "mapping"])
+    with pytest.raises(ImportStopped, match=r"line 4: 'email' uses \{mapping\}: give the mapping a 'name'"):
+        load(text).check_columns(["id"])
 
 
 def test_a_missing_mapping_is_one_sentence(tmp_path: Path) -> None:
