@@ -68,3 +68,9 @@ def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     makefile = Path(ROOT / "Makefile").read_text()
     for command in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+
+
+def test_the_tests_that_the_documents_name_are_there() -> None:
+    for document in ROOT.glob("docs/*.md"):
+        for name in re.findall(r"`(tests/[\w/.]+)`", document.read_text()):
+            assert (ROOT / name).exists(), f"{document.name} names {name}"

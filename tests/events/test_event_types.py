@@ -1,0 +1,132 @@
+"""Event types: the standard ones, and those that an admin declares."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from models.rules.taxonomy import STANDARD
+from models.vocabulary import Role
+from tests.support.events import add_user, event
+from tests.support.http import Clients, field_errors
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"course": {"type": "string", "maxLength": 20}, "score": {"type": "integer", "minimum": 0}},
+    "required": ["course"],
+    "additionalProperties": False,
+}
+DECLARATION: dict[str, Any] = {
+    "description": "A lesson is done.",
+    "schema": SCHEMA,
+    "pii": [],
+    "dimensions": ["course"],
+}
+PATH = "/events/types/lesson.finish"
+
+
+async def test_the_standard_types_are_those_of_the_contract(api: Clients) -> None:
+    listed = (await api.analyst.get("/events/types")).json()["data"]
+    names = {
+        "user": ["signup", "login", "logout", "profile_update", "account_deletion"],
+        "engagement": ["page_view", "feature_click", "content_view", "search", "share"],
+        "transaction": ["cart_add", "cart_remove", "checkout_start", "purchase_complete", "refund"],
+    }
+    assert [each["event_type"] for each in listed] == [
+        f"{group}.{name}" for group in names for name in names[group]
+    ]
+    assert all(each["standard"] and each["schema"]["properties"] and each["description"] for each in listed)
+
+
+def test_no_standard_type_has_a_dimension_that_is_personal() -> None:
+    for declared in STANDARD.values():
+        assert not {f"/{name}" for name in declared.dimensions} & set(declared.pii)
+        assert set(declared.dimensions) <= declared.declared
+
+
+async def test_a_declared_type_is_enforced_from_the_next_event_on(api: Clients) -> None:
+    await add_user(api.admin)
+    loose = event(event_properties={"anything": [1, {"x": None}]})
+    assert (await api.integrator.post("/events", json=loose)).status_code == 202
+    created = await api.admin.put(PATH, json=DECLARATION)
+    assert (created.status_code, created.json()["schema"]) == (201, SCHEMA)
+    answer = await api.integrator.post("/events", json=event(event_properties={"anything": 1, "score": -1}))
+    assert field_errors(answer) == {
+        ("/event_properties/course", "required"),
+        ("/event_properties", "unknown_field"),
+        ("/event_properties/score", "too_small"),
+    }
+    good = event(event_properties={"course": "a", "score": 1})
+    assert (await api.integrator.post("/events", json=good)).status_code == 202
+    changed = await api.admin.put(PATH, json=DECLARATION | {"schema": {"required": ["teacher"]}})
+    assert changed.status_code == 200
+    again = await api.integrator.post("/events", json={**good, "event_id": "e-3"})
+    assert field_errors(again) == {("/event_properties/teacher", "required")}
+    listed = (await api.integrator.get("/events/types")).json()["data"][-1]
+    assert (listed["event_type"], listed["standard"]) == ("lesson.finish", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "code"),
+    [
+        ({"schema": {"properties": {"a": {"type": "nonsense"}}}}, "/schema", "invalid_schema"),
+        ({"schema": {"type": "array"}}, "/schema/type", "invalid_schema"),
+        ({"schema": {"$ref": "http://127.0.0.1:1/x"}}, "/schema", "invalid_schema"),
+        ({"schema": {"$ref": "file:///etc/passwd"}}, "/schema", "invalid_schema"),
+        ({"schema": {"properties": {"a": {"pattern": r"(a)\1"}}}}, "/schema", "invalid_schema"),
+        ({"schema": {"properties": {"a": {"pattern": "(((a{99}){99}){99})"}}}}, "/schema", "invalid_schema"),
+        ({"schema": {"description": "x" * 17_000}}, "/schema", "too_large"),
+        ({"schema": []}, "/schema", "invalid_type"),
+        ({"pii": ["name"]}, "/pii/0", "invalid_format"),
+        ({"pii": ["/a~2"]}, "/pii/0", "invalid_format"),
+        ({"pii": ["/course"]}, "/dimensions/0", "dimension_is_personal"),
+        ({"pii": ["/course/teacher"]}, "/dimensions/0", "dimension_is_personal"),
+        ({"pii": [""]}, "/dimensions/0", "dimension_is_personal"),
+        ({"dimensions": [""]}, "/dimensions/0", "invalid_format"),
+        ({"more": 1}, "/more", "unknown_field"),
+    ],
+)
+async def test_a_declaration_that_cannot_be_used(api: Clients, changes: Any, pointer: str, code: str) -> None:
+    assert field_errors(await api.admin.put(PATH, json=DECLARATION | changes)) == {(pointer, code)}
+
+
+async def test_deep_schemas_are_refused(api: Clients) -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(40):
+        schema = {"properties": {"a": schema}}
+    answer = await api.admin.put(PATH, json=DECLARATION | {"schema": schema})
+    assert field_errors(answer) == {("/schema", "invalid_schema")}
+
+
+@pytest.mark.parametrize("name", ["lesson", "Lesson.finish", "a.b.c", "user.signup", "x." + "y" * 127])
+async def test_names_that_cannot_be_declared(api: Clients, name: str) -> None:
+    answer = await api.admin.put(f"/events/types/{name}", json=DECLARATION)
+    assert {pointer for pointer, _ in field_errors(answer)} == {"/path/event_type"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"pattern": "^(a+)+$"}}},
+        {"properties": {"a": {"pattern": "^(a|a)*$"}}},
+        {"$ref": "#"},
+        {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
+    ],
+)
+async def test_no_schema_makes_ingest_stall(api: Clients, schema: dict[str, Any]) -> None:
+    await add_user(api.admin)
+    assert (await api.admin.put(PATH, json={"schema": schema})).status_code == 201
+    started = time.monotonic()
+    answer = await api.integrator.post("/events", json=event(event_properties={"a": "a" * 30_000 + "b"}))
+    assert answer.status_code in (202, 422)
+    assert time.monotonic() - started < 2
+
+
+async def test_who_may(api: Clients) -> None:
+    for role in Role:
+        assert (await api.of(role).get("/events/types")).status_code == 200
+        expected = 201 if role is Role.ADMIN else 403
+        assert (await api.of(role).put(PATH, json=DECLARATION)).status_code == expected

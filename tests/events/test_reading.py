@@ -1,0 +1,144 @@
+"""`GET /users/{id}/events`: order, pages, and who sees what; and what is on the disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.vocabulary import Role
+from privacy.sealing import Sealer
+from store.connection import Connection
+from tests.support.events import add_user, event, moment
+from tests.support.http import Clients, assert_problem
+
+FULL: dict[str, Any] = {
+    "event_properties": {"query": "knee pain", "results": 3, "note": "for Ada", "deep": {"n": 1, "s": "x"}},
+    "device_info": {"device_type": "mobile", "os": "iOS", "device_id": "abc", "ip": "10.0.0.1"},
+    "location": {"country": "de", "city": "Berlin", "timezone": "Europe/Berlin", "lat": 52.5},
+    "referrer": "https://ada@shop.example/path?email=ada@example.com#x",
+}
+
+
+async def send(api: Clients, *events: dict[str, Any]) -> None:
+    answer = await api.integrator.post("/events/batch", json={"events": list(events)})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["accepted"] == len(events), answer.text
+
+
+async def test_an_admin_sees_an_event_as_it_was_sent(api: Clients) -> None:
+    await add_user(api.admin)
+    sent = event("e-1", event_type="engagement.search", **FULL)
+    await send(api, sent)
+    (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
+    assert shown.pop("received_at")
+    assert shown == {**sent, "historical": False}
+
+
+async def test_others_see_it_masked(api: Clients) -> None:
+    await add_user(api.admin)
+    await send(api, event("e-1", event_type="engagement.search", **FULL))
+    for role in (Role.OPERATOR, Role.ANALYST):
+        (shown,) = (await api.of(role).get("/users/u-1/events")).json()["data"]
+        assert shown["event_properties"] == {
+            "query": "***",
+            "results": 3,
+            "note": "***",
+            "deep": {"n": 1, "s": "***"},
+        }
+        assert shown["device_info"] == {"device_type": "mobile", "os": "iOS", "device_id": "***", "ip": "***"}
+        assert shown["location"] == {
+            "country": "de",
+            "city": "B*****",
+            "timezone": "Europe/Berlin",
+            "lat": "***",
+        }
+        assert shown["referrer"] == "https://shop.example/path?***"
+
+
+async def test_a_custom_types_pointers_are_masked_at_any_depth(api: Clients) -> None:
+    await add_user(api.admin)
+    schema = {"type": "object", "properties": {"gift": {"type": "object"}, "note": {"type": "string"}}}
+    declaration = {"schema": schema, "pii": ["/gift/to/0"], "dimensions": []}
+    assert (await api.admin.put("/events/types/shop.gift", json=declaration)).status_code == 201
+    properties = {"gift": {"to": [{"name": "Bob"}, "Eve"], "size": "L"}, "note": "hi"}
+    await send(api, event(event_type="shop.gift", event_properties=properties))
+    (shown,) = (await api.analyst.get("/users/u-1/events")).json()["data"]
+    assert shown["event_properties"] == {"gift": {"to": [{"name": "***"}, "Eve"], "size": "L"}, "note": "hi"}
+
+
+async def test_the_newest_come_first_in_pages_over_months(api: Clients) -> None:
+    await add_user(api.admin)
+    await add_user(api.admin, "u-2")
+    tied = moment(days=40)
+    whens = [moment(days=80), tied, tied, tied, moment(days=1), moment(days=0)]
+    await send(api, *(event(f"e-{number}", timestamp=when) for number, when in enumerate(whens)))
+    await send(api, event(user_id="u-2"))
+    seen, cursor = [], None
+    for _ in range(3):
+        parameters = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+        page = (await api.admin.get("/users/u-1/events", params=parameters)).json()
+        seen += [each["event_id"] for each in page["data"]]
+        cursor = page["pagination"]["next_cursor"]
+    assert (seen, cursor) == (["e-5", "e-4", "e-3", "e-2", "e-1", "e-0"], None)
+
+
+async def test_of_nobody_of_the_erased_and_of_one_without_events(api: Clients, owner: Connection) -> None:
+    assert_problem(await api.admin.get("/users/u-1/events"), 404, "user_not_found")
+    await add_user(api.admin)
+    assert (await api.admin.get("/users/u-1/events")).json()["data"] == []
+    await send(api, event())
+    await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now()")
+    assert_problem(await api.admin.get("/users/u-1/events"), 410, "user_erased")
+
+
+async def test_the_body_is_sealed_and_bound_to_person_and_place(
+    api: Clients, owner: Connection, sealer: Sealer
+) -> None:
+    await add_user(api.admin)
+    await send(api, event("e-1", event_type="engagement.search", **FULL))
+    row = await owner.fetchrow("SELECT * FROM events JOIN data_keys ON subject = user_id")
+    assert row is not None
+    assert b"knee" not in row["body"]
+    key = sealer.unwrap("u-1", row["wrapped"])
+    assert key.open_json("events.body", row["body"]) == FULL
+    assert row["dimensions"] == '{"country": "DE", "device_type": "mobile"}'
+
+
+async def test_declared_dimensions_are_kept_in_the_clear(api: Clients, owner: Connection) -> None:
+    await add_user(api.admin)
+    click = {"feature": "export", "element": "button"}
+    await send(
+        api,
+        event("e-1", event_type="engagement.feature_click", event_properties=click),
+        event("e-2", event_type="some.thing", event_properties=click),
+        event("e-3", device_info={"device_type": "Ada's phone"}, location={"country": "Atlantis"}),
+    )
+    rows = await owner.fetch("SELECT event_id, dimensions FROM events ORDER BY event_id")
+    assert [tuple(row) for row in rows] == [("e-1", '{"feature": "export"}'), ("e-2", None), ("e-3", None)]
+
+
+async def test_what_preferences_forbid_is_not_stored(api: Clients, owner: Connection) -> None:
+    await add_user(api.admin, privacy_preferences={"city": False, "country": False, "device_type": False})
+    place = {
+        "country": "DE",
+        "City": "Berlin",
+        "geo": {"Latitude": 52.5, "lon": 13.4},
+        "timezone": "Europe/Berlin",
+    }
+    await send(
+        api,
+        event(location=place, device_info={"device_type": "mobile", "os": "iOS"}, event_properties={"city": "x"}),
+    )
+    (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
+    assert shown["location"] == {"geo": {}, "timezone": "Europe/Berlin"}
+    assert shown["device_info"] == {"os": "iOS"}
+    assert shown["event_properties"] == {"city": "x"}
+    assert await owner.fetchval("SELECT dimensions FROM events") is None
+
+
+async def test_a_preference_holds_for_the_next_event(api: Clients) -> None:
+    await add_user(api.admin)
+    await send(api, event("e-1", timestamp=moment(minutes=2), location={"city": "Berlin"}))
+    await api.integrator.patch("/users/u-1", json={"privacy_preferences": {"city": False}})
+    await send(api, event("e-2", location={"city": "Berlin"}))
+    newest, before = (await api.admin.get("/users/u-1/events")).json()["data"]
+    assert (newest["location"], before["location"]) == ({}, {"city": "Berlin"})
