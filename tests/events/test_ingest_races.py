@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
@@ -61,34 +62,36 @@ async def test_after_the_answer_to_a_withdrawal_nothing_is_accepted_or_stored(
     accepted_in_all = 0
     for round_number in range(ROUNDS):
         await two[1].put(COLLECTION, json={"granted": True})
-        accepted: list[str] = []
-        late: list[str] = []
-        withdrawn = asyncio.Event()
-
-        async def send(
-            client: httpx.AsyncClient,
-            withdrawn: asyncio.Event = withdrawn,
-            accepted: list[str] = accepted,
-            late: list[str] = late,
-        ) -> None:
-            while True:
-                was_withdrawn = withdrawn.is_set()
-                for event_id in await _send(client, size, others):
-                    (late if was_withdrawn else accepted).append(event_id)
-                if was_withdrawn:
-                    return
-
-        senders = [asyncio.create_task(send(two[number % 2])) for number in range(SENDERS)]
+        race = Race(size, others)
+        senders = [asyncio.create_task(race.send(two[number % 2])) for number in range(SENDERS)]
         await asyncio.sleep(random.uniform(0.005, 0.05))
         assert (await two[round_number % 2].delete(COLLECTION)).status_code == 200
-        withdrawn.set()
+        race.withdrawn = True
         at_the_answer = await _stored(owner)
         await asyncio.gather(*senders)
-        assert late == []
+        assert race.late == []
         assert await _stored(owner) == at_the_answer
-        assert set(accepted) <= at_the_answer
-        accepted_in_all += len(accepted)
+        assert set(race.accepted) <= at_the_answer
+        accepted_in_all += len(race.accepted)
     assert accepted_in_all > ROUNDS
+
+
+@dataclass
+class Race:
+    """One round: senders go on until the withdrawal was answered, and once more after it."""
+
+    size: int | None
+    others: list[str]
+    withdrawn: bool = False
+    accepted: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+
+    async def send(self, client: httpx.AsyncClient) -> None:
+        while True:
+            after = self.withdrawn
+            (self.late if after else self.accepted).extend(await _send(client, self.size, self.others))
+            if after:
+                return
 
 
 async def _send(client: httpx.AsyncClient, size: int | None, others: list[str]) -> list[str]:
