@@ -133,7 +133,9 @@ def import_file(
     key: Annotated[
         str | None, typer.Option(help="API key; default: the stack's admin key.", envvar="PERENNIAL_API_KEY")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Profiles a request.")] = 1000,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=2000, help="Items a request; default: as many as the API takes.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and map only; send nothing.")] = False,
     home: HomeOption = None,
 ) -> None:
