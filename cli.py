@@ -217,10 +217,14 @@ def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.
 
 
 def _migrated(settings: Settings) -> None:
-    """Bring the schema up to date; a database that can't be reached is one sentence."""
+    """Bring the schema up to date, and begin a new generation of the log after a logical restore.
+
+    A database that can't be reached is one sentence.
+    """
     from sqlalchemy.exc import DBAPIError
 
     from runtime.migrate import upgrade
+    from store import generation
 
     try:
         upgrade(settings)
@@ -228,6 +232,7 @@ def _migrated(settings: Settings) -> None:
         raise BadConfiguration(
             f"The database can't be migrated ({type(error).__name__}); is it there, and does its role own it?"
         ) from error
+    _with_database(settings, generation.settle)
 
 
 async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:
