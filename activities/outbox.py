@@ -17,21 +17,19 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.heartbeats import heartbeats
+from activities.system import RPC_TIMEOUT, ensure_running
 from models.errors import PerennialError
 from models.messages.execution import RecordedEvent
 from models.messages.identity import temporal_workflow_id
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
-from models.messages.public_text import PublicText
 from models.messages.starting import start_message, start_options
 from models.vocabulary import Purpose
 from privacy.sealing import Sealer
@@ -47,7 +45,6 @@ AT_ONCE = 32
 IDLE_SECONDS = 0.1
 TURN_SECONDS = 20 * 60.0
 """How long an activity delivers before it lets the workflow continue as new."""
-RPC_TIMEOUT = timedelta(seconds=5)
 STARTED_BY = "trigger"
 
 
@@ -191,13 +188,11 @@ class Outbox:
 
 
 async def start_outbox(client: Client, task_queue: str) -> None:
-    """Start the outbox's workflow; one that runs is left alone."""
-    await client.start_workflow(
+    """Make sure that the outbox has its workflow on this task queue."""
+    await ensure_running(
+        client,
+        task_queue,
         OUTBOX,
-        id=OUTBOX_WORKFLOW_ID,
-        task_queue=task_queue,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        static_summary=PublicText("Tells waiting instances and triggered workflows of events"),
-        rpc_timeout=RPC_TIMEOUT,
+        workflow_id=OUTBOX_WORKFLOW_ID,
+        summary="Tells waiting instances and triggered workflows of events",
     )

@@ -26,16 +26,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowHandle
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.client import Client
 
 from activities.heartbeats import heartbeats
+from activities.system import ensure_running
 from activities.wake_ups import Bell, WakeUps
 from models.messages.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
-from models.messages.public_text import PublicText
 from models.rules.folding import FoldedEvent, Projection
 from models.rules.triggers import WorkflowTrigger
 from privacy.sealing import Sealer
@@ -217,22 +215,13 @@ class Follower:
 
 
 async def start_projectors(client: Client, task_queue: str) -> None:
-    """Make sure that each shard has its workflow on this task queue; those that run already stay as they are."""
+    """Make sure that each shard has its workflow on this task queue."""
     for shard in ALL_SHARDS:
-        handle = await _start(client, task_queue, shard, WorkflowIDConflictPolicy.USE_EXISTING)
-        if (await handle.describe()).task_queue != task_queue:
-            await _start(client, task_queue, shard, WorkflowIDConflictPolicy.TERMINATE_EXISTING)
-
-
-async def _start(
-    client: Client, task_queue: str, shard: ShardOfLog, if_running: WorkflowIDConflictPolicy
-) -> WorkflowHandle[Any, Any]:
-    return await client.start_workflow(
-        PROJECTOR,
-        shard,
-        id=projector_workflow_id(shard.shard),
-        task_queue=task_queue,
-        id_conflict_policy=if_running,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        static_summary=PublicText(f"Folds shard {shard.shard} of the event log into profiles"),
-    )
+        await ensure_running(
+            client,
+            task_queue,
+            PROJECTOR,
+            workflow_id=projector_workflow_id(shard.shard),
+            summary=f"Folds shard {shard.shard} of the event log into profiles",
+            args=[shard],
+        )

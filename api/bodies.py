@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from api.validation import pointer
 from models.errors import BodyTooLarge, FieldError, InvalidContent, MalformedJson, UnsupportedMediaType
+from models.wire.fields import UnusableItem
 
 _NUL = "\x00"
 _NUL_ESCAPED = b"\\u0000"
@@ -36,16 +38,21 @@ class JsonRequest(Request):
 
     @property
     def canonical(self) -> bytes:
-        """The document in one form, whatever its spacing and the order of its names."""
-        return orjson.dumps(self._document, option=orjson.OPT_SORT_KEYS)
+        """The document in one form, whatever its spacing and the order of its names; as it came where it holds
+        items that can't be written again."""
+        try:
+            return orjson.dumps(self._document, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError:
+            return self._raw
 
 
-async def read_json(request: Request, limit: int) -> JsonRequest:
+async def read_json(request: Request, limit: int, items: str | None = None) -> JsonRequest:
     """Read and parse the body of a request.
 
-    Raises :class:`BodyTooLarge` as soon as more than ``limit`` bytes are announced or have come,
-    :class:`UnsupportedMediaType`, :class:`MalformedJson`, and :class:`InvalidContent` where it is no object or
-    holds a NUL, which Postgres can't store in a text.
+    ``items`` names a list whose items are judged one by one: what is wrong with one of them makes it an
+    :class:`UnusableItem` and costs the others nothing. Raises :class:`BodyTooLarge` as soon as more than
+    ``limit`` bytes are announced or have come, :class:`UnsupportedMediaType`, :class:`MalformedJson`, and
+    :class:`InvalidContent` where it is no object or holds a NUL, which Postgres can't store in a text.
     """
     raw = await _read(request, limit)
     if not raw:
@@ -55,13 +62,39 @@ async def read_json(request: Request, limit: int) -> JsonRequest:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise MalformedJson("The body must be one JSON document in UTF-8, without NaN or Infinity.") from None
-    if _too_deep(raw, document):
-        raise MalformedJson("The body is nested too deeply.")
     if not isinstance(document, dict):
         raise InvalidContent([FieldError("", "invalid_type", "must be an object")])
-    if _NUL_ESCAPED in raw and (errors := list(_nul_errors(document))):
-        raise InvalidContent(errors)
+    suspect = _Suspect(deep=_may_be_deep(raw), nul=_NUL_ESCAPED in raw)
+    if items is not None and isinstance(document.get(items), list):
+        rest = {name: value for name, value in document.items() if name != items}
+        document = rest | {items: [suspect.judged(item) for item in document[items]]}
+        suspect.require_storable(rest)
+    else:
+        suspect.require_storable(document)
     return JsonRequest(request, raw, document)
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """What the bytes of a body give reason to look for; looking costs a walk through the document."""
+
+    deep: bool
+    nul: bool
+
+    def require_storable(self, document: Any) -> None:
+        """Raise where a document can't be stored."""
+        if self.deep and _too_deep(document):
+            raise MalformedJson("The body is nested too deeply.")
+        if self.nul and (errors := list(_nul_errors(document))):
+            raise InvalidContent(errors)
+
+    def judged(self, item: Any) -> Any:
+        """An item of a batch, or what stands for it where it can't be stored."""
+        if self.deep and _too_deep(item):
+            return UnusableItem(item, [FieldError("", "too_deep", "is nested too deeply")])
+        if self.nul and (errors := list(_nul_errors(item))):
+            return UnusableItem(item, errors)
+        return item
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -96,10 +129,12 @@ def _check_media_type(request: Request) -> None:
         raise UnsupportedMediaType(f"Send the body as {wanted}, in UTF-8.")
 
 
-def _too_deep(raw: bytes, document: Any) -> bool:
-    """Whether the document could be read but not be written again: orjson writes 254 levels."""
-    if raw.count(b"[") + raw.count(b"{") <= _WRITABLE_LEVELS:
-        return False
+def _may_be_deep(raw: bytes) -> bool:
+    return raw.count(b"[") + raw.count(b"{") > _WRITABLE_LEVELS
+
+
+def _too_deep(document: Any) -> bool:
+    """Whether a document could be read but not be written again: orjson writes 254 levels."""
     try:
         orjson.dumps(document)
     except orjson.JSONEncodeError:

@@ -13,6 +13,7 @@ from api.validation import field_errors
 from models.errors import FieldError, InvalidContent
 from models.rules.ingest import Outcome, rejected
 from models.wire.events import EVENTS, EventInput, usable_event_id
+from models.wire.fields import UnusableItem
 
 _NO_ERRORS: list[Any] = []
 
@@ -23,6 +24,9 @@ def check_items(items: Sequence[Any]) -> tuple[list[EventInput], dict[int, Outco
         return EVENTS.validate_python(items), {}
     except ValidationError as error:
         refused = _by_index(error)
+    for index, item in enumerate(items):
+        if isinstance(item, UnusableItem):
+            refused[index] = rejected(*item.errors)
     good = [item for index, item in enumerate(items) if index not in refused]
     return EVENTS.validate_python(good), refused
 
@@ -58,6 +62,8 @@ def _result(index: int, item: Any, outcome: Outcome) -> dict[str, Any]:
     errors = _NO_ERRORS
     if outcome.errors:
         errors = [vars(error) for error in _placed(index, outcome)]
+    if isinstance(item, UnusableItem):
+        item = item.item
     event_id = usable_event_id(item) if outcome.status == "rejected" else item["event_id"]
     return {"index": index, "event_id": event_id, "status": outcome.status, "errors": errors}
 

@@ -81,6 +81,7 @@ class GuardedRoute(APIRoute):
         """FastAPI's handler, behind the guard."""
         inner = super().get_route_handler()
         parameters = dict(_query_parameters(self.dependant))
+        items = _items_judged_apart(self)
 
         async def handle(request: Request) -> Response:
             resources: Resources = request.app.state.resources
@@ -89,10 +90,16 @@ class GuardedRoute(APIRoute):
             _check_path(request)
             _check_query(request, parameters)
             if self.body_field is not None:
-                request = await read_json(request, resources.settings.max_body_bytes)
+                request = await read_json(request, resources.settings.max_body_bytes, items)
             return await inner(request)
 
         return handle
+
+
+def _items_judged_apart(route: APIRoute) -> str | None:
+    """The list of a batch's body whose items are judged one by one; None for every other body."""
+    model = route.body_field.field_info.annotation if route.body_field is not None else None
+    return getattr(model, "judged_apart", None)
 
 
 def require_declarations(app: FastAPI) -> None:

@@ -8,9 +8,8 @@ from contextlib import suppress
 import asyncpg
 
 from runtime.database import UNREACHABLE, Database
+from store import log
 
-CHANNEL = "events_recorded"
-"""What consumers of the log listen to; they look by themselves as well."""
 _QUIET_SECONDS = 0.01
 
 
@@ -49,5 +48,5 @@ class Notifier:
             self._due.clear()
             with suppress(asyncpg.PostgresError, *UNREACHABLE):  # consumers look by themselves as well
                 async with self._database.connection() as connection:
-                    await connection.execute(f"NOTIFY {CHANNEL}")
+                    await log.announce(connection)
             await asyncio.sleep(_QUIET_SECONDS)

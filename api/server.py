@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -50,6 +51,7 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings, listening: socket.socket) -> None:
     resources = await Resources.build(settings)
     app = create_app(resources)
+    _collect_rarely()
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -62,6 +64,16 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         ssl_context_factory=_tls_context(settings),
     )
     await _Server(config, settings.ready_file, resources.stopping).serve(sockets=[listening])
+
+
+def _collect_rarely() -> None:
+    """Let the collector of reference cycles look at what is new, and seldom.
+
+    A batch of parsed JSON makes ten thousands of objects and no cycle; looking at them took a third of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 class _Server(uvicorn.Server):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from api.validation import field_errors
 from models.errors import FieldError
-from models.wire.fields import is_user_id
+from models.wire.fields import UnusableItem, is_user_id
 from models.wire.users import ItemError, UserBatchAnswer, UserBatchResult, UserUpsert
 from store.user_batches import Outcome
 
@@ -39,6 +39,8 @@ async def check_items(items: Sequence[Any]) -> list[CheckedItem]:
 
 
 def _check(item: Any) -> CheckedItem:
+    if isinstance(item, UnusableItem):
+        return CheckedItem(_usable_id(item.item), None, item.errors)
     try:
         patch = UserUpsert.model_validate(item).model_dump(exclude_unset=True)
     except ValidationError as error:

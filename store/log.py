@@ -82,6 +82,11 @@ def _opened_once(key: DataKey, sealed: bytes) -> Callable[[], Mapping[str, Any]]
     return body
 
 
+async def announce(connection: Connection) -> None:
+    """Wake consumers. Not in a transaction that writes: NOTIFY lets those commit only one after the other."""
+    await connection.execute(f"NOTIFY {CHANNEL}")
+
+
 async def cursor(connection: Connection, consumer: str, shard: int) -> Position:
     """Where a consumer stands in a shard; a new one stands before everything."""
     row = await connection.fetchrow(

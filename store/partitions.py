@@ -10,7 +10,9 @@ from store.connection import Connection
 
 def month_of(moment: datetime) -> date:
     """The first day of a moment's month, in UTC: what a partition goes by."""
-    return moment.astimezone(UTC).date().replace(day=1)
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return date(moment.year, moment.month, 1)
 
 
 def months_ahead(today: date, count: int) -> list[date]:

@@ -27,6 +27,37 @@ class BegunAttempt:
     """False where the instance has ended, or was taken back before Temporal's start of it came through."""
 
 
+_BEGIN = """
+    WITH done AS (
+        SELECT result FROM steps WHERE instance_id = $1 AND step = $2
+    ), entered AS (
+        UPDATE instances SET current_step = $2, run_id = $3
+        WHERE instance_id = $1 AND end_time IS NULL AND NOT EXISTS (SELECT FROM done)
+    ), cut_short AS (
+        UPDATE attempts SET interrupted = true, ended_at = now(), error_type = 'Interrupted'
+        WHERE instance_id = $1 AND step = $2 AND ended_at IS NULL
+        RETURNING attempt
+    ), earlier AS (
+        SELECT count(*) AS all_of_them,
+               count(*) FILTER (WHERE interrupted OR ended_at IS NULL) AS interruptions
+        FROM attempts WHERE instance_id = $1 AND step = $2
+    ), begun AS (
+        INSERT INTO attempts (instance_id, step, attempt)
+        SELECT $1, $2, all_of_them + 1 FROM earlier
+        WHERE NOT EXISTS (SELECT FROM done)
+          AND EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL)
+        ON CONFLICT DO NOTHING
+        RETURNING attempt
+    )
+    SELECT all_of_them + 1 AS number,
+           all_of_them - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
+           EXISTS (SELECT FROM done) AS done,
+           (SELECT result FROM done) AS result,
+           EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL) AS known
+    FROM earlier
+"""
+
+
 async def begin_attempt(connection: Connection, context: StepContext, run_id: str) -> BegunAttempt:
     """Write that an attempt begins, and look whether the step is done already.
 
@@ -34,35 +65,7 @@ async def begin_attempt(connection: Connection, context: StepContext, run_id: st
     don't count towards ``max_attempts``.
     """
     row = await connection.fetchrow(
-        """
-        WITH done AS (
-            SELECT result FROM steps WHERE instance_id = $1 AND step = $2
-        ), entered AS (
-            UPDATE instances SET current_step = $2, run_id = $3
-            WHERE instance_id = $1 AND end_time IS NULL AND NOT EXISTS (SELECT FROM done)
-        ), cut_short AS (
-            UPDATE attempts SET interrupted = true, ended_at = now(), error_type = 'Interrupted'
-            WHERE instance_id = $1 AND step = $2 AND ended_at IS NULL
-            RETURNING attempt
-        ), earlier AS (
-            SELECT count(*) AS all_of_them,
-                   count(*) FILTER (WHERE interrupted OR ended_at IS NULL) AS interruptions
-            FROM attempts WHERE instance_id = $1 AND step = $2
-        ), begun AS (
-            INSERT INTO attempts (instance_id, step, attempt)
-            SELECT $1, $2, all_of_them + 1 FROM earlier
-            WHERE NOT EXISTS (SELECT FROM done)
-              AND EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL)
-            ON CONFLICT DO NOTHING
-            RETURNING attempt
-        )
-        SELECT all_of_them + 1 AS number,
-               all_of_them - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
-               EXISTS (SELECT FROM done) AS done,
-               (SELECT result FROM done) AS result,
-               EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL) AS known
-        FROM earlier
-        """,
+        _BEGIN,
         context.instance_id,
         context.step,
         run_id,

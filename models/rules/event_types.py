@@ -27,6 +27,7 @@ _MAX_ENTRIES = 50
 _MAX_REPORTED = 20
 _MAX_DIMENSION = 128
 _MONEY_PLACES = 6
+_NUMBERS = (bool, int, float)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 _MESSAGES: dict[str, tuple[str, str]] = {
@@ -113,7 +114,9 @@ def _few_places(value: float) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _MAX_DIMENSION)
+    if isinstance(value, str):
+        return len(value) <= _MAX_DIMENSION
+    return isinstance(value, _NUMBERS)
 
 
 def _explain(error: jsonschema_rs.ValidationError) -> FieldError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StrictBool, TypeAdapter
 from pydantic.json_schema import JsonSchemaValue
@@ -100,6 +100,8 @@ EVENTS: TypeAdapter[list[EventInput]] = TypeAdapter(list[EventInput])
 
 class EventBatch(Wire):
     """Up to 2,000 events; each is judged on its own, so one bad item never costs the others."""
+
+    judged_apart: ClassVar[str] = "events"
 
     events: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
         json_schema_extra={"items": {"$ref": "#/components/schemas/EventInput"}}

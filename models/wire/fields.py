@@ -10,6 +10,7 @@ import functools
 import re
 import unicodedata
 import zoneinfo
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ import email_validator
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from models.errors import FieldError
 from models.wire.countries import COUNTRIES
 
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
@@ -37,6 +39,16 @@ class Wire(BaseModel):
     """Base of what comes from outside: strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class UnusableItem:
+    """Stands in a batch for an item that could be parsed but never be stored; it is rejected for its errors."""
+
+    __slots__ = ("errors", "item")
+
+    def __init__(self, item: object, errors: Sequence[FieldError]) -> None:
+        self.item = item
+        self.errors = tuple(errors)
 
 
 class Answer(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, StrictBool
 from pydantic_core import PydanticCustomError
@@ -132,6 +132,8 @@ class UserUpsert(UserPatch):
 
 class UserBatch(Wire):
     """Up to 1,000 profiles; each is judged on its own, so one bad item never costs the others."""
+
+    judged_apart: ClassVar[str] = "users"
 
     users: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
         json_schema_extra={"items": {"$ref": "#/components/schemas/UserUpsert"}}

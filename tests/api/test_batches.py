@@ -151,3 +151,23 @@ async def test_patches_at_once_are_all_kept(api: Clients) -> None:
     assert (profile["demographics"]["city"], profile["demographics"]["country"]) == ("Bonn", "FR")
     assert profile["consents"]["marketing"] is True
     assert profile["transactions"]["subscription_tier"] == "pro"
+
+
+async def test_a_profile_that_could_never_be_stored_costs_the_others_nothing(api: Clients) -> None:
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    answer = await batch(api, user("a"), user("b", name="Ada\u0000"), user("c", demographics=deep), user("d"))
+    assert [result["status"] for result in answer["results"]] == ["created", "rejected", "rejected", "created"]
+    assert errors_of(answer["results"][1]) == {("/users/1/name", "invalid_characters")}
+    assert errors_of(answer["results"][2]) == {("/users/2", "too_deep")}
+    assert [result["user_id"] for result in answer["results"]] == ["a", "b", "c", "d"]
+
+
+async def test_a_repeated_batch_with_an_unusable_item_is_answered_the_same(api: Clients) -> None:
+    users, key = [user("a"), user("b", name="\u0000")], {"Idempotency-Key": "k"}
+    first, second = [await api.integrator.post("/users/batch", json={"users": users}, headers=key) for _ in "12"]
+    assert (first.status_code, first.content) == (second.status_code, second.content)
+    other = [user("a"), user("b", name="\u0000\u0000")]
+    third = await api.integrator.post("/users/batch", json={"users": other}, headers=key)
+    assert (third.status_code, third.json()["code"]) == (422, "idempotency_key_reused")

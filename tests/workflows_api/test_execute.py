@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import httpx
 import pytest
 from temporalio.client import Client
 
 from models.vocabulary import Role
 from runtime.database import Database
-from tests.support.http import Clients, assert_problem, field_errors
+from runtime.embedded.ports import free_port
+from runtime.settings import Settings
+from tests.support.http import Clients, assert_problem, bearer, field_errors, new_key
 from tests.support.people import Customer
+from tests.support.processes import PerennialProcess
 from tests.workflows_api.conftest import SHORT, execute, until
 
 
@@ -153,3 +158,30 @@ async def test_a_disabled_workflow_is_not_executed_and_max_attempts_come_from_th
     assert (await api.admin.patch("/workflows/onboarding", json={"enabled": True})).json()["max_attempts"] == 5
     assert (await execute(api, customer)).json()["max_attempts"] == 5
     assert (await execute(api, customer, max_attempts=9)).json()["max_attempts"] == 9
+
+
+async def test_an_answer_that_is_held_back_is_given_when_the_process_stops(
+    settings: Settings, temporal: Client, customer: Customer, database: Database, tmp_path: Path
+) -> None:
+    """No worker: the instance can't finish, and the caller would wait for long."""
+    port = free_port()
+    served = settings.model_copy(
+        update={"api_port": port, "temporal_address": temporal.service_client.config.target_host}
+    )
+    headers = bearer(await new_key(database, Role.OPERATOR)) | {"Prefer": "wait=30"}
+    async with PerennialProcess("api", served, tmp_path) as process, httpx.AsyncClient(trust_env=False) as client:
+        answer = asyncio.create_task(
+            client.post(
+                f"http://127.0.0.1:{port}/workflows/onboarding/execute",
+                json={"user_id": customer.user_id},
+                headers=headers,
+                timeout=20,
+            )
+        )
+        async with database.connection() as connection, asyncio.timeout(10):
+            while not await connection.fetchval("SELECT count(*) FROM instances"):
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert await process.stop() == 0
+        assert (await answer).status_code == 202
+        assert (await answer).json()["status"] == "running"

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.outbox import Outbox
     from models.messages.outbox import OUTBOX
     from models.messages.public_text import PublicText
-
-_HEARTBEAT = timedelta(seconds=5)
-"""How soon delivery moves from a dead worker to a living one."""
-_TURN = timedelta(hours=1)
-"""Far above what the activity takes by itself before it returns."""
-_RETRY = RetryPolicy(
-    initial_interval=timedelta(milliseconds=200), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=2)
-)
+    from workflows.system.turns import HEARTBEAT, RETRY, TURN
 
 
 @workflow.defn(name=OUTBOX)
@@ -30,9 +20,9 @@ class OutboxWorkflow:
         """Deliver for a turn, on whatever worker, and begin anew."""
         await workflow.execute_activity_method(
             Outbox.deliver,
-            start_to_close_timeout=_TURN,
-            heartbeat_timeout=_HEARTBEAT,
-            retry_policy=_RETRY,
+            start_to_close_timeout=TURN,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=RETRY,
             summary=PublicText("Tell Temporal what is due"),
         )
         workflow.continue_as_new()

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.projector import Projector
     from models.messages.projection import PROJECTOR, ShardOfLog
-
-_HEARTBEAT = timedelta(seconds=5)
-"""How soon the shards of a dead worker move to living ones."""
-_TURN = timedelta(hours=1)
-"""Far above what the activity takes by itself before it returns."""
-_RETRY = RetryPolicy(
-    initial_interval=timedelta(milliseconds=200), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=2)
-)
+    from workflows.system.turns import HEARTBEAT, RETRY, TURN
 
 
 @workflow.defn(name=PROJECTOR)
@@ -30,8 +20,8 @@ class ProjectorWorkflow:
         await workflow.execute_activity_method(
             Projector.follow,
             shard,
-            start_to_close_timeout=_TURN,
-            heartbeat_timeout=_HEARTBEAT,
-            retry_policy=_RETRY,
+            start_to_close_timeout=TURN,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=RETRY,
         )
         workflow.continue_as_new(shard)

@@ -1,0 +1,1 @@
+"""Tests of settings, pools and what else knows no domain."""
