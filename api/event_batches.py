@@ -11,9 +11,9 @@ from starlette.responses import Response
 from api.responses import PROBLEM_MEDIA_TYPE, json_response, problem
 from api.validation import field_errors
 from models.errors import FieldError, InvalidContent
-from models.rules.ingest import Outcome, rejected
+from models.rules.ingest import USER_ID_RESERVED, USER_UNKNOWN, Outcome, rejected
 from models.wire.events import EVENTS, EventInput, usable_event_id
-from models.wire.fields import UnusableItem
+from models.wire.fields import UnusableItem, is_user_id
 
 _NO_ERRORS: list[Any] = []
 
@@ -29,6 +29,12 @@ def check_items(items: Sequence[Any]) -> tuple[list[EventInput], dict[int, Outco
             refused[index] = rejected(*item.errors)
     good = [item for index, item in enumerate(items) if index not in refused]
     return EVENTS.validate_python(good), refused
+
+
+def explained(outcome: Outcome, event: EventInput) -> Outcome:
+    """What became of an event, where nobody has its user's id because nobody may have it."""
+    reserved = outcome is USER_UNKNOWN and not is_user_id(event.user_id)
+    return USER_ID_RESERVED if reserved else outcome
 
 
 def _by_index(error: ValidationError) -> dict[int, Outcome]:

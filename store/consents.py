@@ -135,14 +135,10 @@ async def _append(connection: Connection, user_id: str, said: Statement, actor: 
 
 
 async def _lock_user(connection: Connection, user_id: str) -> None:
-    row = await connection.fetchrow(
-        """SELECT k.wrapped IS NULL AS erased, u.user_id IS NOT NULL AS present
-             FROM data_keys k LEFT JOIN users u ON u.user_id = k.subject WHERE k.subject = $1""",
-        user_id,
-    )
-    if row is not None and row["erased"]:
-        raise UserErased
+    """Lock the row, and look for an erasure in the statement after: it sees one that the lock waited for."""
     locked = await connection.fetchval("SELECT true FROM users WHERE user_id = $1 FOR UPDATE", user_id)
+    if await connection.fetchval("SELECT wrapped IS NULL FROM data_keys WHERE subject = $1", user_id):
+        raise UserErased
     if locked is None:
         raise UserNotFound
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -9,25 +11,41 @@ from starlette.responses import Response
 
 from api.dependencies import InTransaction
 from api.guard import GuardedRoute, allow
+from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import FieldError, InvalidContent
 from models.rules.event_types import NAME, NAME_LENGTH, EventType, define
 from models.rules.taxonomy import STANDARD
 from models.vocabulary import Role
-from models.wire.events import EventTypeInput, EventTypes, EventTypeView
+from models.wire.events import EventTypeInput, EventTypeView
+from models.wire.pages import Page
 from store import event_types
 from store.event_types import StoredEventType
 
 router = APIRouter(route_class=GuardedRoute, tags=["events"])
 
+_LIST = "event-types"
 
-@router.get("/events/types", response_model=EventTypes)
+
+@router.get("/events/types", response_model=Page[EventTypeView])
 @allow(Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR)
-async def list_event_types(connection: InTransaction) -> Response:
-    """List the declared event types; undeclared ones are taken with any properties."""
+async def list_event_types(connection: InTransaction, page: PageQuery) -> Response:
+    """List the declared event types, the standard ones first; undeclared ones are taken with any properties."""
     custom = await event_types.list_all(connection)
     views = [_view(standard) for standard in STANDARD.values()] + [_stored_view(stored) for stored in custom]
-    return json_response({"data": views})
+    rows = views[_place_after(views, page.after(_LIST, str)) :]
+    data, pagination = page.cut(_LIST, rows[: page.fetch], lambda view: (view.event_type,))
+    return json_response(Page[EventTypeView](data=data, pagination=pagination))
+
+
+def _place_after(views: Sequence[EventTypeView], position: tuple[str] | None) -> int:
+    """Where a page begins: behind the type that the page before ended with."""
+    if position is None:
+        return 0
+    [name] = position
+    if name in STANDARD:
+        return 1 + list(STANDARD).index(name)
+    return sum(view.standard or view.event_type <= name for view in views)
 
 
 @router.put(
@@ -55,17 +73,17 @@ def _refused(code: str, message: str) -> InvalidContent:
     return InvalidContent([FieldError("/path/event_type", code, message)])
 
 
-def _stored_view(stored: StoredEventType) -> dict[str, object]:
-    return {**_view(stored.declared), "changed_at": stored.changed_at}
+def _stored_view(stored: StoredEventType) -> EventTypeView:
+    return _view(stored.declared, stored.changed_at)
 
 
-def _view(declared: EventType) -> dict[str, object]:
-    return {
-        "event_type": declared.event_type,
-        "description": declared.description,
-        "schema": declared.schema,
-        "pii": list(declared.pii),
-        "dimensions": list(declared.dimensions),
-        "standard": declared.standard,
-        "changed_at": None,
-    }
+def _view(declared: EventType, changed_at: datetime | None = None) -> EventTypeView:
+    return EventTypeView(
+        event_type=declared.event_type,
+        description=declared.description,
+        json_schema=dict(declared.schema),
+        pii=list(declared.pii),
+        dimensions=list(declared.dimensions),
+        standard=declared.standard,
+        changed_at=changed_at,
+    )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.dependencies import Caller, InTransaction, ResourcesOf, UserIdInPath
-from api.event_batches import batch_response, check_items
+from api.event_batches import batch_response, check_items, explained
 from api.events import event_view
 from api.exchange import exchange_of
 from api.guard import GuardedRoute, allow
@@ -55,7 +55,7 @@ async def ingest_event(body: EventInput, resources: ResourcesOf) -> Response:
 
     The same `event_id` again is a duplicate and changes nothing.
     """
-    outcome = await resources.ingest.take_one(body)
+    outcome = explained(await resources.ingest.take_one(body), body)
     if outcome.status == "rejected":
         raise _refusal(outcome)
     return json_response({"event_id": body.event_id, "status": outcome.status}, 202)
@@ -74,9 +74,10 @@ async def ingest_events(body: EventBatch, request: Request, resources: Resources
     Each is judged on its own: a rejected one costs no other. 422, with the same members, when none could be taken.
     """
     valid, refused = check_items(body.events)
-    taken = iter(await resources.ingest.take(valid, historical=body.historical))
-    outcomes = [refused.get(index) or next(taken) for index in range(len(body.events))]
-    return batch_response(body.events, outcomes, exchange_of(request).request_id)
+    outcomes = await resources.ingest.take(valid, historical=body.historical)
+    taken = map(explained, outcomes, valid)
+    judged = [refused.get(index) or next(taken) for index in range(len(body.events))]
+    return batch_response(body.events, judged, exchange_of(request).request_id)
 
 
 @router.get("/users/{user_id}/events", response_model=EventPage, responses=problems(UserNotFound, UserErased))

@@ -26,6 +26,7 @@ _MAX_SCHEMA_DEPTH = 32
 _MAX_ENTRIES = 50
 _MAX_REPORTED = 20
 _MAX_DIMENSION = 128
+_MAX_POINTER = 1024
 _MONEY_PLACES = 6
 _NUMBERS = (bool, int, float)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
@@ -172,7 +173,9 @@ def _pii_errors(pii: Sequence[str]) -> Iterator[FieldError]:
     if len(pii) > _MAX_ENTRIES:
         yield FieldError("/pii", "too_long", f"must have at most {_MAX_ENTRIES} items")
     for index, pointer in enumerate(pii):
-        if pointer and _POINTER.fullmatch(pointer) is None:
+        if len(pointer) > _MAX_POINTER:
+            yield FieldError(f"/pii/{index}", "too_long", f"must have at most {_MAX_POINTER} characters")
+        elif pointer and _POINTER.fullmatch(pointer) is None:
             yield FieldError(f"/pii/{index}", "invalid_format", "must be a JSON pointer, like /recipient/email")
 
 

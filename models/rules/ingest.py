@@ -41,6 +41,7 @@ def rejected(*errors: FieldError) -> Outcome:
 
 
 USER_UNKNOWN = rejected(FieldError("/user_id", "user_unknown", "No user has this id."))
+USER_ID_RESERVED = rejected(FieldError("/user_id", "user_id_reserved", "is a reserved word"))
 USER_ERASED = rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))
 CONSENT_REQUIRED = rejected(FieldError("/user_id", "consent_required", "needs the consent 'data_collection'"))
 EVENT_ID_CONFLICT = rejected(

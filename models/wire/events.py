@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from models.rules.event_types import NAME, NAME_LENGTH
-from models.wire.fields import USER_ID_PATTERN, Answer, Moment, Wire
+from models.wire.fields import USER_ID_IS_PERSONAL, USER_ID_PATTERN, Answer, AnyMoment, Wire
 from models.wire.pages import Page
 from models.wire.users import ItemError
 
@@ -24,24 +24,30 @@ _PRINTABLE = r"^(?:[^\p{C}\p{Z}]| )+$"
 
 @dataclass(frozen=True)
 class Word:
-    """A string of a form, checked without a call into Python. ``code`` and ``message`` say what is wrong."""
+    """A string of a form, checked without a call into Python. ``code`` and ``message`` say what is wrong.
+
+    Of several in one annotation, the first that doesn't fit says so."""
 
     pattern: str
     code: str
     message: str
-    max_length: int
+    max_length: int | None = None
+    """None allows any length, none included."""
     examples: tuple[str, ...] = ()
 
-    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        formed = core_schema.str_schema(pattern=self.pattern, min_length=1, max_length=self.max_length)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        shortest = None if self.max_length is None else 1
+        formed = core_schema.str_schema(pattern=self.pattern, min_length=shortest, max_length=self.max_length)
         return core_schema.chain_schema(
             [
-                core_schema.str_schema(strict=True),
+                handler(source),
                 core_schema.custom_error_schema(formed, self.code, custom_error_message=self.message),
             ]
         )
 
-    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        if self.max_length is None:
+            return handler(core)
         schema: JsonSchemaValue = {"type": "string", "minLength": 1, "maxLength": self.max_length}
         if self.examples:
             schema["examples"] = list(self.examples)
@@ -56,6 +62,7 @@ SessionId = Annotated[
 ]
 OfUser = Annotated[
     str,
+    Word("^[^@]*$", "user_id_is_personal", USER_ID_IS_PERSONAL),
     Word(
         f"^(?:{USER_ID_PATTERN.pattern})$",
         "invalid_user_id",
@@ -82,7 +89,7 @@ class EventInput(Wire):
     event_id: EventId = Field(description="Identifies the event, alone, for as long as events are kept.")
     user_id: OfUser
     event_type: EventTypeName
-    timestamp: Moment = Field(
+    timestamp: AnyMoment = Field(
         description="When it happened: at most 24 h ahead, and inside the retention of events."
     )
     session_id: SessionId
@@ -181,12 +188,6 @@ class EventTypeView(Answer):
     dimensions: list[str]
     standard: bool
     changed_at: datetime | None = Field(description="Null for a standard type.")
-
-
-class EventTypes(Answer):
-    """All declared event types: the standard ones, then the custom ones by name."""
-
-    data: list[EventTypeView]
 
 
 class RetentionInput(Wire):

@@ -26,9 +26,11 @@ email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 
 USER_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 RESERVED_USER_IDS = frozenset({"null", "undefined", "none", "anonymous", "0"})
+USER_ID_IS_PERSONAL = "must not be an e-mail address: it travels in URLs and workflow ids"
 _YEARS = range(1900, 9999)
 """Postgres' ends of time, and what is before anybody's signup, are refused."""
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_ALL_YEARS = range(1, 10_000)
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _LANGUAGE_LENGTH = 35
@@ -54,7 +56,7 @@ class UnusableItem:
 class Answer(BaseModel):
     """Base of what goes out."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
 
 
 def absent() -> Any:
@@ -64,9 +66,7 @@ def absent() -> Any:
 
 def _user_id(value: str) -> str:
     if "@" in value:
-        raise PydanticCustomError(
-            "user_id_is_personal", "must not be an e-mail address: it travels in URLs and workflow ids"
-        )
+        raise PydanticCustomError("user_id_is_personal", USER_ID_IS_PERSONAL)
     if value.casefold() in RESERVED_USER_IDS:
         raise PydanticCustomError("user_id_reserved", "is a reserved word")
     if USER_ID_PATTERN.fullmatch(value) is None:
@@ -97,7 +97,7 @@ def _text(value: str) -> str:
     return value
 
 
-def parse_moment(value: str) -> datetime:
+def parse_moment(value: str, years: range = _YEARS) -> datetime:
     """An RFC 3339 time with an offset, in UTC. ValueError where it isn't one, or out of the range of years."""
     if _MOMENT.fullmatch(value) is None:
         raise ValueError("not RFC 3339")
@@ -105,18 +105,26 @@ def parse_moment(value: str) -> datetime:
         moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
     except OverflowError:
         raise ValueError("out of range") from None
-    if moment.year not in _YEARS:
+    if moment.year not in years:
         raise ValueError("out of range")
     return moment
 
 
 def _moment(value: object) -> datetime:
+    return _moment_in(value, _YEARS)
+
+
+def _any_moment(value: object) -> datetime:
+    return _moment_in(value, _ALL_YEARS)
+
+
+def _moment_in(value: object, years: range) -> datetime:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC)
     if not isinstance(value, str):
         raise PydanticCustomError("invalid_type", "must be a string")
     try:
-        return parse_moment(value)
+        return parse_moment(value, years)
     except ValueError:
         raise PydanticCustomError(
             "invalid_time", "must be a time with an offset, like 2026-01-05T10:00:00Z (RFC 3339)"
@@ -173,6 +181,8 @@ Name = Annotated[StrictStr, Field(max_length=300), AfterValidator(_text)]
 City = Annotated[StrictStr, Field(max_length=200), AfterValidator(_text)]
 ShortText = Annotated[StrictStr, Field(max_length=64), AfterValidator(_text)]
 Moment = Annotated[datetime, BeforeValidator(_moment), _schema(format="date-time")]
+AnyMoment = Annotated[datetime, BeforeValidator(_any_moment), _schema(format="date-time")]
+"""For what is compared with a window of time before it is stored: a year 9999 is too late and no mistake."""
 PastDate = Annotated[StrictStr, AfterValidator(_past_date), _schema(format="date")]
 Country = Annotated[StrictStr, AfterValidator(_country), _schema(minLength=2, maxLength=2, examples=["DE"])]
 TimeZone = Annotated[StrictStr, AfterValidator(_timezone), _schema(examples=["Europe/Berlin"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,12 @@ from tests.support.http import Clients, assert_problem, field_errors
 
 GRANT = {"granted": True, "source": "signup_form", "policy_version": "2026-01", "legal_basis": "consent"}
 COLLECTION = "/users/u-1/consents/data_collection"
+
+
+ERASURES = {
+    "the key first": "UPDATE data_keys SET wrapped = NULL, destroyed_at = now()",
+    "with the profile": "UPDATE data_keys SET wrapped = NULL, destroyed_at = now(); DELETE FROM users",
+}
 
 
 async def history(api: Clients) -> list[dict[str, Any]]:
@@ -169,3 +176,29 @@ async def test_a_purpose_is_one_of_four(api: Clients) -> None:
     await api.admin.post("/users", json=user())
     answer = await api.admin.put("/users/u-1/consents/selling", json=GRANT)
     assert field_errors(answer) == {("/path/purpose", "invalid_choice")}
+
+
+@pytest.mark.parametrize("erasure", ERASURES)
+async def test_a_statement_that_waited_for_an_erasure_is_410(
+    api: Clients, owner: Connection, database: Database, erasure: str
+) -> None:
+    await api.admin.post("/users", json=user())
+    async with owner.transaction():
+        await owner.execute("SELECT FROM users FOR UPDATE")
+        waiting = [
+            asyncio.create_task(api.integrator.put(COLLECTION, json=GRANT)),
+            asyncio.create_task(api.integrator.delete(COLLECTION)),
+        ]
+        await _until_blocked(database, len(waiting))
+        await owner.execute(ERASURES[erasure])
+    for answer in await asyncio.gather(*waiting):
+        assert_problem(answer, 410, "user_erased")
+    assert await owner.fetchval("SELECT count(*) FROM consents") == 0
+
+
+async def _until_blocked(database: Database, sessions: int) -> None:
+    """Wait until so many sessions wait for a lock."""
+    async with database.connection() as connection, asyncio.timeout(10):
+        count = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+        while await connection.fetchval(count) < sessions:
+            await asyncio.sleep(0.02)

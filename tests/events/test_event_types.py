@@ -81,6 +81,7 @@ async def test_a_declared_type_is_enforced_from_the_next_event_on(api: Clients) 
         ({"schema": []}, "/schema", "invalid_type"),
         ({"pii": ["name"]}, "/pii/0", "invalid_format"),
         ({"pii": ["/a~2"]}, "/pii/0", "invalid_format"),
+        ({"pii": ["/" + "x" * 1024]}, "/pii/0", "too_long"),
         ({"pii": ["/course"]}, "/dimensions/0", "dimension_is_personal"),
         ({"pii": ["/course/teacher"]}, "/dimensions/0", "dimension_is_personal"),
         ({"pii": [""]}, "/dimensions/0", "dimension_is_personal"),
@@ -90,6 +91,23 @@ async def test_a_declared_type_is_enforced_from_the_next_event_on(api: Clients) 
 )
 async def test_a_declaration_that_cannot_be_used(api: Clients, changes: Any, pointer: str, code: str) -> None:
     assert field_errors(await api.admin.put(PATH, json=DECLARATION | changes)) == {(pointer, code)}
+
+
+async def test_the_types_are_listed_in_pages_the_standard_ones_first(api: Clients) -> None:
+    for name in ("lesson.finish", "account.open", "zoo.visit"):
+        assert (await api.admin.put(f"/events/types/{name}", json=DECLARATION)).status_code == 201
+    seen, cursor = [], None
+    for _ in range(5):
+        parameters = {"limit": 4} | ({"cursor": cursor} if cursor else {})
+        page = (await api.analyst.get("/events/types", params=parameters)).json()
+        assert page["pagination"]["limit"] == 4
+        seen += [each["event_type"] for each in page["data"]]
+        cursor = page["pagination"]["next_cursor"]
+    assert cursor is None
+    assert seen == [*STANDARD, "account.open", "lesson.finish", "zoo.visit"]
+    assert page["data"][-1]["changed_at"].endswith("Z")
+    answer = await api.analyst.get("/events/types", params={"cursor": "x"})
+    assert field_errors(answer) == {("/query/cursor", "invalid_cursor")}
 
 
 async def test_deep_schemas_are_refused(api: Clients) -> None:

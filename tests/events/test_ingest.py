@@ -9,27 +9,10 @@ import pytest
 
 from models.vocabulary import Role
 from store.connection import Connection
-from tests.support.events import add_user, event, moment, purchase
+from tests.support.events import add_user, batch, codes, event, moment, purchase, statuses
 from tests.support.http import Clients, assert_problem, field_errors
 
 NOT_AN_EVENT_ID = ["", " \n", "x" * 129, "a\u0000b", "a\u200bb", None, 5]
-
-
-async def batch(api: Clients, *events: Any, **more: Any) -> dict[str, Any]:
-    """Send a batch of which at least one event is taken, and give the answer."""
-    answer = await api.integrator.post("/events/batch", json={"events": list(events), **more})
-    assert answer.status_code == 202, answer.text
-    document: dict[str, Any] = answer.json()
-    assert [result["index"] for result in document["results"]] == list(range(len(events)))
-    return document
-
-
-def statuses(answer: dict[str, Any]) -> list[str]:
-    return [result["status"] for result in answer["results"]]
-
-
-def codes(answer: dict[str, Any]) -> list[list[tuple[str, str]]]:
-    return [[(error["pointer"], error["code"]) for error in each["errors"]] for each in answer["results"]]
 
 
 async def stored_ids(owner: Connection) -> list[str]:
@@ -193,10 +176,13 @@ async def test_what_is_no_money_is_refused(api: Clients, amount: Any) -> None:
     assert {pointer for pointer, _ in field_errors(answer)} == {"/event_properties/amount"}
 
 
-@pytest.mark.parametrize("missing", ["amount", "currency"])
-async def test_a_purchase_has_an_amount_and_a_currency(api: Clients, missing: str) -> None:
+@pytest.mark.parametrize("missing", ["order_id", "amount", "currency"])
+@pytest.mark.parametrize("event_type", ["transaction.purchase_complete", "transaction.refund"])
+async def test_a_purchase_and_a_refund_have_an_order_an_amount_and_a_currency(
+    api: Clients, event_type: str, missing: str
+) -> None:
     await add_user(api.admin)
-    sent = purchase()
+    sent = purchase() | {"event_type": event_type}
     del sent["event_properties"][missing]
     answer = await api.integrator.post("/events", json=sent)
     assert field_errors(answer) == {(f"/event_properties/{missing}", "required")}
@@ -322,45 +308,3 @@ async def test_who_may_send_and_read(api: Clients) -> None:
         assert (await api.of(role).post("/events/batch", json={"events": [event()]})).status_code == may
     for role, may in ((Role.ADMIN, 200), (Role.INTEGRATOR, 403), (Role.OPERATOR, 200), (Role.ANALYST, 200)):
         assert (await api.of(role).get("/users/u-1/events")).status_code == may
-
-
-def _nested(levels: int) -> Any:
-    document: Any = "x"
-    for _ in range(levels):
-        document = [document]
-    return document
-
-
-@pytest.mark.parametrize(
-    ("bad", "errors"),
-    [
-        (
-            {"event_properties": {"a": ["x", "b\u0000"]}},
-            [("/events/1/event_properties/a/1", "invalid_characters")],
-        ),
-        ({"session_id": "s\u0000"}, [("/events/1/session_id", "invalid_characters")]),
-        ({"event_properties": {"a": _nested(300)}}, [("/events/1", "too_deep")]),
-        ({"event_properties": {"a": _nested(100)}}, [("/events/1/event_properties", "too_deep")]),
-    ],
-)
-async def test_an_event_that_could_never_be_stored_costs_the_others_nothing(
-    api: Clients, owner: Connection, bad: dict[str, Any], errors: list[tuple[str, str]]
-) -> None:
-    await add_user(api.admin)
-    answer = await batch(api, event("e-1"), event("e-2", **bad), event("e-3"))
-    assert statuses(answer) == ["accepted", "rejected", "accepted"]
-    assert codes(answer)[1] == errors
-    assert answer["results"][1]["event_id"] == "e-2"
-    assert await stored_ids(owner) == ["e-1", "e-3"]
-
-
-async def test_a_batch_of_nothing_but_unusable_events_is_422_and_one_such_event_alone_as_well(
-    api: Clients,
-) -> None:
-    await add_user(api.admin)
-    sent = event("e-1", event_properties={"a": "\u0000"})
-    answer = await api.integrator.post("/events/batch", json={"events": [sent, "\u0000"]})
-    assert (answer.status_code, answer.json()["rejected"]) == (422, 2)
-    assert field_errors(await api.integrator.post("/events", json=sent)) == {
-        ("/event_properties/a", "invalid_characters")
-    }

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from tests.support.builders import user
+from tests.support.http import Clients
 
 
 def moment(**ago: float) -> str:
@@ -47,3 +48,22 @@ async def add_users(client: httpx.AsyncClient, user_ids: list[str]) -> None:
         part = [user(each, consents={"data_collection": True}) for each in user_ids[start : start + 1000]]
         answer = await client.post("/users/batch", json={"users": part})
         assert answer.json()["created"] == len(part), answer.text
+
+
+async def batch(api: Clients, *events: Any, **more: Any) -> dict[str, Any]:
+    """Send a batch of which at least one event is taken, and give the answer."""
+    answer = await api.integrator.post("/events/batch", json={"events": list(events), **more})
+    assert answer.status_code == 202, answer.text
+    document: dict[str, Any] = answer.json()
+    assert [result["index"] for result in document["results"]] == list(range(len(events)))
+    return document
+
+
+def statuses(answer: dict[str, Any]) -> list[str]:
+    """What became of each event of a batch."""
+    return [result["status"] for result in answer["results"]]
+
+
+def codes(answer: dict[str, Any]) -> list[list[tuple[str, str]]]:
+    """The (pointer, code) pairs of each event of a batch."""
+    return [[(error["pointer"], error["code"]) for error in each["errors"]] for each in answer["results"]]

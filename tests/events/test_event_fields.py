@@ -1,0 +1,136 @@
+"""What an event's fields may hold, and what one that could never be stored costs the others: nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from store.connection import Connection
+from tests.support.events import add_user, batch, codes, event, purchase, statuses
+from tests.support.http import Clients, assert_problem, field_errors
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("order_id", ["", "x" * 129, 1.5, True, None, []])
+async def test_what_is_no_order_id_is_refused(api: Clients, order_id: Any) -> None:
+    await add_user(api.admin)
+    answer = await api.integrator.post("/events", json=purchase(order_id=order_id))
+    assert {pointer for pointer, _ in field_errors(answer)} == {"/event_properties/order_id"}
+    assert (await api.integrator.post("/events", json=purchase(order_id=17))).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("user_id", "code"),
+    [
+        ("null", "user_id_reserved"),
+        ("Anonymous", "user_id_reserved"),
+        ("0", "user_id_reserved"),
+        ("ada@example.com", "user_id_is_personal"),
+        ("@" * 3000, "user_id_is_personal"),
+        ("x" * 3000, "invalid_user_id"),
+        ("", "invalid_user_id"),
+    ],
+)
+async def test_an_id_that_no_user_may_have_is_refused_for_what_it_is(
+    api: Clients, user_id: str, code: str
+) -> None:
+    await add_user(api.admin)
+    alone = await api.integrator.post("/events", json=event(user_id=user_id))
+    assert field_errors(alone) == {("/user_id", code)}
+    assert codes(await batch(api, event(), event(user_id=user_id))) == [[], [("/events/1/user_id", code)]]
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "code"),
+    [
+        ("9999-12-31T23:59:59Z", "timestamp_in_future"),
+        ("0001-01-01T00:00:00Z", "event_expired"),
+        ("1899-12-31T23:59:59+14:00", "event_expired"),
+        ("9999-12-31T23:59:59-00:01", "invalid_time"),
+        ("0001-01-01T00:00:00+00:01", "invalid_time"),
+        ("2026-06-30T23:59:60Z", "invalid_time"),
+        ("2026-06-30T23:59:59+00:60", "invalid_time"),
+        ("2026-06-30T23:59:59+24:00", "invalid_time"),
+        ("2026-06-30T23:59:59", "invalid_time"),
+        ("2026-02-29T00:00:00Z", "invalid_time"),
+    ],
+)
+async def test_a_time_that_is_none_and_one_out_of_the_window(api: Clients, timestamp: str, code: str) -> None:
+    answer = await api.integrator.post("/events", json=event(timestamp=timestamp))
+    assert field_errors(answer) == {("/timestamp", code)}
+
+
+async def test_the_window_is_of_moments_whatever_their_offset(api: Clients) -> None:
+    await add_user(api.admin)
+    ahead = datetime.now(UTC) + timedelta(hours=23)
+    stamps = [
+        ahead.astimezone(timezone(timedelta(minutes=each))).isoformat() for each in (-1439, -30, 0, 840, 1439)
+    ]
+    answer = await batch(api, *(event(timestamp=each) for each in stamps))
+    assert answer["accepted"] == len(stamps)
+    for each in (await api.admin.get("/users/u-1/events")).json()["data"]:
+        assert each["timestamp"] == ahead.isoformat().replace("+00:00", "Z")
+
+
+def _nested(levels: int) -> Any:
+    document: Any = "x"
+    for _ in range(levels):
+        document = [document]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("bad", "errors"),
+    [
+        (
+            {"event_properties": {"a": ["x", "b\u0000"]}},
+            [("/events/1/event_properties/a/1", "invalid_characters")],
+        ),
+        ({"session_id": "s\u0000"}, [("/events/1/session_id", "invalid_characters")]),
+        ({"event_properties": {"a": ["\ud83d"]}}, [("/events/1/event_properties/a/0", "invalid_characters")]),
+        ({"event_properties": {"\udc00": 1}}, [("/events/1/event_properties", "invalid_characters")]),
+        ({"referrer": "\ud83d", "session_id": 1 << 70}, [("/events/1/referrer", "invalid_characters")]),
+        ({"event_properties": {"a": _nested(300)}}, [("/events/1", "too_deep")]),
+        ({"event_properties": {"a": _nested(100)}}, [("/events/1/event_properties", "too_deep")]),
+    ],
+)
+async def test_an_event_that_could_never_be_stored_costs_the_others_nothing(
+    api: Clients, owner: Connection, bad: dict[str, Any], errors: list[tuple[str, str]]
+) -> None:
+    await add_user(api.admin)
+    big = event("e-1", event_properties={"big": 1 << 70, "emoji": "\U0001f600"})
+    document = json.dumps({"events": [big, event("e-2", **bad), event("e-3")]})
+    sent = await api.integrator.post("/events/batch", content=document, headers=JSON)
+    assert sent.status_code == 202, sent.text
+    answer = sent.json()
+    assert statuses(answer) == ["accepted", "rejected", "accepted"]
+    assert codes(answer)[1] == errors
+    assert answer["results"][1]["event_id"] == "e-2"
+    assert [row["event_id"] for row in await owner.fetch("SELECT event_id FROM events ORDER BY 1")] == [
+        "e-1",
+        "e-3",
+    ]
+
+
+async def test_a_batch_of_nothing_but_unusable_events_is_422_and_one_such_event_alone_as_well(
+    api: Clients,
+) -> None:
+    await add_user(api.admin)
+    sent = event("e-1", event_properties={"a": "\u0000"})
+    answer = await api.integrator.post("/events/batch", json={"events": [sent, "\u0000"]})
+    assert (answer.status_code, answer.json()["rejected"]) == (422, 2)
+    for text in ("\u0000", "\ud83d"):
+        content = json.dumps(event("e-1", event_properties={"a": text}))
+        alone = await api.integrator.post("/events", content=content, headers=JSON)
+        assert field_errors(alone) == {("/event_properties/a", "invalid_characters")}
+
+
+@pytest.mark.parametrize("extra", ["NaN", "1e999", "-Infinity", '"\n"', "1" * 5000, "[" * 3000 + "]" * 3000, "{"])
+async def test_what_is_no_json_stays_none_beside_half_a_surrogate_pair(api: Clients, extra: str) -> None:
+    content = '{"events": ["\\ud83d", ' + extra + "]}"
+    answer = await api.integrator.post("/events/batch", content=content, headers=JSON)
+    assert_problem(answer, 400, "malformed_json")
