@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -36,6 +37,17 @@ def _smtp_url(value: str) -> str:
     return _url(value, ("smtp", "smtps"), "smtp://[user:password@]host[:port]")
 
 
+def _http_url(value: str) -> str:
+    return _url(value, ("http", "https"), "http://host:port")
+
+
+def _sender(value: str) -> str:
+    address = parseaddr(value)[1]
+    if not all(address.rpartition("@")) or any(character in value for character in "\r\n"):
+        raise ValueError("it must look like Name <name@example.com>")
+    return value
+
+
 def _host_and_port(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not host or any(character.isspace() for character in value) or not port.isdecimal() or int(port) > 65535:
@@ -45,6 +57,8 @@ def _host_and_port(value: str) -> str:
 
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 SmtpUrl = Annotated[str, AfterValidator(_smtp_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Sender = Annotated[str, AfterValidator(_sender)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 
@@ -72,7 +86,7 @@ class Settings(BaseSettings):
 
     temporal_address: HostAndPort = "127.0.0.1:7233"
     temporal_namespace: Name = "default"
-    temporal_ui_url: str | None = None
+    temporal_ui_url: HttpUrl | None = None
     temporal_tls: bool = False
     task_queue: Name = "perennial"
     temporal_cli: Path | None = None
@@ -89,16 +103,16 @@ class Settings(BaseSettings):
     smtp_url: SmtpUrl | None = None
     """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://...`; unset: messages stay in
     the outbox table."""
-    smtp_from: str = "Perennial <no-reply@example.com>"
+    smtp_from: Sender = "Perennial <no-reply@example.com>"
     smtp_unconfirmed: Literal["assume_sent", "resend"] = "assume_sent"
     """What to do when a process died between handing a message over and recording it (ADR 0007)."""
 
     worker_max_activities: int = Field(default=100, ge=1)
-    worker_graceful_shutdown_seconds: float = Field(default=3.0, ge=0)
+    worker_graceful_shutdown_seconds: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     ready_file: Path | None = None
     """A file that a process writes once it serves; the embedded stack waits for it."""
 
-    otlp_endpoint: str | None = None
+    otlp_endpoint: HttpUrl | None = None
     """Where traces go (OTLP over HTTP); unset: nowhere."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

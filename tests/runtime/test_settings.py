@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from runtime.database import Database, DatabaseUnreachable
+from runtime.settings import BadConfiguration, load_settings
 from tests.support.processes import ROOT
 
 KEPT = {name: value for name, value in os.environ.items() if not name.startswith("PERENNIAL_")}
@@ -47,6 +49,60 @@ def test_a_setting_that_cannot_be_used_stops_the_start(command: str, name: str, 
     assert done.returncode != 0
     [sentence] = done.stderr.splitlines()
     assert f"PERENNIAL_{name}" in sentence
+    assert "s3cret" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SMTP_FROM", "s3cret"),
+        ("SMTP_FROM", "@s3cret"),
+        ("OTLP_ENDPOINT", "s3cret:4318"),
+        ("TEMPORAL_UI_URL", "ftp://s3cret"),
+        ("WORKER_GRACEFUL_SHUTDOWN_SECONDS", "inf"),
+        ("RATE_LIMIT_PER_MINUTE", "0"),
+        ("API_PORT", "65536"),
+        ("ENVIRONMENT", "s3cret"),
+        ("MAX_BODY_BYTES", "s3cret"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"PERENNIAL_{name}", value)
+    with pytest.raises(BadConfiguration, match=rf"PERENNIAL_{name} can't be used: .+\.") as refusal:
+        load_settings()
+    assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "content"), [("api", None), ("worker", None), ("api", "s3cret"), ("api", "{}")]
+)
+def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, command: str, content: str | None) -> None:
+    file = tmp_path / "keys.json"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(0o600)
+    done = perennial(command, DATABASE_URL=UNREACHABLE, KEY_FILE=str(file), API_PORT="0")
+    assert done.returncode != 0
+    [sentence] = done.stderr.splitlines()
+    assert "key file" in sentence
+    assert "s3cret" not in sentence
+
+
+@pytest.mark.parametrize("content", [None, "s3cret"])
+def test_a_certificate_that_cannot_be_used_stops_the_start(
+    tmp_path: Path, key_file: Path, content: str | None
+) -> None:
+    file = tmp_path / "tls.pem"
+    if content is not None:
+        file.write_text(content)
+    done = perennial(
+        "api", DATABASE_URL=UNREACHABLE, KEY_FILE=str(key_file), API_PORT="0", TLS_CERTIFICATE=str(file)
+    )
+    assert done.returncode != 0
+    [sentence] = done.stderr.splitlines()
+    assert "PERENNIAL_TLS_CERTIFICATE" in sentence
     assert "s3cret" not in sentence
 
 
