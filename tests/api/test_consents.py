@@ -14,6 +14,7 @@ from store.connection import Connection
 from tests.support.builders import user
 from tests.support.events import add_user, event
 from tests.support.http import Clients, assert_problem, field_errors
+from tests.support.locks import until_blocked
 
 GRANT = {"granted": True, "source": "signup_form", "policy_version": "2026-01", "legal_basis": "consent"}
 COLLECTION = "/users/u-1/consents/data_collection"
@@ -189,16 +190,8 @@ async def test_a_statement_that_waited_for_an_erasure_is_410(
             asyncio.create_task(api.integrator.put(COLLECTION, json=GRANT)),
             asyncio.create_task(api.integrator.delete(COLLECTION)),
         ]
-        await _until_blocked(database, len(waiting))
+        await until_blocked(database, len(waiting))
         await owner.execute(ERASURES[erasure])
     for answer in await asyncio.gather(*waiting):
         assert_problem(answer, 410, "user_erased")
     assert await owner.fetchval("SELECT count(*) FROM consents") == 0
-
-
-async def _until_blocked(database: Database, sessions: int) -> None:
-    """Wait until so many sessions wait for a lock."""
-    async with database.connection() as connection, asyncio.timeout(10):
-        count = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
-        while await connection.fetchval(count) < sessions:
-            await asyncio.sleep(0.02)

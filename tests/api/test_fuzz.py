@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -9,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.rules.profile import CORE, DEMOGRAPHICS
+from models.rules.taxonomy import STANDARD
 from models.vocabulary import Purpose
 from tests.support.builders import user
+from tests.support.events import event, purchase
 from tests.support.http import Clients
 
 FUZZ = settings(
@@ -52,6 +55,49 @@ DOCUMENTS = st.recursive(
     max_leaves=25,
 )
 OBJECTS = st.dictionaries(NAMES | st.text(), DOCUMENTS, max_size=8)
+
+
+EVENT_NAMES = st.sampled_from(
+    [
+        *event(),
+        *("event_properties", "device_info", "location", "referrer", "historical", "events"),
+        *("granted", "source", "policy_version", "legal_basis", "days"),
+        *(
+            "schema",
+            "pii",
+            "dimensions",
+            "description",
+            "type",
+            "properties",
+            "required",
+            "pattern",
+            "$ref",
+            "enum",
+        ),
+    ]
+)
+EVENT_TEXTS = TEXTS | st.sampled_from(
+    [
+        *STANDARD,
+        "lesson.finish",
+        "object",
+        "/course",
+        "#",
+        "USD",
+        "9999-12-31T23:59:59Z",
+        "0001-01-01T00:00:00-23:59",
+    ]
+)
+EVENT_OBJECTS = st.dictionaries(
+    EVENT_NAMES | st.text(),
+    st.recursive(
+        SCALARS | EVENT_TEXTS,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(EVENT_NAMES | st.text(), inner, max_size=6),
+        max_leaves=25,
+    ),
+    max_size=8,
+)
+PURCHASE = purchase()["event_properties"]
 
 
 async def send(api: Clients, method: str, path: str, **content: Any) -> None:
@@ -130,3 +176,67 @@ async def test_any_path(api: Clients, path: bytes, method: str) -> None:
     await send(api, method, f"/keys/{escaped}")
     await send(api, method, f"/{escaped}")
     await send(api, method, f"/workflows/{escaped}/instances/{escaped}")
+    await send(api, method, f"/users/{escaped}/events")
+    await send(api, method, f"/users/{escaped}/consents/{escaped}")
+    await send(api, method, f"/events/types/{escaped}")
+    await send(api, method, f"/poison-events/{escaped}/replay")
+    await send(api, method, f"/retention/{escaped}")
+
+
+@FUZZ
+@given(document=EVENT_OBJECTS, complete=st.booleans(), event_type=EVENT_TEXTS, inside=EVENT_OBJECTS)
+async def test_any_event(
+    api: Clients, document: dict[str, Any], complete: bool, event_type: str, inside: dict[str, Any]
+) -> None:
+    await api.admin.post("/users", json=user(consents={"data_collection": True}))
+    whole = event() | {"event_type": event_type, "event_properties": inside} | document if complete else document
+    bought = purchase() | {"event_properties": PURCHASE | inside, "device_info": inside, "location": inside}
+    headers = {"Content-Type": "application/json"}
+    for each in (whole, bought):
+        await send(api, "POST", "/events", content=json.dumps(each).encode(), headers=headers)
+    batch = json.dumps({"events": [whole, document, bought, event(), *inside.values()]} | inside).encode()
+    await send(api, "POST", "/events/batch", content=batch, headers=headers)
+    for client in (api.admin, api.analyst):
+        assert (await client.get("/users/u-1/events", params={"limit": 3})).status_code == 200
+
+
+@FUZZ
+@given(document=EVENT_OBJECTS, schema=EVENT_OBJECTS, complete=st.booleans())
+async def test_any_declaration_consent_and_retention(
+    api: Clients, document: dict[str, Any], schema: dict[str, Any], complete: bool
+) -> None:
+    await api.admin.post("/users", json=user(consents={"data_collection": True}))
+    headers = {"Content-Type": "application/json"}
+    for path, needed in (
+        ("/events/types/lesson.finish", {"schema": schema}),
+        ("/users/u-1/consents/marketing", {"granted": True}),
+        ("/retention/events", {"days": 365}),
+    ):
+        content = json.dumps(needed | document if complete else document).encode()
+        await send(api, "PUT", path, content=content, headers=headers)
+    sent = json.dumps(event(event_properties=document)).encode()
+    await send(api, "POST", "/events", content=sent, headers=headers)
+
+
+@FUZZ
+@given(
+    names=st.lists(st.sampled_from(["limit", "cursor", "status"]) | TEXTS, max_size=4),
+    value=TEXTS | st.integers().map(str),
+    position=st.lists(EVENT_TEXTS, max_size=4),
+)
+async def test_any_query_of_events(api: Clients, names: list[str], value: str, position: list[str]) -> None:
+    await api.admin.post("/users", json=user())
+    parameters = [(name, value) for name in names if name.isprintable() and value.isprintable()]
+    for name, path in (
+        ("user-events", "/users/u-1/events"),
+        ("transactions", "/users/u-1/transactions"),
+        ("consent-history", "/users/u-1/consents/history"),
+        ("poison-events", "/poison-events"),
+        ("event-types", "/events/types"),
+    ):
+        await send(api, "GET", path, params=parameters)
+        made = base64.urlsafe_b64encode(json.dumps([name, *position]).encode()).decode().rstrip("=")
+        compact = json.dumps([name, *position], separators=(",", ":"), ensure_ascii=False)
+        again = base64.urlsafe_b64encode(compact.encode(errors="replace")).decode().rstrip("=")
+        for cursor in (made, again):
+            await send(api, "GET", path, params={"cursor": cursor})

@@ -1,13 +1,10 @@
-"""Ingest on two processes at once: against withdrawals, against itself, against exclusive locks."""
+"""Ingest on two processes at once: against itself, and against exclusive locks."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
@@ -23,94 +20,6 @@ from store.connection import Connection
 from tests.support.events import add_user, add_users, event
 from tests.support.http import bearer, new_key
 from tests.support.processes import PerennialProcess
-
-ROUNDS = 25
-SENDERS = 4
-COLLECTION = "/users/u-1/consents/data_collection"
-
-
-@pytest.fixture(scope="module")
-async def addresses(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[str]]:
-    """Two API processes over one database."""
-    async with AsyncExitStack() as stack:
-        settings = [api_settings.model_copy(update={"api_port": free_port()}) for _ in range(2)]
-        for each in settings:
-            await stack.enter_async_context(PerennialProcess("api", each, tmp_path_factory.mktemp("api")))
-        yield [f"http://127.0.0.1:{each.api_port}" for each in settings]
-
-
-@pytest.fixture
-async def two(addresses: list[str], database: Database) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """A client of each process."""
-    headers = bearer(await new_key(database, Role.ADMIN))
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(
-                httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=60)
-            )
-            for address in addresses
-        ]
-
-
-@pytest.mark.parametrize("size", [None, 40])
-async def test_after_the_answer_to_a_withdrawal_nothing_is_accepted_or_stored(
-    two: list[httpx.AsyncClient], owner: Connection, size: int | None
-) -> None:
-    await add_user(two[0])
-    others = [f"o-{number}" for number in range(200)]
-    await add_users(two[0], others)
-    accepted_in_all = 0
-    for round_number in range(ROUNDS):
-        await two[1].put(COLLECTION, json={"granted": True})
-        race = Race(size, others)
-        senders = [asyncio.create_task(race.send(two[number % 2])) for number in range(SENDERS)]
-        await asyncio.sleep(random.uniform(0.005, 0.05))
-        assert (await two[round_number % 2].delete(COLLECTION)).status_code == 200
-        race.withdrawn = True
-        at_the_answer = await _stored(owner)
-        await asyncio.gather(*senders)
-        assert race.late == []
-        assert await _stored(owner) == at_the_answer
-        assert set(race.accepted) <= at_the_answer
-        accepted_in_all += len(race.accepted)
-    assert accepted_in_all > ROUNDS
-
-
-@dataclass
-class Race:
-    """One round: senders go on until the withdrawal was answered, and once more after it."""
-
-    size: int | None
-    others: list[str]
-    withdrawn: bool = False
-    accepted: list[str] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
-
-    async def send(self, client: httpx.AsyncClient) -> None:
-        while True:
-            after = self.withdrawn
-            (self.late if after else self.accepted).extend(await _send(client, self.size, self.others))
-            if after:
-                return
-
-
-async def _send(client: httpx.AsyncClient, size: int | None, others: list[str]) -> list[str]:
-    """Send events of the person, alone or among others' in a batch; the ids that were accepted."""
-    if size is None:
-        answer = await client.post("/events", json=event())
-        assert answer.status_code in (202, 403)
-        return [answer.json()["event_id"]] if answer.status_code == 202 else []
-    batch = [event(user_id=random.choice(others)) for _ in range(size)]
-    mine = {place: event() for place in random.sample(range(size), 3)}
-    batch = [mine.get(place, each) for place, each in enumerate(batch)]
-    answer = await client.post("/events/batch", json={"events": batch})
-    assert answer.status_code == 202, answer.text
-    results = answer.json()["results"]
-    return [each["event_id"] for each in results if each["index"] in mine and each["status"] == "accepted"]
-
-
-async def _stored(owner: Connection) -> set[str]:
-    return {row["event_id"] for row in await owner.fetch("SELECT event_id FROM events WHERE user_id = 'u-1'")}
 
 
 async def test_of_twins_in_flight_on_two_processes_one_is_accepted(

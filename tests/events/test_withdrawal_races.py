@@ -1,0 +1,195 @@
+"""Two processes ingest while a person withdraws, in every way in which that can be said.
+
+The races may find what nobody thought of; that each way waits for an ingest that has begun, and an ingest for a
+withdrawal that has, is shown by holding the one and looking at the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from runtime.database import Database
+from store import consent_lock
+from store.connection import Connection
+from tests.support.events import add_user, add_users, event
+from tests.support.http import assert_problem
+from tests.support.locks import until_blocked
+
+ROUNDS = 10
+SENDERS = 4
+BATCH = 40
+USER = "/users/u-1"
+COLLECTION = "/users/u-1/consents/data_collection"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent."""
+
+    method: str
+    path: str
+    document: Mapping[str, Any] | None = None
+
+    async def send(self, client: httpx.AsyncClient) -> None:
+        answer = await client.request(self.method, self.path, json=self.document)
+        assert answer.status_code == 200, answer.text
+        assert answer.json().get("rejected", 0) == 0, answer.text
+
+
+def in_a_batch(**changes: Any) -> Request:
+    """A change to the person as an item of a batch of profiles."""
+    return Request("POST", "/users/batch", {"users": [{"user_id": "u-1", **changes}]})
+
+
+GRANT = Request("PUT", COLLECTION, {"granted": True})
+WITHDRAWALS = {
+    "DELETE": Request("DELETE", COLLECTION),
+    "PUT false": Request("PUT", COLLECTION, {"granted": False}),
+    "PATCH false": Request("PATCH", USER, {"consents": {"data_collection": False}}),
+    "PATCH null": Request("PATCH", USER, {"consents": {"data_collection": None}}),
+    "PATCH all null": Request("PATCH", USER, {"consents": None}),
+    "batch": in_a_batch(consents={"data_collection": False}),
+}
+ALLOW = Request("PATCH", USER, {"privacy_preferences": {"country": None}})
+PREFERENCES = {
+    "PATCH": Request("PATCH", USER, {"privacy_preferences": {"country": False}}),
+    "batch": in_a_batch(privacy_preferences={"country": False}),
+}
+
+
+@dataclass
+class Race:
+    """One round: senders go on until the withdrawal was answered, and once more after it."""
+
+    others: list[str]
+    withdrawn: bool = False
+    accepted: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+
+    async def send(self, client: httpx.AsyncClient, size: int | None) -> None:
+        while True:
+            after = self.withdrawn
+            (self.late if after else self.accepted).extend(await _send(client, size, self.others))
+            if after:
+                return
+
+    @asynccontextmanager
+    async def run(self, two: list[httpx.AsyncClient], withdrawal: Request, through: int) -> AsyncIterator[None]:
+        """Senders on both processes; the body runs when the withdrawal was answered, while they go on."""
+        async with asyncio.TaskGroup() as senders:
+            for number in range(SENDERS):
+                senders.create_task(self.send(two[number % 2], BATCH if number // 2 else None))
+            await asyncio.sleep(random.uniform(0.005, 0.05))
+            await withdrawal.send(two[through % 2])
+            self.withdrawn = True
+            yield
+
+
+async def _send(client: httpx.AsyncClient, size: int | None, others: list[str]) -> list[str]:
+    """Send events of the person, alone or among others' in a batch; the ids that were accepted."""
+    if size is None:
+        answer = await client.post("/events", json=_event())
+        assert answer.status_code in (202, 403)
+        return [answer.json()["event_id"]] if answer.status_code == 202 else []
+    batch = [event(user_id=random.choice(others)) for _ in range(size)]
+    mine = {place: _event() for place in random.sample(range(size), 3)}
+    batch = [mine.get(place, each) for place, each in enumerate(batch)]
+    answer = await client.post("/events/batch", json={"events": batch})
+    assert answer.status_code == 202, answer.text
+    results = answer.json()["results"]
+    return [each["event_id"] for each in results if each["index"] in mine and each["status"] == "accepted"]
+
+
+def _event() -> dict[str, Any]:
+    return event(location={"country": "DE"})
+
+
+@pytest.fixture
+async def race(two: list[httpx.AsyncClient]) -> Race:
+    """A person, and others to have batches with."""
+    others = [f"o-{number}" for number in range(200)]
+    await add_user(two[0])
+    await add_users(two[0], others)
+    return Race(others)
+
+
+@pytest.mark.parametrize("way", WITHDRAWALS)
+async def test_after_the_answer_to_a_withdrawal_nothing_is_accepted_or_stored(
+    two: list[httpx.AsyncClient], owner: Connection, race: Race, way: str
+) -> None:
+    accepted_in_all = 0
+    for number in range(ROUNDS):
+        await GRANT.send(two[1])
+        this = Race(race.others)
+        async with this.run(two, WITHDRAWALS[way], number):
+            at_the_answer = await _stored(owner, "user_id = 'u-1'")
+        assert this.late == []
+        assert await _stored(owner, "user_id = 'u-1'") == at_the_answer
+        assert set(this.accepted) <= at_the_answer
+        accepted_in_all += len(this.accepted)
+    assert accepted_in_all > ROUNDS
+
+
+@pytest.mark.parametrize("way", PREFERENCES)
+async def test_after_the_answer_to_a_preference_what_it_forbids_is_not_stored(
+    two: list[httpx.AsyncClient], owner: Connection, race: Race, way: str
+) -> None:
+    for number in range(ROUNDS):
+        await ALLOW.send(two[1])
+        this = Race(race.others)
+        async with this.run(two, PREFERENCES[way], number):
+            at_the_answer = await _stored(owner, "user_id = 'u-1' AND dimensions ? 'country'")
+        assert await _stored(owner, "user_id = 'u-1' AND dimensions ? 'country'") == at_the_answer
+        assert this.late, "the events themselves go on"
+        assert set(this.accepted) & at_the_answer
+
+
+@pytest.mark.parametrize("way", [*WITHDRAWALS, *(f"preference by {each}" for each in PREFERENCES)])
+async def test_a_withdrawal_is_answered_after_the_ingest_that_had_begun(
+    two: list[httpx.AsyncClient], owner: Connection, database: Database, way: str
+) -> None:
+    await add_user(two[0])
+    withdrawal = WITHDRAWALS.get(way) or PREFERENCES[way.removeprefix("preference by ")]
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE event_ids IN ACCESS EXCLUSIVE MODE")  # ingest has read, and writes there
+        ingest = asyncio.create_task(_send(two[0], None, []))
+        await until_blocked(database, 1)
+        answer = asyncio.create_task(withdrawal.send(two[1]))
+        await until_blocked(database, 2)
+        assert not answer.done()
+    await answer
+    assert await _stored(owner, "user_id = 'u-1'") == set(await ingest) != set()
+
+
+@pytest.mark.parametrize("size", [None, 1])
+async def test_an_ingest_that_waited_for_a_withdrawal_sees_it(
+    two: list[httpx.AsyncClient], owner: Connection, database: Database, size: int | None
+) -> None:
+    await add_user(two[0])
+    await add_user(two[0], "o-1")
+    async with database.transaction() as withdrawal:
+        await withdrawal.execute("UPDATE consents SET granted = false WHERE user_id = 'u-1'")
+        await consent_lock.exclude(withdrawal, ["u-1"])
+        batch = {"events": [event(user_id="o-1"), _event()]}
+        ingest = asyncio.create_task(
+            two[0].post("/events/batch", json=batch) if size else two[0].post("/events", json=_event())
+        )
+        await until_blocked(database, 1)
+    answer = await ingest
+    if size:
+        assert [each["status"] for each in answer.json()["results"]] == ["accepted", "rejected"]
+    else:
+        assert_problem(answer, 403, "consent_required")
+    assert await _stored(owner, "user_id = 'u-1'") == set()
+
+
+async def _stored(owner: Connection, where: str) -> set[str]:
+    return {row["event_id"] for row in await owner.fetch(f"SELECT event_id FROM events WHERE {where}")}
