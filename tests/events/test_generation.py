@@ -6,11 +6,17 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from pathlib import Path
 
+import httpx
 import pytest
+from temporalio.testing import WorkflowEnvironment
 
+from api.app import create_app
+from api.resources import Resources, limiter_database
+from models.messages.projection import projector_workflow_id
+from models.rules.sharding import SHARDS
+from models.vocabulary import Purpose, Role
 from privacy.sealing import Sealer
 from runtime import migrate
 from runtime.database import Database
@@ -18,10 +24,14 @@ from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.embedded.postgres_files import binaries, environment
 from runtime.embedded.scratch import scratch_postgres
 from runtime.settings import Settings
-from store import generation
+from store import consents, generation
+from store.consents import Statement
+from tests.support.events import purchase as sent
+from tests.support.http import BASE_URL, bearer, new_key
 from tests.support.log import Log, purchase
-from tests.support.processes import ROOT, environment_of
+from tests.support.processes import ROOT, PerennialProcess, environment_of
 
+GRANTED = Statement(Purpose.DATA_COLLECTION, True, "test", None, "consent")
 USED_UP = 3000
 """Transaction ids that the first cluster is ahead of a fresh one by."""
 
@@ -53,9 +63,53 @@ async def migrated(server: EmbeddedPostgres) -> None:
     assert await process.wait() == 0
 
 
+@asynccontextmanager
+async def working(
+    server: EmbeddedPostgres, temporal: WorkflowEnvironment, key_file: Path, directory: Path
+) -> AsyncIterator[None]:
+    """A worker process that projects."""
+    settings = Settings(
+        environment="embedded",
+        database_url=server.runtime_url,
+        key_file=key_file,
+        temporal_address=temporal.client.service_client.config.target_host,
+        task_queue=f"restored-{directory.name}",
+    )
+    async with PerennialProcess("worker", settings, directory, module="tests.events.projecting"):
+        yield
+    for shard in range(SHARDS):
+        await temporal.client.get_workflow_handle(projector_workflow_id(shard)).terminate()
+
+
+@asynccontextmanager
+async def serving(
+    server: EmbeddedPostgres, settings: Settings, sealer: Sealer
+) -> AsyncIterator[httpx.AsyncClient]:
+    """An admin's client of the edge."""
+    database = Database(server.runtime_url, size=4, application="api")
+    resources = Resources(settings, database, limiter_database(server.runtime_url), sealer, None)
+    await resources.open()
+    headers = bearer(await new_key(database, Role.ADMIN))
+    transport = httpx.ASGITransport(create_app(resources))
+    async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
+        yield client
+    await resources.close()
+
+
+async def until_revenue(client: httpx.AsyncClient, user: str, revenue: str) -> None:
+    async with asyncio.timeout(30):
+        while (await client.get(f"/users/{user}")).json()["transactions"]["total_revenue"] != revenue:
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("seen_by_a_migration", [False, True])
 async def test_a_restored_log_goes_on_in_a_new_generation(
-    sealer: Sealer, tmp_path: Path, seen_by_a_migration: bool
+    sealer: Sealer,
+    skipping: WorkflowEnvironment,
+    api_settings: Settings,
+    key_file: Path,
+    tmp_path: Path,
+    seen_by_a_migration: bool,
 ) -> None:
     dump = tmp_path / "dump.sql"
     async with scratch_postgres() as server, log_on(server, sealer) as log:
@@ -65,6 +119,8 @@ async def test_a_restored_log_goes_on_in_a_new_generation(
         async with log.database.connection() as connection:
             for _ in range(USED_UP):
                 await connection.fetchval("SELECT pg_current_xact_id()")
+        async with log.database.transaction() as connection:
+            await consents.state(connection, user, GRANTED, actor="test")
         await log.write(purchase(user, "1"))
         await log.project()
         await log.write(purchase(user, "10"))
@@ -74,9 +130,14 @@ async def test_a_restored_log_goes_on_in_a_new_generation(
     async with scratch_postgres() as server, log_on(server, sealer) as log:
         await run("psql", "--quiet", "--output", "/dev/null", "--file", str(dump), server.owner_url)
         await migrated(server)
-        assert await settled(log) == 2
-        await log.write(purchase(user, "100"))
-        await log.project()
-        await log.write(purchase(user, "1000"))
-        await log.project()
-        assert (await log.activity(user)).totals[0].revenue == Decimal(1111)
+        async with log.database.connection() as connection:
+            assert await connection.fetchval("SELECT generation FROM log_generation") == 2
+        async with working(server, skipping, key_file, tmp_path), serving(server, api_settings, sealer) as client:
+            await until_revenue(client, user, "11.00")  # what was left is folded
+            for amount, total in (("100", "111.00"), ("1000", "1111.00")):
+                answer = await client.post("/events", json=sent(user_id=user, amount=amount))
+                assert answer.status_code == 202, answer.text
+                await until_revenue(client, user, total)
+        await migrated(server)
+        async with log.database.connection() as connection:
+            assert await connection.fetchval("SELECT generation FROM log_generation") == 2

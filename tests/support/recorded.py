@@ -1,6 +1,7 @@
 """Histories that the replay tests read: made by `python -m tests.support.recorded`, and committed.
 
-They are sealed with a key that is no secret, since nobody's data is in them.
+They are sealed with a key that is no secret, since nobody's data is in them. One that is there is left alone:
+running instances have a history like it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from temporalio.client import WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 
+import activities.outbox
+import activities.projector
+from activities.outbox import start_outbox
+from activities.projector import start_projectors
 from models.messages.identity import SEARCH_ATTRIBUTES
+from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
+from models.messages.partitions import PARTITIONS, PARTITIONS_ID
+from models.messages.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
 from privacy.keyring import KeyRing, KeySet
 from privacy.sealing import Sealer
 from runtime.database import Database
@@ -59,6 +67,34 @@ async def _stories(runs: Runs, customer: Customer) -> dict[str, Run]:
     return {"nudged": nudged, "active": active, "paused": paused, "cancelled": cancelled, "failed": failed}
 
 
+async def _turns(client: Client, task_queue: str) -> dict[str, WorkflowHistory]:
+    """A run of each of the platform's own workflows; of the endless ones, a turn that was followed by another."""
+    activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = 0.5
+    await start_projectors(client, task_queue)
+    await start_outbox(client, task_queue)
+    partitions = await client.start_workflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue)
+    await partitions.result()
+    return {
+        PROJECTOR: await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)),
+        OUTBOX: await _first_turn(client, OUTBOX_WORKFLOW_ID),
+        PARTITIONS: await partitions.fetch_history(),
+    }
+
+
+async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:
+    run_id = (await client.get_workflow_handle(workflow_id).describe()).run_id
+    handle = client.get_workflow_handle(workflow_id, run_id=run_id)
+    while (await handle.describe()).status is not WorkflowExecutionStatus.CONTINUED_AS_NEW:
+        await asyncio.sleep(0.1)
+    return await handle.fetch_history()
+
+
+def _keep(name: str, history: WorkflowHistory) -> None:
+    file = HISTORIES / f"{name}.json"
+    if not file.exists():
+        file.write_text(history.to_json())
+
+
 async def record() -> None:
     """Run the stories on a real Temporal and write their histories."""
     async with scratch_postgres() as postgres:
@@ -75,8 +111,9 @@ async def record() -> None:
             runs = Runs(environment, database, Sealer(RING), settings.task_queue)
             stories = await _stories(runs, await Customer.new(database, Sealer(RING)))
             for name, run in stories.items():
-                history = await run.handle.fetch_history()
-                (HISTORIES / f"onboarding-{name}.json").write_text(history.to_json())
+                _keep(f"onboarding-{name}", await run.handle.fetch_history())
+            for name, history in (await _turns(environment.client, settings.task_queue)).items():
+                _keep(f"{name}-turn", history)
         await database.close()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
+from temporalio.workflow import _Definition
 
 from runtime.temporal import data_converter
 from tests.support.people import Customer
@@ -15,6 +16,7 @@ from tests.support.runs import Runs
 from worker import workflow_runner
 from workflows.catalog import catalog
 from workflows.interceptors import OutcomeInterceptor
+from workflows.system.registry import SYSTEM_WORKFLOWS
 
 
 async def test_history_holds_nothing_personal_and_a_summary_that_a_person_reads(
@@ -33,10 +35,15 @@ async def test_history_holds_nothing_personal_and_a_summary_that_a_person_reads(
 async def test_a_committed_history_replays(recorded: Path) -> None:
     """A change to a workflow that breaks running instances breaks this: patch it, or keep it as it was."""
     replayer = Replayer(
-        workflows=[definition.implementation for definition in catalog().values()],
+        workflows=[*(definition.implementation for definition in catalog().values()), *SYSTEM_WORKFLOWS],
         workflow_runner=workflow_runner(),
         data_converter=data_converter(CODEC),
         interceptors=[OutcomeInterceptor()],
     )
     workflow_id = recorded.stem.split("-")[0] + "/recorded"
     await replayer.replay_workflow(WorkflowHistory.from_json(workflow_id, recorded.read_text()))
+
+
+def test_every_workflow_has_a_committed_history() -> None:
+    recorded = {path.stem.split("-")[0] for path in HISTORIES.glob("*.json")}
+    assert recorded == {*catalog(), *(_Definition.must_from_class(each).name for each in SYSTEM_WORKFLOWS)}
