@@ -16,10 +16,9 @@ from models.vocabulary import Role
 from privacy.sealing import Sealer
 from runtime import migrate
 from runtime.database import Database
-from runtime.embedded.home import Home
 from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.embedded.scratch import scratch_postgres
 from runtime.settings import Settings
-from tests.embedded.directories import temporary_directory
 from tests.support.builders import user
 from tests.support.events import add_user, event
 from tests.support.http import BASE_URL, assert_problem, bearer, new_key
@@ -53,14 +52,15 @@ class Served:
 
 @pytest.fixture(scope="module")
 async def server() -> AsyncIterator[EmbeddedPostgres]:
-    """A durable Postgres of these tests' own, to be killed: one that isn't forgets its tables."""
-    with temporary_directory() as directory:
-        home = Home(directory / "home")
-        with home.held():
-            async with EmbeddedPostgres(home) as server:
-                settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
-                await asyncio.to_thread(migrate.upgrade, settings)
-                yield server
+    """A Postgres of these tests' own, to be killed: not its machine, so that it needn't wait for the disk."""
+    async with scratch_postgres() as server:
+        owner = await asyncpg.connect(server.owner_url)
+        database = await owner.fetchval("SELECT quote_ident(current_database())")
+        await owner.execute(f"ALTER DATABASE {database} SET synchronous_commit = on")
+        await owner.close()
+        settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
+        await asyncio.to_thread(migrate.upgrade, settings)
+        yield server
 
 
 @pytest.fixture(scope="module")
