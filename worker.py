@@ -34,6 +34,10 @@ from workflows.system.registry import SYSTEM_WORKFLOWS
 
 log = logging.getLogger("perennial.worker")
 
+HEARTBEAT_THROTTLE = timedelta(seconds=1)
+"""How long the SDK may hold a heartbeat back. Its own choice is 0.8 of the time-out: of the three that
+:mod:`activities.heartbeats` gives one would be sent, and one that came late would pass for a death."""
+
 PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
 """Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
 them, except for their base: what an author writes stays under the sandbox's restrictions."""
@@ -89,7 +93,7 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
         graceful_shutdown_timeout=timedelta(seconds=settings.worker_graceful_shutdown_seconds),
-        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
     )
 

@@ -18,7 +18,7 @@ from runtime.readiness import announce_ready
 from runtime.settings import Settings, load_settings
 from runtime.telemetry import configure_logging
 from runtime.temporal import SealedPayloads, connect
-from worker import workflow_runner
+from worker import HEARTBEAT_THROTTLE, workflow_runner
 from workflows.system.projector import ProjectorWorkflow
 
 
@@ -36,7 +36,7 @@ async def work(settings: Settings) -> None:
         workflows=[ProjectorWorkflow],
         activities=[Projector(database, Sealer(ring), ()).follow],
         workflow_runner=workflow_runner(),
-        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=2),
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
     )

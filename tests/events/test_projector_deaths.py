@@ -29,6 +29,8 @@ from runtime.settings import Settings
 from tests.embedded.directories import temporary_directory
 from tests.support.log import Happening, Log, drain, purchase
 from tests.support.processes import PerennialProcess
+from worker import build_worker
+from workflows.system.turns import HEARTBEAT
 
 TAKEN_OVER_WITHIN = 10.0
 POINTS = {
@@ -142,6 +144,15 @@ async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_every_event_to_co
     activity = await log.activity(user)
     assert (activity.total_purchases, activity.session_count) == (51, 2)
     assert activity.totals[0].revenue == 51
+
+
+async def test_each_of_three_heartbeats_in_a_time_out_is_sent(
+    skipping: WorkflowEnvironment, worker_settings: Settings, database: Database, sealer: Sealer
+) -> None:
+    throttle = build_worker(skipping.client, worker_settings, database, sealer).config(active_config=True)[
+        "max_heartbeat_throttle_interval"
+    ]
+    assert throttle < HEARTBEAT / 3
 
 
 async def test_a_dead_workers_shards_are_taken_over_within_ten_seconds(log: Log, workers: Workers) -> None:
