@@ -14,7 +14,7 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.cases import auth, execute, imports, onboarding, reads
+from benchmarks.cases import auth, execute, imports, ingest, onboarding, reads, stream, volume
 from benchmarks.measure import Figure
 from benchmarks.stack import Stack, running_stack
 
@@ -32,8 +32,13 @@ CASES: Mapping[str, Case] = {
     "get_user": reads.get_user,
     "get_instance": reads.get_instance,
     "import": imports.run,
+    "ingest": ingest.batches,
+    "ingest_one": ingest.singles,
+    "visible": stream.visible,
+    "sustained": stream.sustained,
     "execute": execute.run,
     "onboarding": onboarding.run,
+    "volume": volume.run,
 }
 """In the order in which they disturb each other least: what leaves work behind comes last."""
 

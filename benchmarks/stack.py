@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import orjson
@@ -25,6 +26,8 @@ from benchmarks.http import Connection, connections
 from privacy.keyring import KeyFile
 from privacy.sealing import Sealer
 from runtime.database import Database
+from runtime.embedded.home import Home
+from runtime.embedded.postgres_roles import OWNER_ROLE
 from runtime.settings import Settings
 from runtime.temporal import SealedPayloads, connect
 
@@ -46,6 +49,8 @@ class Stack:
     weak_key: str
     """Of role integrator, which may not read profiles."""
     database_url: str
+    owner_url: str
+    """Of the role that may make tables."""
     temporal_address: str
     pids: Mapping[str, int]
     database: Database
@@ -56,12 +61,12 @@ class Stack:
     sealer: Sealer
     settings: Settings
 
-    async def add_users(self, prefix: str, count: int) -> list[str]:
-        """Create users through the API; gives their ids."""
+    async def add_users(self, prefix: str, count: int, *, consents: Mapping[str, bool] | None = None) -> list[str]:
+        """Create users through the API, with some consents; gives their ids."""
         ids = [f"{prefix}-{number}" for number in range(count)]
         async with connections(self.url, self.key) as [connection]:
             for begin in range(0, count, _USERS_A_REQUEST):
-                part = [_user(user_id) for user_id in ids[begin : begin + _USERS_A_REQUEST]]
+                part = [_user(user_id, consents or {}) for user_id in ids[begin : begin + _USERS_A_REQUEST]]
                 answer = await connection.request("POST", "/users/batch", {"users": part})
                 if answer.status != 200 or answer.json()["rejected"]:
                     raise RuntimeError(f"the users were not taken: {answer.status}")
@@ -72,7 +77,7 @@ class Stack:
         return await asyncpg.connect(self.database_url)
 
 
-def _user(user_id: str) -> dict[str, object]:
+def _user(user_id: str, consents: Mapping[str, bool]) -> dict[str, object]:
     return {
         "user_id": user_id,
         "email": f"{user_id}@example.com",
@@ -80,6 +85,7 @@ def _user(user_id: str) -> dict[str, object]:
         "signup_date": "2026-01-05T10:00:00Z",
         "account_status": "active",
         "lifecycle_stage": "onboarding",
+        "consents": consents,
     }
 
 
@@ -159,6 +165,7 @@ async def _connected(home: Path, endpoints: dict[str, Any]) -> AsyncIterator[Sta
                 key=await _new_key(admin, "admin"),
                 weak_key=await _new_key(admin, "integrator"),
                 database_url=database_url,
+                owner_url=_owner_url(home, database_url),
                 temporal_address=settings.temporal_address,
                 pids=endpoints["pids"],
                 database=database,
@@ -170,6 +177,13 @@ async def _connected(home: Path, endpoints: dict[str, Any]) -> AsyncIterator[Sta
     finally:
         await limiter.close()
         await database.close()
+
+
+def _owner_url(home: Path, database_url: str) -> str:
+    """The same database, as the embedded stack's owner role."""
+    parts = urlsplit(database_url)
+    password = Home(home).secret("postgres-owner")
+    return f"postgresql://{OWNER_ROLE}:{password}@{parts.hostname}:{parts.port}{parts.path}"
 
 
 async def _new_key(admin: Connection, role: str) -> str:

@@ -1,0 +1,120 @@
+"""Events as a shop's front end sends them, and sending them."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from benchmarks.http import Connection, connections
+from benchmarks.measure import Burst, burst, until
+from benchmarks.stack import Stack
+
+BATCH = 500
+CONNECTIONS = 8
+USERS = 20_000
+_CAUGHT_UP_WITHIN = 300.0
+_SESSIONS = 3
+
+Event = dict[str, Any]
+Properties = Callable[[random.Random], Mapping[str, Any]]
+
+_KINDS: Sequence[tuple[str, int, Properties]] = (
+    ("engagement.page_view", 8, lambda dice: {"page": f"/products/{dice.randrange(5000)}", "duration": 12}),
+    ("engagement.feature_click", 3, lambda dice: {"feature": f"feature-{dice.randrange(40)}"}),
+    ("engagement.search", 2, lambda dice: {"query": "running shoes", "results": dice.randrange(90)}),
+    (
+        "transaction.cart_add",
+        1,
+        lambda dice: {"product_id": f"p-{dice.randrange(5000)}", "price": "19.90", "currency": "USD"},
+    ),
+    (
+        "transaction.purchase_complete",
+        1,
+        lambda dice: {"order_id": f"o-{dice.getrandbits(60)}", "amount": "59.90", "currency": "USD"},
+    ),
+)
+"""What is sent, how often among fifteen, and its properties."""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """People who have consented, and what they do; the same dice make the same events, but for ids and times."""
+
+    user_ids: Sequence[str]
+    dice: random.Random
+
+    def events(self, count: int) -> list[Event]:
+        """So many new events of the last day, each of anybody."""
+        now = datetime.now(UTC)
+        weights = [weight for _, weight, _ in _KINDS]
+        return [self._event(kind, now) for kind in self.dice.choices(_KINDS, weights, k=count)]
+
+    def batches(self, count: int) -> list[list[Event]]:
+        """So many full batches."""
+        return [self.events(BATCH) for _ in range(count)]
+
+    def _event(self, kind: tuple[str, int, Properties], now: datetime) -> Event:
+        event_type, _, properties = kind
+        ago = timedelta(milliseconds=self.dice.randrange(86_400_000))
+        return {
+            "event_id": uuid.uuid4().hex,
+            "user_id": self.dice.choice(self.user_ids),
+            "event_type": event_type,
+            "timestamp": (now - ago).isoformat(),
+            "session_id": f"s-{self.dice.randrange(_SESSIONS)}",
+            "event_properties": properties(self.dice),
+            "device_info": {"device_type": "mobile", "os": "iOS", "app_version": "4.2.0"},
+            "location": {"country": "DE", "city": "Berlin"},
+        }
+
+
+async def crowd(stack: Stack, prefix: str, count: int = USERS) -> Crowd:
+    """So many new people."""
+    return Crowd(await stack.add_users(prefix, count, consents={"data_collection": True}), random.Random(7))
+
+
+@asynccontextmanager
+async def senders(stack: Stack, count: int = CONNECTIONS) -> AsyncIterator[list[Connection]]:
+    """Connections with a key that may send events and is not limited."""
+    async with connections(stack.url, stack.weak_key, count) as opened:
+        yield opened
+
+
+async def send_batches(opened: Sequence[Connection], batches: Sequence[Sequence[Event]]) -> Burst:
+    """Send batches, one at a time on each connection."""
+    return await burst(batches, [partial(send_batch, one) for one in opened])
+
+
+async def send_batch(connection: Connection, batch: Sequence[Event]) -> None:
+    """Send a batch; all of its events must be accepted."""
+    answer = await connection.request("POST", "/events/batch", {"events": batch})
+    if answer.status != 202 or answer.json()["accepted"] != len(batch):
+        raise RuntimeError(f"a batch was not taken: {answer.status} {answer.body[:300]!r}")
+
+
+async def send_one(connection: Connection, event: Event) -> None:
+    """Send an event by itself; it must be accepted."""
+    answer = await connection.request("POST", "/events", event)
+    if answer.status != 202:
+        raise RuntimeError(f"an event was not taken: {answer.status} {answer.body[:300]!r}")
+
+
+async def projected(stack: Stack) -> float:
+    """Wait until the projector has nothing left; gives the seconds."""
+
+    async def nothing_left() -> bool:
+        async with stack.database.connection() as connection:
+            return not await connection.fetchval(
+                """SELECT EXISTS (
+                       SELECT FROM log_cursors c JOIN events e ON e.shard = c.shard
+                          AND (e.generation, e.xid, e.sequence) > (c.generation, c.xid, c.sequence)
+                        WHERE c.consumer = 'projector')"""
+            )
+
+    return await until(nothing_left, _CAUGHT_UP_WITHIN, "the projector did not catch up")
