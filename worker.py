@@ -23,6 +23,7 @@ from activities.recording import StepRecorder
 from activities.transport import SmtpTransport
 from privacy.keyring import KeyFile
 from privacy.sealing import Sealer
+from runtime.collector import collect_rarely
 from runtime.database import Database
 from runtime.readiness import announce_ready
 from runtime.settings import Settings
@@ -112,6 +113,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     await _start_system(client, settings.task_queue)
+    collect_rarely()
     async with worker:
         announce_ready(settings.ready_file)
         log.info("worker is polling", extra={"task_queue": settings.task_queue})

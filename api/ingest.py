@@ -29,7 +29,6 @@ from store.partitions import Partitions, month_of
 _GATHER_SECONDS = 0.001
 _MAX_GROUP = 500
 _YIELD_EVERY = 250
-_PARTS = ("event_properties", "device_info", "location", "referrer")
 _ATTEMPTS = 2
 
 
@@ -152,19 +151,19 @@ def _prepare_one(
     refusal = window.refusal(event.timestamp)
     if refusal is not None:
         return refusal
-    parts = {part: value for part in _PARTS if (value := getattr(event, part)) is not None}
+    parts = event.parts
     body = orjson.dumps(parts)
     errors = content_errors(parts, body, declared)
     if errors:
         return rejected(*errors)
     return NewEvent(
-        event_id=event.event_id,
-        user_id=event.user_id,
-        event_type=event.event_type,
-        timestamp=event.timestamp,
-        session_id=event.session_id,
-        historical=historical,
-        parts=parts,
-        body=body,
-        declared=declared,
+        event.event_id,
+        event.user_id,
+        event.event_type,
+        event.timestamp,
+        event.session_id,
+        historical,
+        parts,
+        body,
+        declared,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -18,6 +17,7 @@ import uvloop
 
 from api.app import create_app
 from api.resources import Resources
+from runtime.collector import collect_rarely
 from runtime.readiness import announce_ready
 from runtime.settings import BadConfiguration, Settings
 from runtime.telemetry import configure_logging, configure_tracing
@@ -51,7 +51,7 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings, listening: socket.socket) -> None:
     resources = await Resources.build(settings)
     app = create_app(resources)
-    _collect_rarely()
+    collect_rarely()
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -64,16 +64,6 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         ssl_context_factory=_tls_context(settings),
     )
     await _Server(config, settings.ready_file, resources.stopping).serve(sockets=[listening])
-
-
-def _collect_rarely() -> None:
-    """Let the collector of reference cycles look at what is new, and seldom.
-
-    A batch of parsed JSON makes ten thousands of objects and no cycle; looking at them took a third of the time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 class _Server(uvicorn.Server):

@@ -17,8 +17,11 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 
@@ -39,6 +42,11 @@ class KeySet:
             raise BadKeyFile(f"The current key '{self.current}' is not among the keys.")
         if any(len(key) != KEY_BYTES for key in self.keys.values()):
             raise BadKeyFile(f"Every key must have {KEY_BYTES} bytes.")
+
+    @cached_property
+    def ciphers(self) -> Mapping[str, AESGCM]:
+        """AES-256-GCM with each key, by id; made once, since setting a key up costs as much as using it."""
+        return {name: AESGCM(key) for name, key in self.keys.items()}
 
 
 @dataclass(frozen=True, repr=False)

@@ -75,20 +75,21 @@ class DataKey:
         """This key, sealed by the current key-encryption key."""
         key_id = keys.current.encode()
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = AESGCM(keys.keys[keys.current]).encrypt(nonce, self._material, self._bound_to("data_key"))
+        sealed = keys.ciphers[keys.current].encrypt(nonce, self._material, self._bound_to("data_key"))
         return _VERSION + bytes([len(key_id)]) + key_id + nonce + sealed
 
     @classmethod
     def unwrap(cls, keys: KeySet, subject: str, wrapped: bytes) -> DataKey:
         """Open a wrapped key; raises :class:`CannotOpen` where its key-encryption key is missing or wrong."""
-        length = wrapped[1]
-        key_id = wrapped[2 : 2 + length].decode()
-        rest = wrapped[2 + length :]
-        if wrapped[:1] != _VERSION or key_id not in keys.keys:
+        begin = 2 + wrapped[1]
+        key_id = wrapped[2:begin].decode()
+        cipher = keys.ciphers.get(key_id)
+        if wrapped[:1] != _VERSION or cipher is None:
             raise CannotOpen(f"the key-encryption key '{key_id}' is not at hand")
+        nonce_end = begin + _NONCE_BYTES
         try:
-            material = AESGCM(keys.keys[key_id]).decrypt(
-                rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], f"{subject}\x00data_key".encode()
+            material = cipher.decrypt(
+                wrapped[begin:nonce_end], wrapped[nonce_end:], f"{subject}\x00data_key".encode()
             )
         except (InvalidTag, ValueError):
             raise CannotOpen("a wrapped data key does not open") from None

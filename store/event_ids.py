@@ -15,29 +15,36 @@ def fingerprint(user_id: str, event_type: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-async def take(connection: Connection, wanted: Sequence[tuple[str, int, datetime]]) -> set[str]:
-    """Take those of some (id, fingerprint, timestamp) whose ids are free, and say which.
+async def take(connection: Connection, wanted: Sequence[tuple[str, int, datetime]]) -> int:
+    """Take those of some (id, fingerprint, timestamp) whose ids are free; how many were.
 
     They must come in the order of their ids: whoever else takes one of them is waited for, and nobody in a
     circle. One that is rolled back leaves its id to us.
     """
     if not wanted:
-        return set()
+        return 0
     ids, fingerprints, timestamps = zip(*wanted, strict=True)
-    rows = await connection.fetch(
+    status = await connection.execute(
         """INSERT INTO event_ids (event_id, fingerprint, timestamp)
            SELECT * FROM unnest($1::text[], $2::bigint[], $3::timestamptz[])
-           ON CONFLICT (event_id) DO NOTHING RETURNING event_id""",
+           ON CONFLICT (event_id) DO NOTHING""",
         ids,
         fingerprints,
         timestamps,
     )
-    return {row["event_id"] for row in rows}
+    return int(status.rpartition(" ")[2])
 
 
-async def find(connection: Connection, event_ids: Sequence[str]) -> Mapping[str, int]:
-    """The fingerprints of some ids that are taken; to be asked in a statement of its own after :func:`take`."""
+async def settle(connection: Connection, event_ids: Sequence[str]) -> tuple[set[str], Mapping[str, int]]:
+    """Those of some ids that this transaction has taken, and the fingerprints of the others.
+
+    To be asked in a statement of its own after :func:`take`, in a transaction without savepoints: a row's
+    `xmin` tells who has put it there. An id that retention has taken away since is in neither.
+    """
     rows = await connection.fetch(
-        "SELECT event_id, fingerprint FROM event_ids WHERE event_id = ANY($1::text[])", event_ids
+        """SELECT event_id, fingerprint, xmin = pg_current_xact_id()::xid AS ours FROM event_ids
+            WHERE event_id = ANY($1::text[])""",
+        event_ids,
     )
-    return {row["event_id"]: row["fingerprint"] for row in rows}
+    ours = {row["event_id"] for row in rows if row["ours"]}
+    return ours, {row["event_id"]: row["fingerprint"] for row in rows if not row["ours"]}

@@ -41,6 +41,17 @@ _COLUMNS = (
     "dimensions",
 )
 
+_GATE = """
+    SELECT w.user_id, k.wrapped, u.present, u.preferences, c.granted, g.generation
+      FROM (SELECT coalesce((SELECT generation FROM log_generation), 1) AS generation) g
+     CROSS JOIN unnest($1::text[]) AS w(user_id)
+      JOIN LATERAL (SELECT wrapped FROM data_keys WHERE subject = w.user_id LIMIT 1) k ON true
+      LEFT JOIN LATERAL (SELECT true AS present, nullif(privacy_preferences, '{}') AS preferences
+                           FROM users WHERE user_id = w.user_id LIMIT 1) u ON true
+      LEFT JOIN LATERAL (SELECT granted FROM consents WHERE user_id = w.user_id AND purpose = $2 LIMIT 1) c ON true
+"""
+"""LIMIT keeps the planner at three look-ups for each person; left to itself it reads all consents for a batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Person:
@@ -93,17 +104,18 @@ async def record(connection: Connection, sealer: Sealer, events: Sequence[NewEve
     repeats = [place for place in permitted if first.setdefault(events[place].event_id, place) != place]
     marks = {event_id: _mark(events[place]) for event_id, place in first.items()}
     ordered = sorted(first)
-    taken = await event_ids.take(
+    free = await event_ids.take(
         connection, [(each, marks[each], events[first[each]].timestamp) for each in ordered]
     )
-    if len(taken) < len(first):
-        known = await event_ids.find(connection, [each for each in ordered if each not in taken])
-        repeats += [place for event_id, place in first.items() if event_id not in taken]
-        marks |= known
+    if free < len(first):
+        ours, others = await event_ids.settle(connection, ordered)
+        repeats += [first[event_id] for event_id in ordered if event_id not in ours]
+        ordered = [event_id for event_id in ordered if event_id in ours]
+        marks |= others
     for place in repeats:
         same = _mark(events[place]) == marks[events[place].event_id]
         outcomes[place] = DUPLICATE if same else EVENT_ID_CONFLICT
-    await _write(connection, [events[first[each]] for each in ordered if each in taken], gate)
+    await _write(connection, [events[first[each]] for each in ordered], gate)
     return outcomes
 
 
@@ -117,17 +129,7 @@ def _mark(event: NewEvent) -> int:
 
 async def _read_gate(connection: Connection, sealer: Sealer, user_ids: Collection[str]) -> _Gate:
     """What some people permit; the statement after the one that took the locks."""
-    rows = await connection.fetch(
-        """SELECT k.subject AS user_id, k.wrapped, u.user_id IS NOT NULL AS present,
-                  nullif(u.privacy_preferences, '{}') AS preferences, c.granted,
-                  coalesce((SELECT generation FROM log_generation), 1) AS generation
-             FROM data_keys k
-             LEFT JOIN users u ON u.user_id = k.subject
-             LEFT JOIN consents c ON c.user_id = k.subject AND c.purpose = $2
-            WHERE k.subject = ANY($1::text[])""",
-        list(user_ids),
-        Purpose.DATA_COLLECTION,
-    )
+    rows = await connection.fetch(_GATE, list(user_ids), Purpose.DATA_COLLECTION)
     people, refusals, generation = {}, {}, 1
     for user_id, wrapped, present, preferences, granted, generation in rows:  # noqa: B007 - the same in all
         if wrapped is None:

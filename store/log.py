@@ -8,8 +8,7 @@ delays consumers, and loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -23,7 +22,9 @@ from store.events import BODY
 CHANNEL = "events_recorded"
 """What ingest notifies when events have been committed."""
 
-_EVENT = "event_id, user_id, event_type, timestamp, session_id, historical, body, received_at"
+_ROW = """generation, xid, sequence, event_id, user_id, event_type, timestamp, session_id, historical, body,
+          received_at"""
+"""What a :class:`LoggedEvent` is made of, in its order."""
 
 
 class CursorMoved(Exception):
@@ -41,45 +42,42 @@ class Position(NamedTuple):
 BEGINNING = Position(0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class LoggedEvent:
-    """A row of the log, sealed."""
+    """A row of the log, sealed. There is one for each event of a batch, so it takes only what is asked for."""
 
-    position: Position
-    row: asyncpg.Record
+    __slots__ = ("_key", "_opened", "_row")
+
+    def __init__(self, row: asyncpg.Record) -> None:
+        self._row = row
+        self._key: DataKey | None = None
+        self._opened: Mapping[str, Any] | None = None
+
+    @property
+    def position(self) -> Position:
+        """Where it stands."""
+        return Position(*self._row[:3])
 
     @property
     def user_id(self) -> str:
         """Whose event it is."""
-        return str(self.row["user_id"])
+        return str(self._row["user_id"])
 
     def opened_with(self, key: DataKey) -> FoldedEvent:
         """The event for its consumers; its body is opened on use, once."""
-        row = self.row
+        self._key = key
+        _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at = self._row
         return FoldedEvent(
-            event_id=row["event_id"],
-            user_id=row["user_id"],
-            event_type=row["event_type"],
-            timestamp=row["timestamp"],
-            session_id=row["session_id"],
-            received_at=row["received_at"],
-            historical=row["historical"],
-            body=_opened_once(key, row["body"]),
+            event_id, user_id, event_type, timestamp, session_id, received_at, historical, self._body
         )
 
-
-def _opened_once(key: DataKey, sealed: bytes) -> Callable[[], Mapping[str, Any]]:
-    held: list[Mapping[str, Any]] = []
-
-    def body() -> Mapping[str, Any]:
-        if not held:
-            opened = key.open_json(BODY, sealed)
+    def _body(self) -> Mapping[str, Any]:
+        if self._opened is None:
+            assert self._key is not None  # it is given where this method is handed out
+            opened = self._key.open_json(BODY, self._row["body"])
             if not isinstance(opened, Mapping):
                 raise Unfoldable("an event's body is an object")
-            held.append(opened)
-        return held[0]
-
-    return body
+            self._opened = opened
+        return self._opened
 
 
 async def announce(connection: Connection) -> None:
@@ -101,7 +99,7 @@ async def read(connection: Connection, shard: int, after: Position, limit: int) 
     Call it before the transaction writes anything: its own transaction id would hide later rows.
     """
     rows = await connection.fetch(
-        f"""SELECT generation, xid, sequence, {_EVENT} FROM events
+        f"""SELECT {_ROW} FROM events
              WHERE shard = $1 AND (generation, xid, sequence) > ($2, $3, $4)
                AND (generation < (SELECT generation FROM log_generation)
                     OR xid < pg_snapshot_xmin(pg_current_snapshot()))
@@ -110,7 +108,7 @@ async def read(connection: Connection, shard: int, after: Position, limit: int) 
         *after,
         limit,
     )
-    return [LoggedEvent(Position(row[0], row[1], row[2]), row) for row in rows]
+    return [LoggedEvent(row) for row in rows]
 
 
 async def more(connection: Connection, shard: int, after: Position) -> bool:
@@ -152,10 +150,10 @@ async def find_event(
 ) -> LoggedEvent | None:
     """One event by its id; user and timestamp say where to look. None where retention has taken it."""
     row = await connection.fetchrow(
-        f"""SELECT generation, xid, sequence, {_EVENT} FROM events
+        f"""SELECT {_ROW} FROM events
              WHERE user_id = $1 AND timestamp = $2 AND event_id = $3""",
         user_id,
         timestamp,
         event_id,
     )
-    return None if row is None else LoggedEvent(Position(row[0], row[1], row[2]), row)
+    return None if row is None else LoggedEvent(row)

@@ -31,9 +31,12 @@ class Unfoldable(ValueError):
     """An event isn't what its type says; the text never holds anything of it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class FoldedEvent:
-    """An event as consumers of the log see it. Its body is opened only for those who ask for it."""
+    """An event as consumers of the log see it; nobody changes it (to freeze it would triple the cost of one).
+
+    Its body is opened only for those who ask for it.
+    """
 
     event_id: str
     user_id: str

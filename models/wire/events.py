@@ -54,6 +54,19 @@ class Word:
         return schema
 
 
+class AsItIs:
+    """A JSON object whose content is checked elsewhere. Not copied: that would cost more than all other checks."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            core_schema.is_instance_schema(dict), "invalid_type", custom_error_message="must be an object"
+        )
+
+    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "object", "additionalProperties": True}
+
+
+JsonObject = Annotated[dict[str, Any], AsItIs()]
 EventId = Annotated[
     str, Word(_PRINTABLE, "invalid_event_id", "must be 1 to 128 printable characters", MAX_ID, ("e-1",))
 ]
@@ -93,12 +106,24 @@ class EventInput(Wire):
         description="When it happened: at most 24 h ahead, and inside the retention of events."
     )
     session_id: SessionId
-    event_properties: dict[str, Any] | None = Field(
-        default=None, description="As the event type's schema has them."
-    )
-    device_info: dict[str, Any] | None = None
-    location: dict[str, Any] | None = None
+    event_properties: JsonObject | None = Field(default=None, description="As the event type's schema has them.")
+    device_info: JsonObject | None = None
+    location: JsonObject | None = None
     referrer: Annotated[str, Field(max_length=MAX_REFERRER)] | None = None
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What is sealed of the event: those of the last four that were sent."""
+        found: dict[str, Any] = {}
+        if self.event_properties is not None:
+            found["event_properties"] = self.event_properties
+        if self.device_info is not None:
+            found["device_info"] = self.device_info
+        if self.location is not None:
+            found["location"] = self.location
+        if self.referrer is not None:
+            found["referrer"] = self.referrer
+        return found
 
 
 EVENTS: TypeAdapter[list[EventInput]] = TypeAdapter(list[EventInput])

@@ -102,7 +102,9 @@ def parse_moment(value: str, years: range = _YEARS) -> datetime:
     if _MOMENT.fullmatch(value) is None:
         raise ValueError("not RFC 3339")
     try:
-        moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
+        moment = datetime.fromisoformat(value if value.isupper() else value.upper())
+        if moment.tzinfo is not UTC:
+            moment = moment.astimezone(UTC)
     except OverflowError:
         raise ValueError("out of range") from None
     if moment.year not in years:
