@@ -26,12 +26,13 @@ test-slow: $(READY) ## the tests that start whole stacks or load them
 test-chaos: $(READY) ## the tests that kill processes under load
 	@exec $(BIN)/python -m pytest -q -m chaos $(ARGS)
 
-check: $(READY) ## lint, format, types, import contract, migrations in step with the models
+check: $(READY) ## lint, format, types, import contract, migrations and data map in step with the models
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/python -m cli check-migrations
+	$(BIN)/python -m cli data-map --check
 
 format: $(READY) ## put the code into its format
 	$(BIN)/ruff check --fix .

@@ -124,6 +124,25 @@ def check_migrations() -> None:
     typer.echo("The migrations give the schema that the models declare.")
 
 
+@app.command(name="data-map")
+def data_map(
+    check: Annotated[bool, typer.Option("--check", help="Only say whether the page is up to date.")] = False,
+    file: Annotated[Path, typer.Option(help="The page.")] = Path("docs/data-map.md"),
+) -> None:
+    """Write the data map: every table and column, how it is sealed, masked and kept (for developers and CI)."""
+    from models.data_map import UndeclaredError, page
+
+    try:
+        wanted = page()
+    except UndeclaredError as problem:
+        raise BadConfiguration(str(problem)) from None
+    if not check:
+        file.write_text(wanted)
+    elif not file.exists() or file.read_text() != wanted:
+        raise BadConfiguration(f"{file} is out of date; write it anew with `perennial data-map`.")
+    typer.echo(f"{file} says what the tables declare.")
+
+
 @app.command(name="import")
 def import_file(
     file: Annotated[Path, typer.Argument(help="CSV or NDJSON.", exists=True, dir_okay=False)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from temporalio import activity
 
 from models.messages.execution import Progress, Recorded
-from privacy.sealing import Sealer
+from privacy.sealing import DataKey, Sealer
 from runtime.database import Database
 from store import data_keys, instances, waits
 from store.connection import Connection
@@ -32,7 +32,7 @@ class Instances:
             if key is None:
                 return Recorded()
             await instances.write_progress(connection, key, progress, run_id)
-            await _settle_waits(connection, progress)
+            await _settle_waits(connection, key, progress)
         if progress.waiting_for is None or progress.current_step is None:
             return Recorded()
         async with self._database.transaction() as connection:
@@ -48,7 +48,7 @@ class Instances:
             )
 
 
-async def _settle_waits(connection: Connection, progress: Progress) -> None:
+async def _settle_waits(connection: Connection, key: DataKey, progress: Progress) -> None:
     """Forget waits that have ended, and register the one that begins."""
     if progress.status.finished:
         await waits.forget(connection, progress.instance_id, None)
@@ -57,9 +57,9 @@ async def _settle_waits(connection: Connection, progress: Progress) -> None:
     if progress.waiting_for is not None and progress.current_step is not None:
         await waits.register(
             connection,
+            key,
             progress.workflow_id,
             progress.instance_id,
-            progress.user_id,
             progress.current_step,
             progress.waiting_for,
         )

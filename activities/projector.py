@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -36,7 +36,7 @@ from activities.wake_ups import Bell, WakeUps
 from models.messages.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
 from models.rules.folding import FoldedEvent, Projection
 from models.rules.triggers import WorkflowTrigger
-from privacy.sealing import Sealer
+from privacy.sealing import DataKey, Sealer
 from runtime.database import UNREACHABLE, Database
 from store import consent_lock, data_keys, log, outbox, poison, projection
 from store.connection import Connection
@@ -113,6 +113,7 @@ class _Batch:
     events: list[FoldedEvent]
     projection: Projection
     refused: list[Refused]
+    keys: Mapping[str, DataKey]
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,12 @@ class Follower:
         """
         users = {each.user_id for each in logged}
         await consent_lock.share(connection, users)
-        keys = await data_keys.find(connection, self._sealer, users)
-        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [])
+        found = await data_keys.find(connection, self._sealer, users)
+        keys = {user_id: key for user_id, key in found.items() if key is not None}
+        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys)
         for number, each in enumerate(logged, 1):
-            key = keys.get(each.user_id)
-            if key is not None:
-                self._try(batch, each.opened_with(key))
+            if each.user_id in keys:
+                self._try(batch, each.opened_with(keys[each.user_id]))
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return batch
@@ -210,8 +211,8 @@ class Follower:
 
     async def _take(self, connection: Connection, batch: _Batch) -> None:
         await log.move(connection, PROJECTOR, self._shard, batch.before, batch.to)
-        await projection.write(connection, batch.projection)
-        await outbox.enqueue(connection, batch.events, self._triggers)
+        await projection.write(connection, batch.projection, batch.keys)
+        await outbox.enqueue(connection, batch.events, self._triggers, batch.keys)
         await poison.set_aside(connection, PROJECTOR, batch.refused)
         for each in batch.refused:
             logger.error(

@@ -1,9 +1,9 @@
 """Which columns hold personal data: declared once, on the table, and read by everything that must obey.
 
-A column whose annotation carries :class:`Personal` is sealed with the person's data key (AES-256-GCM, bound
-to person, table and column) and is `bytea` in Postgres. Where the declaration names a mask, the attribute tells
-who somebody is (PII) and is masked for everyone but admins; one without a mask, such as an age or a language, is
-sealed at rest as well, but tells nobody apart and is what operators and analysts work with.
+A column declared with :func:`personal` is sealed with the person's data key (AES-256-GCM, bound to person, table
+and column) and is `bytea` in Postgres. It is masked as the declaration says for everyone who may not see whom data
+is about, and it belongs to what an export of the person holds. :mod:`models.data_map` writes all of it down, and
+refuses a text in the clear of which nobody has said what it holds.
 """
 
 from __future__ import annotations
@@ -22,17 +22,24 @@ class Mask(StrEnum):
     WORDS = "words"
     DATE = "date"
     ALL = "all"
+    TEXTS = "texts"
+    """A JSON document: its shape, numbers and the platform's own words stay, every other text goes."""
+    EVENT = "event"
+    """An event's body: as its type declares (:mod:`models.rules.event_privacy`)."""
+    ANSWERED = "answered"
+    """An answer, kept as it was masked for the key that got it; no other key is ever given it."""
 
 
 @dataclass(frozen=True)
 class Personal:
-    """The declaration: sealed at rest, and masked if ``mask`` is given."""
+    """The declaration: sealed at rest, and masked; ``mask`` is None for what names an object, not a person."""
 
-    mask: Mask | None = None
+    mask: Mask | None = Mask.ALL
 
 
-def personal(mask: Mask | None = None, *, nullable: bool = True) -> Any:
-    """A table column that holds personal data, sealed; use as the field's default."""
+def personal(mask: Mask | None = Mask.ALL, *, nullable: bool = True) -> Any:
+    """A table column that holds personal data, sealed; use as the field's default. It is masked unless ``mask``
+    says None in so many words."""
     return Field(
         default=None,
         nullable=nullable,

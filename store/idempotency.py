@@ -26,7 +26,7 @@ class StoredAnswer:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a request found under its key.
+    """What a request found under its key, of which only the digest is kept.
 
     ``replay`` is the answer to repeat, if there is one. ``token`` is the same for every request under the
     same claim and for no other, 22 characters of base64url: what is named after it is made once, however often
@@ -48,6 +48,7 @@ async def claim(
     :data:`KEPT_HOURS` count for nothing. Raises :class:`IdempotencyKeyReused` where the request is another
     one, and :class:`UserErased` where the answer was about a person who has been erased since.
     """
+    idempotency_key = sealer.fingerprint(b"idempotency-key", idempotency_key.encode()).hex()
     while True:
         fresh = await connection.fetchval(
             f"""INSERT INTO idempotent_answers AS a (key_id, idempotency_key, fingerprint) VALUES ($1, $2, $3)

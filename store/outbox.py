@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from models.rules.folding import FoldedEvent, Unfoldable
 from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
-from privacy.sealing import CannotOpen
+from privacy.sealing import CannotOpen, DataKey
 from store import waits
 from store.connection import Connection
 from store.waits import GRACE
@@ -50,13 +50,19 @@ def triggered_instance_id(workflow_id: str, event_id: str) -> str:
 
 
 async def enqueue(
-    connection: Connection, events: Sequence[FoldedEvent], triggers: Sequence[WorkflowTrigger]
+    connection: Connection,
+    events: Sequence[FoldedEvent],
+    triggers: Sequence[WorkflowTrigger],
+    keys: Mapping[str, DataKey],
 ) -> int:
-    """Write the letters that a batch of events gives; says how many. Old data gives none."""
+    """Write the letters that a batch of events gives; says how many. Old data gives none.
+
+    ``keys`` has the data key of each event's person, which opens what waits ask for.
+    """
     fresh = [event for event in events if not event.historical]
     letters = [letter for event in fresh for letter in _starts(event, triggers)]
     if fresh:
-        letters.extend(await _signals(connection, fresh))
+        letters.extend(await _signals(connection, fresh, keys))
     await _write(connection, letters)
     return len(letters)
 
@@ -83,8 +89,10 @@ def _has(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
         return False
 
 
-async def _signals(connection: Connection, events: Sequence[FoldedEvent]) -> list[Letter]:
-    waiting = await waits.of_users(connection, {event.user_id for event in events})
+async def _signals(
+    connection: Connection, events: Sequence[FoldedEvent], keys: Mapping[str, DataKey]
+) -> list[Letter]:
+    waiting = await waits.of_users(connection, {event.user_id: keys[event.user_id] for event in events})
     return [
         _letter("signal", wait.workflow_id, wait.instance_id, wait.step, event)
         for event in events

@@ -14,7 +14,10 @@ import asyncpg
 
 from models.rules.activity import Activity, CurrencyTotal
 from models.rules.folding import Projection, TransactionEntry
+from privacy.sealing import DataKey
 from store.connection import Connection
+
+_ORDER_ID = "transactions.order_id"
 
 ACTIVITY = """
     (SELECT (a.session_count, a.last_session_date, a.total_session_seconds)
@@ -37,12 +40,12 @@ def activity_of(row: Mapping[str, Any] | asyncpg.Record) -> Activity:
     )
 
 
-async def write(connection: Connection, projection: Projection) -> None:
-    """Add a projection to what is stored, in the caller's transaction."""
+async def write(connection: Connection, projection: Projection, keys: Mapping[str, DataKey]) -> None:
+    """Add a projection to what is stored, in the caller's transaction; ``keys`` are those of its people."""
     if projection.sessions:
         await _write_sessions(connection, projection.sessions)
     if projection.transactions:
-        await _write_transactions(connection, list(projection.transactions.values()))
+        await _write_transactions(connection, list(projection.transactions.values()), keys)
     if projection.features:
         await _write_features(connection, projection.features)
 
@@ -83,14 +86,16 @@ async def _write_sessions(
     )
 
 
-async def _write_transactions(connection: Connection, entries: Sequence[TransactionEntry]) -> None:
+async def _write_transactions(
+    connection: Connection, entries: Sequence[TransactionEntry], keys: Mapping[str, DataKey]
+) -> None:
     """Store purchases and refunds; what is new among them goes into the totals."""
     ordered = sorted(entries, key=lambda entry: entry.event_id)
     await connection.execute(
         """
         WITH fresh AS (
             INSERT INTO transactions (event_id, user_id, kind, order_id, amount, currency, occurred_at)
-            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::numeric[], $6::text[],
+            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::numeric[], $6::text[],
                                  $7::timestamptz[])
             ON CONFLICT (event_id) DO NOTHING
             RETURNING user_id, kind, amount, currency, occurred_at)
@@ -106,7 +111,7 @@ async def _write_transactions(connection: Connection, entries: Sequence[Transact
         [entry.event_id for entry in ordered],
         [entry.user_id for entry in ordered],
         [entry.kind for entry in ordered],
-        [entry.order_id for entry in ordered],
+        [keys[entry.user_id].seal_json(_ORDER_ID, entry.order_id) for entry in ordered],
         [entry.amount for entry in ordered],
         [entry.currency for entry in ordered],
         [entry.occurred_at for entry in ordered],
@@ -128,18 +133,20 @@ async def _write_features(connection: Connection, features: Mapping[tuple[str, s
 
 
 async def transactions_page(
-    connection: Connection, user_id: str, *, before: tuple[datetime, str] | None, limit: int
+    connection: Connection, key: DataKey, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[TransactionEntry]:
-    """A user's purchases and refunds, newest first, after a position in that order."""
+    """Purchases and refunds of the key's person, newest first, after a position in that order."""
     rows = await connection.fetch(
         """
         SELECT event_id, user_id, kind, order_id, amount, currency, occurred_at FROM transactions
         WHERE user_id = $1 AND ($2::timestamptz IS NULL OR (occurred_at, event_id) < ($2, $3))
         ORDER BY occurred_at DESC, event_id DESC LIMIT $4
         """,
-        user_id,
+        key.subject,
         before[0] if before else None,
         before[1] if before else None,
         limit,
     )
-    return [TransactionEntry(*row) for row in rows]
+    return [
+        TransactionEntry(**{**row, "order_id": key.open_json(_ORDER_ID, row["order_id"])}) for row in rows
+    ]

@@ -28,11 +28,11 @@ async def replay(
     if logged is None:
         raise EventGone
     event = logged.opened_with(key)
-    folded = Projection()
+    folded, keys = Projection(), {settled.user_id: key}
     try:
         folded.add(event)
-        await projection.write(connection, folded)
-        await outbox.enqueue(connection, [event], triggers)
+        await projection.write(connection, folded, keys)
+        await outbox.enqueue(connection, [event], triggers, keys)
     except Exception as error:
         if poison.is_of_the_event(error):
             raise StillUnusable(type(error).__name__) from None

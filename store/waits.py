@@ -7,7 +7,7 @@ it is the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,6 +22,7 @@ from store.connection import Connection
 GRACE = timedelta(hours=1)
 """How much older than the wait's beginning an event may say it is: clocks differ, and clients round."""
 _LOOKED_AT = 1000
+_FILTER = "event_waits.property_filter"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Waiting:
 
 
 async def register(
-    connection: Connection, workflow_id: str, instance_id: str, user_id: str, step: str, request: WaitRequest
+    connection: Connection, key: DataKey, workflow_id: str, instance_id: str, step: str, request: WaitRequest
 ) -> None:
-    """Register a wait; it counts events that are received from the instance's start on."""
+    """Register a wait of the key's person; it counts events that are received from the instance's start on."""
     await connection.execute(
         """
         INSERT INTO event_waits (instance_id, step, workflow_id, user_id, event_type, since, property_filter)
@@ -48,9 +49,9 @@ async def register(
         instance_id,
         step,
         workflow_id,
-        user_id,
+        key.subject,
         request.event_type,
-        dict(request.where) or None,
+        key.seal_json(_FILTER, dict(request.where) or None),
     )
 
 
@@ -63,12 +64,13 @@ async def forget(connection: Connection, instance_id: str, steps: Collection[str
     )
 
 
-async def of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, list[tuple[Waiting, Any]]]:
-    """The registered waits of some users, each with the time from which events count."""
-    rows = await connection.fetch("SELECT * FROM event_waits WHERE user_id = ANY($1::text[])", list(user_ids))
+async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[str, list[tuple[Waiting, Any]]]:
+    """The registered waits of some users, whose keys these are, each with the time from which events count."""
+    rows = await connection.fetch("SELECT * FROM event_waits WHERE user_id = ANY($1::text[])", list(keys))
     found: dict[str, list[tuple[Waiting, Any]]] = {}
     for row in rows:
-        request = WaitRequest(event_type=row["event_type"], where=row["property_filter"] or {})
+        where = keys[row["user_id"]].open_json(_FILTER, row["property_filter"])
+        request = WaitRequest(event_type=row["event_type"], where=where or {})
         waiting = Waiting(row["workflow_id"], row["instance_id"], row["step"], request)
         found.setdefault(row["user_id"], []).append((waiting, row["since"]))
     return found

@@ -26,7 +26,7 @@ from models.rules.money import written
 from models.vocabulary import Role
 from models.wire.pages import Page
 from models.wire.projection import PoisonEventView, TransactionView
-from store import poison, projection, users
+from store import data_keys, poison, projection, users
 from store.poison import PoisonStatus, StoredPoison
 from store.replay import replay
 from workflows.catalog import triggers
@@ -44,12 +44,15 @@ _POISON = "poison-events"
     responses=problems(UserNotFound, UserErased),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
-async def list_transactions(user_id: UserIdInPath, connection: InTransaction, page: PageQuery) -> Response:
+async def list_transactions(
+    user_id: UserIdInPath, connection: InTransaction, resources: ResourcesOf, page: PageQuery
+) -> Response:
     """List a user's purchases and refunds, newest first, each with the event it came from."""
     position = page.after(_TRANSACTIONS, datetime, str)
     await users.require_present(connection, user_id)
+    key = await data_keys.require(connection, resources.sealer, user_id)
     rows = await projection.transactions_page(
-        connection, user_id, before=(position[0], position[1]) if position else None, limit=page.fetch
+        connection, key, before=(position[0], position[1]) if position else None, limit=page.fetch
     )
     data, pagination = page.cut(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
     return json_response(Page[TransactionView](data=[_transaction(row) for row in data], pagination=pagination))

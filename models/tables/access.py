@@ -9,7 +9,7 @@ from sqlalchemy import Column, Index, Integer, LargeBinary, SmallInteger
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from models.personal import personal
+from models.personal import Mask, personal
 from models.tables.columns import moment, now, words
 
 
@@ -50,11 +50,12 @@ class IdempotentAnswer(SQLModel, table=True):
 
     key_id: str = words(primary_key=True)
     idempotency_key: str = words(primary_key=True)
+    """A keyed digest of it: the caller may have made it of anything, an address too."""
     fingerprint: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """HMAC-SHA256 of method, path and body: another one under the same key is refused."""
     subject: str | None = words(nullable=True)
     """Whose data key seals the answer; it is unreadable once that person is erased."""
     status: int | None = Field(default=None, sa_column=Column(SmallInteger))
     headers: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
-    body: bytes | None = personal()
+    body: bytes | None = personal(Mask.ANSWERED)
     created_at: datetime = now()

@@ -54,7 +54,7 @@ class Event(SQLModel, table=True):
         sa_column=Column(BigInteger, nullable=False, server_default=text("nextval('events_sequence')")),
     )
     historical: bool = Field(sa_column=Column(Boolean, nullable=False))
-    body: bytes | None = personal(Mask.ALL, nullable=False)
+    body: bytes | None = personal(Mask.EVENT, nullable=False)
     """event_properties, device_info, location and referrer as one sealed JSON object."""
     dimensions: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     """What the event type declares as dimensions, and the standard non-personal fields, for analytics."""

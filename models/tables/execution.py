@@ -28,9 +28,9 @@ class Instance(SQLModel, table=True):
     run_id: str | None = words(nullable=True)
     """Temporal's run that last recorded something."""
     max_attempts: int = Field(sa_column=Column(SmallInteger, nullable=False))
-    parameters: bytes | None = personal()
-    variables: bytes | None = personal()
-    error: bytes | None = personal(Mask.ALL)
+    parameters: bytes | None = personal(Mask.TEXTS)
+    variables: bytes | None = personal(Mask.TEXTS)
+    error: bytes | None = personal()
     started_by: str = words()
     """The id of the API key, or what else started it."""
     start_time: datetime = now()
@@ -45,7 +45,7 @@ class Step(SQLModel, table=True):
     instance_id: str = words(primary_key=True)
     step: str = words(primary_key=True)
     position: int = Field(sa_column=Column(SmallInteger, nullable=False))
-    result: bytes | None = personal()
+    result: bytes | None = personal(Mask.TEXTS)
     completed_at: datetime = now()
 
 
@@ -60,7 +60,7 @@ class Attempt(SQLModel, table=True):
     started_at: datetime = now()
     ended_at: datetime | None = moment(nullable=True)
     error_type: str | None = words(nullable=True)
-    error_message: bytes | None = personal(Mask.ALL)
+    error_message: bytes | None = personal()
     interrupted: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
     """Ended by trouble of the platform (Postgres away, process killed): it doesn't count."""
 
@@ -82,8 +82,8 @@ class OutboxMessage(SQLModel, table=True):
     template: str = words()
     status: str = words()
     recipient: bytes | None = personal(Mask.EMAIL)
-    subject: bytes | None = personal(Mask.ALL)
-    body: bytes | None = personal(Mask.ALL)
+    subject: bytes | None = personal()
+    body: bytes | None = personal()
     created_at: datetime = now()
     sent_at: datetime | None = moment(nullable=True)
 

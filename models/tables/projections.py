@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Numeric, text
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+from models.personal import personal
 from models.tables.columns import moment, now, words
 
 
@@ -34,7 +33,8 @@ class Transaction(SQLModel, table=True):
     user_id: str = words()
     kind: str = words()
     """`purchase` or `refund`."""
-    order_id: str | None = words(nullable=True)
+    order_id: bytes | None = personal(None)
+    """Sealed, since it comes from an event's body; it names an order and nobody, so it is shown."""
     amount: Decimal = Field(sa_column=Column(Numeric, nullable=False))
     currency: str = words()
     occurred_at: datetime = moment()
@@ -89,8 +89,8 @@ class EventWait(SQLModel, table=True):
     """A type, a category (`engagement.*`) or `*`."""
     since: datetime = moment()
     """Events that were received before don't count."""
-    property_filter: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
-    """Property names of the event and the values they must have; ids and enumerations, never personal data."""
+    property_filter: bytes | None = personal()
+    """Property names of the event and the values they must have, which an author may take from parameters."""
     registered_at: datetime = now()
 
 

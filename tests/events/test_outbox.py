@@ -71,7 +71,9 @@ class Log:
     async def project(self, *events: FoldedEvent) -> int:
         """Write the letters that events give."""
         async with self._database.transaction() as connection:
-            return await outbox.enqueue(connection, events, SIGNUP)
+            keys = await data_keys.find(connection, self._sealer, {event.user_id for event in events})
+            known = {user_id: key for user_id, key in keys.items() if key is not None}
+            return await outbox.enqueue(connection, events, SIGNUP, known)
 
 
 @pytest.fixture
