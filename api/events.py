@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from api.masking import sees_people
-from models.rules.event_privacy import masked
+from api.masking import event_body_for
 from models.rules.event_types import EventType
 from models.vocabulary import Role
 from models.wire.events import EventView
-from privacy.masking import mask
 from store.events import StoredEvent
 
 
 def event_view(role: Role, stored: StoredEvent, declared: EventType | None) -> EventView:
     """An event as a role reads it: masked, unless the role sees people."""
-    body = stored.body if sees_people(role) else masked(stored.body, declared, mask)
+    body = event_body_for(role, stored.body, declared)
     return EventView(
         event_id=stored.event_id,
         user_id=stored.user_id,

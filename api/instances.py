@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from functools import cache
 from urllib.parse import quote
 
 from api.executions import Sight
-from api.masking import sees_people
+from api.masking import closed_words, value_for
 from models.messages.identity import temporal_workflow_id
+from models.tables.execution import Attempt, Instance, Step
 from models.vocabulary import Role
 from models.wire.workflows import AttemptView, ErrorView, InstanceView, TemporalView
-from privacy.masking import HIDDEN
 from runtime.settings import Settings
 from store.instances import StoredAttempt, StoredInstance
+from workflows.catalog import catalog
+
+_ERROR_TEXTS = ("error_message", "stack_trace")
+
+
+@cache
+def _known_words(workflow_id: str) -> frozenset[str]:
+    """What the workflow's own schema names as choices: no person's words."""
+    definition = catalog().get(workflow_id)
+    return closed_words(definition.parameter_schema()) if definition else frozenset()
 
 
 def instance_view(role: Role, sight: Sight, settings: Settings) -> InstanceView:
     """An instance as a role reads it. Error texts may quote anything, so only admins see them."""
     stored = sight.stored
+    known = _known_words(stored.workflow_id)
     return InstanceView(
         workflow_id=stored.workflow_id,
         instance_id=stored.instance_id,
@@ -25,9 +37,11 @@ def instance_view(role: Role, sight: Sight, settings: Settings) -> InstanceView:
         status=stored.status,
         start_time=stored.start_time,
         end_time=stored.end_time,
-        parameters=stored.parameters,
-        variables=stored.variables,
-        results=stored.results,
+        parameters=value_for(role, Instance, "parameters", stored.parameters, known=known),
+        variables=value_for(role, Instance, "variables", stored.variables, known=known),
+        results={
+            step: value_for(role, Step, "result", each, known=known) for step, each in stored.results.items()
+        },
         error=_error(role, stored),
         retries=[_attempt(role, attempt) for attempt in stored.attempts],
         max_attempts=stored.max_attempts,
@@ -44,21 +58,18 @@ def location(workflow_id: str, instance_id: str) -> str:
 def _error(role: Role, stored: StoredInstance) -> ErrorView | None:
     if stored.error is None:
         return None
-    shown = ErrorView(**stored.error)
-    if sees_people(role):
-        return shown
-    return shown.model_copy(update={"error_message": HIDDEN, "stack_trace": HIDDEN})
+    texts = {name: value_for(role, Instance, "error", stored.error[name]) for name in _ERROR_TEXTS}
+    return ErrorView(**{**stored.error, **texts})
 
 
 def _attempt(role: Role, attempt: StoredAttempt) -> AttemptView:
-    hidden = attempt.error_message is not None and not sees_people(role)
     return AttemptView(
         step=attempt.step,
         attempt=attempt.attempt,
         started_at=attempt.started_at,
         ended_at=attempt.ended_at,
         error_type=attempt.error_type,
-        error_message=HIDDEN if hidden else attempt.error_message,
+        error_message=value_for(role, Attempt, "error_message", attempt.error_message),
         interrupted=attempt.interrupted,
     )
 

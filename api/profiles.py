@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.etags import strong
-from api.masking import masked_profile, sees_people
+from api.masking import profile_for, sees_people
 from models.rules.activity import Activity
 from models.rules.money import average, written
 from models.vocabulary import Purpose, Role
@@ -71,8 +71,7 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
 
 def seen_by(role: Role, stored: StoredUser) -> dict[str, Any]:
     """A profile as a role reads it: masked, unless the role sees people."""
-    document = profile(stored).model_dump(mode="json")
-    return document if sees_people(role) else masked_profile(document)
+    return profile_for(role, profile(stored).model_dump(mode="json"))
 
 
 def answer_to_writer(role: Role, stored: StoredUser, sent: Mapping[str, Any]) -> dict[str, Any]:

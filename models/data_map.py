@@ -207,11 +207,13 @@ _HEAD = """# The data map
 
 <!-- Written by `perennial data-map`; `make check` compares it with the tables. -->
 
-What is kept of people, column by column, read from the declarations on the tables (`models/personal.py`). What is
-declared personal is sealed with the person's data key (AES-256-GCM, bound to person, table and column) and comes
-masked for every role but admin (ADR 0015). What an event type declares as a dimension, and the ids, times and numbers
-that analytics counts, are in the clear; no other text may be, unless `models/data_map.py` says what it holds.
-Retention types are those of `/retention/{data_type}`. *Export* says what `GET /users/{id}/export` is to read.
+What is kept of people, column by column, read from the declarations on the tables (`models/personal.py`).
+
+- What is declared personal is sealed with the person's data key (AES-256-GCM, bound to person, table and
+  column), and comes masked for every role but admin (`api/masking.py`, ADR 0015).
+- What an event type declares as a dimension, and the ids, times and numbers that analytics counts, are in the
+  clear. No other text may be, unless `models/data_map.py` says what it holds.
+- Retention types are those of `/retention/{data_type}`. *Export* says what `GET /users/{id}/export` is to read.
 """
 
 

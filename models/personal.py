@@ -8,11 +8,15 @@ refuses a text in the clear of which nobody has said what it holds.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from sqlmodel import Field, SQLModel
+
+PROPERTY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
+"""What the name of a property looks like; anything else in its place is data, and is masked as such."""
 
 
 class Mask(StrEnum):

@@ -6,11 +6,21 @@ Masks keep what is needed to tell two rows apart at a glance and nothing that na
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
 
-from models.personal import Mask
+from models.personal import PROPERTY_NAME, Mask
+from models.rules.durations import is_duration
+from models.rules.event_types import NAME
+from models.vocabulary import AccountStatus, InstanceStatus, LifecycleStage, MessageStatus, Purpose
 
 HIDDEN = "***"
+
+_VOCABULARIES = (AccountStatus, InstanceStatus, LifecycleStage, MessageStatus, Purpose)
+_WORDS = frozenset(word.value for words in _VOCABULARIES for word in words)
+"""The platform's own words."""
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def mask(kind: Mask, value: Any) -> Any:
@@ -23,7 +33,33 @@ def mask(kind: Mask, value: Any) -> Any:
         return " ".join(_word(word) for word in str(value).split())
     if kind is Mask.DATE:
         return "****-**-**"
+    if kind is Mask.TEXTS:
+        return without_texts(value)
     return HIDDEN
+
+
+def without_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
+    """A JSON document whose texts are hidden, except ids and words of the platform's own, durations, and those
+    of ``known``. Shape, numbers and truth values stay: they name nobody."""
+    if isinstance(value, dict):
+        return {_name(name): _named(name, each, known) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_texts(each, known) for each in value]
+    if not isinstance(value, str) or value in _WORDS or value in known:
+        return value
+    return value if _ID.fullmatch(value) or is_duration(value) else HIDDEN
+
+
+def _named(name: str, value: Any, known: Collection[str]) -> Any:
+    """A member of a document; the event that a wait has found is shown with the id that it has everywhere."""
+    if isinstance(value, str) and (name == "event_id" or (name == "event_type" and NAME.fullmatch(value))):
+        return value
+    return without_texts(value, known)
+
+
+def _name(name: str) -> str:
+    """The name of a property, hidden where it is no name but data."""
+    return name if PROPERTY_NAME.fullmatch(name) else HIDDEN
 
 
 def _word(word: str) -> str:

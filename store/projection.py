@@ -147,6 +147,4 @@ async def transactions_page(
         before[1] if before else None,
         limit,
     )
-    return [
-        TransactionEntry(**{**row, "order_id": key.open_json(_ORDER_ID, row["order_id"])}) for row in rows
-    ]
+    return [TransactionEntry(**{**row, "order_id": key.open_json(_ORDER_ID, row["order_id"])}) for row in rows]

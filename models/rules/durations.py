@@ -33,6 +33,11 @@ def parse_duration(value: Any) -> timedelta:
         return timedelta.max
 
 
+def is_duration(value: str) -> bool:
+    """Whether a text is a duration, and nothing else."""
+    return len(value) <= 64 and _FORM.fullmatch(value) is not None
+
+
 def _bounded(value: timedelta) -> timedelta:
     if value > LONGEST:
         raise PydanticCustomError("out_of_range", "A duration may be ten years at most.")

@@ -2,16 +2,17 @@
 
 Stored: a demographic attribute that the person's preferences forbid is taken out of `location` and
 `device_info`, at whatever depth, under its own name and those under which it usually travels. Shown: what is
-declared personal is masked, and so is every text that no schema describes, since nobody has said what it holds.
+declared personal is masked, and so is every text that no schema describes, since nobody has said what it holds. Of
+`location`, `device_info` and `referrer`, which have no schema, only known codes, kinds and versions are shown.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from models.personal import Mask
+from models.personal import PROPERTY_NAME, Mask
 from models.rules.event_types import EventType
 from models.wire.countries import COUNTRIES
 
@@ -36,11 +37,22 @@ DEVICE_TYPES = frozenset(
     {"desktop", "laptop", "mobile", "phone", "smartphone", "tablet", "tv", "console"}
     | {"wearable", "watch", "car", "bot", "web", "ios", "android", "other"}
 )
-_SHOWN_OF_LOCATION = frozenset({"country", "country_code", "country_name", "region", "continent", "timezone"})
-_SHOWN_OF_DEVICE = frozenset(
-    {"device_type", "type", "platform", "os", "os_version", "browser", "browser_version"}
-    | {"language", "app_version", "sdk_version"}
+_SYSTEMS = frozenset(
+    {"ios", "ipados", "android", "windows", "macos", "linux", "chromeos", "harmonyos"}
+    | {"chrome", "safari", "firefox", "edge", "opera", "brave", "samsung internet"}
 )
+_VERSION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,7}){0,3}", re.ASCII)
+_VERSIONS = frozenset({"os_version", "browser_version", "app_version", "sdk_version"})
+_KNOWN_VALUES: Mapping[str, Collection[str]] = {
+    "country": {code.lower() for code in COUNTRIES},
+    "country_code": {code.lower() for code in COUNTRIES},
+    "device_type": DEVICE_TYPES,
+    "type": DEVICE_TYPES,
+    "platform": _SYSTEMS | DEVICE_TYPES,
+    "os": _SYSTEMS,
+    "browser": _SYSTEMS,
+}
+"""What is shown of `location` and `device_info`, by name, in lower case: values that many people share."""
 _WHERE_PEOPLE_ARE = ("location", "device_info")
 
 
@@ -92,22 +104,20 @@ def masked(body: Mapping[str, Any], declared: EventType | None, mask: Masker) ->
     if body.get("event_properties"):
         shown["event_properties"] = _masked_properties(body["event_properties"], declared, mask)
     if body.get("location"):
-        shown["location"] = _only(body["location"], _SHOWN_OF_LOCATION, mask)
+        shown["location"] = _only_known(body["location"], mask)
     if body.get("device_info"):
-        shown["device_info"] = _only(body["device_info"], _SHOWN_OF_DEVICE, mask)
+        shown["device_info"] = _only_known(body["device_info"], mask)
     if body.get("referrer"):
-        shown["referrer"] = _masked_address(body["referrer"], mask)
+        shown["referrer"] = mask(Mask.ALL, body["referrer"])
     return shown
 
 
 def _masked_properties(properties: Mapping[str, Any], declared: EventType | None, mask: Masker) -> dict[str, Any]:
-    described = declared.declared if declared else frozenset()
-    shown = {
-        name: value if name in described else _without_texts(value, mask) for name, value in properties.items()
-    }
+    shown: Any = properties
     for pointer in declared.pii if declared else ():
         shown = _masked_at(shown, _parts(pointer), mask)
-    return shown
+    described: dict[str, Any] = _described(shown, declared.schema if declared else {}, mask)
+    return described
 
 
 def _parts(pointer: str) -> list[str]:
@@ -127,40 +137,43 @@ def _masked_at(value: Any, parts: list[str], mask: Masker) -> Any:
     return value
 
 
-def _only(group: Mapping[str, Any], shown: Collection[str], mask: Masker) -> dict[str, Any]:
-    return {name: _of_group(name, value, shown, mask) for name, value in group.items()}
+def _described(value: Any, schema: Any, mask: Masker) -> Any:
+    """A value of which a schema describes what it describes; other texts in it are masked."""
+    schema = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, dict):
+        parts = schema.get("properties")
+        parts = parts if isinstance(parts, Mapping) else {}
+        known = {name: _described(each, parts[name], mask) for name, each in value.items() if name in parts}
+        return {
+            **known,
+            **{_name(name, mask): mask(Mask.TEXTS, each) for name, each in value.items() if name not in known},
+        }
+    if isinstance(value, list):
+        items = schema.get("items")
+        return [_described(each, items, mask) if items else mask(Mask.TEXTS, each) for each in value]
+    return value
 
 
-def _of_group(name: str, value: Any, shown: Collection[str], mask: Masker) -> Any:
-    if name == "city" and isinstance(value, str):
+def _name(name: str, mask: Masker) -> str:
+    """The name of a property, masked where it is no name but data."""
+    return name if PROPERTY_NAME.fullmatch(name) else str(mask(Mask.ALL, name))
+
+
+def _only_known(group: Mapping[str, Any], mask: Masker) -> dict[str, Any]:
+    return {_name(name, mask): _of_group(name, value, mask) for name, value in group.items()}
+
+
+def _of_group(name: str, value: Any, mask: Masker) -> Any:
+    if not isinstance(value, str):
+        return value if isinstance(value, bool) else _all_masked(value, mask)
+    if name == "city":
         return mask(Mask.WORDS, value)
-    return value if name in shown and isinstance(value, str | bool) else _all_masked(value, mask)
+    known = value.lower() in _KNOWN_VALUES.get(name, ()) or (name in _VERSIONS and _VERSION.fullmatch(value))
+    return value if known else mask(Mask.ALL, value)
 
 
 def _all_masked(value: Any, mask: Masker) -> Any:
     """Every value masked; names and shape stay."""
     if isinstance(value, dict):
-        return {name: _all_masked(each, mask) for name, each in value.items()}
+        return {_name(name, mask): _all_masked(each, mask) for name, each in value.items()}
     return [_all_masked(each, mask) for each in value] if isinstance(value, list) else mask(Mask.ALL, value)
-
-
-def _without_texts(value: Any, mask: Masker) -> Any:
-    """Every text masked; numbers and truth values name nobody."""
-    if isinstance(value, dict):
-        return {name: _without_texts(each, mask) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_without_texts(each, mask) for each in value]
-    return mask(Mask.ALL, value) if isinstance(value, str) else value
-
-
-def _masked_address(address: str, mask: Masker) -> str:
-    """Where a referrer leads, without what it was asked: host and path, no user, query or fragment."""
-    try:
-        parts = urlsplit(address)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host:
-        return str(mask(Mask.ALL, address))
-    query = str(mask(Mask.ALL, parts.query)) if parts.query else ""
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))

@@ -149,7 +149,7 @@ class UserSearch(Wire):
 class Demographics(Answer):
     """Demographic attributes; null where unknown, or not consented to."""
 
-    age: int | str | None = None
+    age: int | str | None = Field(default=None, description="A string only where it is masked.")
     date_of_birth: str | None = Field(default=None, examples=["1992-01-01"])
     gender: str | None = None
     country: str | None = None

@@ -328,6 +328,8 @@ async def test_operators_and_analysts_see_masks(api: Clients, role: Role) -> Non
     assert masked["name"] == "A** L*******"
     assert masked["demographics"]["date_of_birth"] == "****-**-**"
     assert masked["demographics"]["city"] == "B*****"
+    for name in ("age", "gender", "timezone", "language", "device_type"):
+        assert masked["demographics"][name] == "***"
     for secret in ("Lovelace", 'Berlin"', "1992", "u-1@"):
         assert secret not in str(masked)
     assert masked["demographics"]["country"] == full["demographics"]["country"]

@@ -1,0 +1,76 @@
+"""Masked JSON documents: what of parameters, variables and results those see who see no people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.masking import closed_words, value_for
+from models.personal import Mask
+from models.tables.execution import Attempt, Instance, OutboxMessage, Step
+from models.tables.projections import Transaction
+from models.vocabulary import Role
+from privacy.masking import mask, without_texts
+
+SHOWN = {
+    "message_id": "0" * 32,
+    "status": "withdrawn",
+    "first_activity_within": "PT1H30M",
+    "event_id": "e-1",
+    "event_type": "engagement.page_view",
+    "count": 3,
+    "nudged": True,
+    "nothing": None,
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def test_ids_durations_and_words_of_ours_stay() -> None:
+    assert mask(Mask.TEXTS, SHOWN) == SHOWN
+
+
+@pytest.mark.parametrize(
+    ("hidden", "seen"),
+    [
+        ("Ada", "***"),
+        ({"note": "Ada", "n": 1}, {"note": "***", "n": 1}),
+        ([["Ada"], 2.5], [["***"], 2.5]),
+        ({"ada@example.com": "x"}, {"***": "***"}),
+        ({"event_type": "Ada Lovelace"}, {"event_type": "***"}),
+        ({"event_id": {"name": "Ada"}}, {"event_id": {"name": "***"}}),
+        ("Active", "***"),
+        ("P1D for Ada", "***"),
+    ],
+)
+def test_every_other_text_goes(hidden: Any, seen: Any) -> None:
+    assert mask(Mask.TEXTS, hidden) == seen
+
+
+@given(JSON)
+def test_masking_a_masked_document_changes_nothing(document: Any) -> None:
+    once = without_texts(document)
+    assert without_texts(once) == once
+
+
+def test_choices_that_a_schema_names_stay() -> None:
+    schema = {"properties": {"plan": {"enum": ["gold", 1]}, "kind": {"anyOf": [{"const": "late"}, {}]}}}
+    assert closed_words(schema) == {"gold", "late"}
+    document = {"plan": "gold", "kind": "late", "note": "golden"}
+    seen = value_for(Role.ANALYST, Instance, "parameters", document, known=closed_words(schema))
+    assert seen == {"plan": "gold", "kind": "late", "note": "***"}
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR])
+def test_each_column_is_masked_as_it_declares(role: Role) -> None:
+    assert value_for(role, Instance, "error", "450 ada@example.com is away") == "***"
+    assert value_for(role, Attempt, "error_message", None) is None
+    assert value_for(role, Step, "result", {"note": "Ada"}) == {"note": "***"}
+    assert value_for(role, OutboxMessage, "recipient", "ada@example.com") == "a**@e******.com"
+    assert value_for(role, Transaction, "order_id", "o-1") == "o-1"
+    assert value_for(Role.ADMIN, Instance, "error", "as it is") == "as it is"
