@@ -70,7 +70,9 @@ def startables() -> dict[str, Startable]:
 def build_worker(client: Client, settings: Settings, database: Database, sealer: Sealer) -> Worker:
     """A worker for all lifecycle workflows and their activities."""
     transport = SmtpTransport(settings) if settings.smtp_url else None
-    messages = Messages(database, sealer, transport, resend_unconfirmed=settings.smtp_unconfirmed == "resend")
+    purposes = {name: definition.purpose for name, definition in catalog().items()}
+    resend = settings.smtp_unconfirmed == "resend"
+    messages = Messages(database, sealer, transport, purposes, resend_unconfirmed=resend)
     instances = Instances(database, sealer)
     profiles = Profiles(database)
     projector = Projector(database, sealer, triggers())

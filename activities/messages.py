@@ -11,11 +11,17 @@ Argument, by the line at which the process dies (the message's status in bracket
 4. after ``sent`` commits [sent]: the next attempt reads it back.
 
 A refusal or failure that the server has answered for is known, and puts the message back to ``pending``.
+
+Consent to the purpose of the message's workflow is read twice: with the intent, so that a mail server isn't even
+told of the address; and, what counts, in the transaction of ``about_to``, behind the lock that a withdrawal takes
+(:func:`store.messages.release`). A message whose person doesn't consent then is ``withheld``, and stays so.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -23,10 +29,13 @@ from temporalio.exceptions import ApplicationError
 from activities.templates import template
 from activities.transport import Envelope, HandoverUncertain, MessageRefused, Transport
 from models.messages.execution import CleanedUp, CleanUp, Delivery, Message
-from models.vocabulary import MessageStatus
+from models.vocabulary import MessageStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
 from store import messages
+from store.connection import Connection
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 30.0
 """How long to wait for Postgres while a message is on the wire; below the step's time-out."""
@@ -36,11 +45,19 @@ class Messages:
     """Sends messages through the outbox table and, where one is configured, a transport."""
 
     def __init__(
-        self, database: Database, sealer: Sealer, transport: Transport | None, *, resend_unconfirmed: bool
+        self,
+        database: Database,
+        sealer: Sealer,
+        transport: Transport | None,
+        purposes: Mapping[str, Purpose | None],
+        *,
+        resend_unconfirmed: bool,
     ) -> None:
+        """``purposes`` has the purpose of each lifecycle workflow; one that isn't there counts as marketing."""
         self._database = database
         self._sealer = sealer
         self._transport = transport
+        self._purposes = purposes
         self._resend_unconfirmed = resend_unconfirmed
 
     @activity.defn(name="messages.send")
@@ -50,12 +67,15 @@ class Messages:
         The recipient's address is read now, just in time, and is the same at every attempt of this step.
         """
         text = template(message.template)
+        context = message.step_context
+        purpose = self._purposes.get(context.workflow_id, Purpose.MARKETING)
         async with self._database.transaction() as connection:
-            intent = await messages.intend(
-                connection, self._sealer, message.step_context, message.template, text.render
-            )
+            intent = await messages.intend(connection, self._sealer, context, message.template, text.render)
+            permitted = await messages.permitted(connection, context.user_id, purpose)
+        if intent.status is MessageStatus.PENDING and not permitted:
+            return await self._settle(intent, MessageStatus.WITHHELD)
         if intent.status is MessageStatus.PENDING or self._may_resend(intent.status):
-            return await self._transmit(intent)
+            return await self._transmit(intent, context.user_id, purpose)
         if intent.status is MessageStatus.SENDING:
             return await self._settle(intent, MessageStatus.UNCONFIRMED)
         return Delivery(message_id=intent.message_id, status=intent.status)
@@ -70,20 +90,27 @@ class Messages:
     def _may_resend(self, status: MessageStatus) -> bool:
         return status is MessageStatus.SENDING and self._resend_unconfirmed
 
-    async def _transmit(self, intent: messages.Intent) -> Delivery:
+    async def _transmit(self, intent: messages.Intent, user_id: str, purpose: Purpose | None) -> Delivery:
+        async def release(to: Literal[MessageStatus.SENDING, MessageStatus.OUTBOX]) -> MessageStatus:
+            released = await self._patiently(
+                lambda connection: messages.release(connection, intent.message_id, user_id, purpose, to)
+            )
+            return released or MessageStatus.WITHDRAWN
+
         if self._transport is None:
-            return await self._settle(intent, MessageStatus.OUTBOX)
+            return Delivery(message_id=intent.message_id, status=await release(MessageStatus.OUTBOX))
 
         async def about_to() -> None:
-            if not await self._write(intent, MessageStatus.SENDING):
-                raise _WithdrawnError
+            status = await release(MessageStatus.SENDING)
+            if status is not MessageStatus.SENDING:
+                raise _HeldBackError(status)
 
         try:
             await self._transport.hand_over(
                 Envelope(intent.message_id, intent.recipient, intent.subject, intent.body), about_to
             )
-        except _WithdrawnError:
-            return Delivery(message_id=intent.message_id, status=MessageStatus.WITHDRAWN)
+        except _HeldBackError as held_back:
+            return Delivery(message_id=intent.message_id, status=held_back.status)
         except HandoverUncertain:
             if self._resend_unconfirmed:
                 raise
@@ -97,22 +124,26 @@ class Messages:
         return await self._settle(intent, MessageStatus.SENT)
 
     async def _settle(self, intent: messages.Intent, status: MessageStatus) -> Delivery:
-        await self._write(intent, status)
+        await self._patiently(lambda connection: messages.settle(connection, intent.message_id, status))
         return Delivery(message_id=intent.message_id, status=status)
 
-    async def _write(self, intent: messages.Intent, status: MessageStatus) -> bool:
+    async def _patiently(self, write: Callable[[Connection], Awaitable[T]]) -> T:
         """Write a status, patiently: what is known of a message on the wire must not be lost because
-        Postgres is being restarted at that moment. Says whether the message could take that status."""
+        Postgres is being restarted at that moment."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    return await messages.settle(connection, intent.message_id, status)
+                    return await write(connection)
             except UNREACHABLE:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(0.2)
 
 
-class _WithdrawnError(Exception):
-    """The instance was cancelled between the intent and the hand-over."""
+class _HeldBackError(Exception):
+    """Between the intent and the hand-over the instance was cancelled, or the consent withdrawn."""
+
+    def __init__(self, status: MessageStatus) -> None:
+        super().__init__(status)
+        self.status = status

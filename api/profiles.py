@@ -37,7 +37,9 @@ def profile(stored: StoredUser) -> UserProfile:
         demographics=Demographics(**known.demographics),
         privacy_preferences=dict(known.privacy_preferences),
         consents=Consents(**known.consents),
-        behavior=_behavior(stored.activity, engagement_score=0.0 if profiling else None),
+        behavior=_behavior(
+            stored.activity, engagement_score=stored.activity.engagement_score(profiling=profiling)
+        ),
         transactions=_transactions(stored.activity, known.subscription_tier),
         created_at=stored.created_at,
         updated_at=stored.updated_at,

@@ -5,24 +5,26 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from models.errors import UserErased
 from models.messages.execution import StepContext
-from models.vocabulary import MessageStatus
+from models.vocabulary import MessageStatus, Purpose
 from privacy.sealing import DataKey, Sealer
+from store import consent_lock
 from store.connection import Connection
 
 _NAMESPACE = uuid.UUID("5f0c3f0e-8d7c-4a57-9d6d-0f6f1c1b8a11")
 
 _SETTLES_FROM = {
-    MessageStatus.OUTBOX: ("pending",),
-    MessageStatus.SENDING: ("pending", "sending"),
     MessageStatus.PENDING: ("pending", "sending"),
     MessageStatus.SENT: ("pending", "sending", "unconfirmed"),
     MessageStatus.UNCONFIRMED: ("sending",),
     MessageStatus.REFUSED: ("pending", "sending", "unconfirmed"),
+    MessageStatus.WITHHELD: ("pending",),
 }
-"""From which statuses a message may come into each: a withdrawn or sent one stays what it is."""
+"""From which statuses a message may come into each: a withdrawn or sent one stays what it is. On its way out it
+goes through :func:`release` alone."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +98,54 @@ async def _insert(
         key.seal_json("messages.subject", intent.subject),
         key.seal_json("messages.body", intent.body),
     )
+
+
+async def permitted(connection: Connection, user_id: str, purpose: Purpose | None) -> bool:
+    """Whether a person may be written to for a purpose, as it stands now; None needs no consent."""
+    found: bool | None = await connection.fetchval(
+        f"SELECT {_PERMITTED} FROM data_keys k WHERE k.subject = $1", user_id, purpose
+    )
+    return bool(found)
+
+
+_PERMITTED = """k.wrapped IS NOT NULL AND ($2::text IS NULL OR EXISTS (
+    SELECT FROM consents c WHERE c.user_id = k.subject AND c.purpose = $2 AND c.granted))"""
+"""Of a row of ``data_keys k``: the person is there, and consents."""
+
+
+async def release(
+    connection: Connection,
+    message_id: str,
+    user_id: str,
+    purpose: Purpose | None,
+    to: Literal[MessageStatus.SENDING, MessageStatus.OUTBOX],
+) -> MessageStatus | None:
+    """Mark a message as leaving, if its person consents to its purpose at this very moment; what it is then.
+
+    Otherwise it is withheld; one that an earlier attempt may have handed over is unconfirmed. None where it may
+    not leave any more, since it was withdrawn.
+
+    The lock is the one that withdrawal and erasure take exclusively (:mod:`store.consent_lock`), and consent is
+    read in the statement after it. So a withdrawal has either committed before this mark, which then sees it; or
+    it commits, and is answered, after the mark has: the message was leaving before the person was told that none
+    would.
+    """
+    await consent_lock.share(connection, [user_id])
+    status = await connection.fetchval(
+        f"""
+        UPDATE messages m
+        SET status = CASE WHEN {_PERMITTED} THEN $4
+                          WHEN m.status = 'sending' THEN 'unconfirmed' ELSE 'withheld' END
+        FROM data_keys k
+        WHERE k.subject = $1 AND m.message_id = $3 AND m.user_id = $1 AND m.status IN ('pending', 'sending')
+        RETURNING m.status
+        """,
+        user_id,
+        purpose,
+        message_id,
+        to.value,
+    )
+    return None if status is None else MessageStatus(status)
 
 
 async def settle(connection: Connection, message_id: str, status: MessageStatus) -> bool:

@@ -22,6 +22,8 @@ class MailServer:
         self.answer: Answer | None = None
         self.refuse_recipients: str | None = None
         self.on_recipient: Callable[[str], None] | None = None
+        self.hold_recipients: asyncio.Event | None = None
+        """Recipients are answered only when this is set."""
         self._server: asyncio.Server | None = None
 
     @property
@@ -38,6 +40,8 @@ class MailServer:
     ) -> str:
         if self.on_recipient:
             self.on_recipient(address)
+        if self.hold_recipients:
+            await self.hold_recipients.wait()
         if self.refuse_recipients:
             return self.refuse_recipients
         envelope.rcpt_tos.append(address)

@@ -1,0 +1,208 @@
+"""Consent to a message's purpose, as it stands when the message is about to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+
+import aiosmtplib
+import pytest
+
+from activities.messages import Messages
+from activities.transport import SmtpTransport
+from models.messages.execution import Message, StepContext
+from models.vocabulary import MessageStatus, Purpose
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from store import consents, data_keys, messages
+from store.connection import Connection
+from store.consents import Statement
+from store.messages import Intent
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+
+PURPOSES: dict[str, Purpose | None] = {"win_back": Purpose.MARKETING, "invoices": None}
+Sending = Callable[[Message], Awaitable[MessageStatus]]
+
+
+def message(customer: Customer, workflow_id: str = "win_back") -> Message:
+    context = StepContext(
+        workflow_id=workflow_id,
+        instance_id=uuid.uuid4().hex,
+        user_id=customer.user_id,
+        step="send_offer",
+        position=1,
+        max_attempts=3,
+    )
+    return Message(template="welcome", context=context)
+
+
+async def consent(database: Database, customer: Customer, granted: bool) -> None:
+    """As `PUT` and `DELETE /users/{id}/consents/marketing` have it: it is answered when this has returned."""
+    async with database.transaction() as connection:
+        if granted:
+            said = Statement(Purpose.MARKETING, True, "form", None, "consent")
+            await consents.state(connection, customer.user_id, said, actor="test")
+        else:
+            await consents.withdraw(connection, customer.user_id, Purpose.MARKETING, actor="test")
+
+
+def sender(database: Database, sealer: Sealer, settings: Settings, *, resend: bool = False) -> Sending:
+    transport = SmtpTransport(settings) if settings.smtp_url else None
+    activity = Messages(database, sealer, transport, PURPOSES, resend_unconfirmed=resend)
+
+    async def send(message: Message) -> MessageStatus:
+        return (await activity.send(message)).status
+
+    return send
+
+
+async def intend(connection: Connection, sealer: Sealer, message: Message) -> Intent:
+    return await messages.intend(connection, sealer, message.step_context, "welcome", lambda name: (name, name))
+
+
+@pytest.fixture
+def send(database: Database, sealer: Sealer, worker_settings: Settings) -> Sending:
+    return sender(database, sealer, worker_settings)
+
+
+async def test_without_consent_the_mail_server_is_not_even_told_of_the_address(
+    customer: Customer, send: Sending, mail: MailServer
+) -> None:
+    told: list[str] = []
+    mail.on_recipient = told.append
+    assert await send(message(customer)) is MessageStatus.WITHHELD
+    assert (told, mail.received) == ([], [])
+
+
+async def test_a_service_workflows_message_needs_no_consent(
+    customer: Customer, send: Sending, mail: MailServer
+) -> None:
+    assert await send(message(customer, "invoices")) is MessageStatus.SENT
+    assert len(mail.to(customer.email)) == 1
+
+
+async def test_a_workflow_that_the_catalogue_does_not_know_counts_as_marketing(
+    customer: Customer, send: Sending
+) -> None:
+    assert await send(message(customer, "of_another_version")) is MessageStatus.WITHHELD
+
+
+async def test_with_consent_it_leaves(
+    customer: Customer, database: Database, send: Sending, mail: MailServer
+) -> None:
+    await consent(database, customer, granted=True)
+    assert await send(message(customer)) is MessageStatus.SENT
+    assert len(mail.to(customer.email)) == 1
+
+
+async def test_a_withdrawal_between_two_attempts_means_no_message(
+    customer: Customer, database: Database, send: Sending, mail: MailServer
+) -> None:
+    await consent(database, customer, granted=True)
+    offer = message(customer)
+    mail.refuse_recipients = "450 busy"
+    with pytest.raises(aiosmtplib.SMTPException):
+        await send(offer)
+    mail.refuse_recipients = None
+    await consent(database, customer, granted=False)
+    assert await send(offer) is MessageStatus.WITHHELD
+    assert mail.received == []
+
+
+async def test_a_withdrawal_while_the_mail_server_has_the_address_means_no_message(
+    customer: Customer, database: Database, send: Sending, mail: MailServer
+) -> None:
+    await consent(database, customer, granted=True)
+    offer, told = message(customer), asyncio.Event()
+    mail.on_recipient = lambda _: told.set()
+    mail.hold_recipients = asyncio.Event()
+    sending = asyncio.ensure_future(send(offer))
+    await told.wait()
+    await consent(database, customer, granted=False)
+    mail.hold_recipients.set()
+    assert await sending is MessageStatus.WITHHELD
+    assert mail.received == []
+    await consent(database, customer, granted=True)
+    assert await send(offer) is MessageStatus.WITHHELD, "it stays so: the person had said no when it was due"
+
+
+async def test_a_withdrawal_is_answered_only_after_a_mark_that_came_before_it(
+    customer: Customer, database: Database, sealer: Sealer
+) -> None:
+    await consent(database, customer, granted=True)
+    offer = message(customer)
+    async with database.transaction() as connection:
+        intent = await messages.intend(
+            connection, sealer, offer.step_context, "welcome", lambda name: (name, name)
+        )
+    async with database.transaction() as marking:
+        status = await messages.release(
+            marking, intent.message_id, customer.user_id, Purpose.MARKETING, MessageStatus.SENDING
+        )
+        assert status is MessageStatus.SENDING
+        withdrawal = asyncio.ensure_future(consent(database, customer, granted=False))
+        await _waits_for_a_lock(database)
+        assert not withdrawal.done()
+    await withdrawal
+
+
+async def _waits_for_a_lock(database: Database) -> None:
+    async with asyncio.timeout(10), database.connection() as connection:
+        while not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_mark_that_waits_for_a_withdrawal_sees_it(
+    customer: Customer, database: Database, send: Sending, mail: MailServer
+) -> None:
+    await consent(database, customer, granted=True)
+    async with database.transaction() as withdrawing:
+        await consents.withdraw(withdrawing, customer.user_id, Purpose.MARKETING, actor="test")
+        sending = asyncio.ensure_future(send(message(customer)))
+        await _waits_for_a_lock(database)
+    assert await sending is MessageStatus.WITHHELD
+    assert mail.received == []
+
+
+async def test_without_a_transport_nothing_is_put_out_that_is_not_consented_to(
+    customer: Customer, database: Database, sealer: Sealer, worker_settings: Settings
+) -> None:
+    send = sender(database, sealer, worker_settings.model_copy(update={"smtp_url": None}))
+    assert await send(message(customer)) is MessageStatus.WITHHELD
+    await consent(database, customer, granted=True)
+    assert await send(message(customer)) is MessageStatus.OUTBOX
+
+
+async def test_what_may_have_been_handed_over_is_not_sent_again_without_consent(
+    customer: Customer, database: Database, sealer: Sealer, worker_settings: Settings, mail: MailServer
+) -> None:
+    send = sender(database, sealer, worker_settings, resend=True)
+    await consent(database, customer, granted=True)
+    offer = message(customer)
+    async with database.transaction() as connection:
+        intent = await messages.intend(
+            connection, sealer, offer.step_context, "welcome", lambda name: (name, name)
+        )
+        await messages.release(
+            connection, intent.message_id, customer.user_id, Purpose.MARKETING, MessageStatus.SENDING
+        )
+    await consent(database, customer, granted=False)
+    assert await send(offer) is MessageStatus.UNCONFIRMED
+    assert mail.received == []
+
+
+async def test_an_erased_person_gets_nothing_not_even_a_service_message(
+    customer: Customer, database: Database, sealer: Sealer
+) -> None:
+    bill = message(customer, "invoices")
+    async with database.transaction() as connection:
+        intent = await intend(connection, sealer, bill)
+        assert (await data_keys.find(connection, sealer, [customer.user_id]))[customer.user_id]
+        await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = $1", customer.user_id)
+        status = await messages.release(
+            connection, intent.message_id, customer.user_id, None, MessageStatus.SENDING
+        )
+    assert status is MessageStatus.WITHHELD
