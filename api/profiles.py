@@ -46,7 +46,7 @@ def profile(stored: StoredUser) -> UserProfile:
     )
 
 
-def _behavior(activity: Activity, *, engagement_score: float | None) -> Behavior:
+def _behavior(activity: Activity, engagement_score: float | None) -> Behavior:
     return Behavior(
         session_count=activity.session_count,
         last_session_date=activity.last_session_date,
@@ -116,5 +116,5 @@ def _tag(stored: StoredUser, *parts: str) -> str:
 
 
 def _digest(activity: Activity) -> str:
-    shown = (_behavior(activity, engagement_score=None), _transactions(activity, None))
+    shown = (_behavior(activity, None), _transactions(activity, None))
     return hashlib.sha256(b"".join(part.model_dump_json().encode() for part in shown)).hexdigest()[:16]
