@@ -1,0 +1,93 @@
+"""Every route of the OpenAPI document, for every role, with things that exist and things that don't."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from models.vocabulary import Role
+from tests.access.table import PARAMETERS, TABLE, Row
+from tests.support.disk import Canaries
+from tests.support.http import Clients
+
+QUASI = ("1971-03-07", "Antarctica", "qx-canary", '"age":107')
+"""Canaries in attributes that take no text of one's choosing."""
+
+
+async def routes_of(client: httpx.AsyncClient) -> dict[str, frozenset[str]]:
+    """The roles of each route, as the document tells them."""
+    document: dict[str, Any] = (await client.get("/openapi.json")).json()
+    return {
+        f"{method.upper()} {path}": frozenset(operation["x-roles"])
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+
+
+async def test_the_table_has_every_route_and_no_other(api: Clients) -> None:
+    routes = await routes_of(api.anonymous)
+    new = sorted(set(routes) - set(TABLE))
+    assert not new, f"{', '.join(new)}: add a row to TABLE in tests/access/table.py that says who may call it"
+    gone = sorted(set(TABLE) - set(routes))
+    assert not gone, f"{', '.join(gone)}: there is no such route; take the row out of tests/access/table.py"
+    for route, row in TABLE.items():
+        assert row.roles == routes[route], route
+
+
+async def test_the_table_knows_every_path_parameter() -> None:
+    for route in TABLE:
+        unknown = set(re.findall(r"{(\w+)}", route)) - set(PARAMETERS)
+        assert not unknown, f"{route}: say in PARAMETERS of tests/access/table.py what exists and what doesn't"
+
+
+def path_of(route: str, *, missing: bool) -> str:
+    """The path with its parameters put in; with ``missing``, the first in PARAMETERS is one that isn't there."""
+    path = route.partition(" ")[2]
+    named = [name for name in PARAMETERS if f"{{{name}}}" in path]
+    for name in named:
+        existing, nothing = PARAMETERS[name]
+        path = path.replace(f"{{{name}}}", nothing if missing and name == named[0] else existing)
+    return path
+
+
+async def ask(api: Clients, route: str, row: Row, role: Role, *, missing: bool) -> httpx.Response:
+    body = None if row.body is None else row.body(role)
+    method = route.partition(" ")[0]
+    return await api.of(role).request(method, path_of(route, missing=missing), json=body)
+
+
+@pytest.mark.parametrize(("route", "row"), TABLE.items(), ids=TABLE.keys())
+async def test_each_role_gets_what_the_table_says_and_no_canary(
+    peopled: Clients, canaries: Canaries, route: str, row: Row
+) -> None:
+    allowed = row.roles or frozenset(Role)
+    for role in sorted(Role, key=lambda each: (each in allowed, each is Role.ADMIN)):  # who may, and admins, last
+        there = await ask(peopled, route, row, role, missing=False)
+        absent = None if row.missing is None else await ask(peopled, route, row, role, missing=True)
+        if role not in allowed:
+            assert there.status_code == 403, (role, there.text)
+            if absent is not None:
+                assert told(absent) == told(there), "a refusal doesn't tell whether the thing exists"
+        else:
+            assert there.status_code == row.existing, (role, there.text)
+            if absent is not None:
+                assert absent.status_code == row.missing, (role, absent.text)
+        for answer in filter(None, (there, absent)):
+            if role is not Role.ADMIN:
+                assert_no_canary(answer, canaries)
+    if row.people:
+        assert canaries.mark in there.text, "an admin sees people here; without that the walk would show nothing"
+
+
+def told(answer: httpx.Response) -> tuple[int, dict[str, Any]]:
+    """What an answer tells, apart from the name of its request."""
+    return answer.status_code, {**answer.json(), "request_id": ""}
+
+
+def assert_no_canary(answer: httpx.Response, canaries: Canaries) -> None:
+    seen = f"{answer.headers} {answer.text}".lower()
+    for canary in (canaries.mark, *QUASI):
+        assert canary.lower() not in seen, f"{answer.request.method} {answer.request.url.path}: {answer.text}"
