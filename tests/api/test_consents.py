@@ -195,3 +195,20 @@ async def test_a_statement_that_waited_for_an_erasure_is_410(
     for answer in await asyncio.gather(*waiting):
         assert_problem(answer, 410, "user_erased")
     assert await owner.fetchval("SELECT count(*) FROM consents") == 0
+
+
+async def test_without_profiling_there_is_no_score_from_the_next_answer_on(api: Clients) -> None:
+    await api.admin.post("/users", json=user(consents={"profiling": True}))
+    assert await scores(api) == {0.0}
+    await api.admin.delete("/users/u-1/consents/profiling")
+    assert await scores(api) == {None}
+    await api.admin.put("/users/u-1/consents/profiling", json=GRANT)
+    assert await scores(api) == {0.0}
+
+
+async def scores(api: Clients) -> set[float | None]:
+    """The score of the one user, wherever it is shown."""
+    one = (await api.analyst.get("/users/u-1")).json()
+    (listed,) = (await api.operator.get("/users")).json()["data"]
+    (searched,) = (await api.admin.post("/users/search", json={"email": "u-1@example.com"})).json()["data"]
+    return {each["behavior"]["engagement_score"] for each in (one, listed, searched)}

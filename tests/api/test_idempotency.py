@@ -103,6 +103,7 @@ async def test_the_answer_is_sealed_and_goes_with_the_person(api: Clients, owner
     row = await owner.fetchrow("SELECT * FROM idempotent_answers")
     assert row is not None
     assert b"Canary" not in row["body"]
+    assert KEY["Idempotency-Key"] not in str(row), "callers may make it of anything"
     assert row["subject"] == "u-1"
     await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
     again = await api.admin.post("/users", json=user(name="Canary Lovelace"), headers=KEY)

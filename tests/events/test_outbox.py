@@ -12,6 +12,7 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
+from models.messages.execution import WaitRequest
 from models.rules.folding import FoldedEvent
 from models.rules.sharding import shard_of
 from models.rules.triggers import WorkflowTrigger, on
@@ -19,7 +20,7 @@ from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.settings import Settings
-from store import data_keys, outbox
+from store import data_keys, outbox, waits
 from tests.support.people import Customer
 from tests.support.runs import Runs
 from worker import startables
@@ -180,3 +181,25 @@ async def test_a_letter_for_an_instance_that_has_ended_is_dropped(
     async with runs.database.connection() as connection, asyncio.timeout(10):
         while await connection.fetchval("SELECT count(*) FROM temporal_outbox"):
             await asyncio.sleep(0.02)
+
+
+async def test_what_a_wait_asks_of_an_event_is_sealed_and_still_decides(
+    database: Database, sealer: Sealer, customer: Customer, runs: Runs, log: Log
+) -> None:
+    instance = await runs.stored(customer.user_id)
+    request = WaitRequest(event_type="transaction.*", where={"order_id": "kanarie-1"})
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, sealer, customer.user_id)
+        await waits.register(connection, key, "onboarding", instance.instance_id, "wait", request)
+        assert "kanarie" not in str(await connection.fetchrow("SELECT * FROM event_waits"))
+        assert b"kanarie" not in await connection.fetchval("SELECT property_filter FROM event_waits")
+    other = await log.store("transaction.refund", order_id="kanarie-2")
+    wanted = await log.store("transaction.refund", order_id="kanarie-1")
+    assert await log.project(other) == 0
+    assert await log.project(wanted) == 1
+    async with database.transaction() as connection:
+        found = await waits.already_recorded(
+            connection, key, instance.instance_id, customer.user_id, "wait", request
+        )
+        assert "kanarie" not in str(await connection.fetch("SELECT * FROM temporal_outbox"))
+    assert [event.event_id for event in found] == [wanted.event_id]
