@@ -14,7 +14,7 @@ A refusal or failure that the server has answered for is known, and puts the mes
 
 Consent to the purpose of the message's workflow is read twice: with the intent, so that a mail server isn't even
 told of the address; and, what counts, in the transaction of ``about_to``, behind the lock that a withdrawal takes
-(:func:`store.messages.release`). A message whose person doesn't consent then is ``withheld``, and stays so.
+(:func:`store.messages.release`). A message whose person doesn't consent then is ``suppressed``, and stays so.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Messages:
             intent = await messages.intend(connection, self._sealer, context, message.template, text.render)
             permitted = await messages.permitted(connection, context.user_id, purpose)
         if intent.status is MessageStatus.PENDING and not permitted:
-            return await self._settle(intent, MessageStatus.WITHHELD)
+            return await self._settle(intent, MessageStatus.SUPPRESSED)
         if intent.status is MessageStatus.PENDING or self._may_resend(intent.status):
             return await self._transmit(intent, context.user_id, purpose)
         if intent.status is MessageStatus.SENDING:

@@ -65,7 +65,7 @@ class MessageStatus(StrEnum):
     `outbox`: written, no transport is configured. `sending`: on the wire, outcome not yet known.
     `unconfirmed`: the process died or the connection broke while the transport had the message, so that
     whether it arrived can't be known (ADR 0007). `withdrawn`: its instance was cancelled before it left.
-    `withheld`: the person didn't consent to its purpose, or was erased, when it was about to leave.
+    `suppressed`: the person didn't consent to its purpose, or was erased, when it was about to leave.
     """
 
     OUTBOX = "outbox"
@@ -75,4 +75,4 @@ class MessageStatus(StrEnum):
     UNCONFIRMED = "unconfirmed"
     REFUSED = "refused"
     WITHDRAWN = "withdrawn"
-    WITHHELD = "withheld"
+    SUPPRESSED = "suppressed"

@@ -18,9 +18,11 @@ from models.vocabulary import AccountStatus, InstanceStatus, LifecycleStage, Mes
 HIDDEN = "***"
 
 _VOCABULARIES = (AccountStatus, InstanceStatus, LifecycleStage, MessageStatus, Purpose)
-_WORDS = frozenset(word.value for words in _VOCABULARIES for word in words)
+_OUTCOMES = ("accepted", "duplicate", "rejected")
+_WORDS = frozenset(word.value for words in _VOCABULARIES for word in words) | frozenset(_OUTCOMES)
 """The platform's own words."""
 _ID = re.compile(r"[0-9a-f]{32}")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]{8,15}(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def mask(kind: Mask, value: Any) -> Any:
@@ -51,9 +53,12 @@ def without_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
 
 
 def _named(name: str, value: Any, known: Collection[str]) -> Any:
-    """A member of a document; the event that a wait has found is shown with the id that it has everywhere."""
-    if isinstance(value, str) and (name == "event_id" or (name == "event_type" and NAME.fullmatch(value))):
-        return value
+    """A member of a document. The event that a wait has found is shown with the id that it has everywhere, and a
+    time under a name for times."""
+    if isinstance(value, str):
+        is_moment = (name == "until" or name.endswith("_at")) and _MOMENT.fullmatch(value)
+        if name == "event_id" or is_moment or (name == "event_type" and NAME.fullmatch(value)):
+            return value
     return without_texts(value, known)
 
 

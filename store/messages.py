@@ -21,7 +21,7 @@ _SETTLES_FROM = {
     MessageStatus.SENT: ("pending", "sending", "unconfirmed"),
     MessageStatus.UNCONFIRMED: ("sending",),
     MessageStatus.REFUSED: ("pending", "sending", "unconfirmed"),
-    MessageStatus.WITHHELD: ("pending",),
+    MessageStatus.SUPPRESSED: ("pending",),
 }
 """From which statuses a message may come into each: a withdrawn or sent one stays what it is. On its way out it
 goes through :func:`release` alone."""
@@ -122,7 +122,7 @@ async def release(
 ) -> MessageStatus | None:
     """Mark a message as leaving, if its person consents to its purpose at this very moment; what it is then.
 
-    Otherwise it is withheld; one that an earlier attempt may have handed over is unconfirmed. None where it may
+    Otherwise it is suppressed; one that an earlier attempt may have handed over is unconfirmed. None where it may
     not leave any more, since it was withdrawn.
 
     The lock is the one that withdrawal and erasure take exclusively (:mod:`store.consent_lock`), and consent is
@@ -135,7 +135,7 @@ async def release(
         f"""
         UPDATE messages m
         SET status = CASE WHEN {_PERMITTED} THEN $4
-                          WHEN m.status = 'sending' THEN 'unconfirmed' ELSE 'withheld' END
+                          WHEN m.status = 'sending' THEN 'unconfirmed' ELSE 'suppressed' END
         FROM data_keys k
         WHERE k.subject = $1 AND m.message_id = $3 AND m.user_id = $1 AND m.status IN ('pending', 'sending')
         RETURNING m.status

@@ -73,7 +73,7 @@ async def test_without_consent_the_mail_server_is_not_even_told_of_the_address(
 ) -> None:
     told: list[str] = []
     mail.on_recipient = told.append
-    assert await send(message(customer)) is MessageStatus.WITHHELD
+    assert await send(message(customer)) is MessageStatus.SUPPRESSED
     assert (told, mail.received) == ([], [])
 
 
@@ -87,7 +87,7 @@ async def test_a_service_workflows_message_needs_no_consent(
 async def test_a_workflow_that_the_catalogue_does_not_know_counts_as_marketing(
     customer: Customer, send: Sending
 ) -> None:
-    assert await send(message(customer, "of_another_version")) is MessageStatus.WITHHELD
+    assert await send(message(customer, "of_another_version")) is MessageStatus.SUPPRESSED
 
 
 async def test_with_consent_it_leaves(
@@ -108,7 +108,7 @@ async def test_a_withdrawal_between_two_attempts_means_no_message(
         await send(offer)
     mail.refuse_recipients = None
     await consent(database, customer, granted=False)
-    assert await send(offer) is MessageStatus.WITHHELD
+    assert await send(offer) is MessageStatus.SUPPRESSED
     assert mail.received == []
 
 
@@ -123,10 +123,10 @@ async def test_a_withdrawal_while_the_mail_server_has_the_address_means_no_messa
     await told.wait()
     await consent(database, customer, granted=False)
     mail.hold_recipients.set()
-    assert await sending is MessageStatus.WITHHELD
+    assert await sending is MessageStatus.SUPPRESSED
     assert mail.received == []
     await consent(database, customer, granted=True)
-    assert await send(offer) is MessageStatus.WITHHELD, "it stays so: the person had said no when it was due"
+    assert await send(offer) is MessageStatus.SUPPRESSED, "it stays so: the person had said no when it was due"
 
 
 async def test_a_withdrawal_is_answered_only_after_a_mark_that_came_before_it(
@@ -163,7 +163,7 @@ async def test_a_mark_that_waits_for_a_withdrawal_sees_it(
         await consents.withdraw(withdrawing, customer.user_id, Purpose.MARKETING, actor="test")
         sending = asyncio.ensure_future(send(message(customer)))
         await _waits_for_a_lock(database)
-    assert await sending is MessageStatus.WITHHELD
+    assert await sending is MessageStatus.SUPPRESSED
     assert mail.received == []
 
 
@@ -171,7 +171,7 @@ async def test_without_a_transport_nothing_is_put_out_that_is_not_consented_to(
     customer: Customer, database: Database, sealer: Sealer, worker_settings: Settings
 ) -> None:
     send = sender(database, sealer, worker_settings.model_copy(update={"smtp_url": None}))
-    assert await send(message(customer)) is MessageStatus.WITHHELD
+    assert await send(message(customer)) is MessageStatus.SUPPRESSED
     await consent(database, customer, granted=True)
     assert await send(message(customer)) is MessageStatus.OUTBOX
 
@@ -205,4 +205,4 @@ async def test_an_erased_person_gets_nothing_not_even_a_service_message(
         status = await messages.release(
             connection, intent.message_id, customer.user_id, None, MessageStatus.SENDING
         )
-    assert status is MessageStatus.WITHHELD
+    assert status is MessageStatus.SUPPRESSED

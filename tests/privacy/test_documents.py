@@ -21,6 +21,8 @@ SHOWN = {
     "first_activity_within": "PT1H30M",
     "event_id": "e-1",
     "event_type": "engagement.page_view",
+    "until": "2026-03-14T12:00:00Z",
+    "called_at": "2026-03-14T12:00:00.123456+02:00",
     "count": 3,
     "nudged": True,
     "nothing": None,
@@ -45,6 +47,7 @@ def test_ids_durations_and_words_of_ours_stay() -> None:
         ({"event_type": "Ada Lovelace"}, {"event_type": "***"}),
         ({"event_id": {"name": "Ada"}}, {"event_id": {"name": "***"}}),
         ("Active", "***"),
+        ({"born": "1971-03-07T00:00:00Z", "seen_at": "Ada's"}, {"born": "***", "seen_at": "***"}),
         ("P1D for Ada", "***"),
     ],
 )
