@@ -2,7 +2,7 @@
 
 Run as a script, by path and with ``python -I -S`` so that it costs some 15 ms::
 
-    launch.py PARENT_PID DEATH_SIGNAL USER|- PROGRAM [ARGUMENT ...]
+    launch.py PARENT_PID DEATH_SIGNAL USER|- NICENESS PROGRAM [ARGUMENT ...]
 
 A wrapper and not subprocess's ``preexec_fn``, which runs Python between fork and exec and can deadlock in a
 process with threads. The user is changed here, before the death signal is asked for: Linux forgets that wish
@@ -41,7 +41,8 @@ def die_with_parent(parent: int, death_signal: int) -> None:
 
 def main() -> None:
     """Read the arguments and become the program."""
-    parent, death_signal, user, *command = sys.argv[1:]
+    parent, death_signal, user, niceness, *command = sys.argv[1:]
+    os.nice(int(niceness))
     if user != "-":
         become_user(user)
     # A shell that starts the stack in the background makes it ignore these; a child would inherit that.

@@ -28,6 +28,8 @@ class Command:
     """The system user to become; only root can."""
     death_signal: signal.Signals = signal.SIGKILL
     """What the child gets when the supervisor dies without having stopped it (Linux)."""
+    niceness: int = 0
+    """How far the program yields the processor to others, 0 to 19."""
 
 
 class ChildProcess:
@@ -51,6 +53,7 @@ class ChildProcess:
             process = await asyncio.create_subprocess_exec(
                 *launch,
                 command.user or "-",
+                str(command.niceness),
                 *command.arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

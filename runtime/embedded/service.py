@@ -33,12 +33,14 @@ class Service:
         environment: Mapping[str, str],
         *,
         probe: Probe | None = None,
+        niceness: int = 0,
     ) -> None:
         self._name = name
         self._home = home
         self._arguments = arguments
         self._environment = environment
         self._probe = probe
+        self._niceness = niceness
         self._starts = 0
         self._process: ChildProcess | None = None
 
@@ -64,7 +66,8 @@ class Service:
         ready_file = self._home.run / f"{self._name}.{self._starts}.ready"
         ready_file.unlink(missing_ok=True)
         environment = {**self._environment, "PERENNIAL_READY_FILE": str(ready_file)}
-        self._process = await ChildProcess.spawn(Command(self._arguments, self.log_file, environment))
+        command = Command(self._arguments, self.log_file, environment, niceness=self._niceness)
+        self._process = await ChildProcess.spawn(command)
         try:
             await self._wait_until_ready(self._process, ready_file)
         except BaseException:

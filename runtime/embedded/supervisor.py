@@ -33,6 +33,8 @@ _BACKOFF_FROM, _BACKOFF_TO = 0.2, 5.0
 _STABLE_SECONDS = 30.0
 # Together less than the 5 s in which everything has to be gone.
 _SERVICE_GRACE, _SERVER_GRACE = 2.7, 1.3
+# On one machine, whoever waits for an answer goes before what follows from it.
+_WORKER_NICENESS = 5
 # make passes SIGTERM on to a child that got it with the process group already: that is one wish, not two.
 _SECOND_WISH_AFTER = 0.3
 
@@ -189,7 +191,8 @@ class Stack:
         services = [Service("api", self._home, [*self._program, "api"], environment, probe=probe)]
         for number in range(1, self._options.workers + 1):
             name = "worker" if number == 1 else f"worker-{number}"
-            services.append(Service(name, self._home, [*self._program, "worker"], environment))
+            arguments = [*self._program, "worker"]
+            services.append(Service(name, self._home, arguments, environment, niceness=_WORKER_NICENESS))
         return services
 
     def _environment(self) -> dict[str, str]:

@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -51,6 +52,13 @@ async def test_a_child_leads_its_own_session_and_writes_to_a_closed_log(tmp_path
     assert await child.wait() == 0
     assert last_line(tmp_path / "log") == f"{child.pid} {child.pid}"
     assert (tmp_path / "log").stat().st_mode & 0o077 == 0
+
+
+async def test_a_program_yields_the_processor_as_far_as_it_is_told(tmp_path: Path) -> None:
+    told = replace(_python("import os; print(os.nice(0))", tmp_path), niceness=5)
+    child = await ChildProcess.spawn(told)
+    assert await child.wait() == 0
+    assert last_line(tmp_path / "log") == str(os.nice(0) + 5)
 
 
 async def test_a_program_that_is_not_there_is_an_exit_code_and_a_line(tmp_path: Path) -> None:
