@@ -14,13 +14,15 @@ from models.tables.registry import TABLES
 ORDINARY = ("SELECT", "INSERT", "UPDATE", "DELETE")
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "consent_history": ("SELECT", "INSERT"),
+    "audit_log": ("SELECT", "INSERT"),
+    "audit_seals": ("SELECT", "INSERT"),
     "events": ("SELECT", "INSERT", "DELETE"),
     "event_ids": ("SELECT", "INSERT", "DELETE"),
     "log_generation": ("SELECT", "UPDATE"),
     "alembic_version": ("SELECT",),
 }
 SEQUENCES = ("events_sequence", "temporal_outbox_outbox_id_seq")
-FUNCTIONS = ("ensure_events_partition(date)",)
+FUNCTIONS = ("ensure_events_partition(date)", "expire_audit_hour()")
 
 
 def grant(connection: Connection, role: str) -> None:

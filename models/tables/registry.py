@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlmodel import SQLModel
 
 from models.tables.access import ApiKey, IdempotentAnswer, RateWindow
+from models.tables.audit import AuditRow, AuditSeal
 from models.tables.events import (
     Event,
     EventId,
@@ -53,6 +54,8 @@ TABLES: tuple[type[SQLModel], ...] = (
     PurchaseTotal,
     EventWait,
     TemporalOutbox,
+    AuditRow,
+    AuditSeal,
 )
 
 metadata = SQLModel.metadata

@@ -59,6 +59,8 @@ APPEND_ONLY = {"SELECT", "INSERT"}
 ERASABLE = {"SELECT", "INSERT", "DELETE"}
 NARROWER = {
     "consent_history": APPEND_ONLY,
+    "audit_log": APPEND_ONLY,
+    "audit_seals": APPEND_ONLY,
     "events": ERASABLE,
     "event_ids": ERASABLE,
     "log_generation": {"SELECT", "UPDATE"},
@@ -87,6 +89,11 @@ async def test_the_runtime_role_may_do_its_work_and_nothing_else(database: Datab
         "TRUNCATE users",
         "UPDATE consent_history SET granted = true",
         "DELETE FROM consent_history",
+        "UPDATE audit_log SET actor = 'nobody'",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
+        "UPDATE audit_seals SET rows = 0",
+        "DELETE FROM audit_seals",
         "UPDATE alembic_version SET version_num = 'x'",
     ],
 )

@@ -1,0 +1,84 @@
+"""The audit log, and the seals on its hours."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, LargeBinary, Text, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlmodel import Field, SQLModel
+
+from models.tables.columns import moment, words
+from models.tables.events import Xid8
+
+
+def _names() -> Any:
+    return Field(sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'")))
+
+
+class AuditRow(SQLModel, table=True):
+    """Every access to personal data; the runtime role may insert and read it, nothing else.
+
+    The order of ``xid`` and ``occurred_at`` is part of the design: defaults are computed in the order of columns,
+    so that a row has its transaction's id before it reads the clock. The sealer rests on that
+    (:mod:`activities.audit`).
+    """
+
+    __tablename__ = "audit_log"
+    __table_args__ = (
+        Index("audit_log_in_order", "occurred_at", "audit_id"),
+        Index("audit_log_of_user", "user_id", "occurred_at", "audit_id"),
+        Index("audit_log_of_actor", "actor", "occurred_at", "audit_id"),
+        Index("audit_log_of_action", "action", "occurred_at", "audit_id"),
+        Index(
+            "audit_log_of_subjects",
+            "subjects",
+            postgresql_using="gin",
+            postgresql_with={"gin_pending_list_limit": 512},
+        ),
+    )
+
+    audit_id: int | None = Field(
+        default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
+    )
+    xid: int = Field(
+        default=None, sa_column=Column(Xid8, nullable=False, server_default=text("pg_current_xact_id()"))
+    )
+    occurred_at: datetime = Field(
+        default=None,
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    )
+    actor: str = words()
+    role: str = words()
+    action: str = words()
+    user_id: str | None = words(nullable=True)
+    subjects: list[str] = _names()
+    fields: list[str] = _names()
+    request_id: str | None = words(nullable=True)
+    outcome: str = words()
+    details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, server_default=text("'{}'")))
+
+
+class AuditSeal(SQLModel, table=True):
+    """The seal on one hour of the audit log; it stays when the hour's rows have expired.
+
+    The runtime role may insert and read it, nothing else.
+    """
+
+    __tablename__ = "audit_seals"
+
+    hour: datetime = Field(default=None, sa_column=Column(DateTime(timezone=True), primary_key=True))
+    """Its beginning, in UTC."""
+    rows: int = Field(sa_column=Column(BigInteger, nullable=False))
+    digest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    """SHA-256 of the hour's rows in their order."""
+    expires_before: datetime = moment()
+    """Hours that end by then may go: the log's retention at the time of sealing. It never goes back."""
+    sealed_at: datetime = moment()
+    previous: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    """The head of the seal before; 32 zero bytes for the first one."""
+    head: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    """HMAC-SHA256 of all of the above, with a key that the database doesn't have."""
+    sealed_with: str = words()
+    """Which key that was, by a check value of it."""
