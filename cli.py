@@ -1,4 +1,4 @@
-"""The `perennial` command: the embedded stack, single processes, migrations, keys, import."""
+"""The `perennial` command: the embedded stack, single processes, migrations, keys, import, audit."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from runtime.settings import BadConfiguration, Settings, load_settings
 
 T = TypeVar("T")
 LONGEST_NAME = 64
+_HEAD_BYTES = 32
+_TAMPERED = 3
 
 app = typer.Typer(
     name="perennial",
@@ -35,6 +37,8 @@ keys = typer.Typer(help="API keys of the running stack, or of PERENNIAL_DATABASE
 keyfile = typer.Typer(help="The file of key-encryption, payload and blind-index keys.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(keyfile, name="keyfile")
+audit = typer.Typer(help="The log of every access to personal data.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
 
 HomeOption = Annotated[
     Path | None,
@@ -233,6 +237,46 @@ def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.
     if not KeyFile(file).create():
         raise BadConfiguration(f"{file} exists; it was left as it is.")
     typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it seals can't be opened without it.")
+
+
+@audit.command("verify")
+def audit_verify(
+    head: Annotated[
+        str | None, typer.Option(help="A head that was exported before (`GET /audit/head`): it must be there.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Check the audit log against its seals. Exit code 3 and one sentence where it has been tampered with."""
+    from privacy.audit_chain import ChainBroken, SealKey
+    from privacy.sealing import Sealer
+    from store.audit_verification import verify
+
+    given = load_settings()
+    settings = _for_running_stack(given, home)
+    ring = KeyFile(settings.key_file or (home or given.home) / "keys.json").load()
+    key, expected = SealKey(Sealer(ring)), _head_of(head)
+    try:
+        found = _with_database(settings, lambda connection: verify(connection, key, expected))
+    except ChainBroken as problem:
+        typer.echo(f"perennial: {problem}", err=True)
+        raise typer.Exit(_TAMPERED) from None
+    kept = found.hours - found.expired_hours
+    expired = f", and the seals of {found.expired_hours} that have expired" if found.expired_hours else ""
+    typer.echo(f"The audit log is as it was sealed: {found.rows} rows in {kept} hours{expired}.")
+    if found.newest:
+        typer.echo(f"Head of {found.newest.hour:%Y-%m-%d %H:00} UTC: {found.newest.head.hex()}")
+
+
+def _head_of(given: str | None) -> bytes | None:
+    if given is None:
+        return None
+    try:
+        head = bytes.fromhex(given)
+    except ValueError:
+        head = b""
+    if len(head) != _HEAD_BYTES:
+        raise BadConfiguration(f"A head has {2 * _HEAD_BYTES} hexadecimal digits.")
+    return head
 
 
 def _migrated(settings: Settings) -> None:

@@ -13,6 +13,7 @@ from temporalio.service import RPCError
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.audit import AuditSealing, schedule_audit_seal
 from activities.instances import Instances
 from activities.messages import Messages
 from activities.outbox import Outbox, Startable, start_outbox
@@ -21,6 +22,7 @@ from activities.profiles import Profiles
 from activities.projector import Projector, start_projectors
 from activities.recording import StepRecorder
 from activities.transport import SmtpTransport
+from privacy.audit_chain import SealKey
 from privacy.keyring import KeyFile
 from privacy.sealing import Sealer
 from runtime.collector import collect_rarely
@@ -89,6 +91,7 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
             projector.follow,
             carrier.deliver,
             Partitions(database).make_ahead,
+            AuditSealing(database, SealKey(sealer)).seal,
         ],
         workflow_runner=workflow_runner(),
         interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],
@@ -132,6 +135,7 @@ async def _start_system(client: Client, task_queue: str) -> None:
             await start_projectors(client, task_queue)
             await start_outbox(client, task_queue)
             await schedule_partitions(client, task_queue)
+            await schedule_audit_seal(client, task_queue)
         except RPCError:
             log.warning("Temporal did not take the system's workflows; trying again")
             await asyncio.sleep(1)

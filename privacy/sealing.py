@@ -20,6 +20,8 @@ from typing import Any
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.keyring import KEY_BYTES, KeyRing, KeySet
 
@@ -118,6 +120,10 @@ class Sealer:
     def fingerprint(self, *parts: bytes) -> bytes:
         """A keyed digest of a request, so that what is stored tells nothing of its content."""
         return self._mac(b"request", b"\x00".join(parts))
+
+    def derived_key(self, purpose: bytes) -> bytes:
+        """A key of 32 bytes for another purpose, from the blind-index key: HKDF-SHA256 (RFC 5869)."""
+        return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(self._ring.blind_index)
 
     def _mac(self, label: bytes, message: bytes) -> bytes:
         return hmac.new(self._ring.blind_index, label + b"\x00" + message, hashlib.sha256).digest()

@@ -9,7 +9,8 @@ from datetime import datetime
 from store.connection import Connection
 
 EVENTS = "events"
-DEFAULT_DAYS: Mapping[str, int] = {EVENTS: 365}
+AUDIT = "audit"
+DEFAULT_DAYS: Mapping[str, int] = {EVENTS: 365, AUDIT: 730}
 """By type of data, where nobody has said otherwise."""
 
 

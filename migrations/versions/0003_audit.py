@@ -81,7 +81,7 @@ def _audit_log() -> None:
     for column in ("user_id", "actor", "action"):
         name = f"audit_log_of_{column.removesuffix('_id')}"
         op.create_index(name, "audit_log", [column, "occurred_at", "audit_id"])
-    # A batch brings up to 2,000 ids: the smaller the list of what isn't merged yet, the shorter who merges it waits.
+    # A batch brings up to 2,000 ids: the shorter the list of unmerged ones, the shorter the wait for a merge.
     op.create_index(
         "audit_log_of_subjects",
         "audit_log",

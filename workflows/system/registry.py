@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from workflows.system.audit import AuditSealWorkflow
 from workflows.system.outbox import OutboxWorkflow
 from workflows.system.partitions import PartitionsWorkflow
 from workflows.system.projector import ProjectorWorkflow
 
-SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (ProjectorWorkflow, OutboxWorkflow, PartitionsWorkflow)
+SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (
+    ProjectorWorkflow,
+    OutboxWorkflow,
+    PartitionsWorkflow,
+    AuditSealWorkflow,
+)

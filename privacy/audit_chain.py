@@ -1,0 +1,101 @@
+"""The chain of seals on the audit log: what an hour's seal covers, and how it holds on to the one before.
+
+A seal's ``digest`` is SHA-256 over the canonical rows of its hour in the order of (occurred_at, audit_id), one
+JSON array a line. Its ``head`` is HMAC-SHA256 over the canonical seal: hour, number of rows, digest, what may
+expire, time of sealing, and the head of the seal before. So one head stands for every row of every hour up to it.
+
+The key of that HMAC is derived from the key ring (HKDF-SHA256, RFC 5869) and never in the database: who has the
+database alone can delete and change, but can't make the chain fit again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import orjson
+
+from privacy.sealing import Sealer
+
+
+class ChainBroken(Exception):
+    """The audit log is not as it was sealed; the text names the hour in one sentence."""
+
+
+GENESIS = bytes(32)
+"""What stands for the head before the first seal."""
+_PURPOSE = b"perennial audit seals 1"
+_CHECK_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Unsealed:
+    """An hour as its seal is to describe it; see :class:`models.tables.audit.AuditSeal`."""
+
+    hour: datetime
+    rows: int
+    digest: bytes
+    expires_before: datetime
+    sealed_at: datetime
+    previous: bytes
+
+    def canonical(self) -> bytes:
+        """The bytes that the head covers; times in UTC with microseconds."""
+        return orjson.dumps(
+            [
+                self.hour.isoformat(),
+                self.rows,
+                self.digest.hex(),
+                self.expires_before.isoformat(),
+                self.sealed_at.isoformat(),
+                self.previous.hex(),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Seal(Unsealed):
+    """The seal on an hour."""
+
+    head: bytes
+    sealed_with: str
+
+
+class SealKey:
+    """The key that seals are made with."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._key = sealer.derived_key(_PURPOSE)
+        self.check_value = hashlib.sha256(b"check" + self._key).hexdigest()[: 2 * _CHECK_BYTES]
+        """Tells which key a seal was made with, and nothing of the key."""
+
+    def seal(self, hour: Unsealed) -> Seal:
+        """The seal on an hour."""
+        return Seal(**vars(hour), head=self._head(hour), sealed_with=self.check_value)
+
+    def fits(self, seal: Seal) -> bool:
+        """Whether a seal is as it was made, with this key."""
+        return hmac.compare_digest(self._head(seal), seal.head)
+
+    def _head(self, hour: Unsealed) -> bytes:
+        return hmac.digest(self._key, hour.canonical(), "sha256")
+
+
+class HourDigest:
+    """The digest of an hour's rows, taken up one after the other."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, columns: Iterable[object]) -> None:
+        """Take up the next row, as its columns in their order."""
+        self.rows += 1
+        self._digest.update(orjson.dumps(tuple(columns)) + b"\n")
+
+    def value(self) -> bytes:
+        """The digest of what was taken up: 32 bytes."""
+        return self._digest.digest()

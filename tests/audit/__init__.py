@@ -1,0 +1,1 @@
+"""The audit log: what is written, and that it can be trusted."""

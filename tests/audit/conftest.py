@@ -1,0 +1,33 @@
+"""The application as the tests of the API have it, and the audit log from the inside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from privacy.audit_chain import SealKey
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.embedded.postgres import EmbeddedPostgres
+from tests.api.conftest import api, api_settings, app, limiter, no_temporal, resources
+from tests.audit.log import Log
+
+__all__ = ["api", "api_settings", "app", "limiter", "no_temporal", "resources"]
+
+
+@pytest.fixture(scope="session")
+async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Somebody who may do everything with the database, and has no key."""
+    name = urlsplit(postgres.runtime_url).path.removeprefix("/")
+    connection = await asyncpg.connect(postgres.superuser_url, database=name)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def log(database: Database, superuser: asyncpg.Connection[asyncpg.Record], sealer: Sealer) -> Log:
+    """The audit log of an empty database."""
+    return Log(database, superuser, SealKey(sealer))

@@ -1,0 +1,167 @@
+"""What somebody with all rights on the database does to the log is found, and the hour is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from models.messages.audit import AuditHead
+from privacy.audit_chain import ChainBroken
+from tests.audit.log import Log, hours_ago
+
+BEFORE_MIDDLE, MIDDLE, AFTER_MIDDLE = hours_ago(5), hours_ago(4), hours_ago(3)
+
+
+def named(hour: Any) -> str:
+    return f"{hour:%Y-%m-%d %H:00} UTC"
+
+
+@pytest.fixture
+async def sealed(log: Log) -> Log:
+    """Six hours, of which one is empty, sealed."""
+    await log.fill(7, 5, 4, 3, 2)
+    done = await log.seal()
+    assert done.hours >= 6
+    await log.verify()
+    return log
+
+
+async def test_a_log_that_nobody_touched_is_as_it_was_sealed(sealed: Log) -> None:
+    found = await sealed.verify()
+    assert (found.rows, found.expired_hours) == (15, 0)
+    assert found.hours >= 6
+    assert found.newest is not None
+
+
+async def test_sealing_again_changes_nothing_and_an_hour_that_is_not_over_is_not_sealed(sealed: Log) -> None:
+    before = await sealed.verify()
+    await sealed.add(hours_ago(0))
+    assert (await sealed.seal()).hours <= 1  # the hour may have turned meanwhile
+    assert (await sealed.verify()).rows >= before.rows
+
+
+CHANGES = {
+    "actor": "UPDATE audit_log SET actor = 'key-2' WHERE audit_id = $1",
+    "role": "UPDATE audit_log SET role = 'analyst' WHERE audit_id = $1",
+    "action": "UPDATE audit_log SET action = 'users.list' WHERE audit_id = $1",
+    "user": "UPDATE audit_log SET user_id = 'u-2' WHERE audit_id = $1",
+    "no user": "UPDATE audit_log SET user_id = NULL WHERE audit_id = $1",
+    "subjects": "UPDATE audit_log SET subjects = '{u-7}' WHERE audit_id = $1",
+    "order of subjects": "UPDATE audit_log SET subjects = '{u-8,u-7}' WHERE audit_id = $1",
+    "fields": "UPDATE audit_log SET fields = '{name}' WHERE audit_id = $1",
+    "request": "UPDATE audit_log SET request_id = 'r' WHERE audit_id = $1",
+    "outcome": "UPDATE audit_log SET outcome = 'denied' WHERE audit_id = $1",
+    "details": """UPDATE audit_log SET details = '{"n": 1.0}' WHERE audit_id = $1""",
+    "time": "UPDATE audit_log SET occurred_at = occurred_at + interval '1 microsecond' WHERE audit_id = $1",
+    "transaction": "UPDATE audit_log SET xid = '3' WHERE audit_id = $1",
+    "missing": "DELETE FROM audit_log WHERE audit_id = $1",
+    "another hour": "UPDATE audit_log SET occurred_at = now() WHERE audit_id = $1",
+    "added": """INSERT INTO audit_log (occurred_at, actor, role, action, outcome)
+                SELECT occurred_at, actor, role, action, outcome FROM audit_log WHERE audit_id = $1""",
+    "re-ordered": """UPDATE audit_log a SET occurred_at = b.occurred_at FROM audit_log b
+                      WHERE a.audit_id + b.audit_id = 2 * $1 + 1 AND a.audit_id IN ($1, $1 + 1)""",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_one_row_is_found(sealed: Log, change: str) -> None:
+    first = next(row["audit_id"] for row in await sealed.rows() if row["occurred_at"] >= MIDDLE)
+    done = await sealed.superuser.execute(CHANGES[change], first)
+    assert done in {"UPDATE 1", "UPDATE 2", "DELETE 1", "INSERT 0 1"}
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
+
+
+async def test_a_whole_hour_that_was_deleted_is_found(sealed: Log) -> None:
+    await sealed.superuser.execute(
+        "DELETE FROM audit_log WHERE occurred_at >= $1 AND occurred_at < $2", MIDDLE, AFTER_MIDDLE
+    )
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
+
+
+async def test_a_row_in_an_hour_that_was_sealed_as_empty_is_found(sealed: Log) -> None:
+    await sealed.add(hours_ago(6, 30))
+    with pytest.raises(ChainBroken, match=named(hours_ago(6))):
+        await sealed.verify()
+
+
+async def test_a_row_from_before_the_first_seal_is_found(sealed: Log) -> None:
+    await sealed.add(hours_ago(20, 30))
+    with pytest.raises(ChainBroken, match=named(hours_ago(20))):
+        await sealed.verify()
+
+
+async def test_a_seal_that_was_deleted_is_found_with_and_without_its_rows(sealed: Log) -> None:
+    await sealed.superuser.execute("DELETE FROM audit_seals WHERE hour = $1", MIDDLE)
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
+    await sealed.superuser.execute(
+        "DELETE FROM audit_log WHERE occurred_at >= $1 AND occurred_at < $2", MIDDLE, AFTER_MIDDLE
+    )
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
+
+
+async def test_a_beginning_that_was_cut_off_is_found(sealed: Log) -> None:
+    await sealed.superuser.execute("DELETE FROM audit_seals WHERE hour < $1", MIDDLE)
+    await sealed.superuser.execute("DELETE FROM audit_log WHERE occurred_at < $1", MIDDLE)
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
+
+
+async def test_an_end_that_was_cut_off_is_found_until_the_sealer_has_made_it_anew_and_by_its_head_for_ever(
+    sealed: Log,
+) -> None:
+    newest = (await sealed.verify()).newest
+    assert newest is not None
+    told = AuditHead(hour=newest.hour, head=newest.head.hex())
+    await sealed.superuser.execute("DELETE FROM audit_seals WHERE hour >= $1", MIDDLE)
+    await sealed.superuser.execute("DELETE FROM audit_log WHERE occurred_at >= $1", MIDDLE)
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
+    await sealed.seal(told)
+    await sealed.verify()
+    with pytest.raises(ChainBroken, match=newest.head.hex()):
+        await sealed.verify(newest.head)
+    [lost] = [row for row in await sealed.rows() if row["action"] == "audit.chain_lost"]
+    assert lost["details"] == {"hour": newest.hour.isoformat(), "head": newest.head.hex()}
+
+
+async def test_everything_that_was_deleted_is_found_by_a_head(sealed: Log) -> None:
+    newest = (await sealed.verify()).newest
+    assert newest is not None
+    await sealed.superuser.execute("DELETE FROM audit_seals; DELETE FROM audit_log")
+    with pytest.raises(ChainBroken, match=newest.head.hex()):
+        await sealed.verify(newest.head)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE audit_seals SET rows = 2 WHERE hour = $1",
+        "UPDATE audit_seals SET digest = sha256('') WHERE hour = $1",
+        "UPDATE audit_seals SET expires_before = now() WHERE hour = $1",
+        "UPDATE audit_seals SET sealed_at = sealed_at + interval '1 microsecond' WHERE hour = $1",
+        "UPDATE audit_seals SET previous = sha256('') WHERE hour = $1",
+        "UPDATE audit_seals SET head = sha256('') WHERE hour = $1",
+        "UPDATE audit_seals SET sealed_with = 'another' WHERE hour = $1",
+    ],
+)
+async def test_a_seal_that_was_changed_is_found(sealed: Log, change: str) -> None:
+    assert await sealed.superuser.execute(change, MIDDLE) == "UPDATE 1"
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
+
+
+async def test_seals_of_two_hours_that_changed_places_are_found(sealed: Log) -> None:
+    await sealed.superuser.execute(
+        """UPDATE audit_seals a SET rows = b.rows, digest = b.digest, previous = b.previous, head = b.head,
+                                    expires_before = b.expires_before, sealed_at = b.sealed_at
+             FROM audit_seals b WHERE a.hour IN ($1, $2) AND b.hour IN ($1, $2) AND a.hour <> b.hour""",
+        MIDDLE,
+        AFTER_MIDDLE,
+    )
+    with pytest.raises(ChainBroken, match=named(MIDDLE)):
+        await sealed.verify()
