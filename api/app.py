@@ -13,6 +13,7 @@ from api.openapi import build_openapi
 from api.problems import install_problem_handlers
 from api.resources import Resources
 from api.routes import (
+    audit,
     consents,
     documents,
     event_types,
@@ -35,6 +36,7 @@ _ROUTERS = (
     workflows.router,
     instances.router,
     retention.router,
+    audit.router,
     keys.router,
     health.router,
     documents.router,

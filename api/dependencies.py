@@ -7,9 +7,10 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from api.audit import Audit, UnauditedAnswerError, is_refusal
 from api.exchange import exchange_of
 from api.resources import Resources
-from models.errors import Unauthenticated, UserNotFound
+from models.errors import PerennialError, Unauthenticated, UserNotFound
 from models.wire.fields import is_user_id
 from store.api_keys import Admission
 from store.connection import Connection
@@ -29,8 +30,28 @@ async def _caller(request: Request) -> Admission:
 
 async def _transaction(request: Request) -> AsyncIterator[Connection]:
     resources: Resources = request.app.state.resources
-    async with resources.database.transaction() as connection:
-        yield connection
+    audit = exchange_of(request).audit
+    async with resources.database.connection() as connection:
+        if audit is None:
+            async with connection.transaction():
+                yield connection
+            return
+        audit.in_transaction = True
+        try:
+            async with connection.transaction():
+                yield connection
+                await audit.write(connection)
+        except PerennialError as error:
+            if is_refusal(error):  # what it had noted is rolled back
+                await audit.write_refusal(connection, error)
+            raise
+
+
+async def _audit(request: Request) -> Audit:
+    audit = exchange_of(request).audit
+    if audit is None:
+        raise UnauditedAnswerError("the route declares no action")
+    return audit
 
 
 async def _user_id(
@@ -51,6 +72,9 @@ InTransaction = Annotated[Connection, Depends(_transaction, scope="function")]
 """A connection in the request's one transaction. It commits when the endpoint has returned, before the answer
 goes out: what was answered is on disk. Effects outside Postgres must not happen inside: routes that have any
 open their transactions themselves, with ``resources.database.transaction()``."""
+
+AuditOf = Annotated[Audit, Depends(_audit)]
+"""What the audit log gets of the request: note on it whose data is shown or changed."""
 
 UserIdInPath = Annotated[str, Depends(_user_id)]
 """The `user_id` of the path; 404 where it can't be anybody's."""

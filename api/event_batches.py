@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from api.audit import Audit
 from api.responses import PROBLEM_MEDIA_TYPE, json_response, problem
 from api.validation import field_errors
+from models.audit import AuditEntry, AuditOutcome
 from models.errors import FieldError, InvalidContent
 from models.rules.ingest import USER_ID_RESERVED, USER_UNKNOWN, Outcome, rejected
 from models.wire.events import EVENTS, EventInput, usable_event_id
@@ -45,6 +47,29 @@ def _by_index(error: ValidationError) -> dict[int, Outcome]:
         assert isinstance(index, int)  # the adapter is one of a list
         found.setdefault(index, []).append({**each, "loc": tuple(inside)})
     return {index: rejected(*field_errors(errors)) for index, errors in found.items()}
+
+
+def batch_entry(audit: Audit, sent: int, valid: Sequence[EventInput], outcomes: Sequence[Outcome]) -> AuditEntry:
+    """The batch in the audit log: one row, with the ids of all whose events are stored."""
+    statuses = [outcome.status for outcome in outcomes]
+    accepted, duplicates = statuses.count("accepted"), statuses.count("duplicate")
+    return audit.entry(
+        subjects={event.user_id for event, status in zip(valid, statuses, strict=True) if status != "rejected"},
+        details={
+            "events": sent,
+            "accepted": accepted,
+            "duplicates": duplicates,
+            "rejected": sent - accepted - duplicates,
+        },
+    )
+
+
+def single_entry(audit: Audit, event: EventInput, outcome: Outcome) -> AuditEntry:
+    """A single event in the audit log; a rejected one with the code of its refusal."""
+    if outcome.errors:
+        refusal = {"code": outcome.errors[0].code}
+        return audit.entry(event.user_id, outcome=AuditOutcome.REFUSED, details=refusal)
+    return audit.entry(event.user_id, details={"status": outcome.status})
 
 
 def batch_response(items: Sequence[Any], outcomes: Sequence[Outcome], request_id: str) -> Response:

@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.audit import Audit
 from api.responses import problem_response
 from models.errors import PerennialError
 from runtime.telemetry import describe_error
@@ -28,11 +29,13 @@ _error_log = logging.getLogger("perennial.api")
 
 @dataclass
 class Exchange:
-    """One request and its response. ``admission`` is there once a key was accepted."""
+    """One request and its response. ``admission`` is there once a key was accepted, and ``audit`` if the route
+    touches personal data."""
 
     request_id: str
     default_quota: int
     admission: Admission | None = None
+    audit: Audit | None = None
 
     @property
     def rate_headers(self) -> dict[str, str]:

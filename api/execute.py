@@ -13,6 +13,7 @@ from fastapi import Depends, Header
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from api.audit import Audit
 from api.executions import Executions, Sight, new_instance_id
 from api.idempotency import Idempotency, RequestClaim
 from api.instances import instance_view, location
@@ -52,6 +53,7 @@ class Execution:
     request: ExecuteRequest
     caller: Admission
     resources: Resources
+    audit: Audit
 
     def parameters(self) -> dict[str, Any]:
         """The parameters as the workflow takes them; raises :class:`InvalidContent`."""
@@ -86,14 +88,26 @@ class Execution:
 
 async def execute_once(execution: Execution, idempotency: Idempotency, wait: float) -> Response:
     """Carry an execution out, or repeat the answer that its Idempotency-Key has had before."""
-    resources = execution.resources
+    resources, audit = execution.resources, execution.audit
+    audit.about(execution.request.user_id)
     client = await resources.require_temporal()
     executions = Executions(resources.database, resources.sealer, client, resources.settings.task_queue)
     async with resources.database.transaction() as connection:
         claim = await idempotency.claim(connection)
+        instance_id = new_instance_id(claim.token)
+        audit.note(
+            fields=["parameters"],
+            details={
+                "workflow_id": execution.definition.workflow_id,
+                "instance_id": instance_id,
+                "replayed": claim.replay is not None,
+            },
+        )
         if claim.replay:
+            await audit.write(connection)
             return claim.replay
-        new, placed = await execution.admit(connection, new_instance_id(claim.token))
+        new, placed = await execution.admit(connection, instance_id)
+        await audit.write(connection)
     run_id = None
     if not placed.begun:
         run_id = await executions.start(new, execution.definition.description, repeatable=claim.held is not None)

@@ -1,11 +1,13 @@
 """Who may call a route: declared on the endpoint, checked before anything of the request is read.
 
 A route without a declaration can't be made. The order is the same everywhere: key (401), rate limit (429),
-role (403), and only then parameters and body.
+role (403), and only then parameters and body. What an access is called in the audit log is declared here as well
+(see :mod:`api.audit`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_origin
@@ -16,16 +18,28 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.audit import Audit
 from api.bodies import read_json
 from api.exchange import exchange_of
 from api.resources import Resources
 from api.validation import pointer
-from models.errors import FieldError, Forbidden, InvalidContent, NotFound, TooManyRequests, Unauthenticated
+from models.errors import (
+    FieldError,
+    Forbidden,
+    InvalidContent,
+    NotFound,
+    PerennialError,
+    TooManyRequests,
+    Unauthenticated,
+)
 from models.vocabulary import Role
+from models.wire.fields import is_user_id
 from store import api_keys
 from store.api_keys import Admission
 
 _ATTRIBUTE = "__perennial_access__"
+_ACTION = "__perennial_action__"
+_ACTION_FORM = re.compile(r"[a-z_]+\.[a-z_]+")
 _UNUSABLE = ("\x00", "\ufffd")
 """NUL, which Postgres can't be asked for, and what stands for bytes that are no UTF-8; no id holds them."""
 
@@ -34,7 +48,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class UndeclaredRouteError(Exception):
-    """A route says nothing about who may call it; the program must not start."""
+    """A route doesn't say who may call it, or what that is in the audit log; the program must not start."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,26 @@ def allow(*roles: Role) -> Callable[[Endpoint], Endpoint]:
 
 
 def public(endpoint: Endpoint) -> Endpoint:
-    """Declare that an endpoint needs no key."""
+    """Declare that an endpoint needs no key, and so touches no personal data: there is nobody to name."""
     return _declare(Access(frozenset()))(endpoint)
+
+
+def audited(action: str) -> Callable[[Endpoint], Endpoint]:
+    """Declare what an access is called in the audit log: `resource.verb`. The endpoint then notes whose it was."""
+    if _ACTION_FORM.fullmatch(action) is None:
+        raise ValueError(f"{action!r} is no resource.verb")
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _ACTION, action)
+        return endpoint
+
+    return mark
+
+
+def impersonal(endpoint: Endpoint) -> Endpoint:
+    """Declare that an endpoint touches no personal data."""
+    setattr(endpoint, _ACTION, None)
+    return endpoint
 
 
 def _declare(access: Access) -> Callable[[Endpoint], Endpoint]:
@@ -74,7 +106,13 @@ class GuardedRoute(APIRoute):
         access: Access | None = getattr(endpoint, _ATTRIBUTE, None)
         if access is None:
             raise UndeclaredRouteError(f"{path} declares neither @allow(...) nor @public.")
+        if access.public == hasattr(endpoint, _ACTION):
+            raise UndeclaredRouteError(
+                f"{path} must declare @audited(...) or @impersonal if it needs a key, and neither if it is public."
+            )
         self.access = access
+        self.action: str | None = getattr(endpoint, _ACTION, None)
+        """What an access is called in the audit log; None where no personal data is touched."""
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Handler:
@@ -83,15 +121,27 @@ class GuardedRoute(APIRoute):
         parameters = dict(_query_parameters(self.dependant))
         items = _items_judged_apart(self)
 
-        async def handle(request: Request) -> Response:
-            resources: Resources = request.app.state.resources
+        async def enter(request: Request, resources: Resources) -> Response:
             if not self.access.public:
-                await _admit(request, resources, self.access)
+                await _admit(request, resources, self)
             _check_path(request)
             _check_query(request, parameters)
             if self.body_field is not None:
                 request = await read_json(request, resources.settings.max_body_bytes, items)
             return await inner(request)
+
+        async def handle(request: Request) -> Response:
+            resources: Resources = request.app.state.resources
+            exchange = exchange_of(request)
+            try:
+                response = await enter(request, resources)
+            except PerennialError as error:
+                if exchange.audit is not None:
+                    await exchange.audit.refuse(resources.database, error)
+                raise
+            if exchange.audit is not None:
+                await exchange.audit.finish(resources.database)
+            return response
 
         return handle
 
@@ -109,7 +159,7 @@ def require_declarations(app: FastAPI) -> None:
             raise UndeclaredRouteError(f"{context.path} is no GuardedRoute.")
 
 
-async def _admit(request: Request, resources: Resources, access: Access) -> None:
+async def _admit(request: Request, resources: Resources, route: GuardedRoute) -> None:
     """Authenticate, count the request, check the role; raises the error of the first that fails."""
     secret = _presented_key(request)
     if secret is None or not api_keys.well_formed(secret):
@@ -117,11 +167,14 @@ async def _admit(request: Request, resources: Resources, access: Access) -> None
     admission = await _spend(resources, secret)
     if admission is None:
         raise Unauthenticated
-    exchange_of(request).admission = admission
+    exchange = exchange_of(request)
+    exchange.admission = admission
     if admission.exceeded:
         raise TooManyRequests(admission.reset_seconds)
-    if admission.role not in access.roles:
-        names = ", ".join(sorted(access.roles))
+    if route.action is not None:
+        exchange.audit = Audit(route.action, admission, exchange.request_id, _user_in_path(request))
+    if admission.role not in route.access.roles:
+        names = ", ".join(sorted(route.access.roles))
         raise Forbidden(f"This needs a key with one of the roles {names}.")
 
 
@@ -141,6 +194,12 @@ def _presented_key(request: Request) -> str | None:
         return keys[0].strip()
     scheme, _, secret = bearers[0].strip().partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else None
+
+
+def _user_in_path(request: Request) -> str | None:
+    """The path's user id, if it can be one: what can't is nobody's, and may be personal."""
+    user_id = request.path_params.get("user_id")
+    return user_id if isinstance(user_id, str) and is_user_id(user_id) else None
 
 
 def _check_path(request: Request) -> None:

@@ -7,7 +7,7 @@ cost one commit and not 64. Each is answered only when that has been made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +16,13 @@ import asyncpg
 import orjson
 
 from api.notifier import Notifier
+from models.audit import AuditEntry
 from models.rules.event_types import EventType
 from models.rules.ingest import NewEvent, Outcome, Window, content_errors, rejected
 from models.wire.events import EventInput
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import events, retention
+from store import audit, events, retention
 from store.connection import Connection
 from store.event_types import EventTypes
 from store.partitions import Partitions, month_of
@@ -37,6 +38,7 @@ class _Waiting:
     """A single event, and who waits for what becomes of it."""
 
     event: EventInput
+    account: Callable[[Outcome], AuditEntry]
     outcome: asyncio.Future[Outcome]
 
 
@@ -52,8 +54,16 @@ class Ingest:
         self._waiting: list[_Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
 
-    async def take(self, given: Sequence[EventInput], *, historical: bool = False) -> list[Outcome]:
+    async def take(
+        self,
+        given: Sequence[EventInput],
+        account: Callable[[Sequence[Outcome]], Sequence[AuditEntry]],
+        *,
+        historical: bool = False,
+    ) -> list[Outcome]:
         """Store a batch in one transaction; what became of each event, in their order.
+
+        ``account`` gives the rows of the audit log for that; they are written in the same transaction.
 
         What it says is on disk. Raises what an unreachable Postgres raises: then nothing may have been stored,
         or all; to send it again is safe.
@@ -63,27 +73,35 @@ class Ingest:
             kept = await retention.find(connection, retention.EVENTS)
             window = Window.of(datetime.now(UTC), kept.days)
             prepared = await _prepare(given, types, window, historical=historical)
-            fresh = [each for each in prepared if isinstance(each, NewEvent)]
-            recorded = iter(await self._record(connection, fresh))
+            outcomes = await self._record(connection, prepared, account)
         self._notifier.wake()
-        return [next(recorded) if isinstance(each, NewEvent) else each for each in prepared]
+        return outcomes
 
-    async def _record(self, connection: Connection, fresh: Sequence[NewEvent]) -> list[Outcome]:
+    async def _record(
+        self,
+        connection: Connection,
+        prepared: Sequence[NewEvent | Outcome],
+        account: Callable[[Sequence[Outcome]], Sequence[AuditEntry]],
+    ) -> list[Outcome]:
+        fresh = [each for each in prepared if isinstance(each, NewEvent)]
         months = {month_of(event.timestamp) for event in fresh}
         for attempt in range(_ATTEMPTS):
             await self._partitions.ensure(connection, months)
             try:
                 async with connection.transaction():
-                    return await events.record(connection, self._sealer, fresh)
+                    recorded = iter(await events.record(connection, self._sealer, fresh))
+                    outcomes = [next(recorded) if isinstance(each, NewEvent) else each for each in prepared]
+                    await audit.append(connection, account(outcomes))
+                    return outcomes
             except asyncpg.CheckViolationError:  # a partition that was there has gone
                 self._partitions.forget()
                 if attempt + 1 == _ATTEMPTS:
                     raise
         raise AssertionError("the loop returns or raises")
 
-    async def take_one(self, event: EventInput) -> Outcome:
+    async def take_one(self, event: EventInput, account: Callable[[Outcome], AuditEntry]) -> Outcome:
         """Store an event, together with others that arrive about now; what became of it, once it is on disk."""
-        waiting = _Waiting(event, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(event, account, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush())
@@ -104,7 +122,12 @@ class Ingest:
 
     async def _settle(self, group: Sequence[_Waiting]) -> None:
         try:
-            outcomes = await self.take([waiting.event for waiting in group])
+            outcomes = await self.take(
+                [waiting.event for waiting in group],
+                lambda outcomes: [
+                    waiting.account(outcome) for waiting, outcome in zip(group, outcomes, strict=True)
+                ],
+            )
         except asyncio.CancelledError:
             for waiting in group:
                 waiting.outcome.cancel()

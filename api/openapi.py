@@ -49,6 +49,7 @@ _TAGS = [
     {"name": "events", "description": "The log of what people did; accepted means on disk."},
     {"name": "workflows", "description": "Lifecycle workflows and their instances."},
     {"name": "retention", "description": "How long data is kept."},
+    {"name": "audit", "description": "Every access to personal data, sealed hourly into a chain."},
     {"name": "keys", "description": "API keys."},
     {"name": "health", "description": "Probes."},
 ]
@@ -150,6 +151,7 @@ def _complete_operation(operation: dict[str, Any], method: str, route: GuardedRo
         responses.pop("422")
     roles = sorted(route.access.roles)
     operation["x-roles"] = roles
+    operation["x-audit"] = route.action
     text = f"Roles: {', '.join(roles)}." if roles else "Needs no key."
     operation["description"] = f"{operation.get('description', '').strip()}\n\n{text}".strip()
     operation["security"] = [{"bearer": []}, {"header": []}] if roles else []

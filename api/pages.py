@@ -23,7 +23,7 @@ from models.wire.pages import Pagination
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 _MAX_CURSOR = 1024
-_READERS: dict[type, Callable[[str], object]] = {str: str, datetime: parse_moment}
+_MOST_DIGITS = 18
 
 Row = TypeVar("Row")
 
@@ -41,7 +41,7 @@ class PageRequest:
         return self.limit + 1
 
     def after(self, name: str, *kinds: type) -> tuple[Any, ...] | None:
-        """The sort key to go on after: values of ``kinds`` (str, datetime); None for the first page.
+        """The sort key to go on after: values of ``kinds`` (str, int, datetime); None for the first page.
 
         Raises :class:`InvalidContent` (`invalid_cursor`) for a cursor that isn't one of the list ``name``.
         """
@@ -76,6 +76,15 @@ async def _page_request(
 
 
 PageQuery = Annotated[PageRequest, Depends(_page_request)]
+
+
+def _whole_number(digits: str) -> int:
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS):
+        raise ValueError("not a number of ours")
+    return int(digits)
+
+
+_READERS: dict[type, Callable[[str], object]] = {str: str, datetime: parse_moment, int: _whole_number}
 
 
 def _encode(values: list[str | datetime]) -> str:

@@ -20,6 +20,11 @@ from models.wire.users import Behavior, Consents, Demographics, Transactions, Us
 from store.profile_rows import StoredUser
 
 _ALWAYS = ("user_id", "created_at", "updated_at")
+SHOWN = (
+    *(UserProfile.model_fields.keys() - {"demographics"}),
+    *(f"demographics.{name}" for name in Demographics.model_fields),
+)
+"""The names of what a profile shows, for the audit log."""
 
 
 def profile(stored: StoredUser) -> UserProfile:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from api.audit import names_of
 from api.validation import field_errors
 from models.errors import FieldError
 from models.wire.fields import UnusableItem, is_user_id
@@ -70,6 +71,19 @@ def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[Outcome]) ->
         unchanged=sum(result.status == "updated" and not result.changed for result in results),
         results=results,
     )
+
+
+def accessed(patches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whom a batch is about, and the names of what it writes, for the audit log."""
+    return {
+        "subjects": [patch["user_id"] for patch in patches],
+        "fields": {name for patch in patches for name in names_of(patch)},
+    }
+
+
+def counts(answer: UserBatchAnswer) -> dict[str, int]:
+    """How many became what, for the audit log."""
+    return {"created": answer.created, "updated": answer.updated, "rejected": answer.rejected}
 
 
 def _result(index: int, user_id: str | None, outcome: Outcome) -> UserBatchResult:

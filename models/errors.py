@@ -86,6 +86,15 @@ class WorkflowNotFound(NotFound):
         super().__init__("The catalogue has no workflow with this id; GET /workflows lists them.")
 
 
+class AuditEntryNotFound(NotFound):
+    """No row of the audit log with this number."""
+
+    code, title = "audit_entry_not_found", "No such entry"
+
+    def __init__(self) -> None:
+        super().__init__("The audit log has no entry with this id, or it has expired.")
+
+
 class InstanceNotFound(NotFound):
     """No instance with this id under this workflow."""
 

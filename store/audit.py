@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
-from models.audit import AuditEntry
+from models.audit import AuditEntry, AuditOutcome, Detail
+from models.errors import AuditEntryNotFound
 from store.connection import Connection
 
+_LISTED_SUBJECTS = 100
+_MOST_DIGITS = 18
 _APPEND = """
 INSERT INTO audit_log (actor, role, action, user_id, subjects, fields, request_id, outcome, details)
 VALUES ($1, $2, $3, $4, $5::text[], $6::text[], $7, $8, $9::jsonb)
 """
+_SHOWN = """audit_id, occurred_at, actor, role, action, user_id, {subjects} AS subjects,
+            cardinality(subjects) AS subject_count, fields, request_id, outcome, details"""
+_IN_A_LIST = _SHOWN.format(subjects=f"subjects[1:{_LISTED_SUBJECTS}]")
+_ALONE = _SHOWN.format(subjects="subjects")
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """A row of the log."""
+
+    audit_id: int
+    occurred_at: datetime
+    actor: str
+    role: str
+    action: str
+    user_id: str | None
+    subjects: Sequence[str]
+    """In a list the first of them only; ``subject_count`` is of all."""
+    subject_count: int
+    fields: Sequence[str]
+    request_id: str | None
+    outcome: AuditOutcome
+    details: Mapping[str, Detail]
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """Which rows are wanted; None is any. ``until`` is excluded."""
+
+    user_id: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def names(self) -> str:
+        """What it filters by, without the values."""
+        return " ".join(name for name, value in vars(self).items() if value is not None)
 
 
 async def append(connection: Connection, entries: Sequence[AuditEntry]) -> None:
@@ -22,6 +65,53 @@ async def append(connection: Connection, entries: Sequence[AuditEntry]) -> None:
         await connection.execute(_APPEND, *_values(entries[0]))
     elif entries:
         await connection.executemany(_APPEND, [_values(entry) for entry in entries])
+
+
+async def page(
+    connection: Connection, wanted: AuditFilter, *, before: tuple[datetime, int] | None, limit: int
+) -> list[StoredEntry]:
+    """Up to ``limit`` rows, the newest first, after a position in that order.
+
+    Rows for a person and rows that name the person among others are two walks over two indexes.
+    """
+    values: list[object] = []
+
+    def place(value: object) -> str:
+        values.append(value)
+        return f"${len(values)}"
+
+    conditions = ["true"]
+    if wanted.actor is not None:
+        conditions.append(f"actor = {place(wanted.actor)}")
+    if wanted.action is not None:
+        conditions.append(f"action = {place(wanted.action)}")
+    if wanted.since is not None:
+        conditions.append(f"occurred_at >= {place(wanted.since)}")
+    if wanted.until is not None:
+        conditions.append(f"occurred_at < {place(wanted.until)}")
+    if before is not None:
+        conditions.append(f"(occurred_at, audit_id) < ({place(before[0])}, {place(before[1])})")
+    branches = [" AND ".join(conditions)]
+    if wanted.user_id is not None:
+        user = place(wanted.user_id)
+        branches = [
+            f"{branches[0]} AND user_id = {user}",
+            f"{branches[0]} AND subjects @> ARRAY[{user}::text] AND user_id IS DISTINCT FROM {user}",
+        ]
+    ordered = f"ORDER BY occurred_at DESC, audit_id DESC LIMIT {place(limit)}"
+    parts = [f"(SELECT {_IN_A_LIST} FROM audit_log WHERE {branch} {ordered})" for branch in branches]
+    rows = await connection.fetch(" UNION ALL ".join(parts) + ordered, *values)
+    return [StoredEntry(**row) for row in rows]
+
+
+async def find(connection: Connection, audit_id: str) -> StoredEntry:
+    """One row in full. Raises :class:`AuditEntryNotFound`."""
+    row = None
+    if audit_id.isascii() and audit_id.isdecimal() and len(audit_id) <= _MOST_DIGITS:
+        row = await connection.fetchrow(f"SELECT {_ALONE} FROM audit_log WHERE audit_id = $1", int(audit_id))
+    if row is None:
+        raise AuditEntryNotFound
+    return StoredEntry(**row)
 
 
 def _values(entry: AuditEntry) -> tuple[object, ...]:

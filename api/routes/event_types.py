@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from api.dependencies import InTransaction
-from api.guard import GuardedRoute, allow
+from api.guard import GuardedRoute, allow, impersonal
 from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import FieldError, InvalidContent
@@ -29,6 +29,7 @@ _LIST = "event-types"
 
 @router.get("/events/types", response_model=Page[EventTypeView])
 @allow(Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR)
+@impersonal
 async def list_event_types(connection: InTransaction, page: PageQuery) -> Response:
     """List the declared event types, the standard ones first; undeclared ones are taken with any properties."""
     custom = await event_types.list_all(connection)
@@ -54,6 +55,7 @@ def _place_after(views: Sequence[EventTypeView], position: tuple[str] | None) ->
     responses={201: {"model": EventTypeView, "description": "It is new."}},
 )
 @allow(Role.ADMIN)
+@impersonal
 async def declare_event_type(
     event_type: Annotated[str, Path(description="`category.action`", examples=["lesson.finish"])],
     body: EventTypeInput,

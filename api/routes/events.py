@@ -8,11 +8,11 @@ from datetime import datetime
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.dependencies import Caller, InTransaction, ResourcesOf, UserIdInPath
-from api.event_batches import batch_response, check_items, explained
+from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
+from api.event_batches import batch_entry, batch_response, check_items, explained, single_entry
 from api.events import event_view
 from api.exchange import exchange_of
-from api.guard import GuardedRoute, allow
+from api.guard import GuardedRoute, allow, audited
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
@@ -27,7 +27,7 @@ from models.errors import (
 )
 from models.rules.ingest import CONSENT_REQUIRED, EVENT_ID_CONFLICT, USER_ERASED, USER_UNKNOWN, Outcome
 from models.vocabulary import Role
-from models.wire.events import EventAnswer, EventBatch, EventBatchAnswer, EventInput, EventPage
+from models.wire.events import EventAnswer, EventBatch, EventBatchAnswer, EventInput, EventPage, EventView
 from store import events
 from store.event_types import EventTypes
 
@@ -50,12 +50,16 @@ _REFUSALS: Mapping[str, Callable[[], PerennialError]] = {
     responses=problems(ConsentRequired, UserErased, EventIdConflict, UserUnknown),
 )
 @allow(Role.INTEGRATOR)
-async def ingest_event(body: EventInput, resources: ResourcesOf) -> Response:
+@audited("events.ingest")
+async def ingest_event(body: EventInput, resources: ResourcesOf, audit: AuditOf) -> Response:
     """Take an event. The answer says that it is on disk; profiles follow within a second.
 
     The same `event_id` again is a duplicate and changes nothing.
     """
-    outcome = explained(await resources.ingest.take_one(body), body)
+    outcome = explained(
+        await resources.ingest.take_one(body, lambda outcome: single_entry(audit, body, outcome)), body
+    )
+    audit.settled()
     if outcome.status == "rejected":
         raise _refusal(outcome)
     return json_response({"event_id": body.event_id, "status": outcome.status}, 202)
@@ -68,13 +72,19 @@ def _refusal(outcome: Outcome) -> PerennialError:
 
 @router.post("/events/batch", status_code=202, response_model=EventBatchAnswer)
 @allow(Role.INTEGRATOR)
-async def ingest_events(body: EventBatch, request: Request, resources: ResourcesOf) -> Response:
+@audited("events.ingest")
+async def ingest_events(body: EventBatch, request: Request, resources: ResourcesOf, audit: AuditOf) -> Response:
     """Take up to 2,000 events, in one transaction.
 
     Each is judged on its own: a rejected one costs no other. 422, with the same members, when none could be taken.
     """
     valid, refused = check_items(body.events)
-    outcomes = await resources.ingest.take(valid, historical=body.historical)
+    outcomes = await resources.ingest.take(
+        valid,
+        lambda outcomes: [batch_entry(audit, len(body.events), valid, outcomes)],
+        historical=body.historical,
+    )
+    audit.settled()
     taken = map(explained, outcomes, valid)
     judged = [refused.get(index) or next(taken) for index in range(len(body.events))]
     return batch_response(body.events, judged, exchange_of(request).request_id)
@@ -82,8 +92,14 @@ async def ingest_events(body: EventBatch, request: Request, resources: Resources
 
 @router.get("/users/{user_id}/events", response_model=EventPage, responses=problems(UserNotFound, UserErased))
 @allow(Role.OPERATOR, Role.ANALYST)
+@audited("events.list")
 async def list_user_events(
-    user_id: UserIdInPath, connection: InTransaction, caller: Caller, resources: ResourcesOf, page: PageQuery
+    user_id: UserIdInPath,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    page: PageQuery,
+    audit: AuditOf,
 ) -> Response:
     """List a user's events, the newest first; masked for all but admins."""
     position = page.after(_LIST, datetime, str)
@@ -95,6 +111,7 @@ async def list_user_events(
         before=(position[0], position[1]) if position else None,
     )
     data, pagination = page.cut(_LIST, rows, lambda row: (row.timestamp, row.event_id))
+    audit.note(fields=EventView.model_fields, details={"shown": len(data)})
     types = await EventTypes().find(connection, {row.event_type for row in data})
     views = [event_view(caller.role, row, types.get(row.event_type)) for row in data]
     return json_response(EventPage(data=views, pagination=pagination))

@@ -8,9 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api.dependencies import Caller, InTransaction, ResourcesOf
+from api.audit import Audit
+from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
 from api.executions import Executions, Sight
-from api.guard import GuardedRoute, allow
+from api.guard import GuardedRoute, allow, audited
 from api.instances import instance_view, location
 from api.openapi import problems
 from api.pages import PageQuery
@@ -36,18 +37,21 @@ router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
 _LIST = "instances"
 _INSTANCE = "/workflows/{workflow_id}/instances/{instance_id}"
 _MISSING = (WorkflowNotFound, InstanceNotFound)
+_SHOWN = ("parameters", "variables", "results", "error", "retries")
 
 
 @router.get(
     "/workflows/{workflow_id}/instances", response_model=Page[InstanceView], responses=problems(WorkflowNotFound)
 )
 @allow(Role.OPERATOR, Role.ANALYST)
+@audited("instances.list")
 async def list_instances(
     workflow_id: str,
     connection: InTransaction,
     caller: Caller,
     resources: ResourcesOf,
     page: PageQuery,
+    audit: AuditOf,
     user_id: Annotated[UserId | None, Query(description="Only of this user.")] = None,
     status: Annotated[list[InstanceStatus] | None, Query(description="Only these; may be repeated.")] = None,
 ) -> Response:
@@ -64,20 +68,29 @@ async def list_instances(
         limit=page.fetch,
     )
     data, pagination = page.cut(_LIST, rows, lambda row: (row.start_time, row.instance_id))
+    audit.note(
+        user_id,
+        subjects=[row.user_id for row in data],
+        fields=_SHOWN,
+        details={"workflow_id": workflow_id, "shown": len(data)},
+    )
     views = [instance_view(caller.role, Sight(row), resources.settings) for row in data]
     return json_response(Page[InstanceView](data=views, pagination=pagination))
 
 
 @router.get(_INSTANCE, response_model=InstanceView, responses=problems(*_MISSING))
 @allow(Role.OPERATOR, Role.ANALYST)
-async def read_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+@audited("instances.read")
+async def read_instance(
+    workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
+) -> Response:
     """One instance: where it stands, what its steps gave, every attempt.
 
     Status, step and times come from Temporal; when it can't be asked, from what was last stored (`stale`).
     """
     find(workflow_id)
     sight = await _executions(resources).look(workflow_id, instance_id)
-    return _answer(caller, resources, sight)
+    return _answer(audit, caller, resources, sight)
 
 
 @router.delete(
@@ -87,11 +100,14 @@ async def read_instance(workflow_id: str, instance_id: str, caller: Caller, reso
     responses=problems(*_MISSING, AlreadyFinished, TemporalUnavailable),
 )
 @allow(Role.OPERATOR)
-async def cancel_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+@audited("instances.cancel")
+async def cancel_instance(
+    workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
+) -> Response:
     """Cancel an instance: its clean-up runs, and it ends as `cancelled`."""
     find(workflow_id)
     sight = await _executions(resources).cancel(workflow_id, instance_id)
-    return _answer(caller, resources, sight, 202)
+    return _answer(audit, caller, resources, sight, 202)
 
 
 _COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinished, TemporalUnavailable, WorkerUnavailable)
@@ -99,27 +115,36 @@ _COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinished, TemporalUnavailable, Wo
 
 @router.post(f"{_INSTANCE}/pause", response_model=InstanceView, responses=_COMMAND_PROBLEMS)
 @allow(Role.OPERATOR)
-async def pause_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+@audited("instances.pause")
+async def pause_instance(
+    workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
+) -> Response:
     """Hold an instance before its next step. Time runs on; what falls due happens on resume."""
     find(workflow_id)
     sight = await _executions(resources).command(workflow_id, instance_id, "pause")
-    return _answer(caller, resources, sight)
+    return _answer(audit, caller, resources, sight)
 
 
 @router.post(f"{_INSTANCE}/resume", response_model=InstanceView, responses=_COMMAND_PROBLEMS)
 @allow(Role.OPERATOR)
-async def resume_instance(workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf) -> Response:
+@audited("instances.resume")
+async def resume_instance(
+    workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
+) -> Response:
     """Let a paused instance go on. One that isn't paused stays as it is."""
     find(workflow_id)
     sight = await _executions(resources).command(workflow_id, instance_id, "resume")
-    return _answer(caller, resources, sight)
+    return _answer(audit, caller, resources, sight)
 
 
 def _executions(resources: Resources) -> Executions:
     return Executions(resources.database, resources.sealer, resources.temporal, resources.settings.task_queue)
 
 
-def _answer(caller: Admission, resources: Resources, sight: Sight, status: int = 200) -> Response:
+def _answer(audit: Audit, caller: Admission, resources: Resources, sight: Sight, status: int = 200) -> Response:
+    stored = sight.stored
+    place = {"workflow_id": stored.workflow_id, "instance_id": stored.instance_id}
+    audit.note(stored.user_id, fields=_SHOWN, details=place)
     view = instance_view(caller.role, sight, resources.settings)
     headers = {"Location": location(view.workflow_id, view.instance_id)} if status == 202 else None
     return json_response(view, status, headers)

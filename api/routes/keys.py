@@ -7,8 +7,8 @@ from datetime import datetime
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from api.dependencies import InTransaction
-from api.guard import GuardedRoute, allow
+from api.dependencies import AuditOf, InTransaction
+from api.guard import GuardedRoute, allow, audited, impersonal
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
@@ -26,6 +26,7 @@ _LIST = "keys"
 
 @router.get("/keys", response_model=Page[Key])
 @allow(Role.ADMIN)
+@impersonal
 async def list_keys(connection: InTransaction, page: PageQuery) -> Response:
     """List keys, oldest first, revoked ones included; never their secrets."""
     after = page.after(_LIST, datetime, str)
@@ -36,9 +37,11 @@ async def list_keys(connection: InTransaction, page: PageQuery) -> Response:
 
 @router.post("/keys", status_code=201, response_model=KeyCreated)
 @allow(Role.ADMIN)
-async def create_key(body: KeyCreate, connection: InTransaction) -> Response:
+@audited("keys.create")
+async def create_key(body: KeyCreate, connection: InTransaction, audit: AuditOf) -> Response:
     """Create a key. Its secret is in this answer and never again."""
     record, secret = await api_keys.create(connection, body.name, body.role, body.rate_limit)
+    audit.note(details={"key_id": record.key_id, "role": record.role})
     answer = KeyCreated(
         id=record.key_id,
         key=secret,
@@ -52,9 +55,11 @@ async def create_key(body: KeyCreate, connection: InTransaction) -> Response:
 
 @router.delete("/keys/{key_id}", status_code=204, response_class=Response, responses=problems(KeyNotFound))
 @allow(Role.ADMIN)
-async def revoke_key(key_id: str, connection: InTransaction) -> Response:
+@audited("keys.revoke")
+async def revoke_key(key_id: str, connection: InTransaction, audit: AuditOf) -> Response:
     """Revoke a key, for the very next request in every process. Revoking it again changes nothing."""
     await api_keys.revoke(connection, key_id)
+    audit.note(details={"key_id": key_id})
     return Response(status_code=204)
 
 

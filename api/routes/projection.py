@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api.dependencies import InTransaction, ResourcesOf, UserIdInPath
-from api.guard import GuardedRoute, allow
+from api.dependencies import AuditOf, InTransaction, ResourcesOf, UserIdInPath
+from api.guard import GuardedRoute, allow, audited
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
@@ -44,8 +44,9 @@ _POISON = "poison-events"
     responses=problems(UserNotFound, UserErased),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
+@audited("transactions.list")
 async def list_transactions(
-    user_id: UserIdInPath, connection: InTransaction, resources: ResourcesOf, page: PageQuery
+    user_id: UserIdInPath, connection: InTransaction, resources: ResourcesOf, page: PageQuery, audit: AuditOf
 ) -> Response:
     """List a user's purchases and refunds, newest first, each with the event it came from."""
     position = page.after(_TRANSACTIONS, datetime, str)
@@ -55,6 +56,7 @@ async def list_transactions(
         connection, key, before=(position[0], position[1]) if position else None, limit=page.fetch
     )
     data, pagination = page.cut(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
+    audit.note(fields=TransactionView.model_fields, details={"shown": len(data)})
     return json_response(Page[TransactionView](data=[_transaction(row) for row in data], pagination=pagination))
 
 
@@ -71,9 +73,11 @@ def _transaction(row: TransactionEntry) -> TransactionView:
 
 @router.get("/poison-events", tags=["events"], response_model=Page[PoisonEventView])
 @allow()
+@audited("poison_events.list")
 async def list_poison_events(
     connection: InTransaction,
     page: PageQuery,
+    audit: AuditOf,
     status: Annotated[PoisonStatus | None, Query(description="Only these.")] = None,
 ) -> Response:
     """List events that could not be folded and were set aside, newest first."""
@@ -82,6 +86,7 @@ async def list_poison_events(
         connection, status=status, before=(position[0], position[1]) if position else None, limit=page.fetch
     )
     data, pagination = page.cut(_POISON, rows, lambda row: (row.set_aside_at, row.poison_id))
+    audit.note(subjects=[row.user_id for row in data], details={"shown": len(data)})
     return json_response(Page[PoisonEventView](data=[_poison(row) for row in data], pagination=pagination))
 
 
@@ -92,9 +97,13 @@ async def list_poison_events(
     responses=problems(PoisonEventNotFound, AlreadySettled, StillUnusable, EventGone, UserErased),
 )
 @allow()
-async def replay_poison_event(poison_id: str, connection: InTransaction, resources: ResourcesOf) -> Response:
+@audited("poison_events.replay")
+async def replay_poison_event(
+    poison_id: str, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
+) -> Response:
     """Fold an event that was set aside, now that it can be; it counts once, and stays open where it fails."""
     settled = await replay(connection, resources.sealer, triggers(), poison_id)
+    audit.note(settled.user_id)
     return json_response(_poison(settled))
 
 
@@ -105,9 +114,12 @@ async def replay_poison_event(poison_id: str, connection: InTransaction, resourc
     responses=problems(PoisonEventNotFound, AlreadySettled),
 )
 @allow()
-async def discard_poison_event(poison_id: str, connection: InTransaction) -> Response:
+@audited("poison_events.discard")
+async def discard_poison_event(poison_id: str, connection: InTransaction, audit: AuditOf) -> Response:
     """Settle an event that was set aside as not to be folded; the event itself stays in the log."""
-    return json_response(_poison(await poison.settle(connection, poison_id, "discarded")))
+    settled = await poison.settle(connection, poison_id, "discarded")
+    audit.note(settled.user_id)
+    return json_response(_poison(settled))
 
 
 def _poison(row: StoredPoison) -> PoisonEventView:

@@ -7,15 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
-from api.dependencies import Caller, InTransaction, ResourcesOf, UserIdInPath
+from api.audit import Audit, names_of
+from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
 from api.etags import if_match_holds, if_none_match_hits
-from api.guard import GuardedRoute, allow
+from api.guard import GuardedRoute, allow, audited
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
 from api.pages import PageQuery, PageRequest
-from api.profiles import answer_to_writer, etag, etags, seen_by
+from api.profiles import SHOWN, answer_to_writer, etag, etags, seen_by
 from api.responses import json_response
-from api.user_batches import batch_answer, check_items
+from api.user_batches import accessed, batch_answer, check_items, counts
 from models.errors import (
     ConsentRequired,
     FieldError,
@@ -56,21 +57,25 @@ _SEARCH = "users-search"
     ),
 )
 @allow(Role.INTEGRATOR)
+@audited("users.create")
 async def create_user(
     body: UserCreate,
     connection: InTransaction,
     caller: Caller,
     resources: ResourcesOf,
     idempotency: IdempotencyOf,
+    audit: AuditOf,
 ) -> Response:
     """Create a profile.
 
     An integrator's answer holds only what the request carried, with the id and times.
     """
+    sent = body.model_dump(exclude_unset=True)
+    audit.about(body.user_id)
     claim = await idempotency.claim(connection)
+    audit.note(fields=names_of(sent), details={"replayed": claim.replay is not None})
     if claim.replay:
         return claim.replay
-    sent = body.model_dump(exclude_unset=True)
     stored = await users.create(connection, resources.sealer, rules.create(sent), actor=caller.key_id)
     response = json_response(
         answer_to_writer(caller.role, stored, sent),
@@ -87,12 +92,14 @@ async def create_user(
     responses=problems(IdempotencyKeyReused, InvalidIdempotencyKey),
 )
 @allow(Role.INTEGRATOR)
+@audited("users.upsert")
 async def upsert_users(
     body: UserBatch,
     connection: InTransaction,
     caller: Caller,
     resources: ResourcesOf,
     idempotency: IdempotencyOf,
+    audit: AuditOf,
 ) -> Response:
     """Create or update up to 1,000 profiles.
 
@@ -100,20 +107,29 @@ async def upsert_users(
     user is a merge patch. A rejected item changes nothing and costs no other.
     """
     claim = await idempotency.claim(connection)
-    if claim.replay:
-        return claim.replay
     checked = await check_items(body.users)
     patches = [item.patch for item in checked if item.patch is not None]
+    if claim.replay:
+        audit.note(**accessed(patches), details={"users": len(checked), "replayed": True})
+        return claim.replay
     outcomes = await user_batches.upsert(connection, resources.sealer, patches, actor=caller.key_id)
-    response = json_response(batch_answer(checked, outcomes))
+    answer = batch_answer(checked, outcomes)
+    audit.note(**accessed(patches), details={"users": len(checked), **counts(answer)})
+    response = json_response(answer)
     await idempotency.keep(connection, claim, response, subject=None)
     return response
 
 
 @router.post("/users/search", response_model=UserPage)
 @allow(Role.ADMIN)
+@audited("users.search")
 async def search_users(
-    body: UserSearch, connection: InTransaction, caller: Caller, resources: ResourcesOf, page: PageQuery
+    body: UserSearch,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    page: PageQuery,
+    audit: AuditOf,
 ) -> Response:
     """Find profiles by e-mail address, without regard to case.
 
@@ -123,16 +139,18 @@ async def search_users(
     rows = await users.list_page(
         connection, resources.sealer, limit=page.fetch, after=after[0] if after else None, email=body.email
     )
-    return _page_of(rows, page, caller.role, _SEARCH)
+    return _page_of(rows, page, caller.role, _SEARCH, audit)
 
 
 @router.get("/users", response_model=UserPage)
 @allow(Role.OPERATOR, Role.ANALYST)
+@audited("users.list")
 async def list_users(
     connection: InTransaction,
     caller: Caller,
     resources: ResourcesOf,
     page: PageQuery,
+    audit: AuditOf,
     lifecycle_stage: Annotated[LifecycleStage | None, Query(description="Only those in this stage.")] = None,
     account_status: Annotated[AccountStatus | None, Query(description="Only those of this status.")] = None,
 ) -> Response:
@@ -146,11 +164,12 @@ async def list_users(
         stage=lifecycle_stage,
         status=account_status,
     )
-    return _page_of(rows, page, caller.role, _LIST)
+    return _page_of(rows, page, caller.role, _LIST, audit)
 
 
-def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str) -> Response:
+def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str, audit: Audit) -> Response:
     data, pagination = page.cut(name, rows, lambda row: (row.profile.user_id,))
+    audit.note(subjects=[row.profile.user_id for row in data], fields=SHOWN)
     return json_response({"data": [seen_by(role, row) for row in data], "pagination": pagination.model_dump()})
 
 
@@ -160,17 +179,20 @@ def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str) -
     responses=problems(UserNotFound, UserErased, tagged=True),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
+@audited("users.read")
 async def get_user(
     user_id: UserIdInPath,
     connection: InTransaction,
     caller: Caller,
     resources: ResourcesOf,
+    audit: AuditOf,
     if_none_match: Annotated[
         str | None, Header(alias="If-None-Match", description="An `ETag` that is at hand: 304 if it still holds.")
     ] = None,
 ) -> Response:
     """Get a profile; masked for all but admins."""
     stored = await users.find(connection, resources.sealer, user_id)
+    audit.note(fields=SHOWN)
     tag = etag(caller.role, stored)
     if if_none_match_hits(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag})
@@ -183,12 +205,14 @@ async def get_user(
     responses=problems(UserNotFound, UserErased, ConsentRequired, PreconditionFailed),
 )
 @allow(Role.INTEGRATOR)
+@audited("users.change")
 async def patch_user(
     user_id: UserIdInPath,
     body: UserPatch,
     connection: InTransaction,
     caller: Caller,
     resources: ResourcesOf,
+    audit: AuditOf,
     if_match: Annotated[
         str | None, Header(alias="If-Match", description="The `ETag` that the change is for; 412 if it is gone.")
     ] = None,
@@ -205,6 +229,7 @@ async def patch_user(
     stored = locked.users[user_id]
     if not if_match_holds(if_match, etags(stored)):
         raise PreconditionFailed
+    audit.note(fields=names_of(sent))
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
         updated = await users.update(connection, resources.sealer, locked, [changed], actor=caller.key_id)

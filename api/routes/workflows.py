@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from api.dependencies import Caller, InTransaction, ResourcesOf
+from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
 from api.execute import Execution, PreferredWait, execute_once
-from api.guard import GuardedRoute, allow
+from api.guard import GuardedRoute, allow, audited, impersonal
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
 from api.responses import json_response
@@ -34,6 +34,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
 
 @router.get("/workflows", response_model=Page[WorkflowView])
 @allow(*Role)
+@impersonal
 async def list_workflows(connection: InTransaction) -> Response:
     """List the lifecycle workflows; all on one page."""
     changed = await workflow_settings.all_settings(connection)
@@ -44,6 +45,7 @@ async def list_workflows(connection: InTransaction) -> Response:
 
 @router.get("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFound))
 @allow(*Role)
+@impersonal
 async def read_workflow(workflow_id: str, connection: InTransaction) -> Response:
     """One lifecycle workflow, with the schema of its parameters."""
     definition = find(workflow_id)
@@ -53,6 +55,7 @@ async def read_workflow(workflow_id: str, connection: InTransaction) -> Response
 
 @router.patch("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFound))
 @allow(Role.ADMIN)
+@impersonal
 async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InTransaction) -> Response:
     """Change how often steps are tried, or whether the workflow may be executed; running instances go on."""
     definition = find(workflow_id)
@@ -79,6 +82,7 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
     ),
 )
 @allow(Role.OPERATOR)
+@audited("workflows.execute")
 async def execute_workflow(
     workflow_id: str,
     body: ExecuteRequest,
@@ -86,13 +90,14 @@ async def execute_workflow(
     resources: ResourcesOf,
     idempotency: IdempotencyOf,
     wait: PreferredWait,
+    audit: AuditOf,
 ) -> Response:
     """Run a workflow for a user.
 
     202 means that the instance is stored and Temporal has it. With `Prefer: wait=N` the answer is held back for
     up to N seconds (60 at most) and is 200 with the finished instance if it finishes in time.
     """
-    execution = Execution(find(workflow_id), body, caller, resources)
+    execution = Execution(find(workflow_id), body, caller, resources, audit)
     return await execute_once(execution, idempotency, wait)
 
 

@@ -46,11 +46,14 @@ async def _statement(stack: Stack, count: int) -> Figure:
 
 
 async def _over_http(stack: Stack, count: int) -> Figure:
-    """A key whose role is too small gets as far as the guard and no further: 403 against a public 200."""
+    """A key whose role is too small gets as far as the guard and no further: 403 against a public 200.
+
+    On a route that touches no personal data: there a refusal leaves no row in the audit log.
+    """
     async with connections(stack.url, stack.weak_key, 2) as [guarded, public]:
 
         async def refused() -> None:
-            answer = await guarded.request("GET", "/users/nobody")
+            answer = await guarded.request("GET", "/keys")
             assert answer.status == 403
 
         async def live() -> None:

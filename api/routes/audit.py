@@ -1,0 +1,83 @@
+"""`/audit`: who has seen and changed what of whom, for admins; itself audited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import chain
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from api.dependencies import AuditOf, InTransaction
+from api.guard import GuardedRoute, allow, audited, impersonal
+from api.openapi import problems
+from api.pages import PageQuery
+from api.responses import json_response
+from models.errors import AuditEntryNotFound
+from models.vocabulary import Role
+from models.wire.audit import AuditEntryView, AuditHeadView
+from models.wire.fields import Moment, UserId
+from models.wire.pages import Page
+from store import audit as log
+from store import audit_seals
+from store.audit import AuditFilter, StoredEntry
+
+router = APIRouter(route_class=GuardedRoute, tags=["audit"])
+
+_LIST = "audit"
+_Name = Annotated[str | None, Query(max_length=128)]
+
+
+@router.get("/audit", response_model=Page[AuditEntryView])
+@allow(Role.ADMIN)
+@audited("audit.list")
+async def list_audit(
+    connection: InTransaction,
+    page: PageQuery,
+    audit: AuditOf,
+    user_id: Annotated[UserId | None, Query(description="Only what was for, showed or wrote this user.")] = None,
+    actor: Annotated[_Name, Query(description="Only by this key's id, or e.g. `system:retention`.")] = None,
+    action: Annotated[_Name, Query(description="Only this.", examples=["users.read"])] = None,
+    since: Annotated[Moment | None, Query(alias="from", description="Not before this time.")] = None,
+    until: Annotated[Moment | None, Query(alias="to", description="Before this time.")] = None,
+) -> Response:
+    """List accesses to personal data, the newest first."""
+    wanted = AuditFilter(user_id, actor, action, since, until)
+    rows = await log.page(connection, wanted, before=page.after(_LIST, datetime, int), limit=page.fetch)
+    data, pagination = page.cut(_LIST, rows, lambda row: (row.occurred_at, str(row.audit_id)))
+    audit.note(user_id, subjects=_shown(data), details={"shown": len(data), "filtered_by": wanted.names()})
+    return json_response(Page[AuditEntryView](data=[_view(row) for row in data], pagination=pagination))
+
+
+@router.get("/audit/head", response_model=AuditHeadView)
+@allow(Role.ADMIN)
+@impersonal
+async def get_audit_head(connection: InTransaction) -> Response:
+    """Get the head of the chain of seals. Keep it where the database's administrators can't reach it."""
+    seal = await audit_seals.last(connection)
+    if seal is None:
+        return json_response(AuditHeadView(hour=None, head=None, rows=None, sealed_at=None))
+    return json_response(
+        AuditHeadView(hour=seal.hour, head=seal.head.hex(), rows=seal.rows, sealed_at=seal.sealed_at)
+    )
+
+
+@router.get("/audit/{audit_id}", response_model=AuditEntryView, responses=problems(AuditEntryNotFound))
+@allow(Role.ADMIN)
+@audited("audit.read")
+async def get_audit_entry(audit_id: str, connection: InTransaction, audit: AuditOf) -> Response:
+    """Get one access, with all whom it showed or wrote."""
+    row = await log.find(connection, audit_id)
+    audit.note(row.user_id, subjects=row.subjects)
+    return json_response(_view(row))
+
+
+def _shown(rows: Sequence[StoredEntry]) -> set[str]:
+    """Whom the rows name."""
+    return {user_id for user_id in chain.from_iterable((row.user_id, *row.subjects) for row in rows) if user_id}
+
+
+def _view(row: StoredEntry) -> AuditEntryView:
+    return AuditEntryView(**{**vars(row), "audit_id": str(row.audit_id)})
