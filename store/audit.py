@@ -100,7 +100,7 @@ async def page(
         ]
     ordered = f"ORDER BY occurred_at DESC, audit_id DESC LIMIT {place(limit)}"
     parts = [f"(SELECT {_IN_A_LIST} FROM audit_log WHERE {branch} {ordered})" for branch in branches]
-    rows = await connection.fetch(" UNION ALL ".join(parts) + ordered, *values)
+    rows = await connection.fetch(f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS found {ordered}", *values)
     return [StoredEntry(**row) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""The hours of the audit log and their seals: what is due, what an hour holds, and what may go.
+"""The hours of the audit log and their seals: what is due, what an hour holds, and when its rows may go.
 
 An hour is named by its beginning, in UTC. It is closed when no row can come into it any more: that is argued in
 :mod:`activities.audit`.
@@ -17,6 +17,8 @@ from store.connection import Connection
 
 HOUR = timedelta(hours=1)
 _ROWS_A_FETCH = 1000
+_DATA_TYPE = "audit"
+"""What the log is called among the types of data that have a retention."""
 _SEAL = "hour, rows, digest, expires_before, sealed_at, previous, head, sealed_with"
 _CANONICAL = """
 SELECT audit_id, xid, occurred_at, actor, role, action, user_id, subjects, fields, request_id,
@@ -32,14 +34,6 @@ class DueHour:
 
     hour: datetime
     barrier: int
-
-
-@dataclass(frozen=True)
-class ExpiredHour:
-    """An hour whose rows have gone, and how many they were."""
-
-    hour: datetime
-    rows: int
 
 
 async def last(connection: Connection) -> Seal | None:
@@ -112,7 +106,7 @@ async def seal(connection: Connection, key: SealKey, due: DueHour) -> Seal:
     before = await last(connection)
     hour = due.hour if before else min(due.hour, await _next(connection) or due.hour)
     taken = await digest(connection, hour)
-    kept = await retention.find(connection, retention.AUDIT)
+    kept = await retention.find(connection, _DATA_TYPE)
     now = await connection.fetchval("SELECT clock_timestamp()")
     expires_before = now - timedelta(days=kept.days)
     made = key.seal(
@@ -157,31 +151,6 @@ async def oldest_row(connection: Connection, since: datetime | None = None) -> d
 async def overdue(connection: Connection, moment: datetime, patience: timedelta) -> bool:
     """Whether a moment's hour ended longer ago than that, by Postgres' clock."""
     return await _is_over(connection, moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0), patience)
-
-
-async def count_expiring(connection: Connection, days: int) -> int:
-    """How many rows of sealed hours are older than so many days: what goes in time, if that is the retention."""
-    count: int = await connection.fetchval(
-        """SELECT count(*) FROM audit_log
-            WHERE occurred_at < least(
-                date_trunc('hour', now() - greatest($1, 30) * interval '1 day', 'UTC'),
-                (SELECT max(hour) + interval '1 hour' FROM audit_seals))
-              AND EXISTS (SELECT FROM audit_seals)""",
-        days,
-    )
-    return count
-
-
-async def expire_hour(connection: Connection) -> ExpiredHour | None:
-    """Let the rows of the oldest hour go, if the last seal says that they may; None if there is no such hour.
-
-    One hour a transaction: to be called again until it gives None. What it has deleted is to be appended to the
-    log in the same transaction. The seals stay.
-    """
-    row = await connection.fetchrow("SELECT expired_hour, expired_rows FROM expire_audit_hour()")
-    if row is None or row["expired_hour"] is None:
-        return None
-    return ExpiredHour(row["expired_hour"], row["expired_rows"])
 
 
 def _seal(row: asyncpg.Record) -> Seal:

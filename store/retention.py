@@ -9,8 +9,7 @@ from datetime import datetime
 from store.connection import Connection
 
 EVENTS = "events"
-AUDIT = "audit"
-DEFAULT_DAYS: Mapping[str, int] = {EVENTS: 365, AUDIT: 730}
+DEFAULT_DAYS: Mapping[str, int] = {EVENTS: 365, "audit": 730}
 """By type of data, where nobody has said otherwise."""
 
 

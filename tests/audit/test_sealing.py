@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
@@ -14,7 +13,7 @@ from activities.audit import schedule_audit_seal
 from models.audit import AuditEntry
 from models.messages.audit import AUDIT_SEAL_ID
 from privacy.audit_chain import ChainBroken
-from runtime.database import Database
+from runtime.database import Database, DatabaseUnreachable
 from runtime.settings import Settings
 from store import audit, audit_seals, retention
 from tests.audit.log import Log, hours_ago
@@ -107,19 +106,20 @@ async def test_sealers_at_once_make_one_chain(log: Log, database_url: str) -> No
     assert found.hours >= 29
 
 
-async def test_a_sealer_whose_connection_dies_leaves_no_half_seal(log: Log) -> None:
-    await log.fill(4)
-    async with log.database.connection() as connection:
-        due = await audit_seals.due(connection, sealing.GRACE)
-        assert due is not None
-        pid = await connection.fetchval("SELECT pg_backend_pid()")
-        transaction = connection.transaction(isolation="repeatable_read")
-        await transaction.start()
+async def _seal_and_lose_the_connection(log: Log) -> None:
+    async with log.database.transaction() as connection:
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        due = audit_seals.DueHour(hours_ago(4), 0)
         assert await audit_seals.closed(connection, due)
         await audit_seals.seal(connection, log.key, due)
+        pid = await connection.fetchval("SELECT pg_backend_pid()")
         await log.superuser.execute("SELECT pg_terminate_backend($1)", pid)
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
-            await transaction.commit()
+
+
+async def test_a_sealer_whose_connection_dies_leaves_no_half_seal(log: Log) -> None:
+    await log.fill(4)
+    with pytest.raises(DatabaseUnreachable):
+        await _seal_and_lose_the_connection(log)
     async with log.database.connection() as connection:
         assert await audit_seals.last(connection) is None
     await log.seal()
@@ -131,15 +131,15 @@ async def expire(log: Log) -> list[int]:
     gone: list[int] = []
     while True:
         async with log.database.transaction() as connection:
-            hour = await audit_seals.expire_hour(connection)
-        if hour is None:
+            rows = await connection.fetchval("SELECT expired_rows FROM expire_audit_hour()")
+        if rows is None:
             return gone
-        gone.append(hour.rows)
+        gone.append(rows)
 
 
 async def keep(log: Log, days: int) -> None:
     async with log.database.transaction() as connection:
-        await retention.change(connection, retention.AUDIT, days, actor="key-1")
+        await retention.change(connection, "audit", days, actor="key-1")
 
 
 DAYS_31 = 31 * 24
@@ -151,9 +151,6 @@ async def test_sealed_hours_expire_as_a_whole_and_their_seals_stay(log: Log) -> 
     await log.seal()
     assert await expire(log) == []  # kept for longer, by the last seal
     await keep(log, 30)
-    async with log.database.connection() as connection:
-        assert await audit_seals.count_expiring(connection, 30) == 6
-        assert await audit_seals.count_expiring(connection, 40) == 0
     await log.superuser.execute("DELETE FROM audit_seals WHERE hour = (SELECT max(hour) FROM audit_seals)")
     await log.seal()  # the newest hour again, now with the new retention
     assert await expire(log) == [3, 3]

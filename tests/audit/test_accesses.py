@@ -1,0 +1,271 @@
+"""What each access leaves in the log: who, what, whose, which fields, which request, what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from api.app import create_app
+from api.guard import GuardedRoute
+from api.resources import Resources
+from models.vocabulary import Role
+from runtime.database import Database
+from tests.audit.log import Log
+from tests.support.builders import collected, user
+from tests.support.events import add_users, event
+from tests.support.http import Clients, assert_problem, clients_of
+
+Row = dict[str, Any]
+
+
+async def only_row(log: Log, request_id: str) -> Row:
+    """The one row of a request."""
+    [row] = [row for row in await log.rows() if row["request_id"] == request_id]
+    return row
+
+
+def sent_as(request_id: str) -> dict[str, str]:
+    return {"X-Request-Id": request_id}
+
+
+@pytest.fixture
+async def people(api: Clients) -> Clients:
+    """Three users who consent to the collection of their data."""
+    await add_users(api.admin, ["u-1", "u-2", "u-3"])
+    return api
+
+
+async def test_a_read_says_who_whose_and_which_fields(people: Clients, log: Log) -> None:
+    answer = await people.analyst.get("/users/u-1", headers=sent_as("r-1"))
+    assert answer.status_code == 200
+    row = await only_row(log, "r-1")
+    assert (row["role"], row["action"], row["user_id"], row["outcome"]) == ("analyst", "users.read", "u-1", "done")
+    keys = (await people.admin.get("/keys")).json()["data"]
+    assert row["actor"] == next(key["id"] for key in keys if key["role"] == "analyst")
+    assert {"email", "name", "demographics.city", "behavior"} <= set(row["fields"])
+    assert row["details"] == {"masked": True}
+
+
+async def test_a_list_is_one_row_with_the_ids_that_it_showed(people: Clients, log: Log) -> None:
+    shown = (await people.operator.get("/users", params={"limit": 2}, headers=sent_as("r-1"))).json()["data"]
+    row = await only_row(log, "r-1")
+    assert row["subjects"] == [each["user_id"] for each in shown] == ["u-1", "u-2"]
+    assert row["user_id"] is None
+
+
+async def test_a_search_tells_whom_it_found_and_not_by_which_address(people: Clients, log: Log) -> None:
+    await people.admin.post("/users/search", json={"email": "U-2@example.com"}, headers=sent_as("r-1"))
+    row = await only_row(log, "r-1")
+    assert (row["action"], row["subjects"]) == ("users.search", ["u-2"])
+    assert "example" not in str(row)
+
+
+async def test_writes_tell_the_names_of_what_they_wrote(people: Clients, log: Log) -> None:
+    document = collected("u-9", city="London")
+    await people.integrator.post("/users", json=document, headers=sent_as("r-1"))
+    created = await only_row(log, "r-1")
+    assert (created["action"], created["user_id"]) == ("users.create", "u-9")
+    assert {"email", "demographics.city", "consents.data_collection"} <= set(created["fields"])
+    await people.integrator.patch("/users/u-9", json={"name": "Bea"}, headers=sent_as("r-2"))
+    changed = await only_row(log, "r-2")
+    assert (changed["action"], changed["fields"]) == ("users.change", ["name"])
+    batch = {"users": [user("u-1"), user("u-8"), {"user_id": "u-7"}]}
+    await people.integrator.post("/users/batch", json=batch, headers=sent_as("r-3"))
+    upserted = await only_row(log, "r-3")
+    assert upserted["subjects"] == ["u-1", "u-7", "u-8"]
+    assert upserted["details"] == {"users": 3, "created": 1, "updated": 1, "rejected": 1}
+
+
+async def test_an_answer_that_is_repeated_is_an_access_as_well(people: Clients, log: Log) -> None:
+    for number in range(2):
+        headers = {"Idempotency-Key": "once", **sent_as(f"r-{number}")}
+        assert (await people.admin.post("/users", json=user("u-9"), headers=headers)).status_code == 201
+    rows = [await only_row(log, "r-0"), await only_row(log, "r-1")]
+    assert [row["details"]["replayed"] for row in rows] == [False, True]
+    assert {row["user_id"] for row in rows} == {"u-9"}
+
+
+async def test_consents_are_accesses(people: Clients, log: Log) -> None:
+    await people.admin.get("/users/u-1/consents", headers=sent_as("r-1"))
+    await people.admin.get("/users/u-1/consents/history", headers=sent_as("r-2"))
+    granted = {"granted": True, "source": "form"}
+    await people.integrator.put("/users/u-1/consents/marketing", json=granted, headers=sent_as("r-3"))
+    await people.integrator.delete("/users/u-1/consents/marketing", headers=sent_as("r-4"))
+    rows = [await only_row(log, f"r-{number}") for number in range(1, 5)]
+    assert [row["action"] for row in rows] == [
+        "consents.read",
+        "consents.history",
+        "consents.change",
+        "consents.change",
+    ]
+    assert [row["details"].get("granted") for row in rows[2:]] == [True, False]
+    assert {row["user_id"] for row in rows} == {"u-1"}
+
+
+async def test_a_batch_of_events_is_one_row_with_those_whose_events_are_stored(people: Clients, log: Log) -> None:
+    await people.admin.delete("/users/u-3/consents/data_collection")
+    events = [event("e-1", "u-1"), event("e-2", "u-2"), event("e-3", "u-1"), event("e-4", "u-3")]
+    batch = {"events": [*events, event("e-5", "nobody"), {"event_id": "e-6"}, event("e-1", "u-1")]}
+    await people.integrator.post("/events/batch", json=batch, headers=sent_as("r-1"))
+    row = await only_row(log, "r-1")
+    assert (row["action"], row["role"], row["subjects"]) == ("events.ingest", "integrator", ["u-1", "u-2"])
+    assert row["details"] == {"events": 7, "accepted": 3, "duplicates": 1, "rejected": 3}
+
+
+async def test_single_events_at_once_are_a_row_for_each_request(people: Clients, log: Log) -> None:
+    async def ingest(number: int) -> httpx.Response:
+        document = event(f"e-{number}", f"u-{number % 4}")
+        return await people.integrator.post("/events", json=document, headers=sent_as(f"r-{number}"))
+
+    answers = await asyncio.gather(*(ingest(number) for number in range(20)))
+    for number, answer in enumerate(answers):
+        row = await only_row(log, f"r-{number}")
+        assert row["user_id"] == f"u-{number % 4}"
+        expected = ("done", 202) if number % 4 else ("refused", 422)
+        assert (row["outcome"], answer.status_code) == expected
+        assert row["details"] == ({"status": "accepted"} if number % 4 else {"code": "user_unknown"})
+
+
+async def test_a_timeline_is_an_access(people: Clients, log: Log) -> None:
+    await people.admin.post("/events", json=event("e-1", "u-1"))
+    await people.operator.get("/users/u-1/events", headers=sent_as("r-1"))
+    row = await only_row(log, "r-1")
+    assert (row["action"], row["user_id"], row["details"]) == ("events.list", "u-1", {"shown": 1, "masked": True})
+    await people.operator.get("/users/u-1/transactions", headers=sent_as("r-2"))
+    assert (await only_row(log, "r-2"))["action"] == "transactions.list"
+
+
+async def test_whoever_asks_for_somebody_who_is_not_there_is_recorded(people: Clients, log: Log) -> None:
+    assert_problem(await people.admin.get("/users/u-0", headers=sent_as("r-1")), 404, "user_not_found")
+    row = await only_row(log, "r-1")
+    assert (row["user_id"], row["outcome"], row["details"]) == ("u-0", "refused", {"code": "user_not_found"})
+    assert_problem(await people.admin.post("/users", json=user("u-1"), headers=sent_as("r-2")), 409, "user_exists")
+    row = await only_row(log, "r-2")
+    assert (row["user_id"], row["outcome"], row["details"]) == ("u-1", "refused", {"code": "user_exists"})
+
+
+async def test_content_that_does_not_hold_is_no_access(people: Clients, log: Log) -> None:
+    assert (await people.admin.post("/users", json={}, headers=sent_as("r-1"))).status_code == 422
+    assert (await people.admin.get("/users?x=1", headers=sent_as("r-1"))).status_code == 422
+    assert (await people.anonymous.get("/users/u-1", headers=sent_as("r-1"))).status_code == 401
+    assert not [row for row in await log.rows() if row["request_id"] == "r-1"]
+
+
+def guarded_routes(app: FastAPI) -> list[tuple[str, str, GuardedRoute]]:
+    """Every route that needs a key: method, path, route."""
+    return [
+        (method, str(context.path), context.original_route)
+        for context in iter_route_contexts(app.routes)
+        if isinstance(context.original_route, GuardedRoute) and not context.original_route.access.public
+        for method in context.methods or ()
+    ]
+
+
+async def test_every_access_that_a_role_may_not_have_is_recorded(app: FastAPI, api: Clients, log: Log) -> None:
+    expected = 0
+    for method, path, route in guarded_routes(app):
+        for role in set(Role) - route.access.roles:
+            url = path.replace("{user_id}", "u-1")
+            headers = sent_as(f"r-{role}")
+            assert_problem(await api.of(role).request(method, url, headers=headers), 403, "forbidden")
+            expected += route.action is not None
+            if route.action is not None:
+                row = (await log.rows())[-1]
+                assert (row["action"], row["role"], row["outcome"]) == (route.action, role, "denied")
+                assert row["user_id"] == ("u-1" if "{user_id}" in path else None)
+    assert len(await log.rows()) == expected > 20
+
+
+def test_every_action_is_in_the_documentation(app: FastAPI) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    for _, path, route in guarded_routes(app):
+        assert route.action is None or f"`{route.action}`" in text, path
+
+
+async def test_no_row_holds_anything_of_a_person_but_the_id(people: Clients, log: Log) -> None:
+    secret = "Zyxwvut"
+    person = collected("u-5", city=secret) | {"email": f"{secret}@example.com", "name": secret}
+    await people.admin.post("/users", json=person)
+    await people.admin.patch("/users/u-5", json={"name": f"{secret} B"})
+    await people.admin.post("/users/batch", json={"users": [person, {**person, "email": secret}]})
+    await people.admin.post("/users/search", json={"email": f"{secret}@example.com"})
+    for path in ("u-5", f"{secret}@example.com", f"{secret}%20B", f"{secret}@example.com/events"):
+        for client in (people.admin, people.integrator):
+            await client.get(f"/users/{path}")
+    shown = event(
+        "e-1", "u-5", event_properties={secret: secret}, referrer=f"https://{secret.lower()}.example.com"
+    )
+    await people.admin.post("/events", json=shown)
+    await people.admin.post("/events/batch", json={"events": [shown, {**shown, "event_id": "e-2"}, {secret: 1}]})
+    await people.admin.get("/users/u-5/events")
+    await people.admin.get("/audit", params={"actor": secret})
+    rows = await log.rows()
+    assert len(rows) == 17
+    assert secret.lower() not in str(rows).lower()
+
+
+async def test_the_row_is_committed_before_the_answer_begins(app: FastAPI, people: Clients, log: Log) -> None:
+    """Looked for over another connection at the moment at which the first byte would go out."""
+    found: list[int] = []
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def look(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                found.append(
+                    await log.superuser.fetchval("SELECT count(*) FROM audit_log WHERE request_id = 'r-1'")
+                )
+            await send(message)
+
+        await app(scope, receive, look)
+
+    headers = {**people.admin.headers, **sent_as("r-1")}
+    transport = httpx.ASGITransport(watched)
+    async with httpx.AsyncClient(transport=transport, base_url="http://perennial.test", headers=headers) as client:
+        await client.get("/users/u-1")
+        await client.get("/users/u-0")
+        await client.post("/events", json=event("e-1"))
+        await client.post("/events/batch", json={"events": [event("e-2")]})
+    assert found == [1, 2, 3, 4]
+
+
+async def test_where_nothing_can_be_recorded_nothing_is_shown_or_changed(people: Clients, log: Log) -> None:
+    columns = "actor, role, action, user_id, subjects, fields, request_id, outcome, details"
+    await log.superuser.execute(f"REVOKE INSERT ({columns}) ON audit_log FROM perennial_app")
+    try:
+        shown = await people.admin.get("/users/u-1")
+        made = await people.admin.post("/users", json=user("u-9"))
+        stored = await people.admin.post("/events", json=event("e-1"))
+    finally:
+        await log.superuser.execute(f"GRANT INSERT ({columns}) ON audit_log TO perennial_app")
+    for answer in (shown, made, stored):
+        assert_problem(answer, 500, "internal_error")
+    assert_problem(await people.admin.get("/users/u-9"), 404, "user_not_found")
+    assert (await people.admin.get("/users/u-1/events")).json()["data"] == []
+
+
+async def test_refusals_need_no_second_connection(
+    people: Clients, resources: Resources, database_url: str, log: Log
+) -> None:
+    narrow = Database(database_url, size=1, application="narrow")
+    await narrow.open()
+    try:
+        given = (resources.settings, narrow, resources.limiter, resources.sealer, resources.temporal)
+        async with clients_of(create_app(Resources(*given)), log.database) as clients:
+            answers = await asyncio.gather(*(clients.admin.get(f"/users/no-{number}") for number in range(10)))
+    finally:
+        await narrow.close()
+    assert {answer.status_code for answer in answers} == {404}
+    assert len([row for row in await log.rows() if row["outcome"] == "refused"]) == 10
+
+
+async def test_not_modified_is_an_access(people: Clients, log: Log) -> None:
+    tag = (await people.analyst.get("/users/u-1")).headers["etag"]
+    answer = await people.analyst.get("/users/u-1", headers={"If-None-Match": tag, **sent_as("r-1")})
+    assert answer.status_code == 304
+    assert (await only_row(log, "r-1"))["action"] == "users.read"
