@@ -135,7 +135,7 @@ class Audit:
 
 def is_refusal(error: PerennialError) -> bool:
     """Whether an error is an answer to an access, and not one to a request that can't be read."""
-    return error.status in _REFUSALS and not isinstance(error, InvalidContent)
+    return error.status in _REFUSALS and error.code != InvalidContent.code
 
 
 def names_of(sent: Mapping[str, object]) -> list[str]:

@@ -14,7 +14,7 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.cases import auth, execute, imports, ingest, onboarding, reads, stream, volume
+from benchmarks.cases import audit, auth, execute, imports, ingest, onboarding, reads, stream, volume
 from benchmarks.measure import Figure
 from benchmarks.stack import Stack, running_stack
 
@@ -31,6 +31,7 @@ CASES: Mapping[str, Case] = {
     "auth": auth.run,
     "get_user": reads.get_user,
     "get_instance": reads.get_instance,
+    "audit": audit.run,
     "import": imports.run,
     "ingest": ingest.batches,
     "ingest_one": ingest.singles,

@@ -17,10 +17,12 @@ EXPIRE_HOUR = """
 CREATE FUNCTION expire_audit_hour(OUT expired_hour timestamptz, OUT expired_rows bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    kept integer;
     allowed timestamptz;
 BEGIN
     PERFORM pg_advisory_xact_lock(x'6175646974'::bigint);
-    SELECT least(expires_before, now() - interval '30 days') INTO allowed
+    SELECT days INTO kept FROM public.retention_periods WHERE data_type = 'audit';
+    SELECT least(expires_before, now() - make_interval(days => greatest(coalesce(kept, 730), 30))) INTO allowed
       FROM public.audit_seals ORDER BY hour DESC LIMIT 1;
     SELECT date_trunc('hour', min(occurred_at), 'UTC') INTO expired_hour FROM public.audit_log;
     IF allowed IS NULL OR expired_hour IS NULL OR expired_hour + interval '1 hour' > allowed
@@ -33,7 +35,8 @@ BEGIN
     GET DIAGNOSTICS expired_rows = ROW_COUNT;
 END $$
 """
-"""Deletes the rows of the oldest hour: if it is sealed, the last seal lets it expire, and it is 30 days old.
+"""Deletes the rows of the oldest hour, if it is sealed, and may go by the last seal, by the log's retention as it
+stands now, and by an age of 30 days, below which nothing ever goes.
 
 The runtime role may not delete from the log, so this runs as the owner. Nothing that a caller gives it
 chooses what goes, and an hour goes as a whole: one that has some of its rows has been tampered with.

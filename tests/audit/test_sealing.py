@@ -159,6 +159,16 @@ async def test_sealed_hours_expire_as_a_whole_and_their_seals_stay(log: Log) -> 
     assert found.hours >= DAYS_31 - 1
 
 
+async def test_a_retention_that_was_lengthened_again_holds_at_once(log: Log) -> None:
+    await keep(log, 30)
+    await log.fill(DAYS_31 + 1, DAYS_31, 2)
+    await log.seal()
+    await keep(log, 60)
+    assert await expire(log) == []
+    await keep(log, 30)
+    assert await expire(log) == [3, 3]
+
+
 async def test_an_expired_hour_of_which_rows_came_back_is_found(log: Log) -> None:
     await keep(log, 30)
     await log.fill(DAYS_31, 2)

@@ -1,0 +1,180 @@
+"""What the audit log costs: reads and batches of events, against an API process that doesn't write it."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from benchmarks.http import Connection, connections
+from benchmarks.measure import Burst, Figure, burst, in_turns, spread, until
+from benchmarks.processor import processor_seconds, used
+from benchmarks.stack import Stack
+from benchmarks.twin import Twin, twins
+from models.audit import AuditEntry
+from models.messages.projection import PROJECTOR
+from store import audit
+
+_READ_TARGET_MS = 1.0
+_INGEST_TARGET = 0.95
+_BATCH = 500
+_PAGE_BYTES = 8192
+_CONNECTIONS = 4
+_PEOPLE = 5000
+_PEOPLE_A_REQUEST = 500
+
+
+async def run(stack: Stack, *, quick: bool) -> list[Figure]:
+    """Both, each in turns with its ceiling."""
+    [user_id] = await stack.add_users("audited", 1)
+    with twins(stack) as (audited, other):
+        reads = await _reads(stack, audited, other, user_id, 300 if quick else 3000)
+        people = await _consenting(stack)
+        ingest = await _ingest(stack, audited, other, people, 2 if quick else 10)
+    return [reads, ingest]
+
+
+async def _consenting(stack: Stack) -> list[str]:
+    """People of whom events are taken."""
+    ids = await stack.add_users("audit", _PEOPLE)
+    async with connections(stack.url, stack.key) as [connection]:
+        for begin in range(0, _PEOPLE, _PEOPLE_A_REQUEST):
+            part = ids[begin : begin + _PEOPLE_A_REQUEST]
+            users = [{"user_id": user_id, "consents": {"data_collection": True}} for user_id in part]
+            answer = await connection.request("POST", "/users/batch", {"users": users})
+            if answer.status != 200 or answer.json()["rejected"]:
+                raise RuntimeError(f"the consents were not taken: {answer.status}")
+    return ids
+
+
+async def _reads(stack: Stack, audited: Twin, other: Twin, user_id: str, count: int) -> Figure:
+    """One after the other; beside it what it can't do without: a row's transaction, and a flush of the disk."""
+    bare = await stack.bare_connection()
+    entry = AuditEntry("key_0000000000000000", "admin", "users.read", user_id, (), ("email",) * 20, "r" * 32)
+    async with connections(audited.url, stack.key) as [ours], connections(other.url, stack.key) as [theirs]:
+
+        async def with_audit() -> None:
+            await ours.get(f"/users/{user_id}")
+
+        async def without() -> None:
+            await theirs.get(f"/users/{user_id}")
+
+        async def statement() -> None:
+            async with stack.database.transaction() as connection:
+                await audit.append(connection, [entry])
+
+        async def nothing() -> None:
+            async with bare.transaction():
+                await bare.fetchval("SELECT 1")
+
+        async def flush() -> None:
+            os.pwrite(page, b"\x01" * _PAGE_BYTES, 0)
+            os.fdatasync(page)
+
+        page = os.open(stack.home / "audit-page", os.O_RDWR | os.O_CREAT)
+        try:
+            taken = await in_turns([with_audit, without, statement, nothing, flush], count)
+        finally:
+            await bare.close()
+            os.close(page)
+    mine, ceiling, row, empty, disk = (spread(times) for times in taken)
+    added = round(mine["p50_ms"] - ceiling["p50_ms"], 3)
+    return Figure(
+        name="audit of reads",
+        what="GET of a profile with its row in the audit log, minus the same without, p50",
+        value=added,
+        unit="ms",
+        ceiling=ceiling["p50_ms"],
+        ceiling_what="the same GET from a process that writes no row, p50",
+        target=f"≤ {_READ_TARGET_MS:.0f} ms",
+        reached=added <= _READ_TARGET_MS,
+        details={
+            "audited": mine,
+            "unaudited": ceiling,
+            "a_transaction_with_a_row": row,
+            "an_empty_transaction": empty,
+            "the_disk_alone": disk,
+            "added_p99_ms": round(mine["p99_ms"] - ceiling["p99_ms"], 3),
+        },
+    )
+
+
+async def _ingest(stack: Stack, audited: Twin, other: Twin, people: Sequence[str], pairs: int) -> Figure:
+    batches = 20 if pairs < 5 else 60
+    ratios, rates, ceilings = [], [], []
+    before = processor_seconds({"audited": audited.pid, "unaudited": other.pid})
+    async with (
+        connections(audited.url, stack.key, _CONNECTIONS) as ours,
+        connections(other.url, stack.key, _CONNECTIONS) as theirs,
+    ):
+        for pair in range(pairs + 1):  # the first warms up
+            order = [ours, theirs] if pair % 2 else [theirs, ours]
+            sent = {id(opened): await _send(stack, opened, people, batches) for opened in order}
+            rate, ceiling = (sent[id(opened)].per_second * _BATCH for opened in (ours, theirs))
+            if pair:
+                ratios.append(rate / ceiling)
+                rates.append(rate)
+                ceilings.append(ceiling)
+    after = processor_seconds({"audited": audited.pid, "unaudited": other.pid})
+    ratio = statistics.median(ratios)
+    return Figure(
+        name="audit of ingest",
+        what=f"POST /events/batch, {_BATCH} each, {_CONNECTIONS} connections, a row each in the audit log",
+        value=round(statistics.median(rates)),
+        unit="/s",
+        ceiling=round(statistics.median(ceilings)),
+        ceiling_what="the same from a process that writes no row",
+        target=f"≥ {_INGEST_TARGET} of it",
+        reached=ratio >= _INGEST_TARGET,
+        details={
+            "ratio": round(ratio, 3),
+            "ratios": [round(each, 3) for each in ratios],
+            "api_processor_ms_a_batch": used(before, after, (pairs + 1) * batches),
+        },
+    )
+
+
+async def _send(stack: Stack, opened: Sequence[Connection], people: Sequence[str], count: int) -> Burst:
+    """Send so many batches; then wait until the projector has nothing to do."""
+
+    def sender(connection: Connection) -> Any:
+        async def send(batch: list[dict[str, object]]) -> None:
+            answer = await connection.request("POST", "/events/batch", {"events": batch})
+            if answer.status != 202:
+                raise RuntimeError(f"a batch was not taken: {answer.status}")
+
+        return send
+
+    made = [[_event(random.choice(people)) for _ in range(_BATCH)] for _ in range(count)]
+    sent = await burst(made, [sender(connection) for connection in opened])
+    await until(lambda: _projected(stack), 120.0, "the projector catches up")
+    return sent
+
+
+def _event(user_id: str) -> dict[str, object]:
+    return {
+        "event_id": uuid.uuid4().hex,
+        "user_id": user_id,
+        "event_type": "engagement.page_view",
+        "timestamp": datetime.now(UTC).isoformat(),
+        "session_id": "s-1",
+        "event_properties": {"page": "/pricing", "title": "Pricing", "seconds": 12},
+    }
+
+
+async def _projected(stack: Stack) -> bool:
+    async with stack.database.connection() as connection:
+        return not await connection.fetchval(
+            """SELECT EXISTS (
+                   SELECT FROM log_cursors c, LATERAL (
+                       SELECT FROM events e
+                        WHERE e.shard = c.shard
+                          AND (e.generation, e.xid, e.sequence) > (c.generation, c.xid, c.sequence)
+                        LIMIT 1) AS rest
+                    WHERE c.consumer = $1)""",
+            PROJECTOR,
+        )
