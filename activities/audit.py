@@ -34,15 +34,14 @@ from temporalio.client import (
     Client,
     Schedule,
     ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
-    ScheduleUpdate,
 )
 from temporalio.exceptions import ApplicationError
 
+from activities import schedules
 from models.audit import SYSTEM, AuditEntry
 from models.messages.audit import AUDIT_SEAL, AUDIT_SEAL_ID, AuditHead, AuditSealed
 from privacy.audit_chain import Seal, SealKey
@@ -126,9 +125,4 @@ async def schedule_audit_seal(client: Client, task_queue: str) -> None:
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=HOUR, offset=_AFTER_THE_HOUR)]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=HOUR),
     )
-    try:
-        await client.create_schedule(AUDIT_SEAL_ID, schedule, trigger_immediately=True)
-    except ScheduleAlreadyRunningError:
-        handle = client.get_schedule_handle(AUDIT_SEAL_ID)
-        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
-        await handle.trigger(overlap=ScheduleOverlapPolicy.SKIP)
+    await schedules.keep(client, AUDIT_SEAL_ID, schedule)

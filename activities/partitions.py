@@ -9,14 +9,13 @@ from temporalio.client import (
     Client,
     Schedule,
     ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
-    ScheduleUpdate,
 )
 
+from activities import schedules
 from models.messages.partitions import PARTITIONS, PARTITIONS_ID, PartitionsMade
 from runtime.database import Database
 from store import partitions
@@ -48,9 +47,4 @@ async def schedule_partitions(client: Client, task_queue: str) -> None:
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(days=1))]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(days=7)),
     )
-    try:
-        await client.create_schedule(PARTITIONS_ID, schedule, trigger_immediately=True)
-    except ScheduleAlreadyRunningError:
-        handle = client.get_schedule_handle(PARTITIONS_ID)
-        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
-        await handle.trigger(overlap=ScheduleOverlapPolicy.TERMINATE_OTHER)
+    await schedules.keep(client, PARTITIONS_ID, schedule)

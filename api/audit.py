@@ -9,7 +9,8 @@ Where the row is written:
 - routes with the one transaction of the request (``InTransaction``): in it, just before it commits. A crash
   before the commit leaves neither the change nor the row, and no answer; after it both are there.
 - routes that open their own: in the transaction that stores (ingest, execute), by :meth:`Audit.write`; else, where
-  there was nothing but reading, or an effect in Temporal, by a statement of its own before the answer.
+  there was nothing but reading, or an effect in Temporal, by a statement of its own before the answer. A crash
+  between such an effect (pause, resume, cancel) and the row leaves it in the instance's history alone.
 - a refusal (403, 404, 409, ...): after the roll-back, by a statement of its own.
 
 Where a row can't be written the request fails, and nothing of what was read goes out.
