@@ -37,6 +37,7 @@ KEPT_AS: Mapping[str, str | None] = {
     "temporal_outbox": "execution_logs",
     "messages": "messages",
     "idempotent_answers": "idempotency_answers",
+    "audit_log": "audit",
     "api_keys": None,
     "rate_windows": None,
     "workflow_settings": None,
@@ -44,6 +45,7 @@ KEPT_AS: Mapping[str, str | None] = {
     "log_generation": None,
     "log_cursors": None,
     "retention_periods": None,
+    "audit_seals": None,
 }
 """By table, the data type whose retention it falls under; None for what belongs to the installation."""
 
@@ -112,6 +114,18 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "poison_events.poison_id": OURS,
     "retention_periods.data_type": WORD,
     "retention_periods.changed_by": KEY_ID,
+    "audit_log.actor": f"{KEY_ID}, or what the platform did",
+    "audit_log.role": WORD,
+    "audit_log.action": WORD,
+    "audit_log.subjects": "user ids",
+    "audit_log.fields": "names of attributes",
+    "audit_log.request_id": "ours, or the caller's",
+    "audit_log.outcome": WORD,
+    "audit_log.details": "counts, codes and ids of ours",
+    "audit_seals.digest": "digest of an hour's rows",
+    "audit_seals.previous": "keyed digest of the seals before",
+    "audit_seals.head": "keyed digest of all seals so far",
+    "audit_seals.sealed_with": "check value of a key",
     "feature_usage.feature": "a dimension of `engagement.feature_click`",
 }
 """What every other text, document and string of bytes in the clear holds: why it may be there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from fastapi import FastAPI
 from temporalio.testing import WorkflowEnvironment
@@ -54,7 +55,13 @@ def canaries() -> Canaries:
 
 
 @pytest.fixture
-async def peopled(api: Clients, database: Database, sealer: Sealer, canaries: Canaries) -> Clients:
+async def peopled(
+    api: Clients,
+    database: Database,
+    owner: asyncpg.Connection[asyncpg.Record],
+    sealer: Sealer,
+    canaries: Canaries,
+) -> Clients:
     """Clients of an application that knows `u-1`: a profile, events, an instance that failed, and the rest."""
     await _profile(api, canaries)
     await _events(api, database, canaries)
@@ -63,6 +70,10 @@ async def peopled(api: Clients, database: Database, sealer: Sealer, canaries: Ca
         await connection.execute(
             """INSERT INTO api_keys (key_id, name, role, hash) VALUES ('key_1', 'some', 'analyst', 'x')"""
         )
+    await owner.execute(
+        """INSERT INTO audit_log (audit_id, actor, role, action, outcome) OVERRIDING SYSTEM VALUE
+           VALUES (999999999, 'key_1', 'analyst', 'users.list', 'done')"""
+    )
     return api
 
 
