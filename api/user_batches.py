@@ -73,10 +73,10 @@ def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[Outcome]) ->
     )
 
 
-def accessed(patches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Whom a batch is about, and the names of what it writes, for the audit log."""
+def accessed(patches: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whom a batch has written, by its answer, and the names of what it writes, for the audit log."""
     return {
-        "subjects": [patch["user_id"] for patch in patches],
+        "subjects": [result["user_id"] for result in results if result["status"] != "rejected"],
         "fields": {name for patch in patches for name in names_of(patch)},
     }
 

@@ -32,8 +32,8 @@ class AuditEntry:
     """One access, as it is appended to the log; the log adds its number, transaction and time.
 
     ``actor`` is the id of an API key, or `system:retention` and the like. ``action`` is `resource.verb`.
-    ``user_id`` is whose data a request was for; ``subjects`` are the ids of those whom a list showed or a batch
-    wrote. ``fields`` are the names of attributes that were shown or written.
+    ``user_id`` is whose data a request was for, and kept only where it is somebody's; ``subjects`` are the ids of
+    those whom a list showed or a batch wrote. ``fields`` are the names of attributes that were shown or written.
     """
 
     actor: str

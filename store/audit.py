@@ -14,8 +14,11 @@ _LISTED_SUBJECTS = 100
 _MOST_DIGITS = 18
 _APPEND = """
 INSERT INTO audit_log (actor, role, action, user_id, subjects, fields, request_id, outcome, details)
-VALUES ($1, $2, $3, $4, $5::text[], $6::text[], $7, $8, $9::jsonb)
+VALUES ($1, $2, $3, (SELECT k.subject FROM data_keys k WHERE k.subject = $4::text), $5::text[], $6::text[], $7, $8,
+        $9::jsonb)
 """
+"""A user id is kept where somebody has it, or has had it until being erased: one that is nobody's is a text of the
+caller's choosing, and may be personal."""
 _SHOWN = """audit_id, occurred_at, actor, role, action, user_id, {subjects} AS subjects,
             cardinality(subjects) AS subject_count, fields, request_id, outcome, details"""
 _IN_A_LIST = _SHOWN.format(subjects=f"subjects[1:{_LISTED_SUBJECTS}]")

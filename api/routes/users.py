@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import orjson
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
@@ -110,11 +111,13 @@ async def upsert_users(
     checked = await check_items(body.users)
     patches = [item.patch for item in checked if item.patch is not None]
     if claim.replay:
-        audit.note(**accessed(patches), details={"users": len(checked), "replayed": True})
+        results = orjson.loads(claim.replay.body)["results"]
+        audit.note(**accessed(patches, results), details={"users": len(checked), "replayed": True})
         return claim.replay
     outcomes = await user_batches.upsert(connection, resources.sealer, patches, actor=caller.key_id)
     answer = batch_answer(checked, outcomes)
-    audit.note(**accessed(patches), details={"users": len(checked), **counts(answer)})
+    written = accessed(patches, [vars(result) for result in answer.results])
+    audit.note(**written, details={"users": len(checked), **counts(answer)})
     response = json_response(answer)
     await idempotency.keep(connection, claim, response, subject=None)
     return response

@@ -23,6 +23,8 @@ async def found(api: Clients, **filters: str) -> list[tuple[str, str | None]]:
 
 
 async def test_it_filters_by_user_actor_action_and_time(api: Clients, log: Log) -> None:
+    await add_users(api.admin, ["u-1"])
+    await log.superuser.execute("DELETE FROM audit_log")
     await log.add(hours_ago(5), "u-1", actor="key-1")
     await log.add(hours_ago(4), "u-2", actor="key-2", action="events.list")
     await log.add(hours_ago(3), None, actor="key-1", action="users.list", subjects=["u-1", "u-3"])  # type: ignore[arg-type]

@@ -70,5 +70,5 @@ async def test_a_repeated_answer_and_a_refused_execute_are_accesses(
     answer = await api.operator.post("/workflows/onboarding/execute", json=nobody, headers={"X-Request-Id": "r-3"})
     assert_problem(answer, 422, "user_unknown")
     [row] = await rows_of(database, "r-3")
-    assert (row["user_id"], row["outcome"]) == ("u-0", "refused")
+    assert (row["user_id"], row["outcome"]) == (None, "refused")
     assert row["details"] == {"code": "user_unknown", "masked": True}
