@@ -14,6 +14,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.audit import AuditSealing, schedule_audit_seal
+from activities.expired_months import owner_database
 from activities.instances import Instances
 from activities.messages import Messages
 from activities.outbox import Outbox, Startable, start_outbox
@@ -21,6 +22,7 @@ from activities.partitions import Partitions, schedule_partitions
 from activities.profiles import Profiles
 from activities.projector import Projector, start_projectors
 from activities.recording import StepRecorder
+from activities.retention import Retention, align_histories, schedule_retention
 from activities.transport import SmtpTransport
 from privacy.audit_chain import SealKey
 from privacy.keyring import KeyFile
@@ -69,8 +71,13 @@ def startables() -> dict[str, Startable]:
     }
 
 
-def build_worker(client: Client, settings: Settings, database: Database, sealer: Sealer) -> Worker:
-    """A worker for all lifecycle workflows and their activities."""
+def build_worker(
+    client: Client, settings: Settings, database: Database, sealer: Sealer, owner: Database | None = None
+) -> Worker:
+    """A worker for all lifecycle workflows and their activities.
+
+    ``owner`` are connections of the role that owns the tables, with which whole months are dropped.
+    """
     transport = SmtpTransport(settings) if settings.smtp_url else None
     purposes = {name: definition.purpose for name, definition in catalog().items()}
     resend = settings.smtp_unconfirmed == "resend"
@@ -78,6 +85,7 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
     instances = Instances(database, sealer)
     profiles = Profiles(database)
     projector = Projector(database, sealer, triggers())
+    retention = Retention(database, owner, client)
     carrier = Outbox(database, sealer, client, settings.task_queue, startables())
     return Worker(
         client,
@@ -92,6 +100,9 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
             carrier.deliver,
             Partitions(database).make_ahead,
             AuditSealing(database, SealKey(sealer)).seal,
+            retention.begin,
+            retention.sweep,
+            retention.finish,
         ],
         workflow_runner=workflow_runner(),
         interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],
@@ -111,19 +122,27 @@ async def run(settings: Settings) -> None:
     ring = KeyFile(settings.require_key_file()).load()
     database = Database(settings.require_database_url(), size=settings.database_pool_size, application="worker")
     await database.open()
+    owner = owner_database(settings.migration_database_url) if settings.migration_database_url else None
+    if owner is None:
+        log.warning("PERENNIAL_MIGRATION_DATABASE_URL is not set: expired months are emptied and not dropped")
+    else:
+        await owner.open()
     client = await _connected(settings, SealedPayloads(ring.payload.current, ring.payload.keys))
-    worker = build_worker(client, settings, database, Sealer(ring))
+    worker = build_worker(client, settings, database, Sealer(ring), owner)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     await _start_system(client, settings.task_queue)
+    await align_histories(client, database)
     collect_rarely()
     async with worker:
         announce_ready(settings.ready_file)
         log.info("worker is polling", extra={"task_queue": settings.task_queue})
         await stopping.wait()
     await database.close()
+    if owner is not None:
+        await owner.close()
     if tracing is not None:
         tracing.shutdown()
 
@@ -136,6 +155,7 @@ async def _start_system(client: Client, task_queue: str) -> None:
             await start_outbox(client, task_queue)
             await schedule_partitions(client, task_queue)
             await schedule_audit_seal(client, task_queue)
+            await schedule_retention(client, task_queue)
         except RPCError:
             log.warning("Temporal did not take the system's workflows; trying again")
             await asyncio.sleep(1)

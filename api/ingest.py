@@ -17,8 +17,10 @@ import orjson
 
 from api.notifier import Notifier
 from models.audit import AuditEntry
+from models.errors import PartitionLeaving
 from models.rules.event_types import EventType
 from models.rules.ingest import NewEvent, Outcome, Window, content_errors, rejected
+from models.rules.retention import EVENTS
 from models.wire.events import EventInput
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
@@ -31,6 +33,7 @@ _GATHER_SECONDS = 0.001
 _MAX_GROUP = 500
 _YIELD_EVERY = 250
 _ATTEMPTS = 2
+_MONTH_GONE = (asyncpg.CheckViolationError, PartitionLeaving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,16 @@ class Ingest:
         """
         async with self._database.connection() as connection:
             types = await self._types.find(connection, {event.event_type for event in given})
-            kept = await retention.find(connection, retention.EVENTS)
-            window = Window.of(datetime.now(UTC), kept.days)
-            prepared = await _prepare(given, types, window, historical=historical)
-            outcomes = await self._record(connection, prepared, account)
+            for attempt in range(_ATTEMPTS):
+                window = Window.of(datetime.now(UTC), await retention.days_of(connection, EVENTS))
+                prepared = await _prepare(given, types, window, historical=historical)
+                try:
+                    outcomes = await self._record(connection, prepared, account)
+                    break
+                except _MONTH_GONE:  # retention has taken it, under a period that may be a new one: judge again
+                    self._partitions.forget()
+                    if attempt + 1 == _ATTEMPTS:
+                        raise PartitionLeaving from None
         self._notifier.wake()
         return outcomes
 
@@ -84,20 +93,12 @@ class Ingest:
         account: Callable[[Sequence[Outcome]], Sequence[AuditEntry]],
     ) -> list[Outcome]:
         fresh = [each for each in prepared if isinstance(each, NewEvent)]
-        months = {month_of(event.timestamp) for event in fresh}
-        for attempt in range(_ATTEMPTS):
-            await self._partitions.ensure(connection, months)
-            try:
-                async with connection.transaction():
-                    recorded = iter(await events.record(connection, self._sealer, fresh))
-                    outcomes = [next(recorded) if isinstance(each, NewEvent) else each for each in prepared]
-                    await audit.append(connection, account(outcomes))
-                    return outcomes
-            except asyncpg.CheckViolationError:  # a partition that was there has gone
-                self._partitions.forget()
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-        raise AssertionError("the loop returns or raises")
+        await self._partitions.ensure(connection, {month_of(event.timestamp) for event in fresh})
+        async with connection.transaction():
+            recorded = iter(await events.record(connection, self._sealer, fresh))
+            outcomes = [next(recorded) if isinstance(each, NewEvent) else each for each in prepared]
+            await audit.append(connection, account(outcomes))
+            return outcomes
 
     async def take_one(self, event: EventInput, account: Callable[[Outcome], AuditEntry]) -> Outcome:
         """Store an event, together with others that arrive about now; what became of it, once it is on disk."""

@@ -122,6 +122,24 @@ class PoisonEventNotFound(NotFound):
         super().__init__("No event was set aside under this id.")
 
 
+class DataTypeNotFound(NotFound):
+    """No type of data with this name has a retention."""
+
+    code, title = "data_type_not_found", "No such type of data"
+
+    def __init__(self) -> None:
+        super().__init__("No type of data has this name; GET /retention lists them.")
+
+
+class RetentionRunNotFound(NotFound):
+    """No run of the retention with this id."""
+
+    code, title = "retention_run_not_found", "No such run"
+
+    def __init__(self) -> None:
+        super().__init__("No run of the retention has this id.")
+
+
 class MethodNotAllowed(PerennialError):
     """The path is there, and takes other methods."""
 
@@ -320,6 +338,16 @@ class WorkerUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("No worker took up the command in time; it may still be carried out. Look again.")
+
+
+class PartitionLeaving(Unavailable):
+    """An event's month is being taken out of the log, although the event is inside the retention: the period was
+    lengthened a moment ago."""
+
+    code, title = "month_on_its_way_out", "The event's month is being deleted"
+
+    def __init__(self) -> None:
+        super().__init__("The events of this month are being deleted; the retention was changed. Try again.", 5)
 
 
 class StoreUnavailable(Unavailable):

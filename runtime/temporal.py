@@ -8,6 +8,7 @@ hold nothing personal: a string whose class says ``stays_readable``.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -15,7 +16,10 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from google.protobuf.duration_pb2 import Duration
 from temporalio.api.common.v1 import Payload
+from temporalio.api.namespace.v1 import NamespaceConfig
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNamespaceRequest
 from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
 from temporalio.converter import (
@@ -23,9 +27,11 @@ from temporalio.converter import (
     DefaultFailureConverterWithEncodedAttributes,
     PayloadCodec,
 )
-from temporalio.service import RetryConfig
+from temporalio.service import RetryConfig, RPCError
 
 from runtime.settings import Settings
+
+logger = logging.getLogger("perennial.temporal")
 
 _ENCODING = b"binary/encrypted"
 _PUBLIC = "perennial-public"
@@ -114,3 +120,29 @@ async def connect(
         lazy=lazy,
         retry_config=RetryConfig(max_elapsed_time_millis=4_000, max_interval_millis=1_000),
     )
+
+
+async def keep_histories(client: Client, period: timedelta) -> bool:
+    """Have the namespace keep closed workflows for a period; whether it does.
+
+    It holds for those that close from now on. A Temporal that doesn't answer, or lets nobody do this (there is a
+    control plane for it, say), is left as it is with a warning.
+    """
+    service, wanted = client.workflow_service, Duration()
+    wanted.FromTimedelta(period)
+    try:
+        found = await service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
+        )
+        if found.config.workflow_execution_retention_ttl != wanted:
+            config = NamespaceConfig(workflow_execution_retention_ttl=wanted)
+            await service.update_namespace(
+                UpdateNamespaceRequest(namespace=client.namespace, config=config), timeout=RPC_TIMEOUT
+            )
+    except (RPCError, RuntimeError) as error:
+        logger.warning(
+            "Temporal's retention could not be set",
+            extra={"days": period.days, "error_type": type(error).__name__},
+        )
+        return False
+    return True

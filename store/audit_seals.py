@@ -106,9 +106,9 @@ async def seal(connection: Connection, key: SealKey, due: DueHour) -> Seal:
     before = await last(connection)
     hour = due.hour if before else min(due.hour, await _next(connection) or due.hour)
     taken = await digest(connection, hour)
-    kept = await retention.find(connection, _DATA_TYPE)
+    kept_days = await retention.days_of(connection, _DATA_TYPE)
     now = await connection.fetchval("SELECT clock_timestamp()")
-    expires_before = now - timedelta(days=kept.days)
+    expires_before = now - timedelta(days=kept_days)
     made = key.seal(
         Unsealed(
             hour=hour,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 
+import asyncpg
+
+from models.errors import PartitionLeaving
 from store.connection import Connection
 
 
@@ -13,6 +16,12 @@ def month_of(moment: datetime) -> date:
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
     return date(moment.year, moment.month, 1)
+
+
+def month_start(moment: datetime) -> datetime:
+    """The first moment of a moment's month, in UTC."""
+    first = month_of(moment)
+    return datetime(first.year, first.month, 1, tzinfo=UTC)
 
 
 def months_ahead(today: date, count: int) -> list[date]:
@@ -25,8 +34,12 @@ async def ensure(connection: Connection, month: date) -> bool:
     """Make a month's partition where it is missing; whether it was.
 
     To be called outside any other transaction: the lock that it takes on the log is held until the end of it.
+    Raises :class:`PartitionLeaving` while retention takes the month out.
     """
-    return bool(await connection.fetchval("SELECT ensure_events_partition($1)", month))
+    try:
+        return bool(await connection.fetchval("SELECT ensure_events_partition($1)", month))
+    except asyncpg.ObjectInUseError:
+        raise PartitionLeaving from None
 
 
 class Partitions:

@@ -145,7 +145,9 @@ async def insert_new(
     if not won:
         return {}
     rows = await connection.fetch(
-        f"""INSERT INTO users ({NAMES}) SELECT * FROM unnest({UNNEST})
+        f"""INSERT INTO users ({NAMES}, closed_at)
+            SELECT d.*, CASE WHEN d.account_status = 'closed' THEN statement_timestamp() END
+              FROM unnest({UNNEST}) AS d ({NAMES})
             RETURNING user_id, version, created_at, updated_at""",
         *as_arrays(sealed_row(profile, made[profile.user_id][0], sealer) for profile in won),
     )
@@ -171,7 +173,9 @@ async def update(
     fresh = {profile.user_id: profile for profile in changed}
     assignments = ", ".join(f"{name} = d.{name}" for name in NAMES.split(", ") if name != "user_id")
     rows = await connection.fetch(
-        f"""UPDATE users u SET {assignments}, version = u.version + 1, updated_at = statement_timestamp()
+        f"""UPDATE users u SET {assignments}, version = u.version + 1, updated_at = statement_timestamp(),
+                   closed_at = CASE WHEN d.account_status = 'closed'
+                                    THEN coalesce(u.closed_at, statement_timestamp()) END
               FROM unnest({UNNEST}) AS d ({NAMES}) WHERE u.user_id = d.user_id
             RETURNING u.user_id, u.version, u.created_at, u.updated_at""",
         *as_arrays(sealed_row(profile, locked.keys[profile.user_id], sealer) for profile in changed),

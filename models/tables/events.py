@@ -128,14 +128,3 @@ class PoisonEvent(SQLModel, table=True):
     status: str = words()
     """`open`, `replayed` or `discarded`."""
     set_aside_at: datetime = now()
-
-
-class RetentionPeriod(SQLModel, table=True):
-    """How long a type of data is kept, where it differs from the default."""
-
-    __tablename__ = "retention_periods"
-
-    data_type: str = words(primary_key=True)
-    days: int = Field(sa_column=Column(Integer, nullable=False))
-    changed_at: datetime = now()
-    changed_by: str = words()

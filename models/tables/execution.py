@@ -18,6 +18,7 @@ class Instance(SQLModel, table=True):
     __table_args__ = (
         Index("instances_by_workflow", "workflow_id", "start_time", "instance_id"),
         Index("instances_by_user", "user_id", "start_time", "instance_id"),
+        Index("instances_by_end", "end_time", postgresql_where=text("end_time IS NOT NULL")),
     )
 
     instance_id: str = words(primary_key=True)
@@ -72,6 +73,7 @@ class OutboxMessage(SQLModel, table=True):
     __table_args__ = (
         Index("messages_by_step", "instance_id", "step", unique=True),
         Index("messages_by_user", "user_id", "created_at"),
+        Index("messages_by_age", "created_at"),
     )
 
     message_id: str = words(primary_key=True)

@@ -20,6 +20,7 @@ class User(SQLModel, table=True):
         Index("users_email_index", "email_index"),
         Index("users_by_stage", "lifecycle_stage", "user_id"),
         Index("users_by_status", "account_status", "user_id"),
+        Index("users_by_closing", "closed_at", postgresql_where=text("closed_at IS NOT NULL")),
     )
 
     user_id: str = words(primary_key=True)
@@ -44,6 +45,8 @@ class User(SQLModel, table=True):
     version: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("1")))
     created_at: datetime = now()
     updated_at: datetime = now()
+    closed_at: datetime | None = moment(nullable=True)
+    """Since when the account is closed."""
 
 
 class DataKey(SQLModel, table=True):

@@ -13,7 +13,6 @@ from models.tables.events import (
     LogCursor,
     LogGeneration,
     PoisonEvent,
-    RetentionPeriod,
 )
 from models.tables.execution import Attempt, Instance, OutboxMessage, Step, WorkflowSetting
 from models.tables.people import Consent, ConsentRecord, DataKey, User
@@ -26,6 +25,7 @@ from models.tables.projections import (
     Transaction,
     UserActivity,
 )
+from models.tables.retention import RetentionPeriod, RetentionResult, RetentionRunRow
 
 TABLES: tuple[type[SQLModel], ...] = (
     User,
@@ -47,6 +47,8 @@ TABLES: tuple[type[SQLModel], ...] = (
     LogCursor,
     PoisonEvent,
     RetentionPeriod,
+    RetentionRunRow,
+    RetentionResult,
     Session,
     Transaction,
     UserActivity,

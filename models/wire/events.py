@@ -215,21 +215,6 @@ class EventTypeView(Answer):
     changed_at: datetime | None = Field(description="Null for a standard type.")
 
 
-class RetentionInput(Wire):
-    """How long a type of data is kept."""
-
-    days: Annotated[int, Field(ge=1, le=3650)]
-
-
-class RetentionView(Answer):
-    """How long a type of data is kept."""
-
-    data_type: str
-    days: int
-    changed_at: datetime | None = Field(description="Null while the default holds.")
-    changed_by: str | None = Field(description="The id of the API key that set it.")
-
-
 def usable_event_id(item: object) -> str | None:
     """The id of a rejected item, where it has one that can be repeated."""
     event_id = item.get("event_id") if isinstance(item, Mapping) else None

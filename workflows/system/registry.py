@@ -8,10 +8,12 @@ from workflows.system.audit import AuditSealWorkflow
 from workflows.system.outbox import OutboxWorkflow
 from workflows.system.partitions import PartitionsWorkflow
 from workflows.system.projector import ProjectorWorkflow
+from workflows.system.retention import RetentionWorkflow
 
 SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (
     ProjectorWorkflow,
     OutboxWorkflow,
     PartitionsWorkflow,
     AuditSealWorkflow,
+    RetentionWorkflow,
 )
