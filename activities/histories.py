@@ -98,7 +98,10 @@ class Histories:
                 raise
 
     async def _is_gone(self, workflow_id: str, run_id: str) -> bool:
-        """Whether Temporal, which deletes later than it answers, has let go of a run in time."""
+        """Whether Temporal, which deletes later than it answers, has let go of a run in time.
+
+        For one that closed long ago that is at once; for one that has just closed, up to half a minute.
+        """
         deadline = asyncio.get_running_loop().time() + _GONE_WITHIN_SECONDS
         wait = 0.02
         while await self._describe(workflow_id, run_id) is not None:

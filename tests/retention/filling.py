@@ -1,4 +1,4 @@
-"""Events of past months, many at once, as ingest would have stored them; and what the retention has told of them."""
+"""Events of past months, many at once, as ingest would have stored them; and what the retention told of them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def fill(owner: Connection, prefix: str, begins: datetime, ends: datetime,
                     INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
                                         historical, body)
                     SELECT $1 || n, 'u-' || n % 97, 'lesson.finish',
-                           $2::timestamptz + ($3::timestamptz - $2::timestamptz) * n / $4, $1 || n, n % {SHARDS}, 1,
-                           true, '\\x00'
+                           $2::timestamptz + ($3::timestamptz - $2::timestamptz) * n / $4, $1 || n,
+                           n % {SHARDS}, 1, true, '\\x00'
                       FROM generate_series(0, $4::bigint - 1) AS numbers (n)
                     RETURNING event_id, user_id, session_id, timestamp),
                      ids AS (INSERT INTO event_ids SELECT event_id, 0, timestamp FROM stored)
@@ -82,8 +82,8 @@ async def with_owner(database: Database, owner_url: str) -> AsyncIterator[Expire
 async def audited(connection: Connection, data_type: str = EVENTS) -> Counter[tuple[str, str]]:
     """How many rows the audit log says have gone, by part and how."""
     rows = await connection.fetch(
-        """SELECT details->>'part' AS part, details->>'how' AS how, (details->>'rows')::bigint AS rows FROM audit_log
-            WHERE action = 'retention.delete' AND actor = 'system:retention' AND details->>'data_type' = $1""",
+        """SELECT details->>'part' AS part, details->>'how' AS how, (details->>'rows')::bigint AS rows
+             FROM audit_log WHERE action = 'retention.delete' AND actor = 'system:retention' AND details->>'data_type' = $1""",
         data_type,
     )
     told: Counter[tuple[str, str]] = Counter()

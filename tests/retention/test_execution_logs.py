@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -34,10 +33,10 @@ SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 
 
 @pytest.fixture
-async def enforced(database: Database, temporal: Client) -> AsyncIterator[Retention]:
+async def enforced(database: Database, temporal: Client) -> Retention:
     async with database.transaction() as connection:
         await retention_runs.begin(connection, RUN, "a-test", [EXECUTION_LOGS])
-    yield Retention(database, None, temporal)
+    return Retention(database, None, temporal)
 
 
 async def sweep(enforced: Retention, data_type: str = EXECUTION_LOGS) -> None:
@@ -60,8 +59,7 @@ async def is_known(temporal: Client, workflow_id: str, run_id: str) -> bool:
     try:
         await temporal.get_workflow_handle(workflow_id, run_id=run_id).describe()
     except RPCError as error:
-        assert error.status is RPCStatusCode.NOT_FOUND
-        return False
+        return error.status is not RPCStatusCode.NOT_FOUND
     return True
 
 
@@ -111,7 +109,7 @@ async def test_an_instance_that_temporal_still_runs_stays(
     runs: Runs, temporal: Client, owner: Connection, customer: Customer, enforced: Retention
 ) -> None:
     run = await runs.start(customer.user_id, still=True)
-    await runs.until(run, "first_activity")
+    await runs.until(run, "wait_for_first_activity")
     await owner.execute("UPDATE instances SET status = 'failed', end_time = now() - interval '100 days'")
     await sweep(enforced)
     assert await count(owner, "instances") == 1

@@ -38,6 +38,8 @@ async def skipping(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]:
         'history.timerProcessorMaxTimeShift="1ms"',
         "history.timerProcessorMaxPollRPS=1000",
         "history.transferProcessorMaxPollRPS=300",
+        # A history can be deleted once its closing was acknowledged, which is every 30 s by default.
+        'history.transferProcessorUpdateAckInterval="1s"',
     )
     environment = await WorkflowEnvironment.start_time_skipping_v2(
         ts_config=TimeSkippingConfig(max_session_skip_count=10_000),

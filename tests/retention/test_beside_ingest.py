@@ -1,0 +1,167 @@
+"""The retention beside ingest and the projector: nobody waits for it, and nobody gets a 5xx by it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from activities.sweeping import PeriodLifted
+from models.vocabulary import Role
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.embedded.ports import free_port
+from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.settings import Settings
+from store import retention
+from store.connection import Connection
+from tests.retention.filling import (
+    WHOLE,
+    audited,
+    count,
+    fill,
+    read_by_the_projector,
+    standings,
+    sweeping,
+    with_owner,
+)
+from tests.support.events import add_user, event
+from tests.support.http import Clients, assert_problem, bearer, new_key
+from tests.support.log import Log
+from tests.support.processes import PerennialProcess
+
+MONTH = f"events_{WHOLE:%Y_%m}"
+ROWS = 10_000
+
+
+@pytest.fixture
+def log(database: Database, sealer: Sealer) -> Log:
+    return Log(database, sealer)
+
+
+@pytest.fixture
+async def other(
+    skipping: WorkflowEnvironment, database: Database, api_settings: Settings, tmp_path: Path
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an API in another process, beside a projector in a third."""
+    settings = api_settings.model_copy(
+        update={
+            "api_port": free_port(),
+            "temporal_address": skipping.client.service_client.config.target_host,
+            "task_queue": f"beside-{tmp_path.name}",
+        }
+    )
+    async with AsyncExitStack() as stack:
+        stack.enter_context(skipping.with_time_skipping_disabled())
+        for process in (
+            PerennialProcess("api", settings, tmp_path),
+            PerennialProcess("worker", settings, tmp_path, "tests.events.projecting"),
+        ):
+            await stack.enter_async_context(process)
+        yield await stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{settings.api_port}",
+                headers=bearer(await new_key(database, Role.ADMIN)),
+                trust_env=False,
+                timeout=60,
+            )
+        )
+
+
+async def test_ingest_and_projector_go_on_while_a_month_is_detached_and_dropped(
+    other: httpx.AsyncClient,
+    database: Database,
+    owner: Connection,
+    postgres: EmbeddedPostgres,
+    log: Log,
+) -> None:
+    await add_user(other)
+    await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), ROWS)
+    await read_by_the_projector(owner)
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        answer = await other.post("/events/batch", json={"events": [event(session_id=f"s-{sent}")]})
+        assert (answer.status_code, answer.json()["accepted"]) == (202, 1), answer.text
+        sent += 1
+
+    async def projected() -> bool:
+        return (await log.activity("u-1")).session_count == sent
+
+    async with with_owner(database, postgres.owner_url) as expired:
+        async with database.connection() as connection, connection.transaction():
+            assert await count(connection, "events") == ROWS  # holds the DETACH up, as a dump would
+            removing = asyncio.create_task(expired.remove(await sweeping(database)))
+            async with asyncio.timeout(30):
+                while (await standings(owner))[MONTH] is not True:
+                    await asyncio.sleep(0.01)
+                await send()
+                while not await projected():  # the horizon isn't held back
+                    await asyncio.sleep(0.01)
+            assert (await standings(owner))[MONTH] is True
+        while not removing.done():
+            await send()
+        await removing
+    async with asyncio.timeout(30):
+        while not await projected():
+            await asyncio.sleep(0.01)
+    assert await count(owner, "events") == await count(owner, "event_ids") == sent
+    assert (await audited(owner))[MONTH, "dropped"] == ROWS
+
+
+async def test_an_event_whose_month_went_under_a_shorter_period_is_expired(
+    api: Clients,
+    database: Database,
+    owner: Connection,
+    postgres: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await add_user(api.admin)
+    await api.admin.put("/retention/events", json={"days": 3650})
+    old = event(timestamp=WHOLE.isoformat())
+    assert (await api.admin.post("/events", json=old)).status_code == 202  # this process knows the month
+    await read_by_the_projector(owner)
+    await api.admin.put("/retention/events", json={"days": 365})
+    async with with_owner(database, postgres.owner_url) as expired:
+        await expired.remove(await sweeping(database))
+    assert MONTH not in await standings(owner)
+    today = retention.days_of_events
+    asked = 0
+
+    async def as_it_was_when_the_request_began(connection: Connection) -> int:
+        nonlocal asked
+        asked += 1
+        return 3650 if asked == 1 else await today(connection)
+
+    monkeypatch.setattr(retention, "days_of_events", as_it_was_when_the_request_began)
+    answer = await api.admin.post("/events", json=event(timestamp=WHOLE.isoformat()))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["code"] == "event_expired"
+    assert asked == 2
+
+
+async def test_an_event_of_a_month_that_is_leaving_is_told_to_come_again(
+    api: Clients, database: Database, owner: Connection, postgres: EmbeddedPostgres
+) -> None:
+    await add_user(api.admin)
+    await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), 100)
+    await read_by_the_projector(owner)
+    begun = await sweeping(database)
+    await owner.execute(f"ALTER TABLE events DETACH PARTITION {MONTH} CONCURRENTLY")
+    await api.admin.put("/retention/events", json={"days": 3650})
+    old = event(timestamp=WHOLE.isoformat())
+    answer = await api.admin.post("/events", json=old)
+    assert_problem(answer, 503, "month_on_its_way_out")
+    assert answer.headers["retry-after"]
+    async with with_owner(database, postgres.owner_url) as expired:
+        with pytest.raises(PeriodLifted):
+            await expired.remove(begun)
+    assert (await api.admin.post("/events", json=old)).status_code == 202
+    assert await count(owner, "events") == 101

@@ -1,0 +1,175 @@
+"""`kill -9` of the worker at each point that the docstrings argue about: the next one ends it, counts exact."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from models.messages.retention import RETENTION, RetentionOutcome, RetentionRun, retention_workflow_id
+from models.rules.retention import EVENTS
+from runtime.database import Database
+from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.settings import Settings
+from store.connection import Connection
+from tests.retention.filling import (
+    WHOLE,
+    audited,
+    count,
+    fill,
+    read_by_the_projector,
+    results,
+    standings,
+)
+from tests.support.processes import PerennialProcess
+
+MONTH = f"events_{WHOLE:%Y_%m}"
+ROWS = 20_000
+
+
+class Stage:
+    """A worker process that can be killed, and a run for it."""
+
+    def __init__(self, settings: Settings, directory: Path, temporal: Client, owner: Connection) -> None:
+        self.settings = settings
+        self.temporal = temporal
+        self.owner = owner
+        self.worker = PerennialProcess("worker", settings, directory)
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[Connection]:
+        """A connection of the owner's for one transaction that stands in the way."""
+        connection = await asyncpg.connect(self.settings.migration_database_url)
+        async with connection.transaction():
+            yield connection
+        await connection.close()
+
+    async def start(self) -> WorkflowHandle[object, RetentionOutcome]:
+        run = RetentionRun(run_id=uuid.uuid4().hex, requested_by="a-test", data_types=[EVENTS])
+        return await self.temporal.start_workflow(
+            RETENTION,
+            run,
+            id=retention_workflow_id(run.run_id),
+            task_queue=self.settings.task_queue,
+            result_type=RetentionOutcome,
+        )
+
+    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
+        async with asyncio.timeout(30):
+            while not await condition():
+                await asyncio.sleep(0)
+
+    async def die(self) -> None:
+        self.worker.kill()
+        await self.worker.wait()
+
+    async def finish(self, run: WorkflowHandle[object, RetentionOutcome]) -> None:
+        """Let another worker finish the run, and check that all is gone and told once."""
+        await self.worker.start()
+        async with asyncio.timeout(60):
+            assert (await run.result()).failed == []
+        assert [await count(self.owner, table) for table in ("events", "event_ids", "sessions")] == [0, 0, 0]
+
+
+@pytest.fixture
+async def stage(
+    skipping: WorkflowEnvironment,
+    database: Database,
+    postgres: EmbeddedPostgres,
+    owner: Connection,
+    key_file: Path,
+    tmp_path: Path,
+) -> AsyncIterator[Stage]:
+    settings = Settings(
+        environment="embedded",
+        database_url=postgres.runtime_url,
+        migration_database_url=postgres.owner_url,
+        key_file=key_file,
+        temporal_address=skipping.client.service_client.config.target_host,
+        task_queue=f"retention-{tmp_path.name}",
+    )
+    with skipping.with_time_skipping_disabled():
+        stage = Stage(settings, tmp_path, skipping.client, owner)
+        await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), ROWS)
+        await read_by_the_projector(owner)
+        yield stage
+        await stage.worker.end()
+
+
+async def test_a_worker_that_dies_while_a_month_is_leaving(stage: Stage) -> None:
+    async with stage.another() as dump:
+        assert await count(dump, "events") == ROWS
+        await stage.worker.start()
+        run = await stage.start()
+
+        async def leaving() -> bool:
+            return (await standings(stage.owner))[MONTH] is True
+
+        await stage.until(leaving)
+        await stage.die()
+    await stage.finish(run)
+    told = {(MONTH, "dropped"): ROWS, ("event_ids", "deleted"): ROWS, ("sessions", "deleted"): ROWS}
+    assert await audited(stage.owner) == await results(stage.owner) == told
+
+
+async def test_a_worker_that_dies_between_the_drop_and_its_audit_row(stage: Stage) -> None:
+    async with stage.another() as reader:
+        await reader.execute("LOCK TABLE audit_log IN SHARE ROW EXCLUSIVE MODE")
+        await stage.worker.start()
+        run = await stage.start()
+
+        async def telling() -> object:
+            return await stage.owner.fetchval(
+                "SELECT true FROM pg_locks WHERE relation = 'audit_log'::regclass AND NOT granted"
+            )
+
+        await stage.until(telling)
+        await stage.die()
+        assert (await standings(stage.owner))[MONTH] is None
+    assert await audited(stage.owner) == {}
+    await stage.finish(run)
+    assert (await audited(stage.owner))[MONTH, "dropped"] == ROWS
+
+
+async def test_a_worker_that_dies_between_a_month_and_its_ids(stage: Stage) -> None:
+    await stage.worker.start()
+    run = await stage.start()
+
+    async def dropped() -> bool:
+        return MONTH not in await standings(stage.owner)
+
+    await stage.until(dropped)
+    await stage.die()
+    assert await count(stage.owner, "event_ids") > 0
+    await stage.finish(run)
+    told = {(MONTH, "dropped"): ROWS, ("event_ids", "deleted"): ROWS, ("sessions", "deleted"): ROWS}
+    assert await audited(stage.owner) == told
+
+
+async def test_a_worker_without_the_owners_connection_that_dies_between_batches(
+    stage: Stage, tmp_path: Path
+) -> None:
+    settings = stage.settings.model_copy(update={"migration_database_url": None})
+    stage.worker = PerennialProcess("worker", settings, tmp_path)
+    await stage.worker.start()
+    run = await stage.start()
+
+    async def begun() -> bool:
+        return await count(stage.owner, "events") < ROWS
+
+    await stage.until(begun)
+    await stage.die()
+    left = await count(stage.owner, "events")
+    assert 0 < left == await count(stage.owner, "event_ids")
+    assert await audited(stage.owner) == {(MONTH, "deleted"): ROWS - left}
+    await stage.finish(run)
+    assert (await audited(stage.owner))[MONTH, "deleted"] == ROWS
+    assert await stage.owner.fetchval("SELECT count(DISTINCT xid) FROM audit_log") > 2
