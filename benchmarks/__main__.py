@@ -14,7 +14,18 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.cases import audit, auth, execute, imports, ingest, onboarding, reads, stream, volume
+from benchmarks.cases import (
+    audit,
+    auth,
+    execute,
+    imports,
+    ingest,
+    onboarding,
+    reads,
+    retention,
+    stream,
+    volume,
+)
 from benchmarks.measure import Figure
 from benchmarks.stack import Stack, running_stack
 
@@ -40,6 +51,7 @@ CASES: Mapping[str, Case] = {
     "execute": execute.run,
     "onboarding": onboarding.run,
     "volume": volume.run,
+    "retention": retention.run,
 }
 """In the order in which they disturb each other least: what leaves work behind comes last."""
 

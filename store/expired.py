@@ -190,12 +190,12 @@ async def delete_ids(
     """
     await connection.execute("SELECT pg_advisory_xact_lock($1)", _IDS_LOCK)
     row = await connection.fetchrow(
-        f"""WITH expired AS MATERIALIZED (
-                SELECT event_id FROM event_ids
-                 WHERE ($1::timestamptz IS NULL OR timestamp >= $1) AND timestamp < $2
-                 ORDER BY timestamp LIMIT {BATCH}),
-                 gone AS (DELETE FROM event_ids WHERE event_id IN (SELECT event_id FROM expired)
-                          RETURNING timestamp)
+        f"""WITH gone AS (
+                DELETE FROM event_ids WHERE ctid = ANY(ARRAY(
+                    SELECT ctid FROM event_ids
+                     WHERE timestamp >= coalesce($1::timestamptz, '-infinity') AND timestamp < $2
+                     ORDER BY timestamp LIMIT {BATCH}))
+                RETURNING timestamp)
             SELECT count(*), max(timestamp) FROM gone""",
         begins,
         ends,

@@ -83,7 +83,8 @@ async def audited(connection: Connection, data_type: str = EVENTS) -> Counter[tu
     """How many rows the audit log says have gone, by part and how."""
     rows = await connection.fetch(
         """SELECT details->>'part' AS part, details->>'how' AS how, (details->>'rows')::bigint AS rows
-             FROM audit_log WHERE action = 'retention.delete' AND actor = 'system:retention' AND details->>'data_type' = $1""",
+             FROM audit_log
+            WHERE action = 'retention.delete' AND actor = 'system:retention' AND details->>'data_type' = $1""",
         data_type,
     )
     told: Counter[tuple[str, str]] = Counter()

@@ -37,7 +37,7 @@ async def test_a_period_is_set_and_the_change_is_audited(api: Clients, owner: Co
     answer = await api.admin.put("/retention/messages", json={"days": 30})
     assert answer.status_code == 200
     assert answer.json()["days"] == (await api.admin.get("/retention/messages")).json()["days"] == 30
-    row = await owner.fetchrow("SELECT * FROM audit_log WHERE action = 'retention.update'")
+    row = await owner.fetchrow("SELECT * FROM audit_log WHERE action = 'retention.change'")
     assert row is not None
     assert row["actor"] == answer.json()["changed_by"]
     assert row["request_id"] == answer.headers["x-request-id"]

@@ -132,15 +132,15 @@ async def test_an_event_whose_month_went_under_a_shorter_period_is_expired(
     async with with_owner(database, postgres.owner_url) as expired:
         await expired.remove(await sweeping(database))
     assert MONTH not in await standings(owner)
-    today = retention.days_of_events
+    today = retention.days_of
     asked = 0
 
-    async def as_it_was_when_the_request_began(connection: Connection) -> int:
+    async def as_it_was_when_the_request_began(connection: Connection, data_type: str) -> int:
         nonlocal asked
         asked += 1
-        return 3650 if asked == 1 else await today(connection)
+        return 3650 if asked == 1 else await today(connection, data_type)
 
-    monkeypatch.setattr(retention, "days_of_events", as_it_was_when_the_request_began)
+    monkeypatch.setattr(retention, "days_of", as_it_was_when_the_request_began)
     answer = await api.admin.post("/events", json=event(timestamp=WHOLE.isoformat()))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["code"] == "event_expired"

@@ -107,7 +107,8 @@ async def test_what_was_added_while_a_month_left_is_found_and_the_month_put_back
         await late.start()
         await connection.execute(
             """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
-                                   historical, body) VALUES ('late', 'u-1', 'lesson.finish', $1, 's', 1, 1, true, '\\x00')""",
+                                   historical, body)
+               VALUES ('late', 'u-1', 'lesson.finish', $1, 's', 1, 1, true, '\\x00')""",
             WHOLE,
         )
         removing = asyncio.create_task(expired.remove(await sweeping(database)))
