@@ -279,7 +279,7 @@ async def test_retention_decides_what_is_too_old_from_the_next_event_on(api: Cli
 
 async def test_retention_is_365_days_until_an_admin_says_otherwise(api: Clients) -> None:
     answer = (await api.admin.get("/retention/events")).json()
-    assert answer == {"data_type": "events", "days": 365, "changed_at": None, "changed_by": None}
+    assert (answer["days"], answer["changed_at"], answer["changed_by"]) == (365, None, None)
     for days in (0, -1, 3651, "30", 1.5, None):
         assert (await api.admin.put("/retention/events", json={"days": days})).status_code == 422
     for role in (Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR):
