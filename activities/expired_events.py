@@ -38,6 +38,7 @@ class ExpiredEvents:
 
     async def remove(self, sweeping: Sweeping) -> None:
         """Remove what is past the period; what has to stay for now is noted as held."""
+        await self._put_back(sweeping)
         async with self._database.connection() as connection:
             begun = await months.begun_before(connection, sweeping.older_than)
         held = [month for month in begun if not await self._remove_month(sweeping, month)]
@@ -45,6 +46,16 @@ class ExpiredEvents:
         if not held:
             for table in _BESIDE:
                 await by_place(sweeping, table)
+
+    async def _put_back(self, sweeping: Sweeping) -> None:
+        """Put months back that have begun to leave under a shorter period, and aren't past the present one."""
+        if self._months is None:
+            return
+        async with self._database.connection() as connection:
+            every = await months.every(connection)
+        for month in every:
+            if month.standing is not Standing.ATTACHED and month.ends > sweeping.older_than:
+                await self._months.put_back(sweeping, month)
 
     async def _remove_month(self, sweeping: Sweeping, month: Month) -> bool:
         """Remove a month, or its expired part; False where some of it is held."""

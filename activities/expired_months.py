@@ -69,6 +69,11 @@ class ExpiredMonths:
         async with self._turn() as connection:
             return await _Removal(sweeping, connection, month).to_the_end()
 
+    async def put_back(self, sweeping: Sweeping, month: Month) -> None:
+        """Put a month back that has begun to leave, and may stay by now: its period has been lengthened."""
+        async with self._turn() as connection:
+            await _Removal(sweeping, connection, month).back()
+
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[Connection]:
         """A connection of the owner's that nobody else takes months out with. Asked again and again: one who waits
@@ -103,6 +108,14 @@ class _Removal:
                 await self._hold("something long is under way in the database")
                 return False
         return True
+
+    async def back(self) -> None:
+        """Attach the month again; one that can't end its leaving yet is left for the next run."""
+        while (standing := await months.standing_of(self._connection, self._month.name)) is Standing.LEAVING:
+            if not await self._leave(standing):
+                return
+        if standing is Standing.DETACHED:
+            await months.attach(self._connection, self._month)
 
     async def _may_leave(self) -> bool:
         await self._still_expired()

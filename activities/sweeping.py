@@ -16,8 +16,9 @@ from store.retention_runs import Action, Removal
 
 T = TypeVar("T")
 
-PACE = 0.5
-"""How long a sweep rests after a batch, in times of what the batch took: others need the disk and processors."""
+PACE = 3.0
+"""How long a sweep rests after a batch, in times of what the batch took: it works a quarter of the time at most,
+and ingest has the disk and the processors for the rest."""
 
 
 class PeriodLifted(Exception):

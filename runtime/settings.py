@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     database_url: PostgresUrl | None = None
     """The runtime role's connection, `postgresql://...`."""
     migration_database_url: PostgresUrl | None = None
-    """The owner's connection, for `perennial migrate`; the runtime's where unset."""
+    """The owner's connection, for `perennial migrate` (the runtime's where unset), and for workers, which drop
+    expired months with it (docs/retention.md)."""
     database_pool_size: int = Field(default=12, ge=1, le=200)
     key_file: Path | None = None
     """Key-encryption, blind-index and payload keys (see docs/keys.md)."""

@@ -14,10 +14,10 @@ from datetime import datetime
 from models.messages.projection import PROJECTOR
 from store.connection import Connection
 
-BATCH = 2000
+BATCH = 5000
 """Rows that one transaction deletes at most."""
 _IDS_LOCK = 0x7265_7469_6473  # "retids"
-BLOCKS = 64
+BLOCKS = 128
 """Blocks of a table (8 KiB each) that one transaction looks through at most, where no index leads to the rows."""
 
 

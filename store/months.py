@@ -61,6 +61,11 @@ class Month:
 
 async def begun_before(connection: Connection, older_than: datetime) -> list[Month]:
     """The months that begin before a time, oldest first, whatever has become of them."""
+    return [month for month in await every(connection) if month.begins < older_than]
+
+
+async def every(connection: Connection) -> list[Month]:
+    """All months, oldest first, whatever has become of them."""
     rows = await connection.fetch(
         """SELECT c.relname AS name,
                   CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'leaving'
@@ -71,14 +76,12 @@ async def begun_before(connection: Connection, older_than: datetime) -> list[Mon
               AND c.relname ~ '^events_\\d{4}_\\d\\d$'
             ORDER BY c.relname"""
     )
-    months = [Month(row["name"], Standing(row["standing"])) for row in rows]
-    return [month for month in months if month.begins < older_than]
+    return [Month(row["name"], Standing(row["standing"])) for row in rows]
 
 
 async def standing_of(connection: Connection, name: str) -> Standing:
     """How far a month has come by now."""
-    found = await begun_before(connection, Month(name, Standing.GONE).ends)
-    return next((month.standing for month in found if month.name == name), Standing.GONE)
+    return next((month.standing for month in await every(connection) if month.name == name), Standing.GONE)
 
 
 async def take_turn(connection: Connection) -> bool:
