@@ -16,9 +16,9 @@ from store.retention_runs import Action, Removal
 
 T = TypeVar("T")
 
-PACE = 3.0
-"""How long a sweep rests after a batch, in times of what the batch took: it works a quarter of the time at most,
-and ingest has the disk and the processors for the rest."""
+PACE = 5.0
+"""How long a sweep rests after a batch, in times of what the batch took: it works a sixth of the time at most, and
+ingest has the disk and the processors for the rest."""
 
 
 class PeriodLifted(Exception):

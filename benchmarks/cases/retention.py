@@ -21,6 +21,7 @@ import asyncpg
 
 from benchmarks.http import Connection, connections
 from benchmarks.measure import Figure, until
+from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
 from models.messages.projection import PROJECTOR
 from models.rules.sharding import SHARDS
@@ -103,12 +104,17 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
     details = {
         "events": total,
         "went": enforced.results,
-        "ingest_alone_per_second": [round(first), round(last)],
+        "ingest_alone_per_second": [round(first.per_second), round(last.per_second)],
+        "processor_ms_each": {
+            "before": first.processor_ms_each,
+            "beside": enforced.ingested.processor_ms_each,
+            "after": last.processor_ms_each,
+        },
         "slowest_batch_beside_ms": round(enforced.slowest_batch_ms, 1),
     }
     return [
-        _took(enforced.seconds, bare, details),
-        _left(enforced.ingested_per_second, (first + last) / 2, details),
+        _took(enforced.ingested.seconds, bare, details),
+        _left(enforced.ingested.per_second, (first.per_second + last.per_second) / 2, details),
     ]
 
 
@@ -187,45 +193,68 @@ def _later(month: datetime, count: int) -> datetime:
     return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC)
 
 
-async def _ingest_for(stack: Stack, seconds: float) -> float:
-    """Events a second, with nothing else going on."""
+@dataclass(frozen=True)
+class _Ingested:
+    """What was ingested in a while, and what each part of the stack used the processors for meanwhile."""
+
+    seconds: float
+    events: int
+    processor_ms_each: dict[str, float]
+
+    @property
+    def per_second(self) -> float:
+        """Events a second."""
+        return self.events / self.seconds
+
+
+@asynccontextmanager
+async def _ingesting(stack: Stack, found: list[_Ingested]) -> AsyncIterator[_Load]:
+    """Ingest for as long as this is open; what was ingested is added to ``found``."""
     load = _Load()
     async with load.running(stack):
         await asyncio.sleep(1)  # it finds its pace
-        before, began = load.sent, time.perf_counter()
+        load.slowest_ms, sent = 0.0, load.sent
+        before, began = processor_seconds(stack.pids), time.perf_counter()
+        yield load
+        seconds, events = time.perf_counter() - began, load.sent - sent
+        spent = used(before, processor_seconds(stack.pids), max(events, 1))
+    found.append(_Ingested(seconds, events, spent))
+
+
+async def _ingest_for(stack: Stack, seconds: float) -> _Ingested:
+    """Ingest with nothing else going on."""
+    found: list[_Ingested] = []
+    async with _ingesting(stack, found):
         await asyncio.sleep(seconds)
-        return (load.sent - before) / (time.perf_counter() - began)
+    return found[0]
 
 
 @dataclass(frozen=True)
 class _Enforced:
     """A run of the retention with ingest beside it."""
 
-    seconds: float
-    ingested_per_second: float
+    ingested: _Ingested
     slowest_batch_ms: float
     results: dict[str, int]
 
 
 async def _enforced(stack: Stack) -> _Enforced:
-    load = _Load()
-    async with load.running(stack), connections(stack.url, stack.key) as [admin]:
-        await asyncio.sleep(1)
-        load.slowest_ms, before, began = 0.0, load.sent, time.perf_counter()
-        started = (await admin.request("POST", "/retention/run", {})).json()
-        path = f"/retention/runs/{started['run_id']}"
+    found: list[_Ingested] = []
+    async with connections(stack.url, stack.key) as [admin]:
+        async with _ingesting(stack, found) as load:
+            started = (await admin.request("POST", "/retention/run", {})).json()
+            path = f"/retention/runs/{started['run_id']}"
 
-        async def over() -> bool:
-            return bool((await admin.get(path)).json()["status"] != "running")
+            async def over() -> bool:
+                await asyncio.sleep(0.5)  # to ask more often would be a load of its own
+                return bool((await admin.get(path)).json()["status"] != "running")
 
-        await until(over, _PATIENCE_SECONDS, "the retention")
-        seconds = time.perf_counter() - began
-        done = load.sent - before
+            await until(over, _PATIENCE_SECONDS, "the retention")
         run = (await admin.get(path)).json()
     if run["status"] != "completed":
         raise RuntimeError(f"the run failed: {run['failed']}")
     results = {f"{each['part']} {each['action']}": each["rows"] for each in run["results"] if each["rows"]}
-    return _Enforced(seconds, done / seconds, load.slowest_ms, results)
+    return _Enforced(found[0], load.slowest_ms, results)
 
 
 async def _bare(owner: asyncpg.Connection[asyncpg.Record], begins: datetime) -> float:

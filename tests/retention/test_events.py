@@ -112,8 +112,9 @@ async def test_what_was_added_while_a_month_left_is_found_and_the_month_put_back
             WHOLE,
         )
         removing = asyncio.create_task(expired.remove(await sweeping(database)))
-        while (await standings(owner))[MONTH] is False:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while (await standings(owner))[MONTH] is False:
+                await asyncio.sleep(0.01)
         await late.commit()
         await removing
         assert (await standings(owner))[MONTH] is False
