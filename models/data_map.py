@@ -45,6 +45,8 @@ KEPT_AS: Mapping[str, str | None] = {
     "log_generation": None,
     "log_cursors": None,
     "retention_periods": None,
+    "retention_runs": None,
+    "retention_results": None,
     "audit_seals": None,
 }
 """By table, the data type whose retention it falls under; None for what belongs to the installation."""
@@ -114,6 +116,14 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "poison_events.poison_id": OURS,
     "retention_periods.data_type": WORD,
     "retention_periods.changed_by": KEY_ID,
+    "retention_runs.run_id": OURS,
+    "retention_runs.requested_by": f"{KEY_ID}, or the platform",
+    "retention_runs.data_types": "types of data",
+    "retention_runs.failed": "types of data",
+    "retention_results.run_id": OURS,
+    "retention_results.data_type": WORD,
+    "retention_results.part": "a table, or a partition",
+    "retention_results.action": WORD,
     "audit_log.actor": f"{KEY_ID}, or what the platform did",
     "audit_log.role": WORD,
     "audit_log.action": WORD,

@@ -70,6 +70,9 @@ async def peopled(
         await connection.execute(
             """INSERT INTO api_keys (key_id, name, role, hash) VALUES ('key_1', 'some', 'analyst', 'x')"""
         )
+        await connection.execute(
+            """INSERT INTO retention_runs (run_id, requested_by, data_types) VALUES ('run-1', 'key_1', '{events}')"""
+        )
     await owner.execute(
         """INSERT INTO audit_log (audit_id, actor, role, action, outcome) OVERRIDING SYSTEM VALUE
            VALUES (999999999, 'key_1', 'analyst', 'users.list', 'done')"""
