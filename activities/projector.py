@@ -59,7 +59,11 @@ POLL_SECONDS = 0.25
 UNSETTLED_SECONDS = 0.01
 """How soon it looks again while rows wait for an open transaction to end."""
 GATHER_SECONDS = 0.025
-"""How long it lets events gather after a batch that wasn't full, so that a steady stream makes fewer batches."""
+"""How long at least it lets events gather after a batch, so that a steady stream makes fewer batches."""
+PACE = 2.0
+MOST_GATHERED_SECONDS = 0.25
+"""It rests so many times as long as the batch took, within limits: where the machine is full, what waits for an
+answer goes first, and larger batches cost less an event."""
 AGAIN_SECONDS = 0.5
 """How soon it tries again what wasn't an event's fault."""
 
@@ -88,18 +92,19 @@ class Projector:
         follower = Follower(self._database, self._sealer, self._triggers, shard.shard)
         over = asyncio.get_running_loop().time() + TURN_SECONDS
         async with heartbeats(), self._wake_ups.bell() as bell:
-            while asyncio.get_running_loop().time() < over and not activity.is_worker_shutdown():
-                await _rest(bell, await follower.step())
+            while (began := asyncio.get_running_loop().time()) < over and not activity.is_worker_shutdown():
+                found = await follower.step()
+                await _rest(bell, found, asyncio.get_running_loop().time() - began)
 
 
-async def _rest(bell: Bell, found: Found | None) -> None:
-    """Wait as long as what was found makes sense of; None is a failure."""
+async def _rest(bell: Bell, found: Found | None, taken: float) -> None:
+    """Wait as long as what was found, and how long it took, make sense of; None is a failure."""
     if found is Found.NOTHING:
         await bell.wait(POLL_SECONDS)
     elif found is Found.UNSETTLED:
         await asyncio.sleep(UNSETTLED_SECONDS)
     elif found is Found.SOME:
-        await asyncio.sleep(GATHER_SECONDS)
+        await asyncio.sleep(min(max(GATHER_SECONDS, taken * PACE), MOST_GATHERED_SECONDS))
     elif found is None:
         await asyncio.sleep(AGAIN_SECONDS)
 

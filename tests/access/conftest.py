@@ -71,7 +71,7 @@ async def peopled(
             """INSERT INTO api_keys (key_id, name, role, hash) VALUES ('key_1', 'some', 'analyst', 'x')"""
         )
         await connection.execute(
-            """INSERT INTO retention_runs (run_id, requested_by, data_types) VALUES ('run-1', 'key_1', '{events}')"""
+            "INSERT INTO retention_runs (run_id, requested_by, data_types) VALUES ('run-1', 'key_1', '{events}')"
         )
     await owner.execute(
         """INSERT INTO audit_log (audit_id, actor, role, action, outcome) OVERRIDING SYSTEM VALUE
