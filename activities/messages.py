@@ -16,6 +16,8 @@ A refusal or failure that the server has answered for is known, and puts the mes
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -23,42 +25,53 @@ from temporalio.exceptions import ApplicationError
 from activities.templates import template
 from activities.transport import Envelope, HandoverUncertain, MessageRefused, Transport
 from models.messages.execution import CleanedUp, CleanUp, Delivery, Message
-from models.vocabulary import MessageStatus
+from models.vocabulary import Channel, MessageStatus, Suppression
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import messages
+from store import departures, messages
+from store.connection import Connection
+from store.departures import FrequencyCap, MessageWithdrawn
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 30.0
 """How long to wait for Postgres while a message is on the wire; below the step's time-out."""
 
 
 class Messages:
-    """Sends messages through the outbox table and, where one is configured, a transport."""
+    """Sends messages through the outbox table and, where one is configured for their channel, a transport."""
 
     def __init__(
-        self, database: Database, sealer: Sealer, transport: Transport | None, *, resend_unconfirmed: bool
+        self,
+        database: Database,
+        sealer: Sealer,
+        transports: Mapping[Channel, Transport],
+        *,
+        resend_unconfirmed: bool,
+        cap: FrequencyCap | None,
     ) -> None:
         self._database = database
         self._sealer = sealer
-        self._transport = transport
+        self._transports = transports
         self._resend_unconfirmed = resend_unconfirmed
+        self._cap = cap
 
     @activity.defn(name="messages.send")
     async def send(self, message: Message) -> Delivery:
         """Send a message to the step's user; returns what became of it.
 
-        The recipient's address is read now, just in time, and is the same at every attempt of this step.
+        The recipient's address is read now, just in time, and is the same at every attempt of this step. Whether
+        it may go is looked at last of all, see :mod:`store.departures`; one that may not is no failure.
         """
         text = template(message.template)
         async with self._database.transaction() as connection:
-            intent = await messages.intend(
-                connection, self._sealer, message.step_context, message.template, text.render
-            )
-        if intent.status is MessageStatus.PENDING or self._may_resend(intent.status):
-            return await self._transmit(intent)
+            intent = await messages.intend(connection, self._sealer, message, text.render)
+        transport = self._transports.get(message.channel)
+        if intent.status is MessageStatus.PENDING or self._may_resend(intent.status, transport):
+            return await self._transmit(intent, transport, message)
         if intent.status is MessageStatus.SENDING:
             return await self._settle(intent, MessageStatus.UNCONFIRMED)
-        return Delivery(message_id=intent.message_id, status=intent.status)
+        return _delivery(intent, intent.status, intent.reason)
 
     @activity.defn(name="messages.withdraw")
     async def withdraw(self, clean_up: CleanUp) -> CleanedUp:
@@ -67,23 +80,28 @@ class Messages:
             count = await messages.withdraw(connection, clean_up.step_context.instance_id)
         return CleanedUp(messages_withdrawn=count)
 
-    def _may_resend(self, status: MessageStatus) -> bool:
-        return status is MessageStatus.SENDING and self._resend_unconfirmed
+    def _may_resend(self, status: MessageStatus, transport: Transport | None) -> bool:
+        if status is not MessageStatus.SENDING:
+            return False
+        return self._resend_unconfirmed or (transport is not None and transport.drops_repetitions)
 
-    async def _transmit(self, intent: messages.Intent) -> Delivery:
-        if self._transport is None:
-            return await self._settle(intent, MessageStatus.OUTBOX)
-
-        async def about_to() -> None:
-            if not await self._write(intent, MessageStatus.SENDING):
-                raise _WithdrawnError
+    async def _transmit(self, intent: messages.Intent, transport: Transport | None, message: Message) -> Delivery:
+        async def about_to(status: MessageStatus = MessageStatus.SENDING) -> None:
+            if reason := await self._let_go(intent, message.step_context.user_id, status):
+                raise _HeldBackError(reason)
 
         try:
-            await self._transport.hand_over(
-                Envelope(intent.message_id, intent.recipient, intent.subject, intent.body), about_to
+            if transport is None:
+                await about_to(MessageStatus.OUTBOX)
+                return _delivery(intent, MessageStatus.OUTBOX)
+            await transport.hand_over(
+                Envelope(intent.message_id, intent.recipient, intent.subject, intent.body, message.template),
+                about_to,
             )
-        except _WithdrawnError:
-            return Delivery(message_id=intent.message_id, status=MessageStatus.WITHDRAWN)
+        except _HeldBackError as error:
+            return _delivery(intent, MessageStatus.SUPPRESSED, error.reason)
+        except MessageWithdrawn:
+            return _delivery(intent, MessageStatus.WITHDRAWN)
         except HandoverUncertain:
             if self._resend_unconfirmed:
                 raise
@@ -97,22 +115,35 @@ class Messages:
         return await self._settle(intent, MessageStatus.SENT)
 
     async def _settle(self, intent: messages.Intent, status: MessageStatus) -> Delivery:
-        await self._write(intent, status)
-        return Delivery(message_id=intent.message_id, status=status)
+        await self._patiently(lambda connection: messages.settle(connection, intent.message_id, status))
+        return _delivery(intent, status)
 
-    async def _write(self, intent: messages.Intent, status: MessageStatus) -> bool:
-        """Write a status, patiently: what is known of a message on the wire must not be lost because
-        Postgres is being restarted at that moment. Says whether the message could take that status."""
+    async def _let_go(self, intent: messages.Intent, user_id: str, status: MessageStatus) -> Suppression | None:
+        return await self._patiently(
+            lambda connection: departures.let_go(connection, intent, user_id, status, self._cap)
+        )
+
+    async def _patiently(self, write: Callable[[Connection], Awaitable[T]]) -> T:
+        """Write in a transaction, again and again: what is known of a message on the wire must not be lost
+        because Postgres is being restarted at that moment."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    return await messages.settle(connection, intent.message_id, status)
+                    return await write(connection)
             except UNREACHABLE:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(0.2)
 
 
-class _WithdrawnError(Exception):
-    """The instance was cancelled between the intent and the hand-over."""
+def _delivery(intent: messages.Intent, status: MessageStatus, reason: Suppression | None = None) -> Delivery:
+    return Delivery(message_id=intent.message_id, status=status, reason=reason)
+
+
+class _HeldBackError(Exception):
+    """At the last moment something spoke against the message."""
+
+    def __init__(self, reason: Suppression) -> None:
+        super().__init__(reason.value)
+        self.reason = reason

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asyncpg
-import orjson
 
 from api.notifier import Notifier
 from models.rules.event_types import EventType
-from models.rules.ingest import NewEvent, Outcome, Window, content_errors, rejected
+from models.rules.ingest import NewEvent, Outcome, Window, prepare
 from models.wire.events import EventInput
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
@@ -153,11 +152,7 @@ def _prepare_one(
     if refusal is not None:
         return refusal
     parts = {part: value for part in _PARTS if (value := getattr(event, part)) is not None}
-    body = orjson.dumps(parts)
-    errors = content_errors(parts, body, declared)
-    if errors:
-        return rejected(*errors)
-    return NewEvent(
+    return prepare(
         event_id=event.event_id,
         user_id=event.user_id,
         event_type=event.event_type,
@@ -165,6 +160,5 @@ def _prepare_one(
         session_id=event.session_id,
         historical=historical,
         parts=parts,
-        body=body,
         declared=declared,
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.errors import UserErased
-from models.messages.execution import StepContext
-from models.vocabulary import MessageStatus
+from models.messages.execution import Message
+from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
 from privacy.sealing import DataKey, Sealer
 from store.connection import Connection
 
@@ -21,6 +21,7 @@ _SETTLES_FROM = {
     MessageStatus.SENT: ("pending", "sending", "unconfirmed"),
     MessageStatus.UNCONFIRMED: ("sending",),
     MessageStatus.REFUSED: ("pending", "sending", "unconfirmed"),
+    MessageStatus.SUPPRESSED: ("pending", "sending"),
 }
 """From which statuses a message may come into each: a withdrawn or sent one stays what it is."""
 
@@ -32,25 +33,28 @@ class Intent:
     message_id: str
     status: MessageStatus
     recipient: str
+    """The e-mail address; on another channel the user's id."""
     subject: str
     body: str
+    purpose: Purpose | None = None
+    reason: Suppression | None = None
 
 
 async def intend(
     connection: Connection,
     sealer: Sealer,
-    context: StepContext,
-    template: str,
+    message: Message,
     render: Callable[[str], tuple[str, str]],
 ) -> Intent:
     """Write the intent to send a message for a step, or read back the one that was written before.
 
     The message id follows from (instance, step). Raises :class:`UserErased` where the person is gone.
     """
+    context = message.step_context
     message_id = uuid.uuid5(_NAMESPACE, f"{context.instance_id}/{context.step}").hex
     row = await connection.fetchrow(
         """
-        SELECT u.email, u.name, k.wrapped, m.status, m.recipient, m.subject, m.body
+        SELECT u.email, u.name, k.wrapped, m.status, m.recipient, m.subject, m.body, m.reason
         FROM users u
         JOIN data_keys k ON k.subject = u.user_id
         LEFT JOIN messages m ON m.message_id = $2
@@ -69,46 +73,56 @@ async def intend(
             recipient=key.open_json("messages.recipient", row["recipient"]),
             subject=key.open_json("messages.subject", row["subject"]),
             body=key.open_json("messages.body", row["body"]),
+            purpose=context.purpose,
+            reason=Suppression(row["reason"]) if row["reason"] else None,
         )
     subject, body = render(key.open_json("users.name", row["name"]))
-    intent = Intent(message_id, MessageStatus.PENDING, key.open_json("users.email", row["email"]), subject, body)
-    await _insert(connection, key, context, template, intent)
+    by_email = message.channel is Channel.EMAIL
+    recipient = key.open_json("users.email", row["email"]) if by_email else context.user_id
+    intent = Intent(message_id, MessageStatus.PENDING, recipient, subject, body, context.purpose)
+    await _insert(connection, key, message, intent)
     return intent
 
 
-async def _insert(
-    connection: Connection, key: DataKey, context: StepContext, template: str, intent: Intent
-) -> None:
+async def _insert(connection: Connection, key: DataKey, message: Message, intent: Intent) -> None:
+    context = message.step_context
     await connection.execute(
         """
         INSERT INTO messages (message_id, instance_id, step, user_id, channel, template, status,
-                              recipient, subject, body)
-        VALUES ($1, $2, $3, $4, 'email', $5, $6, $7, $8, $9)
+                              recipient, subject, body, purpose)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         ON CONFLICT (message_id) DO NOTHING
         """,
         intent.message_id,
         context.instance_id,
         context.step,
         context.user_id,
-        template,
+        message.channel.value,
+        message.template,
         intent.status.value,
         key.seal_json("messages.recipient", intent.recipient),
         key.seal_json("messages.subject", intent.subject),
         key.seal_json("messages.body", intent.body),
+        intent.purpose.value if intent.purpose else None,
     )
 
 
-async def settle(connection: Connection, message_id: str, status: MessageStatus) -> bool:
+async def settle(
+    connection: Connection, message_id: str, status: MessageStatus, *, reason: Suppression | None = None
+) -> bool:
     """Move a message to a status it may come into; says whether it did."""
     moved = await connection.fetchval(
         """
-        UPDATE messages SET status = $2, sent_at = CASE WHEN $2 = 'sent' THEN now() ELSE sent_at END
+        UPDATE messages
+        SET status = $2, reason = $4, sent_at = CASE WHEN $2 = 'sent' THEN now() ELSE sent_at END,
+            left_at = CASE WHEN $2 IN ('sending', 'outbox') THEN now() ELSE left_at END
         WHERE message_id = $1 AND status = ANY($3::text[])
         RETURNING true
         """,
         message_id,
         status.value,
         list(_SETTLES_FROM[status]),
+        reason.value if reason else None,
     )
     return bool(moved)
 

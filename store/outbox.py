@@ -13,7 +13,6 @@ from models.rules.triggers import WorkflowTrigger, properties_match, type_matche
 from privacy.sealing import CannotOpen
 from store import waits
 from store.connection import Connection
-from store.waits import GRACE
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
@@ -88,10 +87,8 @@ async def _signals(connection: Connection, events: Sequence[FoldedEvent]) -> lis
     return [
         _letter("signal", wait.workflow_id, wait.instance_id, wait.step, event)
         for event in events
-        for wait, since in waiting.get(event.user_id, ())
-        if event.received_at >= since
-        and event.timestamp >= since - GRACE
-        and type_matches(wait.request.event_type, event.event_type)
+        for wait in waiting.get(event.user_id, ())
+        if wait.counts(event.event_id, event.event_type, event.timestamp, event.received_at)
         and _has(event, wait.request.where)
     ]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -32,6 +31,21 @@ class Waiting:
     instance_id: str
     step: str
     request: WaitRequest
+    since: datetime
+    """Events received from then on count."""
+    happened_from: datetime
+    """Events that happened from then on count."""
+    trigger_event_id: str | None
+    """The event that has started the instance counts for none of its waits."""
+
+    def counts(self, event_id: str, event_type: str, timestamp: datetime, received_at: datetime) -> bool:
+        """Whether an event may end the wait; its properties are another question."""
+        return (
+            received_at >= self.since
+            and timestamp >= self.happened_from
+            and event_id != self.trigger_event_id
+            and type_matches(self.request.event_type, event_type)
+        )
 
 
 async def register(
@@ -41,7 +55,7 @@ async def register(
     await connection.execute(
         """
         INSERT INTO event_waits (instance_id, step, workflow_id, user_id, event_type, since, property_filter)
-        SELECT instance_id, $2, $3, $4, $5, start_time, $6 FROM instances
+        SELECT instance_id, $2, $3, $4, $5, coalesce(events_since, start_time), $6 FROM instances
         WHERE instance_id = $1 AND end_time IS NULL
         ON CONFLICT (instance_id, step) DO NOTHING
         """,
@@ -63,14 +77,26 @@ async def forget(connection: Connection, instance_id: str, steps: Collection[str
     )
 
 
-async def of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, list[tuple[Waiting, Any]]]:
-    """The registered waits of some users, each with the time from which events count."""
-    rows = await connection.fetch("SELECT * FROM event_waits WHERE user_id = ANY($1::text[])", list(user_ids))
-    found: dict[str, list[tuple[Waiting, Any]]] = {}
+async def of_users(connection: Connection, user_ids: Collection[str]) -> dict[str, list[Waiting]]:
+    """The registered waits of some users."""
+    rows = await connection.fetch(
+        """SELECT w.*, i.events_from, i.trigger_event_id
+           FROM event_waits w JOIN instances i USING (instance_id) WHERE w.user_id = ANY($1::text[])""",
+        list(user_ids),
+    )
+    found: dict[str, list[Waiting]] = {}
     for row in rows:
         request = WaitRequest(event_type=row["event_type"], where=row["property_filter"] or {})
-        waiting = Waiting(row["workflow_id"], row["instance_id"], row["step"], request)
-        found.setdefault(row["user_id"], []).append((waiting, row["since"]))
+        waiting = Waiting(
+            row["workflow_id"],
+            row["instance_id"],
+            row["step"],
+            request,
+            since=row["since"],
+            happened_from=row["events_from"] or row["since"] - GRACE,
+            trigger_event_id=row["trigger_event_id"],
+        )
+        found.setdefault(row["user_id"], []).append(waiting)
     return found
 
 
@@ -86,8 +112,10 @@ async def already_recorded(
         """
         SELECT e.event_id, e.event_type, e.timestamp, e.body
         FROM instances i
-        JOIN events e ON e.user_id = i.user_id AND e.timestamp >= i.start_time - $3::interval
-                     AND e.received_at >= i.start_time AND NOT e.historical
+        JOIN events e ON e.user_id = i.user_id
+                     AND e.timestamp >= coalesce(i.events_from, i.start_time - $3::interval)
+                     AND e.received_at >= coalesce(i.events_since, i.start_time) AND NOT e.historical
+                     AND e.event_id IS DISTINCT FROM i.trigger_event_id
         WHERE i.instance_id = $1 AND i.user_id = $2
         ORDER BY e.timestamp DESC LIMIT $4
         """,

@@ -14,7 +14,7 @@ from models.tables.events import (
     PoisonEvent,
     RetentionPeriod,
 )
-from models.tables.execution import Attempt, Instance, OutboxMessage, Step, WorkflowSetting
+from models.tables.execution import Attempt, Instance, OutboxMessage, Step, TriggerWindow, WorkflowSetting
 from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.tables.projections import (
     EventWait,
@@ -38,6 +38,7 @@ TABLES: tuple[type[SQLModel], ...] = (
     Step,
     Attempt,
     OutboxMessage,
+    TriggerWindow,
     WorkflowSetting,
     Event,
     EventId,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,8 @@ from privacy.sealing import Sealer
 from runtime.database import Database
 from store import data_keys, instances
 from store.instances import NewInstance, StoredInstance
+from workflows.base import LifecycleWorkflow
+from workflows.catalog import catalog
 
 
 @dataclass
@@ -34,12 +36,19 @@ class Runs:
     """Starts instances the way the edge does, without the edge."""
 
     def __init__(
-        self, environment: WorkflowEnvironment, database: Database, sealer: Sealer, task_queue: str
+        self,
+        environment: WorkflowEnvironment,
+        database: Database,
+        sealer: Sealer,
+        task_queue: str,
+        lifecycles: Sequence[type[LifecycleWorkflow[Any]]] = (),
     ) -> None:
         self.environment = environment
         self.database = database
         self.sealer = sealer
         self.task_queue = task_queue
+        own = {each.definition.workflow_id: each.definition for each in lifecycles}
+        self.definitions = {**catalog(), **own}
 
     async def start(
         self,
@@ -83,7 +92,9 @@ class Runs:
             await instances.insert(connection, key, new)
 
     async def _start(self, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
-        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
+        message = start_message(
+            new.instance_id, new.user_id, new.max_attempts, new.parameters, self.definitions[new.workflow_id].exits
+        )
         return await self.environment.client.start_workflow(
             new.workflow_id,
             message,
