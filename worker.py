@@ -44,7 +44,16 @@ log = logging.getLogger("perennial.worker")
 PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
 """Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
 them, except for their base: what an author writes stays under the sandbox's restrictions."""
-PASSED_THROUGH_WORKFLOWS = ("authoring", "base", "catalog", "instance", "interceptors", "memory", "policies")
+PASSED_THROUGH_WORKFLOWS = (
+    "authoring",
+    "base",
+    "catalog",
+    "instance",
+    "interceptors",
+    "memory",
+    "policies",
+    "steps",
+)
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:

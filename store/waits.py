@@ -134,6 +134,8 @@ def _matching(
     for row in rows:
         if not type_matches(request.event_type, row["event_type"]):
             continue
+        if request.since is not None and row["timestamp"] < request.since:
+            continue
         if request.where:
             body = key.open_json("events.body", row["body"])
             if not properties_match(request.where, body.get("event_properties")):

@@ -32,10 +32,10 @@ with workflow.unsafe.imports_passed_through():
         WaitRequest,
         WaitResult,
     )
-    from models.messages.public_text import PublicText, in_words
     from models.vocabulary import Channel, LifecycleStage
     from workflows.instance import Instance, P
     from workflows.policies import OUTSIDE, STORE, StepPolicy
+    from workflows.steps import ask
 
 NIGHT = Quiet()
 """From nine in the evening to eight in the morning."""
@@ -87,21 +87,23 @@ class LifecycleWorkflow(Instance[P]):
         *,
         within: timedelta,
         where: Mapping[str, Any] | None = None,
+        since: datetime | None = None,
         name: str | None = None,
     ) -> RecordedEvent | None:
         """Wait for an event of this user, durably; None when none came ``within`` that time.
 
         ``event_type`` is a type or a whole category (``engagement.*``), or ``*``; ``where`` names properties
         and the values they must have. Events that were received since the instance began (or since the event
-        that triggered it) and weren't taken by another wait count, also those from before this wait. Pausing
-        doesn't stop the clock: what fell due meanwhile happens on resume.
+        that triggered it) and weren't taken by another wait count, also those from before this wait; with
+        ``since`` only those that happened from then on. Pausing doesn't stop the clock: what fell due meanwhile
+        happens on resume.
         """
         step = self._enter(name or f"wait_for_{_as_name(event_type)}")
         position = self._position
         if self._memory.holds(step):
             return self._memory.retell_wait(step).event
         deadline = self._memory.begin_wait(step, workflow.now() + within)
-        request = WaitRequest(event_type=event_type, where=dict(where or {}))
+        request = WaitRequest(event_type=event_type, where=dict(where or {}), since=since)
         event = await self._first_event(step, request, deadline)
         result = WaitResult(
             position=position,
@@ -182,25 +184,12 @@ class LifecycleWorkflow(Instance[P]):
             user_id=self.user_id, after=workflow.now(), at=at, weekdays=sorted(weekdays), quiet=quiet
         )
         with self._busy():
-            answer = await workflow.execute_local_activity_method(
-                Clocks.next_local,
-                question,
-                start_to_close_timeout=STORE.attempt_timeout,
-                retry_policy=STORE.retry,
-                summary=PublicText("Ask for the local time"),
-            )
-        return answer.at
+            return (await ask(Clocks.next_local, question, "Ask for the local time")).at
 
     async def _last_seen(self, event_type: str) -> datetime | None:
+        question = LastSeen(user_id=self.user_id, event_type=event_type)
         with self._busy():
-            sighting = await workflow.execute_local_activity_method(
-                Events.last_seen,
-                LastSeen(user_id=self.user_id, event_type=event_type),
-                start_to_close_timeout=STORE.attempt_timeout,
-                retry_policy=STORE.retry,
-                summary=PublicText(in_words(f"look_for_{_as_name(event_type)}")),
-            )
-        return sighting.at
+            return (await ask(Events.last_seen, question, "Look for the latest event")).at
 
 
 def _as_name(event_type: str) -> str:

@@ -38,7 +38,6 @@ with workflow.unsafe.imports_passed_through():
         RestResult,
         StepContext,
         StepFailure,
-        StepMessage,
         WaitRequest,
         WaitResult,
     )
@@ -48,10 +47,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.catalog import Definition, Parameters
     from workflows.memory import Inbox, Memory
     from workflows.policies import OUTSIDE, STORE, StepPolicy
+    from workflows.steps import A, R, perform
 
 P = TypeVar("P", bound=Parameters)
-A = TypeVar("A", bound=StepMessage)
-R = TypeVar("R")
 
 _ON_JOURNEY: ContextVar[bool] = ContextVar("on_journey", default=False)
 """Whether this is the journey, which an exit ends, or what comes after it."""
@@ -79,6 +77,7 @@ class Instance(Generic[P]):
         self._names: dict[str, int] = {}
         self._writing = asyncio.Lock()
         self._under_way = 0
+        self._waking: list[Callable[[], bool]] = []
         self._paused = False
         self._ended = False
         self._current_step: str | None = None
@@ -135,7 +134,7 @@ class Instance(Generic[P]):
         bound = message.model_copy(update={"context": self._context(step)})
         with self._busy():
             try:
-                result = await _perform(activity, bound, step, policy)
+                result = await perform(activity, bound, step, policy)
             except ActivityError as error:
                 self._memory.failed(step, error, workflow.now())
                 raise
@@ -212,6 +211,8 @@ class Instance(Generic[P]):
 
     async def _travel(self, parameters: P) -> None:
         """The journey until it ends, or an exit ends it; or on to a new run, when history has grown long."""
+        if not self._start.carried:
+            self._memory.began_at = workflow.now()
         journey = asyncio.create_task(self._on_journey(parameters))
         try:
             while not journey.done():
@@ -247,7 +248,7 @@ class Instance(Generic[P]):
             and not self._under_way
             and not self._paused
             and self._inbox.leaving is None
-            and not any(self._inbox.first(step, "*") for step in self._memory.deadlines)
+            and not any(met() for met in self._waking)
             and workflow.all_handlers_finished()
         )
 
@@ -271,7 +272,7 @@ class Instance(Generic[P]):
     ) -> None:
         """Wait until a condition is met, a moment has come, or an exit ends the journey: that is raised."""
         may_leave = _ON_JOURNEY.get()
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError), self._waking_when(met):
             await workflow.wait_condition(
                 lambda: met() or (may_leave and self._inbox.leaving is not None and not self._paused),
                 timeout=max(deadline - workflow.now(), timedelta()),
@@ -286,11 +287,23 @@ class Instance(Generic[P]):
         Property filters are checked where the events' bodies can be opened: by whoever tells of them.
         """
         await self._write(self._status(), waiting_for=request.model_copy(update={"step": step}))
-        await self._until(step, deadline, lambda: self._inbox.first(step, request.event_type) is not None)
-        event = self._inbox.first(step, request.event_type)
+
+        def first() -> RecordedEvent | None:
+            return self._inbox.first(step, request.event_type, request.since)
+
+        await self._until(step, deadline, lambda: first() is not None)
+        event = first()
         if event is not None:
             self._inbox.take(event)
         return event
+
+    @contextlib.contextmanager
+    def _waking_when(self, met: Callable[[], bool]) -> Iterator[None]:
+        self._waking.append(met)
+        try:
+            yield
+        finally:
+            self._waking.remove(met)
 
     def _wait_ended(self, step: str, result: WaitResult | RestResult, done: DoneWait) -> None:
         self._waits[step] = result
@@ -390,24 +403,3 @@ class Instance(Generic[P]):
             max_attempts=self._start.max_attempts,
             purpose=self.definition.purpose,
         )
-
-
-async def _perform(activity: Callable[[Any, A], Awaitable[R]], message: A, step: str, policy: StepPolicy) -> R:
-    if policy is STORE:
-        return await workflow.execute_local_activity_method(
-            activity,
-            message,
-            activity_id=step,
-            start_to_close_timeout=policy.attempt_timeout,
-            retry_policy=policy.retry,
-            summary=PublicText(in_words(step)),
-        )
-    return await workflow.execute_activity_method(
-        activity,
-        message,
-        activity_id=step,
-        start_to_close_timeout=policy.attempt_timeout,
-        heartbeat_timeout=policy.heartbeat_timeout,
-        retry_policy=policy.retry,
-        summary=PublicText(in_words(step)),
-    )

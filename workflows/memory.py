@@ -126,11 +126,12 @@ class Inbox:
             None,
         )
 
-    def first(self, step: str, event_type: str) -> RecordedEvent | None:
+    def first(self, step: str, event_type: str, since: datetime | None = None) -> RecordedEvent | None:
         """The first event told for this wait, or for any, that no other wait has taken."""
         for event in self.told:
             free = event.step in (None, step) and event.event_id not in self.taken
-            if free and type_matches(event_type, event.event_type):
+            late_enough = since is None or event.timestamp >= since
+            if free and late_enough and type_matches(event_type, event.event_type):
                 return event
         return None
 

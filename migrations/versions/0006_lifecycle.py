@@ -10,7 +10,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-COLUMNS = {
+COLUMNS: dict[str, dict[str, sa.Text | sa.DateTime]] = {
     "instances": {
         "reason": sa.Text(),
         "trigger_event_id": sa.Text(),

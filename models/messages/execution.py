@@ -33,6 +33,8 @@ class WaitRequest(TemporalMessage):
     """A type, a category (`engagement.*`) or `*`."""
     where: dict[str, Any] = Field(default_factory=dict)
     """Property names of the event and the values they must have."""
+    since: datetime | None = None
+    """Events that happened before are passed over."""
     step: str | None = None
     """The wait's name; None in old histories: the current step."""
 
