@@ -58,7 +58,7 @@ class Runs:
         max_attempts: int = 3,
         still: bool = False,
         stored: bool = True,
-        parameters: Mapping[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start an instance; ``still`` keeps its clock from skipping, ``stored=False`` leaves its row out."""
         new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, dict(parameters or {}), "test")
@@ -66,9 +66,9 @@ class Runs:
             await self._store(new)
         return await self.begin(new, still=still)
 
-    async def stored(self, user_id: str) -> NewInstance:
+    async def stored(self, user_id: str, workflow_id: str = "onboarding") -> NewInstance:
         """An instance that is stored and not started yet."""
-        new = NewInstance(uuid.uuid4().hex, "onboarding", user_id, 3, {}, "test")
+        new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, 3, {}, "test")
         await self._store(new)
         return new
 
@@ -126,9 +126,11 @@ class Runs:
                 await asyncio.sleep(0.02)
         return found
 
-    async def tell(self, run: Run, event_type: str, event_id: str | None = None) -> None:
-        """The fact that an event was recorded."""
+    async def tell(
+        self, run: Run, event_type: str, event_id: str | None = None, *, at: datetime | None = None
+    ) -> None:
+        """The fact that an event was recorded; it happened ``at`` that time, or now."""
         event = RecordedEvent(
-            event_id=event_id or uuid.uuid4().hex, event_type=event_type, timestamp=datetime.now(UTC)
+            event_id=event_id or uuid.uuid4().hex, event_type=event_type, timestamp=at or datetime.now(UTC)
         )
         await run.handle.signal("event_recorded", event)
