@@ -35,7 +35,7 @@ from runtime.settings import BadConfiguration, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import SealedPayloads, connect
 from store.departures import FrequencyCap
-from workflows.catalog import catalog, triggers
+from workflows.catalog import Definition, catalog, triggers
 from workflows.interceptors import OutcomeInterceptor
 from workflows.system.registry import SYSTEM_WORKFLOWS
 
@@ -67,17 +67,19 @@ def workflow_runner() -> SandboxedWorkflowRunner:
 
 def startables() -> dict[str, Startable]:
     """What triggers need to know of the workflows they may start."""
-    return {
-        name: Startable(
-            description=definition.description,
-            purpose=definition.purpose,
-            max_attempts=definition.max_attempts,
-            parameters=definition.default_parameters(),
-            once_per=definition.once_per,
-            exits=definition.exits,
-        )
-        for name, definition in catalog().items()
-    }
+    return {name: startable_of(definition) for name, definition in catalog().items()}
+
+
+def startable_of(definition: Definition) -> Startable:
+    """What a trigger needs to know of one workflow."""
+    return Startable(
+        description=definition.description,
+        purpose=definition.purpose,
+        max_attempts=definition.max_attempts,
+        parameters=definition.default_parameters(),
+        once_per=definition.once_per,
+        exits=definition.exits,
+    )
 
 
 def implementations() -> list[type[Any]]:

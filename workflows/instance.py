@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from copy import deepcopy
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
@@ -87,8 +88,6 @@ class Instance(Generic[P]):
         if start.carried:
             self._current_step = start.carried.current_step
             self._waits.update(start.carried.unwritten)
-
-    # What an author writes and calls
 
     async def journey(self, parameters: P) -> None:
         """What happens to the customer. Returning completes the instance."""
@@ -204,8 +203,6 @@ class Instance(Generic[P]):
         await self._write(status, error)
         await workflow.wait_condition(workflow.all_handlers_finished)
 
-    # Parts
-
     def _status(self) -> InstanceStatus:
         return InstanceStatus.PAUSED if self._paused else InstanceStatus.RUNNING
 
@@ -259,17 +256,13 @@ class Instance(Generic[P]):
             steps=self._memory.steps,
             waits=self._memory.waits,
             deadlines=self._memory.deadlines,
+            positions=self._memory.positions,
             told=self._inbox.untaken(list(self._memory.deadlines)),
             taken=sorted(self._inbox.taken),
             unwritten=self._waits,
         )
 
-    async def _until(
-        self,
-        step: str,
-        deadline: datetime,
-        met: Callable[[], bool] = lambda: False,
-    ) -> None:
+    async def _until(self, step: str, deadline: datetime, met: Callable[[], bool] = lambda: False) -> None:
         """Wait until a condition is met, a moment has come, or an exit ends the journey: that is raised."""
         may_leave = _ON_JOURNEY.get()
         with contextlib.suppress(TimeoutError), self._waking_when(met):
@@ -359,7 +352,7 @@ class Instance(Generic[P]):
                 reason=self._reason if status.finished else None,
             )
             self._waits.clear()
-            self._recorded_variables = dict(self.variables)
+            self._recorded_variables = deepcopy(self.variables)
             return await workflow.execute_local_activity_method(
                 Instances.record,
                 progress,
@@ -387,8 +380,8 @@ class Instance(Generic[P]):
         return name if count == 1 else f"{name}_{count}"
 
     def _enter(self, name: str) -> str:
-        self._position += 1
         self._current_step = self._next(name)
+        self._position = self._memory.position_of(self._current_step)
         self._names[name] = self._names.get(name, 0) + 1
         workflow.set_current_details(f"{self.definition.description}\n\nNow: `{self._current_step}`")
         return self._current_step

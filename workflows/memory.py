@@ -31,12 +31,17 @@ class Memory:
         self.steps: dict[str, DoneStep] = dict(carried.steps) if carried else {}
         self.waits: dict[str, DoneWait] = dict(carried.waits) if carried else {}
         self.deadlines: dict[str, datetime] = dict(carried.deadlines) if carried else {}
+        self.positions: dict[str, int] = dict(carried.positions) if carried else {}
         self.moment: datetime | None = self.began_at if carried else None
         """Which time it is for a journey that is being retold; None: the present."""
 
     def holds(self, name: str) -> bool:
         """Whether a step or wait of that name is done."""
         return name in self.steps or name in self.waits
+
+    def position_of(self, name: str) -> int:
+        """The how-manyth step or wait of the instance it is, from 1; the same in every run."""
+        return self.positions.setdefault(name, len(self.positions) + 1)
 
     def retell(self, name: str, activity: Callable[..., Any]) -> Any:
         """A step's result, as the activity's annotation has it; or its failure again."""

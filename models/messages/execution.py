@@ -72,6 +72,8 @@ class Carried(TemporalMessage):
     waits: dict[str, DoneWait] = Field(default_factory=dict)
     deadlines: dict[str, datetime] = Field(default_factory=dict)
     """Of waits that have begun and not ended."""
+    positions: dict[str, int] = Field(default_factory=dict)
+    """The how-manyth each was."""
     told: list[RecordedEvent] = Field(default_factory=list)
     """Events that no wait has taken yet."""
     taken: list[str] = Field(default_factory=list)

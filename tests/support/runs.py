@@ -83,7 +83,9 @@ class Runs:
 
     def at(self, workflow_id: str, instance_id: str) -> Run:
         """An instance that something else has started."""
-        handle = self.environment.client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id))
+        handle = self.environment.client.get_workflow_handle(
+            temporal_workflow_id(workflow_id, instance_id), result_type=LifecycleOutcome
+        )
         return Run(instance_id, workflow_id, handle)
 
     async def _store(self, new: NewInstance) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from temporalio import workflow
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from runtime.temporal import data_converter
 from tests.support.people import Customer
@@ -29,12 +31,24 @@ async def test_history_holds_nothing_personal_and_a_summary_that_a_person_reads(
     assert b"send_welcome" in raw
 
 
+def strict_runner() -> SandboxedWorkflowRunner:
+    """The workers' sandbox, which also refuses what a worker would let pass in silence: a module that is imported
+    while a workflow runs, or that is shared between runs although nobody said so."""
+    policy = (
+        workflow.SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
+        | workflow.SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH
+    )
+    return SandboxedWorkflowRunner(
+        restrictions=workflow_runner().restrictions.with_import_notification_policy(policy)
+    )
+
+
 @pytest.mark.parametrize("recorded", sorted(HISTORIES.glob("*.json")), ids=lambda path: path.stem)
 async def test_a_committed_history_replays(recorded: Path) -> None:
     """A change to a workflow that breaks running instances breaks this: patch it, or keep it as it was."""
     replayer = Replayer(
         workflows=[definition.implementation for definition in catalog().values()],
-        workflow_runner=workflow_runner(),
+        workflow_runner=strict_runner(),
         data_converter=data_converter(CODEC),
         interceptors=[OutcomeInterceptor()],
     )
