@@ -35,7 +35,7 @@ from runtime.settings import BadConfiguration, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import SealedPayloads, connect
 from store.departures import FrequencyCap
-from workflows.catalog import Definition, catalog, triggers
+from workflows.catalog import Definition, catalog, templates, triggers
 from workflows.interceptors import OutcomeInterceptor
 from workflows.system.registry import SYSTEM_WORKFLOWS
 
@@ -112,14 +112,17 @@ def build_worker(
 
     ``workflow_cache`` is how many instances are kept in memory between their tasks; others are replayed.
     """
+    served = lifecycles or implementations()
     messages = Messages(
         database,
         sealer,
         transports(settings),
+        {each.definition.workflow_id: each.definition.purpose for each in served},
         resend_unconfirmed=settings.smtp_unconfirmed == "resend",
         cap=FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
         if settings.message_cap
         else None,
+        templates=templates(each.definition for each in served),
     )
     events = Events(database, sealer)
     instances = Instances(database, sealer)
@@ -129,7 +132,7 @@ def build_worker(
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[*(lifecycles or implementations()), *SYSTEM_WORKFLOWS],
+        workflows=[*served, *SYSTEM_WORKFLOWS],
         activities=[
             instances.record,
             messages.send,

@@ -22,10 +22,10 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.templates import template
+from activities.templates import MessageTemplate
 from activities.transport import Envelope, HandoverUncertain, MessageRefused, Transport
 from models.messages.execution import CleanedUp, CleanUp, Delivery, Message
-from models.vocabulary import Channel, MessageStatus, Suppression
+from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
 from store import departures, messages
@@ -46,15 +46,20 @@ class Messages:
         database: Database,
         sealer: Sealer,
         transports: Mapping[Channel, Transport],
+        purposes: Mapping[str, Purpose | None],
         *,
         resend_unconfirmed: bool,
         cap: FrequencyCap | None,
+        templates: Mapping[str, MessageTemplate],
     ) -> None:
+        """``purposes`` has the purpose of each lifecycle workflow; one that isn't there counts as marketing."""
         self._database = database
         self._sealer = sealer
         self._transports = transports
+        self._purposes = purposes
         self._resend_unconfirmed = resend_unconfirmed
         self._cap = cap
+        self._templates = templates
 
     @activity.defn(name="messages.send")
     async def send(self, message: Message) -> Delivery:
@@ -63,9 +68,21 @@ class Messages:
         The recipient's address is read now, just in time, and is the same at every attempt of this step. Whether
         it may go is looked at last of all, see :mod:`store.departures`; one that may not is no failure.
         """
-        text = template(message.template)
+        text = self._templates.get(message.template)
+        if text is None:
+            raise ApplicationError(
+                f"there is no message template '{message.template}'", type="UnknownTemplate", non_retryable=True
+            )
+        user_id = message.step_context.user_id
+        purpose = self._purposes.get(message.step_context.workflow_id, Purpose.MARKETING)
         async with self._database.transaction() as connection:
-            intent = await messages.intend(connection, self._sealer, message, text.render)
+            intent = await messages.intend(connection, self._sealer, message, purpose, text.render)
+            if intent.status is MessageStatus.PENDING:  # so that no mail server is told of the address in vain
+                reason = await departures.objection(connection, intent, user_id, self._cap)
+                if reason and await messages.settle(
+                    connection, intent.message_id, MessageStatus.SUPPRESSED, reason=reason
+                ):
+                    return _delivery(intent, MessageStatus.SUPPRESSED, reason)
         transport = self._transports.get(message.channel)
         if intent.status is MessageStatus.PENDING or self._may_resend(intent.status, transport):
             return await self._transmit(intent, transport, message)

@@ -1,13 +1,9 @@
-"""The texts of messages. ``$name`` is the customer's name."""
+"""The texts of messages. ``$name`` is the customer's name. A workflow may bring texts of its own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from string import Template
-
-
-class UnknownTemplate(Exception):
-    """A workflow named a template that isn't there."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +163,3 @@ TEMPLATES = {
         ),
     ),
 }
-
-
-def template(name: str) -> MessageTemplate:
-    """The template of that name; raises :class:`UnknownTemplate`."""
-    found = TEMPLATES.get(name)
-    if found is None:
-        raise UnknownTemplate(f"there is no message template '{name}'")
-    return found

@@ -89,5 +89,6 @@ class Channel(StrEnum):
 class Suppression(StrEnum):
     """Why a message wasn't sent."""
 
+    USER_ERASED = "user_erased"
     CONSENT_REQUIRED = "consent_required"
     FREQUENCY_CAP = "frequency_cap"

@@ -1,11 +1,11 @@
 """Letting messages go: the last look at consent and at the frequency cap, in the transaction that marks them.
 
-Argument that no message leaves after a withdrawal was answered, and none above the cap. The transaction holds
-the person's row, then the bucket of consent, and looks in its **next** statement (READ COMMITTED sees what
-was committed before the locks were given):
+Argument that no message leaves after a withdrawal or an erasure was answered, and none above the cap. The
+transaction holds the person's row, where a cap is to be kept, then the bucket of consent, and looks in its
+**next** statement (READ COMMITTED sees what was committed before the locks were given):
 
-- A withdrawal takes the same two, in the same order, and answers after its commit (:mod:`store.consent_lock`).
-  It comes before, and is seen; or after, and waits until the message is marked: then that was sent before it.
+- A withdrawal takes both, in the same order, and answers after its commit (:mod:`store.consent_lock`). It comes
+  before, and is seen; or after, and waits until the message is marked: then that was leaving before it.
 - Two messages to one person wait for each other at the row, so that the second counts the first.
 
 A message that is refused for now goes back to `pending` and is no longer counted; at its next attempt all is
@@ -17,8 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from models.errors import UserErased
-from models.vocabulary import MessageStatus, Purpose, Suppression
+from models.vocabulary import MessageStatus, Suppression
 from store import consent_lock, messages
 from store.connection import Connection
 
@@ -37,13 +36,12 @@ async def let_go(
     """Move a message to ``status`` (`sending`, `outbox`) unless something speaks against it: then the reason is
     returned, and it becomes `suppressed`, or `unconfirmed` where an earlier process may have sent it.
 
-    Raises :class:`MessageWithdrawn` where it could not come into that status any more, and
-    :class:`models.errors.UserErased` where the person is gone.
+    Raises :class:`MessageWithdrawn` where it could not come into that status any more.
     """
-    reason = None
-    if intent.purpose is not None:
-        await _hold(connection, user_id)
-        reason = await _objection(connection, intent, user_id, intent.purpose, cap)
+    if intent.purpose is not None and cap is not None:
+        await connection.execute("SELECT FROM users WHERE user_id = $1 FOR NO KEY UPDATE", user_id)
+    await consent_lock.share(connection, [user_id])
+    reason = await objection(connection, intent, user_id, cap)
     if reason is not None:
         perhaps_gone = intent.status is MessageStatus.SENDING
         status = MessageStatus.UNCONFIRMED if perhaps_gone else MessageStatus.SUPPRESSED
@@ -56,29 +54,30 @@ class MessageWithdrawn(Exception):
     """The instance was cancelled between the intent and the hand-over."""
 
 
-async def _hold(connection: Connection, user_id: str) -> None:
-    if not await connection.fetchval("SELECT true FROM users WHERE user_id = $1 FOR NO KEY UPDATE", user_id):
-        raise UserErased
-    await consent_lock.share(connection, [user_id])
-
-
-async def _objection(
-    connection: Connection, intent: messages.Intent, user_id: str, purpose: Purpose, cap: FrequencyCap | None
+async def objection(
+    connection: Connection, intent: messages.Intent, user_id: str, cap: FrequencyCap | None
 ) -> Suppression | None:
+    """What speaks against a message as things stand: the last word is :func:`let_go`'s."""
+    purpose = intent.purpose
     row = await connection.fetchrow(
         """
-        SELECT EXISTS (SELECT FROM consents WHERE user_id = $1 AND purpose = $2 AND granted) AS consented,
+        SELECT EXISTS (SELECT FROM data_keys WHERE subject = $1 AND wrapped IS NOT NULL) AS present,
+               $2::text IS NULL
+                   OR EXISTS (SELECT FROM consents WHERE user_id = $1 AND purpose = $2 AND granted) AS consented,
                (SELECT count(*) FROM messages
                 WHERE user_id = $1 AND purpose = $2 AND message_id <> $3
                   AND status IN ('outbox', 'sending', 'sent', 'unconfirmed')
                   AND left_at > now() - $4::interval) AS lately
         """,
         user_id,
-        purpose.value,
+        purpose.value if purpose else None,
         intent.message_id,
         cap.within if cap else timedelta(),
     )
-    assert row is not None  # a row of two expressions
+    assert row is not None  # a row of expressions
+    if not row["present"]:
+        return Suppression.USER_ERASED
     if not row["consented"]:
         return Suppression.CONSENT_REQUIRED
-    return Suppression.FREQUENCY_CAP if cap and row["lately"] >= cap.messages else None
+    capped = cap is not None and purpose is not None and row["lately"] >= cap.messages
+    return Suppression.FREQUENCY_CAP if capped else None

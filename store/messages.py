@@ -44,6 +44,7 @@ async def intend(
     connection: Connection,
     sealer: Sealer,
     message: Message,
+    purpose: Purpose | None,
     render: Callable[[str], tuple[str, str]],
 ) -> Intent:
     """Write the intent to send a message for a step, or read back the one that was written before.
@@ -73,13 +74,13 @@ async def intend(
             recipient=key.open_json("messages.recipient", row["recipient"]),
             subject=key.open_json("messages.subject", row["subject"]),
             body=key.open_json("messages.body", row["body"]),
-            purpose=context.purpose,
+            purpose=purpose,
             reason=Suppression(row["reason"]) if row["reason"] else None,
         )
     subject, body = render(key.open_json("users.name", row["name"]))
     by_email = message.channel is Channel.EMAIL
     recipient = key.open_json("users.email", row["email"]) if by_email else context.user_id
-    intent = Intent(message_id, MessageStatus.PENDING, recipient, subject, body, context.purpose)
+    intent = Intent(message_id, MessageStatus.PENDING, recipient, subject, body, purpose)
     await _insert(connection, key, message, intent)
     return intent
 

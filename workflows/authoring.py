@@ -5,6 +5,7 @@ The modules behind it pass through the sandbox, so that a workflow's file needs 
 """
 
 from activities.messages import Messages
+from activities.templates import MessageTemplate
 from models.messages.execution import Message, Quiet, RecordedEvent, StepMessage
 from models.rules.durations import Duration, days, hours, minutes
 from models.rules.triggers import on, when
@@ -27,6 +28,7 @@ __all__ = [
     "LifecycleWorkflow",
     "Message",
     "MessageStatus",
+    "MessageTemplate",
     "Messages",
     "Parameters",
     "Purpose",

@@ -172,6 +172,19 @@ class LifecycleWorkflow(Instance[P]):
             self._memory.begin_wait(step, await self._local(at, weekdays, quiet))
         await self._rest(step, position, self._memory.begin_wait(step, workflow.now()))
 
+    def patched(self, change: str) -> bool:
+        """Whether a change of the journey holds for this instance: True unless it has passed here before the
+        change was deployed (docs/changing-a-workflow.md)."""
+        known = self._memory.patches.get(change)
+        if known is None:
+            retelling = self._memory.moment is not None
+            known = self._memory.patches[change] = not retelling and workflow.patched(change)
+        return known
+
+    def deprecate_patch(self, change: str) -> None:
+        """Stands where :meth:`patched` stood, once no instance from before the change is left."""
+        workflow.deprecate_patch(change)
+
     async def _rest(self, step: str, position: int, until: datetime) -> None:
         if until > workflow.now():
             await self._write(self._status())

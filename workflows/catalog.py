@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict
 from temporalio import workflow
 
+from activities.templates import TEMPLATES, MessageTemplate
 from models.errors import WorkflowNotFound
 from models.messages.execution import LifecycleInput, LifecycleOutcome
 from models.rules.triggers import Exit, Trigger, WorkflowTrigger, when
@@ -48,6 +49,8 @@ class Definition:
     once_per: timedelta | None
     """Within which time its trigger starts it at most once for a user."""
     max_attempts: int
+    messages: Mapping[str, MessageTemplate]
+    """The texts that it brings, by name."""
     parameters: type[Parameters]
     implementation: type[LifecycleWorkflow[Any]]
 
@@ -71,13 +74,15 @@ def lifecycle(
     exit_on: Exit | str | Sequence[Exit | str] = (),
     once_per: timedelta | None = None,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    messages: Mapping[str, MessageTemplate] | None = None,
 ) -> Callable[[type[Workflow]], type[Workflow]]:
     """Declare a lifecycle workflow. The first paragraph of the class's docstring becomes its description.
 
     ``purpose`` is the consent that it needs, None for a service. ``trigger`` is the event that starts it, for a
     user at most once within ``once_per``; a request may start it as often as it likes. An event of ``exit_on``
     ends it, however it was started, and interrupts any wait at once. ``max_attempts`` is how often a step is
-    tried, unless an admin or a request says otherwise.
+    tried, unless an admin or a request says otherwise. ``messages`` are texts of its own, by the names under which
+    it sends them.
 
     The parameter model is the type argument of ``LifecycleWorkflow[...]``. The Temporal workflow type is
     the workflow's id, so renaming the class changes nothing for running instances.
@@ -94,6 +99,7 @@ def lifecycle(
             exits=_exits(exit_on),
             once_per=once_per,
             max_attempts=max_attempts,
+            messages=messages or {},
             parameters=parameters,
             implementation=cls,
         )
@@ -181,6 +187,16 @@ def catalog() -> Mapping[str, Definition]:
             if found.setdefault(definition.workflow_id, definition) is not definition:
                 raise TypeError(f"two lifecycle workflows are called '{definition.workflow_id}'")
     return dict(sorted(found.items()))
+
+
+def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate]:
+    """The texts of messages that all share, and those that workflows bring; a name stands for one text."""
+    found = dict(TEMPLATES)
+    for definition in definitions:
+        for name, text in definition.messages.items():
+            if found.setdefault(name, text) != text:
+                raise TypeError(f"'{definition.workflow_id}' brings another message called '{name}'")
+    return found
 
 
 def triggers() -> list[WorkflowTrigger]:

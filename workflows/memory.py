@@ -32,6 +32,7 @@ class Memory:
         self.waits: dict[str, DoneWait] = dict(carried.waits) if carried else {}
         self.deadlines: dict[str, datetime] = dict(carried.deadlines) if carried else {}
         self.positions: dict[str, int] = dict(carried.positions) if carried else {}
+        self.patches: dict[str, bool] = dict(carried.patches) if carried else {}
         self.moment: datetime | None = self.began_at if carried else None
         """Which time it is for a journey that is being retold; None: the present."""
 

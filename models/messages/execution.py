@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.vocabulary import Channel, InstanceStatus, LifecycleStage, MessageStatus, Purpose, Suppression
+from models.vocabulary import Channel, InstanceStatus, LifecycleStage, MessageStatus, Suppression
 
 
 class TemporalMessage(BaseModel):
@@ -74,6 +74,8 @@ class Carried(TemporalMessage):
     """Of waits that have begun and not ended."""
     positions: dict[str, int] = Field(default_factory=dict)
     """The how-manyth each was."""
+    patches: dict[str, bool] = Field(default_factory=dict)
+    """What was answered to whether a change holds for the instance."""
     told: list[RecordedEvent] = Field(default_factory=list)
     """Events that no wait has taken yet."""
     taken: list[str] = Field(default_factory=list)
@@ -113,8 +115,6 @@ class StepContext(TemporalMessage):
     position: int
     """The how-manyth step of the instance it is, from 1."""
     max_attempts: int
-    purpose: Purpose | None = None
-    """The consent that the instance's workflow rests on."""
 
 
 class StepMessage(TemporalMessage):

@@ -96,6 +96,8 @@ class Wanderer(LifecycleWorkflow[Patience]):
             if event is not None:
                 log.append(event.event_id)
             log.append([stage, self.random.randrange(1_000_000), (self.now() - began).total_seconds() // 60])
+            if stage >= 9:
+                log.append(self.patched("late-change"))
             if stage % 5 == 0:
                 delivery = await self.send("welcome", name="postcard")
                 log.append(delivery.message_id)
@@ -139,6 +141,34 @@ class After(LifecycleWorkflow[Patience]):
         await self.sleep(parameters.patience, name="first_a_sleep")
         await self.send("welcome")
         self.complete(reason="as it became")
+
+
+@lifecycle("changing", purpose=None)
+class Patched(LifecycleWorkflow[Patience]):
+    """The same workflow, changed as the guide says."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """Another message comes in between, for whoever hasn't passed there yet."""
+        await self.send("welcome")
+        if self.patched("thanks-in-between"):
+            await self.send("order_thanks")
+        await self.wait_for_event("never.comes", within=parameters.patience)
+        await self.send("onboarding_nudge")
+        self.complete(reason="patched" if self.patched("thanks-in-between") else "as it was")
+
+
+@lifecycle("changing", purpose=None)
+class PatchDeprecated(LifecycleWorkflow[Patience]):
+    """The same, when no instance from before is left."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """The old course is gone."""
+        await self.send("welcome")
+        self.deprecate_patch("thanks-in-between")
+        await self.send("order_thanks")
+        await self.wait_for_event("never.comes", within=parameters.patience)
+        await self.send("onboarding_nudge")
+        self.complete(reason="deprecated")
 
 
 JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Buggy, Before)

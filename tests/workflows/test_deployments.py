@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
 
 from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.settings import Settings
-from tests.support.journeys import JOURNEYS, After, Before
+from tests.support.journeys import JOURNEYS, After, Before, PatchDeprecated, Patched
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
@@ -59,6 +60,36 @@ async def test_a_deployment_that_cannot_follow_holds_its_instances_until_it_is_r
         assert (await run.handle.result()).reason == "as it was"
     assert len(mail.to(customer.email)) == 2
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
+
+
+async def test_a_patched_change_leaves_running_instances_their_course_and_gives_new_ones_the_new(
+    skipping: WorkflowEnvironment,
+    database: Database,
+    sealer: Sealer,
+    worker_settings: Settings,
+    customer: Customer,
+    mail: MailServer,
+) -> None:
+    """Three deployments, as the guide has them: the patch, and its end when the last old instance has ended."""
+    runs = Runs(skipping, database, sealer, worker_settings.task_queue, JOURNEYS)
+
+    def deployed(lifecycle: type[Any]) -> Worker:
+        return build_worker(skipping.client, worker_settings, database, sealer, lifecycles=[lifecycle])
+
+    async with deployed(Before):
+        old = await runs.start(customer.user_id, "changing", still=True)
+        await runs.until(old, "wait_for_never_comes")
+    async with deployed(Patched):
+        await runs.tell(old, "never.comes")
+        assert (await old.handle.result()).reason == "as it was"
+        assert len(mail.to(customer.email)) == 2
+        new = await runs.start(customer.user_id, "changing", still=True)
+        await runs.until(new, "wait_for_never_comes")
+        assert len(mail.to(customer.email)) == 4
+    async with deployed(PatchDeprecated):
+        await runs.tell(new, "never.comes")
+        assert (await new.handle.result()).reason == "deprecated"
+    assert len(mail.to(customer.email)) == 5
 
 
 async def _until_a_task_has_failed(run: Run) -> None:

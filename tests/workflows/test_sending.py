@@ -120,6 +120,23 @@ async def test_a_consent_withdrawn_while_the_message_waits_for_its_next_attempt_
     assert (await stored(promoting, customer))[0] == ("suppressed", "consent_required")
 
 
+async def test_nothing_leaves_for_somebody_who_is_erased_meanwhile(
+    promoting: Runs, customer: Customer, mail: MailServer
+) -> None:
+    async def erase(message: object) -> str:
+        async with promoting.database.connection() as connection:
+            await connection.execute(
+                "UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = $1", customer.user_id
+            )
+        return "451 later"
+
+    mail.answer = erase
+    run = await promoting.start(customer.user_id, "promoter")
+    with pytest.raises(Exception, match="failed"):
+        await run.handle.result()
+    assert mail.received == []
+
+
 async def test_no_more_messages_than_the_cap_allows(
     promoting: Runs, customer: Customer, mail: MailServer, endpoint: Endpoint
 ) -> None:
@@ -152,7 +169,6 @@ def context(customer: Customer, instance_id: str) -> Message:
             step="send",
             position=1,
             max_attempts=3,
-            purpose=Purpose.MARKETING,
         ),
     )
 
@@ -168,7 +184,7 @@ async def test_the_cap_is_exact_when_many_send_to_one_person_at_once(
     async def send(pool: Database, number: int) -> Suppression | None:
         async with pool.transaction() as connection:
             intent = await messages.intend(
-                connection, sealer, context(customer, f"i-{number}"), lambda name: ("s", "b")
+                connection, sealer, context(customer, f"i-{number}"), Purpose.MARKETING, lambda name: ("s", "b")
             )
         async with pool.transaction() as connection:
             return await departures.let_go(connection, intent, customer.user_id, MessageStatus.SENDING, cap)
@@ -187,7 +203,7 @@ async def test_no_message_leaves_after_a_withdrawal_was_answered(
     async def prepared(number: int) -> messages.Intent:
         async with database.transaction() as connection:
             return await messages.intend(
-                connection, sealer, context(customer, f"r-{number}"), lambda name: ("s", "b")
+                connection, sealer, context(customer, f"r-{number}"), Purpose.MARKETING, lambda name: ("s", "b")
             )
 
     intents = [await prepared(number) for number in range(12)]
