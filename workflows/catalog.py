@@ -58,6 +58,12 @@ class Definition:
         """The parameters' defaults as JSON values."""
         return self.parameters().model_dump(mode="json")
 
+    def parameters_from(self, stored: Mapping[str, Any]) -> Parameters:
+        """The parameters that an instance was started with. One that the definition has lost since is passed over;
+        the edge refuses it to new instances."""
+        fields = self.parameters.model_fields
+        return self.parameters.model_validate({name: value for name, value in stored.items() if name in fields})
+
     def parameter_schema(self) -> dict[str, Any]:
         """JSON Schema of the parameters; waits are `"format": "duration"`."""
         return self.parameters.model_json_schema()

@@ -57,7 +57,7 @@ _ON_JOURNEY: ContextVar[bool] = ContextVar("on_journey", default=False)
 
 
 class _Left(BaseException):
-    """An exit has ended the journey; no `except Exception` of an author's is to stop it."""
+    """An exit has ended the journey; no author's `except Exception` is to stop it."""
 
 
 class Instance(Generic[P]):
@@ -150,10 +150,7 @@ class Instance(Generic[P]):
         """Run the journey. A bug in it becomes an application failure, so that it fails this instance
         visibly instead of blocking the workflow task for ever."""
         try:
-            model = self.definition.parameters
-            # One that the definition has lost since is passed over; the edge refuses it to new instances.
-            known = {name: value for name, value in self._start.parameters.items() if name in model.model_fields}
-            parameters = model.model_validate(known)
+            parameters = self.definition.parameters_from(self._start.parameters)
             if self._start.exits and not self._start.carried:
                 await self._write(self._status())
             await self._travel(parameters)  # type: ignore[arg-type]  # the definition's own model
@@ -268,10 +265,10 @@ class Instance(Generic[P]):
 
     async def _until(self, step: str, deadline: datetime, met: Callable[[], bool] = lambda: False) -> None:
         """Wait until a condition is met, a moment has come, or an exit ends the journey: that is raised."""
-        may_leave = _ON_JOURNEY.get()
+        on_journey = _ON_JOURNEY.get()
         with contextlib.suppress(TimeoutError), self._waking_when(met):
             await workflow.wait_condition(
-                lambda: met() or (may_leave and self._inbox.leaving is not None and not self._paused),
+                lambda: met() or (on_journey and self._inbox.leaving is not None and not self._paused),
                 timeout=max(deadline - workflow.now(), timedelta()),
                 timeout_summary=PublicText(in_words(step)),
             )
