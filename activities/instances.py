@@ -38,13 +38,7 @@ class Instances:
             return Recorded()
         async with self._database.transaction() as connection:
             return Recorded(
-                events=[
-                    event
-                    for step, request in asked.items()
-                    for event in await waits.already_recorded(
-                        connection, key, progress.instance_id, progress.user_id, step, request
-                    )
-                ]
+                events=await waits.already_recorded(connection, key, progress.instance_id, progress.user_id, asked)
             )
 
 

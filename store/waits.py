@@ -7,7 +7,7 @@ it is the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -101,9 +101,9 @@ async def of_users(connection: Connection, user_ids: Collection[str]) -> dict[st
 
 
 async def already_recorded(
-    connection: Connection, key: DataKey, instance_id: str, user_id: str, step: str, request: WaitRequest
+    connection: Connection, key: DataKey, instance_id: str, user_id: str, asked: Mapping[str, WaitRequest]
 ) -> list[RecordedEvent]:
-    """Events in the log that a registered wait counts, oldest first.
+    """Events in the log that registered waits, by their steps, count; for each wait the oldest first.
 
     Looks at the latest of the user's events since the instance's start; with a property filter their bodies
     are opened.
@@ -124,7 +124,7 @@ async def already_recorded(
         GRACE,
         _LOOKED_AT,
     )
-    return _matching(key, step, request, rows[::-1])
+    return [event for step, request in asked.items() for event in _matching(key, step, request, rows[::-1])]
 
 
 def _matching(

@@ -30,7 +30,6 @@ with workflow.unsafe.imports_passed_through():
         Carried,
         CleanUp,
         DoneWait,
-        ExitRequest,
         LifecycleInput,
         LifecycleOutcome,
         Progress,
@@ -78,6 +77,7 @@ class Instance(Generic[P]):
         self._names: dict[str, int] = {}
         self._writing = asyncio.Lock()
         self._under_way = 0
+        self._exits_registered = start.carried is not None
         self._waking: list[Callable[[], bool]] = []
         self._paused = False
         self._ended = False
@@ -151,8 +151,6 @@ class Instance(Generic[P]):
         visibly instead of blocking the workflow task for ever."""
         try:
             parameters = self.definition.parameters_from(self._start.parameters)
-            if self._start.exits and not self._start.carried:
-                await self._write(self._status())
             await self._travel(parameters)  # type: ignore[arg-type]  # the definition's own model
         except (FailureError, asyncio.CancelledError):
             raise
@@ -322,9 +320,8 @@ class Instance(Generic[P]):
 
         None where a history from before waits were registered is replayed.
         """
-        first = self._inbox.exits if self._current_step is None and not self._start.carried else {}
         with self._busy():
-            found = await self._write_in_turn(status, error, waiting_for, first)
+            found = await self._write_in_turn(status, error, waiting_for)
         for earlier in found.events if found else ():
             self.event_recorded(earlier)
         return found
@@ -334,7 +331,6 @@ class Instance(Generic[P]):
         status: InstanceStatus,
         error: StepFailure | None,
         waiting_for: WaitRequest | None,
-        exits: dict[str, ExitRequest],
     ) -> Recorded | None:
         async with self._writing:
             self._show(status)
@@ -349,10 +345,11 @@ class Instance(Generic[P]):
                 waits=dict(self._waits),
                 error=error,
                 waiting_for=waiting_for,
-                exits=exits,
+                exits={} if self._exits_registered else self._inbox.exits,
                 reason=self._reason if status.finished else None,
             )
             self._waits.clear()
+            self._exits_registered = True
             self._recorded_variables = deepcopy(self.variables)
             return await workflow.execute_local_activity_method(
                 Instances.record,
