@@ -11,6 +11,7 @@ from typing import Any, Literal
 from models.rules.folding import FoldedEvent, Unfoldable
 from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
 from privacy.sealing import CannotOpen
+from store import triggers as windows
 from store import waits
 from store.connection import Connection
 
@@ -53,7 +54,8 @@ async def enqueue(
 ) -> int:
     """Write the letters that a batch of events gives; says how many. Old data gives none."""
     fresh = [event for event in events if not event.historical]
-    letters = [letter for event in fresh for letter in _starts(event, triggers)]
+    starts = [letter for event in fresh for letter in _starts(event, triggers)]
+    letters = await _admissible(connection, starts, triggers)
     if fresh:
         letters.extend(await _signals(connection, fresh))
     await _write(connection, letters)
@@ -69,6 +71,15 @@ def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[Let
         and age <= each.trigger.max_age
         and _has(event, each.trigger.where)
     ]
+
+
+async def _admissible(
+    connection: Connection, letters: Sequence[Letter], triggers: Sequence[WorkflowTrigger]
+) -> list[Letter]:
+    """The starts that no open window will refuse: who does something often costs no letter each time."""
+    once_per = {each.workflow_id: each.once_per for each in triggers if each.once_per is not None}
+    taken = await windows.taken(connection, {(each.workflow_id, each.user_id) for each in letters}, once_per)
+    return [each for each in letters if (each.workflow_id, each.user_id) not in taken]
 
 
 def _has(event: FoldedEvent, where: Mapping[str, Any]) -> bool:

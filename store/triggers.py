@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from store.connection import Connection
@@ -30,6 +31,28 @@ async def open_window(
         once_per,
     )
     return bool(opened)
+
+
+async def taken(
+    connection: Connection, wanted: Collection[tuple[str, str]], once_per: Mapping[str, timedelta]
+) -> set[tuple[str, str]]:
+    """Those of some (workflow, user) whose window is open as things stand: a start would be refused, so that
+    nobody need be told of it. What counts is :func:`open_window`."""
+    bound = [(workflow_id, user_id) for workflow_id, user_id in wanted if workflow_id in once_per]
+    if not bound:
+        return set()
+    rows = await connection.fetch(
+        """
+        SELECT w.workflow_id, w.user_id
+        FROM unnest($1::text[], $2::text[], $3::interval[]) AS asked (workflow_id, user_id, once_per)
+        JOIN trigger_windows w USING (workflow_id, user_id)
+        WHERE w.opened_at > now() - asked.once_per
+        """,
+        [workflow_id for workflow_id, _ in bound],
+        [user_id for _, user_id in bound],
+        [once_per[workflow_id] for workflow_id, _ in bound],
+    )
+    return {(row["workflow_id"], row["user_id"]) for row in rows}
 
 
 async def remember(connection: Connection, instance_id: str, event_id: str, happened_at: datetime) -> None:

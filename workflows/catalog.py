@@ -208,7 +208,7 @@ def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate
 def triggers() -> list[WorkflowTrigger]:
     """Which events start which workflows."""
     return [
-        WorkflowTrigger(definition.workflow_id, definition.trigger)
+        WorkflowTrigger(definition.workflow_id, definition.trigger, definition.once_per)
         for definition in catalog().values()
         if definition.trigger is not None
     ]

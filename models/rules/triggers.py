@@ -41,6 +41,8 @@ class WorkflowTrigger:
 
     workflow_id: str
     trigger: Trigger
+    once_per: timedelta | None = None
+    """Within which time it starts at most once for a user."""
 
 
 def on(event_type: str, *, max_age: timedelta = DEFAULT_MAX_AGE, **where: Any) -> Trigger:
