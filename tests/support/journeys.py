@@ -109,6 +109,22 @@ class Wanderer(LifecycleWorkflow[Patience]):
             await self.wait_for_event("wander.beside", within=hours(2), name="beside")
 
 
+@lifecycle("twins", purpose=None, exit_on=when("twins.apart", reason="apart"))
+class Twins(LifecycleWorkflow[Patience]):
+    """Two branches side by side, one of which sends when its wait is over."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """An exit ends both."""
+        await asyncio.gather(self._wait("left", parameters), self._wait("right", parameters))
+        self.complete(reason="together")
+
+    async def _wait(self, side: str, parameters: Patience) -> None:
+        await self.sleep(parameters.patience, name=f"sleep_{side}")
+        await self.send("welcome", name=f"send_{side}")
+        heard = await self.wait_for_event("twins.speak", within=parameters.patience, name=f"hear_{side}")
+        self.variables[side] = heard.event_id if heard else None
+
+
 @lifecycle("buggy", purpose=None)
 class Buggy(LifecycleWorkflow[Patience]):
     """Has a bug after its first step."""
@@ -171,4 +187,4 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
         self.complete(reason="deprecated")
 
 
-JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Buggy, Before)
+JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Twins, Buggy, Before)

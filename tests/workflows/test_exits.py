@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import pytest
@@ -11,6 +12,7 @@ from privacy.sealing import Sealer
 from runtime.database import Database
 from store import triggers
 from tests.events.test_outbox import Log as EventLog
+from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
 from tests.support.temporal import DAY
@@ -80,6 +82,31 @@ async def test_an_instance_that_has_an_exit_pending_can_be_cancelled(journeys: R
     context = await journeys.context(run)
     assert context.status is InstanceStatus.CANCELLED
     assert context.results["clean_up"] == {"messages_withdrawn": 0}
+
+
+async def test_an_exit_ends_every_branch(journeys: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await journeys.start(customer.user_id, "twins", still=True)
+    await journeys.until(run, "sleep_right")
+    await journeys.tell(run, "twins.apart")
+    assert (await run.handle.result()).reason == "apart"
+    assert mail.received == []
+
+
+async def test_branches_that_wait_side_by_side_register_each_its_own_wait(
+    journeys: Runs, customer: Customer, log: EventLog
+) -> None:
+    run = await journeys.start(customer.user_id, "twins", still=True)
+    await journeys.until(run, "sleep_right")
+    await journeys.environment.fast_forward(run.handle, DAY)
+    async with journeys.database.connection() as connection, asyncio.timeout(20):
+        while True:
+            rows = await connection.fetch("SELECT step FROM event_waits WHERE step LIKE 'hear%' ORDER BY step")
+            if len(rows) == 2:
+                break
+            await asyncio.sleep(0.02)
+    assert [row["step"] for row in rows] == ["hear_left", "hear_right"]
+    assert await log.project(await log.store("twins.speak")) == 2
+    await run.handle.terminate()
 
 
 async def test_what_happened_between_the_trigger_and_a_late_start_counts(
