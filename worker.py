@@ -135,6 +135,7 @@ def build_worker(
         workflows=[*served, *SYSTEM_WORKFLOWS],
         activities=[
             instances.record,
+            instances.end,
             messages.send,
             messages.withdraw,
             profiles.set_stage,

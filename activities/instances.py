@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from temporalio import activity
 
-from models.messages.execution import Progress, Recorded, WaitRequest
+from models.messages.execution import InstanceQuestion, Progress, Recorded, StoredEnd, WaitRequest
 from privacy.sealing import Sealer
 from runtime.database import Database
 from store import data_keys, instances, waits
@@ -40,6 +40,13 @@ class Instances:
             return Recorded(
                 events=await waits.already_recorded(connection, key, progress.instance_id, progress.user_id, asked)
             )
+
+    @activity.defn(name="instances.end")
+    async def end(self, asked: InstanceQuestion) -> StoredEnd:
+        """How an instance has ended already: a workflow task that is done again may come to another end, and the
+        stored one stays."""
+        async with self._database.connection() as connection:
+            return StoredEnd(outcome=await instances.end_of(connection, asked.instance_id))
 
 
 def _asked(progress: Progress) -> dict[str, WaitRequest]:

@@ -10,7 +10,7 @@ from typing import Any
 from asyncpg import Record
 
 from models.errors import UserErased, UserUnknown
-from models.messages.execution import Progress
+from models.messages.execution import LifecycleOutcome, Progress
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import DataKey, Sealer
 from store.connection import Connection
@@ -204,6 +204,14 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         progress.status.finished,
         progress.reason,
     )
+
+
+async def end_of(connection: Connection, instance_id: str) -> LifecycleOutcome | None:
+    """How an instance has ended; None where it runs, or isn't there."""
+    row = await connection.fetchrow(
+        "SELECT status, reason FROM instances WHERE instance_id = $1 AND end_time IS NOT NULL", instance_id
+    )
+    return None if row is None else LifecycleOutcome(status=InstanceStatus(row["status"]), reason=row["reason"])
 
 
 _CONTEXT = """

@@ -47,7 +47,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.catalog import Definition, Parameters
     from workflows.memory import Inbox, Memory
     from workflows.policies import OUTSIDE, STORE, StepPolicy
-    from workflows.steps import A, R, perform
+    from workflows.steps import A, R, perform, stored_end
 
 P = TypeVar("P", bound=Parameters)
 
@@ -152,7 +152,9 @@ class Instance(Generic[P]):
         try:
             parameters = self.definition.parameters_from(self._start.parameters)
             await self._travel(parameters)  # type: ignore[arg-type]  # the definition's own model
-        except (FailureError, asyncio.CancelledError):
+        except (FailureError, asyncio.CancelledError) as error:
+            if earlier := await stored_end(error, self._start.instance_id):
+                return earlier
             raise
         except Exception as error:
             raise ApplicationError(

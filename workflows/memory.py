@@ -49,7 +49,8 @@ class Memory:
         done = self.steps[name]
         self.moment = done.at
         if done.error_type is not None:
-            raise _failure(name, done)
+            cause = ApplicationError(done.error_message or "", type=done.error_type, non_retryable=True)
+            raise step_failure(name, cause)
         return TypeAdapter(get_type_hints(activity)["return"]).validate_python(done.result)
 
     def retell_wait(self, name: str) -> DoneWait:
@@ -80,7 +81,8 @@ class Memory:
         self.deadlines.pop(name, None)
 
 
-def _failure(name: str, done: DoneStep) -> ActivityError:
+def step_failure(name: str, cause: BaseException) -> ActivityError:
+    """The failure of a step, as Temporal tells that of an ordinary activity."""
     error = ActivityError(
         "Activity task failed",
         scheduled_event_id=0,
@@ -90,7 +92,7 @@ def _failure(name: str, done: DoneStep) -> ActivityError:
         activity_id=name,
         retry_state=None,
     )
-    error.__cause__ = ApplicationError(done.error_message or "", type=done.error_type, non_retryable=True)
+    error.__cause__ = cause
     return error
 
 

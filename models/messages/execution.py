@@ -105,6 +105,18 @@ class LifecycleOutcome(TemporalMessage):
     reason: str | None = None
 
 
+class InstanceQuestion(TemporalMessage):
+    """A question about an instance."""
+
+    instance_id: str
+
+
+class StoredEnd(TemporalMessage):
+    """How an instance has ended, as it is stored; None: it hasn't."""
+
+    outcome: LifecycleOutcome | None
+
+
 class StepContext(TemporalMessage):
     """Which step of which instance an activity works for; (instance, step) is its idempotency key."""
 

@@ -75,5 +75,5 @@ async def test_an_event_that_its_type_s_schema_refuses_fails_the_instance_with_t
         await run.handle.result()
     error = (await journeys.context(run)).error
     assert error is not None
-    assert error["error_type"] == "InvalidEvent"
+    assert (error["error_type"], error["failed_step"]) == ("InvalidEvent", "emit_teller_spoke")
     assert "/event_properties/loudly" in error["error_message"]

@@ -84,6 +84,26 @@ async def test_an_instance_that_has_an_exit_pending_can_be_cancelled(journeys: R
     assert context.results["clean_up"] == {"messages_withdrawn": 0}
 
 
+async def test_an_end_that_was_recorded_stays_where_its_workflow_task_is_done_again_with_an_exit(
+    journeys: Runs, customer: Customer
+) -> None:
+    """Temporal refused the completing task, since the exit's signal came in that moment: done again, the journey
+    leaves instead, and the step after that is refused. The instance completes as it had."""
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    async with journeys.database.connection() as connection:
+        await connection.execute(
+            """UPDATE instances SET status = 'completed', reason = 'stayed', end_time = now()
+               WHERE instance_id = $1""",
+            run.instance_id,
+        )
+    await journeys.tell(run, "cart.drop")
+    assert (await run.handle.result()).reason == "stayed"
+    context = await journeys.context(run)
+    assert (context.status, context.reason) == (InstanceStatus.COMPLETED, "stayed")
+    assert "emit_cart_left" not in context.results
+
+
 async def test_an_exit_ends_every_branch(journeys: Runs, customer: Customer, mail: MailServer) -> None:
     run = await journeys.start(customer.user_id, "twins", still=True)
     await journeys.until(run, "sleep_right")
