@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.opentelemetry import TracingInterceptor
@@ -14,6 +16,8 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.audit import AuditSealing, schedule_audit_seal
+from activities.clocks import Clocks
+from activities.events import Events
 from activities.expired_months import owner_database
 from activities.instances import Instances
 from activities.messages import Messages
@@ -23,17 +27,20 @@ from activities.profiles import Profiles
 from activities.projector import Projector, start_projectors
 from activities.recording import StepRecorder
 from activities.retention import Retention, align_histories, schedule_retention
-from activities.transport import SmtpTransport
+from activities.transport import SmtpTransport, Transport
+from activities.webhook_transport import WebhookTransport
+from models.vocabulary import Channel
 from privacy.audit_chain import SealKey
 from privacy.keyring import KeyFile
 from privacy.sealing import Sealer
 from runtime.collector import collect_rarely
 from runtime.database import Database
 from runtime.readiness import announce_ready
-from runtime.settings import Settings
+from runtime.settings import BadConfiguration, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import SealedPayloads, connect
-from workflows.catalog import catalog, triggers
+from store.departures import FrequencyCap
+from workflows.catalog import Definition, catalog, templates, triggers
 from workflows.interceptors import OutcomeInterceptor
 from workflows.system.registry import SYSTEM_WORKFLOWS
 
@@ -46,7 +53,16 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
 """Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
 them, except for their base: what an author writes stays under the sandbox's restrictions."""
-PASSED_THROUGH_WORKFLOWS = ("base", "catalog", "interceptors", "policies")
+PASSED_THROUGH_WORKFLOWS = (
+    "authoring",
+    "base",
+    "catalog",
+    "instance",
+    "interceptors",
+    "memory",
+    "policies",
+    "steps",
+)
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:
@@ -60,28 +76,66 @@ def workflow_runner() -> SandboxedWorkflowRunner:
 
 def startables() -> dict[str, Startable]:
     """What triggers need to know of the workflows they may start."""
-    return {
-        name: Startable(
-            description=definition.description,
-            purpose=definition.purpose,
-            max_attempts=definition.max_attempts,
-            parameters=definition.default_parameters(),
-        )
-        for name, definition in catalog().items()
-    }
+    return {name: startable_of(definition) for name, definition in catalog().items()}
+
+
+def startable_of(definition: Definition) -> Startable:
+    """What a trigger needs to know of one workflow."""
+    return Startable(
+        description=definition.description,
+        purpose=definition.purpose,
+        max_attempts=definition.max_attempts,
+        parameters=definition.default_parameters(),
+        once_per=definition.once_per,
+        exits=definition.exits,
+    )
+
+
+def implementations() -> list[type[Any]]:
+    """The classes of all lifecycle workflows."""
+    return [definition.implementation for definition in catalog().values()]
+
+
+def transports(settings: Settings) -> dict[Channel, Transport]:
+    """The ways out for messages that are configured. Raises :class:`BadConfiguration`."""
+    found: dict[Channel, Transport] = {}
+    if settings.smtp_url:
+        found[Channel.EMAIL] = SmtpTransport(settings)
+    if url := settings.message_webhook_url:
+        if url.startswith("http:") and settings.environment != "embedded":
+            raise BadConfiguration("PERENNIAL_MESSAGE_WEBHOOK_URL must be https outside the embedded stack.")
+        found[Channel.WEBHOOK] = WebhookTransport(url, settings.message_webhook_secret)
+    return found
 
 
 def build_worker(
-    client: Client, settings: Settings, database: Database, sealer: Sealer, owner: Database | None = None
+    client: Client,
+    settings: Settings,
+    database: Database,
+    sealer: Sealer,
+    owner: Database | None = None,
+    *,
+    lifecycles: Sequence[type[Any]] | None = None,
+    workflow_cache: int = 1000,
 ) -> Worker:
-    """A worker for all lifecycle workflows and their activities.
+    """A worker for all lifecycle workflows, or for those given, and their activities.
 
     ``owner`` are connections of the role that owns the tables, with which whole months are dropped.
+    ``workflow_cache`` is how many instances are kept in memory between their tasks; others are replayed.
     """
-    transport = SmtpTransport(settings) if settings.smtp_url else None
-    purposes = {name: definition.purpose for name, definition in catalog().items()}
-    resend = settings.smtp_unconfirmed == "resend"
-    messages = Messages(database, sealer, transport, purposes, resend_unconfirmed=resend)
+    served = lifecycles or implementations()
+    messages = Messages(
+        database,
+        sealer,
+        transports(settings),
+        {each.definition.workflow_id: each.definition.purpose for each in served},
+        resend_unconfirmed=settings.smtp_unconfirmed == "resend",
+        cap=FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
+        if settings.message_cap
+        else None,
+        templates=templates(each.definition for each in served),
+    )
+    events = Events(database, sealer)
     instances = Instances(database, sealer)
     profiles = Profiles(database)
     projector = Projector(database, sealer, triggers())
@@ -90,12 +144,16 @@ def build_worker(
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[*(definition.implementation for definition in catalog().values()), *SYSTEM_WORKFLOWS],
+        workflows=[*served, *SYSTEM_WORKFLOWS],
         activities=[
             instances.record,
+            instances.end,
             messages.send,
             messages.withdraw,
             profiles.set_stage,
+            events.emit,
+            events.last_seen,
+            Clocks(database, sealer).next_local,
             projector.follow,
             carrier.deliver,
             Partitions(database).make_ahead,
@@ -105,6 +163,7 @@ def build_worker(
             retention.finish,
         ],
         workflow_runner=workflow_runner(),
+        max_cached_workflows=workflow_cache,
         interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],
         max_concurrent_activities=settings.worker_max_activities,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from temporalio import activity
 
-from models.messages.execution import Progress, Recorded
+from models.messages.execution import InstanceQuestion, Progress, Recorded, StoredEnd, WaitRequest
 from privacy.sealing import DataKey, Sealer
 from runtime.database import Database
 from store import data_keys, instances, waits
@@ -33,33 +33,36 @@ class Instances:
                 return Recorded()
             await instances.write_progress(connection, key, progress, run_id)
             await _settle_waits(connection, key, progress)
-        if progress.waiting_for is None or progress.current_step is None:
+        asked = _asked(progress)
+        if not asked or progress.status.finished:
             return Recorded()
         async with self._database.transaction() as connection:
             return Recorded(
-                events=await waits.already_recorded(
-                    connection,
-                    key,
-                    progress.instance_id,
-                    progress.user_id,
-                    progress.current_step,
-                    progress.waiting_for,
-                )
+                events=await waits.already_recorded(connection, key, progress.instance_id, progress.user_id, asked)
             )
+
+    @activity.defn(name="instances.end")
+    async def end(self, asked: InstanceQuestion) -> StoredEnd:
+        """How an instance has ended already: a workflow task that is done again may come to another end, and the
+        stored one stays."""
+        async with self._database.connection() as connection:
+            return StoredEnd(outcome=await instances.end_of(connection, asked.instance_id))
+
+
+def _asked(progress: Progress) -> dict[str, WaitRequest]:
+    """What begins to be waited for: exits, and a wait."""
+    asked: dict[str, WaitRequest] = dict(progress.exits)
+    step = progress.waiting_for.step or progress.current_step if progress.waiting_for else None
+    if progress.waiting_for is not None and step is not None:
+        asked[step] = progress.waiting_for
+    return asked
 
 
 async def _settle_waits(connection: Connection, key: DataKey, progress: Progress) -> None:
-    """Forget waits that have ended, and register the one that begins."""
+    """Forget waits that have ended, and register what begins."""
     if progress.status.finished:
         await waits.forget(connection, progress.instance_id, None)
     elif progress.waits:
         await waits.forget(connection, progress.instance_id, progress.waits)
-    if progress.waiting_for is not None and progress.current_step is not None:
-        await waits.register(
-            connection,
-            key,
-            progress.workflow_id,
-            progress.instance_id,
-            progress.current_step,
-            progress.waiting_for,
-        )
+    for step, request in _asked(progress).items():
+        await waits.register(connection, key, progress.workflow_id, progress.instance_id, step, request)

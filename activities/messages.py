@@ -12,28 +12,30 @@ Argument, by the line at which the process dies (the message's status in bracket
 
 A refusal or failure that the server has answered for is known, and puts the message back to ``pending``.
 
-Consent to the purpose of the message's workflow is read twice: with the intent, so that a mail server isn't even
-told of the address; and, what counts, in the transaction of ``about_to``, behind the lock that a withdrawal takes
-(:func:`store.messages.release`). A message whose person doesn't consent then is ``suppressed``, and stays so.
+Consent to the purpose of the message's workflow, and the frequency cap, are looked at twice: with the intent, so
+that a mail server isn't even told of the address; and, what counts, in the transaction of ``about_to``, behind the
+lock that a withdrawal takes (:func:`store.departures.let_go`). A message that something speaks against then is
+``suppressed``, and stays so.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.templates import template
+from activities.templates import MessageTemplate
 from activities.transport import Envelope, HandoverUncertain, MessageRefused, Transport
 from models.messages.execution import CleanedUp, CleanUp, Delivery, Message
-from models.vocabulary import MessageStatus, Purpose
+from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import messages
+from store import departures, messages
 from store.connection import Connection
+from store.departures import FrequencyCap, MessageWithdrawn
 
 T = TypeVar("T")
 
@@ -42,43 +44,56 @@ PATIENCE_SECONDS = 30.0
 
 
 class Messages:
-    """Sends messages through the outbox table and, where one is configured, a transport."""
+    """Sends messages through the outbox table and, where one is configured for their channel, a transport."""
 
     def __init__(
         self,
         database: Database,
         sealer: Sealer,
-        transport: Transport | None,
+        transports: Mapping[Channel, Transport],
         purposes: Mapping[str, Purpose | None],
         *,
         resend_unconfirmed: bool,
+        cap: FrequencyCap | None,
+        templates: Mapping[str, MessageTemplate],
     ) -> None:
         """``purposes`` has the purpose of each lifecycle workflow; one that isn't there counts as marketing."""
         self._database = database
         self._sealer = sealer
-        self._transport = transport
+        self._transports = transports
         self._purposes = purposes
         self._resend_unconfirmed = resend_unconfirmed
+        self._cap = cap
+        self._templates = templates
 
     @activity.defn(name="messages.send")
     async def send(self, message: Message) -> Delivery:
         """Send a message to the step's user; returns what became of it.
 
-        The recipient's address is read now, just in time, and is the same at every attempt of this step.
+        The recipient's address is read now, just in time, and is the same at every attempt of this step. Whether
+        it may go is looked at last of all, see :mod:`store.departures`; one that may not is no failure.
         """
-        text = template(message.template)
-        context = message.step_context
-        purpose = self._purposes.get(context.workflow_id, Purpose.MARKETING)
+        text = self._templates.get(message.template)
+        if text is None:
+            raise ApplicationError(
+                f"there is no message template '{message.template}'", type="UnknownTemplate", non_retryable=True
+            )
+        user_id = message.step_context.user_id
+        purpose = self._purposes.get(message.step_context.workflow_id, Purpose.MARKETING)
         async with self._database.transaction() as connection:
-            intent = await messages.intend(connection, self._sealer, context, message.template, text.render)
-            permitted = await messages.permitted(connection, context.user_id, purpose)
-        if intent.status is MessageStatus.PENDING and not permitted:
-            return await self._settle(intent, MessageStatus.SUPPRESSED)
-        if intent.status is MessageStatus.PENDING or self._may_resend(intent.status):
-            return await self._transmit(intent, context.user_id, purpose)
+            intent = await messages.intend(connection, self._sealer, message, purpose, text.render)
+            if intent.status is MessageStatus.PENDING:  # so that no mail server is told of the address in vain
+                reason = await departures.objection(connection, intent, user_id, self._cap)
+                if reason and await messages.settle(
+                    connection, intent.message_id, MessageStatus.SUPPRESSED, reason=reason
+                ):
+                    return _delivery(intent, MessageStatus.SUPPRESSED, reason)
+        transport = self._transports.get(message.channel)
+        if intent.status is MessageStatus.PENDING or self._may_resend(intent.status, transport):
+            return await self._transmit(intent, transport, message)
         if intent.status is MessageStatus.SENDING:
             return await self._settle(intent, MessageStatus.UNCONFIRMED)
-        return Delivery(message_id=intent.message_id, status=intent.status)
+        return _delivery(intent, intent.status, intent.reason)
 
     @activity.defn(name="messages.withdraw")
     async def withdraw(self, clean_up: CleanUp) -> CleanedUp:
@@ -87,30 +102,28 @@ class Messages:
             count = await messages.withdraw(connection, clean_up.step_context.instance_id)
         return CleanedUp(messages_withdrawn=count)
 
-    def _may_resend(self, status: MessageStatus) -> bool:
-        return status is MessageStatus.SENDING and self._resend_unconfirmed
+    def _may_resend(self, status: MessageStatus, transport: Transport | None) -> bool:
+        if status is not MessageStatus.SENDING:
+            return False
+        return self._resend_unconfirmed or (transport is not None and transport.drops_repetitions)
 
-    async def _transmit(self, intent: messages.Intent, user_id: str, purpose: Purpose | None) -> Delivery:
-        async def release(to: Literal[MessageStatus.SENDING, MessageStatus.OUTBOX]) -> MessageStatus:
-            released = await self._patiently(
-                lambda connection: messages.release(connection, intent.message_id, user_id, purpose, to)
-            )
-            return released or MessageStatus.WITHDRAWN
-
-        if self._transport is None:
-            return Delivery(message_id=intent.message_id, status=await release(MessageStatus.OUTBOX))
-
-        async def about_to() -> None:
-            status = await release(MessageStatus.SENDING)
-            if status is not MessageStatus.SENDING:
-                raise _HeldBackError(status)
+    async def _transmit(self, intent: messages.Intent, transport: Transport | None, message: Message) -> Delivery:
+        async def about_to(status: MessageStatus = MessageStatus.SENDING) -> None:
+            if reason := await self._let_go(intent, message.step_context.user_id, status):
+                raise _HeldBackError(reason)
 
         try:
-            await self._transport.hand_over(
-                Envelope(intent.message_id, intent.recipient, intent.subject, intent.body), about_to
+            if transport is None:
+                await about_to(MessageStatus.OUTBOX)
+                return _delivery(intent, MessageStatus.OUTBOX)
+            await transport.hand_over(
+                Envelope(intent.message_id, intent.recipient, intent.subject, intent.body, message.template),
+                about_to,
             )
-        except _HeldBackError as held_back:
-            return Delivery(message_id=intent.message_id, status=held_back.status)
+        except _HeldBackError as error:
+            return _delivery(intent, departures.held_back(intent), error.reason)
+        except MessageWithdrawn:
+            return _delivery(intent, MessageStatus.WITHDRAWN)
         except HandoverUncertain:
             if self._resend_unconfirmed:
                 raise
@@ -125,11 +138,16 @@ class Messages:
 
     async def _settle(self, intent: messages.Intent, status: MessageStatus) -> Delivery:
         await self._patiently(lambda connection: messages.settle(connection, intent.message_id, status))
-        return Delivery(message_id=intent.message_id, status=status)
+        return _delivery(intent, status)
+
+    async def _let_go(self, intent: messages.Intent, user_id: str, status: MessageStatus) -> Suppression | None:
+        return await self._patiently(
+            lambda connection: departures.let_go(connection, intent, user_id, status, self._cap)
+        )
 
     async def _patiently(self, write: Callable[[Connection], Awaitable[T]]) -> T:
-        """Write a status, patiently: what is known of a message on the wire must not be lost because
-        Postgres is being restarted at that moment."""
+        """Write in a transaction, again and again: what is known of a message on the wire must not be lost
+        because Postgres is being restarted at that moment."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while True:
             try:
@@ -141,9 +159,13 @@ class Messages:
             await asyncio.sleep(0.2)
 
 
-class _HeldBackError(Exception):
-    """Between the intent and the hand-over the instance was cancelled, or the consent withdrawn."""
+def _delivery(intent: messages.Intent, status: MessageStatus, reason: Suppression | None = None) -> Delivery:
+    return Delivery(message_id=intent.message_id, status=status, reason=reason)
 
-    def __init__(self, status: MessageStatus) -> None:
-        super().__init__(status)
-        self.status = status
+
+class _HeldBackError(Exception):
+    """At the last moment something spoke against the message."""
+
+    def __init__(self, reason: Suppression) -> None:
+        super().__init__(reason.value)
+        self.reason = reason

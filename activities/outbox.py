@@ -7,7 +7,7 @@ and the instance id of a trigger follows from the event. By the line at which th
 2. after it, before the letter is dropped: it is delivered again, without an effect.
 
 A start stores its instance first (ADR 0008); what stands in the way of it (no such user, no consent, a workflow
-that is switched off) is no failure: the letter is dropped.
+that is switched off, another start within `once_per`) is no failure: the letter is dropped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -31,10 +32,11 @@ from models.messages.execution import RecordedEvent
 from models.messages.identity import temporal_workflow_id
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.starting import start_message, start_options
+from models.rules.triggers import Exit
 from models.vocabulary import Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import instances, outbox
+from store import instances, outbox, triggers
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -57,6 +59,9 @@ class Startable:
     max_attempts: int
     parameters: Mapping[str, Any]
     """The defaults, as the definition's parameter model dumps them."""
+    once_per: timedelta | None = None
+    """Within which time it starts at most once for a user."""
+    exits: Sequence[Exit] = ()
 
 
 class Outbox:
@@ -154,7 +159,7 @@ class Outbox:
         new = await self._admit(letter, startable) if startable else None
         if startable is None or new is None:
             return
-        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
+        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters, startable.exits)
         with contextlib.suppress(WorkflowAlreadyStartedError):
             await self._client.start_workflow(
                 new.workflow_id,
@@ -175,6 +180,10 @@ class Outbox:
                 return None
             if not admission.enabled or not admission.consented:
                 return None
+            if startable.once_per is not None and not await triggers.open_window(
+                connection, letter.workflow_id, letter.user_id, letter.instance_id, startable.once_per
+            ):
+                return None
             new = NewInstance(
                 instance_id=letter.instance_id,
                 workflow_id=letter.workflow_id,
@@ -184,6 +193,7 @@ class Outbox:
                 started_by=STARTED_BY,
             )
             await instances.insert(connection, admission.key, new)
+            await triggers.remember(connection, new.instance_id, letter.event_id, letter.event_timestamp)
             return new
 
 

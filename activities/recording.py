@@ -91,7 +91,8 @@ class _RecordStep(ActivityInboundInterceptor):
             except UserErased as error:
                 raise ApplicationError(error.detail, type="UserErased", non_retryable=True) from error
             begun = await steps.begin_attempt(connection, context, activity.info().workflow_run_id or "")
-        if not begun.known:
+        # A workflow task that is done again after the end was recorded comes here too: done stays done.
+        if not begun.known and not begun.done:
             raise ApplicationError(
                 "the instance has ended, or was taken back", type="InstanceUnknown", non_retryable=True
             )

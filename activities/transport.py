@@ -33,10 +33,16 @@ class Envelope:
     recipient: str
     subject: str
     body: str
+    template: str
 
 
 class Transport(Protocol):
     """A way out for messages."""
+
+    @property
+    def drops_repetitions(self) -> bool:
+        """Whether the receiver knows a repeated message by its id, so that an uncertain one may go again."""
+        ...
 
     async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
         """Deliver. ``about_to`` is awaited at the last moment before the message itself leaves.
@@ -54,6 +60,8 @@ class SmtpTransport:
     server; and ``about_to`` runs between RCPT and DATA, so that whoever records it knows afterwards whether
     a process died before the message could leave, or possibly after (ADR 0007).
     """
+
+    drops_repetitions = False
 
     def __init__(self, settings: Settings) -> None:
         parts = urlsplit(settings.smtp_url or "")

@@ -46,6 +46,7 @@ from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
 from store import instances
 from store.instances import NewInstance, StoredInstance
+from workflows.catalog import find
 
 log = logging.getLogger("perennial.executions")
 
@@ -94,7 +95,8 @@ class Executions:
         Raises :class:`TemporalUnavailable`, and takes the instance back then; unless it belongs to an
         Idempotency-Key (``repeatable``), whose other requests may have started it, or will.
         """
-        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
+        exits = find(new.workflow_id).exits
+        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters, exits)
         try:
             handle = await self._client.start_workflow(
                 new.workflow_id,

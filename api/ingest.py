@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asyncpg
-import orjson
 
 from api.notifier import Notifier
 from models.audit import AuditEntry
 from models.errors import PartitionLeaving
 from models.rules.event_types import EventType
-from models.rules.ingest import NewEvent, Outcome, Window, content_errors, rejected
+from models.rules.ingest import NewEvent, Outcome, Window, prepare
 from models.rules.retention import EVENTS
 from models.wire.events import EventInput
 from privacy.sealing import Sealer
@@ -175,19 +174,13 @@ def _prepare_one(
     refusal = window.refusal(event.timestamp)
     if refusal is not None:
         return refusal
-    parts = event.parts
-    body = orjson.dumps(parts)
-    errors = content_errors(parts, body, declared)
-    if errors:
-        return rejected(*errors)
-    return NewEvent(
-        event.event_id,
-        event.user_id,
-        event.event_type,
-        event.timestamp,
-        event.session_id,
-        historical,
-        parts,
-        body,
-        declared,
+    return prepare(
+        event_id=event.event_id,
+        user_id=event.user_id,
+        event_type=event.event_type,
+        timestamp=event.timestamp,
+        session_id=event.session_id,
+        historical=historical,
+        parts=event.parts,
+        declared=declared,
     )

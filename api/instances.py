@@ -35,6 +35,7 @@ def instance_view(role: Role, sight: Sight, settings: Settings) -> InstanceView:
         user_id=stored.user_id,
         current_step=stored.current_step,
         status=stored.status,
+        reason=stored.reason,
         start_time=stored.start_time,
         end_time=stored.end_time,
         parameters=value_for(role, Instance, "parameters", stored.parameters, known=known),

@@ -26,6 +26,7 @@ from models.errors import (
 )
 from models.wire.problems import Problem
 from models.wire.users import UserUpsert
+from workflows.catalog import catalog
 
 _SCHEMAS = "#/components/schemas/"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -126,6 +127,7 @@ def _version() -> str:
 
 def _complete_components(components: dict[str, Any]) -> None:
     schemas = components.setdefault("schemas", {})
+    _add_parameters(schemas)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     _, extra = models_json_schema(
@@ -142,6 +144,16 @@ def _complete_components(components: dict[str, Any]) -> None:
         "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, `prn_...`."},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
     }
+
+
+def _add_parameters(schemas: dict[str, Any]) -> None:
+    """The parameters of every workflow, under the name of their model, as what an execute may send."""
+    for definition in catalog().values():
+        schemas[definition.parameters.__name__] = definition.parameter_schema()
+    names = sorted(definition.parameters.__name__ for definition in catalog().values())
+    schemas["ExecuteRequest"]["properties"]["parameters"]["anyOf"] = [
+        {"$ref": f"{_SCHEMAS}{name}"} for name in names
+    ]
 
 
 def _complete_operation(operation: dict[str, Any], method: str, route: GuardedRoute) -> None:

@@ -65,7 +65,7 @@ class MessageStatus(StrEnum):
     `outbox`: written, no transport is configured. `sending`: on the wire, outcome not yet known.
     `unconfirmed`: the process died or the connection broke while the transport had the message, so that
     whether it arrived can't be known (ADR 0007). `withdrawn`: its instance was cancelled before it left.
-    `suppressed`: the person didn't consent to its purpose, or was erased, when it was about to leave.
+    `suppressed`: at the moment of sending the person's consent or the frequency cap spoke against it.
     """
 
     OUTBOX = "outbox"
@@ -76,3 +76,19 @@ class MessageStatus(StrEnum):
     REFUSED = "refused"
     WITHDRAWN = "withdrawn"
     SUPPRESSED = "suppressed"
+
+
+class Channel(StrEnum):
+    """How a message reaches the customer."""
+
+    EMAIL = "email"
+    WEBHOOK = "webhook"
+    """Signed and posted to the endpoint that the installation names: a provider of push, text or chat messages."""
+
+
+class Suppression(StrEnum):
+    """Why a message wasn't sent."""
+
+    USER_ERASED = "user_erased"
+    CONSENT_REQUIRED = "consent_required"
+    FREQUENCY_CAP = "frequency_cap"

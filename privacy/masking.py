@@ -13,11 +13,19 @@ from typing import Any
 from models.personal import PROPERTY_NAME, Mask
 from models.rules.durations import is_duration
 from models.rules.event_types import NAME
-from models.vocabulary import AccountStatus, InstanceStatus, LifecycleStage, MessageStatus, Purpose
+from models.vocabulary import (
+    AccountStatus,
+    Channel,
+    InstanceStatus,
+    LifecycleStage,
+    MessageStatus,
+    Purpose,
+    Suppression,
+)
 
 HIDDEN = "***"
 
-_VOCABULARIES = (AccountStatus, InstanceStatus, LifecycleStage, MessageStatus, Purpose)
+_VOCABULARIES = (AccountStatus, Channel, InstanceStatus, LifecycleStage, MessageStatus, Purpose, Suppression)
 _OUTCOMES = ("accepted", "duplicate", "rejected")
 _WORDS = frozenset(word.value for words in _VOCABULARIES for word in words) | frozenset(_OUTCOMES)
 """The platform's own words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Literal
@@ -55,10 +56,31 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _https_url(value: str) -> str:
+    form = "https://host/path (http:// to 127.0.0.1 in the embedded stack)"
+    value = _url(value, ("https", "http"), form)
+    parts = urlsplit(value)
+    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ValueError(f"it must look like {form}")
+    return value
+
+
+def _webhook_secret(value: str) -> str:
+    try:
+        length = len(b64decode(value.removeprefix("whsec_"), validate=True))
+    except ValueError:
+        length = 0
+    if not value.startswith("whsec_") or not 24 <= length <= 64:
+        raise ValueError("it must be whsec_ and 24 to 64 bytes in base64")
+    return value
+
+
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 SmtpUrl = Annotated[str, AfterValidator(_smtp_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Sender = Annotated[str, AfterValidator(_sender)]
+HttpsUrl = Annotated[str, AfterValidator(_https_url)]
+WebhookSecret = Annotated[str, AfterValidator(_webhook_secret)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 
@@ -107,6 +129,15 @@ class Settings(BaseSettings):
     smtp_from: Sender = "Perennial <no-reply@example.com>"
     smtp_unconfirmed: Literal["assume_sent", "resend"] = "assume_sent"
     """What to do when a process died between handing a message over and recording it (ADR 0007)."""
+
+    message_webhook_url: HttpsUrl | None = None
+    """Where messages of the channel `webhook` are posted; unset: they stay in the outbox table."""
+    message_webhook_secret: WebhookSecret | None = None
+    """What they are signed with, as Standard Webhooks has it: `whsec_` and 24 to 64 bytes in base64."""
+    message_cap: int = Field(default=5, ge=0)
+    """How many messages a person gets at most for each purpose within `message_cap_days`; 0: no cap. Service
+    messages aren't counted."""
+    message_cap_days: float = Field(default=7, gt=0)
 
     worker_max_activities: int = Field(default=100, ge=1)
     worker_graceful_shutdown_seconds: float = Field(default=3.0, ge=0, allow_inf_nan=False)

@@ -11,6 +11,7 @@ import orjson
 
 from models.errors import UserErased, UserNotFound
 from models.rules.event_privacy import forbidden_names, without
+from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import (
     ACCEPTED,
     CONSENT_REQUIRED,
@@ -168,6 +169,22 @@ def _row(event: NewEvent, gate: _Gate) -> tuple[Any, ...]:
         person.key.seal(BODY, body),
         event.dimensions(parts),
     )
+
+
+async def last_seen(connection: Connection, user_id: str, pattern: str) -> datetime | None:
+    """When the latest event of a user happened, of a type, a category (`engagement.*`) or any (`*`); events that
+    workflows record don't count."""
+    latest: datetime | None = await connection.fetchval(
+        r"""SELECT timestamp FROM events
+             WHERE user_id = $1 AND NOT starts_with(session_id, $3)
+               AND ($2 = '*' OR event_type = $2
+                    OR ($2 LIKE '%.*' AND starts_with(event_type, left($2, -1))))
+             ORDER BY timestamp DESC LIMIT 1""",
+        user_id,
+        pattern,
+        WORKFLOW_SESSION,
+    )
+    return latest
 
 
 async def list_of_user(

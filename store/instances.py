@@ -10,7 +10,7 @@ from typing import Any
 from asyncpg import Record
 
 from models.errors import UserErased, UserUnknown
-from models.messages.execution import Progress
+from models.messages.execution import LifecycleOutcome, Progress
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import DataKey, Sealer
 from store.connection import Connection
@@ -47,6 +47,8 @@ class StoredInstance:
     attempts: Sequence[StoredAttempt]
     start_time: datetime
     end_time: datetime | None
+    reason: str | None = None
+    """Why it ended, where it was told."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         """
         UPDATE instances
         SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
-            end_time = CASE WHEN $7 THEN now() END
+            end_time = CASE WHEN $7 THEN now() END, reason = coalesce($8, reason)
         WHERE instance_id = $1 AND end_time IS NULL
         """,
         progress.instance_id,
@@ -200,7 +202,16 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         key.seal_json("instances.variables", progress.variables),
         key.seal_json("instances.error", progress.error.model_dump() if progress.error else None),
         progress.status.finished,
+        progress.reason,
     )
+
+
+async def end_of(connection: Connection, instance_id: str) -> LifecycleOutcome | None:
+    """How an instance has ended; None where it runs, or isn't there."""
+    row = await connection.fetchrow(
+        "SELECT status, reason FROM instances WHERE instance_id = $1 AND end_time IS NOT NULL", instance_id
+    )
+    return None if row is None else LifecycleOutcome(status=InstanceStatus(row["status"]), reason=row["reason"])
 
 
 _CONTEXT = """
@@ -277,6 +288,7 @@ def _open(sealer: Sealer, row: Record) -> StoredInstance:
         ],
         start_time=row["start_time"],
         end_time=row["end_time"],
+        reason=row["reason"],
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from models.rules.folding import FoldedEvent, Unfoldable
 from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
 from privacy.sealing import CannotOpen, DataKey
+from store import triggers as windows
 from store import waits
 from store.connection import Connection
-from store.waits import GRACE
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
@@ -60,7 +60,8 @@ async def enqueue(
     ``keys`` has the data key of each event's person, which opens what waits ask for.
     """
     fresh = [event for event in events if not event.historical]
-    letters = [letter for event in fresh for letter in _starts(event, triggers)]
+    starts = [letter for event in fresh for letter in _starts(event, triggers)]
+    letters = await _admissible(connection, starts, triggers)
     if fresh:
         letters.extend(await _signals(connection, fresh, keys))
     await _write(connection, letters)
@@ -76,6 +77,15 @@ def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[Let
         and age <= each.trigger.max_age
         and _has(event, each.trigger.where)
     ]
+
+
+async def _admissible(
+    connection: Connection, letters: Sequence[Letter], triggers: Sequence[WorkflowTrigger]
+) -> list[Letter]:
+    """The starts that no open window will refuse: who does something often costs no letter each time."""
+    once_per = {each.workflow_id: each.once_per for each in triggers if each.once_per is not None}
+    taken = await windows.taken(connection, {(each.workflow_id, each.user_id) for each in letters}, once_per)
+    return [each for each in letters if (each.workflow_id, each.user_id) not in taken]
 
 
 def _has(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
@@ -96,10 +106,8 @@ async def _signals(
     return [
         _letter("signal", wait.workflow_id, wait.instance_id, wait.step, event)
         for event in events
-        for wait, since in waiting.get(event.user_id, ())
-        if event.received_at >= since
-        and event.timestamp >= since - GRACE
-        and type_matches(wait.request.event_type, event.event_type)
+        for wait in waiting.get(event.user_id, ())
+        if wait.counts(event.event_id, event.event_type, event.timestamp, event.received_at)
         and _has(event, wait.request.where)
     ]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -33,6 +32,21 @@ class Waiting:
     instance_id: str
     step: str
     request: WaitRequest
+    since: datetime
+    """Events received from then on count."""
+    happened_from: datetime
+    """Events that happened from then on count."""
+    trigger_event_id: str | None
+    """The event that has started the instance counts for none of its waits."""
+
+    def counts(self, event_id: str, event_type: str, timestamp: datetime, received_at: datetime) -> bool:
+        """Whether an event may end the wait; its properties are another question."""
+        return (
+            received_at >= self.since
+            and timestamp >= self.happened_from
+            and event_id != self.trigger_event_id
+            and type_matches(self.request.event_type, event_type)
+        )
 
 
 async def register(
@@ -42,7 +56,7 @@ async def register(
     await connection.execute(
         """
         INSERT INTO event_waits (instance_id, step, workflow_id, user_id, event_type, since, property_filter)
-        SELECT instance_id, $2, $3, $4, $5, start_time, $6 FROM instances
+        SELECT instance_id, $2, $3, $4, $5, coalesce(events_since, start_time), $6 FROM instances
         WHERE instance_id = $1 AND end_time IS NULL
         ON CONFLICT (instance_id, step) DO NOTHING
         """,
@@ -64,22 +78,34 @@ async def forget(connection: Connection, instance_id: str, steps: Collection[str
     )
 
 
-async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[str, list[tuple[Waiting, Any]]]:
-    """The registered waits of some users, whose keys these are, each with the time from which events count."""
-    rows = await connection.fetch("SELECT * FROM event_waits WHERE user_id = ANY($1::text[])", list(keys))
-    found: dict[str, list[tuple[Waiting, Any]]] = {}
+async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[str, list[Waiting]]:
+    """The registered waits of some users, whose keys these are."""
+    rows = await connection.fetch(
+        """SELECT w.*, i.events_from, i.trigger_event_id
+           FROM event_waits w JOIN instances i USING (instance_id) WHERE w.user_id = ANY($1::text[])""",
+        list(keys),
+    )
+    found: dict[str, list[Waiting]] = {}
     for row in rows:
         where = keys[row["user_id"]].open_json(_FILTER, row["property_filter"])
         request = WaitRequest(event_type=row["event_type"], where=where or {})
-        waiting = Waiting(row["workflow_id"], row["instance_id"], row["step"], request)
-        found.setdefault(row["user_id"], []).append((waiting, row["since"]))
+        waiting = Waiting(
+            row["workflow_id"],
+            row["instance_id"],
+            row["step"],
+            request,
+            since=row["since"],
+            happened_from=row["events_from"] or row["since"] - GRACE,
+            trigger_event_id=row["trigger_event_id"],
+        )
+        found.setdefault(row["user_id"], []).append(waiting)
     return found
 
 
 async def already_recorded(
-    connection: Connection, key: DataKey, instance_id: str, user_id: str, step: str, request: WaitRequest
+    connection: Connection, key: DataKey, instance_id: str, user_id: str, asked: Mapping[str, WaitRequest]
 ) -> list[RecordedEvent]:
-    """Events in the log that a registered wait counts, oldest first.
+    """Events in the log that registered waits, by their steps, count; for each wait the oldest first.
 
     Looks at the latest of the user's events since the instance's start; with a property filter their bodies
     are opened.
@@ -88,8 +114,10 @@ async def already_recorded(
         """
         SELECT e.event_id, e.event_type, e.timestamp, e.body
         FROM instances i
-        JOIN events e ON e.user_id = i.user_id AND e.timestamp >= i.start_time - $3::interval
-                     AND e.received_at >= i.start_time AND NOT e.historical
+        JOIN events e ON e.user_id = i.user_id
+                     AND e.timestamp >= coalesce(i.events_from, i.start_time - $3::interval)
+                     AND e.received_at >= coalesce(i.events_since, i.start_time) AND NOT e.historical
+                     AND e.event_id IS DISTINCT FROM i.trigger_event_id
         WHERE i.instance_id = $1 AND i.user_id = $2
         ORDER BY e.timestamp DESC LIMIT $4
         """,
@@ -98,7 +126,7 @@ async def already_recorded(
         GRACE,
         _LOOKED_AT,
     )
-    return _matching(key, step, request, rows[::-1])
+    return [event for step, request in asked.items() for event in _matching(key, step, request, rows[::-1])]
 
 
 def _matching(
@@ -107,6 +135,8 @@ def _matching(
     found = []
     for row in rows:
         if not type_matches(request.event_type, row["event_type"]):
+            continue
+        if request.since is not None and row["timestamp"] < request.since:
             continue
         if request.where:
             body = key.open_json("events.body", row["body"])

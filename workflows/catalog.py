@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 from temporalio import workflow
 
+from activities.templates import TEMPLATES, MessageTemplate
 from models.errors import WorkflowNotFound
 from models.messages.execution import LifecycleInput, LifecycleOutcome
-from models.rules.triggers import Trigger, WorkflowTrigger
+from models.rules.triggers import Exit, Trigger, WorkflowTrigger, when
 from models.vocabulary import Purpose
 
 if TYPE_CHECKING:
     from workflows.base import LifecycleWorkflow
 
 DEFAULT_MAX_ATTEMPTS = 3
+MOST_ATTEMPTS = 100
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class Parameters(BaseModel):
     """Base of a workflow's parameters: every one has a default, unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,25 @@ class Definition:
     """The consent that it needs; None for a service workflow, which needs none."""
     trigger: Trigger | None
     """The event that starts it by itself."""
+    exits: tuple[Exit, ...]
+    """The events that end it early."""
+    once_per: timedelta | None
+    """Within which time its trigger starts it at most once for a user."""
     max_attempts: int
+    messages: Mapping[str, MessageTemplate]
+    """The texts that it brings, by name."""
     parameters: type[Parameters]
     implementation: type[LifecycleWorkflow[Any]]
 
     def default_parameters(self) -> dict[str, Any]:
         """The parameters' defaults as JSON values."""
         return self.parameters().model_dump(mode="json")
+
+    def parameters_from(self, stored: Mapping[str, Any]) -> Parameters:
+        """The parameters that an instance was started with. One that the definition has lost since is passed over;
+        the edge refuses it to new instances."""
+        fields = self.parameters.model_fields
+        return self.parameters.model_validate({name: value for name, value in stored.items() if name in fields})
 
     def parameter_schema(self) -> dict[str, Any]:
         """JSON Schema of the parameters; waits are `"format": "duration"`."""
@@ -58,11 +75,20 @@ Workflow = TypeVar("Workflow", bound="LifecycleWorkflow[Any]")
 def lifecycle(
     workflow_id: str,
     *,
-    purpose: Purpose | None,
+    purpose: Purpose | str | None,
     trigger: Trigger | None = None,
+    exit_on: Exit | str | Sequence[Exit | str] = (),
+    once_per: timedelta | None = None,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    messages: Mapping[str, MessageTemplate] | None = None,
 ) -> Callable[[type[Workflow]], type[Workflow]]:
     """Declare a lifecycle workflow. The first paragraph of the class's docstring becomes its description.
+
+    ``purpose`` is the consent that it needs, None for a service. ``trigger`` is the event that starts it, for a
+    user at most once within ``once_per``; a request may start it as often as it likes. An event of ``exit_on``
+    ends it, however it was started, and interrupts any wait at once. ``max_attempts`` is how often a step is
+    tried, unless an admin or a request says otherwise. ``messages`` are texts of its own, by the names under which
+    it sends them.
 
     The parameter model is the type argument of ``LifecycleWorkflow[...]``. The Temporal workflow type is
     the workflow's id, so renaming the class changes nothing for running instances.
@@ -70,18 +96,36 @@ def lifecycle(
 
     def declare(cls: type[Workflow]) -> type[Workflow]:
         parameters = _parameters_of(cls)
+        _check(workflow_id, trigger, once_per, max_attempts)
         cls.definition = Definition(
             workflow_id=workflow_id,
             description=" ".join((cls.__doc__ or "").split("\n\n")[0].split()),
-            purpose=purpose,
+            purpose=None if purpose is None else Purpose(purpose),
             trigger=trigger,
+            exits=_exits(exit_on),
+            once_per=once_per,
             max_attempts=max_attempts,
+            messages=messages or {},
             parameters=parameters,
             implementation=cls,
         )
         return _as_temporal_workflow(cls, workflow_id)
 
     return declare
+
+
+def _check(workflow_id: str, trigger: Trigger | None, once_per: timedelta | None, max_attempts: int) -> None:
+    if _NAME.fullmatch(workflow_id) is None:
+        raise TypeError(f"'{workflow_id}' is no workflow id: use lower case, digits and underscores")
+    if once_per is not None and (trigger is None or once_per <= timedelta()):
+        raise TypeError(f"once_per of '{workflow_id}' must be positive, and needs a trigger to bind")
+    if not 1 <= max_attempts <= MOST_ATTEMPTS:
+        raise TypeError(f"max_attempts of '{workflow_id}' must be 1 to {MOST_ATTEMPTS}")
+
+
+def _exits(exit_on: Exit | str | Sequence[Exit | str]) -> tuple[Exit, ...]:
+    given = [exit_on] if isinstance(exit_on, Exit | str) else exit_on
+    return tuple(when(each) if isinstance(each, str) else each for each in given)
 
 
 def _parameters_of(cls: type[Any]) -> type[Parameters]:
@@ -91,15 +135,23 @@ def _parameters_of(cls: type[Any]) -> type[Parameters]:
                 without = [name for name, field in argument.model_fields.items() if field.is_required()]
                 if without:
                     raise TypeError(f"{argument.__name__}.{without[0]} needs a default")
+                _check_durations(argument)
                 return argument
     raise TypeError(f"{cls.__name__} must derive from LifecycleWorkflow[SomeParameters]")
+
+
+def _check_durations(parameters: type[Parameters]) -> None:
+    """Every wait is a duration on the wire: a bare timedelta would take seconds as numbers as well."""
+    for name, field in parameters.model_fields.items():
+        if field.annotation is timedelta and not field.metadata:
+            raise TypeError(f"{parameters.__name__}.{name} must be a Duration")
 
 
 def _as_temporal_workflow(cls: type[Workflow], workflow_id: str) -> type[Workflow]:
     """Give the class a constructor and a run method of its own: the SDK wants both on the class, not on a base."""
 
     def init(self: LifecycleWorkflow[Any], start: LifecycleInput) -> None:
-        super(cls, self).__init__(start)  # type: ignore[call-arg]  # the base's own
+        super(cls, self).__init__(start)
 
     async def run(self: LifecycleWorkflow[Any], start: LifecycleInput) -> LifecycleOutcome:
         return await self.execute()
@@ -107,7 +159,7 @@ def _as_temporal_workflow(cls: type[Workflow], workflow_id: str) -> type[Workflo
     init.__name__, init.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
     init.__module__ = cls.__module__
     init.__annotations__ = {"start": LifecycleInput, "return": None}
-    cls.__init__ = workflow.init(init)  # type: ignore[method-assign]
+    cls.__init__ = workflow.init(init)  # type: ignore[method-assign, assignment]
     run.__qualname__ = f"{cls.__qualname__}.run"
     run.__module__ = cls.__module__
     run.__annotations__ = {"start": LifecycleInput, "return": LifecycleOutcome}
@@ -143,10 +195,20 @@ def catalog() -> Mapping[str, Definition]:
     return dict(sorted(found.items()))
 
 
+def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate]:
+    """The texts of messages that all share, and those that workflows bring; a name stands for one text."""
+    found = dict(TEMPLATES)
+    for definition in definitions:
+        for name, text in definition.messages.items():
+            if found.setdefault(name, text) != text:
+                raise TypeError(f"'{definition.workflow_id}' brings another message called '{name}'")
+    return found
+
+
 def triggers() -> list[WorkflowTrigger]:
     """Which events start which workflows."""
     return [
-        WorkflowTrigger(definition.workflow_id, definition.trigger)
+        WorkflowTrigger(definition.workflow_id, definition.trigger, definition.once_per)
         for definition in catalog().values()
         if definition.trigger is not None
     ]

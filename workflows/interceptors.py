@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Coroutine
 from typing import Any
 
@@ -83,5 +84,7 @@ def _stack_of(reason: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, FailureError) and cause.failure is not None and cause.failure.stack_trace:
             stack = cause.failure.stack_trace
+        elif not isinstance(cause, FailureError):  # a bug of the journey itself
+            stack = "".join(traceback.format_tb(cause.__traceback__))
         cause = cause.__cause__
     return stack

@@ -31,6 +31,13 @@ OUTSIDE = StepPolicy(
 )
 """For steps that call the world outside."""
 
+LONG = StepPolicy(
+    attempt_timeout=timedelta(minutes=30),
+    heartbeat_timeout=timedelta(seconds=6),
+    retry=OUTSIDE.retry,
+)
+"""For steps that call the world outside and may take minutes, such as making an export."""
+
 STORE = StepPolicy(
     attempt_timeout=timedelta(seconds=10),
     heartbeat_timeout=None,

@@ -24,7 +24,7 @@ from models.errors import (
 )
 from models.vocabulary import Role
 from models.wire.pages import Page, Pagination
-from models.wire.workflows import ExecuteRequest, InstanceView, TriggerView, WorkflowPatch, WorkflowView
+from models.wire.workflows import ExecuteRequest, ExitView, InstanceView, TriggerView, WorkflowPatch, WorkflowView
 from store import workflow_settings
 from store.workflow_settings import WorkflowSettings
 from workflows.catalog import Definition, catalog, find
@@ -108,6 +108,10 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
         description=definition.description,
         parameters=definition.parameter_schema(),
         trigger=_trigger(definition),
+        exit_on=[
+            ExitView(event_type=each.event_type, where=dict(each.where), reason=each.reason)
+            for each in definition.exits
+        ],
         purpose=definition.purpose,
         max_attempts=settings.max_attempts or definition.max_attempts,
         enabled=settings.enabled,
@@ -118,4 +122,9 @@ def _trigger(definition: Definition) -> TriggerView | None:
     trigger = definition.trigger
     if trigger is None:
         return None
-    return TriggerView(event_type=trigger.event_type, where=dict(trigger.where), max_age=trigger.max_age)
+    return TriggerView(
+        event_type=trigger.event_type,
+        where=dict(trigger.where),
+        max_age=trigger.max_age,
+        once_per=definition.once_per,
+    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from temporalio.common import TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from models.messages.execution import LifecycleInput, LifecycleOutcome
+from models.messages.execution import ExitRequest, LifecycleInput, LifecycleOutcome
 from models.messages.identity import initial_search_attributes, temporal_workflow_id
 from models.messages.public_text import PublicText, in_words
+from models.rules.triggers import Exit
 
 
 class StartOptions(TypedDict):
@@ -23,10 +25,18 @@ class StartOptions(TypedDict):
     static_details: str
 
 
-def start_message(instance_id: str, user_id: str, max_attempts: int, parameters: dict[str, Any]) -> LifecycleInput:
+def start_message(
+    instance_id: str, user_id: str, max_attempts: int, parameters: dict[str, Any], exits: Sequence[Exit] = ()
+) -> LifecycleInput:
     """What the workflow is given."""
     return LifecycleInput(
-        instance_id=instance_id, user_id=user_id, max_attempts=max_attempts, parameters=parameters
+        instance_id=instance_id,
+        user_id=user_id,
+        max_attempts=max_attempts,
+        parameters=parameters,
+        exits=[
+            ExitRequest(event_type=each.event_type, where=dict(each.where), reason=each.reason) for each in exits
+        ],
     )
 
 

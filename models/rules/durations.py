@@ -17,6 +17,21 @@ _FORM = re.compile(
 LONGEST = timedelta(days=3660)
 
 
+def days(number: float) -> timedelta:
+    """So many days, as a declaration reads: ``once_per=days(7)``."""
+    return timedelta(days=number)
+
+
+def hours(number: float) -> timedelta:
+    """So many hours."""
+    return timedelta(hours=number)
+
+
+def minutes(number: float) -> timedelta:
+    """So many minutes."""
+    return timedelta(minutes=number)
+
+
 def parse_duration(value: Any) -> timedelta:
     """A duration of weeks, days, hours, minutes and seconds, such as ``P3D`` or ``PT1.5S``.
 
@@ -46,14 +61,14 @@ def _bounded(value: timedelta) -> timedelta:
 
 def format_duration(value: timedelta) -> str:
     """The form that :func:`parse_duration` reads: days, hours, minutes and seconds, never years."""
-    minutes, seconds = divmod(value.seconds, 60)
-    hours, minutes = divmod(minutes, 60)
+    whole_minutes, seconds = divmod(value.seconds, 60)
+    whole_hours, rest = divmod(whole_minutes, 60)
     fraction = f".{value.microseconds:06}".rstrip("0") if value.microseconds else ""
-    days = f"{value.days}D" if value.days else ""
-    time = "".join(f"{number}{unit}" for number, unit in ((hours, "H"), (minutes, "M")) if number) + (
+    day_part = f"{value.days}D" if value.days else ""
+    time = "".join(f"{number}{unit}" for number, unit in ((whole_hours, "H"), (rest, "M")) if number) + (
         f"{seconds}{fraction}S" if seconds or fraction else ""
     )
-    return f"P{days}T{time}" if time else f"P{days or '0D'}"
+    return f"P{day_part}T{time}" if time else f"P{day_part or '0D'}"
 
 
 Duration = Annotated[

@@ -23,6 +23,8 @@ FEATURE_CLICK = "engagement.feature_click"
 
 Kind = Literal["purchase", "refund"]
 _KINDS: Mapping[str, Kind] = {PURCHASE: "purchase", REFUND: "refund"}
+WORKFLOW_SESSION = "workflow:"
+"""Begins the session ids of events that workflows record: those are no visit."""
 _ID_LENGTH = 1024
 """What a text that becomes part of an index may have: Postgres refuses index rows of more than 2,704 bytes."""
 
@@ -93,6 +95,8 @@ class Projection:
         if feature is not None:
             used = (event.user_id, feature)
             self.features[used] = self.features.get(used, 0) + 1
+        if event.session_id.startswith(WORKFLOW_SESSION):
+            return  # a workflow's event: nobody was there
         session = (event.user_id, event.session_id)
         first, last = self.sessions.get(session, (event.timestamp, event.timestamp))
         self.sessions[session] = (min(first, event.timestamp), max(last, event.timestamp))

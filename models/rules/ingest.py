@@ -105,6 +105,25 @@ def content_errors(parts: Mapping[str, Any], body: bytes, declared: EventType | 
     return errors
 
 
+def prepare(
+    *,
+    event_id: str,
+    user_id: str,
+    event_type: str,
+    timestamp: datetime,
+    session_id: str,
+    parts: Mapping[str, Any],
+    declared: EventType | None,
+    historical: bool,
+) -> NewEvent | Outcome:
+    """An event ready to be stored, or why its content isn't taken."""
+    body = orjson.dumps(parts)
+    errors = content_errors(parts, body, declared)
+    if errors:
+        return rejected(*errors)
+    return NewEvent(event_id, user_id, event_type, timestamp, session_id, historical, parts, body, declared)
+
+
 def _size_errors(parts: Mapping[str, Any], body: bytes) -> list[FieldError]:
     errors = []
     if len(body) > MAX_GROUP_BYTES:

@@ -24,16 +24,35 @@ class Trigger:
 
 
 @dataclass(frozen=True)
+class Exit:
+    """An event that ends a running instance at once."""
+
+    event_type: str
+    """A type, a category (`engagement.*`) or `*`."""
+    reason: str
+    """What the instance completes with."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Property names of the event and the values they must have."""
+
+
+@dataclass(frozen=True)
 class WorkflowTrigger:
     """A trigger, and the workflow that it starts."""
 
     workflow_id: str
     trigger: Trigger
+    once_per: timedelta | None = None
+    """Within which time it starts at most once for a user."""
 
 
 def on(event_type: str, *, max_age: timedelta = DEFAULT_MAX_AGE, **where: Any) -> Trigger:
     """A trigger, as a workflow's declaration reads: ``trigger=on("transaction.cart_add")``."""
     return Trigger(event_type, where, max_age)
+
+
+def when(event_type: str, *, reason: str | None = None, **where: Any) -> Exit:
+    """An exit, as a declaration reads: ``exit_on=when("transaction.purchase_complete", reason="purchased")``."""
+    return Exit(event_type, reason or event_type, where)
 
 
 def type_matches(pattern: str, event_type: str) -> bool:

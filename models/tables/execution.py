@@ -34,6 +34,14 @@ class Instance(SQLModel, table=True):
     error: bytes | None = personal()
     started_by: str = words()
     """The id of the API key, or what else started it."""
+    reason: str | None = words(nullable=True)
+    """Why it ended, in the journey's own word or that of the event that ended it."""
+    trigger_event_id: str | None = words(nullable=True)
+    """The event that started it; it ends none of its waits."""
+    events_since: datetime | None = moment(nullable=True)
+    """Events received from then on count for its waits, where it isn't its start: the receipt of its trigger."""
+    events_from: datetime | None = moment(nullable=True)
+    """Events count that happened from then on; None: up to an hour before its start, since clocks differ."""
     start_time: datetime = now()
     end_time: datetime | None = moment(nullable=True)
 
@@ -86,8 +94,25 @@ class OutboxMessage(SQLModel, table=True):
     recipient: bytes | None = personal(Mask.EMAIL)
     subject: bytes | None = personal()
     body: bytes | None = personal()
+    purpose: str | None = words(nullable=True)
+    """The consent that it needs; null for a service message."""
+    reason: str | None = words(nullable=True)
+    """Why it is `suppressed`."""
     created_at: datetime = now()
+    left_at: datetime | None = moment(nullable=True)
+    """When it was let go; what the frequency cap counts by."""
     sent_at: datetime | None = moment(nullable=True)
+
+
+class TriggerWindow(SQLModel, table=True):
+    """The last start of a workflow for a user by its trigger: what `once_per` counts from."""
+
+    __tablename__ = "trigger_windows"
+
+    workflow_id: str = words(primary_key=True)
+    user_id: str = words(primary_key=True)
+    instance_id: str = words()
+    opened_at: datetime = now()
 
 
 class WorkflowSetting(SQLModel, table=True):

@@ -14,7 +14,7 @@ from models.tables.events import (
     LogGeneration,
     PoisonEvent,
 )
-from models.tables.execution import Attempt, Instance, OutboxMessage, Step, WorkflowSetting
+from models.tables.execution import Attempt, Instance, OutboxMessage, Step, TriggerWindow, WorkflowSetting
 from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.tables.projections import (
     EventWait,
@@ -39,6 +39,7 @@ TABLES: tuple[type[SQLModel], ...] = (
     Step,
     Attempt,
     OutboxMessage,
+    TriggerWindow,
     WorkflowSetting,
     Event,
     EventId,

@@ -19,6 +19,15 @@ class TriggerView(Answer):
     event_type: str = Field(examples=["user.signup"])
     where: dict[str, Any] = Field(description="Properties of the event, and the values they must have.")
     max_age: timedelta = Field(description="An event that is older by its own time starts nothing.")
+    once_per: timedelta | None = Field(description="Within which time it starts at most once for a user.")
+
+
+class ExitView(Answer):
+    """An event that ends a running instance at once."""
+
+    event_type: str = Field(examples=["transaction.purchase_complete"])
+    where: dict[str, Any] = Field(description="Properties of the event, and the values they must have.")
+    reason: str = Field(description="What the instance completes with.")
 
 
 class WorkflowView(Answer):
@@ -28,6 +37,7 @@ class WorkflowView(Answer):
     description: str
     parameters: dict[str, Any] = Field(description="JSON Schema; waits have the format `duration` (ISO 8601).")
     trigger: TriggerView | None = Field(description="What starts it by itself; null: only a request does.")
+    exit_on: list[ExitView] = Field(description="What ends it early, however it was started.")
     purpose: Purpose | None = Field(description="The consent it needs; null: a service, which needs none.")
     max_attempts: int = Field(description="How often a step is tried, unless the request says otherwise.")
     enabled: bool
@@ -88,6 +98,7 @@ class InstanceView(Answer):
     user_id: str
     current_step: str | None
     status: InstanceStatus
+    reason: str | None = Field(description="Why it has ended, in the journey's own word, where it said so.")
     start_time: datetime
     end_time: datetime | None
     parameters: dict[str, Any]

@@ -10,13 +10,14 @@ import aiosmtplib
 import pytest
 
 from activities.messages import Messages
+from activities.templates import TEMPLATES
 from activities.transport import SmtpTransport
 from models.messages.execution import Message, StepContext
-from models.vocabulary import MessageStatus, Purpose
+from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.settings import Settings
-from store import consents, data_keys, messages
+from store import consents, departures, messages
 from store.connection import Connection
 from store.consents import Statement
 from store.messages import Intent
@@ -50,8 +51,15 @@ async def consent(database: Database, customer: Customer, granted: bool) -> None
 
 
 def sender(database: Database, sealer: Sealer, settings: Settings, *, resend: bool = False) -> Sending:
-    transport = SmtpTransport(settings) if settings.smtp_url else None
-    activity = Messages(database, sealer, transport, PURPOSES, resend_unconfirmed=resend)
+    activity = Messages(
+        database,
+        sealer,
+        {Channel.EMAIL: SmtpTransport(settings)} if settings.smtp_url else {},
+        PURPOSES,
+        resend_unconfirmed=resend,
+        cap=None,
+        templates=TEMPLATES,
+    )
 
     async def send(message: Message) -> MessageStatus:
         return (await activity.send(message)).status
@@ -60,7 +68,12 @@ def sender(database: Database, sealer: Sealer, settings: Settings, *, resend: bo
 
 
 async def intend(connection: Connection, sealer: Sealer, message: Message) -> Intent:
-    return await messages.intend(connection, sealer, message.step_context, "welcome", lambda name: (name, name))
+    purpose = PURPOSES[message.step_context.workflow_id]
+    return await messages.intend(connection, sealer, message, purpose, lambda name: (name, name))
+
+
+async def let_go(connection: Connection, intent: Intent, customer: Customer) -> Suppression | None:
+    return await departures.let_go(connection, intent, customer.user_id, MessageStatus.SENDING, None)
 
 
 @pytest.fixture
@@ -135,14 +148,9 @@ async def test_a_withdrawal_is_answered_only_after_a_mark_that_came_before_it(
     await consent(database, customer, granted=True)
     offer = message(customer)
     async with database.transaction() as connection:
-        intent = await messages.intend(
-            connection, sealer, offer.step_context, "welcome", lambda name: (name, name)
-        )
+        intent = await intend(connection, sealer, offer)
     async with database.transaction() as marking:
-        status = await messages.release(
-            marking, intent.message_id, customer.user_id, Purpose.MARKETING, MessageStatus.SENDING
-        )
-        assert status is MessageStatus.SENDING
+        assert await let_go(marking, intent, customer) is None
         withdrawal = asyncio.ensure_future(consent(database, customer, granted=False))
         await _waits_for_a_lock(database)
         assert not withdrawal.done()
@@ -183,12 +191,8 @@ async def test_what_may_have_been_handed_over_is_not_sent_again_without_consent(
     await consent(database, customer, granted=True)
     offer = message(customer)
     async with database.transaction() as connection:
-        intent = await messages.intend(
-            connection, sealer, offer.step_context, "welcome", lambda name: (name, name)
-        )
-        await messages.release(
-            connection, intent.message_id, customer.user_id, Purpose.MARKETING, MessageStatus.SENDING
-        )
+        intent = await intend(connection, sealer, offer)
+        assert await let_go(connection, intent, customer) is None
     await consent(database, customer, granted=False)
     assert await send(offer) is MessageStatus.UNCONFIRMED
     assert mail.received == []
@@ -200,9 +204,7 @@ async def test_an_erased_person_gets_nothing_not_even_a_service_message(
     bill = message(customer, "invoices")
     async with database.transaction() as connection:
         intent = await intend(connection, sealer, bill)
-        assert (await data_keys.find(connection, sealer, [customer.user_id]))[customer.user_id]
         await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = $1", customer.user_id)
-        status = await messages.release(
-            connection, intent.message_id, customer.user_id, None, MessageStatus.SENDING
-        )
-    assert status is MessageStatus.SUPPRESSED
+        assert await let_go(connection, intent, customer) is Suppression.USER_ERASED
+        status = await connection.fetchval("SELECT status FROM messages WHERE message_id = $1", intent.message_id)
+    assert status == MessageStatus.SUPPRESSED

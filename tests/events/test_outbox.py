@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -69,12 +69,12 @@ class Log:
             body=lambda: body,
         )
 
-    async def project(self, *events: FoldedEvent) -> int:
+    async def project(self, *events: FoldedEvent, triggers: Sequence[WorkflowTrigger] = SIGNUP) -> int:
         """Write the letters that events give."""
         async with self._database.transaction() as connection:
             keys = await data_keys.find(connection, self._sealer, {event.user_id for event in events})
             known = {user_id: key for user_id, key in keys.items() if key is not None}
-            return await outbox.enqueue(connection, events, SIGNUP, known)
+            return await outbox.enqueue(connection, events, triggers, known)
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ async def test_what_a_wait_asks_of_an_event_is_sealed_and_still_decides(
     assert await log.project(wanted) == 1
     async with database.transaction() as connection:
         found = await waits.already_recorded(
-            connection, key, instance.instance_id, customer.user_id, "wait", request
+            connection, key, instance.instance_id, customer.user_id, {"wait": request}
         )
         assert "kanarie" not in str(await connection.fetch("SELECT * FROM temporal_outbox"))
     assert [event.event_id for event in found] == [wanted.event_id]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from models.rules.profile import Profile
-from models.vocabulary import AccountStatus, LifecycleStage
+from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 from privacy.sealing import Sealer
 from runtime.database import Database
-from store import users
+from store import consents, users
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,10 @@ class Customer:
     database: Database
 
     @classmethod
-    async def new(cls, database: Database, sealer: Sealer) -> Customer:
+    async def new(
+        cls, database: Database, sealer: Sealer, *purposes: Purpose, timezone: str | None = None
+    ) -> Customer:
+        """A customer who has consented to some purposes, and may have told where they live."""
         mark = uuid.uuid4().hex[:12]
         customer = cls(f"u-{mark}", f"ada.{mark}@example.com", f"Ada {mark}", database)
         profile = Profile(
@@ -33,6 +36,8 @@ class Customer:
             signup_date=datetime(2026, 1, 5, 10, tzinfo=UTC),
             account_status=AccountStatus.ACTIVE,
             lifecycle_stage=LifecycleStage.ONBOARDING,
+            demographics={"timezone": timezone} if timezone else {},
+            consents={purpose.value: True for purpose in purposes},
         )
         async with database.transaction() as connection:
             await users.create(connection, sealer, profile, actor="test")
@@ -44,6 +49,11 @@ class Customer:
             return str(
                 await connection.fetchval("SELECT lifecycle_stage FROM users WHERE user_id = $1", self.user_id)
             )
+
+    async def withdraw(self, purpose: Purpose) -> None:
+        """Withdraw a consent, as the edge does."""
+        async with self.database.transaction() as connection:
+            await consents.withdraw(connection, self.user_id, purpose, actor="test")
 
     async def pin(self, stage: str) -> None:
         """Pin the customer to a stage."""

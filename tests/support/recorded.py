@@ -21,6 +21,7 @@ from models.messages.identity import SEARCH_ATTRIBUTES
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.partitions import PARTITIONS, PARTITIONS_ID
 from models.messages.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
+from models.vocabulary import Purpose
 from privacy.keyring import KeyRing, KeySet
 from privacy.sealing import Sealer
 from runtime.database import Database
@@ -31,6 +32,7 @@ from runtime.settings import Settings
 from runtime.temporal import SealedPayloads, data_converter
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
+from tests.support.temporal import skipping_temporal
 from worker import build_worker
 
 HISTORIES = Path(__file__).parent.parent / "workflows" / "histories"
@@ -39,7 +41,7 @@ RING = KeyRing(kek=_KNOWN, payload=_KNOWN, blind_index=bytes(32))
 CODEC = SealedPayloads(RING.payload.current, RING.payload.keys)
 
 
-async def _stories(runs: Runs, customer: Customer) -> dict[str, Run]:
+async def _onboarding(runs: Runs, customer: Customer) -> dict[str, Run]:
     """One instance of each course that onboarding can take."""
     nudged = await runs.start(
         customer.user_id, parameters={"first_activity_within": "PT0.2S", "nudge_within": "PT0.2S"}
@@ -61,24 +63,68 @@ async def _stories(runs: Runs, customer: Customer) -> dict[str, Run]:
     await runs.until(cancelled, "wait_for_first_activity")
     await cancelled.handle.cancel()
     failed = await runs.start(customer.user_id, parameters={"first_activity_within": "nonsense"})
-    for ended in (cancelled, failed):
+    closed = await runs.start(customer.user_id)
+    await runs.until(closed, "wait_for_first_activity")
+    await runs.tell(closed, "user.account_deletion")
+    for ended in (cancelled, failed, closed):
         with contextlib.suppress(WorkflowFailureError):
             await ended.handle.result()
-    return {"nudged": nudged, "active": active, "paused": paused, "cancelled": cancelled, "failed": failed}
+    return {
+        "onboarding-exits-nudged": nudged,
+        "onboarding-exits-active": active,
+        "onboarding-exits-paused": paused,
+        "onboarding-exits-cancelled": cancelled,
+        "onboarding-exits-failed": failed,
+        "onboarding-exits-closed": closed,
+    }
 
 
-async def _turns(client: Client, task_queue: str) -> dict[str, WorkflowHistory]:
+async def _others(runs: Runs, customer: Customer) -> dict[str, Run]:
+    """Each of the other workflows to its end, and one that an exit ends: over weeks of virtual time."""
+    exits = {
+        "cart_recovery": ("wait_for_end_of_shopping", "transaction.purchase_complete"),
+        "churn_prevention": ("watch", "user.account_deletion"),
+        "post_purchase": ("wait_before_thanks", "transaction.refund"),
+        "trial_conversion": ("wait_for_first_use", "transaction.purchase_complete"),
+        "win_back": ("wait_before_whats_new", "user.login"),
+    }
+    found = {}
+    for workflow_id, (wait, event_type) in exits.items():
+        found[f"{workflow_id}-to_the_end"] = to_the_end = await runs.start(customer.user_id, workflow_id)
+        await to_the_end.handle.result()
+        found[f"{workflow_id}-left"] = left = await runs.start(customer.user_id, workflow_id, still=True)
+        await runs.until(left, wait)
+        await runs.tell(left, event_type)
+        await left.handle.result()
+    return found
+
+
+async def _heard(runs: Runs, customer: Customer) -> dict[str, Run]:
+    """Waits that an event ends."""
+    second = await runs.start(customer.user_id, "post_purchase", still=True)
+    await runs.until(second, "wait_before_thanks")
+    await runs.tell(second, "transaction.purchase_complete")
+    await runs.environment.fast_forward(second.handle)
+    used = await runs.start(customer.user_id, "trial_conversion", still=True)
+    await runs.until(used, "wait_for_first_use")
+    await runs.tell(used, "engagement.feature_click")
+    await runs.until(used, "wait_for_halfway")
+    await runs.environment.fast_forward(used.handle)
+    for ended in (second, used):
+        await ended.handle.result()
+    return {"post_purchase-bought_again": second, "trial_conversion-used": used}
+
+
+async def _write_turns(client: Client, task_queue: str) -> None:
     """A run of each of the platform's own workflows; of the endless ones, a turn that was followed by another."""
     activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = 0.5
     await start_projectors(client, task_queue)
     await start_outbox(client, task_queue)
     partitions = await client.start_workflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue)
     await partitions.result()
-    return {
-        PROJECTOR: await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)),
-        OUTBOX: await _first_turn(client, OUTBOX_WORKFLOW_ID),
-        PARTITIONS: await partitions.fetch_history(),
-    }
+    _keep(f"{PROJECTOR}-turn", await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)))
+    _keep(f"{OUTBOX}-turn", await _first_turn(client, OUTBOX_WORKFLOW_ID))
+    _keep(f"{PARTITIONS}-turn", await partitions.fetch_history())
 
 
 async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:
@@ -90,6 +136,7 @@ async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:
 
 
 def _keep(name: str, history: WorkflowHistory) -> None:
+    """One that is there already stays: it is what was released."""
     file = HISTORIES / f"{name}.json"
     if not file.exists():
         file.write_text(history.to_json())
@@ -102,19 +149,32 @@ async def record() -> None:
         await asyncio.to_thread(upgrade, settings)
         database = Database(postgres.runtime_url, size=4, application="record")
         await database.open()
-        environment = await WorkflowEnvironment.start_local(
+        local = WorkflowEnvironment.start_local(
             dev_server_existing_path=str(find_temporal()),
             data_converter=data_converter(CODEC),
             search_attributes=SEARCH_ATTRIBUTES,
         )
-        async with environment, build_worker(environment.client, settings, database, Sealer(RING)):
+        customer = await Customer.new(
+            database, Sealer(RING), Purpose.MARKETING, Purpose.DATA_COLLECTION, timezone="Europe/Berlin"
+        )
+        async with await local as environment, build_worker(environment.client, settings, database, Sealer(RING)):
+            await _write(
+                await _onboarding(Runs(environment, database, Sealer(RING), settings.task_queue), customer)
+            )
+        async with (
+            skipping_temporal(CODEC) as environment,
+            build_worker(environment.client, settings, database, Sealer(RING)),
+        ):
             runs = Runs(environment, database, Sealer(RING), settings.task_queue)
-            stories = await _stories(runs, await Customer.new(database, Sealer(RING)))
-            for name, run in stories.items():
-                _keep(f"onboarding-{name}", await run.handle.fetch_history())
-            for name, history in (await _turns(environment.client, settings.task_queue)).items():
-                _keep(f"{name}-turn", history)
+            await _write(await _others(runs, customer))
+            await _write(await _heard(runs, customer))
+            await _write_turns(environment.client, settings.task_queue)
         await database.close()
+
+
+async def _write(stories: dict[str, Run]) -> None:
+    for name, run in stories.items():
+        _keep(name, await run.handle.fetch_history())
 
 
 if __name__ == "__main__":

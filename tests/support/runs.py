@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,8 @@ from privacy.sealing import Sealer
 from runtime.database import Database
 from store import data_keys, instances
 from store.instances import NewInstance, StoredInstance
+from workflows.base import LifecycleWorkflow
+from workflows.catalog import catalog
 
 
 @dataclass
@@ -34,12 +36,19 @@ class Runs:
     """Starts instances the way the edge does, without the edge."""
 
     def __init__(
-        self, environment: WorkflowEnvironment, database: Database, sealer: Sealer, task_queue: str
+        self,
+        environment: WorkflowEnvironment,
+        database: Database,
+        sealer: Sealer,
+        task_queue: str,
+        lifecycles: Sequence[type[LifecycleWorkflow[Any]]] = (),
     ) -> None:
         self.environment = environment
         self.database = database
         self.sealer = sealer
         self.task_queue = task_queue
+        own = {each.definition.workflow_id: each.definition for each in lifecycles}
+        self.definitions = {**catalog(), **own}
 
     async def start(
         self,
@@ -49,7 +58,7 @@ class Runs:
         max_attempts: int = 3,
         still: bool = False,
         stored: bool = True,
-        parameters: Mapping[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start an instance; ``still`` keeps its clock from skipping, ``stored=False`` leaves its row out."""
         new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, dict(parameters or {}), "test")
@@ -57,9 +66,9 @@ class Runs:
             await self._store(new)
         return await self.begin(new, still=still)
 
-    async def stored(self, user_id: str) -> NewInstance:
+    async def stored(self, user_id: str, workflow_id: str = "onboarding") -> NewInstance:
         """An instance that is stored and not started yet."""
-        new = NewInstance(uuid.uuid4().hex, "onboarding", user_id, 3, {}, "test")
+        new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, 3, {}, "test")
         await self._store(new)
         return new
 
@@ -74,7 +83,9 @@ class Runs:
 
     def at(self, workflow_id: str, instance_id: str) -> Run:
         """An instance that something else has started."""
-        handle = self.environment.client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id))
+        handle = self.environment.client.get_workflow_handle(
+            temporal_workflow_id(workflow_id, instance_id), result_type=LifecycleOutcome
+        )
         return Run(instance_id, workflow_id, handle)
 
     async def _store(self, new: NewInstance) -> None:
@@ -83,7 +94,9 @@ class Runs:
             await instances.insert(connection, key, new)
 
     async def _start(self, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
-        message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
+        message = start_message(
+            new.instance_id, new.user_id, new.max_attempts, new.parameters, self.definitions[new.workflow_id].exits
+        )
         return await self.environment.client.start_workflow(
             new.workflow_id,
             message,
@@ -115,9 +128,11 @@ class Runs:
                 await asyncio.sleep(0.02)
         return found
 
-    async def tell(self, run: Run, event_type: str, event_id: str | None = None) -> None:
-        """The fact that an event was recorded."""
+    async def tell(
+        self, run: Run, event_type: str, event_id: str | None = None, *, at: datetime | None = None
+    ) -> None:
+        """The fact that an event was recorded; it happened ``at`` that time, or now."""
         event = RecordedEvent(
-            event_id=event_id or uuid.uuid4().hex, event_type=event_type, timestamp=datetime.now(UTC)
+            event_id=event_id or uuid.uuid4().hex, event_type=event_type, timestamp=at or datetime.now(UTC)
         )
         await run.handle.signal("event_recorded", event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def codec(key_ring: KeyRing) -> SealedPayloads:
 @pytest.fixture(scope="session")
 async def skipping(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]:
     """A Temporal whose workflows each have a virtual clock."""
+    async with skipping_temporal(codec) as environment:
+        yield environment
+
+
+@asynccontextmanager
+async def skipping_temporal(codec: SealedPayloads, *more: str) -> AsyncIterator[WorkflowEnvironment]:
+    """A time-skipping Temporal; ``more`` are dynamic configuration values."""
     binary = shutil.which("temporal") or shutil.which("temporal", path=str(Path(sys.executable).parent))
     dynamic = (
         "frontend.WorkflowTimeSkippingEnabled=true",
@@ -40,6 +48,7 @@ async def skipping(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]:
         "history.transferProcessorMaxPollRPS=300",
         # A history can be deleted once its closing was acknowledged, which is every 30 s by default.
         'history.transferProcessorUpdateAckInterval="1s"',
+        *more,
     )
     environment = await WorkflowEnvironment.start_time_skipping_v2(
         ts_config=TimeSkippingConfig(max_session_skip_count=10_000),

@@ -187,7 +187,9 @@ async def test_cancelling_withdraws_a_message_that_has_not_left(
 async def test_an_instance_can_be_found_by_user_workflow_step_and_status(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id, still=True)
     await runs.until(run, "wait_for_first_activity")
-    found = (await run.handle.describe()).typed_search_attributes
+    async with asyncio.timeout(20):  # the context is written just before Temporal learns of the step
+        while (found := (await run.handle.describe()).typed_search_attributes).get(STEP) == "send_welcome":
+            await asyncio.sleep(0.02)
     assert found.get(USER) == customer.user_id
     assert found.get(WORKFLOW) == "onboarding"
     assert found.get(STEP) == "wait_for_first_activity"

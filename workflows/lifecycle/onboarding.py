@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from temporalio import workflow
-
-with workflow.unsafe.imports_passed_through():
-    from activities.messages import Messages
-    from models.messages.execution import Message
-    from models.rules.durations import Duration
-    from models.rules.triggers import on
-    from models.vocabulary import LifecycleStage
-    from workflows.base import LifecycleWorkflow
-    from workflows.catalog import Parameters, lifecycle
+from workflows.authoring import Duration, LifecycleStage, LifecycleWorkflow, Parameters, days, lifecycle, on, when
 
 
 class OnboardingParameters(Parameters):
     """How patient onboarding is."""
 
-    first_activity_within: Duration = timedelta(days=3)
+    first_activity_within: Duration = days(3)
     """How long to wait for a first activity before the nudge."""
-    nudge_within: Duration = timedelta(days=4)
+    nudge_within: Duration = days(4)
     """How long to wait for an activity after the nudge."""
 
 
-@lifecycle("onboarding", purpose=None, trigger=on("user.signup"))
+@lifecycle(
+    "onboarding",
+    purpose=None,
+    trigger=on("user.signup"),
+    exit_on=when("user.account_deletion", reason="account_closed"),
+)
 class Onboarding(LifecycleWorkflow[OnboardingParameters]):
     """Welcomes a new customer, waits for a first activity, nudges once, and sets the lifecycle stage.
 
@@ -35,13 +29,13 @@ class Onboarding(LifecycleWorkflow[OnboardingParameters]):
 
     async def journey(self, parameters: OnboardingParameters) -> None:
         """Welcome, wait, nudge, wait again, set the stage."""
-        await self.step("send_welcome", Messages.send, Message(template="welcome"))
+        await self.send("welcome")
         activity = await self.wait_for_event(
             "engagement.*", within=parameters.first_activity_within, name="wait_for_first_activity"
         )
         self.variables["nudged"] = activity is None
         if activity is None:
-            await self.step("send_nudge", Messages.send, Message(template="onboarding_nudge"))
+            await self.send("onboarding_nudge", name="send_nudge")
             activity = await self.wait_for_event(
                 "engagement.*", within=parameters.nudge_within, name="wait_after_nudge"
             )

@@ -1,0 +1,93 @@
+"""Events that workflows record and look for.
+
+An event of a step counts once: its id follows from (instance, step), and ids deduplicate. By the line at which the
+process dies:
+
+1. before the transaction of ingest commits: nothing happened; the next attempt stores it.
+2. after it: the next attempt finds the id taken by the same event, and answers `duplicate`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import asyncpg
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from models.messages.execution import Emission, LastSeen, NewEvent, Sighting, StepContext
+from models.rules.event_types import NAME, EventType
+from models.rules.folding import WORKFLOW_SESSION
+from models.rules.ingest import NewEvent as Ingestible
+from models.rules.ingest import Outcome, prepare
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import events, log
+from store.event_types import EventTypes
+from store.partitions import Partitions, month_of
+
+_EMITTED = uuid.UUID("7a1b0a55-9f0e-4d0f-8f0b-6f3f1f0a9c2e")
+
+
+class Events:
+    """Records events as ingest does, under the same consent, in the same transaction."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._types = EventTypes()
+        self._partitions = Partitions()
+
+    @activity.defn(name="events.emit")
+    async def emit(self, event: NewEvent) -> Emission:
+        """Record an event of the step's user, dated now.
+
+        One that its person doesn't consent to is `rejected`; one that its type's schema refuses fails for good.
+        """
+        async with self._database.connection() as connection:
+            types = await self._types.find(connection, {event.event_type})
+            ready = _ready(event, types)
+            await self._partitions.ensure(connection, {month_of(ready.timestamp)})
+            try:
+                async with connection.transaction():
+                    [outcome] = await events.record(connection, self._sealer, [ready])
+            except asyncpg.CheckViolationError:  # the partition has gone: the next attempt makes it
+                self._partitions.forget()
+                raise
+            await log.announce(connection)
+        reason = outcome.errors[0].code if outcome.errors else None
+        return Emission(event_id=ready.event_id, status=outcome.status, reason=reason)
+
+    @activity.defn(name="events.last_seen")
+    async def last_seen(self, asked: LastSeen) -> Sighting:
+        """When the latest event of a kind happened; what workflows emit isn't the customer's doing."""
+        async with self._database.connection() as connection:
+            return Sighting(at=await events.last_seen(connection, asked.user_id, asked.event_type))
+
+
+def _ready(event: NewEvent, types: Mapping[str, EventType]) -> Ingestible:
+    """The event as ingest takes it; fails the step for good where it can't."""
+    if NAME.fullmatch(event.event_type) is None:
+        raise ApplicationError("an event type is category.action", type="InvalidEvent", non_retryable=True)
+    context = event.step_context
+    prepared = prepare(
+        event_id=emitted_event_id(context),
+        user_id=context.user_id,
+        event_type=event.event_type,
+        timestamp=datetime.now(UTC),
+        session_id=f"{WORKFLOW_SESSION}{context.instance_id}",
+        parts={"event_properties": event.properties} if event.properties else {},
+        declared=types.get(event.event_type),
+        historical=False,
+    )
+    if isinstance(prepared, Outcome):
+        told = "; ".join(f"{error.pointer} {error.code}" for error in prepared.errors)
+        raise ApplicationError(f"the event isn't valid: {told}", type="InvalidEvent", non_retryable=True)
+    return prepared
+
+
+def emitted_event_id(context: StepContext) -> str:
+    """The id of the event that a step records."""
+    return uuid.uuid5(_EMITTED, f"{context.instance_id}/{context.step}").hex

@@ -1,0 +1,71 @@
+"""Messages by webhook: for a provider of push, text or chat messages, which knows the user by its id.
+
+The request is signed as Standard Webhooks 1.0 has it: `webhook-id` is the message's id, the same at every
+attempt, by which the receiver drops repetitions; so an uncertain hand-over is simply tried again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import httpx
+import orjson
+
+from activities.transport import Envelope, MessageRefused
+
+TIMEOUT_SECONDS = 20
+_FOR_NOW = frozenset({408, 409, 425, 429})
+"""Client errors that another attempt may be spared."""
+
+
+class MessageNotTaken(Exception):
+    """The endpoint didn't take the message for now."""
+
+
+class WebhookTransport:
+    """Delivery by HTTP POST. The body has the user's id and the rendered text, and no address."""
+
+    drops_repetitions = True
+
+    def __init__(self, url: str, secret: str | None) -> None:
+        self._url = url
+        self._secret = base64.b64decode(secret.removeprefix("whsec_")) if secret else None
+
+    async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
+        """See :class:`activities.transport.Transport`."""
+        now = datetime.now(UTC)
+        body = orjson.dumps(
+            {
+                "type": "message.send",
+                "timestamp": now.isoformat(),
+                "data": {
+                    "message_id": envelope.message_id,
+                    "user_id": envelope.recipient,
+                    "template": envelope.template,
+                    "subject": envelope.subject,
+                    "body": envelope.body,
+                },
+            }
+        )
+        headers = {"content-type": "application/json", **self._signature(envelope.message_id, now, body)}
+        await about_to()
+        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            answer = await client.post(self._url, content=body, headers=headers)
+        if answer.is_success:
+            return
+        if answer.is_client_error and answer.status_code not in _FOR_NOW:
+            raise MessageRefused(f"the message endpoint refused the message with {answer.status_code}")
+        raise MessageNotTaken(f"the message endpoint answered {answer.status_code}")
+
+    def _signature(self, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
+        seconds = str(int(now.timestamp()))
+        headers = {"webhook-id": message_id, "webhook-timestamp": seconds}
+        if self._secret is not None:
+            signed = f"{message_id}.{seconds}.".encode() + body
+            digest = hmac.new(self._secret, signed, hashlib.sha256).digest()
+            headers["webhook-signature"] = "v1," + base64.b64encode(digest).decode()
+        return headers

@@ -1,0 +1,55 @@
+"""The guide to a first workflow, followed to the letter in a copy of the repository."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.processes import ROOT
+from workflows.base import LifecycleWorkflow
+
+GUIDE = (ROOT / "docs" / "writing-a-workflow.md").read_text()
+_FILE = re.compile(r"```python (\S+)\n(.*?)```", re.DOTALL)
+
+
+def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(tmp_path: Path) -> None:
+    copy = tmp_path / "repository"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "docs", "histories")
+    )
+    files = dict(_FILE.findall(GUIDE))
+    assert set(files) == {
+        "workflows/lifecycle/renewal_reminder.py",
+        "tests/workflows/test_renewal_reminder.py",
+    }
+    for name, text in files.items():
+        (copy / name).write_text(text)
+    ruff = Path(sys.executable).with_name("ruff")
+    lint = subprocess.run(
+        [ruff, "check", "--no-cache", *files], cwd=copy, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert lint.returncode == 0, lint.stdout
+    tests = [name for name in files if name.startswith("tests/")]
+    guards = "tests/workflows/test_catalog.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *tests, guards, "-k", "renewal or described or asks_nothing"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "renewal_reminder" not in done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 2 + 7 + 7, done.stdout  # the guide's two; each workflow's parameters and file
+
+
+def test_the_guide_explains_every_word_of_a_journey() -> None:
+    words = {name for name, each in vars(LifecycleWorkflow).items() if callable(each) and not name.startswith("_")}
+    assert words
+    assert not [word for word in words if f"self.{word}(" not in GUIDE]

@@ -1,0 +1,26 @@
+"""A worker that serves the tests' own journeys beside the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from temporalio.testing import WorkflowEnvironment
+
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.journeys import JOURNEYS
+from tests.support.runs import Runs
+from worker import build_worker, implementations
+
+
+@pytest.fixture
+async def journeys(
+    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings
+) -> AsyncIterator[Runs]:
+    """Starts real and test workflows on a worker of this test's own."""
+    lifecycles: list[type[Any]] = [*JOURNEYS, *implementations()]
+    async with build_worker(skipping.client, worker_settings, database, sealer, lifecycles=lifecycles):
+        yield Runs(skipping, database, sealer, worker_settings.task_queue, JOURNEYS)

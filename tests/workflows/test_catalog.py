@@ -1,0 +1,110 @@
+"""What the catalogue takes, and what it refuses at import, before anything runs."""
+
+from __future__ import annotations
+
+import ast
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.rules.triggers import Exit
+from tests.support.journeys import Leaver, Patience
+from workflows.authoring import Duration, LifecycleWorkflow, Parameters, days, lifecycle, on, when
+from workflows.catalog import catalog
+
+LIFECYCLES = Path(__file__).parents[2] / "workflows" / "lifecycle"
+REAL = sorted(path for path in LIFECYCLES.glob("*.py") if path.name != "__init__.py")
+ALLOWED_MODULES = {"__future__", "asyncio", "dataclasses", "datetime", "enum", "typing", "collections.abc"}
+ALLOWED_ROOMS = ("workflows.authoring", "activities.", "models.")
+FORBIDDEN_CALLS = {"sleep", "wait_for", "timeout", "timeout_at", "today", "utcnow", "open", "eval", "exec"}
+
+
+def declared(**options: Any) -> type[LifecycleWorkflow[Patience]]:
+    class Declared(LifecycleWorkflow[Patience]):
+        """A workflow. Of one paragraph.
+
+        And another."""
+
+        async def journey(self, parameters: Patience) -> None:
+            """Nothing."""
+
+    Declared.__qualname__ = "Declared"
+    return lifecycle("declared", **{"purpose": None, **options})(Declared)
+
+
+def test_the_six_workflows_are_found_with_their_purposes_and_limits() -> None:
+    found = {name: (each.purpose, each.once_per) for name, each in catalog().items()}
+    assert found == {
+        "cart_recovery": ("marketing", days(7)),
+        "churn_prevention": ("marketing", days(60)),
+        "onboarding": (None, None),
+        "post_purchase": (None, days(30)),
+        "trial_conversion": ("marketing", days(365)),
+        "win_back": ("marketing", days(180)),
+    }
+
+
+@pytest.mark.parametrize("definition", catalog().values(), ids=lambda each: each.workflow_id)
+def test_every_parameter_is_a_described_duration_with_a_default(definition: Any) -> None:
+    properties = definition.parameter_schema()["properties"]
+    assert properties
+    for name, schema in properties.items():
+        assert schema["format"] == "duration", name
+        assert schema["default"].startswith("P"), name
+        assert schema["description"], name
+    assert len(definition.description) > 40
+
+
+def test_a_declaration_takes_exits_in_each_of_their_forms() -> None:
+    assert declared(exit_on="a.b").definition.exits == (Exit("a.b", "a.b"),)
+    assert declared(exit_on=when("a.b", reason="c", d=1)).definition.exits == (Exit("a.b", "c", {"d": 1}),)
+    assert [each.reason for each in Leaver.definition.exits] == ["bought", "cart.drop"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"once_per": days(1)}, "needs a trigger"),
+        ({"once_per": timedelta(), "trigger": on("a.b")}, "must be positive"),
+        ({"max_attempts": 0}, "1 to 100"),
+        ({"purpose": "spam"}, "not a valid Purpose"),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_is_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=text):
+        declared(**options)
+
+
+def test_an_id_that_could_not_stand_in_a_url_is_refused() -> None:
+    with pytest.raises(TypeError, match="no workflow id"):
+        lifecycle("Cart Recovery", purpose=None)(Leaver)
+
+
+def test_parameters_without_a_default_or_with_a_bare_time_are_refused() -> None:
+    class Naked(Parameters):
+        wait: Duration
+
+    class Bare(Parameters):
+        wait: timedelta = timedelta(1)
+
+    for model, text in ((Naked, "needs a default"), (Bare, "must be a Duration")):
+        bases = (LifecycleWorkflow[model],)  # type: ignore[valid-type]
+        Wrong = type("Wrong", (LifecycleWorkflow,), {"__orig_bases__": bases})  # noqa: N806
+        with pytest.raises(TypeError, match=text):
+            lifecycle("wrong", purpose=None)(Wrong)
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_a_workflow_s_file_asks_nothing_of_the_world(path: Path) -> None:
+    """What it may import and call is what comes to the same in every telling; time and chance are the base's."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module in ALLOWED_MODULES or str(node.module).startswith(ALLOWED_ROOMS), node.module
+        if isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names} <= ALLOWED_MODULES
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            of_self = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "self"
+            assert of_self or called not in FORBIDDEN_CALLS | {"now"}, ast.unparse(node)

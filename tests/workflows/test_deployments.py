@@ -1,0 +1,136 @@
+"""What becomes of running instances when code is deployed that has a bug, can't follow them, or keeps none of them
+in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from models.vocabulary import InstanceStatus
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.journeys import JOURNEYS, After, Before, PatchDeprecated, Patched
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.support.runs import Run, Runs
+from worker import build_worker, implementations
+
+
+async def test_a_bug_fails_its_instance_with_its_place_and_does_not_hang(
+    journeys: Runs, customer: Customer, mail: MailServer
+) -> None:
+    run = await journeys.start(customer.user_id, "buggy")
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    context = await journeys.context(run)
+    assert context.status is InstanceStatus.FAILED
+    assert context.error is not None
+    assert (context.error["error_type"], context.error["failed_step"]) == ("ZeroDivisionError", None)
+    assert "journeys.py" in context.error["stack_trace"]
+    assert len(mail.to(customer.email)) == 1
+
+
+async def test_a_deployment_that_cannot_follow_holds_its_instances_until_it_is_rolled_back(
+    skipping: WorkflowEnvironment,
+    database: Database,
+    sealer: Sealer,
+    worker_settings: Settings,
+    customer: Customer,
+    mail: MailServer,
+) -> None:
+    """The workflow task fails again and again, the instance stays, and nothing has an effect meanwhile."""
+    client, queue = skipping.client, worker_settings.task_queue
+    runs = Runs(skipping, database, sealer, queue, JOURNEYS)
+    async with build_worker(client, worker_settings, database, sealer, lifecycles=[Before]):
+        run = await runs.start(customer.user_id, "changing", still=True)
+        await runs.until(run, "wait_for_never_comes")
+    async with build_worker(client, worker_settings, database, sealer, lifecycles=[After]):
+        await runs.tell(run, "never.comes")
+        await _until_a_task_has_failed(run)
+        held = await runs.context(run)
+        assert (held.status, held.current_step) == (InstanceStatus.RUNNING, "wait_for_never_comes")
+        assert len(mail.to(customer.email)) == 1
+    async with build_worker(client, worker_settings, database, sealer, lifecycles=[Before]):
+        assert (await run.handle.result()).reason == "as it was"
+    assert len(mail.to(customer.email)) == 2
+    assert (await runs.context(run)).status is InstanceStatus.COMPLETED
+
+
+async def test_a_patched_change_leaves_running_instances_their_course_and_gives_new_ones_the_new(
+    skipping: WorkflowEnvironment,
+    database: Database,
+    sealer: Sealer,
+    worker_settings: Settings,
+    customer: Customer,
+    mail: MailServer,
+) -> None:
+    """Three deployments, as the guide has them: the patch, and its end when the last old instance has ended."""
+    runs = Runs(skipping, database, sealer, worker_settings.task_queue, JOURNEYS)
+
+    def deployed(lifecycle: type[Any]) -> Worker:
+        return build_worker(skipping.client, worker_settings, database, sealer, lifecycles=[lifecycle])
+
+    async with deployed(Before):
+        old = await runs.start(customer.user_id, "changing", still=True)
+        await runs.until(old, "wait_for_never_comes")
+    async with deployed(Patched):
+        await runs.tell(old, "never.comes")
+        assert (await old.handle.result()).reason == "as it was"
+        assert len(mail.to(customer.email)) == 2
+        new = await runs.start(customer.user_id, "changing", still=True)
+        await runs.until(new, "wait_for_never_comes")
+        assert len(mail.to(customer.email)) == 4
+    async with deployed(PatchDeprecated):
+        await runs.tell(new, "never.comes")
+        assert (await new.handle.result()).reason == "deprecated"
+    assert len(mail.to(customer.email)) == 5
+
+
+async def _until_a_task_has_failed(run: Run) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            history = await run.handle.fetch_history()
+            failures = [each for each in history.events if each.HasField("workflow_task_failed_event_attributes")]
+            if failures:
+                return
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("workflow_id", "reason"),
+    [
+        ("onboarding", "no_activity"),
+        ("post_purchase", "asked"),
+        ("cart_recovery", "not_purchased"),
+        ("churn_prevention", "dormant"),
+        ("win_back", "lost"),
+        ("trial_conversion", "not_converted"),
+        ("wanderer", "arrived"),
+    ],
+)
+async def test_workflows_come_to_the_same_where_every_task_is_a_replay(
+    skipping: WorkflowEnvironment,
+    database: Database,
+    sealer: Sealer,
+    worker_settings: Settings,
+    customer: Customer,
+    workflow_id: str,
+    reason: str,
+) -> None:
+    """Without a cache each workflow task begins at the history's first event: what isn't deterministic fails."""
+    lifecycles: list[type[Any]] = [*JOURNEYS, *implementations()]
+    worker = build_worker(
+        skipping.client, worker_settings, database, sealer, lifecycles=lifecycles, workflow_cache=0
+    )
+    async with worker:
+        runs = Runs(skipping, database, sealer, worker_settings.task_queue, JOURNEYS)
+        run = await runs.start(customer.user_id, workflow_id)
+        assert (await run.handle.result()).reason == reason
+        history = await run.handle.fetch_history()
+    assert not [each for each in history.events if each.HasField("workflow_task_failed_event_attributes")]

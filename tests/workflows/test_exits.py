@@ -1,0 +1,166 @@
+"""Exits by event: at once, whatever the journey waits for, and however the event is learnt of."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+
+from models.vocabulary import InstanceStatus, Purpose
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import triggers
+from tests.events.test_outbox import Log as EventLog
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.support.runs import Runs
+from tests.support.temporal import DAY
+
+
+@pytest.fixture
+async def customer(database: Database, sealer: Sealer) -> Customer:
+    return await Customer.new(database, sealer, Purpose.DATA_COLLECTION)
+
+
+@pytest.fixture
+def log(database: Database, sealer: Sealer, customer: Customer) -> EventLog:
+    return EventLog(database, sealer, customer)
+
+
+async def test_an_exit_interrupts_a_wait_and_what_comes_after_it_runs(journeys: Runs, customer: Customer) -> None:
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    await journeys.tell(run, "cart.drop")
+    assert (await run.handle.result()).reason == "cart.drop"
+    context = await journeys.context(run)
+    assert (context.status, context.reason) == (InstanceStatus.COMPLETED, "cart.drop")
+    assert context.results["emit_cart_left"]["status"] == "accepted"
+    assert "wait_for_never_comes" not in context.results
+
+
+async def test_an_exit_counts_only_with_the_properties_asked_for(
+    journeys: Runs, customer: Customer, log: EventLog
+) -> None:
+    """Told by the projector, through registrations that stand for as long as the instance runs."""
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    assert await log.project(await log.store("cart.buy", currency="USD")) == 0
+    assert await log.project(await log.store("cart.buy", currency="EUR")) == 1
+    await run.handle.terminate()
+
+
+async def test_an_exit_that_came_before_it_was_registered_is_found_in_the_log(
+    journeys: Runs, customer: Customer, log: EventLog
+) -> None:
+    instance = await journeys.stored(customer.user_id, "leaver")
+    await log.store("cart.buy", currency="USD")
+    await log.store("cart.buy", currency="EUR")
+    run = await journeys.begin(instance)
+    assert (await run.handle.result()).reason == "bought"
+
+
+async def test_an_exit_during_a_pause_happens_on_resume(journeys: Runs, customer: Customer) -> None:
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    await run.handle.execute_update("pause")
+    await journeys.tell(run, "cart.drop")
+    await journeys.environment.fast_forward(run.handle, 2 * DAY)  # the wait has fallen due as well
+    assert (await journeys.context(run)).status is InstanceStatus.PAUSED
+    await run.handle.execute_update("resume")
+    assert (await run.handle.result()).reason == "cart.drop"
+
+
+async def test_an_instance_that_has_an_exit_pending_can_be_cancelled(journeys: Runs, customer: Customer) -> None:
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    await run.handle.execute_update("pause")
+    await journeys.tell(run, "cart.drop")
+    await run.handle.cancel()
+    with pytest.raises(Exception, match="Workflow execution failed"):
+        await run.handle.result()
+    context = await journeys.context(run)
+    assert context.status is InstanceStatus.CANCELLED
+    assert context.results["clean_up"] == {"messages_withdrawn": 0}
+
+
+async def test_an_end_that_was_recorded_stays_where_its_workflow_task_is_done_again_with_an_exit(
+    journeys: Runs, customer: Customer
+) -> None:
+    """Temporal refused the completing task, since the exit's signal came in that moment: done again, the journey
+    leaves instead, and the step after that is refused. The instance completes as it had."""
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    async with journeys.database.connection() as connection:
+        await connection.execute(
+            """UPDATE instances SET status = 'completed', reason = 'stayed', end_time = now()
+               WHERE instance_id = $1""",
+            run.instance_id,
+        )
+    await journeys.tell(run, "cart.drop")
+    assert (await run.handle.result()).reason == "stayed"
+    context = await journeys.context(run)
+    assert (context.status, context.reason) == (InstanceStatus.COMPLETED, "stayed")
+    assert "emit_cart_left" not in context.results
+
+
+async def test_an_exit_ends_every_branch(journeys: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await journeys.start(customer.user_id, "twins", still=True)
+    await journeys.until(run, "sleep_right")
+    await journeys.tell(run, "twins.apart")
+    assert (await run.handle.result()).reason == "apart"
+    assert mail.received == []
+
+
+async def test_branches_that_wait_side_by_side_register_each_its_own_wait(
+    journeys: Runs, customer: Customer, log: EventLog
+) -> None:
+    run = await journeys.start(customer.user_id, "twins", still=True)
+    await journeys.until(run, "sleep_right")
+    await journeys.environment.fast_forward(run.handle, DAY)
+    async with journeys.database.connection() as connection, asyncio.timeout(20):
+        while True:
+            rows = await connection.fetch("SELECT step FROM event_waits WHERE step LIKE 'hear%' ORDER BY step")
+            if len(rows) == 2:
+                break
+            await asyncio.sleep(0.02)
+    assert [row["step"] for row in rows] == ["hear_left", "hear_right"]
+    assert await log.project(await log.store("twins.speak")) == 2
+    await run.handle.terminate()
+
+
+async def test_what_happened_between_the_trigger_and_a_late_start_counts(
+    journeys: Runs, customer: Customer, log: EventLog
+) -> None:
+    """Temporal was away for a while: the purchase came before the instance began, and after its trigger."""
+    before = await log.store("cart.drop")
+    trigger = await log.store("cart.fill")
+    after = await log.store("cart.buy", currency="EUR")
+    instance = await journeys.stored(customer.user_id, "leaver")
+    async with journeys.database.transaction() as connection:
+        await triggers.remember(connection, instance.instance_id, trigger.event_id, trigger.timestamp)
+    run = await journeys.begin(instance)
+    assert (await run.handle.result()).reason == "bought"
+    assert before.event_id != after.event_id
+
+
+async def test_the_trigger_itself_ends_none_of_the_instance_s_waits(
+    journeys: Runs, customer: Customer, log: EventLog
+) -> None:
+    trigger = await log.store("cart.drop")
+    instance = await journeys.stored(customer.user_id, "leaver")
+    async with journeys.database.transaction() as connection:
+        await triggers.remember(connection, instance.instance_id, trigger.event_id, trigger.timestamp)
+    run = await journeys.begin(instance)
+    assert (await run.handle.result()).reason == "stayed"
+
+
+async def test_the_same_event_for_an_exit_and_told_twice_changes_nothing(
+    journeys: Runs, customer: Customer
+) -> None:
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    event_id = uuid.uuid4().hex
+    await journeys.tell(run, "cart.drop", event_id)
+    await journeys.tell(run, "cart.drop", event_id)
+    assert (await run.handle.result()).reason == "cart.drop"

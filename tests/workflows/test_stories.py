@@ -1,0 +1,306 @@
+"""The lifecycle workflows over weeks of virtual time, as customers live them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from models.vocabulary import InstanceStatus, Purpose
+from privacy.sealing import Sealer
+from runtime.database import Database
+from tests.support.log import Happening, Log
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.support.runs import Run, Runs
+from tests.support.temporal import DAY
+
+BERLIN = "Europe/Berlin"
+
+
+@pytest.fixture
+async def customer(database: Database, sealer: Sealer) -> Customer:
+    """Somebody who lives in Berlin and has consented to what marketing needs."""
+    return await Customer.new(database, sealer, Purpose.MARKETING, Purpose.DATA_COLLECTION, timezone=BERLIN)
+
+
+def subjects(mail: MailServer, customer: Customer) -> list[str]:
+    """What the customer got, without the name."""
+    return [str(each["Subject"]).replace(customer.name, "Ada") for each in mail.to(customer.email)]
+
+
+async def emitted(runs: Runs, customer: Customer) -> list[str]:
+    """Types of the events that workflows have recorded of a customer."""
+    async with runs.database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT event_type FROM events WHERE user_id = $1 AND session_id LIKE 'workflow:%' ORDER BY timestamp",
+            customer.user_id,
+        )
+    return [row["event_type"] for row in rows]
+
+
+async def results(runs: Runs, run: Run) -> Mapping[str, Any]:
+    return (await runs.context(run)).results
+
+
+def local_hour(results: Mapping[str, Any], step: str) -> tuple[int, int]:
+    """The ISO weekday and the hour in Berlin at which a sleep ended."""
+    until = datetime.fromisoformat(results[step]["until"]).astimezone(ZoneInfo(BERLIN))
+    return until.isoweekday(), until.hour
+
+
+def where_it_is_noon() -> str:
+    """A time zone; its sign is the other way round from what one would think."""
+    ahead = 12 - datetime.now(UTC).hour
+    return f"Etc/GMT{-ahead:+d}"
+
+
+async def lasted(run: Run, since: datetime) -> timedelta:
+    closed = (await run.handle.describe()).close_time
+    assert closed is not None
+    return closed - since
+
+
+# Cart recovery
+
+
+async def test_a_cart_that_nobody_buys_is_remembered_three_times_and_never_at_night(
+    runs: Runs, customer: Customer, mail: MailServer
+) -> None:
+    began = datetime.now(UTC)
+    run = await runs.start(customer.user_id, "cart_recovery")
+    assert (await run.handle.result()).reason == "not_purchased"
+    assert subjects(mail, customer) == [
+        "Ada, your cart is waiting",
+        "Ada, can we help with your cart?",
+        "Ada, we clear your cart soon",
+    ]
+    context = await runs.context(run)
+    assert (context.status, context.reason) == (InstanceStatus.COMPLETED, "not_purchased")
+    assert context.variables == {"reminders": 3}
+    for template in ("cart_reminder", "cart_help", "cart_last_call"):
+        assert 8 <= local_hour(context.results, f"wait_for_morning_before_{template}")[1] < 21
+    assert 7 * DAY <= await lasted(run, began) < 10 * DAY
+
+
+async def test_a_purchase_ends_the_reminders_at_once(runs: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await runs.start(customer.user_id, "cart_recovery", still=True)
+    await runs.until(run, "wait_for_end_of_shopping")
+    await runs.tell(run, "transaction.purchase_complete")
+    assert (await run.handle.result()).reason == "purchased"
+    assert mail.received == []
+    context = await runs.context(run)
+    assert (context.status, context.reason, context.end_time is None) == (
+        InstanceStatus.COMPLETED,
+        "purchased",
+        False,
+    )
+
+
+async def test_a_purchase_between_two_reminders_spares_the_customer_the_second(
+    runs: Runs, database: Database, sealer: Sealer, mail: MailServer
+) -> None:
+    customer = await Customer.new(database, sealer, Purpose.MARKETING, timezone=where_it_is_noon())
+    run = await runs.start(customer.user_id, "cart_recovery", still=True)
+    await runs.until(run, "wait_for_end_of_shopping")
+    await runs.environment.fast_forward(run.handle, timedelta(hours=1))
+    await runs.until(run, "wait_before_second_reminder")
+    await runs.tell(run, "transaction.purchase_complete")
+    assert (await run.handle.result()).reason == "purchased"
+    assert subjects(mail, customer) == ["Ada, your cart is waiting"]
+
+
+async def test_somebody_who_goes_on_shopping_is_not_reminded_yet(
+    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer
+) -> None:
+    """A further item half an hour on: the hour counts from that one."""
+    run = await runs.start(customer.user_id, "cart_recovery", still=True)
+    await runs.until(run, "wait_for_end_of_shopping")
+    later = datetime.now(UTC) + timedelta(minutes=30)
+    await Log(runs.database, sealer).write(Happening(customer.user_id, "transaction.cart_add", later))
+    await runs.environment.fast_forward(run.handle, timedelta(hours=1, minutes=5))
+    assert (await runs.context(run)).current_step == "wait_for_end_of_shopping"
+    await runs.environment.fast_forward(run.handle, timedelta(minutes=30))
+    async with asyncio.timeout(20):
+        while (await runs.context(run)).current_step == "wait_for_end_of_shopping":
+            await asyncio.sleep(0.02)
+    assert (await results(runs, run))["wait_for_end_of_shopping"]["silent"] is True
+    await run.handle.terminate()
+
+
+# After a purchase
+
+
+async def test_a_buyer_is_thanked_helped_and_asked(runs: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await runs.start(customer.user_id, "post_purchase")
+    assert (await run.handle.result()).reason == "asked"
+    assert subjects(mail, customer) == [
+        "Thank you, Ada",
+        "Ada, is everything as it should be?",
+        "Ada, how did it go?",
+    ]
+    context = await runs.context(run)
+    weekday, hour = local_hour(context.results, "wait_for_a_weekday_at_ten")
+    assert (weekday <= 5, hour) == (True, 10)
+    assert context.variables == {"bought_again": False}
+
+
+async def test_a_second_purchase_is_told_of_once_and_ends_the_story(runs: Runs, customer: Customer) -> None:
+    run = await runs.start(customer.user_id, "post_purchase", still=True)
+    await runs.until(run, "wait_before_thanks")
+    await runs.tell(run, "transaction.purchase_complete")
+    await runs.environment.fast_forward(run.handle)
+    assert (await run.handle.result()).reason == "bought_again"
+    assert await emitted(runs, customer) == ["lifecycle.second_purchase"]
+
+
+async def test_a_refund_ends_it_before_the_question(runs: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await runs.start(customer.user_id, "post_purchase", still=True)
+    await runs.until(run, "wait_before_thanks")
+    await runs.tell(run, "transaction.refund")
+    assert (await run.handle.result()).reason == "refunded"
+    assert mail.received == []
+
+
+# Churn prevention
+
+
+async def test_a_customer_who_stays_active_never_hears_of_it(
+    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer
+) -> None:
+    now = datetime.now(UTC)
+    await Log(runs.database, sealer).write(
+        *(Happening(customer.user_id, timestamp=now + day * DAY) for day in range(0, 63, 9))
+    )
+    run = await runs.start(customer.user_id, "churn_prevention")
+    assert (await run.handle.result()).reason == "stayed_active"
+    assert mail.received == []
+    assert 60 * DAY <= await lasted(run, now) < 61 * DAY
+    assert await customer.stage() == "onboarding"
+
+
+async def test_a_customer_who_falls_silent_is_written_to_twice_and_handed_to_win_back(
+    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer
+) -> None:
+    now = datetime.now(UTC)
+    await Log(runs.database, sealer).write(Happening(customer.user_id, timestamp=now + 10 * DAY))
+    run = await runs.start(customer.user_id, "churn_prevention")
+    assert (await run.handle.result()).reason == "dormant"
+    assert subjects(mail, customer) == ["Ada, all well?", "Ada, what is missing?"]
+    assert await customer.stage() == "dormant"
+    assert await emitted(runs, customer) == ["lifecycle.dormant"]
+    assert (10 + 14 + 7 + 14) * DAY <= await lasted(run, now) < 50 * DAY
+
+
+async def test_a_customer_who_comes_back_after_the_first_message_is_active_again(
+    runs: Runs, customer: Customer, mail: MailServer
+) -> None:
+    run = await runs.start(customer.user_id, "churn_prevention", still=True)
+    await runs.until(run, "watch")
+    await runs.tell(run, "engagement.page_view", "from-before")  # before the silence: no return
+    await runs.environment.fast_forward(run.handle, 14 * DAY)
+    await runs.until(run, "wait_for_ten_before_we_miss_you")
+    await runs.environment.fast_forward(run.handle, DAY)
+    await runs.until(run, "wait_after_we_miss_you")
+    await runs.tell(run, "engagement.page_view", "back", at=datetime.now(UTC) + 16 * DAY)
+    assert (await run.handle.result()).reason == "retained"
+    assert subjects(mail, customer) == ["Ada, all well?"]
+    assert await customer.stage() == "active"
+    assert (await results(runs, run))["wait_after_we_miss_you"]["event_id"] == "back"
+
+
+# Win-back
+
+
+async def test_a_dormant_customer_hears_three_times_and_then_no_more(
+    runs: Runs, customer: Customer, mail: MailServer
+) -> None:
+    began = datetime.now(UTC)
+    run = await runs.start(customer.user_id, "win_back")
+    assert (await run.handle.result()).reason == "lost"
+    assert subjects(mail, customer) == ["Ada, what is new", "Ada, something to come back for", "Goodbye, Ada?"]
+    assert await customer.stage() == "churned"
+    for template in ("whats_new", "comeback_offer", "goodbye"):
+        weekday, hour = local_hour(await results(runs, run), f"wait_for_ten_before_{template}")
+        assert (weekday <= 5, hour) == (True, 10)
+    assert 79 * DAY <= await lasted(run, began) < 92 * DAY
+
+
+@pytest.mark.parametrize(
+    ("sign", "reason"), [("user.login", "returned"), ("transaction.purchase_complete", "purchased")]
+)
+async def test_a_sign_of_life_ends_win_back_and_makes_the_customer_reactivated(
+    runs: Runs, customer: Customer, mail: MailServer, sign: str, reason: str
+) -> None:
+    run = await runs.start(customer.user_id, "win_back", still=True)
+    await runs.until(run, "wait_before_whats_new")
+    await runs.tell(run, sign)
+    assert (await run.handle.result()).reason == reason
+    assert await customer.stage() == "reactivated"
+    assert await emitted(runs, customer) == ["lifecycle.won_back"]
+    assert mail.received == []
+
+
+# Trial conversion
+
+
+async def test_an_unused_trial_is_helped_reminded_and_offered_an_extension(
+    runs: Runs, customer: Customer, mail: MailServer
+) -> None:
+    began = datetime.now(UTC)
+    run = await runs.start(customer.user_id, "trial_conversion")
+    assert (await run.handle.result()).reason == "not_converted"
+    assert subjects(mail, customer) == [
+        "Ada, the first step of your trial",
+        "Ada, shall we set it up together?",
+        "Ada, your trial ends soon",
+        "Ada, your trial ends tomorrow",
+        "Ada, a little longer?",
+    ]
+    assert await customer.stage() == "at_risk"
+    assert 17 * DAY <= await lasted(run, began) < 18 * DAY
+    ends = datetime.fromisoformat((await results(runs, run))["wait_for_end"]["until"])
+    assert abs(ends - began - 14 * DAY) < timedelta(minutes=5)
+
+
+async def test_a_used_trial_is_shown_more(runs: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await runs.start(customer.user_id, "trial_conversion", still=True)
+    await runs.until(run, "wait_for_first_use")
+    await runs.tell(run, "engagement.feature_click")
+    await runs.until(run, "wait_for_halfway")
+    await runs.environment.fast_forward(run.handle)
+    await run.handle.result()
+    assert subjects(mail, customer)[0] == "Ada, there is more in your trial"
+    assert len(mail.received) == 4
+
+
+async def test_a_trial_that_converts_ends_and_makes_the_customer_active(
+    runs: Runs, customer: Customer, mail: MailServer
+) -> None:
+    run = await runs.start(customer.user_id, "trial_conversion", still=True)
+    await runs.until(run, "wait_for_first_use")
+    await runs.tell(run, "transaction.purchase_complete")
+    assert (await run.handle.result()).reason == "converted"
+    assert await customer.stage() == "active"
+    assert mail.received == []
+
+
+@pytest.mark.parametrize(
+    "workflow_id",
+    ["onboarding", "post_purchase", "cart_recovery", "churn_prevention", "win_back", "trial_conversion"],
+)
+async def test_who_closes_the_account_hears_nothing_more(
+    runs: Runs, customer: Customer, mail: MailServer, workflow_id: str
+) -> None:
+    run = await runs.start(customer.user_id, workflow_id, still=True)
+    async with asyncio.timeout(20):
+        while not str((await runs.context(run)).current_step).startswith(("wait", "watch")):
+            await asyncio.sleep(0.02)
+    sent = len(mail.received)
+    await runs.tell(run, "user.account_deletion")
+    assert (await run.handle.result()).reason == "account_closed"
+    assert len(mail.received) == sent

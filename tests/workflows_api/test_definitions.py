@@ -1,0 +1,140 @@
+"""What a definition says, and what an admin and a request may say instead, from the edge to the attempts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from temporalio.client import Client
+
+from models.messages.execution import RecordedEvent
+from models.messages.identity import temporal_workflow_id
+from models.vocabulary import Purpose
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.http import Clients, assert_problem, field_errors
+from tests.support.log import NOON
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.workflows_api.conftest import execute, until
+from worker import build_worker
+from workflows.catalog import catalog
+
+
+@pytest.fixture
+async def refusing(
+    settings: Settings, temporal: Client, database: Database, sealer: Sealer, mail: MailServer
+) -> AsyncIterator[None]:
+    """A worker whose mail server never takes anything."""
+    mail.refuse_recipients = "450 come back later"
+    there = settings.model_copy(update={"smtp_url": mail.url})
+    async with build_worker(temporal, there, database, sealer):
+        yield
+
+
+async def attempts_of(api: Clients, customer: Customer, **body: Any) -> tuple[int, int]:
+    """What the instance promises, and how often its failing step was tried."""
+    instance = (await execute(api, customer, **body)).json()
+    path = f"/workflows/onboarding/instances/{instance['instance_id']}"
+    failed = await until(api, path, status="failed")
+    return instance["max_attempts"], len(failed["retries"])
+
+
+async def test_the_maximum_comes_from_the_request_then_from_the_admin_then_from_the_definition(
+    api: Clients, customer: Customer, refusing: None
+) -> None:
+    """Each is what the instance says, and how often the step is really tried."""
+    shown = await api.admin.patch("/workflows/onboarding", json={"max_attempts": 2})
+    assert shown.json()["max_attempts"] == 2
+    by_admin, by_request = await asyncio.gather(
+        attempts_of(api, customer), attempts_of(api, customer, max_attempts=1)
+    )
+    assert by_admin == (2, 2)
+    assert by_request == (1, 1)
+
+
+async def test_the_definition_s_maximum_holds_where_nobody_says_otherwise(
+    api: Clients, customer: Customer
+) -> None:
+    assert (await execute(api, customer)).json()["max_attempts"] == 3
+    more = await execute(api, customer, max_attempts=7)
+    assert more.json()["max_attempts"] == 7
+    assert (await api.analyst.get("/workflows/onboarding")).json()["max_attempts"] == 3
+
+
+async def test_an_instance_that_a_request_started_has_its_exits_too(
+    api: Clients, database: Database, sealer: Sealer, temporal: Client, working: None
+) -> None:
+    customer = await Customer.new(database, sealer, Purpose.MARKETING)
+    answer = await api.operator.post("/workflows/cart_recovery/execute", json={"user_id": customer.user_id})
+    instance_id = answer.json()["instance_id"]
+    path = f"/workflows/cart_recovery/instances/{instance_id}"
+    await until(api, path, current_step="wait_for_end_of_shopping")
+    handle = temporal.get_workflow_handle(temporal_workflow_id("cart_recovery", instance_id))
+    event = RecordedEvent(event_id="e-1", event_type="transaction.purchase_complete", timestamp=NOON)
+    await handle.signal("event_recorded", event)
+    ended = await until(api, path, status="completed")
+    assert ended["reason"] == "purchased"
+
+
+async def test_a_marketing_workflow_needs_the_consent_and_a_service_none(
+    api: Clients, customer: Customer, working: None
+) -> None:
+    body = {"user_id": customer.user_id}
+    for workflow_id, definition in catalog().items():
+        answer = await api.operator.post(f"/workflows/{workflow_id}/execute", json=body)
+        if definition.purpose is None:
+            assert answer.status_code == 202
+        else:
+            assert_problem(answer, 403, "consent_required")
+
+
+async def test_every_workflow_is_told_with_its_trigger_exits_and_parameters(api: Clients) -> None:
+    listed = {each["workflow_id"]: each for each in (await api.analyst.get("/workflows")).json()["data"]}
+    assert list(listed) == sorted(catalog())
+    cart = listed["cart_recovery"]
+    assert cart["purpose"] == "marketing"
+    assert cart["trigger"] == {
+        "event_type": "transaction.cart_add",
+        "where": {},
+        "max_age": "PT1H",
+        "once_per": "P7D",
+    }
+    assert {"event_type": "transaction.purchase_complete", "where": {}, "reason": "purchased"} in cart["exit_on"]
+    for each in listed.values():
+        for parameter in each["parameters"]["properties"].values():
+            assert parameter["format"] == "duration"
+            assert parameter["default"].startswith("P")
+            assert parameter["description"]
+
+
+async def test_a_parameter_that_does_not_fit_is_named(api: Clients, database: Database, sealer: Sealer) -> None:
+    customer = await Customer.new(database, sealer, Purpose.MARKETING)
+    answer = await api.operator.post(
+        "/workflows/win_back/execute",
+        json={"user_id": customer.user_id, "parameters": {"news_after": "soon", "unheard_of": 1}},
+    )
+    assert {pointer for pointer, _ in field_errors(answer)} == {
+        "/parameters/news_after",
+        "/parameters/unheard_of",
+    }
+
+
+def test_the_parameters_of_every_workflow_are_in_openapi(openapi: dict[str, Any]) -> None:
+    schemas = openapi["components"]["schemas"]
+    offered = {each["$ref"] for each in schemas["ExecuteRequest"]["properties"]["parameters"]["anyOf"]}
+    for definition in catalog().values():
+        name = definition.parameters.__name__
+        assert schemas[name]["properties"] == definition.parameter_schema()["properties"]
+        assert f"#/components/schemas/{name}" in offered
+
+
+@pytest.fixture
+def openapi(api: Clients) -> dict[str, Any]:
+    transport = api.admin._transport
+    app: FastAPI = transport.app  # type: ignore[attr-defined]
+    return app.openapi()
