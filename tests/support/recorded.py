@@ -17,10 +17,12 @@ import activities.outbox
 import activities.projector
 from activities.outbox import start_outbox
 from activities.projector import start_projectors
+from models.messages.audit import AUDIT_SEAL, AUDIT_SEAL_ID
 from models.messages.identity import SEARCH_ATTRIBUTES
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.partitions import PARTITIONS, PARTITIONS_ID
 from models.messages.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
+from models.messages.retention import RETENTION, RETENTION_SCHEDULE_ID, RetentionRun
 from privacy.keyring import KeyRing, KeySet
 from privacy.sealing import Sealer
 from runtime.database import Database
@@ -73,8 +75,15 @@ async def _turns(client: Client, task_queue: str) -> dict[str, WorkflowHistory]:
     await start_projectors(client, task_queue)
     await start_outbox(client, task_queue)
     partitions = await client.start_workflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue)
-    await partitions.result()
+    sealing = await client.start_workflow(AUDIT_SEAL, id=AUDIT_SEAL_ID, task_queue=task_queue)
+    retention = await client.start_workflow(
+        RETENTION, RetentionRun(), id=RETENTION_SCHEDULE_ID, task_queue=task_queue
+    )
+    for handle in (partitions, sealing, retention):
+        await handle.result()
     return {
+        AUDIT_SEAL: await sealing.fetch_history(),
+        RETENTION: await retention.fetch_history(),
         PROJECTOR: await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)),
         OUTBOX: await _first_turn(client, OUTBOX_WORKFLOW_ID),
         PARTITIONS: await partitions.fetch_history(),
