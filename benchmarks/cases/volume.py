@@ -11,7 +11,6 @@ import asyncpg
 from benchmarks.cases.ingest import Pair, measure_pair
 from benchmarks.copying import Copying, copying
 from benchmarks.events import BATCH, CONNECTIONS, Crowd, crowd, senders
-from benchmarks.http import Connection
 from benchmarks.measure import Figure
 from benchmarks.stack import Stack
 
@@ -37,19 +36,18 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
     """Blocks without, then blocks with; each with its COPY, which tells how the machine was meanwhile."""
     stored, pairs = (STORED // 20, 2) if quick else (STORED, 6)
     people = await crowd(stack, "volume")
-    async with copying(stack) as copies, senders(stack) as opened:
-        await measure_pair(stack, people, copies, opened)
-        without = await _pairs(stack, people, copies, opened, pairs)
+    async with copying(stack) as copies:
+        without = await _pairs(stack, people, copies, pairs)
         seconds = await fill(stack, "volume-", len(people.user_ids), stored)
-        await measure_pair(stack, people, copies, opened)
-        filled = await _pairs(stack, people, copies, opened, pairs)
+        filled = await _pairs(stack, people, copies, pairs)
     return [_figure(without, filled, stored, seconds)]
 
 
-async def _pairs(
-    stack: Stack, people: Crowd, copies: Copying, opened: Sequence[Connection], count: int
-) -> list[Pair]:
-    return [await measure_pair(stack, people, copies, opened) for _ in range(count)]
+async def _pairs(stack: Stack, people: Crowd, copies: Copying, count: int) -> list[Pair]:
+    """On connections of their own: one that is idle for as long as the filling takes is closed by the API."""
+    async with senders(stack) as opened:
+        await measure_pair(stack, people, copies, opened)  # warms up
+        return [await measure_pair(stack, people, copies, opened) for _ in range(count)]
 
 
 async def fill(stack: Stack, prefix: str, people: int, count: int) -> float:

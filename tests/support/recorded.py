@@ -17,10 +17,12 @@ import activities.outbox
 import activities.projector
 from activities.outbox import start_outbox
 from activities.projector import start_projectors
+from models.messages.audit import AUDIT_SEAL, AUDIT_SEAL_ID
 from models.messages.identity import SEARCH_ATTRIBUTES
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.partitions import PARTITIONS, PARTITIONS_ID
 from models.messages.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
+from models.messages.retention import RETENTION, RETENTION_SCHEDULE_ID, RetentionRun
 from models.vocabulary import Purpose
 from privacy.keyring import KeyRing, KeySet
 from privacy.sealing import Sealer
@@ -121,10 +123,15 @@ async def _write_turns(client: Client, task_queue: str) -> None:
     await start_projectors(client, task_queue)
     await start_outbox(client, task_queue)
     partitions = await client.start_workflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue)
-    await partitions.result()
+    sealing = await client.start_workflow(AUDIT_SEAL, id=AUDIT_SEAL_ID, task_queue=task_queue)
+    retention = await client.start_workflow(
+        RETENTION, RetentionRun(), id=RETENTION_SCHEDULE_ID, task_queue=task_queue
+    )
+    for name, handle in {PARTITIONS: partitions, AUDIT_SEAL: sealing, RETENTION: retention}.items():
+        await handle.result()
+        _keep(f"{name}-turn", await handle.fetch_history())
     _keep(f"{PROJECTOR}-turn", await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)))
     _keep(f"{OUTBOX}-turn", await _first_turn(client, OUTBOX_WORKFLOW_ID))
-    _keep(f"{PARTITIONS}-turn", await partitions.fetch_history())
 
 
 async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:
@@ -161,6 +168,7 @@ async def record() -> None:
             await _write(
                 await _onboarding(Runs(environment, database, Sealer(RING), settings.task_queue), customer)
             )
+            await _write_turns(environment.client, settings.task_queue)
         async with (
             skipping_temporal(CODEC) as environment,
             build_worker(environment.client, settings, database, Sealer(RING)),
@@ -168,7 +176,6 @@ async def record() -> None:
             runs = Runs(environment, database, Sealer(RING), settings.task_queue)
             await _write(await _others(runs, customer))
             await _write(await _heard(runs, customer))
-            await _write_turns(environment.client, settings.task_queue)
         await database.close()
 
 
