@@ -1,7 +1,8 @@
-"""Telling Temporal what the projector has put into the outbox: events for waits, and starts by trigger.
+"""Telling Temporal what has been put into the outbox: events for waits, starts by trigger, replays.
 
 Each letter may be delivered more than once, and has its effect once: an event's id deduplicates in the workflow,
-and the instance id of a trigger follows from the event. By the line at which the process dies:
+the instance id of a trigger follows from the event, and a reset is known by its request id. By
+the line at which the process dies:
 
 1. before Temporal is told: the letter is still there, and is delivered later.
 2. after it, before the letter is dropped: it is delivered again, without an effect.
@@ -25,6 +26,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.heartbeats import heartbeats
+from activities.replays import Replays
 from activities.system import RPC_TIMEOUT, ensure_running
 from models.errors import PerennialError
 from models.messages.execution import RecordedEvent
@@ -75,6 +77,7 @@ class Outbox:
         self._client = client
         self._task_queue = task_queue
         self._startables = startables
+        self._replays = Replays(database, sealer, client)
 
     @activity.defn(name="outbox.deliver")
     async def deliver(self) -> None:
@@ -128,16 +131,22 @@ class Outbox:
     async def _tell(self, letter: Letter) -> bool:
         """Tell Temporal of one letter; says whether that is settled."""
         try:
-            if letter.kind == "signal":
-                await self._signal(letter)
-            else:
-                await self._start(letter)
+            await self._carry(letter)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:  # the instance has ended
                 return True
             log.warning("Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name})
             return False
         return True
+
+    async def _carry(self, letter: Letter) -> None:
+        match letter.kind:
+            case "signal":
+                await self._signal(letter)
+            case "start":
+                await self._start(letter)
+            case "replay":
+                await self._replays.carry_on(letter.event_id)
 
     async def _signal(self, letter: Letter) -> None:
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))

@@ -14,6 +14,7 @@ from api.problems import install_problem_handlers
 from api.resources import Resources
 from api.routes import (
     consents,
+    dead_letters,
     documents,
     event_types,
     events,
@@ -34,6 +35,7 @@ _ROUTERS = (
     projection.router,
     workflows.router,
     instances.router,
+    dead_letters.router,
     retention.router,
     keys.router,
     health.router,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 from api.executions import Sight
@@ -28,11 +30,12 @@ def instance_view(role: Role, sight: Sight, settings: Settings) -> InstanceView:
         parameters=stored.parameters,
         variables=stored.variables,
         results=stored.results,
-        error=_error(role, stored),
+        error=error_view(role, stored.error),
         retries=[_attempt(role, attempt) for attempt in stored.attempts],
         max_attempts=stored.max_attempts,
         temporal=_temporal(stored, settings),
         stale=sight.stale,
+        reason=stored.reason,
     )
 
 
@@ -41,10 +44,11 @@ def location(workflow_id: str, instance_id: str) -> str:
     return f"/workflows/{workflow_id}/instances/{instance_id}"
 
 
-def _error(role: Role, stored: StoredInstance) -> ErrorView | None:
-    if stored.error is None:
+def error_view(role: Role, error: Mapping[str, Any] | None) -> ErrorView | None:
+    """An error as a role reads it."""
+    if error is None:
         return None
-    shown = ErrorView(**stored.error)
+    shown = ErrorView(**error)
     if sees_people(role):
         return shown
     return shown.model_copy(update={"error_message": HIDDEN, "stack_trace": HIDDEN})

@@ -48,6 +48,7 @@ _TAGS = [
     {"name": "consents", "description": "What a person has agreed to, and when. Default deny."},
     {"name": "events", "description": "The log of what people did; accepted means on disk."},
     {"name": "workflows", "description": "Lifecycle workflows and their instances."},
+    {"name": "dead letters", "description": "What has failed for good: replay or discard it."},
     {"name": "retention", "description": "How long data is kept."},
     {"name": "keys", "description": "API keys."},
     {"name": "health", "description": "Probes."},

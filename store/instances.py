@@ -47,6 +47,10 @@ class StoredInstance:
     attempts: Sequence[StoredAttempt]
     start_time: datetime
     end_time: datetime | None
+    reason: str | None = None
+    """Why it ended, where that wasn't its journey's doing."""
+    replaced_runs: Sequence[str] = ()
+    """Temporal's runs that count no more, since a replay carries the instance on."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class NewInstance:
     max_attempts: int
     parameters: dict[str, Any]
     started_by: str
+    purpose: Purpose | None = None
+    """The consent that it rests on."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +125,10 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Plac
     """Store an instance before it starts. One that is there already stays as it is."""
     row = await connection.fetchrow(
         """
-        WITH inserted AS (            INSERT INTO instances
-                (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by)
-            VALUES ($1, $2, $3, 'running', $4, $5, $6)
+        WITH inserted AS (
+            INSERT INTO instances
+                (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by, purpose)
+            VALUES ($1, $2, $3, 'running', $4, $5, $6, $7)
             ON CONFLICT (instance_id) DO NOTHING RETURNING start_time
         )
         SELECT start_time, false AS begun FROM inserted
@@ -134,6 +141,7 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Plac
         new.max_attempts,
         key.seal_json("instances.parameters", new.parameters),
         new.started_by,
+        new.purpose.value if new.purpose else None,
     )
     assert row is not None  # one of the two
     return Placed(row["start_time"], row["begun"])
@@ -166,10 +174,11 @@ async def delete_unstarted(connection: Connection, instance_id: str) -> None:
     )
 
 
-async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> None:
+async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
     """Write where an instance stands, the results of its waits, and its end where it has one.
 
-    An end stays: what a straggler writes after it is dropped.
+    An end stays: what a straggler writes after it is dropped, and so is what a run writes that a replay has
+    replaced. Says whether it was taken; so of an end that is written twice only the first is.
     """
     if progress.waits:
         await connection.execute(
@@ -186,12 +195,13 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
                 for wait in progress.waits.values()
             ],
         )
-    await connection.execute(
+    taken = await connection.fetchval(
         """
         UPDATE instances
         SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
             end_time = CASE WHEN $7 THEN now() END
-        WHERE instance_id = $1 AND end_time IS NULL
+        WHERE instance_id = $1 AND end_time IS NULL AND $4 <> ALL(replaced_runs)
+        RETURNING true
         """,
         progress.instance_id,
         progress.status.value,
@@ -201,6 +211,7 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         key.seal_json("instances.error", progress.error.model_dump() if progress.error else None),
         progress.status.finished,
     )
+    return bool(taken)
 
 
 _CONTEXT = """
@@ -277,6 +288,8 @@ def _open(sealer: Sealer, row: Record) -> StoredInstance:
         ],
         start_time=row["start_time"],
         end_time=row["end_time"],
+        reason=row["reason"],
+        replaced_runs=row["replaced_runs"],
     )
 
 

@@ -68,10 +68,19 @@ async def of_users(connection: Connection, user_ids: Collection[str]) -> dict[st
     rows = await connection.fetch("SELECT * FROM event_waits WHERE user_id = ANY($1::text[])", list(user_ids))
     found: dict[str, list[tuple[Waiting, Any]]] = {}
     for row in rows:
-        request = WaitRequest(event_type=row["event_type"], where=row["property_filter"] or {})
-        waiting = Waiting(row["workflow_id"], row["instance_id"], row["step"], request)
-        found.setdefault(row["user_id"], []).append((waiting, row["since"]))
+        found.setdefault(row["user_id"], []).append((_waiting(row), row["since"]))
     return found
+
+
+async def of_instance(connection: Connection, instance_id: str) -> list[Waiting]:
+    """The registered waits of one instance."""
+    rows = await connection.fetch("SELECT * FROM event_waits WHERE instance_id = $1", instance_id)
+    return [_waiting(row) for row in rows]
+
+
+def _waiting(row: asyncpg.Record) -> Waiting:
+    request = WaitRequest(event_type=row["event_type"], where=row["property_filter"] or {})
+    return Waiting(row["workflow_id"], row["instance_id"], row["step"], request)
 
 
 async def already_recorded(

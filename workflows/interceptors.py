@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Coroutine
 from typing import Any
 
@@ -16,14 +17,19 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 from temporalio.worker import (
     ExecuteWorkflowInput,
     Interceptor,
+    StartLocalActivityInput,
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
 )
 
 with workflow.unsafe.imports_passed_through():
     from models.messages.execution import StepFailure
     from models.vocabulary import InstanceStatus
     from workflows.base import LifecycleWorkflow
+
+
+_STEP = "perennial_step"
 
 
 class OutcomeInterceptor(Interceptor):
@@ -38,6 +44,9 @@ class OutcomeInterceptor(Interceptor):
 
 
 class _RecordOutcome(WorkflowInboundInterceptor):
+    def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+        super().init(_NameLocalSteps(outbound))
+
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:  # noqa: A002 - the SDK's
         instance = workflow.instance()
         if not isinstance(instance, LifecycleWorkflow):
@@ -54,6 +63,23 @@ class _RecordOutcome(WorkflowInboundInterceptor):
         return outcome
 
 
+class _NameLocalSteps(WorkflowOutboundInterceptor):
+    """A local activity fails with what it raised: nothing tells which step it was, other than with an activity."""
+
+    def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:  # noqa: A002
+        handle = super().start_local_activity(input)
+        if input.activity_id is not None:
+            handle.add_done_callback(functools.partial(_name_step, input.activity_id))
+        return handle
+
+
+def _name_step(step: str, ended: asyncio.Task[Any]) -> None:
+    """Runs before whoever waits for the step sees its failure, since it was there first."""
+    error = None if ended.cancelled() else ended.exception()
+    if isinstance(error, FailureError):
+        setattr(error, _STEP, step)
+
+
 async def _uncancellable(ending: Coroutine[Any, Any, None]) -> None:
     """Let the end be written even if a cancellation arrives meanwhile: it has come too late."""
     task = asyncio.create_task(ending)
@@ -65,7 +91,7 @@ async def _uncancellable(ending: Coroutine[Any, Any, None]) -> None:
 
 def failure_of(error: BaseException) -> StepFailure:
     """What is told of a failure: the innermost cause's type, text and stack, and the step it came from."""
-    step = error.activity_id if isinstance(error, ActivityError) else None
+    step = error.activity_id if isinstance(error, ActivityError) else getattr(error, _STEP, None)
     reason = error.cause if isinstance(error, ActivityError) and error.cause else error
     kind = reason.type if isinstance(reason, ApplicationError) and reason.type else type(reason).__name__
     return StepFailure(

@@ -14,7 +14,7 @@ from models.tables.events import (
     PoisonEvent,
     RetentionPeriod,
 )
-from models.tables.execution import Attempt, Instance, OutboxMessage, Step, WorkflowSetting
+from models.tables.execution import Attempt, DeadLetter, Instance, OutboxMessage, Step, WorkflowSetting
 from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.tables.projections import (
     EventWait,
@@ -37,6 +37,7 @@ TABLES: tuple[type[SQLModel], ...] = (
     Instance,
     Step,
     Attempt,
+    DeadLetter,
     OutboxMessage,
     WorkflowSetting,
     Event,

@@ -97,6 +97,11 @@ class InstanceView(Answer):
     retries: list[AttemptView] = Field(description="Every attempt at every step, in order of time.")
     max_attempts: int
     temporal: TemporalView
+    reason: str | None = Field(
+        default=None,
+        description="Why it ended, where its journey didn't decide that.",
+        examples=["consent_withdrawn"],
+    )
     stale: bool = Field(
         default=False, description="True when Temporal couldn't be asked and this is what was last stored."
     )
