@@ -18,6 +18,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -33,10 +34,10 @@ from models.messages.execution import RecordedEvent
 from models.messages.identity import temporal_workflow_id
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.starting import start_message, start_options
-from models.vocabulary import Purpose
+from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import instances, outbox
+from store import consent_lock, dead_letters, instances, outbox
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -48,6 +49,8 @@ IDLE_SECONDS = 0.1
 TURN_SECONDS = 20 * 60.0
 """How long an activity delivers before it lets the workflow continue as new."""
 STARTED_BY = "trigger"
+START_WITHIN = timedelta(minutes=1)
+"""Far longer than whoever has stored an instance takes to tell Temporal of it, or gives up."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Startable:
     max_attempts: int
     parameters: Mapping[str, Any]
     """The defaults, as the definition's parameter model dumps them."""
+
+
+class _StillStartingError(Exception):
+    """An instance that is to be cancelled may still be on its way to Temporal."""
 
 
 class Outbox:
@@ -137,6 +144,8 @@ class Outbox:
                 return True
             log.warning("Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name})
             return False
+        except _StillStartingError:
+            return False
         return True
 
     async def _carry(self, letter: Letter) -> None:
@@ -147,6 +156,8 @@ class Outbox:
                 await self._start(letter)
             case "replay":
                 await self._replays.carry_on(letter.event_id)
+            case "cancel":
+                await self._cancel(letter)
 
     async def _signal(self, letter: Letter) -> None:
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
@@ -157,6 +168,20 @@ class Outbox:
             step=letter.step,
         )
         await handle.signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
+
+    async def _cancel(self, letter: Letter) -> None:
+        """Cancel an instance. One whose start hasn't come through is ended here, and looked for a while longer."""
+        handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
+        try:
+            await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            async with self._database.transaction() as connection:
+                coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
+                await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
+            if coming:
+                raise _StillStartingError from None
 
     async def _start(self, letter: Letter) -> None:
         startable = self._startables.get(letter.workflow_id)
@@ -177,6 +202,8 @@ class Outbox:
         """Store the instance if it may run."""
         async with self._database.transaction() as connection:
             try:
+                if startable.purpose is not None:
+                    await consent_lock.share(connection, [letter.user_id])
                 admission = await instances.admission(
                     connection, self._sealer, letter.workflow_id, letter.user_id, startable.purpose
                 )
@@ -191,6 +218,7 @@ class Outbox:
                 max_attempts=admission.max_attempts or startable.max_attempts,
                 parameters=dict(startable.parameters),
                 started_by=STARTED_BY,
+                purpose=startable.purpose,
             )
             await instances.insert(connection, admission.key, new)
             return new

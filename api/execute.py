@@ -21,7 +21,7 @@ from api.responses import json_response
 from api.validation import field_errors
 from models.errors import ConsentRequired, InvalidContent, WorkflowDisabled
 from models.wire.workflows import ExecuteRequest
-from store import instances
+from store import consent_lock, instances
 from store.api_keys import Admission
 from store.connection import Connection
 from store.instances import NewInstance, Placed
@@ -66,6 +66,8 @@ class Execution:
         """Store the instance if it may run; raises what stands in the way."""
         definition, user_id = self.definition, self.request.user_id
         parameters = self.parameters()
+        if definition.purpose is not None:  # its withdrawal may be under way
+            await consent_lock.share(connection, [user_id])
         admission = await instances.admission(
             connection, self.resources.sealer, definition.workflow_id, user_id, definition.purpose
         )
@@ -80,6 +82,7 @@ class Execution:
             max_attempts=self.request.max_attempts or admission.max_attempts or definition.max_attempts,
             parameters=parameters,
             started_by=self.caller.key_id,
+            purpose=definition.purpose,
         )
         return new, await instances.insert(connection, admission.key, new)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from asyncpg import Record
@@ -174,6 +174,23 @@ async def delete_unstarted(connection: Connection, instance_id: str) -> None:
     )
 
 
+async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool:
+    """End an instance that is to be cancelled and that Temporal has not been seen to run, since its start or its
+    replay is on the way; whatever comes of that is fenced off. Says whether it may still come.
+    """
+    young = await connection.fetchval(
+        """
+        UPDATE instances SET status = 'cancelled', end_time = coalesce(end_time, now())
+        WHERE instance_id = $1 AND (run_id IS NULL OR run_id = ANY(replaced_runs))
+          AND (end_time IS NULL OR status = 'cancelled')
+        RETURNING coalesce(replayed_at, start_time) > now() - $2::interval
+        """,
+        instance_id,
+        start_within,
+    )
+    return bool(young)
+
+
 async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
     """Write where an instance stands, the results of its waits, and its end where it has one.
 
@@ -199,7 +216,8 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         """
         UPDATE instances
         SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
-            end_time = CASE WHEN $7 THEN now() END
+            end_time = CASE WHEN $7 THEN now() END,
+            reason = CASE WHEN $7 AND $2 <> 'cancelled' THEN NULL ELSE reason END
         WHERE instance_id = $1 AND end_time IS NULL AND $4 <> ALL(replaced_runs)
         RETURNING true
         """,

@@ -23,12 +23,12 @@ _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type,
 GIVE_UP_AFTER = 50
 REPLAY = "dead_letter.replay"
 
-LetterKind = Literal["signal", "start", "replay"]
+LetterKind = Literal["signal", "start", "replay", "cancel"]
 
 
 @dataclass(frozen=True)
 class Letter:
-    """One thing that Temporal is to be told: an event for a waiting instance, a start, or a replay."""
+    """One thing that Temporal is to be told: an event for a waiting instance, a start, a replay, a cancel."""
 
     kind: LetterKind
     workflow_id: str
@@ -37,7 +37,7 @@ class Letter:
     """The wait that the event is for, or the step to carry on from."""
     user_id: str
     event_id: str
-    """Of what brought it about: an event, or the dead letter that is replayed."""
+    """Of what brought it about: an event, the dead letter that is replayed, the instance that is cancelled."""
     event_type: str
     event_timestamp: datetime
 

@@ -22,13 +22,14 @@ def downgrade() -> None:
     """Drop them."""
     op.drop_table("dead_letters")
     op.drop_index("instances_unstarted", "instances")
-    for column in ("replayed_at", "replaced_runs", "reason", "purpose"):
+    for column in ("replayed_at", "replaced_runs", "purpose"):
         op.drop_column("instances", column)
+    op.execute("ALTER TABLE instances DROP COLUMN IF EXISTS reason")
 
 
 def _instances() -> None:
     op.add_column("instances", sa.Column("purpose", sa.Text(), nullable=True))
-    op.add_column("instances", sa.Column("reason", sa.Text(), nullable=True))
+    op.execute("ALTER TABLE instances ADD COLUMN IF NOT EXISTS reason text")
     op.add_column(
         "instances",
         sa.Column(
