@@ -19,6 +19,7 @@ from activities.outbox import Outbox, Startable, start_outbox
 from activities.partitions import Partitions, schedule_partitions
 from activities.profiles import Profiles
 from activities.projector import Projector, start_projectors
+from activities.reconciler import Reconciler, schedule_reconciler
 from activities.recording import StepRecorder
 from activities.transport import SmtpTransport
 from privacy.keyring import KeyFile
@@ -82,6 +83,7 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
             projector.follow,
             carrier.deliver,
             Partitions(database).make_ahead,
+            Reconciler(database, sealer, client).look,
         ],
         workflow_runner=workflow_runner(),
         interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],
@@ -124,6 +126,7 @@ async def _start_system(client: Client, task_queue: str) -> None:
             await start_projectors(client, task_queue)
             await start_outbox(client, task_queue)
             await schedule_partitions(client, task_queue)
+            await schedule_reconciler(client, task_queue)
         except RPCError:
             log.warning("Temporal did not take the system's workflows; trying again")
             await asyncio.sleep(1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from temporalio import activity
 
 from models.messages.execution import Progress, Recorded
-from models.vocabulary import InstanceStatus
-from privacy.sealing import DataKey, Sealer
+from privacy.sealing import Sealer
 from runtime.database import Database
-from store import data_keys, dead_letters, instances, waits
+from store import data_keys, endings, instances, waits
 from store.connection import Connection
+from store.endings import Unfinished
 
 
 class Instances:
@@ -32,8 +32,11 @@ class Instances:
             key = (await data_keys.find(connection, self._sealer, [progress.user_id])).get(progress.user_id)
             if key is None:
                 return Recorded()
-            if await instances.write_progress(connection, key, progress, run_id):
-                await _settle_end(connection, key, progress, run_id)
+            taken = await instances.write_progress(connection, key, progress, run_id)
+            if taken and progress.status.finished:
+                await endings.follow_up(
+                    connection, key, _instance(progress, run_id), progress.status, run_id, progress.error
+                )
             await _settle_waits(connection, progress)
         if progress.waiting_for is None or progress.current_step is None:
             return Recorded()
@@ -50,23 +53,13 @@ class Instances:
             )
 
 
-async def _settle_end(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> None:
-    """What follows from the end of an instance, in the transaction that writes it."""
-    if not progress.status.finished:
-        return
-    failed_step = progress.error.failed_step if progress.error else None
-    await dead_letters.settle_ended(connection, progress.instance_id, progress.status, failed_step)
-    if progress.error is not None:
-        place = (progress.workflow_id, progress.instance_id, progress.user_id)
-        await dead_letters.leave(connection, key, *place, run_id, progress.error)
+def _instance(progress: Progress, run_id: str) -> Unfinished:
+    return Unfinished(progress.instance_id, progress.workflow_id, progress.user_id, progress.current_step, run_id)
 
 
 async def _settle_waits(connection: Connection, progress: Progress) -> None:
-    """Forget waits that have ended, and register the one that begins. Those of an instance that has failed stay,
-    since a replay carries on with them."""
-    if progress.status.finished and progress.status is not InstanceStatus.FAILED:
-        await waits.forget(connection, progress.instance_id, None)
-    elif progress.waits:
+    """Forget waits that have ended, and register the one that begins."""
+    if progress.waits:
         await waits.forget(connection, progress.instance_id, progress.waits)
     if progress.waiting_for is not None and progress.current_step is not None:
         await waits.register(

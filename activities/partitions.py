@@ -5,18 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    ScheduleUpdate,
-)
+from temporalio.client import Client
 
+from activities.system import ensure_schedule
 from models.messages.partitions import PARTITIONS, PARTITIONS_ID, PartitionsMade
 from runtime.database import Database
 from store import partitions
@@ -43,14 +34,4 @@ class Partitions:
 
 async def schedule_partitions(client: Client, task_queue: str) -> None:
     """Have partitions made now and every day, on this task queue."""
-    schedule = Schedule(
-        action=ScheduleActionStartWorkflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(days=1))]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(days=7)),
-    )
-    try:
-        await client.create_schedule(PARTITIONS_ID, schedule, trigger_immediately=True)
-    except ScheduleAlreadyRunningError:
-        handle = client.get_schedule_handle(PARTITIONS_ID)
-        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
-        await handle.trigger(overlap=ScheduleOverlapPolicy.TERMINATE_OTHER)
+    await ensure_schedule(client, PARTITIONS_ID, PARTITIONS, task_queue, every=timedelta(days=1))

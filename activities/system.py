@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    WorkflowHandle,
+)
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from models.messages.public_text import PublicText
@@ -35,3 +46,23 @@ async def ensure_running(
     handle = await start(WorkflowIDConflictPolicy.USE_EXISTING)
     if (await handle.describe(rpc_timeout=RPC_TIMEOUT)).task_queue != task_queue:
         await start(WorkflowIDConflictPolicy.TERMINATE_EXISTING)
+
+
+async def ensure_schedule(
+    client: Client, schedule_id: str, workflow: str, task_queue: str, *, every: timedelta
+) -> None:
+    """Have a system workflow started now and from then on, one at a time, on this task queue.
+
+    A run for another task queue, for which nobody might be there any more, gives way.
+    """
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(workflow, id=schedule_id, task_queue=task_queue),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=max(every, timedelta(minutes=1))),
+    )
+    try:
+        await client.create_schedule(schedule_id, schedule, trigger_immediately=True)
+    except ScheduleAlreadyRunningError:
+        handle = client.get_schedule_handle(schedule_id)
+        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
+        await handle.trigger(overlap=ScheduleOverlapPolicy.TERMINATE_OTHER)

@@ -122,14 +122,18 @@ class Placed:
 
 
 async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Placed:
-    """Store an instance before it starts. One that is there already stays as it is."""
+    """Store an instance before it starts. One that is there already stays as it is, unless its process died before
+    Temporal was told and it was given up: then it begins now."""
     row = await connection.fetchrow(
         """
         WITH inserted AS (
             INSERT INTO instances
                 (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by, purpose)
             VALUES ($1, $2, $3, 'running', $4, $5, $6, $7)
-            ON CONFLICT (instance_id) DO NOTHING RETURNING start_time
+            ON CONFLICT (instance_id) DO UPDATE
+            SET status = 'running', end_time = NULL, error = NULL, reason = NULL, start_time = now()
+            WHERE instances.reason = 'not_started' AND instances.run_id IS NULL
+            RETURNING start_time
         )
         SELECT start_time, false AS begun FROM inserted
         UNION ALL

@@ -7,5 +7,11 @@ from typing import Any
 from workflows.system.outbox import OutboxWorkflow
 from workflows.system.partitions import PartitionsWorkflow
 from workflows.system.projector import ProjectorWorkflow
+from workflows.system.reconciler import ReconcilerWorkflow
 
-SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (ProjectorWorkflow, OutboxWorkflow, PartitionsWorkflow)
+SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (
+    ProjectorWorkflow,
+    OutboxWorkflow,
+    PartitionsWorkflow,
+    ReconcilerWorkflow,
+)
