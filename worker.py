@@ -13,6 +13,7 @@ from temporalio.service import RPCError
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.callbacks import Callbacks
 from activities.instances import Instances
 from activities.messages import Messages
 from activities.outbox import Outbox, Startable, start_outbox
@@ -69,6 +70,7 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
     messages = Messages(database, sealer, transport, resend_unconfirmed=settings.smtp_unconfirmed == "resend")
     instances = Instances(database, sealer)
     profiles = Profiles(database)
+    callbacks = Callbacks(database, sealer, settings)
     projector = Projector(database, sealer, triggers())
     carrier = Outbox(database, sealer, client, settings.task_queue, startables())
     return Worker(
@@ -84,6 +86,8 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
             carrier.deliver,
             Partitions(database).make_ahead,
             Reconciler(database, sealer, client).look,
+            callbacks.send,
+            callbacks.give_up,
         ],
         workflow_runner=workflow_runner(),
         interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],

@@ -23,6 +23,7 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -30,14 +31,16 @@ from activities.heartbeats import heartbeats
 from activities.replays import Replays
 from activities.system import RPC_TIMEOUT, ensure_running
 from models.errors import PerennialError
+from models.messages.callbacks import CALLBACK, CallbackDue, callback_workflow_id
 from models.messages.execution import RecordedEvent
 from models.messages.identity import temporal_workflow_id
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
+from models.messages.public_text import PublicText
 from models.messages.starting import start_message, start_options
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import consent_lock, dead_letters, instances, outbox
+from store import callbacks, consent_lock, dead_letters, instances, outbox
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -158,6 +161,8 @@ class Outbox:
                 await self._replays.carry_on(letter.event_id)
             case "cancel":
                 await self._cancel(letter)
+            case "callback":
+                await self._call_back(letter)
 
     async def _signal(self, letter: Letter) -> None:
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
@@ -180,8 +185,22 @@ class Outbox:
             async with self._database.transaction() as connection:
                 coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
                 await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
+                await callbacks.due(connection, letter.instance_id)
             if coming:
                 raise _StillStartingError from None
+
+    async def _call_back(self, letter: Letter) -> None:
+        due = CallbackDue(instance_id=letter.instance_id, ending=int(letter.event_id))
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await self._client.start_workflow(
+                CALLBACK,
+                due,
+                id=callback_workflow_id(due),
+                task_queue=self._task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                static_summary=PublicText(f"Callback of {letter.workflow_id}"),
+                rpc_timeout=RPC_TIMEOUT,
+            )
 
     async def _start(self, letter: Letter) -> None:
         startable = self._startables.get(letter.workflow_id)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from api.masking import sees_people
 from models.rules.event_privacy import masked
 from models.rules.event_types import EventType
 from models.vocabulary import Role
 from models.wire.events import EventView
-from privacy.masking import mask
+from privacy.masking import mask, sees_people
 from store.events import StoredEvent
 
 

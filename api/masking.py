@@ -7,16 +7,10 @@ from typing import Any
 
 from models.personal import personal_columns
 from models.tables.people import User
-from models.vocabulary import Role
 from privacy.masking import mask
 
 USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items() if declared.mask}
 """The attributes of a profile that are masked, each with how."""
-
-
-def sees_people(role: Role) -> bool:
-    """Whether a role sees whom data is about; all others see masks."""
-    return role is Role.ADMIN
 
 
 def masked_profile(document: Mapping[str, Any]) -> dict[str, Any]:

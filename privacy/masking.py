@@ -9,8 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from models.personal import Mask
+from models.vocabulary import Role
 
 HIDDEN = "***"
+
+
+def sees_people(role: Role) -> bool:
+    """Whether a role sees whom data is about; all others see masks."""
+    return role is Role.ADMIN
 
 
 def mask(kind: Mask, value: Any) -> Any:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from models.messages.execution import StepFailure
 from models.vocabulary import InstanceStatus
 from privacy.sealing import DataKey, Sealer
-from store import data_keys, dead_letters, waits
+from store import callbacks, data_keys, dead_letters, waits
 from store.connection import Connection
 
 NOT_STARTED = "not_started"
@@ -99,7 +99,7 @@ async def follow_up(
     failure: StepFailure | None,
 ) -> None:
     """What follows from an end, in the transaction that writes it: dead letters are left and settled, waits
-    forgotten. Those of an instance that has failed stay, since a replay carries on with them."""
+    forgotten, the callback sent. Waits of one that has failed stay, since a replay carries on with them."""
     await dead_letters.settle_ended(
         connection, instance.instance_id, status, failure.failed_step if failure else None
     )
@@ -108,3 +108,4 @@ async def follow_up(
         await dead_letters.leave(connection, key, *place, run_id, failure)
     if status is not InstanceStatus.FAILED:
         await waits.forget(connection, instance.instance_id, None)
+    await callbacks.due(connection, instance.instance_id)

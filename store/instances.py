@@ -30,6 +30,16 @@ class StoredAttempt:
 
 
 @dataclass(frozen=True)
+class StoredCallback:
+    """What became of an instance's callback."""
+
+    status: str
+    attempts: int
+    last_status: int | None
+    last_attempt_at: datetime | None
+
+
+@dataclass(frozen=True)
 class StoredInstance:
     """An instance as Postgres knows it. Without the person's key what was sealed is empty."""
 
@@ -51,6 +61,7 @@ class StoredInstance:
     """Why it ended, where that wasn't its journey's doing."""
     replaced_runs: Sequence[str] = ()
     """Temporal's runs that count no more, since a replay carries the instance on."""
+    callback: StoredCallback | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +254,9 @@ _CONTEXT = """
            (SELECT array_agg((a.step, a.attempt, a.started_at, a.ended_at, a.error_type, a.error_message,
                               a.interrupted)
                              ORDER BY a.started_at, a.attempt)
-            FROM attempts a WHERE a.instance_id = i.instance_id) AS attempts
+            FROM attempts a WHERE a.instance_id = i.instance_id) AS attempts,
+           (SELECT (c.status, c.attempts, c.last_status, c.last_attempt_at)
+            FROM callbacks c WHERE c.instance_id = i.instance_id) AS callback
     FROM instances i LEFT JOIN data_keys k ON k.subject = i.user_id
 """
 
@@ -252,8 +265,14 @@ async def find(
     connection: Connection, sealer: Sealer, workflow_id: str, instance_id: str
 ) -> StoredInstance | None:
     """One instance of a workflow with its steps and attempts, in one statement."""
+    found = await find_any(connection, sealer, instance_id)
+    return found if found is not None and found.workflow_id == workflow_id else None
+
+
+async def find_any(connection: Connection, sealer: Sealer, instance_id: str) -> StoredInstance | None:
+    """One instance of whatever workflow."""
     row = await connection.fetchrow(_CONTEXT + "WHERE i.instance_id = $1", instance_id)
-    return None if row is None or row["workflow_id"] != workflow_id else _open(sealer, row)
+    return None if row is None else _open(sealer, row)
 
 
 async def page(
@@ -312,6 +331,7 @@ def _open(sealer: Sealer, row: Record) -> StoredInstance:
         end_time=row["end_time"],
         reason=row["reason"],
         replaced_runs=row["replaced_runs"],
+        callback=StoredCallback(*row["callback"]) if row["callback"] else None,
     )
 
 

@@ -23,12 +23,12 @@ _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type,
 GIVE_UP_AFTER = 50
 REPLAY = "dead_letter.replay"
 
-LetterKind = Literal["signal", "start", "replay", "cancel"]
+LetterKind = Literal["signal", "start", "replay", "cancel", "callback"]
 
 
 @dataclass(frozen=True)
 class Letter:
-    """One thing that Temporal is to be told: an event for a waiting instance, a start, a replay, a cancel."""
+    """One thing that Temporal is to be told: an event for a waiting instance, a start, and so on."""
 
     kind: LetterKind
     workflow_id: str

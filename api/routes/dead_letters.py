@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.dependencies import Caller, InTransaction, ResourcesOf
 from api.executions import Executions
 from api.guard import GuardedRoute, allow
-from api.instances import error_view, location
+from api.instances import location
 from api.openapi import problems
 from api.pages import PageQuery
 from api.resources import Resources
@@ -31,6 +31,7 @@ from models.wire.fields import UserId
 from models.wire.pages import Page
 from store import dead_letters, replays
 from store.dead_letters import Filter, StoredDeadLetter
+from store.instance_views import error_view
 
 router = APIRouter(route_class=GuardedRoute, tags=["dead letters"])
 

@@ -24,7 +24,7 @@ from models.errors import (
 )
 from models.vocabulary import Role
 from models.wire.pages import Page, Pagination
-from models.wire.workflows import ExecuteRequest, InstanceView, TriggerView, WorkflowPatch, WorkflowView
+from models.wire.workflows import ExecutedView, ExecuteRequest, TriggerView, WorkflowPatch, WorkflowView
 from store import workflow_settings
 from store.workflow_settings import WorkflowSettings
 from workflows.catalog import Definition, catalog, find
@@ -65,7 +65,7 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
 @router.post(
     "/workflows/{workflow_id}/execute",
     status_code=202,
-    response_model=InstanceView,
+    response_model=ExecutedView,
     responses=problems(
         ConsentRequired,
         WorkflowNotFound,

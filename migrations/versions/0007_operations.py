@@ -1,4 +1,4 @@
-"""Operations: dead letters and their replay."""
+"""Operations: dead letters and their replay, consents that instances rest on, callbacks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ def upgrade() -> None:
     """Make the tables and columns."""
     _instances()
     _dead_letters()
+    _callbacks()
 
 
 def downgrade() -> None:
     """Drop them."""
+    op.drop_table("callbacks")
     op.drop_table("dead_letters")
     op.drop_index("instances_unstarted", "instances")
     for column in ("replayed_at", "replaced_runs", "purpose"):
@@ -66,3 +68,19 @@ def _dead_letters() -> None:
     op.create_index("dead_letters_of_step", "dead_letters", ["instance_id", "failed_step"], unique=True)
     op.create_index("dead_letters_by_status", "dead_letters", ["status", "created_at", "dead_letter_id"])
     op.create_index("dead_letters_by_age", "dead_letters", ["created_at", "dead_letter_id"])
+
+
+def _callbacks() -> None:
+    op.create_table(
+        "callbacks",
+        sa.Column("instance_id", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("url", sa.LargeBinary(), nullable=True, comment="personal: sealed"),
+        sa.Column("secret", sa.LargeBinary(), nullable=True, comment="personal: sealed"),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), server_default=sa.text("'waiting'"), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("last_status", sa.SmallInteger(), nullable=True),
+        sa.Column("last_attempt_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("instance_id"),
+    )

@@ -104,6 +104,24 @@ class DeadLetter(SQLModel, table=True):
     updated_at: datetime = now()
 
 
+class Callback(SQLModel, table=True):
+    """Where the end of an instance is to be told, and what became of it."""
+
+    __tablename__ = "callbacks"
+
+    instance_id: str = words(primary_key=True)
+    user_id: str = words()
+    url: bytes | None = personal(Mask.ALL)
+    secret: bytes | None = personal(Mask.ALL)
+    role: str = words()
+    """As which role the instance is shown there."""
+    status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'waiting'")))
+    attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    last_status: int | None = Field(default=None, sa_column=Column(SmallInteger))
+    """The HTTP status that the last try was answered with; None: it wasn't."""
+    last_attempt_at: datetime | None = moment(nullable=True)
+
+
 class OutboxMessage(SQLModel, table=True):
     """A message to a customer: the intent is written before the effect, under (instance, step)."""
 

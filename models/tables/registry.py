@@ -14,7 +14,7 @@ from models.tables.events import (
     PoisonEvent,
     RetentionPeriod,
 )
-from models.tables.execution import Attempt, DeadLetter, Instance, OutboxMessage, Step, WorkflowSetting
+from models.tables.execution import Attempt, Callback, DeadLetter, Instance, OutboxMessage, Step, WorkflowSetting
 from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.tables.projections import (
     EventWait,
@@ -38,6 +38,7 @@ TABLES: tuple[type[SQLModel], ...] = (
     Step,
     Attempt,
     DeadLetter,
+    Callback,
     OutboxMessage,
     WorkflowSetting,
     Event,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from models.vocabulary import InstanceStatus, Purpose
 from models.wire.fields import Answer, UserId, Wire
@@ -48,7 +48,12 @@ class ExecuteRequest(Wire):
         default_factory=dict, description="As the workflow's schema has them; each has a default."
     )
     max_attempts: MaxAttempts | None = Field(default=None, description="How often a step is tried.")
-    callback_url: None = Field(default=None, description="Not offered yet: only null is taken.")
+    callback_url: StrictStr | None = Field(
+        default=None,
+        description="Where the finished instance is POSTed to, signed as a Standard Webhook with the "
+        "`callback_secret` of the answer. An https URL at a public address.",
+        examples=["https://shop.example.com/hooks/perennial"],
+    )
 
 
 class ErrorView(Answer):
@@ -70,6 +75,18 @@ class AttemptView(Answer):
     error_type: str | None
     error_message: str | None
     interrupted: bool
+
+
+class CallbackView(Answer):
+    """What became of an instance's callback."""
+
+    status: str = Field(
+        json_schema_extra={"enum": ["waiting", "delivered", "gone", "failed"]},
+        description="`gone`: the other side has answered 410, and is told no more.",
+    )
+    attempts: int
+    last_status: int | None = Field(description="The HTTP status of the last try; null: it had no answer.")
+    last_attempt_at: datetime | None
 
 
 class TemporalView(Answer):
@@ -102,6 +119,13 @@ class InstanceView(Answer):
         description="Why it ended, where its journey didn't decide that.",
         examples=["consent_withdrawn"],
     )
+    callback: CallbackView | None = Field(default=None, description="Null where none was asked for.")
     stale: bool = Field(
         default=False, description="True when Temporal couldn't be asked and this is what was last stored."
     )
+
+
+class ExecutedView(InstanceView):
+    """An instance as the answer to its execute; the secret of its callback is shown this once."""
+
+    callback_secret: str | None = Field(default=None, examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"])

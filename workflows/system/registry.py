@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from workflows.system.callback import CallbackWorkflow
 from workflows.system.outbox import OutboxWorkflow
 from workflows.system.partitions import PartitionsWorkflow
 from workflows.system.projector import ProjectorWorkflow
@@ -14,4 +15,5 @@ SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (
     OutboxWorkflow,
     PartitionsWorkflow,
     ReconcilerWorkflow,
+    CallbackWorkflow,
 )
