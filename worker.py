@@ -8,9 +8,10 @@ import signal
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.service import RPCError
-from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.callbacks import Callbacks
@@ -27,7 +28,7 @@ from privacy.keyring import KeyFile
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.readiness import announce_ready
-from runtime.settings import Settings
+from runtime.settings import BadConfiguration, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import SealedPayloads, connect
 from workflows.catalog import catalog, triggers
@@ -40,6 +41,12 @@ PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core"
 """Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
 them, except for their base: what an author writes stays under the sandbox's restrictions."""
 PASSED_THROUGH_WORKFLOWS = ("base", "catalog", "interceptors", "policies")
+
+
+_VERSIONING = {
+    "auto_upgrade": VersioningBehavior.AUTO_UPGRADE,
+    "pinned": VersioningBehavior.PINNED,
+}
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:
@@ -94,9 +101,23 @@ def build_worker(client: Client, settings: Settings, database: Database, sealer:
         max_concurrent_activities=settings.worker_max_activities,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        deployment_config=_deployment(settings),
         graceful_shutdown_timeout=timedelta(seconds=settings.worker_graceful_shutdown_seconds),
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+    )
+
+
+def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
+    """Which build this worker is, where workers are versioned; raises :class:`BadConfiguration` for half of it."""
+    if settings.worker_deployment is None and settings.worker_build_id is None:
+        return None
+    if settings.worker_deployment is None or settings.worker_build_id is None:
+        raise BadConfiguration("PERENNIAL_WORKER_DEPLOYMENT and PERENNIAL_WORKER_BUILD_ID belong together.")
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.worker_deployment, settings.worker_build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=_VERSIONING[settings.worker_versioning],
     )
 
 

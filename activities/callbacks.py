@@ -25,7 +25,7 @@ from store.instance_views import TemporalPlace, instance_view
 PAUSES = tuple(
     timedelta(seconds=seconds) for seconds in (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 6 * 3600)
 )
-"""Between tries, so that the last is made a day after the first; as Standard Webhooks has them, but for the last."""
+"""Between tries, so that the last is made a day after the first; but for it, as Standard Webhooks has them."""
 _GONE = 410
 _LONGEST_WAIT = timedelta(hours=12)
 _JITTER = 0.05

@@ -13,6 +13,7 @@ from api.openapi import build_openapi
 from api.problems import install_problem_handlers
 from api.resources import Resources
 from api.routes import (
+    codec,
     consents,
     dead_letters,
     documents,
@@ -36,6 +37,7 @@ _ROUTERS = (
     workflows.router,
     instances.router,
     dead_letters.router,
+    codec.router,
     retention.router,
     keys.router,
     health.router,

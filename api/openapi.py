@@ -49,6 +49,7 @@ _TAGS = [
     {"name": "events", "description": "The log of what people did; accepted means on disk."},
     {"name": "workflows", "description": "Lifecycle workflows and their instances."},
     {"name": "dead letters", "description": "What has failed for good: replay or discard it."},
+    {"name": "codec", "description": "Opens what is sealed in Temporal's histories."},
     {"name": "retention", "description": "How long data is kept."},
     {"name": "keys", "description": "API keys."},
     {"name": "health", "description": "Probes."},

@@ -278,18 +278,18 @@ async def find_any(connection: Connection, sealer: Sealer, instance_id: str) -> 
 async def page(
     connection: Connection,
     sealer: Sealer,
-    workflow_id: str,
+    workflow_id: str | None,
     *,
     user_id: str | None,
     statuses: Sequence[InstanceStatus] | None,
     before: tuple[datetime, str] | None,
     limit: int,
 ) -> list[StoredInstance]:
-    """Instances of a workflow, newest first, after a position in that order."""
+    """Instances of a workflow, of a user, or both, newest first, after a position in that order."""
     rows = await connection.fetch(
         _CONTEXT
         + """
-        WHERE i.workflow_id = $1
+        WHERE ($1::text IS NULL OR i.workflow_id = $1)
           AND ($2::text IS NULL OR i.user_id = $2)
           AND ($3::text[] IS NULL OR i.status = ANY($3))
           AND ($4::timestamptz IS NULL OR (i.start_time, i.instance_id) < ($4, $5))

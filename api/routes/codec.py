@@ -1,0 +1,122 @@
+"""`/codec`: opens what is sealed in Temporal's histories, for those who may read it there.
+
+Temporal's Web UI sends payloads here with the browser of whoever looks at it. It can send a key only where it has
+a login of its own, so the embedded stack also has a path that is a secret of that stack; see ADR 0021.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request
+from google.protobuf import json_format
+from starlette.responses import Response
+from temporalio.api.common.v1 import Payload
+
+from api.dependencies import ResourcesOf
+from api.guard import GuardedRoute, allow, public
+from api.resources import Resources
+from api.responses import json_response
+from models.errors import FieldError, InvalidContent, NotFound
+from models.wire.codec import DecodedPayloads, EncodedPayloads
+from runtime.settings import Settings
+
+router = APIRouter(route_class=GuardedRoute, tags=["codec"])
+
+_HEADERS = "content-type,x-namespace,authorization,x-api-key"
+_DAY = "86400"
+
+
+@router.post("/codec/decode", response_model=DecodedPayloads)
+@allow()
+async def decode(body: EncodedPayloads, request: Request, resources: ResourcesOf) -> Response:
+    """Open payloads of Temporal's histories: inputs, results, failures."""
+    return await _decoded(body, request, resources)
+
+
+@router.options("/codec/decode", status_code=204, include_in_schema=False)
+@public
+async def preflight(request: Request, resources: ResourcesOf) -> Response:
+    """Let the Web UI's pages ask."""
+    return _preflight(request, resources.settings)
+
+
+@router.post("/codec/{token}/decode", include_in_schema=False)
+@public
+async def decode_in_embedded_stack(
+    token: str, body: EncodedPayloads, request: Request, resources: ResourcesOf
+) -> Response:
+    """The same for the embedded stack's own Web UI, whose address holds the stack's token."""
+    _require_token(token, request, resources.settings)
+    return await _decoded(body, request, resources)
+
+
+@router.options("/codec/{token}/decode", status_code=204, include_in_schema=False)
+@public
+async def preflight_in_embedded_stack(token: str, request: Request, resources: ResourcesOf) -> Response:
+    """Let the embedded stack's Web UI ask."""
+    _require_token(token, request, resources.settings)
+    return _preflight(request, resources.settings)
+
+
+async def _decoded(body: EncodedPayloads, request: Request, resources: Resources) -> Response:
+    codec = (await resources.require_temporal()).data_converter.payload_codec
+    assert codec is not None  # every client of ours has one
+    opened: list[dict[str, Any]] = []
+    errors = []
+    for index, document in enumerate(body.payloads):
+        try:
+            given = json_format.ParseDict(document, Payload(), ignore_unknown_fields=True)
+            [payload] = await codec.decode([given])
+        except (ValueError, json_format.ParseError):
+            errors.append(FieldError(f"/payloads/{index}", "undecodable", "is no payload that our keys open"))
+        else:
+            opened.append(json_format.MessageToDict(payload))
+    if errors:
+        raise InvalidContent(errors)
+    return json_response({"payloads": opened}, headers=_allowed(request, resources.settings))
+
+
+def _require_token(token: str, request: Request, settings: Settings) -> None:
+    """404 for everybody else. A browser that was led here under another name (DNS rebinding) is refused too."""
+    wanted = settings.codec_token if settings.environment == "embedded" else None
+    if wanted is None or not hmac.compare_digest(token.encode(), wanted.encode()) or not _is_loopback(request):
+        raise NotFound("There is nothing under this path.")
+
+
+def _is_loopback(request: Request) -> bool:
+    host = request.url.hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _preflight(request: Request, settings: Settings) -> Response:
+    headers = _allowed(request, settings)
+    if headers:
+        headers |= {
+            "Access-Control-Allow-Methods": "POST",
+            "Access-Control-Allow-Headers": _HEADERS,
+            "Access-Control-Max-Age": _DAY,
+        }
+    return Response(status_code=204, headers=headers)
+
+
+def _allowed(request: Request, settings: Settings) -> dict[str, str]:
+    """The headers that let the Web UI's pages read an answer; none for pages of others."""
+    origin = request.headers.get("origin", "")
+    allowed = origin in _origins(settings)
+    return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"} if allowed else {"Vary": "Origin"}
+
+
+def _origins(settings: Settings) -> set[str]:
+    """Where the Web UI's pages come from; on this machine it has two names."""
+    if not settings.temporal_ui_url:
+        return set()
+    parts = urlsplit(settings.temporal_ui_url)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return {origin, origin.replace("//127.0.0.1", "//localhost")} if parts.hostname == "127.0.0.1" else {origin}
