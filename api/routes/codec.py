@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Query, Request
 from google.protobuf import json_format
 from starlette.responses import Response
 from temporalio.api.common.v1 import Payload
@@ -24,7 +24,15 @@ from models.errors import FieldError, InvalidContent, NotFound
 from models.wire.codec import DecodedPayloads, EncodedPayloads
 from runtime.settings import Settings
 
-router = APIRouter(route_class=GuardedRoute, tags=["codec"])
+
+async def _web_ui(
+    namespace: Annotated[str | None, Query(max_length=255)] = None,
+    preserve_storage_refs: Annotated[bool | None, Query(alias="preserveStorageRefs")] = None,
+) -> None:
+    """What the Web UI says beside the payloads; all namespaces have the same keys."""
+
+
+router = APIRouter(route_class=GuardedRoute, tags=["codec"], dependencies=[Depends(_web_ui)])
 
 _HEADERS = "content-type,x-namespace,authorization,x-api-key"
 _DAY = "86400"

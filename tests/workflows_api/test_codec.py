@@ -66,7 +66,7 @@ async def test_what_does_not_open_is_422_with_its_place(
 
 
 async def test_only_pages_of_the_web_ui_may_ask(api: Clients) -> None:
-    allowed = await api.anonymous.options("/codec/decode", headers={"origin": UI})
+    allowed = await api.anonymous.options("/codec/decode?preserveStorageRefs=true", headers={"origin": UI})
     assert allowed.status_code == 204
     assert allowed.headers["access-control-allow-origin"] == UI
     assert {"content-type", "x-namespace", "authorization"} <= set(
@@ -103,7 +103,7 @@ async def test_the_embedded_stacks_web_ui_needs_no_key_but_its_token(
     embedded: dict[str, httpx.AsyncClient], api: Clients, customer: Customer, temporal: Client
 ) -> None:
     body = {"payloads": [await _sealed(temporal, api, customer)]}
-    path = f"/codec/{TOKEN}/decode"
+    path = f"/codec/{TOKEN}/decode?preserveStorageRefs=true"  # as the Web UI asks
     assert (await embedded["local"].post(path, json=body)).status_code == 200
     assert (await embedded["local"].options(path, headers={"origin": UI})).status_code == 204
     for refused in (
