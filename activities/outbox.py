@@ -1,8 +1,8 @@
 """Telling Temporal what has been put into the outbox: events for waits, starts by trigger, replays.
 
 Each letter may be delivered more than once, and has its effect once: an event's id deduplicates in the workflow,
-the instance id of a trigger follows from the event, and a reset is known by its request id. By
-the line at which the process dies:
+the instance id of a trigger follows from the event, and a reset is known by the run that it has
+made. By the line at which the process dies:
 
 1. before Temporal is told: the letter is still there, and is delivered later.
 2. after it, before the letter is dropped: it is delivered again, without an effect.

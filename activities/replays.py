@@ -16,8 +16,9 @@ Where the reset point lies:
 By the line at which the process dies:
 
 1. before the reset: the letter of the outbox is still there, and is delivered again.
-2. after it: delivered again, Temporal knows the reset by its request id, and the events are told again, which
-   changes nothing. If the instance has meanwhile moved on (its letter isn't `replaying`), nothing is done.
+2. after it: delivered again, and another run than the one that has failed is running, so there is no second
+   reset; the events are told again, which changes nothing. (Temporal takes a second reset under the same
+   request id, tried.) If the instance has moved on (its letter isn't `replaying`), nothing is done.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from temporalio.api.common.v1 import Payload, WorkflowExecution
 from temporalio.api.enums.v1 import EventType, ResetReapplyType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.system import RPC_TIMEOUT
@@ -77,6 +78,9 @@ class Replays:
 
     async def _reset(self, letter: StoredDeadLetter) -> None:
         workflow_id = temporal_workflow_id(letter.workflow_id, letter.instance_id)
+        latest = await self._client.get_workflow_handle(workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
+        if latest.run_id != letter.run_id and latest.status is WorkflowExecutionStatus.RUNNING:
+            return
         handle = self._client.get_workflow_handle(workflow_id, run_id=letter.run_id)
         events = [event async for event in handle.fetch_history_events(rpc_timeout=RPC_TIMEOUT)]
         await self._client.workflow_service.reset_workflow_execution(

@@ -7,14 +7,19 @@ import uuid
 
 import pytest
 from temporalio.client import WorkflowFailureError
+from temporalio.testing import WorkflowEnvironment
 
+from activities.replays import Replays
+from api.executions import Executions
 from models.messages.execution import Progress, StepContext
 from models.vocabulary import DeadLetterStatus, InstanceStatus
+from privacy.sealing import Sealer
+from runtime.database import Database
 from store import data_keys, instances, steps
 from tests.dead_letters.conftest import Stage, working
-from tests.dead_letters.journeys import Buggy, Mended
+from tests.dead_letters.journeys import Acts, Buggy, InARow, Mended
 from tests.support.people import Customer
-from tests.support.runs import Run
+from tests.support.runs import Run, Runs
 
 
 async def _failed(stage: Stage, customer: Customer, workflow_id: str, max_attempts: int = 1) -> Run:
@@ -195,3 +200,35 @@ async def test_a_history_that_is_gone_leaves_the_letter_open_and_the_instance_fa
     assert await _ended(played, run) is InstanceStatus.FAILED
     assert (await played.letter(run)).attempts == 1
     assert (await played.runs.context(run)).error == before.error
+
+
+async def test_a_replay_that_is_delivered_twice_is_one(played: Stage, customer: Customer, sealer: Sealer) -> None:
+    """The outbox died after the reset and before it dropped its letter."""
+    played.acts.failing = {"outside"}
+    run = await _failed(played, customer, "in_a_row")
+    letter = await played.letter(run)
+    played.acts.failing, played.acts.slow = set(), {"outside": 1.0}
+    await played.replay(letter)
+    client = played.runs.environment.client
+    while (described := await run.handle.describe()).run_id == letter.run_id:
+        await asyncio.sleep(0.02)
+    await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
+    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert (await played.runs.context(run)).run_id == described.run_id
+    assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
+    await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
+    assert (await client.get_workflow_handle(run.handle.id).describe()).run_id == described.run_id
+
+
+async def test_a_replay_that_nobody_has_delivered_yet_shows_as_running(
+    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, customer: Customer
+) -> None:
+    """Temporal still says that the run has failed; the request was answered, and holds."""
+    stage = Stage(Runs(skipping, database, sealer, f"undelivered-{uuid.uuid4().hex}"), Acts())
+    stage.acts.failing = {"local"}
+    async with working(stage.runs, stage.acts, [InARow]):
+        run = await _failed(stage, customer, "in_a_row")
+    await stage.replay(await stage.letter(run))
+    sight = await Executions(database, sealer, skipping.client, "unused").look("in_a_row", run.instance_id)
+    assert (sight.stored.status, sight.stored.error, sight.stale) == (InstanceStatus.RUNNING, None, False)
+    await stage.letter(run, DeadLetterStatus.REPLAYING)
