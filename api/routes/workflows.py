@@ -57,7 +57,11 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
     """Change how often steps are tried, or whether the workflow may be executed; running instances go on."""
     definition = find(workflow_id)
     changed = await workflow_settings.change(
-        connection, workflow_id, max_attempts=body.max_attempts, enabled=body.enabled
+        connection,
+        workflow_id,
+        max_attempts=body.max_attempts,
+        enabled=body.enabled,
+        as_defined="max_attempts" in body.model_fields_set and body.max_attempts is None,
     )
     return json_response(_view(definition, changed))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from models.vocabulary import InstanceStatus, Purpose
-from models.wire.fields import Answer, UserId, Wire
+from models.wire.fields import Answer, UserId, Wire, absent
 
 MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
 
@@ -36,8 +36,8 @@ class WorkflowView(Answer):
 class WorkflowPatch(Wire):
     """What an admin may change of a workflow."""
 
-    max_attempts: MaxAttempts | None = None
-    enabled: StrictBool | None = None
+    max_attempts: MaxAttempts | None = Field(default=None, description="Null: as the workflow defines it.")
+    enabled: StrictBool = absent()
 
 
 class ExecuteRequest(Wire):

@@ -159,6 +159,10 @@ async def test_a_disabled_workflow_is_not_executed_and_max_attempts_come_from_th
     assert (await api.admin.patch("/workflows/onboarding", json={"enabled": True})).json()["max_attempts"] == 5
     assert (await execute(api, customer)).json()["max_attempts"] == 5
     assert (await execute(api, customer, max_attempts=9)).json()["max_attempts"] == 9
+    back = await api.admin.patch("/workflows/onboarding", json={"max_attempts": None})
+    assert (back.json()["max_attempts"], back.json()["enabled"]) == (3, True)
+    nothing = await api.admin.patch("/workflows/onboarding", json={"enabled": None})
+    assert field_errors(nothing) == {("/enabled", "required")}
 
 
 async def test_an_answer_that_is_held_back_is_given_when_the_process_stops(
