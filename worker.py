@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.service import RPCError
-from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.audit import AuditSealing, schedule_audit_seal
+from activities.callbacks import Callbacks
 from activities.clocks import Clocks
 from activities.events import Events
 from activities.expired_months import owner_database
@@ -25,6 +27,7 @@ from activities.outbox import Outbox, Startable, start_outbox
 from activities.partitions import Partitions, schedule_partitions
 from activities.profiles import Profiles
 from activities.projector import Projector, start_projectors
+from activities.reconciler import Reconciler, schedule_reconciler
 from activities.recording import StepRecorder
 from activities.retention import Retention, align_histories, schedule_retention
 from activities.transport import SmtpTransport, Transport
@@ -32,6 +35,7 @@ from activities.webhook_transport import WebhookTransport
 from models.vocabulary import Channel
 from privacy.audit_chain import SealKey
 from privacy.keyring import KeyFile
+from privacy.masking import closed_words
 from privacy.sealing import Sealer
 from runtime.collector import collect_rarely
 from runtime.database import Database
@@ -63,6 +67,12 @@ PASSED_THROUGH_WORKFLOWS = (
     "policies",
     "steps",
 )
+
+
+_VERSIONING = {
+    "auto_upgrade": VersioningBehavior.AUTO_UPGRADE,
+    "pinned": VersioningBehavior.PINNED,
+}
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:
@@ -124,43 +134,15 @@ def build_worker(
     ``workflow_cache`` is how many instances are kept in memory between their tasks; others are replayed.
     """
     served = lifecycles or implementations()
-    messages = Messages(
-        database,
-        sealer,
-        transports(settings),
-        {each.definition.workflow_id: each.definition.purpose for each in served},
-        resend_unconfirmed=settings.smtp_unconfirmed == "resend",
-        cap=FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
-        if settings.message_cap
-        else None,
-        templates=templates(each.definition for each in served),
-    )
-    events = Events(database, sealer)
-    instances = Instances(database, sealer)
-    profiles = Profiles(database)
-    projector = Projector(database, sealer, triggers())
-    retention = Retention(database, owner, client)
-    carrier = Outbox(database, sealer, client, settings.task_queue, startables())
+    definitions = [each.definition for each in served]
     return Worker(
         client,
         task_queue=settings.task_queue,
         workflows=[*served, *SYSTEM_WORKFLOWS],
         activities=[
-            instances.record,
-            instances.end,
-            messages.send,
-            messages.withdraw,
-            profiles.set_stage,
-            events.emit,
-            events.last_seen,
-            Clocks(database, sealer).next_local,
-            projector.follow,
-            carrier.deliver,
-            Partitions(database).make_ahead,
-            AuditSealing(database, SealKey(sealer)).seal,
-            retention.begin,
-            retention.sweep,
-            retention.finish,
+            *_lifecycle_activities(settings, database, sealer, definitions),
+            *_following_activities(client, settings, database, sealer, definitions),
+            *_keeping_activities(client, database, sealer, owner),
         ],
         workflow_runner=workflow_runner(),
         max_cached_workflows=workflow_cache,
@@ -168,9 +150,79 @@ def build_worker(
         max_concurrent_activities=settings.worker_max_activities,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        deployment_config=_deployment(settings),
         graceful_shutdown_timeout=timedelta(seconds=settings.worker_graceful_shutdown_seconds),
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+    )
+
+
+def _lifecycle_activities(
+    settings: Settings, database: Database, sealer: Sealer, definitions: Sequence[Definition]
+) -> list[Callable[..., Any]]:
+    """What lifecycle workflows do."""
+    cap = FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
+    messages = Messages(
+        database,
+        sealer,
+        transports(settings),
+        {each.workflow_id: each.purpose for each in definitions},
+        resend_unconfirmed=settings.smtp_unconfirmed == "resend",
+        cap=cap if settings.message_cap else None,
+        templates=templates(definitions),
+    )
+    events, instances = Events(database, sealer), Instances(database, sealer)
+    return [
+        instances.record,
+        instances.end,
+        messages.send,
+        messages.withdraw,
+        Profiles(database).set_stage,
+        events.emit,
+        events.last_seen,
+        Clocks(database, sealer).next_local,
+    ]
+
+
+def _following_activities(
+    client: Client, settings: Settings, database: Database, sealer: Sealer, definitions: Sequence[Definition]
+) -> list[Callable[..., Any]]:
+    """What follows from events, and from the ends of instances."""
+    known = {each.workflow_id: closed_words(each.parameter_schema()) for each in definitions}
+    callbacks = Callbacks(database, sealer, settings, known)
+    return [
+        Projector(database, sealer, triggers()).follow,
+        Outbox(database, sealer, client, settings.task_queue, startables()).deliver,
+        Reconciler(database, sealer, client).look,
+        callbacks.send,
+        callbacks.give_up,
+    ]
+
+
+def _keeping_activities(
+    client: Client, database: Database, sealer: Sealer, owner: Database | None
+) -> list[Callable[..., Any]]:
+    """What keeps the data in order."""
+    retention = Retention(database, owner, client)
+    return [
+        Partitions(database).make_ahead,
+        AuditSealing(database, SealKey(sealer)).seal,
+        retention.begin,
+        retention.sweep,
+        retention.finish,
+    ]
+
+
+def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
+    """Which build this worker is, where workers are versioned; raises :class:`BadConfiguration` for half of it."""
+    if settings.worker_deployment is None and settings.worker_build_id is None:
+        return None
+    if settings.worker_deployment is None or settings.worker_build_id is None:
+        raise BadConfiguration("PERENNIAL_WORKER_DEPLOYMENT and PERENNIAL_WORKER_BUILD_ID belong together.")
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.worker_deployment, settings.worker_build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=_VERSIONING[settings.worker_versioning],
     )
 
 
@@ -215,6 +267,7 @@ async def _start_system(client: Client, task_queue: str) -> None:
             await schedule_partitions(client, task_queue)
             await schedule_audit_seal(client, task_queue)
             await schedule_retention(client, task_queue)
+            await schedule_reconciler(client, task_queue)
         except RPCError:
             log.warning("Temporal did not take the system's workflows; trying again")
             await asyncio.sleep(1)

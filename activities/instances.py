@@ -7,8 +7,9 @@ from temporalio import activity
 from models.messages.execution import InstanceQuestion, Progress, Recorded, StoredEnd, WaitRequest
 from privacy.sealing import DataKey, Sealer
 from runtime.database import Database
-from store import data_keys, instances, waits
+from store import data_keys, endings, instances, waits
 from store.connection import Connection
+from store.endings import Unfinished
 
 
 class Instances:
@@ -31,8 +32,8 @@ class Instances:
             key = (await data_keys.find(connection, self._sealer, [progress.user_id])).get(progress.user_id)
             if key is None:
                 return Recorded()
-            await instances.write_progress(connection, key, progress, run_id)
-            await _settle_waits(connection, key, progress)
+            if await instances.write_progress(connection, key, progress, run_id):
+                await _settle(connection, key, progress, run_id)
         asked = _asked(progress)
         if not asked or progress.status.finished:
             return Recorded()
@@ -58,11 +59,15 @@ def _asked(progress: Progress) -> dict[str, WaitRequest]:
     return asked
 
 
-async def _settle_waits(connection: Connection, key: DataKey, progress: Progress) -> None:
-    """Forget waits that have ended, and register what begins."""
+async def _settle(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> None:
+    """What follows from a writing that was taken: all that follows from an end; and waits that have ended are
+    forgotten, those that begin registered."""
     if progress.status.finished:
-        await waits.forget(connection, progress.instance_id, None)
-    elif progress.waits:
+        ended = Unfinished(
+            progress.instance_id, progress.workflow_id, progress.user_id, progress.current_step, run_id
+        )
+        await endings.follow_up(connection, key, ended, progress.status, run_id, progress.error)
+    if progress.waits:
         await waits.forget(connection, progress.instance_id, progress.waits)
     for step, request in _asked(progress).items():
         await waits.register(connection, key, progress.workflow_id, progress.instance_id, step, request)

@@ -1,7 +1,8 @@
-"""Telling Temporal what the projector has put into the outbox: events for waits, and starts by trigger.
+"""Telling Temporal what has been put into the outbox: events for waits, starts by trigger, replays.
 
 Each letter may be delivered more than once, and has its effect once: an event's id deduplicates in the workflow,
-and the instance id of a trigger follows from the event. By the line at which the process dies:
+the instance id of a trigger follows from the event, and a reset is known by the run that it has
+made. By the line at which the process dies:
 
 1. before Temporal is told: the letter is still there, and is delivered later.
 2. after it, before the letter is dropped: it is delivered again, without an effect.
@@ -22,21 +23,25 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.heartbeats import heartbeats
+from activities.replays import Replays
 from activities.system import RPC_TIMEOUT, ensure_running
 from models.errors import PerennialError
+from models.messages.callbacks import CALLBACK, CallbackDue, callback_workflow_id
 from models.messages.execution import RecordedEvent
 from models.messages.identity import temporal_workflow_id
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
+from models.messages.public_text import PublicText
 from models.messages.starting import start_message, start_options
 from models.rules.triggers import Exit
-from models.vocabulary import Purpose
+from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import instances, outbox, triggers
+from store import callbacks, consent_lock, dead_letters, instances, outbox, triggers
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -48,6 +53,8 @@ IDLE_SECONDS = 0.1
 TURN_SECONDS = 20 * 60.0
 """How long an activity delivers before it lets the workflow continue as new."""
 STARTED_BY = "trigger"
+START_WITHIN = timedelta(minutes=1)
+"""Far longer than whoever has stored an instance takes to tell Temporal of it, or gives up."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,10 @@ class Startable:
     once_per: timedelta | None = None
     """Within which time it starts at most once for a user."""
     exits: Sequence[Exit] = ()
+
+
+class _StillStartingError(Exception):
+    """An instance that is to be cancelled may still be on its way to Temporal."""
 
 
 class Outbox:
@@ -80,6 +91,7 @@ class Outbox:
         self._client = client
         self._task_queue = task_queue
         self._startables = startables
+        self._replays = Replays(database, sealer, client)
 
     @activity.defn(name="outbox.deliver")
     async def deliver(self) -> None:
@@ -133,16 +145,28 @@ class Outbox:
     async def _tell(self, letter: Letter) -> bool:
         """Tell Temporal of one letter; says whether that is settled."""
         try:
-            if letter.kind == "signal":
-                await self._signal(letter)
-            else:
-                await self._start(letter)
+            await self._carry(letter)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:  # the instance has ended
                 return True
             log.warning("Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name})
             return False
+        except _StillStartingError:
+            return False
         return True
+
+    async def _carry(self, letter: Letter) -> None:
+        match letter.kind:
+            case "signal":
+                await self._signal(letter)
+            case "start":
+                await self._start(letter)
+            case "replay":
+                await self._replays.carry_on(letter.event_id)
+            case "cancel":
+                await self._cancel(letter)
+            case "callback":
+                await self._call_back(letter)
 
     async def _signal(self, letter: Letter) -> None:
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
@@ -153,6 +177,34 @@ class Outbox:
             step=letter.step,
         )
         await handle.signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
+
+    async def _cancel(self, letter: Letter) -> None:
+        """Cancel an instance. One whose start hasn't come through is ended here, and looked for a while longer."""
+        handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
+        try:
+            await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            async with self._database.transaction() as connection:
+                coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
+                await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
+                await callbacks.due(connection, letter.instance_id)
+            if coming:
+                raise _StillStartingError from None
+
+    async def _call_back(self, letter: Letter) -> None:
+        due = CallbackDue(instance_id=letter.instance_id, ending=int(letter.event_id))
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await self._client.start_workflow(
+                CALLBACK,
+                due,
+                id=callback_workflow_id(due),
+                task_queue=self._task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                static_summary=PublicText(f"Callback of {letter.workflow_id}"),
+                rpc_timeout=RPC_TIMEOUT,
+            )
 
     async def _start(self, letter: Letter) -> None:
         startable = self._startables.get(letter.workflow_id)
@@ -173,6 +225,8 @@ class Outbox:
         """Store the instance if it may run."""
         async with self._database.transaction() as connection:
             try:
+                if startable.purpose is not None:
+                    await consent_lock.share(connection, [letter.user_id])
                 admission = await instances.admission(
                     connection, self._sealer, letter.workflow_id, letter.user_id, startable.purpose
                 )
@@ -191,6 +245,7 @@ class Outbox:
                 max_attempts=admission.max_attempts or startable.max_attempts,
                 parameters=dict(startable.parameters),
                 started_by=STARTED_BY,
+                purpose=startable.purpose,
             )
             await instances.insert(connection, admission.key, new)
             await triggers.remember(connection, new.instance_id, letter.event_id, letter.event_timestamp)

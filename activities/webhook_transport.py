@@ -6,9 +6,6 @@ attempt, by which the receiver drops repetitions; so an uncertain hand-over is s
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -16,6 +13,7 @@ import httpx
 import orjson
 
 from activities.transport import Envelope, MessageRefused
+from privacy.signatures import signed_headers
 
 TIMEOUT_SECONDS = 20
 _FOR_NOW = frozenset({408, 409, 425, 429})
@@ -33,7 +31,7 @@ class WebhookTransport:
 
     def __init__(self, url: str, secret: str | None) -> None:
         self._url = url
-        self._secret = base64.b64decode(secret.removeprefix("whsec_")) if secret else None
+        self._secret = secret
 
     async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
         """See :class:`activities.transport.Transport`."""
@@ -51,7 +49,7 @@ class WebhookTransport:
                 },
             }
         )
-        headers = {"content-type": "application/json", **self._signature(envelope.message_id, now, body)}
+        headers = {"content-type": "application/json", **self._identified(envelope.message_id, now, body)}
         await about_to()
         async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             answer = await client.post(self._url, content=body, headers=headers)
@@ -61,11 +59,7 @@ class WebhookTransport:
             raise MessageRefused(f"the message endpoint refused the message with {answer.status_code}")
         raise MessageNotTaken(f"the message endpoint answered {answer.status_code}")
 
-    def _signature(self, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
-        seconds = str(int(now.timestamp()))
-        headers = {"webhook-id": message_id, "webhook-timestamp": seconds}
+    def _identified(self, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
         if self._secret is not None:
-            signed = f"{message_id}.{seconds}.".encode() + body
-            digest = hmac.new(self._secret, signed, hashlib.sha256).digest()
-            headers["webhook-signature"] = "v1," + base64.b64encode(digest).decode()
-        return headers
+            return signed_headers(self._secret, message_id, now, body)
+        return {"webhook-id": message_id, "webhook-timestamp": str(int(now.timestamp()))}

@@ -14,7 +14,9 @@ from api.problems import install_problem_handlers
 from api.resources import Resources
 from api.routes import (
     audit,
+    codec,
     consents,
+    dead_letters,
     documents,
     event_types,
     events,
@@ -35,6 +37,8 @@ _ROUTERS = (
     projection.router,
     workflows.router,
     instances.router,
+    dead_letters.router,
+    codec.router,
     retention.router,
     audit.router,
     keys.router,

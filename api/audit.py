@@ -26,7 +26,6 @@ from models.errors import Forbidden, InvalidContent, PerennialError
 from models.vocabulary import Role
 from runtime.database import Database
 from store import audit
-from store.api_keys import Admission
 from store.connection import Connection
 
 _REFUSALS = frozenset({403, 404, 409, 410, 412, 422})
@@ -46,7 +45,9 @@ class Audit:
     """What the audit log gets of one request. ``user_id`` is the one of the path, if it has one."""
 
     action: str
-    caller: Admission
+    actor: str
+    """The id of an API key, or `system:` and what of the platform asks."""
+    role: str
     request_id: str
     user_id: str | None
     in_transaction: bool = False
@@ -86,11 +87,11 @@ class Audit:
         told = dict(details or {})
         if len(distinct) > MOST_SUBJECTS:
             told["subjects"] = len(distinct)
-        if self.caller.role in _SEE_MASKS:
+        if self.role in _SEE_MASKS:
             told["masked"] = True
         return AuditEntry(
-            actor=self.caller.key_id,
-            role=self.caller.role,
+            actor=self.actor,
+            role=self.role,
             action=self.action,
             user_id=user_id or self.user_id,
             subjects=distinct[:MOST_SUBJECTS],

@@ -20,9 +20,10 @@ from api.instances import instance_view, location
 from api.resources import Resources
 from api.responses import json_response
 from api.validation import field_errors
-from models.errors import ConsentRequired, InvalidContent, WorkflowDisabled
-from models.wire.workflows import ExecuteRequest
-from store import instances
+from models.errors import ConsentRequired, FieldError, InvalidContent, WorkflowDisabled
+from models.rules.outside import objection
+from models.wire.workflows import ExecutedView, ExecuteRequest
+from store import callbacks, consent_lock, instances
 from store.api_keys import Admission
 from store.connection import Connection
 from store.instances import NewInstance, Placed
@@ -46,6 +47,15 @@ PreferredWait = Annotated[float, Depends(_preferred_wait)]
 
 
 @dataclass(frozen=True)
+class Admitted:
+    """An instance that is stored and may be started."""
+
+    new: NewInstance
+    placed: Placed
+    callback_secret: str | None
+
+
+@dataclass(frozen=True)
 class Execution:
     """A request to run one workflow."""
 
@@ -64,10 +74,20 @@ class Execution:
             raise InvalidContent([each.below("/parameters") for each in found]) from None
         return checked.model_dump(mode="json")
 
-    async def admit(self, connection: Connection, instance_id: str) -> tuple[NewInstance, Placed]:
+    def callback_url(self) -> str | None:
+        """Where the end is to be told; raises :class:`InvalidContent` for where nothing is sent to."""
+        url = self.request.callback_url
+        loopback = self.resources.settings.environment == "embedded"
+        if url is not None and (found := objection(url, loopback=loopback)):
+            raise InvalidContent([FieldError("/callback_url", *found)])
+        return url
+
+    async def admit(self, connection: Connection, instance_id: str) -> Admitted:
         """Store the instance if it may run; raises what stands in the way."""
         definition, user_id = self.definition, self.request.user_id
-        parameters = self.parameters()
+        parameters, callback_url = self.parameters(), self.callback_url()
+        if definition.purpose is not None:  # its withdrawal may be under way
+            await consent_lock.share(connection, [user_id])
         admission = await instances.admission(
             connection, self.resources.sealer, definition.workflow_id, user_id, definition.purpose
         )
@@ -82,8 +102,13 @@ class Execution:
             max_attempts=self.request.max_attempts or admission.max_attempts or definition.max_attempts,
             parameters=parameters,
             started_by=self.caller.key_id,
+            purpose=definition.purpose,
         )
-        return new, await instances.insert(connection, admission.key, new)
+        placed = await instances.insert(connection, admission.key, new)
+        secret = None
+        if callback_url is not None:
+            secret = await callbacks.place(connection, admission.key, instance_id, callback_url, self.caller.role)
+        return Admitted(new, placed, secret)
 
 
 async def execute_once(execution: Execution, idempotency: Idempotency, wait: float) -> Response:
@@ -106,8 +131,9 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
         if claim.replay:
             await audit.write(connection)
             return claim.replay
-        new, placed = await execution.admit(connection, instance_id)
+        admitted = await execution.admit(connection, instance_id)
         await audit.write(connection)
+    new, placed = admitted.new, admitted.placed
     run_id = None
     if not placed.begun:
         run_id = await executions.start(new, execution.definition.description, repeatable=claim.held is not None)
@@ -115,13 +141,15 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
     if wait:
         finished = await executions.finished_within(new.workflow_id, new.instance_id, wait, resources.stopping)
     sight = finished or await executions.started(new, placed.start_time, run_id)
-    response = _answer(execution, sight, status=200 if finished else 202)
+    response = _answer(execution, sight, admitted.callback_secret, status=200 if finished else 202)
     await _keep(execution, idempotency, claim, response)
     return response
 
 
-def _answer(execution: Execution, sight: Sight, status: int) -> Response:
+def _answer(execution: Execution, sight: Sight, secret: str | None, status: int) -> Response:
     view = instance_view(execution.caller.role, sight, execution.resources.settings)
+    if secret is not None:
+        view = ExecutedView(**vars(view), callback_secret=secret)
     headers = {"Location": location(view.workflow_id, view.instance_id)}
     if status == 200:
         headers["Preference-Applied"] = "wait"

@@ -34,6 +34,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from models.errors import (
     AlreadyFinished,
+    HistoryGone,
     InstanceNotFound,
     TemporalUnavailable,
     WorkerUnavailable,
@@ -181,6 +182,17 @@ class Executions:
             raise _refusal(error) from error
         return await self.look(workflow_id, instance_id)
 
+    async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
+        """Raise :class:`HistoryGone` where Temporal has no history of that run any more, and
+        :class:`TemporalUnavailable` where it can't be asked."""
+        handle = self._client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id), run_id=run_id)
+        try:
+            await handle.describe(rpc_timeout=RPC_TIMEOUT)
+        except (RPCError, RuntimeError) as error:
+            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                raise HistoryGone from error
+            raise TemporalUnavailable from error
+
     async def _stored(self, workflow_id: str, instance_id: str) -> StoredInstance:
         async with self._database.connection() as connection:
             found = await instances.find(connection, self._sealer, workflow_id, instance_id)
@@ -211,6 +223,8 @@ class Executions:
 def _corrected(stored: StoredInstance, told: WorkflowExecutionDescription) -> StoredInstance:
     """The stored context with the status, step and run that Temporal tells of."""
     if stored.end_time is not None:
+        return stored
+    if told.run_id in stored.replaced_runs:  # a replay is on its way to Temporal
         return stored
     closed = _CLOSED.get(told.status) if told.status is not None else None
     if closed is not None:

@@ -172,7 +172,9 @@ async def _admit(request: Request, resources: Resources, route: GuardedRoute) ->
     if admission.exceeded:
         raise TooManyRequests(admission.reset_seconds)
     if route.action is not None:
-        exchange.audit = Audit(route.action, admission, exchange.request_id, _user_in_path(request))
+        exchange.audit = Audit(
+            route.action, admission.key_id, admission.role, exchange.request_id, _user_in_path(request)
+        )
     if admission.role not in route.access.roles:
         names = ", ".join(sorted(route.access.roles))
         raise Forbidden(f"This needs a key with one of the roles {names}.")

@@ -49,6 +49,8 @@ _TAGS = [
     {"name": "consents", "description": "What a person has agreed to, and when. Default deny."},
     {"name": "events", "description": "The log of what people did; accepted means on disk."},
     {"name": "workflows", "description": "Lifecycle workflows and their instances."},
+    {"name": "dead letters", "description": "What has failed for good: replay or discard it."},
+    {"name": "codec", "description": "Opens what is sealed in Temporal's histories."},
     {"name": "retention", "description": "How long data is kept."},
     {"name": "audit", "description": "Every access to personal data, sealed hourly into a chain."},
     {"name": "keys", "description": "API keys."},

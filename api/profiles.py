@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.etags import strong
-from api.masking import profile_for, sees_people
+from api.masking import profile_for
 from models.rules.activity import Activity
 from models.rules.money import average, written
 from models.vocabulary import Purpose, Role
 from models.wire.users import Behavior, Consents, Demographics, Transactions, UserProfile
+from privacy.masking import sees_people
 from store.profile_rows import StoredUser
 
 _ALWAYS = ("user_id", "created_at", "updated_at")

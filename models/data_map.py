@@ -33,6 +33,8 @@ KEPT_AS: Mapping[str, str | None] = {
     "instances": "execution_logs",
     "steps": "execution_logs",
     "attempts": "execution_logs",
+    "dead_letters": "execution_logs",
+    "callbacks": "execution_logs",
     "event_waits": "execution_logs",
     "temporal_outbox": "execution_logs",
     "messages": "messages",
@@ -107,7 +109,11 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "idempotent_answers.headers": "`Location`, `ETag`, `Content-Type`",
     "instances.started_by": KEY_ID,
     "instances.reason": "a word of the workflow's, or an event's type",
+    "instances.replaced_runs": "Temporal's ids of runs",
     "instances.trigger_event_id": "the caller's id of an event",
+    "dead_letters.dead_letter_id": OURS,
+    "dead_letters.failed_step": "a step's name",
+    "callbacks.role": WORD,
     "messages.message_id": OURS,
     "messages.channel": WORD,
     "messages.reason": WORD,
@@ -145,7 +151,7 @@ IN_THE_CLEAR: Mapping[str, str] = {
 """What every other text, document and string of bytes in the clear holds: why it may be there."""
 
 _FREE = (Text, JSONB, ARRAY, LargeBinary)
-_INTERNAL = frozenset({"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events"})
+_INTERNAL = frozenset({"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events", "callbacks"})
 """Tables that tell nothing of a person that another one doesn't; an export passes them over."""
 _INTERNAL_COLUMNS = frozenset({"users.email_index", "events.shard", "events.generation"}) | frozenset(
     {"events.xid", "events.sequence", "idempotent_answers.fingerprint", "idempotent_answers.idempotency_key"}

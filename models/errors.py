@@ -140,6 +140,15 @@ class RetentionRunNotFound(NotFound):
         super().__init__("No run of the retention has this id.")
 
 
+class DeadLetterNotFound(NotFound):
+    """No dead letter with this id."""
+
+    code, title = "dead_letter_not_found", "No such dead letter"
+
+    def __init__(self) -> None:
+        super().__init__("No dead letter has this id.")
+
+
 class MethodNotAllowed(PerennialError):
     """The path is there, and takes other methods."""
 
@@ -198,6 +207,27 @@ class AlreadySettled(Conflict):
 
     def __init__(self) -> None:
         super().__init__("It has been replayed or discarded already.")
+
+
+class AlreadyReplaying(Conflict):
+    """A replay or discard of a dead letter whose replay is under way."""
+
+    code, title = "already_replaying", "The replay is under way"
+
+    def __init__(self) -> None:
+        super().__init__("The dead letter is being replayed; look at its instance.")
+
+
+class HistoryGone(Conflict):
+    """A replay whose instance Temporal has no history of any more."""
+
+    code, title = "history_gone", "The history has been deleted"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Temporal doesn't keep the history of this instance any more, so it can't be carried on; "
+            "execute the workflow again, or discard the dead letter."
+        )
 
 
 class StillUnusable(Conflict):

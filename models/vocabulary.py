@@ -59,6 +59,19 @@ class InstanceStatus(StrEnum):
         return self not in (InstanceStatus.RUNNING, InstanceStatus.PAUSED)
 
 
+class DeadLetterStatus(StrEnum):
+    """Where a dead letter stands.
+
+    `open`: somebody has to decide. `replaying`: its instance is on its way from the failed step on. `replayed`:
+    the step has been done, or the journey came to its end. `discarded`: it is not to be carried on.
+    """
+
+    OPEN = "open"
+    REPLAYING = "replaying"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+
+
 class MessageStatus(StrEnum):
     """Where a message of the outbox stands.
 

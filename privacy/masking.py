@@ -7,10 +7,12 @@ Masks keep what is needed to tell two rows apart at a glance and nothing that na
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from models.personal import PROPERTY_NAME, Mask
+from sqlmodel import SQLModel
+
+from models.personal import PROPERTY_NAME, Mask, personal_columns
 from models.rules.durations import is_duration
 from models.rules.event_types import NAME
 from models.vocabulary import (
@@ -20,6 +22,7 @@ from models.vocabulary import (
     LifecycleStage,
     MessageStatus,
     Purpose,
+    Role,
     Suppression,
 )
 
@@ -31,6 +34,11 @@ _WORDS = frozenset(word.value for words in _VOCABULARIES for word in words) | fr
 """The platform's own words."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]{8,15}(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def sees_people(role: Role) -> bool:
+    """Whether a role sees whom data is about; all others see masks."""
+    return role is Role.ADMIN
 
 
 def mask(kind: Mask, value: Any) -> Any:
@@ -46,6 +54,20 @@ def mask(kind: Mask, value: Any) -> Any:
     if kind is Mask.TEXTS:
         return without_texts(value)
     return HIDDEN
+
+
+def value_for(
+    role: Role, table: type[SQLModel], column: str, value: Any, *, known: Collection[str] = frozenset()
+) -> Any:
+    """What was opened of a personal column, as a role sees it.
+
+    ``known`` are texts that a document in that column may show besides the platform's own, since its schema names
+    them: :func:`closed_words`.
+    """
+    kind = personal_columns(table)[column].mask
+    if sees_people(role) or kind is None:
+        return value
+    return without_texts(value, known) if kind is Mask.TEXTS else mask(kind, value)
 
 
 def without_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
@@ -83,3 +105,19 @@ def _email(address: str) -> str:
     local, _, domain = address.rpartition("@")
     labels, dot, top = domain.rpartition(".")
     return f"{_word(local)}@{_word(labels)}{dot}{top}" if dot else f"{_word(local)}@{_word(domain)}"
+
+
+def closed_words(schema: Any) -> frozenset[str]:
+    """The texts that a JSON schema names itself, as choices: whoever has the schema has them."""
+    return frozenset(_words_in(schema))
+
+
+def _words_in(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        choices = [*schema.get("enum", ()), schema.get("const")]
+        yield from (choice for choice in choices if isinstance(choice, str))
+        for each in schema.values():
+            yield from _words_in(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            yield from _words_in(each)

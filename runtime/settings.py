@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     temporal_address: HostAndPort = "127.0.0.1:7233"
     temporal_namespace: Name = "default"
     temporal_ui_url: HttpUrl | None = None
+    """Where people find Temporal's Web UI: instances link to it, and its pages may ask `/codec/decode`."""
+    codec_in_ui: bool = True
+    """Whether the embedded stack's Web UI shows payloads opened, to whoever can open it on this machine."""
+    codec_token: Annotated[str, Field(min_length=32, pattern=r"^[A-Za-z0-9]+$")] | None = None
+    """Makes `/codec/TOKEN/decode` serve without a key; only in the embedded stack, whose Web UI is given it."""
     temporal_tls: bool = False
     task_queue: Name = "perennial"
     temporal_cli: Path | None = None
@@ -139,6 +144,13 @@ class Settings(BaseSettings):
     messages aren't counted."""
     message_cap_days: float = Field(default=7, gt=0)
 
+    worker_deployment: Name | None = None
+    """The name under which Temporal knows this worker's deployment, with `worker_build_id`; unset: not versioned
+    (see docs/worker-versioning.md)."""
+    worker_build_id: Name | None = None
+    """Which build of the code this worker runs."""
+    worker_versioning: Literal["auto_upgrade", "pinned"] = "auto_upgrade"
+    """Whether an instance goes on with newer code, or ends with what it began with."""
     worker_max_activities: int = Field(default=100, ge=1)
     worker_graceful_shutdown_seconds: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     ready_file: Path | None = None

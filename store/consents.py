@@ -11,7 +11,7 @@ import asyncpg
 
 from models.errors import UserErased, UserNotFound
 from models.vocabulary import Purpose
-from store import consent_lock
+from store import withdrawals
 from store.connection import Connection
 
 
@@ -130,7 +130,7 @@ async def _append(connection: Connection, user_id: str, said: Statement, actor: 
         "UPDATE users SET version = version + 1, updated_at = statement_timestamp() WHERE user_id = $1", user_id
     )
     if not said.granted:
-        await consent_lock.exclude(connection, [user_id])
+        await withdrawals.end_instances(connection, [(user_id, said.purpose.value)])
     return ConsentEntry(row["record_id"], said, actor, row["recorded_at"])
 
 

@@ -240,9 +240,13 @@ async def delete_instances(
              gone_steps AS (DELETE FROM steps WHERE instance_id IN (SELECT * FROM expired) RETURNING 1),
              gone_attempts AS (DELETE FROM attempts WHERE instance_id IN (SELECT * FROM expired) RETURNING 1),
              gone_waits AS (DELETE FROM event_waits WHERE instance_id IN (SELECT * FROM expired) RETURNING 1),
+             gone_letters AS (DELETE FROM dead_letters WHERE instance_id IN (SELECT * FROM expired) RETURNING 1),
+             gone_callbacks AS (DELETE FROM callbacks WHERE instance_id IN (SELECT * FROM expired) RETURNING 1),
              gone AS (DELETE FROM instances WHERE instance_id IN (SELECT * FROM expired) RETURNING 1)
         SELECT (SELECT count(*) FROM gone) AS instances, (SELECT count(*) FROM gone_steps) AS steps,
-               (SELECT count(*) FROM gone_attempts) AS attempts, (SELECT count(*) FROM gone_waits) AS event_waits
+               (SELECT count(*) FROM gone_attempts) AS attempts, (SELECT count(*) FROM gone_waits) AS event_waits,
+               (SELECT count(*) FROM gone_letters) AS dead_letters,
+               (SELECT count(*) FROM gone_callbacks) AS callbacks
         """,
         list(instance_ids),
         older_than,

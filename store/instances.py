@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from asyncpg import Record
@@ -30,6 +30,16 @@ class StoredAttempt:
 
 
 @dataclass(frozen=True)
+class StoredCallback:
+    """What became of an instance's callback."""
+
+    status: str
+    attempts: int
+    last_status: int | None
+    last_attempt_at: datetime | None
+
+
+@dataclass(frozen=True)
 class StoredInstance:
     """An instance as Postgres knows it. Without the person's key what was sealed is empty."""
 
@@ -49,6 +59,9 @@ class StoredInstance:
     end_time: datetime | None
     reason: str | None = None
     """Why it ended, where it was told."""
+    replaced_runs: Sequence[str] = ()
+    """Temporal's runs that count no more, since a replay carries the instance on."""
+    callback: StoredCallback | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,8 @@ class NewInstance:
     max_attempts: int
     parameters: dict[str, Any]
     started_by: str
+    purpose: Purpose | None = None
+    """The consent that it rests on."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +133,18 @@ class Placed:
 
 
 async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Placed:
-    """Store an instance before it starts. One that is there already stays as it is."""
+    """Store an instance before it starts. One that is there already stays as it is, unless its process died before
+    Temporal was told and it was given up: then it begins now."""
     row = await connection.fetchrow(
         """
-        WITH inserted AS (            INSERT INTO instances
-                (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by)
-            VALUES ($1, $2, $3, 'running', $4, $5, $6)
-            ON CONFLICT (instance_id) DO NOTHING RETURNING start_time
+        WITH inserted AS (
+            INSERT INTO instances
+                (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by, purpose)
+            VALUES ($1, $2, $3, 'running', $4, $5, $6, $7)
+            ON CONFLICT (instance_id) DO UPDATE
+            SET status = 'running', end_time = NULL, error = NULL, reason = NULL, start_time = now()
+            WHERE instances.reason = 'not_started' AND instances.run_id IS NULL
+            RETURNING start_time
         )
         SELECT start_time, false AS begun FROM inserted
         UNION ALL
@@ -136,6 +156,7 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Plac
         new.max_attempts,
         key.seal_json("instances.parameters", new.parameters),
         new.started_by,
+        new.purpose.value if new.purpose else None,
     )
     assert row is not None  # one of the two
     return Placed(row["start_time"], row["begun"])
@@ -168,10 +189,28 @@ async def delete_unstarted(connection: Connection, instance_id: str) -> None:
     )
 
 
-async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> None:
+async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool:
+    """End an instance that is to be cancelled and that Temporal has not been seen to run, since its start or its
+    replay is on the way; whatever comes of that is fenced off. Says whether it may still come.
+    """
+    young = await connection.fetchval(
+        """
+        UPDATE instances SET status = 'cancelled', end_time = coalesce(end_time, now())
+        WHERE instance_id = $1 AND (run_id IS NULL OR run_id = ANY(replaced_runs))
+          AND (end_time IS NULL OR status = 'cancelled')
+        RETURNING coalesce(replayed_at, start_time) > now() - $2::interval
+        """,
+        instance_id,
+        start_within,
+    )
+    return bool(young)
+
+
+async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
     """Write where an instance stands, the results of its waits, and its end where it has one.
 
-    An end stays: what a straggler writes after it is dropped.
+    An end stays: what a straggler writes after it is dropped, and so is what a run writes that a replay has
+    replaced. Says whether it was taken; so of an end that is written twice only the first is.
     """
     if progress.waits:
         await connection.execute(
@@ -188,12 +227,14 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
                 for wait in progress.waits.values()
             ],
         )
-    await connection.execute(
+    taken = await connection.fetchval(
         """
         UPDATE instances
         SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
-            end_time = CASE WHEN $7 THEN now() END, reason = coalesce($8, reason)
-        WHERE instance_id = $1 AND end_time IS NULL
+            end_time = CASE WHEN $7 THEN now() END,
+            reason = CASE WHEN $2 = 'cancelled' THEN coalesce(reason, $8) WHEN $7 THEN $8 ELSE reason END
+        WHERE instance_id = $1 AND end_time IS NULL AND $4 <> ALL(replaced_runs)
+        RETURNING true
         """,
         progress.instance_id,
         progress.status.value,
@@ -204,6 +245,7 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         progress.status.finished,
         progress.reason,
     )
+    return bool(taken)
 
 
 async def end_of(connection: Connection, instance_id: str) -> LifecycleOutcome | None:
@@ -221,7 +263,9 @@ _CONTEXT = """
            (SELECT array_agg((a.step, a.attempt, a.started_at, a.ended_at, a.error_type, a.error_message,
                               a.interrupted)
                              ORDER BY a.started_at, a.attempt)
-            FROM attempts a WHERE a.instance_id = i.instance_id) AS attempts
+            FROM attempts a WHERE a.instance_id = i.instance_id) AS attempts,
+           (SELECT (c.status, c.attempts, c.last_status, c.last_attempt_at)
+            FROM callbacks c WHERE c.instance_id = i.instance_id) AS callback
     FROM instances i LEFT JOIN data_keys k ON k.subject = i.user_id
 """
 
@@ -230,25 +274,31 @@ async def find(
     connection: Connection, sealer: Sealer, workflow_id: str, instance_id: str
 ) -> StoredInstance | None:
     """One instance of a workflow with its steps and attempts, in one statement."""
+    found = await find_any(connection, sealer, instance_id)
+    return found if found is not None and found.workflow_id == workflow_id else None
+
+
+async def find_any(connection: Connection, sealer: Sealer, instance_id: str) -> StoredInstance | None:
+    """One instance of whatever workflow."""
     row = await connection.fetchrow(_CONTEXT + "WHERE i.instance_id = $1", instance_id)
-    return None if row is None or row["workflow_id"] != workflow_id else _open(sealer, row)
+    return None if row is None else _open(sealer, row)
 
 
 async def page(
     connection: Connection,
     sealer: Sealer,
-    workflow_id: str,
+    workflow_id: str | None,
     *,
     user_id: str | None,
     statuses: Sequence[InstanceStatus] | None,
     before: tuple[datetime, str] | None,
     limit: int,
 ) -> list[StoredInstance]:
-    """Instances of a workflow, newest first, after a position in that order."""
+    """Instances of a workflow, of a user, or both, newest first, after a position in that order."""
     rows = await connection.fetch(
         _CONTEXT
         + """
-        WHERE i.workflow_id = $1
+        WHERE ($1::text IS NULL OR i.workflow_id = $1)
           AND ($2::text IS NULL OR i.user_id = $2)
           AND ($3::text[] IS NULL OR i.status = ANY($3))
           AND ($4::timestamptz IS NULL OR (i.start_time, i.instance_id) < ($4, $5))
@@ -289,6 +339,8 @@ def _open(sealer: Sealer, row: Record) -> StoredInstance:
         start_time=row["start_time"],
         end_time=row["end_time"],
         reason=row["reason"],
+        replaced_runs=row["replaced_runs"],
+        callback=StoredCallback(*row["callback"]) if row["callback"] else None,
     )
 
 

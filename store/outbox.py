@@ -1,36 +1,44 @@
-"""What Temporal is to be told: written with the projector's cursor, delivered by the outbox's own activity."""
+"""What Temporal is to be told: written in the transaction that it follows from (the projector's with its cursor, a
+withdrawal's, a replay's), delivered by the outbox's own activity."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from models.messages.execution import RecordedEvent
 from models.rules.folding import FoldedEvent, Unfoldable
 from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
 from privacy.sealing import CannotOpen, DataKey
 from store import triggers as windows
 from store import waits
 from store.connection import Connection
+from store.dead_letters import StoredDeadLetter
+from store.waits import Waiting
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
 GIVE_UP_AFTER = 50
+REPLAY = "dead_letter.replay"
+
+LetterKind = Literal["signal", "start", "replay", "cancel", "callback"]
 
 
 @dataclass(frozen=True)
 class Letter:
-    """One thing that Temporal is to be told: an event for a waiting instance, or a start."""
+    """One thing that Temporal is to be told: an event for a waiting instance, a start, and so on."""
 
-    kind: Literal["signal", "start"]
+    kind: LetterKind
     workflow_id: str
     instance_id: str
     step: str | None
-    """The wait that the event is for; None for a start."""
+    """The wait that the event is for, or the step to carry on from."""
     user_id: str
     event_id: str
+    """Of what brought it about: an event, the dead letter that is replayed, the instance that is cancelled."""
     event_type: str
     event_timestamp: datetime
 
@@ -112,9 +120,7 @@ async def _signals(
     ]
 
 
-def _letter(
-    kind: Literal["signal", "start"], workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent
-) -> Letter:
+def _letter(kind: LetterKind, workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent) -> Letter:
     return Letter(
         kind, workflow_id, instance_id, step, event.user_id, event.event_id, event.event_type, event.timestamp
     )
@@ -128,6 +134,30 @@ async def _write(connection: Connection, letters: Sequence[Letter]) -> None:
                                      $7::text[], $8::timestamptz[])""",
             *map(list, zip(*(vars(letter).values() for letter in letters), strict=True)),
         )
+
+
+async def write_signals(
+    connection: Connection, waiting: Waiting, user_id: str, events: Sequence[RecordedEvent]
+) -> None:
+    """Write letters that tell a waiting instance of events."""
+    place = (waiting.workflow_id, waiting.instance_id, waiting.step, user_id)
+    await _write(
+        connection, [Letter("signal", *place, each.event_id, each.event_type, each.timestamp) for each in events]
+    )
+
+
+async def write_replays(connection: Connection, letters: Sequence[StoredDeadLetter], pause: timedelta) -> None:
+    """Write a letter for each replay, due one after the other."""
+    await connection.execute(
+        f"""INSERT INTO temporal_outbox ({_COLUMNS}, due_at)
+            SELECT 'replay', d.workflow_id, d.instance_id, d.failed_step, d.user_id, d.dead_letter_id, $2, now(),
+                   now() + $3::interval * (place - 1)
+            FROM unnest($1::text[]) WITH ORDINALITY AS given (dead_letter_id, place)
+            JOIN dead_letters d USING (dead_letter_id)""",
+        [letter.dead_letter_id for letter in letters],
+        REPLAY,
+        pause,
+    )
 
 
 async def due(connection: Connection, limit: int, without: Collection[int]) -> list[StoredLetter]:

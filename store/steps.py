@@ -24,36 +24,41 @@ class BegunAttempt:
     done: bool
     result: bytes | None
     known: bool
-    """False where the instance has ended, or was taken back before Temporal's start of it came through."""
+    """False where the instance has ended, was taken back before Temporal's start of it came through, or is carried
+    on by another run."""
 
 
 _BEGIN = """
     WITH done AS (
         SELECT result FROM steps WHERE instance_id = $1 AND step = $2
+    ), present AS (
+        SELECT coalesce(replayed_at, '-infinity') AS since FROM instances
+        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs)
     ), entered AS (
         UPDATE instances SET current_step = $2, run_id = $3
-        WHERE instance_id = $1 AND end_time IS NULL AND NOT EXISTS (SELECT FROM done)
+        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs) AND NOT EXISTS (SELECT FROM done)
     ), cut_short AS (
         UPDATE attempts SET interrupted = true, ended_at = now(), error_type = 'Interrupted'
-        WHERE instance_id = $1 AND step = $2 AND ended_at IS NULL
+        WHERE instance_id = $1 AND step = $2 AND ended_at IS NULL AND EXISTS (SELECT FROM present)
         RETURNING attempt
     ), earlier AS (
         SELECT count(*) AS all_of_them,
-               count(*) FILTER (WHERE interrupted OR ended_at IS NULL) AS interruptions
-        FROM attempts WHERE instance_id = $1 AND step = $2
+               count(*) FILTER (WHERE started_at >= since) AS counted,
+               count(*) FILTER (WHERE started_at >= since AND (interrupted OR ended_at IS NULL)) AS interruptions
+        FROM attempts CROSS JOIN (SELECT coalesce((SELECT since FROM present), '-infinity') AS since) AS present
+        WHERE instance_id = $1 AND step = $2
     ), begun AS (
         INSERT INTO attempts (instance_id, step, attempt)
         SELECT $1, $2, all_of_them + 1 FROM earlier
-        WHERE NOT EXISTS (SELECT FROM done)
-          AND EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL)
+        WHERE NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM present)
         ON CONFLICT DO NOTHING
         RETURNING attempt
     )
     SELECT all_of_them + 1 AS number,
-           all_of_them - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
+           counted - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
            EXISTS (SELECT FROM done) AS done,
            (SELECT result FROM done) AS result,
-           EXISTS (SELECT FROM instances WHERE instance_id = $1 AND end_time IS NULL) AS known
+           EXISTS (SELECT FROM present) AS known
     FROM earlier
 """
 
@@ -62,7 +67,7 @@ async def begin_attempt(connection: Connection, context: StepContext, run_id: st
     """Write that an attempt begins, and look whether the step is done already.
 
     Earlier attempts without an end were cut short by a killed worker: they are marked as interrupted and
-    don't count towards ``max_attempts``.
+    don't count towards ``max_attempts``; nor do those from before a replay, which grants all of them anew.
     """
     row = await connection.fetchrow(
         _BEGIN,
@@ -79,12 +84,18 @@ async def begin_attempt(connection: Connection, context: StepContext, run_id: st
 async def complete_attempt(
     connection: Connection, context: StepContext, attempt: int, key: DataKey, result: Any
 ) -> None:
-    """Write the attempt's end and the step's result in one statement; the first result stays."""
+    """Write the attempt's end and the step's result in one statement; the first result stays.
+
+    A dead letter that the step had left has been replayed with that.
+    """
     await connection.execute(
         """
         WITH ended AS (
             UPDATE attempts SET ended_at = now(), interrupted = false, error_type = NULL
             WHERE instance_id = $1 AND step = $2 AND attempt = $3
+        ), replayed AS (
+            UPDATE dead_letters SET status = 'replayed', updated_at = now()
+            WHERE instance_id = $1 AND failed_step = $2 AND status = 'replaying'
         )
         INSERT INTO steps (instance_id, step, position, result) VALUES ($1, $2, $5, $4) ON CONFLICT DO NOTHING
         """,

@@ -13,7 +13,7 @@ from models.rules.activity import Activity
 from models.rules.profile import Profile
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.sealing import DataKey, Sealer
-from store import consent_lock, consents, data_keys
+from store import consent_lock, consents, data_keys, withdrawals
 from store.connection import Connection
 from store.consents import ConsentChange
 from store.profile_rows import NAMES, UNNEST, StoredUser, as_arrays, open_row, sealed_row
@@ -185,13 +185,21 @@ async def update(
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
     narrower = [each.user_id for each in changed if _permits_less(before[each.user_id], each)]
     await consent_lock.exclude(connection, narrower)
+    await withdrawals.end_instances(
+        connection,
+        [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)],
+    )
     return {row["user_id"]: _stored(fresh[row["user_id"]], row, activity[row["user_id"]]) for row in rows}
+
+
+def _withdrawn(before: Profile, after: Profile) -> list[str]:
+    """The purposes that were agreed to before and aren't any more."""
+    return [purpose for purpose, granted in before.consents.items() if granted and not after.consents.get(purpose)]
 
 
 def _permits_less(before: Profile, after: Profile) -> bool:
     """Whether a consent is withdrawn or an attribute forbidden that wasn't before."""
-    withdrawn = any(granted and not after.consents.get(purpose) for purpose, granted in before.consents.items())
-    return withdrawn or any(
+    return bool(_withdrawn(before, after)) or any(
         not allowed and before.privacy_preferences.get(name) is not False
         for name, allowed in after.privacy_preferences.items()
     )

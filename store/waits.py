@@ -80,26 +80,33 @@ async def forget(connection: Connection, instance_id: str, steps: Collection[str
 
 async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[str, list[Waiting]]:
     """The registered waits of some users, whose keys these are."""
-    rows = await connection.fetch(
-        """SELECT w.*, i.events_from, i.trigger_event_id
-           FROM event_waits w JOIN instances i USING (instance_id) WHERE w.user_id = ANY($1::text[])""",
-        list(keys),
-    )
+    rows = await connection.fetch(f"{_WAITING} WHERE w.user_id = ANY($1::text[])", list(keys))
     found: dict[str, list[Waiting]] = {}
     for row in rows:
-        where = keys[row["user_id"]].open_json(_FILTER, row["property_filter"])
-        request = WaitRequest(event_type=row["event_type"], where=where or {})
-        waiting = Waiting(
-            row["workflow_id"],
-            row["instance_id"],
-            row["step"],
-            request,
-            since=row["since"],
-            happened_from=row["events_from"] or row["since"] - GRACE,
-            trigger_event_id=row["trigger_event_id"],
-        )
-        found.setdefault(row["user_id"], []).append(waiting)
+        found.setdefault(row["user_id"], []).append(_waiting(keys[row["user_id"]], row))
     return found
+
+
+async def of_instance(connection: Connection, key: DataKey, instance_id: str) -> list[Waiting]:
+    """The registered waits of one instance, whose person's key this is."""
+    rows = await connection.fetch(f"{_WAITING} WHERE w.instance_id = $1", instance_id)
+    return [_waiting(key, row) for row in rows]
+
+
+_WAITING = "SELECT w.*, i.events_from, i.trigger_event_id FROM event_waits w JOIN instances i USING (instance_id)"
+
+
+def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
+    where = key.open_json(_FILTER, row["property_filter"])
+    return Waiting(
+        row["workflow_id"],
+        row["instance_id"],
+        row["step"],
+        WaitRequest(event_type=row["event_type"], where=where or {}),
+        since=row["since"],
+        happened_from=row["events_from"] or row["since"] - GRACE,
+        trigger_event_id=row["trigger_event_id"],
+    )
 
 
 async def already_recorded(

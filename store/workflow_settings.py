@@ -23,20 +23,30 @@ async def all_settings(connection: Connection) -> Mapping[str, WorkflowSettings]
 
 
 async def change(
-    connection: Connection, workflow_id: str, *, max_attempts: int | None, enabled: bool | None
+    connection: Connection,
+    workflow_id: str,
+    *,
+    max_attempts: int | None,
+    enabled: bool | None,
+    as_defined: bool = False,
 ) -> WorkflowSettings:
-    """Change what is given, keep the rest; returns the overrides as they are now."""
+    """Change what is given, keep the rest; returns the overrides as they are now.
+
+    ``as_defined`` takes an override of ``max_attempts`` back.
+    """
     row = await connection.fetchrow(
         """
         INSERT INTO workflow_settings AS s (workflow_id, max_attempts, enabled)
         VALUES ($1, $2, coalesce($3, true))
         ON CONFLICT (workflow_id) DO UPDATE
-        SET max_attempts = coalesce($2, s.max_attempts), enabled = coalesce($3, s.enabled), changed_at = now()
+        SET max_attempts = CASE WHEN $4 THEN NULL ELSE coalesce($2, s.max_attempts) END,
+            enabled = coalesce($3, s.enabled), changed_at = now()
         RETURNING max_attempts, enabled
         """,
         workflow_id,
         max_attempts,
         enabled,
+        as_defined,
     )
     assert row is not None  # RETURNING of an upsert always gives a row
     return WorkflowSettings(row["max_attempts"], row["enabled"])

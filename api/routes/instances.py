@@ -9,18 +9,20 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.audit import Audit
-from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
+from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
 from api.executions import Executions, Sight
 from api.guard import GuardedRoute, allow, audited
 from api.instances import instance_view, location
 from api.openapi import problems
-from api.pages import PageQuery
+from api.pages import PageQuery, PageRequest
 from api.resources import Resources
 from api.responses import json_response
 from models.errors import (
     AlreadyFinished,
     InstanceNotFound,
     TemporalUnavailable,
+    UserErased,
+    UserNotFound,
     WorkerUnavailable,
     WorkflowNotFound,
 )
@@ -28,11 +30,14 @@ from models.vocabulary import InstanceStatus, Role
 from models.wire.fields import UserId
 from models.wire.pages import Page
 from models.wire.workflows import InstanceView
-from store import instances
+from store import instances, users
 from store.api_keys import Admission
+from store.connection import Connection
 from workflows.catalog import find
 
 router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
+
+Statuses = Annotated[list[InstanceStatus] | None, Query(description="Only these; may be repeated.")]
 
 _LIST = "instances"
 _INSTANCE = "/workflows/{workflow_id}/instances/{instance_id}"
@@ -53,17 +58,52 @@ async def list_instances(
     page: PageQuery,
     audit: AuditOf,
     user_id: Annotated[UserId | None, Query(description="Only of this user.")] = None,
-    status: Annotated[list[InstanceStatus] | None, Query(description="Only these; may be repeated.")] = None,
+    status: Statuses = None,
 ) -> Response:
     """List instances of a workflow, newest first, as they were last recorded."""
     find(workflow_id)
+    return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status)
+
+
+@router.get(
+    "/users/{user_id}/instances",
+    tags=["users"],
+    response_model=Page[InstanceView],
+    responses=problems(UserNotFound, UserErased),
+)
+@allow(Role.OPERATOR, Role.ANALYST)
+@audited("instances.list")
+async def list_instances_of_user(
+    user_id: UserIdInPath,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    page: PageQuery,
+    audit: AuditOf,
+    status: Statuses = None,
+) -> Response:
+    """List a user's instances of all workflows, newest first, as they were last recorded."""
+    await users.require_present(connection, user_id)
+    return await _list(connection, caller, resources, page, audit, None, user_id, status)
+
+
+async def _list(
+    connection: Connection,
+    caller: Admission,
+    resources: Resources,
+    page: PageRequest,
+    audit: Audit,
+    workflow_id: str | None,
+    user_id: str | None,
+    statuses: list[InstanceStatus] | None,
+) -> Response:
     position = page.after(_LIST, datetime, str)
     rows = await instances.page(
         connection,
         resources.sealer,
         workflow_id,
         user_id=user_id,
-        statuses=status,
+        statuses=statuses,
         before=(position[0], position[1]) if position else None,
         limit=page.fetch,
     )

@@ -24,7 +24,7 @@ from models.errors import (
 )
 from models.vocabulary import Role
 from models.wire.pages import Page, Pagination
-from models.wire.workflows import ExecuteRequest, ExitView, InstanceView, TriggerView, WorkflowPatch, WorkflowView
+from models.wire.workflows import ExecutedView, ExecuteRequest, ExitView, TriggerView, WorkflowPatch, WorkflowView
 from store import workflow_settings
 from store.workflow_settings import WorkflowSettings
 from workflows.catalog import Definition, catalog, find
@@ -60,7 +60,11 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
     """Change how often steps are tried, or whether the workflow may be executed; running instances go on."""
     definition = find(workflow_id)
     changed = await workflow_settings.change(
-        connection, workflow_id, max_attempts=body.max_attempts, enabled=body.enabled
+        connection,
+        workflow_id,
+        max_attempts=body.max_attempts,
+        enabled=body.enabled,
+        as_defined="max_attempts" in body.model_fields_set and body.max_attempts is None,
     )
     return json_response(_view(definition, changed))
 
@@ -68,7 +72,7 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
 @router.post(
     "/workflows/{workflow_id}/execute",
     status_code=202,
-    response_model=InstanceView,
+    response_model=ExecutedView,
     responses=problems(
         ConsentRequired,
         WorkflowNotFound,

@@ -53,7 +53,8 @@ DATA_TYPES: Mapping[str, DataType] = {
         DataType(
             EXECUTION_LOGS,
             90,
-            "Workflow instances by their end, with steps and attempts, and Temporal's histories of them.",
+            "Workflow instances by their end, with steps, attempts, dead letters and callbacks, and Temporal's "
+            "histories of them.",
         ),
         DataType(MESSAGES, 365, "Messages to customers, by their creation; not those of running instances."),
         DataType(IDEMPOTENCY_ANSWERS, 1, "Answers kept for an Idempotency-Key; they count for a day."),

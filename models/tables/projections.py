@@ -102,7 +102,8 @@ class TemporalOutbox(SQLModel, table=True):
 
     outbox_id: int | None = Field(default=None, sa_column=Column(BigInteger, primary_key=True))
     kind: str = words()
-    """`signal` (an event for a waiting instance) or `start` (a trigger)."""
+    """`signal` (an event for a waiting instance), `start` (a trigger), `replay` (of a dead letter) or
+    `cancel` (what rested on a consent that was withdrawn), `callback` (an instance has ended)."""
     workflow_id: str = words()
     instance_id: str = words()
     step: str | None = words(nullable=True)

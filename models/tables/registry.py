@@ -14,7 +14,16 @@ from models.tables.events import (
     LogGeneration,
     PoisonEvent,
 )
-from models.tables.execution import Attempt, Instance, OutboxMessage, Step, TriggerWindow, WorkflowSetting
+from models.tables.execution import (
+    Attempt,
+    Callback,
+    DeadLetter,
+    Instance,
+    OutboxMessage,
+    Step,
+    TriggerWindow,
+    WorkflowSetting,
+)
 from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.tables.projections import (
     EventWait,
@@ -38,6 +47,8 @@ TABLES: tuple[type[SQLModel], ...] = (
     Instance,
     Step,
     Attempt,
+    DeadLetter,
+    Callback,
     OutboxMessage,
     TriggerWindow,
     WorkflowSetting,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from models.vocabulary import InstanceStatus, Purpose
-from models.wire.fields import Answer, UserId, Wire
+from models.wire.fields import Answer, UserId, Wire, absent
 
 MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
 
@@ -46,8 +46,8 @@ class WorkflowView(Answer):
 class WorkflowPatch(Wire):
     """What an admin may change of a workflow."""
 
-    max_attempts: MaxAttempts | None = None
-    enabled: StrictBool | None = None
+    max_attempts: MaxAttempts | None = Field(default=None, description="Null: as the workflow defines it.")
+    enabled: StrictBool = absent()
 
 
 class ExecuteRequest(Wire):
@@ -58,7 +58,12 @@ class ExecuteRequest(Wire):
         default_factory=dict, description="As the workflow's schema has them; each has a default."
     )
     max_attempts: MaxAttempts | None = Field(default=None, description="How often a step is tried.")
-    callback_url: None = Field(default=None, description="Not offered yet: only null is taken.")
+    callback_url: StrictStr | None = Field(
+        default=None,
+        description="Where the finished instance is POSTed to, signed as a Standard Webhook with the "
+        "`callback_secret` of the answer. An https URL at a public address.",
+        examples=["https://shop.example.com/hooks/perennial"],
+    )
 
 
 class ErrorView(Answer):
@@ -82,6 +87,18 @@ class AttemptView(Answer):
     interrupted: bool
 
 
+class CallbackView(Answer):
+    """What became of an instance's callback."""
+
+    status: str = Field(
+        json_schema_extra={"enum": ["waiting", "delivered", "gone", "failed"]},
+        description="`gone`: the other side has answered 410, and is told no more.",
+    )
+    attempts: int
+    last_status: int | None = Field(description="The HTTP status of the last try; null: it had no answer.")
+    last_attempt_at: datetime | None
+
+
 class TemporalView(Answer):
     """Where to find the instance in Temporal."""
 
@@ -98,7 +115,10 @@ class InstanceView(Answer):
     user_id: str
     current_step: str | None
     status: InstanceStatus
-    reason: str | None = Field(description="Why it has ended, in the journey's own word, where it said so.")
+    reason: str | None = Field(
+        description="Why it has ended: in the journey's own word, where it said so, or what else ended it.",
+        examples=["bought", "consent_withdrawn"],
+    )
     start_time: datetime
     end_time: datetime | None
     parameters: dict[str, Any]
@@ -108,6 +128,13 @@ class InstanceView(Answer):
     retries: list[AttemptView] = Field(description="Every attempt at every step, in order of time.")
     max_attempts: int
     temporal: TemporalView
+    callback: CallbackView | None = Field(default=None, description="Null where none was asked for.")
     stale: bool = Field(
         default=False, description="True when Temporal couldn't be asked and this is what was last stored."
     )
+
+
+class ExecutedView(InstanceView):
+    """An instance as the answer to its execute; the secret of its callback is shown this once."""
+
+    callback_secret: str | None = Field(default=None, examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"])

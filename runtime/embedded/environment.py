@@ -40,10 +40,18 @@ def service_environment(
         "PYTHONPATH": _python_path(),
         "PYTHONUNBUFFERED": "1",
     }
+    token = codec_token(home, settings)
+    if token is not None:
+        environment["PERENNIAL_CODEC_TOKEN"] = token
     if certificate is not None:
         environment["PERENNIAL_TLS_CERTIFICATE"] = str(certificate.certificate)
         environment["PERENNIAL_TLS_KEY"] = str(certificate.key)
     return environment
+
+
+def codec_token(home: Home, settings: Settings) -> str | None:
+    """The secret that the pages of the stack's own Web UI and its API share; None where they are not to."""
+    return home.secret("codec") if settings.codec_in_ui else None
 
 
 def _python_path() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.embedded import leftovers
 from runtime.embedded.certificates import ensure_certificate
-from runtime.embedded.environment import service_environment
+from runtime.embedded.environment import codec_token, service_environment
 from runtime.embedded.errors import PartFailedError, StackError
 from runtime.embedded.home import Home
 from runtime.embedded.layout import ApiAddress, settle_ports
@@ -83,12 +83,14 @@ class Stack:
         certificate = ensure_certificate(home.tls) if options.tls else None
         self._api_address = ApiAddress(settings.api_host, options.api_port, certificate)
         self._postgres = None if settings.database_url else EmbeddedPostgres(home)
+        token = codec_token(home, settings)
         self._temporal = EmbeddedTemporal(
             home,
             port=options.temporal_port,
             ui_port=options.ui_port,
             binary=find_temporal(settings.temporal_cli),
             namespace=settings.temporal_namespace,
+            codec_endpoint=f"{self._api_address.url}/codec/{token}" if token else None,
         )
         self._services: list[Service] = []
         self._tasks: list[asyncio.Task[None]] = []

@@ -66,12 +66,14 @@ class EmbeddedTemporal:
         ui_port: int = 0,
         binary: Path | None = None,
         namespace: str = "default",
+        codec_endpoint: str | None = None,
         dynamic_config: Mapping[str, str] | None = None,
     ) -> None:
         """``dynamic_config`` values are JSON texts, as the dev server wants them: ``"300"``, ``'"1ms"'``."""
         self._home = home
         self._binary = binary or find_temporal()
         self._namespace = namespace
+        self._codec_endpoint = codec_endpoint
         self._dynamic_config = {**_DYNAMIC_CONFIG, **(dynamic_config or {})}
         self._wanted = {"port": port, "ui-port": ui_port, "http-port": 0, "metrics-port": 0}
         self._ports: dict[str, int] = {}
@@ -186,6 +188,8 @@ class EmbeddedTemporal:
         arguments = [str(self._binary), "server", "start-dev", "--ip", LOOPBACK, "--log-level", "warn"]
         arguments += ["--db-filename", str(self._home.temporal / "temporal.db"), "--ui-disable-news-fetch"]
         arguments += ["--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=OFF"]
+        if self._codec_endpoint is not None:
+            arguments += ["--ui-codec-endpoint", self._codec_endpoint]
         if self._namespace != "default":
             arguments += ["--namespace", self._namespace]
         for flag, port in self._ports.items():

@@ -17,7 +17,7 @@ from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.settings import Settings
-from store import data_keys, instances, steps
+from store import data_keys, dead_letters, instances, steps
 from store.instances import NewInstance
 from tests.support.builders import user
 from tests.support.disk import Canaries
@@ -153,3 +153,5 @@ async def _instance(database: Database, sealer: Sealer, canaries: Canaries) -> N
             connection, second, begun.number, key, error_type="Refused", error_message=called("attempt")
         )
         await instances.write_progress(connection, key, progress, "run")
+        await dead_letters.leave(connection, key, "onboarding", "i-1", "u-1", "run", failure)
+        await connection.execute("UPDATE dead_letters SET dead_letter_id = 'd-1', status = 'replayed'")

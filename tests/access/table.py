@@ -43,6 +43,7 @@ def sends(document: Any) -> Body:
 
 PARAMETERS: Mapping[str, tuple[str, str]] = {
     "instance_id": ("i-1", "i-nothing"),
+    "dead_letter_id": ("d-1", "d-nothing"),
     "poison_id": ("p-1", "p-nothing"),
     "key_id": ("key_1", "key_nothing"),
     "audit_id": ("999999999", "0"),
@@ -87,6 +88,14 @@ TABLE: Mapping[str, Row] = {
     "DELETE /workflows/{workflow_id}/instances/{instance_id}": Row(OPERATORS, 409, 404),
     "POST /workflows/{workflow_id}/instances/{instance_id}/pause": Row(OPERATORS, 409, 404),
     "POST /workflows/{workflow_id}/instances/{instance_id}/resume": Row(OPERATORS, 409, 404),
+    "GET /users/{user_id}/instances": Row(READERS, 200, 404, people=True),
+    "GET /dead-letters": Row(READERS, 200, people=True),
+    "GET /dead-letters/{dead_letter_id}": Row(READERS, 200, 404, people=True),
+    "POST /dead-letters/replay": Row(OPERATORS, 202, body=sends({"user_id": "u-1"})),
+    # The letter has been replayed: what becomes of an open one has tests of its own.
+    "POST /dead-letters/{dead_letter_id}/replay": Row(OPERATORS, 409, 404),
+    "POST /dead-letters/{dead_letter_id}/discard": Row(OPERATORS, 409, 404),
+    "POST /codec/decode": Row(ADMIN, 200, body=sends({"payloads": []})),
     "GET /retention": Row(ADMIN, 200),
     "GET /retention/{data_type}": Row(ADMIN, 200, 404),
     "PUT /retention/{data_type}": Row(ADMIN, 200, 404, body=sends({"days": 365})),

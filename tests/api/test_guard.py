@@ -79,7 +79,9 @@ async def test_every_route_but_the_public_ones_needs_a_key(app: FastAPI, api: Cl
         for method in context.methods or ():
             asked.add(path)
             response = await api.anonymous.request(method, path)
-            if path in public_paths:
+            if path.startswith("/codec/") and (method == "OPTIONS" or "{token}" in path):
+                assert response.status_code in {204, 404, 422}
+            elif path in public_paths:
                 assert response.status_code in {200, 503}
             else:
                 assert_problem(response, 401, "unauthenticated")

@@ -31,7 +31,7 @@ class LiveStack:
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Call the API until it answers something else than that it is away."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 try:
                     response = await self._client.request(method, self.process.endpoints["api"] + path, **options)

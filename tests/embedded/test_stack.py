@@ -39,11 +39,24 @@ def test_one_command_serves_and_one_signal_ends_it(directory: Path) -> None:
         assert [key["name"] for key in keys_of(stack)] == ["admin"]
         with httpx.Client(trust_env=False) as client:
             assert "<html" in client.get(stack.endpoints["temporal_ui"]).text.lower()
+            assert_the_web_ui_opens_payloads(stack, client)
         processes = stack.family()
         code, seconds = stack.stop()
     assert code == 0
     assert seconds < 5
     assert_gone(processes, within=0)
+
+
+def assert_the_web_ui_opens_payloads(stack: RunningStack, client: httpx.Client) -> None:
+    """Do what its pages do: read where to decode, ask whether they may, and send a payload."""
+    ui = stack.endpoints["temporal_ui"]
+    codec = client.get(f"{ui}/api/v1/settings").json()["Codec"]["Endpoint"]
+    assert codec.startswith(f"{stack.endpoints['api']}/codec/")
+    asked = client.options(f"{codec}/decode?preserveStorageRefs=true", headers={"origin": ui})
+    assert asked.headers["access-control-allow-origin"] == ui
+    plain = {"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "MQ=="}
+    opened = client.post(f"{codec}/decode?preserveStorageRefs=true", json={"payloads": [plain]})
+    assert opened.json() == {"payloads": [plain]}
 
 
 @pytest.mark.slow

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.masking import closed_words, value_for
 from models.personal import Mask
 from models.tables.execution import Attempt, Instance, OutboxMessage, Step
 from models.tables.projections import Transaction
 from models.vocabulary import Role
-from privacy.masking import mask, without_texts
+from privacy.masking import closed_words, mask, value_for, without_texts
 
 SHOWN = {
     "message_id": "0" * 32,

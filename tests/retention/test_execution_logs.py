@@ -133,6 +133,39 @@ async def test_rows_whose_histories_are_gone_already_go_too(
     assert await audited(owner, EXECUTION_LOGS) == {("instances", "deleted"): 120}
 
 
+async def test_dead_letters_and_callbacks_go_with_their_instances(
+    owner: Connection, enforced: Retention, customer: Customer
+) -> None:
+    for instance_id, days in (("i-old", 91), ("i-young", 89)):
+        await owner.execute(
+            """INSERT INTO instances
+                   (instance_id, workflow_id, user_id, status, max_attempts, started_by, end_time)
+               VALUES ($1, 'onboarding', $2, 'failed', 3, 'test', now() - make_interval(days => $3))""",
+            instance_id,
+            customer.user_id,
+            days,
+        )
+        await owner.execute(
+            """INSERT INTO dead_letters (dead_letter_id, workflow_id, instance_id, user_id, failed_step, run_id,
+                                         error_type, attempts, status)
+               SELECT $1 || step, 'onboarding', $1, $2, step, 'r-1', 'Refused', 1, 'open'
+                 FROM unnest('{send_welcome,nudge}'::text[]) AS steps (step)""",
+            instance_id,
+            customer.user_id,
+        )
+        await owner.execute(
+            "INSERT INTO callbacks (instance_id, user_id, role) VALUES ($1, $2, 'operator')",
+            instance_id,
+            customer.user_id,
+        )
+    await sweep(enforced)
+    for table, rows in (("dead_letters", 2), ("callbacks", 1)):
+        assert await count(owner, table, "instance_id = 'i-old'") == 0
+        assert await count(owner, table, "instance_id = 'i-young'") == rows
+    told = await audited(owner, EXECUTION_LOGS)
+    assert (told["dead_letters", "deleted"], told["callbacks", "deleted"]) == (2, 1)
+
+
 async def test_messages_go_but_not_those_of_running_instances(
     owner: Connection, enforced: Retention, customer: Customer
 ) -> None:

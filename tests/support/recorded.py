@@ -18,10 +18,12 @@ import activities.projector
 from activities.outbox import start_outbox
 from activities.projector import start_projectors
 from models.messages.audit import AUDIT_SEAL, AUDIT_SEAL_ID
+from models.messages.callbacks import CALLBACK, CallbackDue, callback_workflow_id
 from models.messages.identity import SEARCH_ATTRIBUTES
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.partitions import PARTITIONS, PARTITIONS_ID
 from models.messages.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
+from models.messages.reconciling import RECONCILER, RECONCILER_ID
 from models.messages.retention import RETENTION, RETENTION_SCHEDULE_ID, RetentionRun
 from models.vocabulary import Purpose
 from privacy.keyring import KeyRing, KeySet
@@ -127,7 +129,16 @@ async def _write_turns(client: Client, task_queue: str) -> None:
     retention = await client.start_workflow(
         RETENTION, RetentionRun(), id=RETENTION_SCHEDULE_ID, task_queue=task_queue
     )
-    for name, handle in {PARTITIONS: partitions, AUDIT_SEAL: sealing, RETENTION: retention}.items():
+    looking = await client.start_workflow(RECONCILER, id=RECONCILER_ID, task_queue=task_queue)
+    due = CallbackDue(instance_id="nobodys", ending=0)
+    calling = await client.start_workflow(CALLBACK, due, id=callback_workflow_id(due), task_queue=task_queue)
+    for name, handle in {
+        PARTITIONS: partitions,
+        AUDIT_SEAL: sealing,
+        RETENTION: retention,
+        RECONCILER: looking,
+        CALLBACK: calling,
+    }.items():
         await handle.result()
         _keep(f"{name}-turn", await handle.fetch_history())
     _keep(f"{PROJECTOR}-turn", await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)))

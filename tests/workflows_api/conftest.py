@@ -12,6 +12,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from activities.outbox import Outbox
 from api.app import create_app
 from api.resources import Resources, limiter_database
 from privacy.sealing import Sealer
@@ -19,7 +20,7 @@ from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.http import Clients, clients_of
 from tests.support.people import Customer
-from worker import build_worker
+from worker import build_worker, startables
 
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 
@@ -60,6 +61,18 @@ async def working(settings: Settings, temporal: Client, database: Database, seal
     """A worker for this test's task queue."""
     async with build_worker(temporal, settings, database, sealer):
         yield
+
+
+@pytest.fixture
+async def delivering(
+    settings: Settings, temporal: Client, database: Database, sealer: Sealer
+) -> AsyncIterator[None]:
+    """The outbox's activity, run directly."""
+    carrier = Outbox(database, sealer, temporal, settings.task_queue, startables())
+    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def execute(api: Clients, customer: Customer, **body: Any) -> httpx.Response:

@@ -135,7 +135,8 @@ async def test_what_cannot_be_executed_is_refused(api: Clients, customer: Custom
     )
     assert field_errors(await execute(api, customer, max_attempts=0)) == {("/max_attempts", "too_small")}
     assert field_errors(await execute(api, customer, parameters=[])) == {("/parameters", "invalid_type")}
-    assert (await execute(api, customer, callback_url="http://127.0.0.1/")).status_code == 422
+    plain = await execute(api, customer, callback_url="http://shop.example.com/")
+    assert field_errors(plain) == {("/callback_url", "https_required")}
     for role in (Role.ANALYST, Role.INTEGRATOR):
         assert_problem(await api.of(role).post(url, json={"user_id": customer.user_id}), 403, "forbidden")
 
@@ -158,6 +159,10 @@ async def test_a_disabled_workflow_is_not_executed_and_max_attempts_come_from_th
     assert (await api.admin.patch("/workflows/onboarding", json={"enabled": True})).json()["max_attempts"] == 5
     assert (await execute(api, customer)).json()["max_attempts"] == 5
     assert (await execute(api, customer, max_attempts=9)).json()["max_attempts"] == 9
+    back = await api.admin.patch("/workflows/onboarding", json={"max_attempts": None})
+    assert (back.json()["max_attempts"], back.json()["enabled"]) == (3, True)
+    nothing = await api.admin.patch("/workflows/onboarding", json={"enabled": None})
+    assert field_errors(nothing) == {("/enabled", "required")}
 
 
 async def test_an_answer_that_is_held_back_is_given_when_the_process_stops(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from workflows.system.audit import AuditSealWorkflow
+from workflows.system.callback import CallbackWorkflow
 from workflows.system.outbox import OutboxWorkflow
 from workflows.system.partitions import PartitionsWorkflow
 from workflows.system.projector import ProjectorWorkflow
+from workflows.system.reconciler import ReconcilerWorkflow
 from workflows.system.retention import RetentionWorkflow
 
 SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (
@@ -16,4 +18,6 @@ SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (
     PartitionsWorkflow,
     AuditSealWorkflow,
     RetentionWorkflow,
+    ReconcilerWorkflow,
+    CallbackWorkflow,
 )

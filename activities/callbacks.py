@@ -1,0 +1,95 @@
+"""Telling whoever executed an instance that it has finished: signed, tried for a day, at addresses that may be.
+
+A try that dies after the other side has taken it is repeated under the same `webhook-id`, by which that side knows
+it. What each try gave is written down after it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.outbound import AddressRefused, Answer, Outbound, Unreachable
+from models.messages.callbacks import CallbackDue
+from privacy.sealing import Sealer
+from privacy.signatures import signed_headers
+from runtime.database import Database
+from runtime.settings import Settings
+from store import callbacks, instances
+from store.callbacks import Callback, CallbackStatus
+from store.instance_views import TemporalPlace, instance_view
+
+PAUSES = tuple(
+    timedelta(seconds=seconds) for seconds in (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 6 * 3600)
+)
+"""Between tries, so that the last is made a day after the first; but for it, as Standard Webhooks has them."""
+_GONE = 410
+_LONGEST_WAIT = timedelta(hours=12)
+_JITTER = 0.05
+
+
+class Callbacks:
+    """Sends callbacks."""
+
+    def __init__(
+        self, database: Database, sealer: Sealer, settings: Settings, known: Mapping[str, Collection[str]]
+    ) -> None:
+        """``known`` has, by workflow, the words that its own schema names: they are no person's."""
+        self._known = known
+        self._database = database
+        self._sealer = sealer
+        self._place = TemporalPlace(settings.temporal_ui_url, settings.temporal_namespace)
+        self._outbound = Outbound(loopback=settings.environment == "embedded")
+
+    @activity.defn(name="callbacks.send")
+    async def send(self, due: CallbackDue) -> None:
+        """Tell of one end. Nothing is told where the person has been erased since, or a replay goes on."""
+        async with self._database.connection() as connection:
+            callback = await callbacks.find(connection, self._sealer, due.instance_id)
+            instance = await instances.find_any(connection, self._sealer, due.instance_id)
+        if callback is None or instance is None or instance.end_time is None:
+            return
+        if len(instance.replaced_runs) != due.ending:
+            return
+        known = self._known.get(instance.workflow_id, ())
+        body = instance_view(callback.role, instance, self._place, known).model_dump_json().encode()
+        answer = await self._try(due, callback, body)
+        if answer is not None and answer.status == _GONE:
+            await self._tried(due, "gone", answer)
+        elif answer is not None and answer.taken:
+            await self._tried(due, "delivered", answer)
+        else:
+            await self._tried(due, "waiting", answer)
+            raise _again(activity.info().attempt, answer)
+
+    @activity.defn(name="callbacks.give_up")
+    async def give_up(self, due: CallbackDue) -> None:
+        """Write that a callback is tried no more."""
+        async with self._database.connection() as connection:
+            await callbacks.give_up(connection, due.instance_id)
+
+    async def _try(self, due: CallbackDue, callback: Callback, body: bytes) -> Answer | None:
+        signed = signed_headers(callback.secret, due.message_id, datetime.now(UTC), body)
+        headers = {"content-type": "application/json", "user-agent": "Perennial", **signed}
+        try:
+            return await self._outbound.post(callback.url, body, headers)
+        except (AddressRefused, Unreachable):
+            return None
+
+    async def _tried(self, due: CallbackDue, status: CallbackStatus, answer: Answer | None) -> None:
+        async with self._database.connection() as connection:
+            await callbacks.tried(connection, due.instance_id, status, answer.status if answer else None)
+
+
+def _again(attempt: int, answer: Answer | None) -> ApplicationError:
+    """What makes Temporal try again after a while, or no more. A `Retry-After` makes the while longer."""
+    if attempt > len(PAUSES):
+        return ApplicationError("no try was taken", type="CallbackNotTaken", non_retryable=True)
+    pause = PAUSES[attempt - 1] * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load
+    if answer is not None and answer.retry_after is not None:
+        pause = max(pause, min(timedelta(seconds=answer.retry_after), _LONGEST_WAIT))
+    return ApplicationError("the callback was not taken", type="CallbackNotTaken", next_retry_delay=pause)

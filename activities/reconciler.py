@@ -1,0 +1,156 @@
+"""Terminations, time-outs and starts that never were: brought from Temporal into the stored context.
+
+Temporal is the truth of the status. Lifecycle workflows write their end themselves; nobody does for a run that was
+terminated or timed out from the Web UI or the command line, nor for a row whose process died before it told
+Temporal (ADR 0008). A schedule calls :meth:`Reconciler.look` three times a minute.
+
+All it does is idempotent: it ends rows that have no end, of runs that no replay has replaced. Where it dies, the
+next look begins where the last complete one had come to.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+)
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities import schedules
+from activities.system import RPC_TIMEOUT
+from models.messages.execution import StepFailure
+from models.messages.identity import WORKFLOW, temporal_workflow_id
+from models.messages.reconciling import RECONCILER, RECONCILER_ID, Look, Looked
+from models.vocabulary import InstanceStatus
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import endings
+from store.endings import Ending, Unfinished
+
+EVERY = timedelta(seconds=20)
+OVERLAP = timedelta(minutes=2)
+"""How far behind its end a look begins again: visibility lags, and clocks differ."""
+UNSTARTED_AFTER = timedelta(minutes=1)
+"""How long a row may be on its way to Temporal; whoever tells Temporal gives up far sooner."""
+_CHUNK = 200
+_CLOSED = {
+    WorkflowExecutionStatus.FAILED: InstanceStatus.FAILED,
+    WorkflowExecutionStatus.TIMED_OUT: InstanceStatus.FAILED,
+    WorkflowExecutionStatus.TERMINATED: InstanceStatus.CANCELLED,
+}
+
+
+class Reconciler:
+    """Ends what has ended."""
+
+    def __init__(self, database: Database, sealer: Sealer, client: Client) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._client = client
+
+    @activity.defn(name="reconciler.look")
+    async def look(self, asked: Look) -> Looked:
+        """Look at the runs that have closed since then, and at rows that were never started."""
+        began = datetime.now(UTC)
+        ended = 0
+        async for unfinished in self._suspects(asked.since):
+            if activity.in_activity():
+                activity.heartbeat()
+            ended += await self._compare(unfinished)
+        return Looked(until=began - OVERLAP, ended=ended)
+
+    async def _suspects(self, since: datetime | None) -> AsyncIterator[Unfinished]:
+        closed = [instance_id async for instance_id in self._closed(since)]
+        for chunk in _chunks(closed):
+            async with self._database.connection() as connection:
+                found = await endings.unfinished(connection, chunk)
+            for each in found:
+                yield each
+        async with self._database.connection() as connection:
+            found = await endings.unstarted(connection, UNSTARTED_AFTER)
+        for each in found:
+            yield each
+
+    async def _closed(self, since: datetime | None) -> AsyncIterator[str]:
+        """The instances of runs that have closed otherwise than by themselves, or as failed."""
+        query = f"ExecutionStatus IN ('Failed', 'TimedOut', 'Terminated') AND {WORKFLOW.name} IS NOT NULL"
+        if since is not None:
+            query += f" AND CloseTime >= '{since.isoformat()}'"
+        async for execution in self._client.list_workflows(query, rpc_timeout=RPC_TIMEOUT):
+            yield execution.id.rpartition("/")[2]
+
+    async def _compare(self, unfinished: Unfinished) -> int:
+        """End one row if Temporal says that its latest run has ended; says how many were."""
+        workflow_id = temporal_workflow_id(unfinished.workflow_id, unfinished.instance_id)
+        handle = self._client.get_workflow_handle(workflow_id)
+        try:
+            ending = await self._ending(unfinished, await handle.describe(rpc_timeout=RPC_TIMEOUT))
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            ending = _never_started() if unfinished.run_id is None else None
+        if ending is None:
+            return 0
+        async with self._database.transaction() as connection:
+            return int(await endings.end(connection, self._sealer, unfinished, ending))
+
+    async def _ending(self, unfinished: Unfinished, told: WorkflowExecutionDescription) -> Ending | None:
+        status = _CLOSED.get(told.status) if told.status is not None else None
+        if status is None or told.run_id is None:
+            return None
+        failure = None
+        if told.status is WorkflowExecutionStatus.TIMED_OUT:
+            failure = _failure("TimedOut", "Temporal ended the run: its time was over.", unfinished.current_step)
+        elif status is InstanceStatus.FAILED:
+            failure = await self._failure_of(told, unfinished.current_step)
+        reason = "terminated" if told.status is WorkflowExecutionStatus.TERMINATED else None
+        return Ending(status, told.run_id, failure, reason, told.close_time)
+
+    async def _failure_of(self, told: WorkflowExecutionDescription, step: str | None) -> StepFailure:
+        handle = self._client.get_workflow_handle(told.id, run_id=told.run_id)
+        try:
+            await handle.result(follow_runs=False, rpc_timeout=RPC_TIMEOUT)
+        except WorkflowFailureError as error:
+            cause = error.cause
+            kind = cause.type if isinstance(cause, ApplicationError) and cause.type else type(cause).__name__
+            return _failure(kind, str(cause), step)
+        return _failure("Failed", "The run has failed without saying why.", step)
+
+
+def _failure(kind: str, text: str, step: str | None) -> StepFailure:
+    return StepFailure(error_type=kind, error_message=text, failed_step=step, stack_trace="")
+
+
+def _never_started() -> Ending:
+    text = "The instance was stored, and its process ended before Temporal was told; execute it again."
+    return Ending(InstanceStatus.FAILED, None, _failure("NotStarted", text, None), endings.NOT_STARTED, None)
+
+
+def _chunks(items: Iterable[str]) -> Iterable[list[str]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, _CHUNK)):
+        yield chunk
+
+
+async def schedule_reconciler(client: Client, task_queue: str) -> None:
+    """Have Temporal and the stored context compared from now on."""
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(RECONCILER, id=RECONCILER_ID, task_queue=task_queue),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=EVERY)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(minutes=1)),
+    )
+    await schedules.keep(client, RECONCILER_ID, schedule)

@@ -1,0 +1,90 @@
+"""Callbacks: where the end of an instance is to be told, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.vocabulary import Role
+from privacy.sealing import DataKey, Sealer
+from privacy.signatures import new_secret
+from store.connection import Connection
+
+CallbackStatus = Literal["waiting", "delivered", "gone", "failed"]
+
+
+@dataclass(frozen=True, repr=False)
+class Callback:
+    """Where and how to tell; in the clear, so it has no ``repr``."""
+
+    url: str
+    secret: str
+    role: Role
+    """As which role the instance is shown: that of the key that executed it."""
+
+
+async def place(connection: Connection, key: DataKey, instance_id: str, url: str, role: Role) -> str:
+    """Keep where an instance's end is to be told; returns the secret that it will be signed with.
+
+    A repeated request, whose first answer was lost, gets the secret that the first one made.
+    """
+    secret = new_secret()
+    await connection.execute(
+        """INSERT INTO callbacks (instance_id, user_id, url, secret, role) VALUES ($1, $2, $3, $4, $5)
+           ON CONFLICT (instance_id) DO NOTHING""",
+        instance_id,
+        key.subject,
+        key.seal_json("callbacks.url", url),
+        key.seal_json("callbacks.secret", secret),
+        role.value,
+    )
+    kept = await connection.fetchval("SELECT secret FROM callbacks WHERE instance_id = $1", instance_id)
+    return str(key.open_json("callbacks.secret", kept))
+
+
+async def find(connection: Connection, sealer: Sealer, instance_id: str) -> Callback | None:
+    """Where an instance's end is to be told; None for nowhere, or once its person has been erased."""
+    row = await connection.fetchrow(
+        """SELECT c.*, k.wrapped FROM callbacks c JOIN data_keys k ON k.subject = c.user_id
+            WHERE c.instance_id = $1 AND k.wrapped IS NOT NULL""",
+        instance_id,
+    )
+    if row is None:
+        return None
+    key = sealer.unwrap(row["user_id"], row["wrapped"])
+    return Callback(
+        key.open_json("callbacks.url", row["url"]),
+        key.open_json("callbacks.secret", row["secret"]),
+        Role(row["role"]),
+    )
+
+
+async def tried(connection: Connection, instance_id: str, status: CallbackStatus, http_status: int | None) -> None:
+    """Write what became of a try."""
+    await connection.execute(
+        """UPDATE callbacks SET status = $2, last_status = $3, attempts = attempts + 1, last_attempt_at = now()
+            WHERE instance_id = $1""",
+        instance_id,
+        status,
+        http_status,
+    )
+
+
+async def give_up(connection: Connection, instance_id: str) -> None:
+    """Write that a callback is tried no more."""
+    await connection.execute("UPDATE callbacks SET status = 'failed' WHERE instance_id = $1", instance_id)
+
+
+async def due(connection: Connection, instance_id: str) -> None:
+    """Have the end of an instance told, in the transaction that writes it; nothing where nobody asked for it."""
+    await connection.execute(
+        """
+        INSERT INTO temporal_outbox (kind, workflow_id, instance_id, step, user_id, event_id, event_type,
+                                     event_timestamp)
+        SELECT 'callback', i.workflow_id, i.instance_id, NULL, i.user_id, cardinality(i.replaced_runs)::text,
+               'instance.ended', now()
+        FROM callbacks c JOIN instances i USING (instance_id)
+        WHERE c.instance_id = $1 AND c.status <> 'gone'
+        """,
+        instance_id,
+    )

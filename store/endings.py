@@ -1,0 +1,111 @@
+"""Ends that an instance has not written itself, and what follows from an end whoever writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from models.messages.execution import StepFailure
+from models.vocabulary import InstanceStatus
+from privacy.sealing import DataKey, Sealer
+from store import callbacks, data_keys, dead_letters, waits
+from store.connection import Connection
+
+NOT_STARTED = "not_started"
+"""The reason of an instance that Temporal was never told of; a repeated request may still start it."""
+_LOOKED_AT = 500
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An instance without an end."""
+
+    instance_id: str
+    workflow_id: str
+    user_id: str
+    current_step: str | None
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an instance has ended, as Temporal tells it."""
+
+    status: InstanceStatus
+    run_id: str | None
+    """The run that has; None: there never was one."""
+    failure: StepFailure | None
+    reason: str | None
+    at: datetime | None
+    """None: now."""
+
+
+_UNFINISHED = "SELECT instance_id, workflow_id, user_id, current_step, run_id FROM instances"
+
+
+async def unfinished(connection: Connection, instance_ids: Collection[str]) -> list[Unfinished]:
+    """Those of some instances that have no end."""
+    rows = await connection.fetch(
+        f"{_UNFINISHED} WHERE instance_id = ANY($1::text[]) AND end_time IS NULL", list(instance_ids)
+    )
+    return [Unfinished(*row) for row in rows]
+
+
+async def unstarted(connection: Connection, for_longer_than: timedelta) -> list[Unfinished]:
+    """Instances that nobody has seen running, the oldest first; Temporal may know them all the same."""
+    rows = await connection.fetch(
+        f"""{_UNFINISHED} WHERE run_id IS NULL AND end_time IS NULL AND start_time < now() - $1::interval
+            ORDER BY start_time LIMIT {_LOOKED_AT}""",
+        for_longer_than,
+    )
+    return [Unfinished(*row) for row in rows]
+
+
+async def end(connection: Connection, sealer: Sealer, instance: Unfinished, ending: Ending) -> bool:
+    """Write an end that an instance has not written itself, and what follows from it; says whether it was due.
+
+    A run that a replay has replaced ends nothing, and an end stays.
+    """
+    key = (await data_keys.find(connection, sealer, [instance.user_id])).get(instance.user_id)
+    failure = ending.failure.model_dump() if ending.failure else None
+    taken = await connection.fetchval(
+        """
+        UPDATE instances
+        SET status = $2, end_time = coalesce($3, now()), error = $4, reason = coalesce($5, reason),
+            run_id = coalesce($6, run_id)
+        WHERE instance_id = $1 AND end_time IS NULL AND ($6::text IS NULL OR $6 <> ALL(replaced_runs))
+          AND ($6::text IS NOT NULL OR run_id IS NULL)
+        RETURNING true
+        """,
+        instance.instance_id,
+        ending.status.value,
+        ending.at,
+        key.seal_json("instances.error", failure) if key else None,
+        ending.reason,
+        ending.run_id,
+    )
+    if taken:
+        await follow_up(connection, key, instance, ending.status, ending.run_id, ending.failure)
+    return bool(taken)
+
+
+async def follow_up(
+    connection: Connection,
+    key: DataKey | None,
+    instance: Unfinished,
+    status: InstanceStatus,
+    run_id: str | None,
+    failure: StepFailure | None,
+) -> None:
+    """What follows from an end, in the transaction that writes it: dead letters are left and settled, waits
+    forgotten, the callback sent. Waits of one that has failed stay, since a replay carries on with them."""
+    await dead_letters.settle_ended(
+        connection, instance.instance_id, status, failure.failed_step if failure else None
+    )
+    if failure is not None and key is not None and run_id is not None:
+        place = (instance.workflow_id, instance.instance_id, instance.user_id)
+        await dead_letters.leave(connection, key, *place, run_id, failure)
+    if status is not InstanceStatus.FAILED:
+        await waits.forget(connection, instance.instance_id, None)
+    await callbacks.due(connection, instance.instance_id)

@@ -1,0 +1,104 @@
+"""Journeys whose steps fail when they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+from temporalio import activity, workflow
+
+with workflow.unsafe.imports_passed_through():
+    from models.messages.execution import StepMessage, TemporalMessage
+    from models.rules.durations import Duration
+    from workflows.base import LifecycleWorkflow
+    from workflows.catalog import Parameters, lifecycle
+    from workflows.policies import STORE
+
+
+class Done(TemporalMessage):
+    """What an act gave."""
+
+    step: str
+
+
+class Acts:
+    """Counts what it does, and fails at steps that are told to."""
+
+    def __init__(self) -> None:
+        self.effects: Counter[str] = Counter()
+        self.failing: set[str] = set()
+        self.slow: dict[str, float] = {}
+
+    @activity.defn(name="test.act")
+    async def act(self, message: StepMessage) -> Done:
+        """The effect."""
+        step = message.step_context.step
+        if step in self.slow:
+            await asyncio.sleep(self.slow[step])
+        if step in self.failing:
+            raise ValueError(f"{step} does not work for ada@example.com")
+        self.effects[step] += 1
+        return Done(step=step)
+
+
+class Waits(Parameters):
+    """How long the journey rests."""
+
+    rest: Duration = timedelta(0)
+
+
+@lifecycle("in_a_row", purpose=None)
+class InARow(LifecycleWorkflow[Waits]):
+    """Three steps, of which the second may be a local one."""
+
+    async def journey(self, parameters: Waits) -> None:
+        await self.step("first", Acts.act, StepMessage())
+        self.variables["first"] = True
+        await self.step("local", Acts.act, StepMessage(), policy=STORE)
+        await self.step("outside", Acts.act, StepMessage())
+        self.variables["all"] = True
+
+
+@lifecycle("side_by_side", purpose=None)
+class SideBySide(LifecycleWorkflow[Waits]):
+    """Steps at the same time, and one after them."""
+
+    async def journey(self, parameters: Waits) -> None:
+        await self.step("before", Acts.act, StepMessage())
+        await asyncio.gather(*(self.step(name, Acts.act, StepMessage()) for name in ("one", "two", "three")))
+        await self.step("after", Acts.act, StepMessage())
+
+
+@lifecycle("with_a_wait", purpose=None)
+class WithAWait(LifecycleWorkflow[Waits]):
+    """Waits for an event beside a step that may fail."""
+
+    async def journey(self, parameters: Waits) -> None:
+        event, _ = await asyncio.gather(
+            self.wait_for_event("shop.visit", within=timedelta(days=1)),
+            self.step("beside", Acts.act, StepMessage()),
+        )
+        self.variables["visited"] = event is not None
+
+
+def _bug() -> None:
+    raise KeyError("the journey has a bug")
+
+
+@lifecycle("mended", purpose=None)
+class Buggy(LifecycleWorkflow[Waits]):
+    """Has a bug."""
+
+    async def journey(self, parameters: Waits) -> None:
+        await self.step("first", Acts.act, StepMessage())
+        _bug()
+
+
+@lifecycle("mended", purpose=None)
+class Mended(LifecycleWorkflow[Waits]):
+    """Has none any more."""
+
+    async def journey(self, parameters: Waits) -> None:
+        await self.step("first", Acts.act, StepMessage())
+        await self.step("second", Acts.act, StepMessage())

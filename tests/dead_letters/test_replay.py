@@ -1,0 +1,234 @@
+"""A replay carries an instance on from the failed step; what had been done is not done again."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.testing import WorkflowEnvironment
+
+from activities.replays import Replays
+from api.executions import Executions
+from models.messages.execution import Progress, StepContext
+from models.vocabulary import DeadLetterStatus, InstanceStatus
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import data_keys, instances, steps
+from tests.dead_letters.conftest import Stage, working
+from tests.dead_letters.journeys import Acts, Buggy, InARow, Mended
+from tests.support.people import Customer
+from tests.support.runs import Run, Runs
+
+
+async def _failed(stage: Stage, customer: Customer, workflow_id: str, max_attempts: int = 1) -> Run:
+    run = await stage.runs.start(customer.user_id, workflow_id, max_attempts=max_attempts, still=True)
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    return run
+
+
+async def _ended(stage: Stage, run: Run) -> InstanceStatus:
+    async with asyncio.timeout(20):
+        while (context := await stage.runs.context(run)).end_time is None:
+            await asyncio.sleep(0.02)
+    return context.status
+
+
+@pytest.mark.parametrize("step", ["local", "outside"])
+async def test_completed_steps_have_no_second_effect(played: Stage, customer: Customer, step: str) -> None:
+    played.acts.failing = {step}
+    run = await _failed(played, customer, "in_a_row")
+    letter = await played.letter(run)
+    assert (letter.failed_step, letter.attempts, letter.error_type) == (step, 1, "ValueError")
+    assert letter.error is not None
+    assert "ada@example.com" in letter.error["error_message"]
+    assert "journeys.py" in letter.error["stack_trace"]
+    failed = await played.runs.context(run)
+
+    played.acts.failing = set()
+    await played.replay(letter)
+    reopened = await played.runs.context(run)
+    assert (reopened.status, reopened.end_time, reopened.error) == (InstanceStatus.RUNNING, None, None)
+    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    done = await played.runs.context(run)
+    assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
+    assert done.variables == {"first": True, "all": True}
+    assert done.start_time == failed.start_time
+    assert done.run_id != failed.run_id
+    await played.letter(run, DeadLetterStatus.REPLAYED)
+
+
+async def test_completed_siblings_have_no_second_effect_and_the_others_are_done(
+    played: Stage, customer: Customer
+) -> None:
+    played.acts.failing = {"two"}
+    played.acts.slow = {"two": 0.5, "three": 3.0}  # three is under way when two fails
+    run = await _failed(played, customer, "side_by_side")
+    letter = await played.letter(run)
+    assert letter.failed_step == "two"
+    assert played.acts.effects["one"] == 1
+    played.acts.failing, played.acts.slow = set(), {}
+    await played.replay(letter)
+    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert {name: played.acts.effects[name] for name in ("before", "one", "two", "after")} == {
+        "before": 1,
+        "one": 1,
+        "two": 1,
+        "after": 1,
+    }
+    assert set((await played.runs.context(run)).results) == {"before", "one", "two", "three", "after"}
+
+
+async def test_a_second_failure_is_the_same_letter_with_one_more_attempt_and_fresh_attempts_at_the_step(
+    played: Stage, customer: Customer
+) -> None:
+    played.acts.failing = {"local"}
+    run = await _failed(played, customer, "in_a_row", max_attempts=2)
+    first = await played.letter(run)
+    await played.replay(first)
+    second = await played.letter(run)
+    assert (second.dead_letter_id, second.attempts) == (first.dead_letter_id, 2)
+    assert second.run_id != first.run_id
+    context = await played.runs.context(run)
+    assert context.status is InstanceStatus.FAILED
+    assert context.end_time is not None
+    assert context.error is not None
+    assert context.error["failed_step"] == "local"
+    assert [each.attempt for each in context.attempts if each.step == "local"] == [1, 2, 3, 4]
+    played.acts.failing = set()
+    await played.replay(second)
+    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
+
+
+async def test_another_step_that_fails_after_a_replay_has_a_letter_of_its_own(
+    played: Stage, customer: Customer
+) -> None:
+    played.acts.failing = {"local"}
+    run = await _failed(played, customer, "in_a_row")
+    letter = await played.letter(run)
+    played.acts.failing = {"outside"}
+    await played.replay(letter)
+    assert await _ended(played, run) is InstanceStatus.FAILED
+    async with played.runs.database.connection() as connection:
+        rows = await connection.fetch("SELECT failed_step, status, attempts FROM dead_letters ORDER BY 1")
+    assert [tuple(row) for row in rows] == [("local", "replayed", 1), ("outside", "open", 1)]
+
+
+async def test_a_journey_with_a_bug_leaves_a_letter_and_goes_on_with_the_mended_code(
+    stage: Stage, customer: Customer
+) -> None:
+    async with working(stage.runs, stage.acts, [Buggy]):
+        run = await _failed(stage, customer, "mended")
+        letter = await stage.letter(run)
+        assert (letter.failed_step, letter.error_type) == (None, "KeyError")
+        await stage.replay(letter)
+        again = await stage.letter(run)
+        assert (again.dead_letter_id, again.attempts) == (letter.dead_letter_id, 2)
+    async with working(stage.runs, stage.acts, [Mended]):
+        await stage.replay(again)
+        assert await _ended(stage, run) is InstanceStatus.COMPLETED
+    assert stage.acts.effects == {"first": 1, "second": 1}
+    await stage.letter(run, DeadLetterStatus.REPLAYED)
+
+
+async def test_a_wait_beside_the_failed_step_hears_of_what_came_meanwhile(
+    played: Stage, customer: Customer
+) -> None:
+    played.acts.failing, played.acts.slow = {"beside"}, {"beside": 0.3}
+    run = await _failed(played, customer, "with_a_wait")
+    letter = await played.letter(run)
+    async with played.runs.database.transaction() as connection:
+        key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
+        await connection.execute("SELECT ensure_events_partition(date_trunc('month', now())::date)")
+        await connection.execute(
+            """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
+                                   historical, body)
+               VALUES ('e-meanwhile', $1, 'shop.visit', now(), 's', 0, 1, false, $2)""",
+            customer.user_id,
+            key.seal_json("events.body", {}),
+        )
+    played.acts.failing = set()
+    await played.replay(letter)
+    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert (await played.runs.context(run)).variables == {"visited": True}
+
+
+async def test_what_a_replaced_run_still_writes_is_dropped(played: Stage, customer: Customer) -> None:
+    """A recording of the failed run that is carried out twice, the second time after the replay."""
+    played.acts.failing = {"outside"}
+    run = await _failed(played, customer, "in_a_row")
+    letter = await played.letter(run)
+    async with played.runs.database.transaction() as connection:
+        await connection.execute(
+            "UPDATE instances SET status = 'running', end_time = NULL, replaced_runs = ARRAY[$1::text]",
+            letter.run_id,
+        )
+
+    progress = Progress(
+        instance_id=run.instance_id,
+        user_id=customer.user_id,
+        status=InstanceStatus.FAILED,
+        current_step="outside",
+    )
+    context = StepContext(
+        workflow_id="in_a_row",
+        instance_id=run.instance_id,
+        user_id=customer.user_id,
+        step="outside",
+        position=3,
+        max_attempts=1,
+    )
+    async with played.runs.database.transaction() as connection:
+        key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
+        assert not await instances.write_progress(connection, key, progress, letter.run_id)
+        assert not (await steps.begin_attempt(connection, context, letter.run_id)).known
+        assert (await steps.begin_attempt(connection, context, "another run")).known
+
+
+async def test_a_history_that_is_gone_leaves_the_letter_open_and_the_instance_failed(
+    played: Stage, customer: Customer
+) -> None:
+    played.acts.failing = {"outside"}
+    run = await _failed(played, customer, "in_a_row")
+    before = await played.runs.context(run)
+    async with played.runs.database.connection() as connection:
+        await connection.execute("UPDATE dead_letters SET run_id = $1", str(uuid.uuid4()))
+    await played.replay(await played.letter(run))
+    assert await _ended(played, run) is InstanceStatus.FAILED
+    assert (await played.letter(run)).attempts == 1
+    assert (await played.runs.context(run)).error == before.error
+
+
+async def test_a_replay_that_is_delivered_twice_is_one(played: Stage, customer: Customer, sealer: Sealer) -> None:
+    """The outbox died after the reset and before it dropped its letter."""
+    played.acts.failing = {"outside"}
+    run = await _failed(played, customer, "in_a_row")
+    letter = await played.letter(run)
+    played.acts.failing, played.acts.slow = set(), {"outside": 1.0}
+    await played.replay(letter)
+    client = played.runs.environment.client
+    while (described := await run.handle.describe()).run_id == letter.run_id:
+        await asyncio.sleep(0.02)
+    await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
+    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert (await played.runs.context(run)).run_id == described.run_id
+    assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
+    await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
+    assert (await client.get_workflow_handle(run.handle.id).describe()).run_id == described.run_id
+
+
+async def test_a_replay_that_nobody_has_delivered_yet_shows_as_running(
+    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, customer: Customer
+) -> None:
+    """Temporal still says that the run has failed; the request was answered, and holds."""
+    stage = Stage(Runs(skipping, database, sealer, f"undelivered-{uuid.uuid4().hex}", [InARow]), Acts())
+    stage.acts.failing = {"local"}
+    async with working(stage.runs, stage.acts, [InARow]):
+        run = await _failed(stage, customer, "in_a_row")
+    await stage.replay(await stage.letter(run))
+    sight = await Executions(database, sealer, skipping.client, "unused").look("in_a_row", run.instance_id)
+    assert (sight.stored.status, sight.stored.error, sight.stale) == (InstanceStatus.RUNNING, None, False)
+    await stage.letter(run, DeadLetterStatus.REPLAYING)

@@ -1,0 +1,1 @@
+"""What happens to instances from outside: withdrawals, terminations, callbacks."""

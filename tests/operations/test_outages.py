@@ -1,0 +1,88 @@
+"""Temporal away, or without the history: what was stored answers, and nothing new is taken that can't be kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
+from temporalio.client import Client
+
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.builders import user
+from tests.support.http import assert_problem
+from tests.support.little_stack import LittleStack, little_stack
+
+EXECUTE = "/workflows/onboarding/execute"
+SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
+
+
+@pytest.fixture(scope="module")
+async def frail(
+    database_url: str, key_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LittleStack]:
+    """A stack whose Temporal is to be stopped."""
+    settings = Settings(environment="embedded", database_url=database_url, key_file=key_file, task_queue="outages")
+    async with little_stack(settings, tmp_path_factory.mktemp("outages"), apis=1) as running:
+        yield running
+
+
+async def _until(client: httpx.AsyncClient, path: str, **wanted: Any) -> dict[str, Any]:
+    async with asyncio.timeout(60):
+        while True:
+            instance: dict[str, Any] = (await client.get(path)).json()
+            if all(instance.get(name) == value for name, value in wanted.items()):
+                return instance
+            await asyncio.sleep(0.1)
+
+
+async def test_what_was_stored_answers_while_temporal_is_away(frail: LittleStack, database: Database) -> None:
+    async with frail.clients(database) as [client]:
+        await client.post("/users", json=user())
+        waiting = (await client.post(EXECUTE, json={"user_id": "u-1"})).headers["location"]
+        body = {"user_id": "u-1", "parameters": SHORT}
+        finished = (await client.post(EXECUTE, json=body)).headers["location"]
+        await _until(client, waiting, current_step="wait_for_first_activity")
+        outcome = await _until(client, finished, status="completed")
+
+        await frail.temporal.stop()
+        shown = (await client.get(waiting)).json()
+        assert (shown["stale"], shown["status"], shown["current_step"]) == (
+            True,
+            "running",
+            "wait_for_first_activity",
+        )
+        assert (await client.get(finished)).json() == outcome
+        for path in (EXECUTE, f"{waiting}/pause"):
+            refused = await client.post(path, json=body if path is EXECUTE else None)
+            assert_problem(refused, 503, "temporal_unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+        refused = await client.delete(waiting)
+        assert_problem(refused, 503, "temporal_unavailable")
+        assert len((await client.get("/users/u-1/instances")).json()["data"]) == 2
+
+        await frail.temporal.start()
+        await _until(client, waiting, stale=False, status="running")
+        again = await client.post(EXECUTE, json=body, headers={"Prefer": "wait=30"})
+        assert (again.status_code, again.json()["status"]) == (200, "completed")
+
+
+async def test_what_was_stored_answers_when_the_history_is_gone(frail: LittleStack, database: Database) -> None:
+    async with frail.clients(database) as [client]:
+        await client.post("/users", json=user())
+        body = {"user_id": "u-1", "parameters": SHORT}
+        path = (await client.post(EXECUTE, json=body)).headers["location"]
+        outcome = await _until(client, path, status="completed")
+        temporal = await Client.connect(frail.temporal.address)
+        execution = WorkflowExecution(workflow_id=outcome["temporal"]["workflow_id"])
+        await temporal.workflow_service.delete_workflow_execution(
+            DeleteWorkflowExecutionRequest(namespace="default", workflow_execution=execution)
+        )
+        assert (await client.get(path)).json() == outcome
+        assert_problem(await client.delete(path), 409, "already_finished")

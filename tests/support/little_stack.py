@@ -1,0 +1,54 @@
+"""API processes and a worker process over a real Temporal, for tests that need several of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from models.vocabulary import Role
+from runtime.database import Database
+from runtime.embedded.home import Home
+from runtime.embedded.ports import free_port
+from runtime.embedded.temporal_server import EmbeddedTemporal
+from runtime.settings import Settings
+from tests.support.http import bearer, new_key
+from tests.support.processes import PerennialProcess
+
+MODULE = "tests.support.marketed"
+
+
+@dataclass
+class LittleStack:
+    """Its addresses; ``clients`` has an admin's client of each API process, as long as the database is kept."""
+
+    temporal: EmbeddedTemporal
+    settings: Settings
+    addresses: list[str]
+    worker: PerennialProcess
+
+    @asynccontextmanager
+    async def clients(self, database: Database) -> AsyncIterator[list[httpx.AsyncClient]]:
+        headers = bearer(await new_key(database, Role.ADMIN))
+        async with AsyncExitStack() as stack:
+            yield [
+                await stack.enter_async_context(
+                    httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=60)
+                )
+                for address in self.addresses
+            ]
+
+
+@asynccontextmanager
+async def little_stack(settings: Settings, directory: Path, apis: int = 2) -> AsyncIterator[LittleStack]:
+    """Start one; its Temporal is its own, its database is the one that the settings name."""
+    async with EmbeddedTemporal(Home(directory / "home")) as temporal, AsyncExitStack() as stack:
+        common = settings.model_copy(update={"temporal_address": temporal.address})
+        worker = await stack.enter_async_context(PerennialProcess("worker", common, directory, MODULE))
+        each = [common.model_copy(update={"api_port": free_port()}) for _ in range(apis)]
+        for one in each:
+            await stack.enter_async_context(PerennialProcess("api", one, directory, MODULE))
+        yield LittleStack(temporal, common, [f"http://127.0.0.1:{one.api_port}" for one in each], worker)

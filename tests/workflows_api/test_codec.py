@@ -1,0 +1,155 @@
+"""`/codec/decode`: for admins, and for the embedded stack's own Web UI."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from google.protobuf import json_format
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client
+
+from api.app import create_app
+from api.resources import Resources, limiter_database
+from models.vocabulary import Role
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.http import Clients, assert_problem, field_errors
+from tests.support.people import Customer
+from tests.workflows_api.conftest import execute
+from tests.workflows_api.test_audit import rows_of
+
+UI = "http://127.0.0.1:8233"
+TOKEN = "a1" * 24
+
+
+async def _sealed(temporal: Client, api: Clients, customer: Customer) -> dict[str, Any]:
+    """The first input of an instance, as the Web UI reads it."""
+    instance = (await execute(api, customer)).json()
+    handle = temporal.get_workflow_handle(instance["temporal"]["workflow_id"])
+    async for event in handle.fetch_history_events():
+        [payload] = event.workflow_execution_started_event_attributes.input.payloads
+        break
+    await handle.terminate()
+    return json_format.MessageToDict(payload)
+
+
+async def test_an_admin_opens_what_is_sealed_in_history_and_nobody_else(
+    api: Clients, customer: Customer, temporal: Client
+) -> None:
+    sealed = await _sealed(temporal, api, customer)
+    answer = await api.admin.post("/codec/decode", json={"payloads": [sealed, sealed]}, headers={"origin": UI})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == UI
+    opened = [json_format.ParseDict(each, Payload()) for each in answer.json()["payloads"]]
+    assert len(opened) == 2
+    assert customer.user_id.encode() in opened[0].data
+    for role in (Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR):
+        assert_problem(await api.of(role).post("/codec/decode", json={"payloads": [sealed]}), 403, "forbidden")
+    assert_problem(await api.anonymous.post("/codec/decode", json={"payloads": []}), 401, "unauthenticated")
+
+
+async def test_what_was_opened_is_in_the_audit_log_and_of_whom(
+    api: Clients,
+    embedded: dict[str, httpx.AsyncClient],
+    customer: Customer,
+    temporal: Client,
+    database: Database,
+) -> None:
+    """By the token's path as well, under the Web UI's name. A user id that is sent in the clear is nobody's."""
+    sealed = await _sealed(temporal, api, customer)
+    plain = Payload(metadata={"encoding": b"json/plain"}, data=b'{"user_id": "u-anybody"}')
+    body = {"payloads": [sealed, json_format.MessageToDict(plain)]}
+    said = {"action": "payloads.decode", "user_id": None, "subjects": [customer.user_id], "outcome": "done"}
+    assert (await api.admin.post("/codec/decode", json=body, headers={"X-Request-Id": "r-key"})).is_success
+    path, headers = f"/codec/{TOKEN}/decode", {"X-Request-Id": "r-token"}
+    assert (await embedded["local"].post(path, json=body, headers=headers)).is_success
+    for request_id, role in (("r-key", "admin"), ("r-token", "system")):
+        [row] = await rows_of(database, request_id)
+        assert row == {**said, "role": role, "details": {"payloads": 2}}
+
+
+async def test_nothing_is_opened_that_the_audit_log_could_not_tell_of(
+    api: Clients,
+    embedded: dict[str, httpx.AsyncClient],
+    customer: Customer,
+    temporal: Client,
+    owner: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    body = {"payloads": [await _sealed(temporal, api, customer)]}
+    await owner.execute("ALTER TABLE audit_log ADD CONSTRAINT shut CHECK (action <> 'payloads.decode') NOT VALID")
+    try:
+        for client, path in ((api.admin, "/codec/decode"), (embedded["local"], f"/codec/{TOKEN}/decode")):
+            answer = await client.post(path, json=body)
+            assert answer.status_code == 500
+            assert "payloads" not in answer.json()
+    finally:
+        await owner.execute("ALTER TABLE audit_log DROP CONSTRAINT shut")
+
+
+async def test_what_does_not_open_is_422_with_its_place(
+    api: Clients, customer: Customer, temporal: Client
+) -> None:
+    sealed = await _sealed(temporal, api, customer)
+    spoilt = {**sealed, "data": sealed["data"][:-8] + "AAAAAAA="}
+    body = {"payloads": [sealed, spoilt, {"data": 5}, {"metadata": 3}]}
+    assert field_errors(await api.admin.post("/codec/decode", json=body)) == {
+        (f"/payloads/{place}", "undecodable") for place in (1, 2, 3)
+    }
+    assert (await api.admin.post("/codec/decode", json={"payloads": {}})).status_code == 422
+    plain = {"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "MQ=="}
+    assert (await api.admin.post("/codec/decode", json={"payloads": [plain]})).json() == {"payloads": [plain]}
+
+
+async def test_only_pages_of_the_web_ui_may_ask(api: Clients) -> None:
+    allowed = await api.anonymous.options("/codec/decode?preserveStorageRefs=true", headers={"origin": UI})
+    assert allowed.status_code == 204
+    assert allowed.headers["access-control-allow-origin"] == UI
+    assert {"content-type", "x-namespace", "authorization"} <= set(
+        allowed.headers["access-control-allow-headers"].split(",")
+    )
+    other = await api.anonymous.options("/codec/decode", headers={"origin": "https://evil.example.com"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+@pytest.fixture
+async def embedded(
+    settings: Settings, temporal: Client, database: Database, database_url: str, sealer: Sealer
+) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
+    """Without a key, at an API by its address, at one by another name, and at one of production."""
+    limiter = limiter_database(database_url)
+    await limiter.open()
+    tokened = settings.model_copy(update={"codec_token": TOKEN})
+    clients = {}
+    for name, base, environment in (
+        ("local", "http://127.0.0.1:8080", "embedded"),
+        ("rebound", "http://evil.example.com:8080", "embedded"),
+        ("production", "http://127.0.0.1:8080", "production"),
+    ):
+        chosen = tokened.model_copy(update={"environment": environment})
+        app = create_app(Resources(chosen, database, limiter, sealer, temporal))
+        clients[name] = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base, trust_env=False)
+    yield clients
+    for client in clients.values():
+        await client.aclose()
+    await limiter.close()
+
+
+async def test_the_embedded_stacks_web_ui_needs_no_key_but_its_token(
+    embedded: dict[str, httpx.AsyncClient], api: Clients, customer: Customer, temporal: Client
+) -> None:
+    body = {"payloads": [await _sealed(temporal, api, customer)]}
+    path = f"/codec/{TOKEN}/decode?preserveStorageRefs=true"  # as the Web UI asks
+    assert (await embedded["local"].post(path, json=body)).status_code == 200
+    assert (await embedded["local"].options(path, headers={"origin": UI})).status_code == 204
+    for refused in (
+        await embedded["local"].post(f"/codec/{TOKEN[:-1]}b/decode", json=body),
+        await embedded["rebound"].post(path, json=body),
+        await embedded["production"].post(path, json=body),
+        await api.anonymous.post(path, json=body),
+    ):
+        assert_problem(refused, 404, "not_found")

@@ -1,0 +1,184 @@
+"""`/dead-letters` over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from models.vocabulary import Role
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.http import Clients, assert_problem, field_errors
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.workflows_api.conftest import SHORT, execute, until
+from worker import build_worker
+
+
+@pytest.fixture
+async def refusing(
+    settings: Settings, temporal: Client, database: Database, sealer: Sealer, delivering: None
+) -> AsyncIterator[MailServer]:
+    """A worker whose mail server refuses everything, until it is told not to."""
+    async with MailServer() as mail:
+        mail.refuse_recipients = "450 ada@example.com is away"
+        mailing = settings.model_copy(update={"smtp_url": mail.url})
+        async with build_worker(temporal, mailing, database, sealer):
+            yield mail
+
+
+async def _failed(api: Clients, customer: Customer) -> tuple[str, dict[str, Any]]:
+    """The path of an instance that has failed, and its dead letter."""
+    path = (await execute(api, customer, max_attempts=1, parameters=SHORT)).headers["location"]
+    instance = await until(api, path, status="failed")
+    found = (await api.admin.get(f"/dead-letters?instance_id={instance['instance_id']}")).json()["data"]
+    assert len(found) == 1
+    return path, found[0]
+
+
+async def test_a_failed_step_leaves_a_letter_that_only_admins_read_in_full(
+    api: Clients, customer: Customer, refusing: MailServer, database: Database
+) -> None:
+    path, letter = await _failed(api, customer)
+    assert letter["status"] == "open"
+    assert letter["failed_step"] == "send_welcome"
+    assert (letter["workflow_id"], letter["user_id"], letter["attempts"]) == ("onboarding", customer.user_id, 1)
+    assert path.endswith(letter["instance_id"])
+    assert letter["error"]["error_type"] == "SMTPRecipientRefused"
+    assert "ada@example.com" in letter["error"]["error_message"]
+    assert letter["error"]["stack_trace"]
+    url = f"/dead-letters/{letter['id']}"
+    assert (await api.admin.get(url)).json() == letter
+    masked = (await api.operator.get(url)).json()
+    assert (masked["error"]["error_message"], masked["error"]["stack_trace"]) == ("***", "***")
+    assert masked["error"]["error_type"] == letter["error"]["error_type"]
+    assert_problem(await api.integrator.get(url), 403, "forbidden")
+    async with database.connection() as connection:
+        assert b"ada@example.com" not in await connection.fetchval("SELECT error FROM dead_letters")
+
+
+async def test_a_replay_carries_on_and_completes(api: Clients, customer: Customer, refusing: MailServer) -> None:
+    path, letter = await _failed(api, customer)
+    url = f"/dead-letters/{letter['id']}"
+    before = (await api.admin.get(path)).json()
+    assert_problem(await api.analyst.post(f"{url}/replay"), 403, "forbidden")
+
+    again = await api.operator.post(f"{url}/replay")
+    assert (again.status_code, again.json()["status"]) == (202, "replaying")
+    assert again.headers["location"] == path
+    second = await _settled(api, letter["id"], "open")
+    assert second["attempts"] == 2
+    assert second["created_at"] == letter["created_at"]
+    assert second["updated_at"] > letter["updated_at"]
+
+    refusing.refuse_recipients = None
+    assert (await api.operator.post(f"{url}/replay")).status_code == 202
+    done = await until(api, path, status="completed")
+    assert done["error"] is None
+    assert done["start_time"] == before["start_time"]
+    assert done["temporal"]["run_id"] != before["temporal"]["run_id"]
+    assert [each["attempt"] for each in done["retries"] if each["step"] == "send_welcome"] == [1, 2, 3]
+    assert [message["Subject"].split(",")[0] for message in refusing.to(customer.email)] == [
+        "Welcome",
+        customer.name,
+    ]
+    assert (await api.admin.get(url)).json()["status"] == "replayed"
+    assert_problem(await api.operator.post(f"{url}/replay"), 409, "already_settled")
+    assert_problem(await api.operator.post(f"{url}/discard"), 409, "already_settled")
+
+
+async def _settled(api: Clients, letter_id: str, status: str) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while True:
+            letter: dict[str, Any] = (await api.admin.get(f"/dead-letters/{letter_id}")).json()
+            if letter["status"] == status:
+                return letter
+            await asyncio.sleep(0.02)
+
+
+async def test_an_address_that_was_corrected_is_used_by_the_replay(
+    api: Clients, customer: Customer, refusing: MailServer
+) -> None:
+    refusing.refuse_recipients = "550 no such mailbox"
+    path, letter = await _failed(api, customer)
+    assert letter["error"]["error_type"] == "MessageRefused"
+    address = f"corrected-{customer.email}"
+    assert (await api.admin.patch(f"/users/{customer.user_id}", json={"email": address})).status_code == 200
+    refusing.refuse_recipients = None
+    await api.operator.post(f"/dead-letters/{letter['id']}/replay")
+    await until(api, path, status="completed")
+    assert len(refusing.to(address)) == 2
+
+
+async def test_of_many_replays_at_once_one_is_taken(
+    api: Clients, customer: Customer, refusing: MailServer
+) -> None:
+    _, letter = await _failed(api, customer)
+    refusing.refuse_recipients = None
+    answers = await asyncio.gather(*(api.operator.post(f"/dead-letters/{letter['id']}/replay") for _ in range(8)))
+    assert len([answer for answer in answers if answer.status_code == 202]) == 1
+    for answer in answers:
+        if answer.status_code != 202:
+            assert answer.json()["code"] in ("already_replaying", "already_settled")
+    assert (await _settled(api, letter["id"], "replayed"))["attempts"] == 1
+
+
+async def test_a_discarded_letter_is_settled_and_its_instance_stays_failed(
+    api: Clients, customer: Customer, refusing: MailServer
+) -> None:
+    path, letter = await _failed(api, customer)
+    discarded = await api.operator.post(f"/dead-letters/{letter['id']}/discard")
+    assert (discarded.status_code, discarded.json()["status"]) == (200, "discarded")
+    assert_problem(await api.operator.post(f"/dead-letters/{letter['id']}/replay"), 409, "already_settled")
+    assert (await api.admin.get(path)).json()["status"] == "failed"
+    assert (await api.admin.get("/dead-letters?status=open")).json()["data"] == []
+    assert len((await api.admin.get("/dead-letters?status=discarded")).json()["data"]) == 1
+
+
+async def test_many_are_replayed_by_a_filter_at_a_pace(
+    api: Clients, customer: Customer, refusing: MailServer, database: Database, sealer: Sealer
+) -> None:
+    other = await Customer.new(database, sealer)
+    paths = [(await _failed(api, customer))[0] for _ in range(3)]
+    untouched, _ = await _failed(api, other)
+    refusing.refuse_recipients = None
+    answer = await api.operator.post(
+        "/dead-letters/replay", json={"user_id": customer.user_id, "workflow_id": "onboarding", "per_second": 20}
+    )
+    assert answer.status_code == 202
+    assert answer.json() == {"accepted": 3, "refused": [], "per_second": 20.0, "remaining": False}
+    for path in paths:
+        await until(api, path, status="completed")
+    assert (await api.admin.get(untouched)).json()["status"] == "failed"
+    none = await api.operator.post("/dead-letters/replay", json={"error_type": "SomethingElse"})
+    assert none.json()["accepted"] == 0
+    wrong = await api.operator.post("/dead-letters/replay", json={"workflow": "onboarding", "per_second": 0})
+    assert field_errors(wrong) == {("/workflow", "unknown_field"), ("/per_second", "too_small")}
+    assert_problem(await api.analyst.post("/dead-letters/replay", json={}), 403, "forbidden")
+
+
+async def test_what_stands_in_the_way_of_a_replay_is_said(
+    api: Clients, customer: Customer, refusing: MailServer, database: Database
+) -> None:
+    _, letter = await _failed(api, customer)
+    url = f"/dead-letters/{letter['id']}"
+    for method, path in (("GET", ""), ("POST", "/replay"), ("POST", "/discard")):
+        answer = await api.admin.request(method, f"/dead-letters/unknown{path}")
+        assert_problem(answer, 404, "dead_letter_not_found")
+    async with database.connection() as connection:
+        await connection.execute("UPDATE instances SET purpose = 'marketing'")
+        assert_problem(await api.operator.post(f"{url}/replay"), 403, "consent_required")
+        bulk = (await api.operator.post("/dead-letters/replay", json={})).json()
+        assert (bulk["accepted"], bulk["refused"]) == (0, [{"id": letter["id"], "code": "consent_required"}])
+        await connection.execute("UPDATE dead_letters SET run_id = $1", str(uuid.uuid4()))
+        assert_problem(await api.operator.post(f"{url}/replay"), 409, "history_gone")
+    assert (await api.admin.get(url)).json()["status"] == "open"
+    for role in (Role.OPERATOR, Role.ANALYST):
+        assert (await api.of(role).get("/dead-letters?status=open&limit=1")).json()["pagination"]["limit"] == 1
+    assert (await api.admin.get("/dead-letters?status=lost")).status_code == 422

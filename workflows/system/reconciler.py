@@ -1,0 +1,29 @@
+"""The reconciler: a look, every so many seconds by a schedule, at what ended without saying so."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.reconciler import Reconciler
+    from models.messages.public_text import PublicText
+    from models.messages.reconciling import RECONCILER, Look, Looked
+
+
+@workflow.defn(name=RECONCILER)
+class ReconcilerWorkflow:
+    """One look, from where the last one that came to its end had looked up to."""
+
+    @workflow.run
+    async def run(self) -> Looked:
+        """Look once; what it gives is what the schedule's next run begins with."""
+        last = workflow.get_last_completion_result(Looked)
+        return await workflow.execute_activity_method(
+            Reconciler.look,
+            Look(since=last.until if last else None),
+            start_to_close_timeout=timedelta(minutes=5),
+            heartbeat_timeout=timedelta(seconds=30),
+            summary=PublicText("Compare Temporal's closed runs with the stored context"),
+        )
