@@ -70,7 +70,7 @@ class SideBySide(LifecycleWorkflow[Waits]):
         await self.step("after", Acts.act, StepMessage())
 
 
-@lifecycle("with_a_wait", purpose=None)
+@lifecycle("with_a_wait", purpose=None, exit_on="shop.leave")
 class WithAWait(LifecycleWorkflow[Waits]):
     """Waits for an event beside a step that may fail."""
 

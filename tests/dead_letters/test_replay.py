@@ -134,8 +134,12 @@ async def test_a_journey_with_a_bug_leaves_a_letter_and_goes_on_with_the_mended_
     await stage.letter(run, DeadLetterStatus.REPLAYED)
 
 
-async def test_a_wait_beside_the_failed_step_hears_of_what_came_meanwhile(
-    played: Stage, customer: Customer
+@pytest.mark.parametrize(
+    ("event_type", "reason", "variables"),
+    [("shop.visit", None, {"visited": True}), ("shop.leave", "shop.leave", {})],
+)
+async def test_a_wait_beside_the_failed_step_and_an_exit_hear_of_what_came_meanwhile(
+    played: Stage, customer: Customer, event_type: str, reason: str | None, variables: dict[str, bool]
 ) -> None:
     played.acts.failing, played.acts.slow = {"beside"}, {"beside": 0.3}
     run = await _failed(played, customer, "with_a_wait")
@@ -146,14 +150,16 @@ async def test_a_wait_beside_the_failed_step_hears_of_what_came_meanwhile(
         await connection.execute(
             """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
                                    historical, body)
-               VALUES ('e-meanwhile', $1, 'shop.visit', now(), 's', 0, 1, false, $2)""",
+               VALUES ('e-meanwhile', $1, $3, now(), 's', 0, 1, false, $2)""",
             customer.user_id,
             key.seal_json("events.body", {}),
+            event_type,
         )
     played.acts.failing = set()
     await played.replay(letter)
     assert await _ended(played, run) is InstanceStatus.COMPLETED
-    assert (await played.runs.context(run)).variables == {"visited": True}
+    context = await played.runs.context(run)
+    assert (context.variables, context.reason) == (variables, reason)
 
 
 async def test_what_a_replaced_run_still_writes_is_dropped(played: Stage, customer: Customer) -> None:

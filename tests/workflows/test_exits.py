@@ -7,10 +7,10 @@ import uuid
 
 import pytest
 
-from models.vocabulary import InstanceStatus, Purpose
+from models.vocabulary import InstanceStatus, Purpose, Role
 from privacy.sealing import Sealer
 from runtime.database import Database
-from store import triggers
+from store import callbacks, data_keys, triggers
 from tests.events.test_outbox import Log as EventLog
 from tests.support.mail import MailServer
 from tests.support.people import Customer
@@ -37,6 +37,22 @@ async def test_an_exit_interrupts_a_wait_and_what_comes_after_it_runs(journeys: 
     assert (context.status, context.reason) == (InstanceStatus.COMPLETED, "cart.drop")
     assert context.results["emit_cart_left"]["status"] == "accepted"
     assert "wait_for_never_comes" not in context.results
+
+
+async def test_an_exit_is_an_end_like_any_other_and_whoever_asked_is_told(
+    journeys: Runs, customer: Customer, database: Database, sealer: Sealer
+) -> None:
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, sealer, customer.user_id)
+        await callbacks.place(connection, key, run.instance_id, "https://example.com/hook", Role.OPERATOR)
+    await journeys.tell(run, "cart.drop")
+    await run.handle.result()
+    async with database.connection() as connection:
+        told = await connection.fetch("SELECT kind, instance_id FROM temporal_outbox")
+        assert [tuple(row) for row in told] == [("callback", run.instance_id)]
+        assert await connection.fetchval("SELECT count(*) FROM event_waits") == 0
 
 
 async def test_an_exit_counts_only_with_the_properties_asked_for(

@@ -63,10 +63,9 @@ async def test_a_long_journey_does_everything_once_and_comes_to_the_same(
     stages = [each for each in context.variables["log"] if isinstance(each, list)]
     assert [stage for stage, _, _ in stages] == list(range(ROUNDS))
     # The first run's times are as they were, however much later they are told again. (The test server sets a
-    # continued run's virtual clock ahead by what was skipped before, so that later ones can't be foretold.)
-    minutes = [minute for _, _, minute in stages]
-    assert minutes[:2] == [240, 480]
-    assert minutes == sorted(minutes)
+    # continued run's virtual clock anew by what was skipped before, ahead or even back, so that later ones can't
+    # be foretold.)
+    assert [minute for _, _, minute in stages][:2] == [240, 480]
     assert len([name for name in context.results if name.startswith("beside")]) == ROUNDS
     assert len([name for name in context.results if name.startswith("rest")]) == ROUNDS
     assert len([name for name in context.results if name.startswith("meet")]) == ROUNDS
