@@ -133,7 +133,7 @@ async def test_rows_whose_histories_are_gone_already_go_too(
     assert await audited(owner, EXECUTION_LOGS) == {("instances", "deleted"): 120}
 
 
-async def test_dead_letters_and_callbacks_go_with_their_instances(
+async def test_dead_letters_and_callbacks_go_with_their_instances_and_windows_of_triggers_stay(
     owner: Connection, enforced: Retention, customer: Customer
 ) -> None:
     for instance_id, days in (("i-old", 91), ("i-young", 89)):
@@ -158,10 +158,16 @@ async def test_dead_letters_and_callbacks_go_with_their_instances(
             instance_id,
             customer.user_id,
         )
+        await owner.execute(
+            "INSERT INTO trigger_windows (workflow_id, user_id, instance_id) VALUES ($1, $2, $1)",
+            instance_id,
+            customer.user_id,
+        )
     await sweep(enforced)
     for table, rows in (("dead_letters", 2), ("callbacks", 1)):
         assert await count(owner, table, "instance_id = 'i-old'") == 0
         assert await count(owner, table, "instance_id = 'i-young'") == rows
+    assert await count(owner, "trigger_windows") == 2
     told = await audited(owner, EXECUTION_LOGS)
     assert (told["dead_letters", "deleted"], told["callbacks", "deleted"]) == (2, 1)
 
