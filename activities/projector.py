@@ -34,11 +34,11 @@ from activities.heartbeats import heartbeats
 from activities.system import ensure_running
 from activities.wake_ups import Bell, WakeUps
 from models.messages.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
-from models.rules.folding import FoldedEvent, Projection
+from models.rules.folding import ACCOUNT_DELETION, FoldedEvent, Projection
 from models.rules.triggers import WorkflowTrigger
 from privacy.sealing import DataKey, Sealer
 from runtime.database import UNREACHABLE, Database
-from store import consent_lock, data_keys, log, outbox, poison, projection
+from store import closings, consent_lock, data_keys, log, outbox, poison, projection
 from store.connection import Connection
 from store.log import BEGINNING, CHANNEL, CursorMoved, LoggedEvent, Position
 from store.poison import Refused
@@ -186,6 +186,7 @@ class Follower:
         The lock is the one that erasure takes exclusively: who is erased from now on is erased after this
         transaction, with what it has written.
         """
+        await closings.hold(connection, {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION})
         users = {each.user_id for each in logged}
         await consent_lock.share(connection, users)
         found = await data_keys.find(connection, self._sealer, users)

@@ -62,6 +62,11 @@ class LoggedEvent:
         """Whose event it is."""
         return str(self._row["user_id"])
 
+    @property
+    def event_type(self) -> str:
+        """What kind of event it is."""
+        return str(self._row["event_type"])
+
     def opened_with(self, key: DataKey) -> FoldedEvent:
         """The event for its consumers; its body is opened on use, once."""
         self._key = key

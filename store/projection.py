@@ -1,4 +1,4 @@
-"""What a batch of events adds to sessions, transactions and totals: a statement or two for each, set-based.
+"""What a batch of events adds to sessions, transactions, totals and profiles: a statement or two each, set-based.
 
 Rows are taken in the order of their keys and tables in one order, so that the projector and a replay of a
 single event never deadlock. Everything adds up to the same, whatever the batches were.
@@ -15,6 +15,7 @@ import asyncpg
 from models.rules.activity import Activity, CurrencyTotal
 from models.rules.folding import Projection, TransactionEntry
 from privacy.sealing import DataKey
+from store import closings
 from store.connection import Connection
 
 _ORDER_ID = "transactions.order_id"
@@ -41,13 +42,16 @@ def activity_of(row: Mapping[str, Any] | asyncpg.Record) -> Activity:
 
 
 async def write(connection: Connection, projection: Projection, keys: Mapping[str, DataKey]) -> None:
-    """Add a projection to what is stored, in the caller's transaction; ``keys`` are those of its people."""
+    """Add a projection to what is stored, in the caller's transaction; ``keys`` are those of its people, and
+    whose account closes was taken with :func:`store.closings.hold`."""
     if projection.sessions:
         await _write_sessions(connection, projection.sessions)
     if projection.transactions:
         await _write_transactions(connection, list(projection.transactions.values()), keys)
     if projection.features:
         await _write_features(connection, projection.features)
+    if projection.closed:
+        await closings.close(connection, projection.closed)
 
 
 async def _write_sessions(

@@ -8,7 +8,7 @@ from models.errors import EventGone, StillUnusable
 from models.rules.folding import Projection
 from models.rules.triggers import WorkflowTrigger
 from privacy.sealing import Sealer
-from store import consent_lock, data_keys, log, outbox, poison, projection
+from store import closings, consent_lock, data_keys, log, outbox, poison, projection
 from store.connection import Connection
 from store.poison import StoredPoison
 
@@ -22,6 +22,7 @@ async def replay(
     and what :func:`store.poison.settle` raises; the caller then rolls back, and it stays open.
     """
     settled = await poison.settle(connection, poison_id, "replayed")
+    await closings.hold(connection, [settled.user_id])
     await consent_lock.share(connection, [settled.user_id])
     key = await data_keys.require(connection, sealer, settled.user_id)
     logged = await log.find_event(connection, settled.user_id, settled.timestamp, settled.event_id)

@@ -1,7 +1,7 @@
 """How events become a person's sessions, transactions and totals. Pure: no clock, no store.
 
-Every effect is a sum, a minimum or a maximum, so that the order of events doesn't matter: late and
-out-of-order events, in whatever batches, give what ordered ones give.
+Every effect is a sum, a minimum, a maximum or said once and for all, so that the order of events doesn't matter:
+late and out-of-order events, in whatever batches, give what ordered ones give.
 
 An event folds whole or not at all: :meth:`Projection.add` reads everything it needs of an event before it
 changes anything, and raises whatever an unusable event makes it raise.
@@ -20,6 +20,7 @@ from models.rules.money import amount_of, currency_of
 PURCHASE = "transaction.purchase_complete"
 REFUND = "transaction.refund"
 FEATURE_CLICK = "engagement.feature_click"
+ACCOUNT_DELETION = "user.account_deletion"
 
 Kind = Literal["purchase", "refund"]
 _KINDS: Mapping[str, Kind] = {PURCHASE: "purchase", REFUND: "refund"}
@@ -85,6 +86,8 @@ class Projection:
     """By event id."""
     features: dict[tuple[str, str], int] = field(default_factory=dict)
     """By (user id, feature): uses."""
+    closed: set[str] = field(default_factory=set)
+    """Whose account has closed."""
 
     def add(self, event: FoldedEvent) -> None:
         """Fold one event in; raises, with nothing changed, where the event is unusable."""
@@ -95,6 +98,8 @@ class Projection:
         if feature is not None:
             used = (event.user_id, feature)
             self.features[used] = self.features.get(used, 0) + 1
+        if event.event_type == ACCOUNT_DELETION:
+            self.closed.add(event.user_id)
         if event.session_id.startswith(WORKFLOW_SESSION):
             return  # a workflow's event: nobody was there
         session = (event.user_id, event.session_id)
