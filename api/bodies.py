@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -19,7 +18,6 @@ from models.wire.fields import UnusableItem
 
 _NUL = "\x00"
 _NUL_ESCAPED = b"\\u0000"
-_HALVED = re.compile(rb"\\u[dD][89a-fA-F]")
 _WANTED = "The body must be one JSON document in UTF-8, without NaN or Infinity."
 _WRITABLE_LEVELS = 250
 _MERGE_PATCH = frozenset({"application/json", "application/merge-patch+json"})
@@ -57,17 +55,17 @@ async def read_json(request: Request, limit: int, items: str | None = None) -> J
     ``items`` names a list whose items are judged one by one: what is wrong with one of them makes it an
     :class:`UnusableItem` and costs the others nothing. Raises :class:`BodyTooLarge` as soon as more than
     ``limit`` bytes are announced or have come, :class:`UnsupportedMediaType`, :class:`MalformedJson`, and
-    :class:`InvalidContent` where it is no object or holds a text that can't be stored: a NUL, or half of a
-    surrogate pair.
+    :class:`InvalidContent` where it is no object or holds what can't be stored: a text with a NUL or half of a
+    surrogate pair, or a number beyond a double's range.
     """
     raw = await _read(request, limit)
     if not raw:
         return JsonRequest(request, raw, None)
     _check_media_type(request)
-    document, halved = _parsed(raw)
+    document, strange = _parsed(raw)
     if not isinstance(document, dict):
         raise InvalidContent([FieldError("", "invalid_type", "must be an object")])
-    suspect = _Suspect(deep=_may_be_deep(raw), texts=halved or _NUL_ESCAPED in raw)
+    suspect = _Suspect(deep=_may_be_deep(raw), values=strange or _NUL_ESCAPED in raw)
     if items is not None and isinstance(document.get(items), list):
         rest = {name: value for name, value in document.items() if name != items}
         document = rest | {items: [suspect.judged(item) for item in document[items]]}
@@ -78,27 +76,22 @@ async def read_json(request: Request, limit: int, items: str | None = None) -> J
 
 
 def _parsed(raw: bytes) -> tuple[Any, bool]:
-    """A document, and whether it may hold half a surrogate pair, which is what a text cut in the middle of an
-    emoji leaves behind: JSON by its grammar, but nothing that UTF-8 could write."""
+    """A document, and whether it may hold what is JSON by its grammar, but nothing that could be written again:
+    half a surrogate pair, which a text cut in the middle of an emoji leaves behind, or a number like 1e999."""
     try:
         return orjson.loads(raw), False
     except orjson.JSONDecodeError:
-        if _HALVED.search(raw) is None:
-            raise MalformedJson(_WANTED) from None
+        pass
     try:
-        return json.loads(raw.decode(), parse_constant=_refused, parse_float=_finite, parse_int=_whole), True
+        return json.loads(raw.decode(), parse_constant=_refused, parse_int=_whole), True
     except (ValueError, RecursionError):
         raise MalformedJson(_WANTED) from None
-
-
-def _finite(text: str) -> float:
-    return float(text) if math.isfinite(float(text)) else _refused(text)
 
 
 def _whole(text: str) -> int | float:
     """An integer as orjson reads it: one of more than 64 bits is a float."""
     value = int(text)
-    return value if -(1 << 63) <= value < 1 << 64 else _finite(text)
+    return value if -(1 << 63) <= value < 1 << 64 else float(text)
 
 
 def _refused(_text: str) -> NoReturn:
@@ -110,18 +103,18 @@ class _Suspect:
     """What the bytes of a body give reason to look for; looking costs a walk through the document."""
 
     deep: bool
-    texts: bool
+    values: bool
 
     def require_storable(self, document: Any) -> None:
         """Raise where a document can't be stored."""
-        if self.texts and (errors := list(_text_errors(document))):
+        if self.values and (errors := list(_value_errors(document))):
             raise InvalidContent(errors)
         if self.deep and _too_deep(document):
             raise MalformedJson("The body is nested too deeply.")
 
     def judged(self, item: Any) -> Any:
         """An item of a batch, or what stands for it where it can't be stored."""
-        if self.texts and (errors := list(_text_errors(item))):
+        if self.values and (errors := list(_value_errors(item))):
             return UnusableItem(item, errors)
         if self.deep and _too_deep(item):
             return UnusableItem(item, [FieldError("", "too_deep", "is nested too deeply")])
@@ -173,14 +166,18 @@ def _too_deep(document: Any) -> bool:
     return False
 
 
-def _text_errors(document: Any) -> Iterator[FieldError]:
-    """Where a parsed document holds a text that can't be stored; an iteration and no recursion, since it may be
-    deep."""
+def _value_errors(document: Any) -> Iterator[FieldError]:
+    """Where a parsed document holds a text or a number that can't be stored; an iteration and no recursion, since
+    it may be deep."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, str) and (what := _unstorable(value)):
             yield FieldError(pointer(place), "invalid_characters", f"must not contain {what}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield FieldError(
+                pointer(place), "number_out_of_range", "must be a number between -1.8e308 and 1.8e308"
+            )
         elif isinstance(value, list):
             waiting.extend(((*place, index), each) for index, each in enumerate(value))
         elif isinstance(value, dict):
