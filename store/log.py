@@ -101,13 +101,14 @@ async def cursor(connection: Connection, consumer: str, shard: int) -> Position:
 async def read(connection: Connection, shard: int, after: Position, limit: int) -> list[LoggedEvent]:
     """The next settled events after a position, in log order.
 
-    Call it before the transaction writes anything: its own transaction id would hide later rows.
+    Call it before the transaction writes anything: its own transaction id would hide later rows. The horizon is a
+    bound of the index: however many rows wait behind an open transaction, none of them is looked at.
     """
     rows = await connection.fetch(
         f"""SELECT {_ROW} FROM events
              WHERE shard = $1 AND (generation, xid, sequence) > ($2, $3, $4)
-               AND (generation < (SELECT generation FROM log_generation)
-                    OR xid < pg_snapshot_xmin(pg_current_snapshot()))
+               AND (generation, xid) < (coalesce((SELECT generation FROM log_generation), 1),
+                                        pg_snapshot_xmin(pg_current_snapshot()))
              ORDER BY generation, xid, sequence LIMIT $5""",
         shard,
         *after,

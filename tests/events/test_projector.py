@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
@@ -132,6 +133,24 @@ async def test_what_commits_late_is_folded_when_it_commits(log: Log) -> None:
         assert (await log.activity(user)).total_purchases == 1
     await drain(follower)
     assert (await log.activity(user)).totals[0].revenue == 111
+
+
+async def test_what_waits_behind_an_open_transaction_is_not_even_looked_at(log: Log) -> None:
+    """Else each look would cost as much as has gathered, and it looks a hundred times a second."""
+    user = await log.person()
+    statements: list[str] = []
+    async with log.database.transaction() as late, log.database.transaction() as connection:
+        await late.fetchval("SELECT pg_current_xact_id()")
+        await log.write(*(purchase(user, "1") for _ in range(100)))
+        where = (shard_of(user), store_log.BEGINNING, 5000)
+        with connection.query_logger(lambda record: statements.append(record.query)):
+            assert await store_log.read(connection, *where) == []
+        await connection.execute("SET LOCAL enable_seqscan = off")
+        shard, begin, limit = where
+        plan = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statements[0]}", shard, *begin, limit)
+    looked_at = re.findall(r'"Actual Rows": ([0-9.]+)|"Rows Removed by Filter": ([0-9.]+)', plan)
+    assert looked_at
+    assert not [each for each in looked_at if float(each[0] or each[1]) > 1]  # the generation is a row
 
 
 async def test_what_is_rolled_back_is_not_folded(log: Log) -> None:
