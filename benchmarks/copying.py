@@ -28,6 +28,10 @@ _EVENTS = (
     *("shard", "generation", "historical", "body", "dimensions"),
 )
 _IDS = ("event_id", "fingerprint", "timestamp")
+_BY_ID = "event_id = ANY($1::text[]) AND cardinality($2::text[]) = cardinality($3::text[])"
+_OF_PEOPLE = """(user_id, timestamp, event_id) IN (
+    SELECT user_id, stamp::timestamptz, id FROM unnest($1::text[], $2::text[], $3::text[]) AS w(id, user_id, stamp))"""
+"""By the index that timelines have: none leads from an id alone to an event."""
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 
@@ -52,9 +56,8 @@ class Copying:
         """Take out what was stored of some batches."""
         taken, stream = [], [_HEADER]
         for batch in batches:
-            ids = sorted(event["event_id"] for event in batch)
-            events = await self._take("events", _EVENTS, ids)
-            taken.append((events, await self._take("event_ids", _IDS, ids)))
+            events = await self._take("events", _EVENTS, _OF_PEOPLE, batch)
+            taken.append((events, await self._take("event_ids", _IDS, _BY_ID, batch)))
             stream.append(events.removeprefix(_HEADER).removesuffix(_TRAILER))
         return Rows(taken, b"".join([*stream, _TRAILER]), sum(map(len, batches)))
 
@@ -80,11 +83,13 @@ class Copying:
         await _copy(self._opened[0], "copied_events" if indexes else "copied_heap", _EVENTS, rows.stream)
         return rows.count / (time.perf_counter() - began)
 
-    async def _take(self, table: str, columns: Sequence[str], ids: Sequence[str]) -> bytes:
+    async def _take(self, table: str, columns: Sequence[str], where: str, batch: Sequence[Event]) -> bytes:
         """In the order in which they were stored, which is that of their ids."""
         output = io.BytesIO()
-        query = f"SELECT {', '.join(columns)} FROM {table} WHERE event_id = ANY($1::text[]) ORDER BY event_id"
-        await self._opened[0].copy_from_query(query, ids, output=output, format="binary")
+        query = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY event_id"
+        place = [(event["event_id"], event["user_id"], event["timestamp"]) for event in batch]
+        ids, users, stamps = zip(*place, strict=True)
+        await self._opened[0].copy_from_query(query, ids, users, stamps, output=output, format="binary")
         return output.getvalue()
 
     async def _empty(self) -> None:
