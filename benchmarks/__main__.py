@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     names = [name for name in CASES if not options.only or name in options.only]
     facts = report.machine()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # the stack stops with us
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack stops with us
     began = time.perf_counter()
     figures = uvloop.run(measure(names, console, quick=options.quick))
     report.show(console, figures)

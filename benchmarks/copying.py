@@ -30,7 +30,8 @@ _EVENTS = (
 _IDS = ("event_id", "fingerprint", "timestamp")
 _BY_ID = "event_id = ANY($1::text[]) AND cardinality($2::text[]) = cardinality($3::text[])"
 _OF_PEOPLE = """(user_id, timestamp, event_id) IN (
-    SELECT user_id, stamp::timestamptz, id FROM unnest($1::text[], $2::text[], $3::text[]) AS w(id, user_id, stamp))"""
+    SELECT user_id, stamp::timestamptz, id
+      FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted(id, user_id, stamp))"""
 """By the index that timelines have: none leads from an id alone to an event."""
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
