@@ -7,7 +7,7 @@ them are durable, wait while the instance is paused, and end when an exit does; 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -155,10 +155,12 @@ class LifecycleWorkflow(Instance[P]):
         *,
         weekdays: Collection[int] = EVERY_DAY,
         quiet: Quiet = NIGHT,
+        within: timedelta | None = None,
         name: str = "sleep_until_local",
     ) -> None:
         """Sleep until the next time that it is ``at`` o'clock where the customer lives, on one of some weekdays
         (1 is Monday), outside the quiet hours. Without ``at``: until it is no longer quiet, which may be now.
+        No longer than ``within``, whatever time it is then: with no time at all, the hour doesn't matter.
 
         A time that summer time skips comes as much later as the clocks were put forward; of one that there is
         twice the first counts. A customer whose time zone isn't known lives in UTC.
@@ -169,7 +171,8 @@ class LifecycleWorkflow(Instance[P]):
             self._memory.retell_wait(step)
             return
         if step not in self._memory.deadlines:
-            self._memory.begin_wait(step, await self._local(at, weekdays, quiet))
+            latest = datetime.max.replace(tzinfo=UTC) if within is None else workflow.now() + within
+            self._memory.begin_wait(step, min(await self._local(at, weekdays, quiet), latest))
         await self._rest(step, position, self._memory.begin_wait(step, workflow.now()))
 
     def patched(self, change: str) -> bool:

@@ -57,6 +57,14 @@ def test_every_parameter_is_a_described_duration_with_a_default(definition: Any)
     assert len(definition.description) > 40
 
 
+@pytest.mark.parametrize("path", REAL, ids=lambda each: each.stem)
+def test_every_wait_for_an_hour_is_bounded_by_a_parameter(path: Path) -> None:
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "self.sleep_until_local":
+            within = {each.arg: ast.unparse(each.value) for each in call.keywords}["within"]
+            assert within.startswith("parameters."), call.lineno
+
+
 def test_a_declaration_takes_exits_in_each_of_their_forms() -> None:
     assert declared(exit_on="a.b").definition.exits == (Exit("a.b", "a.b"),)
     assert declared(exit_on=when("a.b", reason="c", d=1)).definition.exits == (Exit("a.b", "c", {"d": 1}),)

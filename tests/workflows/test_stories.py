@@ -18,6 +18,7 @@ from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from tests.support.temporal import DAY
+from workflows.catalog import Definition, catalog
 
 BERLIN = "Europe/Berlin"
 
@@ -63,6 +64,20 @@ async def lasted(run: Run, since: datetime) -> timedelta:
     closed = (await run.handle.describe()).close_time
     assert closed is not None
     return closed - since
+
+
+# All of them
+
+
+@pytest.mark.parametrize("definition", catalog().values(), ids=lambda each: each.workflow_id)
+async def test_each_is_over_at_once_at_any_hour_when_none_of_its_waits_lasts(
+    runs: Runs, customer: Customer, definition: Definition
+) -> None:
+    no_time = dict.fromkeys(definition.parameters.model_fields, "PT0S")
+    run = await runs.start(customer.user_id, definition.workflow_id, parameters=no_time, still=True)
+    async with asyncio.timeout(20):
+        assert (await run.handle.result()).reason
+    assert (await runs.context(run)).status is InstanceStatus.COMPLETED
 
 
 # Cart recovery

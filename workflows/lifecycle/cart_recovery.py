@@ -18,6 +18,8 @@ class CartRecoveryParameters(Parameters):
     """How long after the second reminder the last comes."""
     purchase_within: Duration = days(4)
     """How long after the last reminder a purchase is still waited for."""
+    good_hour_within: Duration = days(4)
+    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
 
 
 @lifecycle(
@@ -48,15 +50,17 @@ class CartRecovery(LifecycleWorkflow[CartRecoveryParameters]):
             within=parameters.shopping_within,
             name="wait_for_end_of_shopping",
         )
-        await self._remind("cart_reminder")
+        await self._remind(parameters, "cart_reminder")
         await self.sleep(parameters.second_reminder_after, name="wait_before_second_reminder")
-        await self._remind("cart_help")
+        await self._remind(parameters, "cart_help")
         await self.sleep(parameters.last_reminder_after, name="wait_before_last_reminder")
-        await self._remind("cart_last_call")
+        await self._remind(parameters, "cart_last_call")
         await self.sleep(parameters.purchase_within, name="wait_for_purchase")
         self.complete(reason="not_purchased")
 
-    async def _remind(self, template: str) -> None:
-        await self.sleep_until_local(name=f"wait_for_morning_before_{template}")
+    async def _remind(self, parameters: CartRecoveryParameters, template: str) -> None:
+        await self.sleep_until_local(
+            within=parameters.good_hour_within, name=f"wait_for_morning_before_{template}"
+        )
         delivery = await self.send(template)
         self.variables["reminders"] += delivery.reason is None

@@ -18,6 +18,8 @@ class ChurnPreventionParameters(Parameters):
     """How long to wait for the customer after the first message."""
     answer_within: Duration = days(14)
     """How long to wait after the second."""
+    good_hour_within: Duration = days(4)
+    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
 
 
 @lifecycle(
@@ -49,7 +51,9 @@ class ChurnPrevention(LifecycleWorkflow[ChurnPreventionParameters]):
             ("we_miss_you", parameters.return_within),
             ("what_is_missing", parameters.answer_within),
         ):
-            await self.sleep_until_local(time(10), name=f"wait_for_ten_before_{message}")
+            await self.sleep_until_local(
+                time(10), within=parameters.good_hour_within, name=f"wait_for_ten_before_{message}"
+            )
             if await self._back(at_risk_since, days(0), name=f"look_before_{message}"):
                 return await self._retained()
             await self.send(message)

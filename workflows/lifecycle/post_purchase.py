@@ -18,6 +18,8 @@ class PostPurchaseParameters(Parameters):
     """How long after that to ask how it went: it has been used by then."""
     second_purchase_within: Duration = days(30)
     """How long after that a further purchase is still taken for this one's fruit."""
+    good_hour_within: Duration = days(4)
+    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
 
 
 @lifecycle(
@@ -42,13 +44,15 @@ class PostPurchase(LifecycleWorkflow[PostPurchaseParameters]):
     async def journey(self, parameters: PostPurchaseParameters) -> None:
         """Thank, help, ask, and wait for the second purchase."""
         await self.sleep(parameters.thanks_after, name="wait_before_thanks")
-        await self.sleep_until_local(name="wait_for_morning")
+        await self.sleep_until_local(within=parameters.good_hour_within, name="wait_for_morning")
         await self.send("order_thanks")
         await self.sleep(parameters.help_after, name="wait_for_delivery")
-        await self.sleep_until_local(time(10), name="wait_for_ten")
+        await self.sleep_until_local(time(10), within=parameters.good_hour_within, name="wait_for_ten")
         await self.send("order_help")
         await self.sleep(parameters.review_after, name="wait_for_use")
-        await self.sleep_until_local(time(10), weekdays=WEEKDAYS, name="wait_for_a_weekday_at_ten")
+        await self.sleep_until_local(
+            time(10), weekdays=WEEKDAYS, within=parameters.good_hour_within, name="wait_for_a_weekday_at_ten"
+        )
         await self.send("review_request")
         second = await self.wait_for_event(
             "transaction.purchase_complete",

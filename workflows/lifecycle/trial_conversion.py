@@ -33,6 +33,8 @@ class TrialConversionParameters(Parameters):
     """How long before the end to say it for the last time."""
     grace: Duration = days(3)
     """How long after the end a subscription is still taken for the trial's; the extension is offered then."""
+    good_hour_within: Duration = days(4)
+    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
 
 
 @lifecycle(
@@ -64,17 +66,17 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
         )
         self.variables["used"] = used is not None
         if used is None:
-            await self.sleep_until_local(name="wait_for_morning")
+            await self.sleep_until_local(within=parameters.good_hour_within, name="wait_for_morning")
             await self.send("trial_first_steps")
         await self.sleep(halfway - self.now(), name="wait_for_halfway")
-        await self.sleep_until_local(time(10), name="wait_for_ten")
+        await self.sleep_until_local(time(10), within=parameters.good_hour_within, name="wait_for_ten")
         await self.send("trial_more" if used else "trial_help")
         await self.sleep(ends - parameters.reminder_before_end - self.now(), name="wait_before_reminder")
         await self.send("trial_ends_soon")
         await self.sleep(ends - parameters.last_call_before_end - self.now(), name="wait_before_last_call")
         await self.send("trial_last_call")
         await self.sleep(ends - self.now(), name="wait_for_end")
-        await self.sleep_until_local(name="wait_for_morning_after")
+        await self.sleep_until_local(within=parameters.good_hour_within, name="wait_for_morning_after")
         await self.send("trial_extension")
         await self.sleep(parameters.grace, name="wait_for_late_decision")
         await self.set_stage(LifecycleStage.AT_RISK)

@@ -29,6 +29,8 @@ class WinBackParameters(Parameters):
     """How long after the second message the last comes."""
     answer_within: Duration = days(14)
     """How long to wait after the last before the customer counts as lost."""
+    good_hour_within: Duration = days(4)
+    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
 
 
 @lifecycle(
@@ -60,7 +62,12 @@ class WinBack(LifecycleWorkflow[WinBackParameters]):
             ("goodbye", parameters.goodbye_after),
         ):
             await self.sleep(after, name=f"wait_before_{template}")
-            await self.sleep_until_local(time(10), weekdays=WEEKDAYS, name=f"wait_for_ten_before_{template}")
+            await self.sleep_until_local(
+                time(10),
+                weekdays=WEEKDAYS,
+                within=parameters.good_hour_within,
+                name=f"wait_for_ten_before_{template}",
+            )
             await self.send(template)
         await self.sleep(parameters.answer_within, name="wait_for_answer")
         await self.set_stage(LifecycleStage.CHURNED)
