@@ -55,6 +55,8 @@ LOOK_TIMEOUT = timedelta(seconds=2)
 """How long a read waits for Temporal before it answers from the stored context."""
 NOT_STARTED_AFTER = timedelta(seconds=30)
 """How long an instance that Temporal doesn't know is still taken to be on its way there."""
+NOT_READY_PAUSE_SECONDS = 0.05
+"""How long to leave Temporal in peace that could not take a command just now."""
 
 _INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
 
@@ -173,7 +175,7 @@ class Executions:
         stored = await self._unfinished(workflow_id, instance_id)
         try:
             async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
-                await self._handle(stored).execute_update(update)
+                await self._updated(stored, update)
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
             raise WorkerUnavailable from error
         except WorkflowUpdateFailedError as error:
@@ -181,6 +183,18 @@ class Executions:
         except (RPCError, RuntimeError) as error:
             raise _refusal(error) from error
         return await self.look(workflow_id, instance_id)
+
+    async def _updated(self, stored: StoredInstance, update: str) -> None:
+        """Temporal takes no update with a workflow task that it has to do again, as it has where a cancellation
+        comes while the instance ends: the next task takes it, or tells that the instance has ended."""
+        update_id = uuid.uuid4().hex
+        while True:
+            try:
+                return await self._handle(stored).execute_update(update, id=update_id)
+            except RPCError as error:
+                if error.status is not RPCStatusCode.FAILED_PRECONDITION:
+                    raise
+            await asyncio.sleep(NOT_READY_PAUSE_SECONDS)
 
     async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
         """Raise :class:`HistoryGone` where Temporal has no history of that run any more, and

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -213,10 +213,15 @@ def _check_path(request: Request) -> None:
 def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
     """The names of a route's query parameters, each with whether it may come more than once."""
     for field in dependant.query_params:
-        origin = get_origin(field.field_info.annotation)
-        yield field.alias, isinstance(origin, type) and issubclass(origin, Iterable)
+        annotation = field.field_info.annotation
+        yield field.alias, any(_is_several(each) for each in (annotation, *get_args(annotation)))
     for dependency in dependant.dependencies:
         yield from _query_parameters(dependency)
+
+
+def _is_several(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, Iterable)
 
 
 def _check_query(request: Request, parameters: dict[str, bool]) -> None:

@@ -51,6 +51,18 @@ async def test_a_cancelled_instance_ends_as_cancelled_and_takes_no_more_commands
         assert_problem(await api.operator.post(f"{path}/{command}"), 409, "already_finished")
 
 
+async def test_commands_that_come_while_an_instance_is_cancelled_are_carried_out_or_come_too_late(
+    api: Clients, customer: Customer, working: None
+) -> None:
+    """Temporal redoes the task with which an instance ends when a command comes meanwhile; that is no outage."""
+    for _ in range(4):
+        path = (await execute(api, customer)).headers["location"]
+        sent = [api.operator.delete(path)]
+        sent += [api.operator.post(f"{path}/{command}") for command in ("pause", "resume") * 3]
+        assert {answer.status_code for answer in await asyncio.gather(*sent)} <= {200, 202, 409}
+        await until(api, path, status="cancelled")
+
+
 async def test_instances_are_listed_newest_first_in_pages_by_user_and_status(
     api: Clients, customer: Customer, working: None
 ) -> None:
@@ -67,6 +79,8 @@ async def test_instances_are_listed_newest_first_in_pages_by_user_and_status(
     assert rest["pagination"]["next_cursor"] is None
     running = (await api.analyst.get(f"{url}&status=running")).json()["data"]
     assert {each["instance_id"] for each in running} == set(ids[1:])
+    both = (await api.analyst.get(f"{url}&status=running&status=cancelled")).json()["data"]
+    assert {each["instance_id"] for each in both} == set(ids)
     assert (await api.analyst.get("/workflows/onboarding/instances?user_id=other")).json()["data"] == []
     assert (await api.analyst.get(f"{url}&status=sleeping")).status_code == 422
 
