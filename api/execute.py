@@ -30,7 +30,7 @@ from store.instances import NewInstance, Placed
 from workflows.catalog import Definition
 
 LONGEST_WAIT_SECONDS = 60
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])")
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
 
 async def _preferred_wait(

@@ -14,6 +14,7 @@ _FORM = re.compile(
     r"(?:T(?=\d)(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?",
     re.ASCII,
 )
+_CALENDAR = re.compile(r"P[\d.]+[YM]", re.ASCII)
 LONGEST = timedelta(days=3660)
 
 
@@ -40,6 +41,10 @@ def parse_duration(value: Any) -> timedelta:
     if isinstance(value, timedelta):
         return value
     match = _FORM.fullmatch(value) if isinstance(value, str) and len(value) <= 64 else None
+    if match is None and isinstance(value, str) and _CALENDAR.match(value):
+        raise PydanticCustomError(
+            "invalid_duration", "Years and months differ in length: send days, such as P30D or P365D."
+        )
     if match is None:
         raise PydanticCustomError("invalid_duration", "Send an ISO 8601 duration such as P3D or PT12H.")
     try:

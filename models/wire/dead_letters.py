@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictFloat, StrictInt
 
@@ -32,6 +32,9 @@ class DeadLetterView(Answer):
 class ReplayFilter(Wire):
     """Which open dead letters to replay: those for which everything that is given holds; without anything, all."""
 
+    status: Literal[DeadLetterStatus.OPEN] = Field(
+        default=DeadLetterStatus.OPEN, description="As the list has it; no other can be replayed."
+    )
     workflow_id: Id | None = None
     instance_id: Id | None = None
     user_id: UserId | None = None
@@ -40,7 +43,7 @@ class ReplayFilter(Wire):
     created_after: Moment | None = None
     created_before: Moment | None = None
     limit: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(default=1000, description="The oldest so many.")
-    per_second: Annotated[StrictFloat | StrictInt, Field(gt=0, le=100)] = Field(
+    per_second: Annotated[StrictFloat, Field(gt=0, le=100)] = Field(
         default=10, description="The pace: whatever failed for all of them should not be overrun by them."
     )
 

@@ -60,7 +60,7 @@ async def test_a_caller_who_waits_gets_the_finished_instance(
     response = await api.operator.post(
         "/workflows/onboarding/execute",
         json={"user_id": customer.user_id, "parameters": SHORT},
-        headers={"Prefer": "respond-async, wait=15"},
+        headers={"Prefer": "respond-async, Wait=15"},
     )
     assert response.status_code == 200
     assert response.headers["preference-applied"] == "wait"
@@ -123,6 +123,12 @@ async def test_parameters_are_checked_against_the_catalogue(
 ) -> None:
     response = await execute(api, customer, parameters=parameters)
     assert field_errors(response) == {(pointer, code)}
+
+
+async def test_calendar_durations_are_refused_with_what_to_send_instead(api: Clients, customer: Customer) -> None:
+    for given in ("P1M", "P1Y2M3D", "P0.5Y"):
+        [error] = (await execute(api, customer, parameters={"nudge_within": given})).json()["errors"]
+        assert "P30D" in error["message"]
 
 
 async def test_what_cannot_be_executed_is_refused(api: Clients, customer: Customer) -> None:
