@@ -22,7 +22,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -41,7 +41,7 @@ from models.rules.triggers import Exit
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import callbacks, consent_lock, dead_letters, instances, outbox, triggers
+from store import callbacks, consent_lock, dead_letters, instances, outbox, triggers, waits
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -179,19 +179,26 @@ class Outbox:
         await handle.signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
 
     async def _cancel(self, letter: Letter) -> None:
-        """Cancel an instance. One whose start hasn't come through is ended here, and looked for a while longer."""
+        """Cancel an instance. One whose start or replay hasn't come through is ended here, and looked for a while
+        longer."""
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
         try:
-            await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+            # Asked first, since Temporal takes the cancellation of a closed run without a word.
+            if (await handle.describe(rpc_timeout=RPC_TIMEOUT)).status is WorkflowExecutionStatus.RUNNING:
+                await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+                return
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
-            async with self._database.transaction() as connection:
-                coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
-                await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
-                await callbacks.due(connection, letter.instance_id)
-            if coming:
-                raise _StillStartingError from None
+        async with self._database.transaction() as connection:
+            coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
+            if coming is None:
+                return
+            await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
+            await waits.forget(connection, letter.instance_id, None)
+            await callbacks.due(connection, letter.instance_id)
+        if coming:
+            raise _StillStartingError
 
     async def _call_back(self, letter: Letter) -> None:
         due = CallbackDue(instance_id=letter.instance_id, ending=int(letter.event_id))

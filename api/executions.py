@@ -45,7 +45,7 @@ from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
-from store import instances
+from store import instances, outbox
 from store.instances import NewInstance, StoredInstance
 from workflows.catalog import find
 
@@ -55,7 +55,7 @@ LOOK_TIMEOUT = timedelta(seconds=2)
 """How long a read waits for Temporal before it answers from the stored context."""
 NOT_STARTED_AFTER = timedelta(seconds=30)
 """How long an instance that Temporal doesn't know is still taken to be on its way there."""
-NOT_READY_PAUSE_SECONDS = 0.05
+LOOK_AGAIN_SECONDS = 0.05
 """How long to leave Temporal in peace that could not take a command just now."""
 
 _INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
@@ -165,17 +165,20 @@ class Executions:
         """Ask an instance to stop; its clean-up runs, and it ends as cancelled."""
         stored = await self._unfinished(workflow_id, instance_id)
         try:
-            await self._handle(stored).cancel(rpc_timeout=RPC_TIMEOUT)
+            if await self._arrived(stored):
+                await self._handle(stored).cancel(rpc_timeout=RPC_TIMEOUT)
+            else:
+                async with self._database.transaction() as connection:
+                    await outbox.write_cancel(connection, workflow_id, instance_id, stored.user_id)
         except (RPCError, RuntimeError) as error:
             raise _refusal(error) from error
         return await self.look(workflow_id, instance_id)
 
     async def command(self, workflow_id: str, instance_id: str, update: str) -> Sight:
         """Send an update (``pause``, ``resume``) and wait until the workflow has carried it out."""
-        stored = await self._unfinished(workflow_id, instance_id)
         try:
             async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
-                await self._updated(stored, update)
+                await self._updated(workflow_id, instance_id, update)
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
             raise WorkerUnavailable from error
         except WorkflowUpdateFailedError as error:
@@ -184,17 +187,41 @@ class Executions:
             raise _refusal(error) from error
         return await self.look(workflow_id, instance_id)
 
-    async def _updated(self, stored: StoredInstance, update: str) -> None:
-        """Temporal takes no update with a workflow task that it has to do again, as it has where a cancellation
-        comes while the instance ends: the next task takes it, or tells that the instance has ended."""
+    async def _updated(self, workflow_id: str, instance_id: str, update: str) -> None:
+        """Have an update carried out by the run that counts; one that is on the way is waited for.
+
+        Temporal takes no update with a workflow task that it has to do again, as it has where a cancellation comes
+        while the instance ends: the next task takes it, or tells that the instance has ended.
+        """
         update_id = uuid.uuid4().hex
         while True:
+            stored = await self._unfinished(workflow_id, instance_id)
             try:
-                return await self._handle(stored).execute_update(update, id=update_id)
+                if await self._arrived(stored):
+                    await self._handle(stored).execute_update(update, id=update_id)
+                    return
             except RPCError as error:
                 if error.status is not RPCStatusCode.FAILED_PRECONDITION:
                     raise
-            await asyncio.sleep(NOT_READY_PAUSE_SECONDS)
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _arrived(self, stored: StoredInstance) -> bool:
+        """Whether Temporal has the run that counts; False while the instance's start or its replay is on the way.
+        Temporal takes the cancellation of a closed run without a word, so it is asked before.
+
+        Raises :class:`AlreadyFinished` where that run has closed.
+        """
+        try:
+            told = await self._handle(stored).describe(rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND and _may_be_on_its_way(stored):
+                return False
+            raise
+        if told.status not in _CLOSED:
+            return True
+        if told.run_id in stored.replaced_runs:
+            return False
+        raise AlreadyFinished
 
     async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
         """Raise :class:`HistoryGone` where Temporal has no history of that run any more, and
@@ -253,9 +280,13 @@ def _corrected(stored: StoredInstance, told: WorkflowExecutionDescription) -> St
     )
 
 
+def _may_be_on_its_way(stored: StoredInstance) -> bool:
+    return stored.run_id is None and datetime.now(UTC) - stored.start_time < NOT_STARTED_AFTER
+
+
 def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
     """What to say of an instance without an end that Temporal has no history of."""
-    if stored.run_id is None and datetime.now(UTC) - stored.start_time < NOT_STARTED_AFTER:
+    if _may_be_on_its_way(stored):
         return stored
     error = {
         "error_type": "NotStarted" if stored.run_id is None else "HistoryLost",

@@ -189,11 +189,12 @@ async def delete_unstarted(connection: Connection, instance_id: str) -> None:
     )
 
 
-async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool:
+async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool | None:
     """End an instance that is to be cancelled and that Temporal has not been seen to run, since its start or its
-    replay is on the way; whatever comes of that is fenced off. Says whether it may still come.
+    replay is on the way; whatever comes of that is fenced off. Says whether it may still come; None where it is
+    no such instance.
     """
-    young = await connection.fetchval(
+    young: bool | None = await connection.fetchval(
         """
         UPDATE instances SET status = 'cancelled', end_time = coalesce(end_time, now())
         WHERE instance_id = $1 AND (run_id IS NULL OR run_id = ANY(replaced_runs))
@@ -203,7 +204,7 @@ async def end_unstarted(connection: Connection, instance_id: str, start_within: 
         instance_id,
         start_within,
     )
-    return bool(young)
+    return young
 
 
 async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:

@@ -23,6 +23,7 @@ _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
 GIVE_UP_AFTER = 50
 REPLAY = "dead_letter.replay"
+CANCEL = "instance.cancel"
 
 LetterKind = Literal["signal", "start", "replay", "cancel", "callback"]
 
@@ -157,6 +158,14 @@ async def write_replays(connection: Connection, letters: Sequence[StoredDeadLett
         [letter.dead_letter_id for letter in letters],
         REPLAY,
         pause,
+    )
+
+
+async def write_cancel(connection: Connection, workflow_id: str, instance_id: str, user_id: str) -> None:
+    """Write a letter that cancels an instance whose start or replay is on the way, whichever comes first."""
+    await _write(
+        connection,
+        [Letter("cancel", workflow_id, instance_id, None, user_id, instance_id, CANCEL, datetime.now(UTC))],
     )
 
 

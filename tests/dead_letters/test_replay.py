@@ -12,10 +12,10 @@ from temporalio.testing import WorkflowEnvironment
 from activities.replays import Replays
 from api.executions import Executions
 from models.messages.execution import Progress, StepContext
-from models.vocabulary import DeadLetterStatus, InstanceStatus
+from models.vocabulary import DeadLetterStatus, InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import Database
-from store import data_keys, instances, steps
+from store import data_keys, instances, replays, steps, withdrawals
 from tests.dead_letters.conftest import Stage, working
 from tests.dead_letters.journeys import Acts, Buggy, InARow, Mended
 from tests.support.people import Customer
@@ -238,3 +238,24 @@ async def test_a_replay_that_nobody_has_delivered_yet_shows_as_running(
     sight = await Executions(database, sealer, skipping.client, "unused").look("in_a_row", run.instance_id)
     assert (sight.stored.status, sight.stored.error, sight.stale) == (InstanceStatus.RUNNING, None, False)
     await stage.letter(run, DeadLetterStatus.REPLAYING)
+
+
+async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_for_good(
+    played: Stage, database: Database, sealer: Sealer
+) -> None:
+    """Temporal has only the run that has failed then, and takes its cancellation without a word."""
+    customer = await Customer.new(database, sealer, Purpose.MARKETING)
+    played.acts.failing = {"outside"}
+    run = await _failed(played, customer, "in_a_row")
+    played.acts.failing = set()
+    letter = await played.letter(run)
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE instances SET purpose = 'marketing'")
+        await replays.request(connection, sealer, letter.dead_letter_id)
+        await connection.execute("UPDATE temporal_outbox SET due_at = now() + '1 second' WHERE kind = 'replay'")
+    async with database.transaction() as connection:
+        await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
+    assert await _ended(played, run) is InstanceStatus.CANCELLED
+    assert (await played.runs.context(run)).reason == "consent_withdrawn"
+    await played.letter(run, DeadLetterStatus.DISCARDED)
+    assert played.acts.effects == {"first": 1, "local": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -33,9 +33,11 @@ async def refusing(
             yield mail
 
 
-async def _failed(api: Clients, customer: Customer) -> tuple[str, dict[str, Any]]:
+async def _failed(
+    api: Clients, customer: Customer, parameters: Mapping[str, str] = SHORT
+) -> tuple[str, dict[str, Any]]:
     """The path of an instance that has failed, and its dead letter."""
-    path = (await execute(api, customer, max_attempts=1, parameters=SHORT)).headers["location"]
+    path = (await execute(api, customer, max_attempts=1, parameters=parameters)).headers["location"]
     instance = await until(api, path, status="failed")
     found = (await api.admin.get(f"/dead-letters?instance_id={instance['instance_id']}")).json()["data"]
     assert len(found) == 1
@@ -166,6 +168,38 @@ async def test_many_are_replayed_by_a_filter_at_a_pace(
         "accepted"
     ] == 1
     assert_problem(await api.analyst.post("/dead-letters/replay", json={}), 403, "forbidden")
+
+
+async def _replayed_in_two_seconds(api: Clients, customer: Customer, refusing: MailServer) -> tuple[str, str]:
+    """The path of an instance whose replay has been answered and is far from Temporal, and its letter's path."""
+    await _failed(api, customer)
+    path, letter = await _failed(api, customer, parameters={})
+    refusing.refuse_recipients = None
+    answer = await api.operator.post("/dead-letters/replay", json={"per_second": 0.5})
+    assert answer.json()["accepted"] == 2
+    return path, f"/dead-letters/{letter['id']}"
+
+
+async def test_a_pause_that_overtakes_the_replay_is_carried_out(
+    api: Clients, customer: Customer, refusing: MailServer
+) -> None:
+    path, _ = await _replayed_in_two_seconds(api, customer, refusing)
+    paused = await api.operator.post(f"{path}/pause")
+    assert (paused.status_code, paused.json()["status"]) == (200, "paused")
+    assert (await api.operator.post(f"{path}/resume")).status_code == 200
+    await until(api, path, current_step="wait_for_first_activity")
+    assert (await api.operator.delete(path)).status_code == 202
+
+
+async def test_a_cancellation_that_overtakes_the_replay_ends_the_instance(
+    api: Clients, customer: Customer, refusing: MailServer
+) -> None:
+    path, letter = await _replayed_in_two_seconds(api, customer, refusing)
+    assert (await api.operator.delete(path)).status_code == 202
+    ended = await until(api, path, status="cancelled")
+    assert ended["end_time"]
+    assert (await api.admin.get(letter)).json()["status"] == "discarded"
+    assert_problem(await api.operator.delete(path), 409, "already_finished")
 
 
 async def test_what_stands_in_the_way_of_a_replay_is_said(
