@@ -10,6 +10,7 @@ from api.execute import Execution, PreferredWait, execute_once
 from api.guard import GuardedRoute, allow, audited, impersonal
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
+from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import (
     ConsentRequired,
@@ -23,7 +24,7 @@ from models.errors import (
     WorkflowNotFound,
 )
 from models.vocabulary import Role
-from models.wire.pages import Page, Pagination
+from models.wire.pages import Page
 from models.wire.workflows import ExecutedView, ExecuteRequest, ExitView, TriggerView, WorkflowPatch, WorkflowView
 from store import workflow_settings
 from store.workflow_settings import WorkflowSettings
@@ -31,15 +32,19 @@ from workflows.catalog import Definition, catalog, find
 
 router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
 
+_LIST = "workflows"
+
 
 @router.get("/workflows", response_model=Page[WorkflowView])
 @allow(*Role)
 @impersonal
-async def list_workflows(connection: InTransaction) -> Response:
-    """List the lifecycle workflows; all on one page."""
+async def list_workflows(connection: InTransaction, page: PageQuery) -> Response:
+    """List the lifecycle workflows, in alphabetical order."""
+    after = page.after(_LIST, str)
     changed = await workflow_settings.all_settings(connection)
-    views = [_view(definition, changed.get(name)) for name, definition in catalog().items()]
-    pagination = Pagination(limit=max(len(views), 1), next_cursor=None)
+    rows = [definition for name, definition in catalog().items() if after is None or name > after[0]]
+    data, pagination = page.cut(_LIST, rows, lambda definition: (definition.workflow_id,))
+    views = [_view(definition, changed.get(definition.workflow_id)) for definition in data]
     return json_response(Page[WorkflowView](data=views, pagination=pagination))
 
 

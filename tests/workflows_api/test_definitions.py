@@ -112,6 +112,21 @@ async def test_every_workflow_is_told_with_its_trigger_exits_and_parameters(api:
             assert parameter["description"]
 
 
+async def test_the_catalogue_is_listed_in_pages_as_every_list_is(api: Clients) -> None:
+    whole = (await api.analyst.get("/workflows")).json()
+    assert whole["pagination"] == {"limit": 100, "next_cursor": None}
+    seen, url = [], "/workflows?limit=4"
+    while url:
+        page = (await api.analyst.get(url)).json()
+        seen += [each["workflow_id"] for each in page["data"]]
+        cursor = page["pagination"]["next_cursor"]
+        url = f"/workflows?limit=4&cursor={cursor}" if cursor else ""
+    assert seen == list(catalog())
+    assert field_errors(await api.analyst.get("/workflows?cursor=nonsense")) == {
+        ("/query/cursor", "invalid_cursor")
+    }
+
+
 async def test_a_parameter_that_does_not_fit_is_named(api: Clients, database: Database, sealer: Sealer) -> None:
     customer = await Customer.new(database, sealer, Purpose.MARKETING)
     answer = await api.operator.post(
