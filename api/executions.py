@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -55,6 +56,10 @@ LOOK_TIMEOUT = timedelta(seconds=2)
 """How long a read waits for Temporal before it answers from the stored context."""
 NOT_STARTED_AFTER = timedelta(seconds=30)
 """How long an instance that Temporal doesn't know is still taken to be on its way there."""
+
+REPLAY_WITHIN_SECONDS = 5.0
+"""How long a command waits for the run of a replay that was requested; the outbox makes it in some 0.1 s."""
+REPLAY_LOOK_SECONDS = 0.05
 
 _INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
 
@@ -161,26 +166,45 @@ class Executions:
 
     async def cancel(self, workflow_id: str, instance_id: str) -> Sight:
         """Ask an instance to stop; its clean-up runs, and it ends as cancelled."""
-        stored = await self._unfinished(workflow_id, instance_id)
-        try:
-            await self._handle(stored).cancel(rpc_timeout=RPC_TIMEOUT)
-        except (RPCError, RuntimeError) as error:
-            raise _refusal(error) from error
-        return await self.look(workflow_id, instance_id)
+
+        async def cancel(handle: WorkflowHandle[Any, Any]) -> None:
+            await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+
+        return await self._steer(workflow_id, instance_id, cancel)
 
     async def command(self, workflow_id: str, instance_id: str, update: str) -> Sight:
         """Send an update (``pause``, ``resume``) and wait until the workflow has carried it out."""
-        stored = await self._unfinished(workflow_id, instance_id)
-        try:
-            async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
-                await self._handle(stored).execute_update(update)
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
-            raise WorkerUnavailable from error
-        except WorkflowUpdateFailedError as error:
-            raise AlreadyFinished from error
-        except (RPCError, RuntimeError) as error:
-            raise _refusal(error) from error
-        return await self.look(workflow_id, instance_id)
+
+        async def carry_out(handle: WorkflowHandle[Any, Any]) -> None:
+            try:
+                async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
+                    await handle.execute_update(update)
+            except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+                raise WorkerUnavailable from error
+            except WorkflowUpdateFailedError as error:
+                raise AlreadyFinished from error
+
+        return await self._steer(workflow_id, instance_id, carry_out)
+
+    async def _steer(
+        self, workflow_id: str, instance_id: str, command: Callable[[WorkflowHandle[Any, Any]], Awaitable[None]]
+    ) -> Sight:
+        """Give an instance a command. One whose replay was requested, and hasn't come to Temporal yet, runs for
+        everybody who looks: its new run is waited for, and :class:`TemporalUnavailable` raised if it is long."""
+        over = asyncio.get_running_loop().time() + REPLAY_WITHIN_SECONDS
+        while True:
+            stored = await self._unfinished(workflow_id, instance_id)
+            try:
+                await command(self._handle(stored))
+            except (RPCError, RuntimeError) as error:
+                refusal = _refusal(error)
+                if isinstance(refusal, TemporalUnavailable) or stored.run_id not in stored.replaced_runs:
+                    raise refusal from error
+                if asyncio.get_running_loop().time() > over:
+                    raise TemporalUnavailable from error
+            else:
+                return await self.look(workflow_id, instance_id)
+            await asyncio.sleep(REPLAY_LOOK_SECONDS)
 
     async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
         """Raise :class:`HistoryGone` where Temporal has no history of that run any more, and
