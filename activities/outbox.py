@@ -26,7 +26,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -196,19 +196,24 @@ class Outbox:
         await handle.signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
 
     async def _cancel(self, letter: Letter) -> None:
-        """Cancel an instance. One whose start hasn't come through is ended here, and looked for a while longer."""
+        """Cancel an instance. One whose start or replay hasn't come through is ended here, and looked for a while
+        longer. Which run is running is asked first: Temporal takes the cancellation of a closed one, in vain."""
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
         try:
-            await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+            latest = await handle.describe(rpc_timeout=RPC_TIMEOUT)
+            if latest.status is WorkflowExecutionStatus.RUNNING:
+                await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+                return
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
-            async with self._database.transaction() as connection:
-                coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
+        async with self._database.transaction() as connection:
+            ended = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
+            if ended is not None:
                 await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
                 await callbacks.due(connection, letter.instance_id)
-            if coming:
-                raise _StillStartingError from None
+        if ended is not None and ended.may_come:
+            raise _StillStartingError
 
     async def _call_back(self, letter: Letter) -> None:
         due = CallbackDue(instance_id=letter.instance_id, ending=int(letter.event_id))

@@ -195,16 +195,21 @@ class Executions:
         while True:
             stored = await self._unfinished(workflow_id, instance_id)
             try:
-                await command(self._handle(stored))
+                if not await self._awaits_replay(stored):
+                    await command(self._handle(stored))
+                    return await self.look(workflow_id, instance_id)
             except (RPCError, RuntimeError) as error:
-                refusal = _refusal(error)
-                if isinstance(refusal, TemporalUnavailable) or stored.run_id not in stored.replaced_runs:
-                    raise refusal from error
-                if asyncio.get_running_loop().time() > over:
-                    raise TemporalUnavailable from error
-            else:
-                return await self.look(workflow_id, instance_id)
+                raise _refusal(error) from error
+            if asyncio.get_running_loop().time() > over:
+                raise TemporalUnavailable
             await asyncio.sleep(REPLAY_LOOK_SECONDS)
+
+    async def _awaits_replay(self, stored: StoredInstance) -> bool:
+        """Whether Temporal's latest run is one that a replay replaces: to cancel that would succeed in vain."""
+        if stored.run_id not in stored.replaced_runs:
+            return False
+        latest = await self._handle(stored).describe(rpc_timeout=RPC_TIMEOUT)
+        return latest.run_id in stored.replaced_runs
 
     async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
         """Raise :class:`HistoryGone` where Temporal has no history of that run any more, and

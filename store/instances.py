@@ -189,9 +189,19 @@ async def delete_unstarted(connection: Connection, instance_id: str) -> None:
     )
 
 
-async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool:
+@dataclass(frozen=True)
+class EndedUnstarted:
+    """An instance that was ended without having been seen to run."""
+
+    may_come: bool
+    """Whether its start, or its replay, may still come through."""
+
+
+async def end_unstarted(
+    connection: Connection, instance_id: str, start_within: timedelta
+) -> EndedUnstarted | None:
     """End an instance that is to be cancelled and that Temporal has not been seen to run, since its start or its
-    replay is on the way; whatever comes of that is fenced off. Says whether it may still come.
+    replay is on the way; whatever comes of that is fenced off. None where it runs, or has ended otherwise.
     """
     young = await connection.fetchval(
         """
@@ -203,7 +213,7 @@ async def end_unstarted(connection: Connection, instance_id: str, start_within: 
         instance_id,
         start_within,
     )
-    return bool(young)
+    return None if young is None else EndedUnstarted(young)
 
 
 async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
