@@ -151,7 +151,7 @@ async def test_a_letter_that_is_given_back_is_an_end_of_its_own_and_told_as_one(
     assert await played.ended(run) is InstanceStatus.FAILED
     due = CallbackDue(instance_id=run.instance_id, ending=1)
     told = played.runs.environment.client.get_workflow_handle(callback_workflow_id(due))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await _is_there(told):
             await asyncio.sleep(0.05)
     await told.terminate()

@@ -35,7 +35,7 @@ async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_ca
     carrier = Outbox(database, sealer, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     run = runs.at(new.workflow_id, new.instance_id)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
             await asyncio.sleep(0.02)
     late = await runs.begin(new, still=True)

@@ -36,7 +36,7 @@ def reconciler(skipping: WorkflowEnvironment, database: Database, sealer: Sealer
 async def _looked(reconciler: Reconciler, runs: Runs, run: Run) -> None:
     """Look until the instance has an end: visibility lags."""
     since = datetime.now(UTC) - timedelta(minutes=5)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
             await reconciler.look(Look(since=since))
             await asyncio.sleep(0.05)

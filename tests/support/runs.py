@@ -114,14 +114,14 @@ class Runs:
         async with self.database.connection() as connection:
             return await instances.find(connection, self.sealer, run.workflow_id, run.instance_id)
 
-    async def until(self, run: Run, step: str, within: float = 20.0) -> StoredInstance:
+    async def until(self, run: Run, step: str, within: float = 60.0) -> StoredInstance:
         """The context once the instance has come to a step."""
         async with asyncio.timeout(within):
             while (found := await self._find(run)) is None or found.current_step != step:
                 await asyncio.sleep(0.02)
         return found
 
-    async def until_run(self, run: Run, run_id: str, within: float = 20.0) -> StoredInstance:
+    async def until_run(self, run: Run, run_id: str, within: float = 60.0) -> StoredInstance:
         """The context once this run of the instance has recorded a wait."""
         async with asyncio.timeout(within):
             while (found := await self.context(run)).run_id != run_id or not found.current_step:

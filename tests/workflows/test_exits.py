@@ -134,7 +134,7 @@ async def test_branches_that_wait_side_by_side_register_each_its_own_wait(
     run = await journeys.start(customer.user_id, "twins", still=True)
     await journeys.until(run, "sleep_right")
     await journeys.environment.fast_forward(run.handle, DAY)
-    async with journeys.database.connection() as connection, asyncio.timeout(20):
+    async with journeys.database.connection() as connection, asyncio.timeout(60):
         while True:
             rows = await connection.fetch("SELECT step FROM event_waits WHERE step LIKE 'hear%' ORDER BY step")
             if len(rows) == 2:
