@@ -129,10 +129,19 @@ class Runs:
         return found
 
     async def tell(
-        self, run: Run, event_type: str, event_id: str | None = None, *, at: datetime | None = None
+        self,
+        run: Run,
+        event_type: str,
+        event_id: str | None = None,
+        *,
+        at: datetime | None = None,
+        step: str | None = None,
     ) -> None:
-        """The fact that an event was recorded; it happened ``at`` that time, or now."""
+        """The fact that an event was recorded, for one wait or for any; it happened ``at`` that time, or now."""
         event = RecordedEvent(
-            event_id=event_id or uuid.uuid4().hex, event_type=event_type, timestamp=at or datetime.now(UTC)
+            event_id=event_id or uuid.uuid4().hex,
+            event_type=event_type,
+            timestamp=at or datetime.now(UTC),
+            step=step,
         )
         await run.handle.signal("event_recorded", event)
