@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from temporalio import activity
 
 from models.messages.execution import InstanceQuestion, Progress, Recorded, StoredEnd, WaitRequest
@@ -32,9 +34,9 @@ class Instances:
             key = (await data_keys.find(connection, self._sealer, [progress.user_id])).get(progress.user_id)
             if key is None:
                 return Recorded()
+            asked = await waits.resolved(connection, key, progress.instance_id, _asked(progress))
             if await instances.write_progress(connection, key, progress, run_id):
-                await _settle(connection, key, progress, run_id)
-        asked = _asked(progress)
+                await _settle(connection, key, progress, asked, run_id)
         if not asked or progress.status.finished:
             return Recorded()
         async with self._database.transaction() as connection:
@@ -59,7 +61,9 @@ def _asked(progress: Progress) -> dict[str, WaitRequest]:
     return asked
 
 
-async def _settle(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> None:
+async def _settle(
+    connection: Connection, key: DataKey, progress: Progress, asked: Mapping[str, WaitRequest], run_id: str
+) -> None:
     """What follows from a writing that was taken: all that follows from an end; and waits that have ended are
     forgotten, those that begin registered."""
     if progress.status.finished:
@@ -69,5 +73,5 @@ async def _settle(connection: Connection, key: DataKey, progress: Progress, run_
         await endings.follow_up(connection, key, ended, progress.status, run_id, progress.error)
     if progress.waits:
         await waits.forget(connection, progress.instance_id, progress.waits)
-    for step, request in _asked(progress).items():
+    for step, request in asked.items():
         await waits.register(connection, key, progress.workflow_id, progress.instance_id, step, request)

@@ -7,6 +7,10 @@ made. By the line at which the process dies:
 1. before Temporal is told: the letter is still there, and is delivered later.
 2. after it, before the letter is dropped: it is delivered again, without an effect.
 
+While Temporal is away letters are tried every two seconds and lose no attempt by it, so that they go out as soon
+as it is back, however long it was gone. A letter that Temporal refuses waits longer each time, and holds no other
+back.
+
 A start stores its instance first (ADR 0008); what stands in the way of it (no such user, no consent, a workflow
 that is switched off, another start within `once_per`) is no failure: the letter is dropped.
 """
@@ -53,6 +57,9 @@ IDLE_SECONDS = 0.1
 TURN_SECONDS = 20 * 60.0
 """How long an activity delivers before it lets the workflow continue as new."""
 STARTED_BY = "trigger"
+AWAY = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED})
+"""What an RPC says when Temporal is away or busy, whatever it is asked: the letter waits, and isn't to blame."""
+AWAY_PAUSE = timedelta(seconds=2)
 START_WITHIN = timedelta(minutes=1)
 """Far longer than whoever has stored an instance takes to tell Temporal of it, or gives up."""
 
@@ -69,6 +76,10 @@ class Startable:
     once_per: timedelta | None = None
     """Within which time it starts at most once for a user."""
     exits: Sequence[Exit] = ()
+
+
+class _AwayError(Exception):
+    """Temporal can't be reached."""
 
 
 class _StillStartingError(Exception):
@@ -138,18 +149,24 @@ class Outbox:
                     await outbox.delivered(connection, [stored.outbox_id])
                 else:
                     await outbox.postpone(connection, stored.outbox_id)
+        except _AwayError:
+            with contextlib.suppress(*UNREACHABLE):
+                async with self._database.connection() as connection:
+                    await outbox.hold(connection, stored.outbox_id, AWAY_PAUSE)
         except UNREACHABLE:
             log.warning("the outbox waits for Postgres")
             await asyncio.sleep(IDLE_SECONDS)
 
     async def _tell(self, letter: Letter) -> bool:
-        """Tell Temporal of one letter; says whether that is settled."""
+        """Tell Temporal of one letter; says whether that is settled. Raises _AwayError where Temporal is away."""
         try:
             await self._carry(letter)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:  # the instance has ended
                 return True
             log.warning("Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name})
+            if error.status in AWAY:
+                raise _AwayError from error
             return False
         except _StillStartingError:
             return False

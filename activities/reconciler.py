@@ -1,8 +1,13 @@
-"""Terminations, time-outs and starts that never were: brought from Temporal into the stored context.
+"""Terminations, time-outs, lost histories, starts that never were: brought from Temporal into the stored context.
 
 Temporal is the truth of the status. Lifecycle workflows write their end themselves; nobody does for a run that was
 terminated or timed out from the Web UI or the command line, nor for a row whose process died before it told
 Temporal (ADR 0008). A schedule calls :meth:`Reconciler.look` three times a minute.
+
+A history that Temporal doesn't have any more (its database was lost, a run was deleted) closes nothing that could
+be listed. So each look also asks for some of the instances that were seen running, in turn; their end can't be
+taken back, so a Temporal counts as the right one only after it has been looked at for :data:`LOST_AFTER`: a worker
+that was pointed at another cluster by mistake ends nothing meanwhile.
 
 All it does is idempotent: it ends rows that have no end, of runs that no replay has replaced. Where it dies, the
 next look begins where the last complete one had come to.
@@ -46,6 +51,10 @@ OVERLAP = timedelta(minutes=2)
 """How far behind its end a look begins again: visibility lags, and clocks differ."""
 UNSTARTED_AFTER = timedelta(minutes=1)
 """How long a row may be on its way to Temporal; whoever tells Temporal gives up far sooner."""
+LOST_AFTER = timedelta(minutes=10)
+"""How long a Temporal must have been looked at before an instance that it doesn't know is taken for lost."""
+SWEPT = 2000
+"""How many instances a look asks for, at most: all of 50,000 within ten minutes."""
 _CHUNK = 200
 _CLOSED = {
     WorkflowExecutionStatus.FAILED: InstanceStatus.FAILED,
@@ -64,14 +73,18 @@ class Reconciler:
 
     @activity.defn(name="reconciler.look")
     async def look(self, asked: Look) -> Looked:
-        """Look at the runs that have closed since then, and at rows that were never started."""
+        """Look at the runs that have closed since then, at rows that were never started, for lost histories."""
         began = datetime.now(UTC)
         ended = 0
         async for unfinished in self._suspects(asked.since):
-            if activity.in_activity():
-                activity.heartbeat()
             ended += await self._compare(unfinished)
-        return Looked(until=began - OVERLAP, ended=ended)
+        watching_since, after = asked.watching_since or began, ""
+        if began - watching_since >= LOST_AFTER:
+            async with self._database.connection() as connection:
+                found, after = await endings.some(connection, asked.after, SWEPT)
+            for unfinished in found:
+                ended += await self._compare(unfinished, may_be_lost=True)
+        return Looked(until=began - OVERLAP, ended=ended, watching_since=watching_since, after=after)
 
     async def _suspects(self, since: datetime | None) -> AsyncIterator[Unfinished]:
         closed = [instance_id async for instance_id in self._closed(since)]
@@ -93,8 +106,10 @@ class Reconciler:
         async for execution in self._client.list_workflows(query, rpc_timeout=RPC_TIMEOUT):
             yield execution.id.rpartition("/")[2]
 
-    async def _compare(self, unfinished: Unfinished) -> int:
-        """End one row if Temporal says that its latest run has ended; says how many were."""
+    async def _compare(self, unfinished: Unfinished, *, may_be_lost: bool = False) -> int:
+        """End one row if Temporal says that its latest run has ended, or knows none; says how many were."""
+        if activity.in_activity():
+            activity.heartbeat()
         workflow_id = temporal_workflow_id(unfinished.workflow_id, unfinished.instance_id)
         handle = self._client.get_workflow_handle(workflow_id)
         try:
@@ -102,7 +117,7 @@ class Reconciler:
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
-            ending = _never_started() if unfinished.run_id is None else None
+            ending = _unknown(unfinished, may_be_lost=may_be_lost)
         if ending is None:
             return 0
         async with self._database.transaction() as connection:
@@ -133,6 +148,18 @@ class Reconciler:
 
 def _failure(kind: str, text: str, step: str | None) -> StepFailure:
     return StepFailure(error_type=kind, error_message=text, failed_step=step, stack_trace="")
+
+
+def _unknown(unfinished: Unfinished, *, may_be_lost: bool) -> Ending | None:
+    if unfinished.run_id is None:
+        return _never_started()
+    return _lost(unfinished) if may_be_lost else None
+
+
+def _lost(unfinished: Unfinished) -> Ending:
+    text = "Temporal has no history of this instance any more, so it can't go on; execute the workflow again."
+    failure = _failure("HistoryLost", text, unfinished.current_step)
+    return Ending(InstanceStatus.FAILED, unfinished.run_id, failure, endings.HISTORY_LOST, None, replayable=False)
 
 
 def _never_started() -> Ending:

@@ -12,6 +12,8 @@ from privacy.sealing import DataKey, Sealer
 from store import callbacks, data_keys, dead_letters, waits
 from store.connection import Connection
 
+HISTORY_LOST = "history_lost"
+"""The reason of an instance whose history Temporal has lost."""
 NOT_STARTED = "not_started"
 """The reason of an instance that Temporal was never told of; a repeated request may still start it."""
 _LOOKED_AT = 500
@@ -39,6 +41,8 @@ class Ending:
     reason: str | None
     at: datetime | None
     """None: now."""
+    replayable: bool = True
+    """Whether there is a history that a dead letter could be replayed from."""
 
 
 _UNFINISHED = "SELECT instance_id, workflow_id, user_id, current_step, run_id FROM instances"
@@ -60,6 +64,20 @@ async def unstarted(connection: Connection, for_longer_than: timedelta) -> list[
         for_longer_than,
     )
     return [Unfinished(*row) for row in rows]
+
+
+async def some(connection: Connection, after: str, limit: int) -> tuple[list[Unfinished], str]:
+    """Those of the next so many instances that were seen running and have no end, and after which to go on: after
+    the last one from the beginning again. Costs the same however many have ended."""
+    rows = await connection.fetch(
+        """WITH next AS (SELECT * FROM instances WHERE instance_id > $1 ORDER BY instance_id LIMIT $2)
+            SELECT instance_id, workflow_id, user_id, current_step, run_id, end_time IS NULL AND run_id IS NOT NULL
+            FROM next ORDER BY instance_id""",
+        after,
+        limit,
+    )
+    found = [Unfinished(*row[:5]) for row in rows if row[5]]
+    return found, rows[-1]["instance_id"] if len(rows) == limit else ""
 
 
 async def end(connection: Connection, sealer: Sealer, instance: Unfinished, ending: Ending) -> bool:
@@ -85,8 +103,12 @@ async def end(connection: Connection, sealer: Sealer, instance: Unfinished, endi
         ending.reason,
         ending.run_id,
     )
-    if taken:
+    if taken and ending.replayable:
         await follow_up(connection, key, instance, ending.status, ending.run_id, ending.failure)
+    elif taken:
+        await dead_letters.settle_ended(connection, instance.instance_id, InstanceStatus.CANCELLED, None)
+        await waits.forget(connection, instance.instance_id, None)
+        await callbacks.due(connection, instance.instance_id)
     return bool(taken)
 
 

@@ -211,7 +211,8 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
     """Write where an instance stands, the results of its waits, and its end where it has one.
 
     An end stays: what a straggler writes after it is dropped, and so is what a run writes that a replay has
-    replaced. Says whether it was taken; so of an end that is written twice only the first is.
+    replaced. Says whether it was taken; so of an end that is written twice only the first is. A replayed journey
+    that writes something else than its end has got past its bug, and the dead letter of that is settled.
     """
     if progress.waits:
         await connection.execute(
@@ -230,12 +231,19 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         )
     taken = await connection.fetchval(
         """
-        UPDATE instances
-        SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
-            end_time = CASE WHEN $7 THEN now() END,
-            reason = CASE WHEN $2 = 'cancelled' THEN coalesce(reason, $8) WHEN $7 THEN $8 ELSE reason END
-        WHERE instance_id = $1 AND end_time IS NULL AND $4 <> ALL(replaced_runs)
-        RETURNING true
+        WITH taken AS (
+            UPDATE instances
+            SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
+                end_time = CASE WHEN $7 THEN now() END,
+                reason = CASE WHEN $2 = 'cancelled' THEN coalesce(reason, $8) WHEN $7 THEN $8 ELSE reason END
+            WHERE instance_id = $1 AND end_time IS NULL AND $4 <> ALL(replaced_runs)
+            RETURNING replaced_runs
+        ), mended AS (
+            UPDATE dead_letters SET status = 'replayed', updated_at = now()
+            WHERE NOT $7 AND EXISTS (SELECT FROM taken WHERE replaced_runs <> '{}')
+              AND instance_id = $1 AND failed_step = '' AND status = 'replaying'
+        )
+        SELECT true FROM taken
         """,
         progress.instance_id,
         progress.status.value,

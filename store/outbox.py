@@ -186,6 +186,13 @@ async def delivered(connection: Connection, outbox_ids: Collection[int]) -> None
     await connection.execute("DELETE FROM temporal_outbox WHERE outbox_id = ANY($1::bigint[])", list(outbox_ids))
 
 
+async def hold(connection: Connection, outbox_id: int, pause: timedelta) -> None:
+    """Try a letter again soon: Temporal is away, which is no fault of the letter's and counts for nothing."""
+    await connection.execute(
+        "UPDATE temporal_outbox SET due_at = now() + $2::interval WHERE outbox_id = $1", outbox_id, pause
+    )
+
+
 async def postpone(connection: Connection, outbox_id: int) -> None:
     """Try a letter again later: after 1 s, doubling up to 10 minutes; after very many tries leave it dead."""
     await connection.execute(

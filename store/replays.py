@@ -17,7 +17,7 @@ from asyncpg import Record
 from models.errors import ConsentRequired, PerennialError, UserErased
 from models.vocabulary import DeadLetterStatus
 from privacy.sealing import Sealer
-from store import consent_lock, data_keys, dead_letters, outbox, waits
+from store import callbacks, consent_lock, data_keys, dead_letters, outbox, waits
 from store.connection import Connection
 from store.dead_letters import StoredDeadLetter
 
@@ -114,7 +114,12 @@ async def _reopen(connection: Connection, letters: Sequence[StoredDeadLetter]) -
 
 
 async def give_back(connection: Connection, sealer: Sealer, letter: StoredDeadLetter) -> None:
-    """Undo a request that Temporal can't carry out: the instance has failed as it had, the letter is open."""
+    """Undo a request that Temporal can't carry out: the instance has failed as it had, the letter is open.
+
+    It is an end of its own, and told as one: the first end's callback may have been passed over meanwhile. The
+    instance's row is locked first, as everywhere.
+    """
+    await connection.execute("SELECT FROM instances WHERE instance_id = $1 FOR NO KEY UPDATE", letter.instance_id)
     undone = await connection.fetchval(
         """UPDATE dead_letters SET status = 'open', updated_at = now()
             WHERE dead_letter_id = $1 AND status = 'replaying' AND run_id = $2 RETURNING true""",
@@ -129,6 +134,7 @@ async def give_back(connection: Connection, sealer: Sealer, letter: StoredDeadLe
             letter.instance_id,
             key.seal_json("instances.error", letter.error),
         )
+        await callbacks.due(connection, letter.instance_id)
 
 
 async def under_way(connection: Connection, sealer: Sealer, dead_letter_id: str) -> StoredDeadLetter | None:

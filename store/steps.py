@@ -37,6 +37,11 @@ _BEGIN = """
     ), entered AS (
         UPDATE instances SET current_step = $2, run_id = $3
         WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs) AND NOT EXISTS (SELECT FROM done)
+        RETURNING replaced_runs
+    ), mended AS (
+        UPDATE dead_letters SET status = 'replayed', updated_at = now()
+        WHERE EXISTS (SELECT FROM entered WHERE replaced_runs <> '{}')
+          AND instance_id = $1 AND failed_step = '' AND status = 'replaying'
     ), cut_short AS (
         UPDATE attempts SET interrupted = true, ended_at = now(), error_type = 'Interrupted'
         WHERE instance_id = $1 AND step = $2 AND ended_at IS NULL AND EXISTS (SELECT FROM present)
@@ -68,6 +73,7 @@ async def begin_attempt(connection: Connection, context: StepContext, run_id: st
 
     Earlier attempts without an end were cut short by a killed worker: they are marked as interrupted and
     don't count towards ``max_attempts``; nor do those from before a replay, which grants all of them anew.
+    A replayed journey that enters a new step has got past its bug, and the dead letter of that is settled.
     """
     row = await connection.fetchrow(
         _BEGIN,

@@ -20,6 +20,8 @@ from store.connection import Connection
 
 GRACE = timedelta(hours=1)
 """How much older than the wait's beginning an event may say it is: clocks differ, and clients round."""
+AHEAD = timedelta(days=1)
+"""How much later than it was received an event may say it is."""
 _LOOKED_AT = 1000
 _FILTER = "event_waits.property_filter"
 
@@ -47,6 +49,32 @@ class Waiting:
             and event_id != self.trigger_event_id
             and type_matches(self.request.event_type, event_type)
         )
+
+
+async def resolved(
+    connection: Connection, key: DataKey, instance_id: str, asked: Mapping[str, WaitRequest]
+) -> dict[str, WaitRequest]:
+    """Waits with what must be the same as in the event that started the instance, the key's person's, filled in. A
+    property that it hasn't is not asked for, and none is where a request has started the instance."""
+    if not any(request.same for request in asked.values()):
+        return dict(asked)
+    body = await connection.fetchval(
+        """
+        SELECT e.body FROM instances i
+        JOIN events e ON e.event_id = i.trigger_event_id AND e.user_id = i.user_id
+                     AND e.timestamp BETWEEN i.events_from AND i.events_since + $2::interval
+        WHERE i.instance_id = $1
+        """,
+        instance_id,
+        AHEAD,
+    )
+    held = (key.open_json("events.body", body) or {}).get("event_properties") or {} if body else {}
+    return {
+        step: request.model_copy(
+            update={"where": {**request.where, **{name: held[name] for name in request.same if name in held}}}
+        )
+        for step, request in asked.items()
+    }
 
 
 async def register(

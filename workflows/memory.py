@@ -129,7 +129,7 @@ class Inbox:
             (
                 each
                 for each in self.exits.values()
-                if not each.where and type_matches(each.event_type, event.event_type)
+                if not each.where and not each.same and type_matches(each.event_type, event.event_type)
             ),
             None,
         )

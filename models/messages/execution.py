@@ -33,6 +33,9 @@ class WaitRequest(TemporalMessage):
     """A type, a category (`engagement.*`) or `*`."""
     where: dict[str, Any] = Field(default_factory=dict)
     """Property names of the event and the values they must have."""
+    same: list[str] = Field(default_factory=list)
+    """Property names whose values must be those of the event that started the instance: these are looked up where
+    the wait is registered, and don't come into Temporal."""
     since: datetime | None = None
     """Events that happened before are passed over."""
     step: str | None = None

@@ -14,10 +14,16 @@ class Look(TemporalMessage):
     """From when on Temporal's closed runs are looked at; None: all that are kept."""
 
     since: datetime | None = None
+    watching_since: datetime | None = None
+    """Since when this Temporal has been looked at; None: from now on."""
+    after: str = ""
+    """After which instance to go on asking whether Temporal has a history."""
 
 
 class Looked(TemporalMessage):
-    """Up to when they have been looked at, and how many instances were ended by it."""
+    """Up to when they have been looked at, how many instances that ended, and where the next look goes on."""
 
     until: datetime
     ended: int = 0
+    watching_since: datetime | None = None
+    after: str = ""

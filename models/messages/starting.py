@@ -35,7 +35,10 @@ def start_message(
         max_attempts=max_attempts,
         parameters=parameters,
         exits=[
-            ExitRequest(event_type=each.event_type, where=dict(each.where), reason=each.reason) for each in exits
+            ExitRequest(
+                event_type=each.event_type, where=dict(each.where), same=list(each.same), reason=each.reason
+            )
+            for each in exits
         ],
     )
 

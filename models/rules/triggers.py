@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -33,6 +33,8 @@ class Exit:
     """What the instance completes with."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """Property names of the event and the values they must have."""
+    same: tuple[str, ...] = ()
+    """Property names of the event whose values must be those of the event that started the instance."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,13 @@ def on(event_type: str, *, max_age: timedelta = DEFAULT_MAX_AGE, **where: Any) -
     return Trigger(event_type, where, max_age)
 
 
-def when(event_type: str, *, reason: str | None = None, **where: Any) -> Exit:
-    """An exit, as a declaration reads: ``exit_on=when("transaction.purchase_complete", reason="purchased")``."""
-    return Exit(event_type, reason or event_type, where)
+def when(event_type: str, *, reason: str | None = None, same_as_trigger: Sequence[str] = (), **where: Any) -> Exit:
+    """An exit, as a declaration reads: ``exit_on=when("transaction.purchase_complete", reason="purchased")``.
+
+    ``same_as_trigger`` names properties that must have the values that they have in the event which started the
+    instance; one that was executed by a request, or whose event has no such property, doesn't ask for them.
+    """
+    return Exit(event_type, reason or event_type, where, tuple(same_as_trigger))
 
 
 def type_matches(pattern: str, event_type: str) -> bool:

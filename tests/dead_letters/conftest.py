@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
@@ -17,15 +18,18 @@ from activities.messages import Messages
 from activities.outbox import Outbox
 from activities.recording import StepRecorder
 from activities.templates import TEMPLATES
-from models.vocabulary import DeadLetterStatus
+from models.vocabulary import DeadLetterStatus, InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
 from store import dead_letters, replays
 from store.dead_letters import Filter, StoredDeadLetter
-from tests.dead_letters.journeys import Acts, InARow, Mended, SideBySide, WithAWait
+from tests.dead_letters.journeys import Acts, InARow, LivesWithIt, Mended, SideBySide, WithAWait
+from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from worker import startables, workflow_runner
 from workflows.interceptors import OutcomeInterceptor
+
+JOURNEYS = (InARow, SideBySide, WithAWait, LivesWithIt, Mended)
 
 
 @dataclass
@@ -37,7 +41,7 @@ class Stage:
 
     async def letter(self, run: Run, status: DeadLetterStatus = DeadLetterStatus.OPEN) -> StoredDeadLetter:
         """The instance's one letter, once it has that status."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 async with self.runs.database.connection() as connection:
                     wanted = Filter(instance_id=run.instance_id)
@@ -46,6 +50,22 @@ class Stage:
                 if found and found[0].status is status:
                     return found[0]
                 await asyncio.sleep(0.02)
+
+    async def failed(self, customer: Customer, workflow_id: str, max_attempts: int = 1, **parameters: Any) -> Run:
+        """A run that has failed."""
+        run = await self.runs.start(
+            customer.user_id, workflow_id, max_attempts=max_attempts, still=True, parameters=parameters
+        )
+        with pytest.raises(WorkflowFailureError):
+            await run.handle.result()
+        return run
+
+    async def ended(self, run: Run) -> InstanceStatus:
+        """How the instance has ended, once it has."""
+        async with asyncio.timeout(60):
+            while (context := await self.runs.context(run)).end_time is None:
+                await asyncio.sleep(0.02)
+        return context.status
 
     async def replay(self, letter: StoredDeadLetter) -> None:
         async with self.runs.database.transaction() as connection:
@@ -69,17 +89,25 @@ async def working(runs: Runs, acts: Acts, workflows: Sequence[type[Any]]) -> Asy
         yield
 
 
+@asynccontextmanager
+async def set_up(
+    environment: WorkflowEnvironment, database: Database, sealer: Sealer, queue: str
+) -> AsyncIterator[Stage]:
+    """A stage on some Temporal, with an outbox that is carried."""
+    carrier = Outbox(database, sealer, environment.client, queue, startables())
+    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    with environment.with_time_skipping_disabled():
+        yield Stage(Runs(environment, database, sealer, queue, JOURNEYS), Acts())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 @pytest.fixture
 async def stage(
     skipping: WorkflowEnvironment, database: Database, sealer: Sealer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stage]:
-    queue = tmp_path_factory.mktemp("dead-letters").name
-    carrier = Outbox(database, sealer, skipping.client, queue, startables())
-    task = asyncio.create_task(carrier.carry_on(lambda: True))
-    with skipping.with_time_skipping_disabled():
-        yield Stage(Runs(skipping, database, sealer, queue, [InARow, SideBySide, WithAWait, Mended]), Acts())
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with set_up(skipping, database, sealer, tmp_path_factory.mktemp("dead-letters").name) as stage:
+        yield stage
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import timedelta
 
 from temporalio import activity, workflow
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from models.messages.execution import StepMessage, TemporalMessage
@@ -82,6 +83,29 @@ class WithAWait(LifecycleWorkflow[Waits]):
         self.variables["visited"] = event is not None
 
 
+class Rounds(Waits):
+    """How often it rests."""
+
+    rounds: int = 1
+
+
+@lifecycle("lives_with_it", purpose=None)
+class LivesWithIt(LifecycleWorkflow[Rounds]):
+    """Catches the failure of a step, goes on for so long that a new run carries it, and gives up then."""
+
+    async def journey(self, parameters: Rounds) -> None:
+        await self.step("before", Acts.act, StepMessage())
+        tried = (self.step(name, Acts.act, StepMessage()) for name in ("one", "two", "three"))
+        failures = [each for each in await asyncio.gather(*tried, return_exceptions=True) if each is not None]
+        for _ in range(parameters.rounds):
+            await self.step("round", Acts.act, StepMessage(), policy=STORE)
+            await self.sleep(parameters.rest)
+        for failure in failures:
+            if isinstance(failure, ActivityError):
+                raise failure
+        await self.step("after", Acts.act, StepMessage())
+
+
 def _bug() -> None:
     raise KeyError("the journey has a bug")
 
@@ -102,3 +126,12 @@ class Mended(LifecycleWorkflow[Waits]):
     async def journey(self, parameters: Waits) -> None:
         await self.step("first", Acts.act, StepMessage())
         await self.step("second", Acts.act, StepMessage())
+
+
+@lifecycle("mended", purpose=None)
+class Patient(LifecycleWorkflow[Waits]):
+    """Has none any more either, and waits where it was."""
+
+    async def journey(self, parameters: Waits) -> None:
+        await self.step("first", Acts.act, StepMessage())
+        await self.wait_for_event("shop.visit", within=timedelta(days=1))

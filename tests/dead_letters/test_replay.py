@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from activities.replays import Replays
 from api.executions import Executions
+from models.messages.callbacks import CallbackDue, callback_workflow_id
 from models.messages.execution import Progress, StepContext
-from models.vocabulary import DeadLetterStatus, InstanceStatus, Purpose
+from models.vocabulary import DeadLetterStatus, InstanceStatus, Purpose, Role
 from privacy.sealing import Sealer
 from runtime.database import Database
-from store import data_keys, instances, replays, steps, withdrawals
+from store import callbacks, data_keys, instances, replays, steps, withdrawals
 from tests.dead_letters.conftest import Stage, working
-from tests.dead_letters.journeys import Acts, Buggy, InARow, Mended
+from tests.dead_letters.journeys import Acts, Buggy, InARow, Mended, Patient
 from tests.support.people import Customer
-from tests.support.runs import Run, Runs
-
-
-async def _failed(stage: Stage, customer: Customer, workflow_id: str, max_attempts: int = 1) -> Run:
-    run = await stage.runs.start(customer.user_id, workflow_id, max_attempts=max_attempts, still=True)
-    with pytest.raises(WorkflowFailureError):
-        await run.handle.result()
-    return run
-
-
-async def _ended(stage: Stage, run: Run) -> InstanceStatus:
-    async with asyncio.timeout(20):
-        while (context := await stage.runs.context(run)).end_time is None:
-            await asyncio.sleep(0.02)
-    return context.status
+from tests.support.runs import Runs
 
 
 @pytest.mark.parametrize("step", ["local", "outside"])
 async def test_completed_steps_have_no_second_effect(played: Stage, customer: Customer, step: str) -> None:
     played.acts.failing = {step}
-    run = await _failed(played, customer, "in_a_row")
+    run = await played.failed(customer, "in_a_row")
     letter = await played.letter(run)
     assert (letter.failed_step, letter.attempts, letter.error_type) == (step, 1, "ValueError")
     assert letter.error is not None
@@ -51,7 +40,7 @@ async def test_completed_steps_have_no_second_effect(played: Stage, customer: Cu
     await played.replay(letter)
     reopened = await played.runs.context(run)
     assert (reopened.status, reopened.end_time, reopened.error) == (InstanceStatus.RUNNING, None, None)
-    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert await played.ended(run) is InstanceStatus.COMPLETED
     done = await played.runs.context(run)
     assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
     assert done.variables == {"first": True, "all": True}
@@ -65,13 +54,13 @@ async def test_completed_siblings_have_no_second_effect_and_the_others_are_done(
 ) -> None:
     played.acts.failing = {"two"}
     played.acts.slow = {"two": 0.5, "three": 3.0}  # three is under way when two fails
-    run = await _failed(played, customer, "side_by_side")
+    run = await played.failed(customer, "side_by_side")
     letter = await played.letter(run)
     assert letter.failed_step == "two"
     assert played.acts.effects["one"] == 1
     played.acts.failing, played.acts.slow = set(), {}
     await played.replay(letter)
-    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert await played.ended(run) is InstanceStatus.COMPLETED
     assert {name: played.acts.effects[name] for name in ("before", "one", "two", "after")} == {
         "before": 1,
         "one": 1,
@@ -85,7 +74,7 @@ async def test_a_second_failure_is_the_same_letter_with_one_more_attempt_and_fre
     played: Stage, customer: Customer
 ) -> None:
     played.acts.failing = {"local"}
-    run = await _failed(played, customer, "in_a_row", max_attempts=2)
+    run = await played.failed(customer, "in_a_row", max_attempts=2)
     first = await played.letter(run)
     await played.replay(first)
     second = await played.letter(run)
@@ -99,7 +88,7 @@ async def test_a_second_failure_is_the_same_letter_with_one_more_attempt_and_fre
     assert [each.attempt for each in context.attempts if each.step == "local"] == [1, 2, 3, 4]
     played.acts.failing = set()
     await played.replay(second)
-    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert await played.ended(run) is InstanceStatus.COMPLETED
     assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
 
 
@@ -107,11 +96,11 @@ async def test_another_step_that_fails_after_a_replay_has_a_letter_of_its_own(
     played: Stage, customer: Customer
 ) -> None:
     played.acts.failing = {"local"}
-    run = await _failed(played, customer, "in_a_row")
+    run = await played.failed(customer, "in_a_row")
     letter = await played.letter(run)
     played.acts.failing = {"outside"}
     await played.replay(letter)
-    assert await _ended(played, run) is InstanceStatus.FAILED
+    assert await played.ended(run) is InstanceStatus.FAILED
     async with played.runs.database.connection() as connection:
         rows = await connection.fetch("SELECT failed_step, status, attempts FROM dead_letters ORDER BY 1")
     assert [tuple(row) for row in rows] == [("local", "replayed", 1), ("outside", "open", 1)]
@@ -121,17 +110,61 @@ async def test_a_journey_with_a_bug_leaves_a_letter_and_goes_on_with_the_mended_
     stage: Stage, customer: Customer
 ) -> None:
     async with working(stage.runs, stage.acts, [Buggy]):
-        run = await _failed(stage, customer, "mended")
+        run = await stage.failed(customer, "mended")
         letter = await stage.letter(run)
         assert (letter.failed_step, letter.error_type) == (None, "KeyError")
         await stage.replay(letter)
         again = await stage.letter(run)
         assert (again.dead_letter_id, again.attempts) == (letter.dead_letter_id, 2)
+    stage.acts.slow = {"second": 60.0}
     async with working(stage.runs, stage.acts, [Mended]):
         await stage.replay(again)
-        assert await _ended(stage, run) is InstanceStatus.COMPLETED
-    assert stage.acts.effects == {"first": 1, "second": 1}
-    await stage.letter(run, DeadLetterStatus.REPLAYED)
+        await stage.letter(run, DeadLetterStatus.REPLAYED)  # as soon as the journey has got past its bug
+        assert (await stage.runs.context(run)).status is InstanceStatus.RUNNING
+        await run.handle.terminate()
+    assert stage.acts.effects == {"first": 1}
+
+
+async def test_a_mended_journey_that_only_waits_has_got_past_its_bug_as_well(
+    stage: Stage, customer: Customer
+) -> None:
+    async with working(stage.runs, stage.acts, [Buggy]):
+        run = await stage.failed(customer, "mended")
+        letter = await stage.letter(run)
+    async with working(stage.runs, stage.acts, [Patient]):
+        await stage.replay(letter)
+        await stage.letter(run, DeadLetterStatus.REPLAYED)
+        assert (await stage.runs.until(run, "wait_for_shop_visit")).status is InstanceStatus.RUNNING
+        await run.handle.terminate()
+
+
+async def test_a_letter_that_is_given_back_is_an_end_of_its_own_and_told_as_one(
+    played: Stage, customer: Customer
+) -> None:
+    played.acts.failing = {"outside"}
+    run = await played.failed(customer, "in_a_row")
+    async with played.runs.database.transaction() as connection:
+        key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
+        await callbacks.place(connection, key, run.instance_id, "https://example.com/hook", Role.OPERATOR)
+        await connection.execute("UPDATE dead_letters SET run_id = $1", str(uuid.uuid4()))
+    await played.replay(await played.letter(run))
+    assert await played.ended(run) is InstanceStatus.FAILED
+    due = CallbackDue(instance_id=run.instance_id, ending=1)
+    told = played.runs.environment.client.get_workflow_handle(callback_workflow_id(due))
+    async with asyncio.timeout(60):
+        while not await _is_there(told):
+            await asyncio.sleep(0.05)
+    await told.terminate()
+
+
+async def _is_there(handle: WorkflowHandle[Any, Any]) -> bool:
+    try:
+        await handle.describe()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
@@ -142,7 +175,7 @@ async def test_a_wait_beside_the_failed_step_and_an_exit_hear_of_what_came_meanw
     played: Stage, customer: Customer, event_type: str, reason: str | None, variables: dict[str, bool]
 ) -> None:
     played.acts.failing, played.acts.slow = {"beside"}, {"beside": 0.3}
-    run = await _failed(played, customer, "with_a_wait")
+    run = await played.failed(customer, "with_a_wait")
     letter = await played.letter(run)
     async with played.runs.database.transaction() as connection:
         key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
@@ -157,7 +190,7 @@ async def test_a_wait_beside_the_failed_step_and_an_exit_hear_of_what_came_meanw
         )
     played.acts.failing = set()
     await played.replay(letter)
-    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert await played.ended(run) is InstanceStatus.COMPLETED
     context = await played.runs.context(run)
     assert (context.variables, context.reason) == (variables, reason)
 
@@ -165,7 +198,7 @@ async def test_a_wait_beside_the_failed_step_and_an_exit_hear_of_what_came_meanw
 async def test_what_a_replaced_run_still_writes_is_dropped(played: Stage, customer: Customer) -> None:
     """A recording of the failed run that is carried out twice, the second time after the replay."""
     played.acts.failing = {"outside"}
-    run = await _failed(played, customer, "in_a_row")
+    run = await played.failed(customer, "in_a_row")
     letter = await played.letter(run)
     async with played.runs.database.transaction() as connection:
         await connection.execute(
@@ -198,12 +231,12 @@ async def test_a_history_that_is_gone_leaves_the_letter_open_and_the_instance_fa
     played: Stage, customer: Customer
 ) -> None:
     played.acts.failing = {"outside"}
-    run = await _failed(played, customer, "in_a_row")
+    run = await played.failed(customer, "in_a_row")
     before = await played.runs.context(run)
     async with played.runs.database.connection() as connection:
         await connection.execute("UPDATE dead_letters SET run_id = $1", str(uuid.uuid4()))
     await played.replay(await played.letter(run))
-    assert await _ended(played, run) is InstanceStatus.FAILED
+    assert await played.ended(run) is InstanceStatus.FAILED
     assert (await played.letter(run)).attempts == 1
     assert (await played.runs.context(run)).error == before.error
 
@@ -211,7 +244,7 @@ async def test_a_history_that_is_gone_leaves_the_letter_open_and_the_instance_fa
 async def test_a_replay_that_is_delivered_twice_is_one(played: Stage, customer: Customer, sealer: Sealer) -> None:
     """The outbox died after the reset and before it dropped its letter."""
     played.acts.failing = {"outside"}
-    run = await _failed(played, customer, "in_a_row")
+    run = await played.failed(customer, "in_a_row")
     letter = await played.letter(run)
     played.acts.failing, played.acts.slow = set(), {"outside": 1.0}
     await played.replay(letter)
@@ -219,7 +252,7 @@ async def test_a_replay_that_is_delivered_twice_is_one(played: Stage, customer: 
     while (described := await run.handle.describe()).run_id == letter.run_id:
         await asyncio.sleep(0.02)
     await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
-    assert await _ended(played, run) is InstanceStatus.COMPLETED
+    assert await played.ended(run) is InstanceStatus.COMPLETED
     assert (await played.runs.context(run)).run_id == described.run_id
     assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
     await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
@@ -233,7 +266,7 @@ async def test_a_replay_that_nobody_has_delivered_yet_shows_as_running(
     stage = Stage(Runs(skipping, database, sealer, f"undelivered-{uuid.uuid4().hex}", [InARow]), Acts())
     stage.acts.failing = {"local"}
     async with working(stage.runs, stage.acts, [InARow]):
-        run = await _failed(stage, customer, "in_a_row")
+        run = await stage.failed(customer, "in_a_row")
     await stage.replay(await stage.letter(run))
     sight = await Executions(database, sealer, skipping.client, "unused").look("in_a_row", run.instance_id)
     assert (sight.stored.status, sight.stored.error, sight.stale) == (InstanceStatus.RUNNING, None, False)
@@ -246,7 +279,7 @@ async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_for_good(
     """Temporal has only the run that has failed then, and takes its cancellation without a word."""
     customer = await Customer.new(database, sealer, Purpose.MARKETING)
     played.acts.failing = {"outside"}
-    run = await _failed(played, customer, "in_a_row")
+    run = await played.failed(customer, "in_a_row")
     played.acts.failing = set()
     letter = await played.letter(run)
     async with database.transaction() as connection:
@@ -255,7 +288,7 @@ async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_for_good(
         await connection.execute("UPDATE temporal_outbox SET due_at = now() + '1 second' WHERE kind = 'replay'")
     async with database.transaction() as connection:
         await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
-    assert await _ended(played, run) is InstanceStatus.CANCELLED
+    assert await played.ended(run) is InstanceStatus.CANCELLED
     assert (await played.runs.context(run)).reason == "consent_withdrawn"
     await played.letter(run, DeadLetterStatus.DISCARDED)
     assert played.acts.effects == {"first": 1, "local": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -77,7 +78,7 @@ async def test_a_callback_is_tried_again_under_the_same_id_and_a_new_signature(
     path = f"/workflows/onboarding/instances/{executed['instance_id']}"
     await hooks.after(lambda: len(hooks.received) == 2)
     while (callback := (await two[0].get(path)).json()["callback"])["status"] != "delivered":
-        pass
+        await asyncio.sleep(0.05)
     assert (callback["attempts"], callback["last_status"]) == (2, 204)
 
 
@@ -90,7 +91,7 @@ async def test_410_stops_a_callback_and_a_redirect_is_not_followed(
     assert [hook.path for hook in hooks.received] == ["/", "/"]
     async with database.connection() as connection:
         while await connection.fetchval("SELECT status FROM callbacks") != "gone":
-            pass
+            await asyncio.sleep(0.05)
 
 
 async def test_a_cancelled_instance_is_told_of_as_well(two: list[httpx.AsyncClient], hooks: HookServer) -> None:

@@ -13,7 +13,8 @@ from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.settings import Settings
-from store import withdrawals
+from store import replays, withdrawals
+from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
 from worker import startables
@@ -34,7 +35,7 @@ async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_ca
     carrier = Outbox(database, sealer, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     run = runs.at(new.workflow_id, new.instance_id)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
             await asyncio.sleep(0.02)
     late = await runs.begin(new, still=True)
@@ -43,5 +44,42 @@ async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_ca
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.CANCELLED, "consent_withdrawn")
     assert context.attempts == []
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_and_the_replay_does_nothing(
+    runs: Runs,
+    customer: Customer,
+    skipping: WorkflowEnvironment,
+    database: Database,
+    sealer: Sealer,
+    worker_settings: Settings,
+    mail: MailServer,
+) -> None:
+    """Temporal takes the cancellation of the run that has failed, which is in vain: the row is what counts."""
+    mail.refuse_recipients = "550 no such mailbox"
+    run = await runs.start(customer.user_id, max_attempts=1, still=True)
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    mail.refuse_recipients = None
+    async with database.transaction() as connection:
+        letter_id = await connection.fetchval("SELECT dead_letter_id FROM dead_letters")
+        await replays.request(connection, sealer, letter_id)
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE instances SET purpose = 'marketing'")
+        await connection.execute("UPDATE temporal_outbox SET due_at = now() + interval '3 seconds'")
+        await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
+    carrier = Outbox(database, sealer, skipping.client, worker_settings.task_queue, startables())
+    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    async with database.connection() as connection, asyncio.timeout(60):
+        while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE kind = 'replay'"):
+            await asyncio.sleep(0.05)
+    context = await runs.context(run)
+    assert (context.status, context.reason) == (InstanceStatus.CANCELLED, "consent_withdrawn")
+    assert (await run.handle.describe()).run_id == context.run_id
+    assert mail.received == []
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT status FROM dead_letters") == "discarded"
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -13,6 +13,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client
 
+from activities.outbox import AWAY_PAUSE
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.builders import user
@@ -86,3 +87,27 @@ async def test_what_was_stored_answers_when_the_history_is_gone(frail: LittleSta
         )
         assert (await client.get(path)).json() == outcome
         assert_problem(await client.delete(path), 409, "already_finished")
+
+
+async def test_a_withdrawal_during_an_outage_ends_its_instances_as_soon_as_temporal_is_back(
+    frail: LittleStack, database: Database
+) -> None:
+    """However long it was gone: what waits is tried again soon, and no try counts against it."""
+    async with frail.clients(database) as [client], database.connection() as connection:
+        await client.post("/users", json=user(consents={"data_collection": True, "marketing": True}))
+        path = (await client.post("/workflows/newsletter/execute", json={"user_id": "u-1"})).headers["location"]
+        await _until(client, path, current_step="wait_for_visit")
+        await frail.temporal.stop()
+        assert (await client.delete("/users/u-1/consents/marketing")).status_code == 200
+        due = "SELECT due_at, attempts, due_at - now() AS pause FROM temporal_outbox WHERE kind = 'cancel'"
+        tries = await connection.fetch(due)
+        async with asyncio.timeout(120):
+            while len(tries) < 4:
+                [again] = await connection.fetch(due)
+                if again["due_at"] != tries[-1]["due_at"]:
+                    tries.append(again)
+                await asyncio.sleep(0.1)
+        assert {each["attempts"] for each in tries} == {0}
+        assert max(each["pause"] for each in tries) <= AWAY_PAUSE
+        await frail.temporal.start()
+        assert (await _until(client, path, status="cancelled"))["reason"] == "consent_withdrawn"

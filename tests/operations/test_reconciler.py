@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
-from activities.reconciler import Reconciler
+from activities.reconciler import LOST_AFTER, Reconciler
 from models.messages.identity import temporal_workflow_id
 from models.messages.reconciling import Look
 from models.messages.starting import start_message, start_options
@@ -24,6 +25,7 @@ from tests.support.builders import user
 from tests.support.little_stack import LittleStack
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
+from tests.support.temporal import skipping_temporal
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def reconciler(skipping: WorkflowEnvironment, database: Database, sealer: Sealer
 async def _looked(reconciler: Reconciler, runs: Runs, run: Run) -> None:
     """Look until the instance has an end: visibility lags."""
     since = datetime.now(UTC) - timedelta(minutes=5)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
             await reconciler.look(Look(since=since))
             await asyncio.sleep(0.05)
@@ -141,6 +143,69 @@ async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_star
     begun = await runs.begin(new)
     await begun.handle.result()
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
+
+
+@pytest.fixture
+async def fresh(codec: SealedPayloads) -> AsyncIterator[Client]:
+    """A Temporal that knows nothing: the one that was there has lost its database."""
+    async with skipping_temporal(codec) as environment:
+        yield environment.client
+
+
+async def test_an_instance_whose_history_is_lost_fails_with_the_reason_once_that_is_certain(
+    runs: Runs, customer: Customer, database: Database, sealer: Sealer, fresh: Client, reconciler: Reconciler
+) -> None:
+    lost = await runs.start(customer.user_id, still=True)
+    await runs.until(lost, "wait_for_first_activity")
+    done = await runs.start(customer.user_id, parameters={"first_activity_within": "PT0.1S"})
+    await done.handle.result()
+    finished = await runs.context(done)
+    long_ago = datetime.now(UTC) - LOST_AFTER
+    assert (await reconciler.look(Look(watching_since=long_ago))).ended == 0  # Temporal has it
+
+    forgetful = Reconciler(database, sealer, fresh)
+    first = await forgetful.look(Look())
+    assert first.watching_since is not None
+    assert first.ended == 0  # it may be the wrong Temporal
+    assert (await forgetful.look(Look(watching_since=first.watching_since))).ended == 0
+    assert (await forgetful.look(Look(watching_since=long_ago))).ended == 1
+    context = await runs.context(lost)
+    assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
+    assert context.end_time is not None
+    assert context.error is not None
+    assert (context.error["error_type"], context.error["failed_step"]) == (
+        "HistoryLost",
+        "wait_for_first_activity",
+    )
+    assert "execute the workflow again" in context.error["error_message"]
+    assert await runs.context(done) == finished
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM dead_letters") == 0  # nothing could replay it
+        assert await connection.fetchval("SELECT count(*) FROM event_waits") == 0
+    await lost.handle.terminate()
+
+
+async def test_lost_histories_are_asked_for_in_turn(
+    runs: Runs,
+    customer: Customer,
+    database: Database,
+    sealer: Sealer,
+    fresh: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("activities.reconciler.SWEPT", 2)
+    started = [await runs.stored(customer.user_id) for _ in range(5)]
+    async with database.connection() as connection:
+        await connection.execute("UPDATE instances SET run_id = instance_id")
+    forgetful, after, ended = Reconciler(database, sealer, fresh), "", []
+    for _ in range(3):
+        looked = await forgetful.look(Look(watching_since=datetime.now(UTC) - LOST_AFTER, after=after))
+        after = looked.after
+        ended.append(looked.ended)
+    assert (ended, after) == ([2, 2, 1], "")
+    assert {(await runs.context(runs.at(each.workflow_id, each.instance_id))).reason for each in started} == {
+        "history_lost"
+    }
 
 
 async def test_on_a_running_stack_a_termination_shows_in_the_list_within_a_minute(

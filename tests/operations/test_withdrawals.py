@@ -24,7 +24,7 @@ async def _execute(client: httpx.AsyncClient, workflow_id: str = "newsletter", *
 
 
 async def _until(client: httpx.AsyncClient, path: str, **wanted: Any) -> dict[str, Any]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             instance: dict[str, Any] = (await client.get(path)).json()
             if all(instance[name] == value for name, value in wanted.items()):
@@ -87,7 +87,7 @@ async def test_a_withdrawal_that_withdraws_nothing_tells_temporal_nothing(
     await two[0].delete(MARKETING)
     await _until(two[0], path, status="cancelled")
     await two[0].delete(MARKETING)
-    async with database.connection() as connection, asyncio.timeout(10):
+    async with database.connection() as connection, asyncio.timeout(60):
         while await connection.fetchval("SELECT count(*) FROM temporal_outbox"):
             await asyncio.sleep(0.02)
 
@@ -118,7 +118,7 @@ async def test_no_start_that_races_a_withdrawal_survives_it(
         assert {status for _, status in answers} <= {202, 403}
         accepted += sum(status == 202 for _, status in answers)
     assert accepted > ROUNDS
-    async with database.connection() as connection, asyncio.timeout(30):
+    async with database.connection() as connection, asyncio.timeout(60):
         while await connection.fetchval("SELECT count(*) FROM instances WHERE end_time IS NULL"):
             await asyncio.sleep(0.05)
         rows = await connection.fetch("SELECT status, reason, count(*) FROM instances GROUP BY 1, 2")

@@ -32,7 +32,7 @@ class HookServer:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
-    async def after(self, condition: Callable[[], bool], within: float = 30.0) -> None:
+    async def after(self, condition: Callable[[], bool], within: float = 60.0) -> None:
         """Wait until a condition holds."""
         async with asyncio.timeout(within):
             while not condition():

@@ -9,7 +9,7 @@ from runtime.database import Database
 
 async def until_blocked(database: Database, sessions: int) -> None:
     """Wait until so many sessions wait for a lock."""
-    async with database.connection() as connection, asyncio.timeout(10):
+    async with database.connection() as connection, asyncio.timeout(60):
         count = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
         while await connection.fetchval(count) < sessions:
             await asyncio.sleep(0.01)

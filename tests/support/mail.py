@@ -55,7 +55,7 @@ class MailServer:
             self.received.append(message)
         return verdict or "250 kept"
 
-    async def after(self, condition: Callable[[], bool], within: float = 20.0) -> None:
+    async def after(self, condition: Callable[[], bool], within: float = 60.0) -> None:
         """Wait until a condition holds."""
         async with asyncio.timeout(within):
             while not condition():

@@ -47,7 +47,7 @@ class PerennialProcess:
                 stdout=log,
                 start_new_session=True,
             )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not ready.exists():
                 assert self._process.returncode is None, self.log()
                 await asyncio.sleep(0.02)

@@ -88,7 +88,7 @@ async def _others(runs: Runs, customer: Customer) -> dict[str, Run]:
     exits = {
         "cart_recovery": ("wait_for_end_of_shopping", "transaction.purchase_complete"),
         "churn_prevention": ("watch", "user.account_deletion"),
-        "post_purchase": ("wait_before_thanks", "transaction.refund"),
+        "post_purchase": ("wait_before_thanks", "user.account_deletion"),
         "trial_conversion": ("wait_for_first_use", "transaction.purchase_complete"),
         "win_back": ("wait_before_whats_new", "user.login"),
     }

@@ -114,14 +114,14 @@ class Runs:
         async with self.database.connection() as connection:
             return await instances.find(connection, self.sealer, run.workflow_id, run.instance_id)
 
-    async def until(self, run: Run, step: str, within: float = 20.0) -> StoredInstance:
+    async def until(self, run: Run, step: str, within: float = 60.0) -> StoredInstance:
         """The context once the instance has come to a step."""
         async with asyncio.timeout(within):
             while (found := await self._find(run)) is None or found.current_step != step:
                 await asyncio.sleep(0.02)
         return found
 
-    async def until_run(self, run: Run, run_id: str, within: float = 20.0) -> StoredInstance:
+    async def until_run(self, run: Run, run_id: str, within: float = 60.0) -> StoredInstance:
         """The context once this run of the instance has recorded a wait."""
         async with asyncio.timeout(within):
             while (found := await self.context(run)).run_id != run_id or not found.current_step:
@@ -129,10 +129,19 @@ class Runs:
         return found
 
     async def tell(
-        self, run: Run, event_type: str, event_id: str | None = None, *, at: datetime | None = None
+        self,
+        run: Run,
+        event_type: str,
+        event_id: str | None = None,
+        *,
+        at: datetime | None = None,
+        step: str | None = None,
     ) -> None:
-        """The fact that an event was recorded; it happened ``at`` that time, or now."""
+        """The fact that an event was recorded, for one wait or for any; it happened ``at`` that time, or now."""
         event = RecordedEvent(
-            event_id=event_id or uuid.uuid4().hex, event_type=event_type, timestamp=at or datetime.now(UTC)
+            event_id=event_id or uuid.uuid4().hex,
+            event_type=event_type,
+            timestamp=at or datetime.now(UTC),
+            step=step,
         )
         await run.handle.signal("event_recorded", event)

@@ -93,7 +93,7 @@ async def test_a_patched_change_leaves_running_instances_their_course_and_gives_
 
 
 async def _until_a_task_has_failed(run: Run) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             history = await run.handle.fetch_history()
             failures = [each for each in history.events if each.HasField("workflow_task_failed_event_attributes")]

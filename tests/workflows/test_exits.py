@@ -134,7 +134,7 @@ async def test_branches_that_wait_side_by_side_register_each_its_own_wait(
     run = await journeys.start(customer.user_id, "twins", still=True)
     await journeys.until(run, "sleep_right")
     await journeys.environment.fast_forward(run.handle, DAY)
-    async with journeys.database.connection() as connection, asyncio.timeout(20):
+    async with journeys.database.connection() as connection, asyncio.timeout(60):
         while True:
             rows = await connection.fetch("SELECT step FROM event_waits WHERE step LIKE 'hear%' ORDER BY step")
             if len(rows) == 2:
@@ -180,3 +180,37 @@ async def test_the_same_event_for_an_exit_and_told_twice_changes_nothing(
     await journeys.tell(run, "cart.drop", event_id)
     await journeys.tell(run, "cart.drop", event_id)
     assert (await run.handle.result()).reason == "cart.drop"
+
+
+@pytest.mark.parametrize(("order_id", "ends"), [("o-1", True), ("o-2", False)])
+async def test_of_refunds_that_of_the_order_which_the_instance_is_about_ends_it(
+    journeys: Runs, customer: Customer, log: EventLog, order_id: str, ends: bool
+) -> None:
+    """Told by the projector, and found in the log."""
+    purchase = await log.store("transaction.purchase_complete", order_id="o-1")
+    instance = await journeys.stored(customer.user_id, "post_purchase")
+    async with journeys.database.transaction() as connection:
+        await triggers.remember(connection, instance.instance_id, purchase.event_id, purchase.timestamp)
+    run = await journeys.begin(instance, still=True)
+    await journeys.until(run, "wait_before_thanks")
+    refund = await log.store("transaction.refund", order_id=order_id)
+    assert await log.project(refund) == int(ends)
+    await run.handle.terminate()
+
+    late = await journeys.stored(customer.user_id, "post_purchase")
+    async with journeys.database.transaction() as connection:
+        await triggers.remember(connection, late.instance_id, purchase.event_id, purchase.timestamp)
+    second = await journeys.begin(late)
+    assert ((await second.handle.result()).reason == "refunded") is ends
+    assert b"o-1" not in b"".join(
+        each.SerializeToString() for each in (await second.handle.fetch_history()).events
+    )
+
+
+async def test_an_instance_that_a_request_started_is_about_no_order_and_any_refund_ends_it(
+    journeys: Runs, customer: Customer, log: EventLog
+) -> None:
+    run = await journeys.start(customer.user_id, "post_purchase", still=True)
+    await journeys.until(run, "wait_before_thanks")
+    assert await log.project(await log.store("transaction.refund", order_id="o-9")) == 1
+    await run.handle.terminate()

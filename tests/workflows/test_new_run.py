@@ -50,7 +50,7 @@ async def test_a_long_journey_does_everything_once_and_comes_to_the_same(
     parameters = {"patience": "PT3H", "rounds": ROUNDS}
     run = await wanderers.start(customer.user_id, "wanderer", parameters=parameters)
     assert (await run.handle.result()).reason == "arrived"
-    async with asyncio.timeout(20):  # visibility comes later
+    async with asyncio.timeout(60):  # visibility comes later
         while len(await run_ids(wanderers, run)) < 3:
             await asyncio.sleep(0.05)
     context = await wanderers.context(run)
@@ -83,7 +83,7 @@ async def test_events_pauses_and_exits_reach_whichever_run_there_is(wanderers: R
         if number % 6 == 3:
             await run.handle.execute_update("pause")
             await run.handle.execute_update("resume")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             context = await wanderers.context(run)
             met = [value["event_id"] for name, value in context.results.items() if name.startswith("meet")]
@@ -93,7 +93,7 @@ async def test_events_pauses_and_exits_reach_whichever_run_there_is(wanderers: R
     assert [each for each in met if each] == told[: len([each for each in met if each])]
     await wanderers.tell(run, "wander.home")
     assert (await run.handle.result()).reason == "home"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await run_ids(wanderers, run)) < 3:
             await asyncio.sleep(0.05)
     final = [each for each in (await wanderers.context(run)).variables["log"] if str(each).startswith("meeting")]

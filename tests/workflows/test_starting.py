@@ -48,7 +48,7 @@ async def deliver(
         over = asyncio.Event()
 
         async def watch() -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while await connection.fetchval("SELECT count(*) FROM temporal_outbox"):
                     await asyncio.sleep(0.02)
             over.set()

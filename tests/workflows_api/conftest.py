@@ -82,7 +82,7 @@ async def execute(api: Clients, customer: Customer, **body: Any) -> httpx.Respon
 
 async def until(api: Clients, path: str, **wanted: Any) -> dict[str, Any]:
     """The instance, once it shows what is wanted."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             instance: dict[str, Any] = (await api.admin.get(path)).json()
             if all(instance[name] == value for name, value in wanted.items()):

@@ -96,7 +96,7 @@ async def test_a_replay_carries_on_and_completes(api: Clients, customer: Custome
 
 
 async def _settled(api: Clients, letter_id: str, status: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             letter: dict[str, Any] = (await api.admin.get(f"/dead-letters/{letter_id}")).json()
             if letter["status"] == status:

@@ -189,7 +189,7 @@ async def test_an_answer_that_is_held_back_is_given_when_the_process_stops(
                 timeout=20,
             )
         )
-        async with database.connection() as connection, asyncio.timeout(10):
+        async with database.connection() as connection, asyncio.timeout(60):
             while not await connection.fetchval("SELECT count(*) FROM instances"):
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)

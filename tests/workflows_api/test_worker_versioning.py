@@ -28,7 +28,7 @@ async def _make_current(temporal: Client, deployment: str, build_id: str) -> Non
         identity="test",
         ignore_missing_task_queues=True,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await temporal.workflow_service.set_worker_deployment_current_version(request)

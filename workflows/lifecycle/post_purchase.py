@@ -28,7 +28,7 @@ class PostPurchaseParameters(Parameters):
     trigger=on("transaction.purchase_complete"),
     once_per=days(30),
     exit_on=(
-        when("transaction.refund", reason="refunded"),
+        when("transaction.refund", reason="refunded", same_as_trigger=["order_id"]),
         when("user.account_deletion", reason="account_closed"),
     ),
 )
@@ -36,7 +36,8 @@ class PostPurchase(LifecycleWorkflow[PostPurchaseParameters]):
     """Thanks for a purchase, helps with it once it has arrived, asks how it went, and looks for a second one.
 
     A service workflow: it speaks of the order and of nothing else, so it needs no consent. Who buys often is
-    thanked once a month. A refund ends it at once: nobody wants to be asked how they like what they sent back.
+    thanked once a month. A refund of the order ends it at once: nobody wants to be asked how they like what they
+    sent back; that of another order doesn't. Executed by a request it knows no order, and any refund ends it.
     The question comes on a weekday at ten, where the customer lives: that is when most people answer. Whether a
     second purchase follows is the figure that tells whether all this was worth it, so it is kept as an event.
     """

@@ -22,7 +22,7 @@ class ReconcilerWorkflow:
         last = workflow.get_last_completion_result(Looked)
         return await workflow.execute_activity_method(
             Reconciler.look,
-            Look(since=last.until if last else None),
+            Look(since=last.until, watching_since=last.watching_since, after=last.after) if last else Look(),
             start_to_close_timeout=timedelta(minutes=5),
             heartbeat_timeout=timedelta(seconds=30),
             summary=PublicText("Compare Temporal's closed runs with the stored context"),

@@ -1,0 +1,123 @@
+"""A replayed instance from outside: what its callback tells, and that it can be steered from the request on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+from temporalio.client import Client
+
+from activities.outbox import Outbox
+from models.messages.callbacks import CallbackDue, callback_workflow_id
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.hooks import HookServer
+from tests.support.http import Clients, assert_problem
+from tests.support.mail import MailServer
+from tests.support.people import Customer
+from tests.workflows_api.conftest import SHORT, execute, until
+from worker import build_worker, startables
+
+
+@pytest.fixture
+async def refusing(
+    settings: Settings, temporal: Client, database: Database, sealer: Sealer
+) -> AsyncIterator[MailServer]:
+    """A worker whose mail server refuses everything, until it is told not to."""
+    async with MailServer() as mail:
+        mail.refuse_recipients = "450 ada@example.com is away"
+        mailing = settings.model_copy(update={"smtp_url": mail.url})
+        async with build_worker(temporal, mailing, database, sealer):
+            yield mail
+
+
+@pytest.fixture
+async def hooks() -> AsyncIterator[HookServer]:
+    async with HookServer() as server:
+        yield server
+
+
+async def _failed(api: Clients, customer: Customer, **body: Any) -> tuple[str, dict[str, Any], str]:
+    """The path of an instance that has failed, the answer to its execute, and its dead letter's path."""
+    executed = await execute(api, customer, **{"max_attempts": 1, "parameters": SHORT, **body})
+    path = executed.headers["location"]
+    instance = await until(api, path, status="failed")
+    [letter] = (await api.admin.get(f"/dead-letters?instance_id={instance['instance_id']}")).json()["data"]
+    return path, executed.json(), f"/dead-letters/{letter['id']}"
+
+
+async def _told(temporal: Client, instance_id: str, ending: int) -> None:
+    """Wait until the callback of an end is done with, or given up."""
+    due = CallbackDue(instance_id=instance_id, ending=ending)
+    await temporal.get_workflow_handle(callback_workflow_id(due)).result()
+
+
+async def test_each_end_is_told_once_under_an_id_of_its_own_and_with_the_same_secret(
+    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, temporal: Client
+) -> None:
+    path, executed, letter = await _failed(api, customer, callback_url=hooks.url)
+    await hooks.after(lambda: len(hooks.received) == 1)
+    await api.operator.post(f"{letter}/replay")  # in vain
+    await hooks.after(lambda: len(hooks.received) == 2)
+    refusing.refuse_recipients = None
+    await api.operator.post(f"{letter}/replay")
+    await until(api, path, status="completed")
+    for ending in range(3):
+        await hooks.after(lambda ending=ending: len(hooks.received) > ending)  # type: ignore[misc]
+        await _told(temporal, executed["instance_id"], ending)
+    told = [Webhook(executed["callback_secret"]).verify(hook.body, hook.headers) for hook in hooks.received]
+    assert [each["status"] for each in told] == ["failed", "failed", "completed"]
+    assert [each["error"] is None for each in told] == [False, False, True]
+    assert [hook.headers["webhook-id"] for hook in hooks.received] == [
+        f"msg_{executed['instance_id']}_{ending}" for ending in range(3)
+    ]
+    callback = (await until(api, path, status="completed"))["callback"]
+    assert (callback["status"], callback["attempts"]) == ("delivered", 3)
+
+
+async def test_an_end_that_a_replay_has_taken_back_is_not_tried_again(
+    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, temporal: Client
+) -> None:
+    hooks.answers = ["500 Oh"]
+    path, executed, letter = await _failed(api, customer, callback_url=hooks.url)
+    await hooks.after(lambda: len(hooks.received) == 1)
+    refusing.refuse_recipients = None
+    await api.operator.post(f"{letter}/replay")
+    await until(api, path, status="completed")
+    await hooks.after(lambda: len(hooks.received) == 2)
+    await _told(temporal, executed["instance_id"], 0)
+    await _told(temporal, executed["instance_id"], 1)
+    assert [json.loads(hook.body)["status"] for hook in hooks.received] == ["failed", "completed"]
+
+
+async def test_a_replayed_instance_can_be_paused_and_cancelled_before_temporal_has_heard_of_it(
+    api: Clients,
+    customer: Customer,
+    refusing: MailServer,
+    temporal: Client,
+    database: Database,
+    sealer: Sealer,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, _, letter = await _failed(api, customer, parameters={})
+    refusing.refuse_recipients = None
+    assert (await api.operator.post(f"{letter}/replay")).status_code == 202
+    with monkeypatch.context() as hurried:
+        hurried.setattr("api.executions.RPC_TIMEOUT", timedelta(seconds=0.5))
+        assert_problem(await api.operator.post(f"{path}/pause"), 503, "worker_unavailable")
+    pausing = asyncio.create_task(api.operator.post(f"{path}/pause"))
+    carrier = Outbox(database, sealer, temporal, settings.task_queue, startables())
+    carrying = asyncio.create_task(carrier.carry_on(lambda: True))
+    paused = await pausing
+    assert (paused.status_code, paused.json()["status"]) == (200, "paused")
+    assert (await api.operator.delete(path)).status_code == 202
+    await until(api, path, status="cancelled")
+    carrying.cancel()
+    await asyncio.gather(carrying, return_exceptions=True)
