@@ -17,6 +17,8 @@ HISTORY_LOST = "history_lost"
 NOT_STARTED = "not_started"
 """The reason of an instance that Temporal was never told of; a repeated request may still start it."""
 _LOOKED_AT = 500
+_PASSED = 2000
+"""How many instances a walk through all of them passes at once, whether they have ended or not."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,18 @@ async def unstarted(connection: Connection, for_longer_than: timedelta) -> list[
 
 
 async def some(connection: Connection, after: str, limit: int) -> tuple[list[Unfinished], str]:
-    """Those of the next so many instances that were seen running and have no end, and after which to go on: after
+    """The next instances that were seen running and have no end, so many at most, and after which to go on: after
     the last one from the beginning again. Costs the same however many have ended."""
     rows = await connection.fetch(
-        """WITH next AS (SELECT * FROM instances WHERE instance_id > $1 ORDER BY instance_id LIMIT $2)
+        f"""WITH next AS (SELECT * FROM instances WHERE instance_id > $1 ORDER BY instance_id LIMIT {_PASSED})
             SELECT instance_id, workflow_id, user_id, current_step, run_id, end_time IS NULL AND run_id IS NOT NULL
             FROM next ORDER BY instance_id""",
         after,
-        limit,
     )
-    found = [Unfinished(*row[:5]) for row in rows if row[5]]
-    return found, rows[-1]["instance_id"] if len(rows) == limit else ""
+    found = [Unfinished(*row[:5]) for row in rows if row[5]][:limit]
+    if len(found) == limit:
+        return found, found[-1].instance_id
+    return found, rows[-1]["instance_id"] if len(rows) == _PASSED else ""
 
 
 async def end(connection: Connection, sealer: Sealer, instance: Unfinished, ending: Ending) -> bool:

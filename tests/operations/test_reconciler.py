@@ -193,7 +193,7 @@ async def test_lost_histories_are_asked_for_in_turn(
     fresh: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("activities.reconciler.SWEPT", 2)
+    monkeypatch.setattr("activities.reconciler.ASKED_FOR", 2)
     started = [await runs.stored(customer.user_id) for _ in range(5)]
     async with database.connection() as connection:
         await connection.execute("UPDATE instances SET run_id = instance_id")
