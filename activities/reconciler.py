@@ -54,7 +54,7 @@ UNSTARTED_AFTER = timedelta(minutes=1)
 LOST_AFTER = timedelta(hours=1)
 """How long a Temporal must have been looked at before an instance that it doesn't know is taken for lost."""
 ASKED_FOR = 100
-"""For how many of them a look asks at most: five in a second, since nearly all are well; 50,000 take three hours."""
+"""For how many of them a look asks at most, five in a second: nearly all are well. 50,000 take three hours."""
 _CHUNK = 200
 _CLOSED = {
     WorkflowExecutionStatus.FAILED: InstanceStatus.FAILED,
