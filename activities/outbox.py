@@ -40,12 +40,12 @@ from models.messages.execution import RecordedEvent
 from models.messages.identity import temporal_workflow_id
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.public_text import PublicText
-from models.messages.starting import start_message, start_options
+from models.messages.starting import exit_requests, start_message, start_options
 from models.rules.triggers import Exit
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import callbacks, consent_lock, dead_letters, instances, outbox, triggers
+from store import callbacks, consent_lock, dead_letters, instances, outbox, triggers, waits
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -211,6 +211,7 @@ class Outbox:
             ended = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
             if ended is not None:
                 await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
+                await waits.forget(connection, letter.instance_id, None)
                 await callbacks.due(connection, letter.instance_id)
         if ended is not None and ended.may_come:
             raise _StillStartingError
@@ -271,6 +272,8 @@ class Outbox:
             )
             await instances.insert(connection, admission.key, new)
             await triggers.remember(connection, new.instance_id, letter.event_id, letter.event_timestamp)
+            exits = exit_requests(startable.exits)
+            await waits.register_exits(connection, admission.key, new.workflow_id, new.instance_id, exits)
             return new
 
 
