@@ -40,7 +40,7 @@ from models.messages.execution import RecordedEvent
 from models.messages.identity import temporal_workflow_id
 from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.public_text import PublicText
-from models.messages.starting import start_message, start_options
+from models.messages.starting import exit_requests, start_message, start_options
 from models.rules.triggers import Exit
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
@@ -273,6 +273,8 @@ class Outbox:
             )
             await instances.insert(connection, admission.key, new)
             await triggers.remember(connection, new.instance_id, letter.event_id, letter.event_timestamp)
+            exits = exit_requests(startable.exits)
+            await waits.register_exits(connection, admission.key, new.workflow_id, new.instance_id, exits)
             return new
 
 

@@ -21,9 +21,10 @@ from api.resources import Resources
 from api.responses import json_response
 from api.validation import field_errors
 from models.errors import ConsentRequired, FieldError, InvalidContent, WorkflowDisabled
+from models.messages.starting import exit_requests
 from models.rules.outside import objection
 from models.wire.workflows import ExecutedView, ExecuteRequest
-from store import callbacks, consent_lock, instances
+from store import callbacks, consent_lock, instances, waits
 from store.api_keys import Admission
 from store.connection import Connection
 from store.instances import NewInstance, Placed
@@ -105,6 +106,9 @@ class Execution:
             purpose=definition.purpose,
         )
         placed = await instances.insert(connection, admission.key, new)
+        if not placed.begun:
+            exits = exit_requests(definition.exits)
+            await waits.register_exits(connection, admission.key, new.workflow_id, instance_id, exits)
         secret = None
         if callback_url is not None:
             secret = await callbacks.place(connection, admission.key, instance_id, callback_url, self.caller.role)

@@ -185,7 +185,10 @@ def begun(new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance
 async def delete_unstarted(connection: Connection, instance_id: str) -> None:
     """Take back an instance that Temporal could not be told of."""
     await connection.execute(
-        "DELETE FROM instances WHERE instance_id = $1 AND run_id IS NULL AND end_time IS NULL", instance_id
+        """WITH gone AS (DELETE FROM instances WHERE instance_id = $1 AND run_id IS NULL AND end_time IS NULL
+                         RETURNING instance_id)
+           DELETE FROM event_waits WHERE instance_id IN (SELECT * FROM gone)""",
+        instance_id,
     )
 
 

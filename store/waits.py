@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
-from models.messages.execution import RecordedEvent, WaitRequest
+from models.messages.execution import ExitRequest, RecordedEvent, WaitRequest
+from models.messages.starting import named_exits
 from models.rules.triggers import properties_match, type_matches
 from privacy.sealing import DataKey
 from store.connection import Connection
@@ -95,6 +96,14 @@ async def register(
         request.event_type,
         key.seal_json(_FILTER, dict(request.where) or None),
     )
+
+
+async def register_exits(
+    connection: Connection, key: DataKey, workflow_id: str, instance_id: str, exits: Sequence[ExitRequest]
+) -> None:
+    """Register what ends an instance early, in the transaction that stores it: it is told from its start on."""
+    for step, request in (await resolved(connection, key, instance_id, named_exits(exits))).items():
+        await register(connection, key, workflow_id, instance_id, step, request)
 
 
 async def forget(connection: Connection, instance_id: str, steps: Collection[str] | None) -> None:

@@ -27,7 +27,6 @@ with workflow.unsafe.imports_passed_through():
     from activities.instances import Instances
     from activities.messages import Messages
     from models.messages.execution import (
-        Carried,
         CleanUp,
         DoneWait,
         LifecycleInput,
@@ -47,7 +46,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.catalog import Definition, Parameters
     from workflows.memory import Inbox, Memory
     from workflows.policies import OUTSIDE, STORE, StepPolicy
-    from workflows.steps import A, R, perform, stored_end
+    from workflows.steps import A, R, Trials, perform, stored_end
 
 P = TypeVar("P", bound=Parameters)
 
@@ -74,6 +73,7 @@ class Instance(Generic[P]):
         self._position = 0
         self._memory = Memory(start.carried, workflow.now())
         self._inbox = Inbox(start.exits, start.carried)
+        self._trials = Trials()
         self._names: dict[str, int] = {}
         self._writing = asyncio.Lock()
         self._under_way = 0
@@ -133,8 +133,10 @@ class Instance(Generic[P]):
         bound = message.model_copy(update={"context": self._context(step)})
         with self._busy():
             try:
-                result = await perform(activity, bound, step, policy)
+                result = await perform(activity, bound, step, policy, self._trials)
             except ActivityError as error:
+                if self._trials.broke_off(step):
+                    raise _Left from error
                 self._memory.failed(step, error, workflow.now())
                 raise
         self._memory.did(step, result, workflow.now())
@@ -213,9 +215,14 @@ class Instance(Generic[P]):
         journey = asyncio.create_task(self._on_journey(parameters))
         try:
             while not journey.done():
-                await workflow.wait_condition(lambda: journey.done() or self._may_continue())
+                await workflow.wait_condition(
+                    lambda: journey.done() or self._may_continue() or self._exit_is_held_up()
+                )
                 if not journey.done() and self._may_continue():
-                    workflow.continue_as_new(self._start.model_copy(update={"carried": self._carried()}))
+                    carried = self._memory.carried(self._inbox, self._current_step, self._waits)
+                    workflow.continue_as_new(self._start.model_copy(update={"carried": carried}))
+                if not journey.done() and self._exit_is_held_up():
+                    await self._trials.break_off(lambda: not self._paused)
         except asyncio.CancelledError:
             journey.cancel()
             await workflow.wait([journey])
@@ -237,6 +244,9 @@ class Instance(Generic[P]):
         if _ON_JOURNEY.get() and self._inbox.leaving is not None:
             raise _Left
 
+    def _exit_is_held_up(self) -> bool:
+        return self._inbox.leaving is not None and not self._paused and self._trials.hold_up()
+
     def _may_continue(self) -> bool:
         """Whether to go on in a new run now: the journey only waits, and nothing is about to wake it."""
         return (
@@ -247,20 +257,6 @@ class Instance(Generic[P]):
             and self._inbox.leaving is None
             and not any(met() for met in self._waking)
             and workflow.all_handlers_finished()
-        )
-
-    def _carried(self) -> Carried:
-        return Carried(
-            began_at=self._memory.began_at,
-            current_step=self._current_step,
-            steps=self._memory.steps,
-            waits=self._memory.waits,
-            deadlines=self._memory.deadlines,
-            positions=self._memory.positions,
-            patches=self._memory.patches,
-            told=self._inbox.untaken(list(self._memory.deadlines)),
-            taken=sorted(self._inbox.taken),
-            unwritten=self._waits,
         )
 
     async def _until(self, step: str, deadline: datetime, met: Callable[[], bool] = lambda: False) -> None:

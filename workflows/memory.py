@@ -8,7 +8,7 @@ the world must come from here too: results, events, :attr:`Memory.moment`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_type_hints
 
@@ -16,11 +16,17 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from models.messages.execution import Carried, DoneStep, DoneWait, ExitRequest, RecordedEvent
+from models.messages.execution import (
+    Carried,
+    DoneStep,
+    DoneWait,
+    ExitRequest,
+    RecordedEvent,
+    RestResult,
+    WaitResult,
+)
+from models.messages.starting import named_exits
 from models.rules.triggers import type_matches
-
-EXIT = "~exit_"
-"""Begins the names under which exits are registered; no step is called so."""
 
 
 class Memory:
@@ -80,6 +86,23 @@ class Memory:
         self.waits[name] = done
         self.deadlines.pop(name, None)
 
+    def carried(
+        self, inbox: Inbox, current_step: str | None, unwritten: Mapping[str, WaitResult | RestResult]
+    ) -> Carried:
+        """What the next run gets."""
+        return Carried(
+            began_at=self.began_at,
+            current_step=current_step,
+            steps=self.steps,
+            waits=self.waits,
+            deadlines=self.deadlines,
+            positions=self.positions,
+            patches=self.patches,
+            told=inbox.untaken(list(self.deadlines)),
+            taken=sorted(inbox.taken),
+            unwritten=dict(unwritten),
+        )
+
 
 def step_failure(name: str, cause: BaseException) -> ActivityError:
     """The failure of a step, as Temporal tells that of an ordinary activity."""
@@ -100,7 +123,7 @@ class Inbox:
     """Events that the instance was told of."""
 
     def __init__(self, exits: Sequence[ExitRequest], carried: Carried | None) -> None:
-        self.exits = {f"{EXIT}{number}": each for number, each in enumerate(exits, start=1)}
+        self.exits = named_exits(exits)
         self.told: list[RecordedEvent] = []
         self.taken: set[str] = set(carried.taken) if carried else set()
         self._known: set[tuple[str, str | None]] = set()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError  # noqa: A004 - Temporal's
+from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import TimeoutError as TemporalTimeout
 
 with workflow.unsafe.imports_passed_through():
     from activities.instances import Instances
@@ -21,7 +25,63 @@ Q = TypeVar("Q", bound=TemporalMessage)
 R = TypeVar("R")
 
 
-async def perform(activity: Callable[[Any, A], Awaitable[R]], message: A, step: str, policy: StepPolicy) -> R:
+@dataclass(eq=False)
+class _Trial:
+    handle: workflow.ActivityHandle[Any]
+    patience: timedelta
+    """How long an attempt may take."""
+
+
+class Trials:
+    """Steps that call the world outside, while they are tried; an exit waits for an attempt, not for all."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, _Trial] = {}
+        self._let_be: set[_Trial] = set()
+        self._broken_off: set[str] = set()
+
+    async def follow(self, step: str, handle: workflow.ActivityHandle[R], policy: StepPolicy) -> R:
+        """Wait for a step."""
+        self._under_way[step] = _Trial(handle, policy.attempt_timeout)
+        try:
+            return await handle
+        finally:
+            del self._under_way[step]
+
+    def hold_up(self) -> bool:
+        """Whether a step is under way that an exit has not met yet."""
+        return any(trial not in self._let_be for trial in self._under_way.values())
+
+    def broke_off(self, step: str) -> bool:
+        """Whether it was an exit that ended a step."""
+        return step in self._broken_off
+
+    async def break_off(self, may: Callable[[], bool]) -> None:
+        """An exit has come: let the attempts that are under way end, then give those steps up that go on failing,
+        as soon as that ``may`` be."""
+        met = dict(self._under_way)
+        self._let_be.update(met.values())
+        if not workflow.patched("exits-end-retries"):
+            return
+
+        def going_on() -> dict[str, _Trial]:
+            return {step: trial for step, trial in met.items() if self._under_way.get(step) is trial}
+
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: not going_on(),
+                timeout=max(trial.patience for trial in met.values()),
+                timeout_summary=PublicText("Wait for the attempt under way"),
+            )
+        await workflow.wait_condition(lambda: may() or not going_on())
+        for step, trial in going_on().items():
+            self._broken_off.add(step)
+            trial.handle.cancel()
+
+
+async def perform(
+    activity: Callable[[Any, A], Awaitable[R]], message: A, step: str, policy: StepPolicy, trials: Trials
+) -> R:
     """Carry a step out: one that touches Postgres alone as a local activity, any other as an ordinary one."""
     if policy is STORE:
         try:
@@ -33,9 +93,9 @@ async def perform(activity: Callable[[Any, A], Awaitable[R]], message: A, step: 
                 retry_policy=policy.retry,
                 summary=PublicText(in_words(step)),
             )
-        except (ApplicationError, TimeoutError) as error:  # the SDK tells of these without the step
+        except (ApplicationError, TemporalTimeout) as error:  # the SDK tells of these without the step
             raise step_failure(step, error) from error
-    return await workflow.execute_activity_method(
+    handle = workflow.start_activity_method(
         activity,
         message,
         activity_id=step,
@@ -44,6 +104,7 @@ async def perform(activity: Callable[[Any, A], Awaitable[R]], message: A, step: 
         retry_policy=policy.retry,
         summary=PublicText(in_words(step)),
     )
+    return await trials.follow(step, handle, policy)
 
 
 async def stored_end(error: BaseException, instance_id: str) -> LifecycleOutcome | None:

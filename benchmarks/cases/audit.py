@@ -6,7 +6,7 @@ import os
 import random
 import statistics
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -81,7 +81,16 @@ async def _reads(stack: Stack, audited: Twin, other: Twin, user_id: str, count: 
         finally:
             await bare.close()
             os.close(page)
-    mine, ceiling, row, empty, disk = (spread(times) for times in taken)
+    return _read_figure(*(spread(times) for times in taken))
+
+
+def _read_figure(
+    mine: Mapping[str, float],
+    ceiling: Mapping[str, float],
+    row: Mapping[str, float],
+    empty: Mapping[str, float],
+    disk: Mapping[str, float],
+) -> Figure:
     added = round(mine["p50_ms"] - ceiling["p50_ms"], 3)
     return Figure(
         name="audit of reads",

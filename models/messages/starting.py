@@ -25,6 +25,19 @@ class StartOptions(TypedDict):
     static_details: str
 
 
+def named_exits(exits: Sequence[ExitRequest]) -> dict[str, ExitRequest]:
+    """Exits by the names under which they are registered and told; no step is called so."""
+    return {f"~exit_{number}": each for number, each in enumerate(exits, start=1)}
+
+
+def exit_requests(exits: Sequence[Exit]) -> list[ExitRequest]:
+    """Exits as an instance is given them."""
+    return [
+        ExitRequest(event_type=each.event_type, where=dict(each.where), same=list(each.same), reason=each.reason)
+        for each in exits
+    ]
+
+
 def start_message(
     instance_id: str, user_id: str, max_attempts: int, parameters: dict[str, Any], exits: Sequence[Exit] = ()
 ) -> LifecycleInput:
@@ -34,12 +47,7 @@ def start_message(
         user_id=user_id,
         max_attempts=max_attempts,
         parameters=parameters,
-        exits=[
-            ExitRequest(
-                event_type=each.event_type, where=dict(each.where), same=list(each.same), reason=each.reason
-            )
-            for each in exits
-        ],
+        exits=exit_requests(exits),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,14 @@ async def test_a_withdrawal_during_an_outage_ends_its_instances_as_soon_as_tempo
         await _until(client, path, current_step="wait_for_visit")
         await frail.temporal.stop()
         assert (await client.delete("/users/u-1/consents/marketing")).status_code == 200
-        due = "SELECT due_at, attempts, due_at - now() AS pause FROM temporal_outbox WHERE kind = 'cancel'"
-        tries = await connection.fetch(due)
+        due = "SELECT due_at, attempts, due_at - now() FROM temporal_outbox WHERE kind = 'cancel'"
+        tries: dict[datetime, tuple[int, timedelta]] = {}
         async with asyncio.timeout(120):
-            while len(tries) < 4:
-                [again] = await connection.fetch(due)
-                if again["due_at"] != tries[-1]["due_at"]:
-                    tries.append(again)
+            while len(tries) < 2:  # the first is when it was written
+                [(due_at, *told)] = await connection.fetch(due)
+                tries.setdefault(due_at, (told[0], told[1]))
                 await asyncio.sleep(0.1)
-        assert {each["attempts"] for each in tries} == {0}
-        assert max(each["pause"] for each in tries) <= AWAY_PAUSE
+        assert {attempts for attempts, _ in tries.values()} == {0}
+        assert max(pause for _, pause in tries.values()) <= AWAY_PAUSE
         await frail.temporal.start()
         assert (await _until(client, path, status="cancelled"))["reason"] == "consent_withdrawn"

@@ -125,6 +125,17 @@ class Twins(LifecycleWorkflow[Patience]):
         self.variables[side] = heard.event_id if heard else None
 
 
+@lifecycle("eager", purpose=None, max_attempts=10, exit_on="cart.drop")
+class Eager(LifecycleWorkflow[Patience]):
+    """Begins with a step."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """Send, send, wait."""
+        await self.send("welcome")
+        await self.send("onboarding_nudge")
+        await self.wait_for_event("never.comes", within=parameters.patience)
+
+
 @lifecycle("buggy", purpose=None)
 class Buggy(LifecycleWorkflow[Patience]):
     """Has a bug after its first step."""
@@ -187,4 +198,4 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
         self.complete(reason="deprecated")
 
 
-JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Twins, Buggy, Before)
+JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Twins, Eager, Buggy, Before)

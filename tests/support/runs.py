@@ -14,10 +14,11 @@ from temporalio.testing import WorkflowEnvironment
 
 from models.messages.execution import LifecycleOutcome, RecordedEvent
 from models.messages.identity import temporal_workflow_id
-from models.messages.starting import start_message, start_options
+from models.messages.starting import exit_requests, start_message, start_options
+from models.rules.folding import FoldedEvent
 from privacy.sealing import Sealer
 from runtime.database import Database
-from store import data_keys, instances
+from store import data_keys, instances, triggers, waits
 from store.instances import NewInstance, StoredInstance
 from workflows.base import LifecycleWorkflow
 from workflows.catalog import catalog
@@ -66,10 +67,12 @@ class Runs:
             await self._store(new)
         return await self.begin(new, still=still)
 
-    async def stored(self, user_id: str, workflow_id: str = "onboarding") -> NewInstance:
-        """An instance that is stored and not started yet."""
+    async def stored(
+        self, user_id: str, workflow_id: str = "onboarding", *, trigger: FoldedEvent | None = None
+    ) -> NewInstance:
+        """An instance that is stored, by its trigger if one is given, and not started yet."""
         new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, 3, {}, "test")
-        await self._store(new)
+        await self._store(new, trigger)
         return new
 
     async def begin(self, new: NewInstance, *, still: bool = False) -> Run:
@@ -88,10 +91,14 @@ class Runs:
         )
         return Run(instance_id, workflow_id, handle)
 
-    async def _store(self, new: NewInstance) -> None:
+    async def _store(self, new: NewInstance, trigger: FoldedEvent | None = None) -> None:
         async with self.database.transaction() as connection:
             key = await data_keys.require(connection, self.sealer, new.user_id)
             await instances.insert(connection, key, new)
+            if trigger is not None:
+                await triggers.remember(connection, new.instance_id, trigger.event_id, trigger.timestamp)
+            exits = exit_requests(self.definitions[new.workflow_id].exits)
+            await waits.register_exits(connection, key, new.workflow_id, new.instance_id, exits)
 
     async def _start(self, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
         message = start_message(

@@ -6,16 +6,26 @@ import asyncio
 import uuid
 
 import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowFailureError
+from temporalio.worker import Replayer
 
 from models.vocabulary import InstanceStatus, Purpose, Role
 from privacy.sealing import Sealer
 from runtime.database import Database
-from store import callbacks, data_keys, triggers
+from store import callbacks, data_keys
 from tests.events.test_outbox import Log as EventLog
+from tests.support.journeys import Eager
 from tests.support.mail import MailServer
 from tests.support.people import Customer
-from tests.support.runs import Runs
+from tests.support.runs import Run, Runs
 from tests.support.temporal import DAY
+from worker import workflow_runner
+from workflows.interceptors import OutcomeInterceptor
+from workflows.policies import OUTSIDE
+from workflows.steps import Trials
+
+HEARD = (EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, EventType.EVENT_TYPE_TIMER_STARTED)
 
 
 @pytest.fixture
@@ -152,9 +162,7 @@ async def test_what_happened_between_the_trigger_and_a_late_start_counts(
     before = await log.store("cart.drop")
     trigger = await log.store("cart.fill")
     after = await log.store("cart.buy", currency="EUR")
-    instance = await journeys.stored(customer.user_id, "leaver")
-    async with journeys.database.transaction() as connection:
-        await triggers.remember(connection, instance.instance_id, trigger.event_id, trigger.timestamp)
+    instance = await journeys.stored(customer.user_id, "leaver", trigger=trigger)
     run = await journeys.begin(instance)
     assert (await run.handle.result()).reason == "bought"
     assert before.event_id != after.event_id
@@ -164,9 +172,7 @@ async def test_the_trigger_itself_ends_none_of_the_instance_s_waits(
     journeys: Runs, customer: Customer, log: EventLog
 ) -> None:
     trigger = await log.store("cart.drop")
-    instance = await journeys.stored(customer.user_id, "leaver")
-    async with journeys.database.transaction() as connection:
-        await triggers.remember(connection, instance.instance_id, trigger.event_id, trigger.timestamp)
+    instance = await journeys.stored(customer.user_id, "leaver", trigger=trigger)
     run = await journeys.begin(instance)
     assert (await run.handle.result()).reason == "stayed"
 
@@ -188,18 +194,14 @@ async def test_of_refunds_that_of_the_order_which_the_instance_is_about_ends_it(
 ) -> None:
     """Told by the projector, and found in the log."""
     purchase = await log.store("transaction.purchase_complete", order_id="o-1")
-    instance = await journeys.stored(customer.user_id, "post_purchase")
-    async with journeys.database.transaction() as connection:
-        await triggers.remember(connection, instance.instance_id, purchase.event_id, purchase.timestamp)
+    instance = await journeys.stored(customer.user_id, "post_purchase", trigger=purchase)
     run = await journeys.begin(instance, still=True)
     await journeys.until(run, "wait_before_thanks")
     refund = await log.store("transaction.refund", order_id=order_id)
     assert await log.project(refund) == int(ends)
     await run.handle.terminate()
 
-    late = await journeys.stored(customer.user_id, "post_purchase")
-    async with journeys.database.transaction() as connection:
-        await triggers.remember(connection, late.instance_id, purchase.event_id, purchase.timestamp)
+    late = await journeys.stored(customer.user_id, "post_purchase", trigger=purchase)
     second = await journeys.begin(late)
     assert ((await second.handle.result()).reason == "refunded") is ends
     assert b"o-1" not in b"".join(
@@ -214,3 +216,101 @@ async def test_an_instance_that_a_request_started_is_about_no_order_and_any_refu
     await journeys.until(run, "wait_before_thanks")
     assert await log.project(await log.store("transaction.refund", order_id="o-9")) == 1
     await run.handle.terminate()
+
+
+async def test_an_exit_during_the_first_step_is_told_and_the_journey_left_after_it(
+    journeys: Runs, customer: Customer, log: EventLog, mail: MailServer
+) -> None:
+    """Registered with the instance itself, not with its first wait. The step that is under way ends."""
+    arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
+    mail.on_recipient = lambda _: arrived.set()
+    run = await journeys.start(customer.user_id, "eager", still=True)
+    async with asyncio.timeout(60):
+        await arrived.wait()
+    event = await log.store("cart.drop")
+    assert await log.project(event) == 1
+    await journeys.tell(run, "cart.drop", event.event_id, step="~exit_1")
+    mail.hold_recipients.set()
+    assert (await run.handle.result()).reason == "cart.drop"
+    assert len(mail.received) == 1
+    assert set((await journeys.context(run)).results) == {"send_welcome"}
+
+
+async def test_an_exit_does_not_wait_for_all_attempts_of_a_step_that_goes_on_failing(
+    journeys: Runs, customer: Customer, mail: MailServer
+) -> None:
+    mail.refuse_recipients = "450 try later"
+    run = await journeys.start(customer.user_id, "eager", max_attempts=100, still=True)
+    await _tried(journeys, run, 2)
+    await journeys.tell(run, "cart.drop")
+    await journeys.environment.fast_forward(run.handle, OUTSIDE.attempt_timeout * 2)
+    assert (await run.handle.result()).reason == "cart.drop"
+    context = await journeys.context(run)
+    assert (context.status, context.error, context.results) == (InstanceStatus.COMPLETED, None, {})
+    assert len(context.attempts) < 20
+    assert mail.received == []
+
+
+async def test_an_exit_lets_a_failing_step_be_while_paused(
+    journeys: Runs, customer: Customer, mail: MailServer
+) -> None:
+    mail.refuse_recipients = "450 try later"
+    run = await journeys.start(customer.user_id, "eager", max_attempts=100, still=True)
+    await _tried(journeys, run, 1)
+    await run.handle.execute_update("pause")
+    await journeys.tell(run, "cart.drop")
+    await journeys.environment.fast_forward(run.handle, OUTSIDE.attempt_timeout * 2)
+    assert (await journeys.context(run)).status is InstanceStatus.PAUSED
+    await run.handle.execute_update("resume")
+    await journeys.environment.fast_forward(run.handle, OUTSIDE.attempt_timeout * 2)
+    assert (await run.handle.result()).reason == "cart.drop"
+
+
+async def test_who_cancels_while_an_exit_waits_for_a_failing_step_cancels(
+    journeys: Runs, customer: Customer, mail: MailServer
+) -> None:
+    mail.refuse_recipients = "450 try later"
+    run = await journeys.start(customer.user_id, "eager", max_attempts=100, still=True)
+    await _tried(journeys, run, 1)
+    await journeys.tell(run, "cart.drop")
+    await run.handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    assert (await journeys.context(run)).status is InstanceStatus.CANCELLED
+
+
+async def _tried(journeys: Runs, run: Run, times: int) -> None:
+    """Wait until attempts have failed."""
+    async with asyncio.timeout(60):
+        while len([each for each in (await journeys.context(run)).attempts if each.ended_at]) < times:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_an_exit_that_came_during_a_step_replays_as_it_was(
+    journeys: Runs, customer: Customer, mail: MailServer, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """Also from before exits gave failing steps up: then nothing told the exit apart until the step was over."""
+    if before:
+        monkeypatch.setattr(Trials, "hold_up", lambda _: False)
+    arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
+    mail.on_recipient = lambda _: arrived.set()
+    run = await journeys.start(customer.user_id, "eager", still=True)
+    async with asyncio.timeout(60):
+        await arrived.wait()
+    await journeys.tell(run, "cart.drop")
+    async with asyncio.timeout(60):  # until it has been heard
+        while (await run.handle.fetch_history()).events[-1].event_type not in HEARD:
+            await asyncio.sleep(0.05)
+    mail.hold_recipients.set()
+    assert (await run.handle.result()).reason == "cart.drop"
+    monkeypatch.undo()
+    history = await run.handle.fetch_history()
+    assert any(event.event_type == EventType.EVENT_TYPE_TIMER_STARTED for event in history.events) is not before
+    replayer = Replayer(
+        workflows=[Eager],
+        workflow_runner=workflow_runner(),
+        data_converter=journeys.environment.client.data_converter,
+        interceptors=[OutcomeInterceptor()],
+    )
+    await replayer.replay_workflow(history)

@@ -132,6 +132,15 @@ async def test_a_triggered_instance_has_its_exits(
     assert (await run.handle.result()).reason == "bought"
 
 
+async def test_a_triggered_instance_is_told_of_its_exits_before_its_first_step(
+    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings, log: EventLog
+) -> None:
+    """No worker has touched it yet."""
+    await enqueue(log, await log.store("cart.fill"))
+    await deliver(skipping, database, sealer, worker_settings)
+    assert await enqueue(log, await log.store("cart.drop")) == 1
+
+
 async def test_a_window_is_exact_across_connections_and_given_back_by_a_rollback(
     database: Database, customer: Customer
 ) -> None:
