@@ -1,7 +1,7 @@
 """A hand-written workflow of three steps, without the platform: the ceiling of `completions`.
 
-Run as ``python -m benchmarks.bare_steps ADDRESS DATABASE_URL``. Nothing is sealed, recorded, paused or looked up; what
-isn't the platform's is the same: settings of the worker, event loop, collector, and the steps' statement.
+Run as ``python -m benchmarks.bare_steps ADDRESS DATABASE_URL``. Nothing is sealed, recorded, paused or looked up;
+what isn't the platform's is the same: settings of the worker, event loop, collector, and the steps' statement.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
-import asyncpg
-import uvloop
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
 with workflow.unsafe.imports_passed_through():
+    import asyncpg
+    import uvloop
+
     from benchmarks.children import NICENESS, announce
     from runtime.collector import collect_rarely
     from runtime.settings import Settings

@@ -1,9 +1,9 @@
 """The same three steps on DBOS: what `three steps` is compared with.
 
-Run as ``python -m benchmarks.dbos_steps PORT DATABASE_URL``. One process, as its documentation shows it with FastAPI:
-the request starts the workflow, which runs in the event loop that answers, and waits for its handle; nothing is
-polled. Each step changes the same row with the same statement, over a pool of asyncpg as ours does. There is no
-authentication, no sealing, no audit, and no server for workflows besides.
+Run as ``python -m benchmarks.dbos_steps PORT DATABASE_URL``. One process, as its documentation shows it with
+FastAPI: the request starts the workflow, which runs in the event loop that answers, and waits for its handle;
+nothing is polled. Each step changes the same row with the same statement, over a pool of asyncpg as ours does.
+There is no authentication, no sealing, no audit, and no server for workflows besides.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main(port: str, database_url: str) -> None:
     config: DBOSConfig = {
         "name": "three-steps",
         "system_database_url": database_url,
-        "log_level": "WARNING",
+        "log_level": "ERROR",
         "application_version": "1",
     }
     DBOS(config=config)

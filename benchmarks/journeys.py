@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from activities.profiles import Profiles
 from models.messages.execution import StageChange
-from workflows.authoring import OUTSIDE, STORE, Duration, LifecycleStage, LifecycleWorkflow, Parameters, days, lifecycle
+from workflows.authoring import (
+    OUTSIDE,
+    STORE,
+    Duration,
+    LifecycleStage,
+    LifecycleWorkflow,
+    Parameters,
+    days,
+    lifecycle,
+)
 
 STAGES = (LifecycleStage.ACTIVE, LifecycleStage.AT_RISK, LifecycleStage.ONBOARDING)
 """Where the three steps move the customer; the last is where all of the benchmarks' customers begin."""

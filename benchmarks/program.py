@@ -1,27 +1,17 @@
-"""`python -m benchmarks.program COMMAND`: the `perennial` command with the benchmarks' workflows in its catalogue."""
+"""`python -m benchmarks.program COMMAND`: `perennial` with the benchmarks' workflows in its catalogue."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import catalogue
 from cli import main
 from runtime.embedded.options import StackOptions
 from runtime.embedded.supervisor import run_stack
 from runtime.settings import load_settings
-from workflows import catalog
 
 MODULE = "benchmarks.program"
-_shipped = catalog._modules
-
-
-def _modules() -> Iterator[str]:
-    yield from _shipped()
-    yield "benchmarks.journeys"
-
-
-catalog._modules = _modules
 
 
 def _stack(home: Path) -> int:
@@ -31,6 +21,7 @@ def _stack(home: Path) -> int:
 
 
 if __name__ == "__main__":
+    catalogue.extend()
     if sys.argv[1] == "stack":
         sys.exit(_stack(Path(sys.argv[2])))
     main()
