@@ -2,9 +2,9 @@
 
 Five things take turns, 32 at once, each started when an earlier one has completed: instances over HTTP whose steps
 are local activities, as which the platform carries short steps out; the same started with the client alone, their
-rows stored before, which leaves the worker's part; instances over HTTP whose steps are ordinary activities; and the
-hand-written workflow with ordinary and with local activities. Both workers run all along, and completions are learnt
-of in the same way, from Temporal.
+rows stored before, which leaves the worker's part; instances over HTTP whose steps are ordinary activities; and
+the hand-written workflow with ordinary and with local activities. Both workers run all along, and completions are
+learnt of in the same way, from Temporal.
 
 The row of the target is the platform's short steps against the hand-written workflow's ordinary activities, the
 usual way to write such a step. Like with like stands beside it: a hand-written workflow may take local ones too.
