@@ -18,6 +18,6 @@ class Profiles:
     @activity.defn(name="profiles.set_stage")
     async def set_stage(self, change: StageChange) -> StageChanged:
         """Move the user to a lifecycle stage; a pinned stage stays. Setting it twice changes nothing more."""
-        async with self._database.transaction() as connection:
+        async with self._database.connection() as connection:  # one statement
             changed = await stages.move(connection, change.step_context.user_id, change.stage)
         return StageChanged(stage=change.stage, changed=changed)

@@ -10,6 +10,8 @@ Argument that a step's effect happens once, by the line at which a process dies:
 5. after Temporal knows: the result is in history. A reset to an earlier point comes here again and, as in 4,
    reads the stored result back.
 
+Each of these commits is that of one statement, so that it takes one round trip and not three.
+
 Temporal's own count of attempts isn't used: it goes up as well when Postgres is away or a worker is killed.
 """
 
@@ -30,7 +32,7 @@ from models.errors import UserErased
 from models.messages.execution import StepContext, StepMessage
 from privacy.sealing import DataKey, Sealer
 from runtime.database import UNREACHABLE, Database
-from store import data_keys, steps
+from store import steps
 
 
 class StepRecorder(Interceptor):
@@ -85,12 +87,12 @@ class _RecordStep(ActivityInboundInterceptor):
         return result
 
     async def _begin(self, context: StepContext) -> tuple[steps.BegunAttempt, DataKey]:
-        async with self._database.transaction() as connection:
+        run_id = activity.info().workflow_run_id or ""
+        async with self._database.connection() as connection:
             try:
-                key = await data_keys.require(connection, self._sealer, context.user_id)
+                begun, key = await steps.begin_attempt(connection, self._sealer, context, run_id)
             except UserErased as error:
                 raise ApplicationError(error.detail, type="UserErased", non_retryable=True) from error
-            begun = await steps.begin_attempt(connection, context, activity.info().workflow_run_id or "")
         # A workflow task that is done again after the end was recorded comes here too: done stays done.
         if not begun.known and not begun.done:
             raise ApplicationError(
@@ -100,7 +102,7 @@ class _RecordStep(ActivityInboundInterceptor):
 
     async def _complete(self, context: StepContext, attempt: int, key: DataKey, result: Any) -> None:
         document = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
-        async with self._database.transaction() as connection:
+        async with self._database.connection() as connection:
             await steps.complete_attempt(connection, context, attempt, key, document)
 
     async def _fail(
@@ -115,7 +117,7 @@ class _RecordStep(ActivityInboundInterceptor):
     ) -> None:
         """If Postgres is away the attempt stays without an end, which counts as interrupted as well."""
         with contextlib.suppress(*UNREACHABLE):
-            async with self._database.transaction() as connection:
+            async with self._database.connection() as connection:
                 await steps.fail_attempt(
                     connection,
                     context,

@@ -14,18 +14,21 @@ from typing import Protocol
 import uvloop
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import catalogue, report
 from benchmarks.cases import (
     audit,
     auth,
+    completions,
     execute,
     imports,
     ingest,
+    latency,
     onboarding,
     reads,
     retention,
     stream,
     volume,
+    waiting,
 )
 from benchmarks.measure import Figure
 from benchmarks.stack import Stack, running_stack
@@ -49,10 +52,13 @@ CASES: Mapping[str, Case] = {
     "ingest_one": ingest.singles,
     "visible": stream.visible,
     "sustained": stream.sustained,
+    "three_steps": latency.run,
     "execute": execute.run,
+    "completions": completions.run,
     "onboarding": onboarding.run,
     "volume": volume.run,
     "retention": retention.run,
+    "waiting": waiting.run,
 }
 """In the order in which they disturb each other least: what leaves work behind comes last."""
 
@@ -75,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where it goes")
     parser.add_argument("--quick", action="store_true", help="short rounds, to see that all of it works")
     options = parser.parse_args(arguments)
+    catalogue.extend()
     console = Console(width=None if sys.stdout.isatty() else 160)
     names = [name for name in CASES if not options.only or name in options.only]
     facts = report.machine()

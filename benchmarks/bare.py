@@ -1,6 +1,6 @@
 """A hand-written workflow without the platform: the ceiling of `onboarding`.
 
-Run as ``python -m benchmarks.bare ADDRESS``; says so on standard output once it polls.
+Run as ``python -m benchmarks.bare ADDRESS``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from datetime import timedelta
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
+
+with workflow.unsafe.imports_passed_through():
+    from benchmarks.children import announce
 
 QUEUE = "bare"
 Script = str
@@ -52,8 +55,7 @@ async def main(address: str) -> None:
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
     ):
-        sys.stdout.write("polling\n")
-        sys.stdout.flush()
+        announce()
         await asyncio.Event().wait()
 
 

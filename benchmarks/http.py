@@ -41,9 +41,11 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._parts: list[bytes] = []
 
-    async def request(self, method: str, path: str, document: object = None) -> Answer:
+    async def request(self, method: str, path: str, document: object = None, *, prefer: str = "") -> Answer:
         """Send a request and wait for its answer. Raises ConnectionError where the connection breaks."""
         lines = f"{method} {path} HTTP/1.1\r\n{self._head}"
+        if prefer:
+            lines += f"Prefer: {prefer}\r\n"
         body = b""
         if document is not None:
             body = orjson.dumps(document)

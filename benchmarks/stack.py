@@ -108,8 +108,7 @@ async def running_stack() -> AsyncIterator[Stack]:
 
 def _start(home: Path) -> subprocess.Popen[bytes]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PERENNIAL_")}
-    ports = ["--api-port", "0", "--temporal-port", "0", "--ui-port", "0"]
-    command = [sys.executable, "-m", "cli", "dev", "--home", str(home), *ports]
+    command = [sys.executable, "-m", "benchmarks.program", "stack", str(home)]
     with (home / "bench.log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=clean)
 

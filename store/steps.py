@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from models.errors import UserErased
 from models.messages.execution import StepContext
-from privacy.sealing import DataKey
+from privacy.sealing import DataKey, Sealer
 from store.connection import Connection
 
 INTERRUPTIONS_ALLOWED = 20
@@ -29,14 +30,17 @@ class BegunAttempt:
 
 
 _BEGIN = """
-    WITH done AS (
+    WITH key AS (
+        SELECT wrapped FROM data_keys WHERE subject = $6 AND wrapped IS NOT NULL
+    ), done AS (
         SELECT result FROM steps WHERE instance_id = $1 AND step = $2
     ), present AS (
         SELECT coalesce(replayed_at, '-infinity') AS since FROM instances
-        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs)
+        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs) AND EXISTS (SELECT FROM key)
     ), entered AS (
         UPDATE instances SET current_step = $2, run_id = $3
-        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs) AND NOT EXISTS (SELECT FROM done)
+        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs)
+          AND NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM key)
         RETURNING replaced_runs
     ), mended AS (
         UPDATE dead_letters SET status = 'replayed', updated_at = now()
@@ -63,13 +67,19 @@ _BEGIN = """
            counted - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
            EXISTS (SELECT FROM done) AS done,
            (SELECT result FROM done) AS result,
-           EXISTS (SELECT FROM present) AS known
+           EXISTS (SELECT FROM present) AS known,
+           (SELECT wrapped FROM key) AS wrapped
     FROM earlier
 """
 
 
-async def begin_attempt(connection: Connection, context: StepContext, run_id: str) -> BegunAttempt:
-    """Write that an attempt begins, and look whether the step is done already.
+async def begin_attempt(
+    connection: Connection, sealer: Sealer, context: StepContext, run_id: str
+) -> tuple[BegunAttempt, DataKey]:
+    """Write that an attempt begins, and look whether the step is done already; gives the person's key too.
+
+    One statement, which needs no transaction around it: a step is short, and each round trip is a part of it.
+    Raises :class:`UserErased`, and writes nothing, where the key has been destroyed.
 
     Earlier attempts without an end were cut short by a killed worker: they are marked as interrupted and
     don't count towards ``max_attempts``; nor do those from before a replay, which grants all of them anew.
@@ -82,9 +92,13 @@ async def begin_attempt(connection: Connection, context: StepContext, run_id: st
         run_id,
         context.max_attempts,
         INTERRUPTIONS_ALLOWED,
+        context.user_id,
     )
     assert row is not None  # an aggregate always gives a row
-    return BegunAttempt(row["number"], row["last"], row["done"], row["result"], row["known"])
+    if row["wrapped"] is None:
+        raise UserErased
+    begun = BegunAttempt(row["number"], row["last"], row["done"], row["result"], row["known"])
+    return begun, sealer.unwrap(context.user_id, row["wrapped"])
 
 
 async def complete_attempt(

@@ -14,7 +14,7 @@ from benchmarks.stack import Stack
 from store.instances import NewInstance
 
 _CONNECTIONS = 32
-_TARGET = 0.7
+_TARGET = 0.8
 _PATIENT: dict[str, str] = {}
 
 Round = tuple[Burst, dict[str, float]]

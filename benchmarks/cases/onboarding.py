@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -15,6 +14,7 @@ from temporalio.client import Client
 
 from benchmarks.bare import QUEUE, Script
 from benchmarks.cases import starts
+from benchmarks.children import child
 from benchmarks.http import connections
 from benchmarks.measure import Figure, burst, until
 from benchmarks.processor import processor_seconds, used
@@ -113,18 +113,8 @@ async def _script(stack: Stack, user_id: str) -> Script:
 @asynccontextmanager
 async def _bare_worker(stack: Stack) -> AsyncIterator[Client]:
     """A worker for the hand-written workflow, in a process of its own as the platform's is."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.bare", stack.temporal_address, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        if not await asyncio.wait_for(process.stdout.readline(), 30):
-            raise RuntimeError("the bare worker did not start")
+    async with child("benchmarks.bare", stack.temporal_address):
         yield await Client.connect(stack.temporal_address)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 async def _run_bare(client: Client, script: Script, size: int) -> float:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from temporalio.client import WorkflowHandle
 
 from benchmarks.http import Connection
 from benchmarks.measure import until
 from benchmarks.stack import Stack
-from models.messages.execution import LifecycleInput
-from models.messages.identity import initial_search_attributes, temporal_workflow_id
+from models.messages.execution import LifecycleOutcome
+from models.messages.starting import start_message, start_options
 from store import data_keys, instances
 from store.instances import NewInstance
+from workflows.catalog import find
 
 WORKFLOW = "onboarding"
 _MAX_ATTEMPTS = 3
 _SETTLED_WITHIN = 180.0
 
 
-def new_instance(user_id: str, parameters: Mapping[str, str]) -> NewInstance:
+def new_instance(user_id: str, parameters: Mapping[str, Any], workflow_id: str = WORKFLOW) -> NewInstance:
     """An instance as the API makes one."""
-    return NewInstance(uuid.uuid4().hex, WORKFLOW, user_id, _MAX_ATTEMPTS, dict(parameters), "bench")
+    checked = find(workflow_id).parameters.model_validate(dict(parameters)).model_dump(mode="json")
+    return NewInstance(uuid.uuid4().hex, workflow_id, user_id, _MAX_ATTEMPTS, checked, "bench")
 
 
-async def execute(connection: Connection, user_id: str, parameters: Mapping[str, str]) -> str:
+async def execute(
+    connection: Connection, user_id: str, parameters: Mapping[str, Any], workflow_id: str = WORKFLOW
+) -> str:
     """Start an instance over HTTP; gives its id."""
     document = {"user_id": user_id, "parameters": dict(parameters)}
-    answer = await connection.request("POST", f"/workflows/{WORKFLOW}/execute", document)
+    answer = await connection.request("POST", f"/workflows/{workflow_id}/execute", document)
     if answer.status != 202:
         raise RuntimeError(f"execute answered {answer.status}: {answer.body[:300]!r}")
     return str(answer.json()["instance_id"])
@@ -40,19 +47,15 @@ async def store_instances(stack: Stack, new: Sequence[NewInstance]) -> None:
             await instances.insert(connection, key, instance)
 
 
-async def start(stack: Stack, new: NewInstance) -> None:
-    """Start an instance with the client alone: the same workflow, input and search attributes."""
-    await stack.temporal.start_workflow(
+async def start(stack: Stack, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
+    """Start an instance with the client alone: the same workflow, input, exits, search attributes and summary."""
+    definition = find(new.workflow_id)
+    message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters, definition.exits)
+    return await stack.temporal.start_workflow(
         new.workflow_id,
-        LifecycleInput(
-            instance_id=new.instance_id,
-            user_id=new.user_id,
-            max_attempts=new.max_attempts,
-            parameters=new.parameters,
-        ),
-        id=temporal_workflow_id(new.workflow_id, new.instance_id),
+        message,
         task_queue=stack.settings.task_queue,
-        search_attributes=initial_search_attributes(new.workflow_id, new.user_id),
+        **start_options(new.workflow_id, message, definition.description),
     )
 
 

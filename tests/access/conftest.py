@@ -145,10 +145,10 @@ async def _instance(database: Database, sealer: Sealer, canaries: Canaries) -> N
     async with database.transaction() as connection:
         key = await data_keys.require(connection, sealer, "u-1")
         await instances.insert(connection, key, new)
-        begun = await steps.begin_attempt(connection, context, "run")
+        begun, key = await steps.begin_attempt(connection, sealer, context, "run")
         await steps.complete_attempt(connection, context, begun.number, key, {"text": called("result")})
         second = context.model_copy(update={"step": "second", "position": 3})
-        begun = await steps.begin_attempt(connection, second, "run")
+        begun, key = await steps.begin_attempt(connection, sealer, second, "run")
         await steps.fail_attempt(
             connection, second, begun.number, key, error_type="Refused", error_message=called("attempt")
         )

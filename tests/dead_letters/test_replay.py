@@ -223,8 +223,9 @@ async def test_what_a_replaced_run_still_writes_is_dropped(played: Stage, custom
     async with played.runs.database.transaction() as connection:
         key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
         assert not await instances.write_progress(connection, key, progress, letter.run_id)
-        assert not (await steps.begin_attempt(connection, context, letter.run_id)).known
-        assert (await steps.begin_attempt(connection, context, "another run")).known
+        sealer = played.runs.sealer
+        assert not (await steps.begin_attempt(connection, sealer, context, letter.run_id))[0].known
+        assert (await steps.begin_attempt(connection, sealer, context, "another run"))[0].known
 
 
 async def test_a_history_that_is_gone_leaves_the_letter_open_and_the_instance_failed(
