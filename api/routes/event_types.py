@@ -13,6 +13,7 @@ from api.dependencies import AuditOf, InTransaction
 from api.guard import GuardedRoute, allow, audited, impersonal
 from api.pages import PageQuery
 from api.responses import json_response
+from models.audit import Detail
 from models.errors import FieldError, InvalidContent
 from models.rules.event_types import NAME, NAME_LENGTH, EventType, define
 from models.rules.taxonomy import STANDARD
@@ -69,7 +70,11 @@ async def declare_event_type(
         raise _refused("read_only", "is a standard type, which can't be changed")
     declared = define(event_type, body.description, body.json_schema, body.pii, body.dimensions)
     stored, fresh = await event_types.declare(connection, declared)
-    told = {"event_type": event_type, "pii": len(declared.pii), "dimensions": len(declared.dimensions)}
+    told: dict[str, Detail] = {
+        "event_type": event_type,
+        "pii": len(declared.pii),
+        "dimensions": len(declared.dimensions),
+    }
     audit.note(details=told)
     return json_response(_stored_view(stored), 201 if fresh else 200)
 

@@ -2,8 +2,9 @@
 
 Stored: a demographic attribute that the person's preferences forbid is taken out of `location` and
 `device_info`, at whatever depth, under its own name and those under which it usually travels. Shown: what is
-declared personal is masked, and so is every text that no schema describes, since nobody has said what it holds. Of
-`location`, `device_info` and `referrer`, which have no schema, only known codes, kinds and versions are shown.
+declared personal is masked, and so is every text that no schema describes, since nobody has said what it holds,
+every number that may be somebody's, and every value under a demographic attribute's name. Of `location`,
+`device_info` and `referrer`, which have no schema, only known codes, kinds and versions are shown.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _TRAVELS_AS: Mapping[str, frozenset[str]] = {
     "device_type": frozenset({"device_type", "type", "form_factor"}),
 }
 """Names by demographic attribute, in lower case. Who may not know the city may not know the coordinates."""
+_DEMOGRAPHIC_NAMES = frozenset[str]().union(*_TRAVELS_AS.values())
 
 DEVICE_TYPES = frozenset(
     {"desktop", "laptop", "mobile", "phone", "smartphone", "tablet", "tv", "console"}
@@ -73,14 +75,14 @@ def without(body: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 def _without(value: Any, names: Collection[str]) -> Any:
     if isinstance(value, dict):
-        return {
-            name: _without(each, names)
-            for name, each in value.items()
-            if name.lower().replace("-", "_") not in names
-        }
+        return {name: _without(each, names) for name, each in value.items() if _plain(name) not in names}
     if isinstance(value, list):
         return [_without(each, names) for each in value]
     return value
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def standard_dimensions(body: Mapping[str, Any]) -> dict[str, str]:
@@ -146,12 +148,24 @@ def _described(value: Any, schema: Any, mask: Masker) -> Any:
         known = {name: _described(each, parts[name], mask) for name, each in value.items() if name in parts}
         return {
             **known,
-            **{_name(name, mask): mask(Mask.TEXTS, each) for name, each in value.items() if name not in known},
+            **_undescribed({name: each for name, each in value.items() if name not in known}, mask),
         }
     if isinstance(value, list):
         items = schema.get("items")
-        return [_described(each, items, mask) if items else mask(Mask.TEXTS, each) for each in value]
+        return [_described(each, items, mask) if items else _undescribed(each, mask) for each in value]
     return value
+
+
+def _undescribed(value: Any, mask: Masker) -> Any:
+    """A value that no schema describes: its texts masked, and whatever travels under a demographic name."""
+    if isinstance(value, dict):
+        return {
+            _name(name, mask): (_all_masked if _plain(name) in _DEMOGRAPHIC_NAMES else _undescribed)(each, mask)
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_undescribed(each, mask) for each in value]
+    return mask(Mask.ALL if isinstance(value, str) else Mask.TEXTS, value)
 
 
 def _name(name: str, mask: Masker) -> str:
