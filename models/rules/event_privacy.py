@@ -1,10 +1,11 @@
 """What of an event may be stored, and what of it is shown to those who may not see whom it is about.
 
 Stored: a demographic attribute that the person's preferences forbid is taken out of `location` and
-`device_info`, at whatever depth, under its own name and those under which it usually travels. Shown: what is
-declared personal is masked, and so is every text that no schema describes, since nobody has said what it holds,
-every number that may be somebody's, and every value under a demographic attribute's name. Of `location`,
-`device_info` and `referrer`, which have no schema, only known codes, kinds and versions are shown.
+`device_info`, at whatever depth, under its own name and those under which it usually travels; of the properties, in
+which such a name may be anything's, under its own name. Shown: what is declared personal is masked, and so is every
+text that no schema describes, since nobody has said what it holds, every number that may be somebody's, and every
+value under a demographic attribute's name. Of `location`, `device_info` and `referrer`, which have no schema, only
+known codes, kinds and versions are shown.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def forbidden_names(preferences: Mapping[str, bool] | None) -> frozenset[str]:
 
 def without(body: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """An event's body without what a person's preferences forbid."""
-    return {part: _without(value, names) if part in _WHERE_PEOPLE_ARE else value for part, value in body.items()}
+    own = {*names} & _TRAVELS_AS.keys()
+    return {part: _without(value, names if part in _WHERE_PEOPLE_ARE else own) for part, value in body.items()}
 
 
 def _without(value: Any, names: Collection[str]) -> Any:

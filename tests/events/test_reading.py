@@ -167,12 +167,16 @@ async def test_what_preferences_forbid_is_not_stored(api: Clients, owner: Connec
     }
     await send(
         api,
-        event(location=place, device_info={"device_type": "mobile", "os": "iOS"}, event_properties={"city": "x"}),
+        event(
+            location=place,
+            device_info={"device_type": "mobile", "os": "iOS"},
+            event_properties={"city": "x", "to": [{"country": "DE"}], "type": "gift", "zip": "10117"},
+        ),
     )
     (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
     assert shown["location"] == {"geo": {}, "timezone": "Europe/Berlin"}
     assert shown["device_info"] == {"os": "iOS"}
-    assert shown["event_properties"] == {"city": "x"}
+    assert shown["event_properties"] == {"to": [{}], "type": "gift", "zip": "10117"}
     assert await owner.fetchval("SELECT dimensions FROM events") is None
 
 
