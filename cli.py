@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from models.audit import SYSTEM, AuditEntry
 from models.errors import PerennialError
 from models.vocabulary import Role
 from privacy.keyring import BadKeyFile, KeyFile
@@ -25,6 +26,8 @@ T = TypeVar("T")
 LONGEST_NAME = 64
 _HEAD_BYTES = 32
 _TAMPERED = 3
+_CLI = "system:cli"
+"""Who it is in the audit log: whoever may start programs with the database's address."""
 
 app = typer.Typer(
     name="perennial",
@@ -162,7 +165,7 @@ def import_file(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and map only; send nothing.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Bring profiles in from a file, through the API. A second run changes nothing."""
+    """Bring profiles or events in from a file, through the API. A second run changes nothing."""
     from importer.run import ImportOptions, run_import
 
     settings = load_settings()
@@ -224,10 +227,8 @@ def keys_revoke(
     key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")], home: HomeOption = None
 ) -> None:
     """Revoke an API key; that holds for its next request."""
-    from store import api_keys
-
     settings = _for_running_stack(load_settings(), home)
-    _with_database(settings, lambda connection: api_keys.revoke(connection, key_id))
+    _with_database(settings, lambda connection: _revoke_key(connection, key_id))
     typer.echo(f"Revoked key {key_id}.")
 
 
@@ -299,9 +300,19 @@ def _migrated(settings: Settings) -> None:
 
 
 async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:
-    from store import api_keys
+    from store import api_keys, audit
 
-    return await api_keys.create(connection, name, role, rate_limit)
+    record, key = await api_keys.create(connection, name, role, rate_limit)
+    told = {"key_id": record.key_id, "role": record.role}
+    await audit.append(connection, [AuditEntry(_CLI, SYSTEM, "keys.create", details=told)])
+    return record, key
+
+
+async def _revoke_key(connection: Any, key_id: str) -> None:
+    from store import api_keys, audit
+
+    await api_keys.revoke(connection, key_id)
+    await audit.append(connection, [AuditEntry(_CLI, SYSTEM, "keys.revoke", details={"key_id": key_id})])
 
 
 def _with_database(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:

@@ -105,6 +105,7 @@ async def _empty(sweeping: Sweeping, month: Month) -> bool:
             ends = min(month.ends, batch.older_than)
             done = await expired.delete_events(batch.connection, month.begins, ends, first)
             await batch.record(month.name, "deleted", done.deleted)
+            await batch.record("event_ids", "deleted", done.ids)
             return done.unread
 
         unread += await sweeping.batch(one)

@@ -27,7 +27,7 @@ class Mask(StrEnum):
     DATE = "date"
     ALL = "all"
     TEXTS = "texts"
-    """A JSON document: its shape, numbers and the platform's own words stay, every other text goes."""
+    """A JSON document: its shape, numbers of up to seven digits and the platform's own words stay."""
     EVENT = "event"
     """An event's body: as its type declares (:mod:`models.rules.event_privacy`)."""
     ANSWERED = "answered"

@@ -33,6 +33,8 @@ _OUTCOMES = ("accepted", "duplicate", "rejected")
 _WORDS = frozenset(word.value for words in _VOCABULARIES for word in words) | frozenset(_OUTCOMES)
 """The platform's own words."""
 _ID = re.compile(r"[0-9a-f]{32}")
+_SOMEBODYS = 10_000_000
+"""From here on a number may be that of a telephone, a card or an account."""
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]{8,15}(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -72,11 +74,13 @@ def value_for(
 
 def without_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
     """A JSON document whose texts are hidden, except ids and words of the platform's own, durations, and those
-    of ``known``. Shape, numbers and truth values stay: they name nobody."""
+    of ``known``. Shape, truth values and numbers of up to seven digits stay: they name nobody."""
     if isinstance(value, dict):
         return {_name(name): _named(name, each, known) for name, each in value.items()}
     if isinstance(value, list):
         return [without_texts(each, known) for each in value]
+    if isinstance(value, int | float) and abs(value) >= _SOMEBODYS:
+        return HIDDEN
     if not isinstance(value, str) or value in _WORDS or value in known:
         return value
     return value if _ID.fullmatch(value) or is_duration(value) else HIDDEN

@@ -144,6 +144,8 @@ class Emptied:
     """What became of the expired events of a batch of blocks."""
 
     deleted: int
+    ids: int
+    """Of the deleted events: as many as they, unless some were gone before."""
     unread: int
     """Kept, since the projector hasn't come to them."""
 
@@ -157,19 +159,20 @@ async def delete_events(
     to stay. Event and id go together: an id is taken for as long as its event is kept.
     """
     places = _places(first_block)
-    deleted: int = await connection.fetchval(
+    row = await connection.fetchrow(
         f"""WITH gone AS (
                 DELETE FROM events e USING log_cursors c
                  WHERE e.timestamp >= $1 AND e.timestamp < $2 AND e.ctid >= $3 AND e.ctid < $4
                    AND c.consumer = '{PROJECTOR}' AND c.shard = e.shard
                    AND (e.generation, e.xid, e.sequence) <= (c.generation, c.xid, c.sequence)
                 RETURNING e.event_id),
-                 ids AS (DELETE FROM event_ids WHERE event_id IN (SELECT event_id FROM gone))
-            SELECT count(*) FROM gone""",
+                 ids AS (DELETE FROM event_ids WHERE event_id IN (SELECT event_id FROM gone) RETURNING 1)
+            SELECT (SELECT count(*) FROM gone) AS deleted, (SELECT count(*) FROM ids) AS ids""",
         begins,
         older_than,
         *places,
     )
+    assert row is not None  # counts
     unread: int = await connection.fetchval(
         """SELECT count(*) FROM events e
             WHERE e.timestamp >= $1 AND e.timestamp < $2 AND e.ctid >= $3 AND e.ctid < $4""",
@@ -177,7 +180,7 @@ async def delete_events(
         older_than,
         *places,
     )
-    return Emptied(deleted, unread)
+    return Emptied(row["deleted"], row["ids"], unread)
 
 
 async def delete_ids(

@@ -9,10 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from api.dependencies import InTransaction
-from api.guard import GuardedRoute, allow, impersonal
+from api.dependencies import AuditOf, InTransaction
+from api.guard import GuardedRoute, allow, audited, impersonal
 from api.pages import PageQuery
 from api.responses import json_response
+from models.audit import Detail
 from models.errors import FieldError, InvalidContent
 from models.rules.event_types import NAME, NAME_LENGTH, EventType, define
 from models.rules.taxonomy import STANDARD
@@ -55,11 +56,12 @@ def _place_after(views: Sequence[EventTypeView], position: tuple[str] | None) ->
     responses={201: {"model": EventTypeView, "description": "It is new."}},
 )
 @allow(Role.ADMIN)
-@impersonal
+@audited("event_types.change")
 async def declare_event_type(
     event_type: Annotated[str, Path(description="`category.action`", examples=["lesson.finish"])],
     body: EventTypeInput,
     connection: InTransaction,
+    audit: AuditOf,
 ) -> Response:
     """Define a custom event type, or change it; that holds for the next event in every process."""
     if len(event_type) > NAME_LENGTH or NAME.fullmatch(event_type) is None:
@@ -68,6 +70,12 @@ async def declare_event_type(
         raise _refused("read_only", "is a standard type, which can't be changed")
     declared = define(event_type, body.description, body.json_schema, body.pii, body.dimensions)
     stored, fresh = await event_types.declare(connection, declared)
+    told: dict[str, Detail] = {
+        "event_type": event_type,
+        "pii": len(declared.pii),
+        "dimensions": len(declared.dimensions),
+    }
+    audit.note(details=told)
     return json_response(_stored_view(stored), 201 if fresh else 200)
 
 

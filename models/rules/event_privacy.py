@@ -1,9 +1,11 @@
 """What of an event may be stored, and what of it is shown to those who may not see whom it is about.
 
 Stored: a demographic attribute that the person's preferences forbid is taken out of `location` and
-`device_info`, at whatever depth, under its own name and those under which it usually travels. Shown: what is
-declared personal is masked, and so is every text that no schema describes, since nobody has said what it holds. Of
-`location`, `device_info` and `referrer`, which have no schema, only known codes, kinds and versions are shown.
+`device_info`, at whatever depth, under its own name and those under which it usually travels; of the properties, in
+which such a name may be anything's, under its own name. Shown: what is declared personal is masked, and so is every
+text that no schema describes, since nobody has said what it holds, every number that may be somebody's, and every
+value under a demographic attribute's name. Of `location`, `device_info` and `referrer`, which have no schema, only
+known codes, kinds and versions are shown.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ _TRAVELS_AS: Mapping[str, frozenset[str]] = {
     "device_type": frozenset({"device_type", "type", "form_factor"}),
 }
 """Names by demographic attribute, in lower case. Who may not know the city may not know the coordinates."""
+_DEMOGRAPHIC_NAMES = frozenset[str]().union(*_TRAVELS_AS.values())
 
 DEVICE_TYPES = frozenset(
     {"desktop", "laptop", "mobile", "phone", "smartphone", "tablet", "tv", "console"}
@@ -68,19 +71,20 @@ def forbidden_names(preferences: Mapping[str, bool] | None) -> frozenset[str]:
 
 def without(body: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """An event's body without what a person's preferences forbid."""
-    return {part: _without(value, names) if part in _WHERE_PEOPLE_ARE else value for part, value in body.items()}
+    own = {*names} & _TRAVELS_AS.keys()
+    return {part: _without(value, names if part in _WHERE_PEOPLE_ARE else own) for part, value in body.items()}
 
 
 def _without(value: Any, names: Collection[str]) -> Any:
     if isinstance(value, dict):
-        return {
-            name: _without(each, names)
-            for name, each in value.items()
-            if name.lower().replace("-", "_") not in names
-        }
+        return {name: _without(each, names) for name, each in value.items() if _plain(name) not in names}
     if isinstance(value, list):
         return [_without(each, names) for each in value]
     return value
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def standard_dimensions(body: Mapping[str, Any]) -> dict[str, str]:
@@ -146,12 +150,24 @@ def _described(value: Any, schema: Any, mask: Masker) -> Any:
         known = {name: _described(each, parts[name], mask) for name, each in value.items() if name in parts}
         return {
             **known,
-            **{_name(name, mask): mask(Mask.TEXTS, each) for name, each in value.items() if name not in known},
+            **_undescribed({name: each for name, each in value.items() if name not in known}, mask),
         }
     if isinstance(value, list):
         items = schema.get("items")
-        return [_described(each, items, mask) if items else mask(Mask.TEXTS, each) for each in value]
+        return [_described(each, items, mask) if items else _undescribed(each, mask) for each in value]
     return value
+
+
+def _undescribed(value: Any, mask: Masker) -> Any:
+    """A value that no schema describes: its texts masked, and whatever travels under a demographic name."""
+    if isinstance(value, dict):
+        return {
+            _name(name, mask): (_all_masked if _plain(name) in _DEMOGRAPHIC_NAMES else _undescribed)(each, mask)
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_undescribed(each, mask) for each in value]
+    return mask(Mask.ALL if isinstance(value, str) else Mask.TEXTS, value)
 
 
 def _name(name: str, mask: Masker) -> str:

@@ -2,7 +2,8 @@
 
 Pure functions over :class:`Profile`. A patch is the wire document as plain values, holding only what was
 sent; None removes. The order matters: the patch is merged first, then what the preferences forbid is dropped,
-and only what would then be newly stored needs consent.
+and what then remains of the demographics that were sent needs consent. That a value is there already makes no
+difference: else a refusal would tell whoever may write, and not read, what it is.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def missing_core(patch: Mapping[str, Any]) -> list[FieldError]:
 def create(document: Mapping[str, Any]) -> Profile:
     """A new profile from a document with all core attributes; raises :class:`ConsentRequired`."""
     empty = Profile(user_id=document["user_id"], **{name: document[name] for name in CORE})
-    return _settle(empty, _merge(empty, document))
+    return _settle(_merge(empty, document), document)
 
 
 def change(profile: Profile, patch: Mapping[str, Any]) -> Profile:
@@ -59,7 +60,7 @@ def change(profile: Profile, patch: Mapping[str, Any]) -> Profile:
 
     Raises :class:`ConsentRequired`.
     """
-    return _settle(profile, _merge(profile, patch))
+    return _settle(_merge(profile, patch), patch)
 
 
 def _merge(profile: Profile, patch: Mapping[str, Any]) -> Profile:
@@ -91,13 +92,13 @@ def _merge_consents(consents: Mapping[str, bool], patch: Mapping[str, bool | Non
     return {**consents, **removed, **given}
 
 
-def _settle(before: Profile, after: Profile) -> Profile:
+def _settle(after: Profile, patch: Mapping[str, Any]) -> Profile:
     allowed = {
         name: value
         for name, value in after.demographics.items()
         if after.privacy_preferences.get(name) is not False
     }
-    collected = [name for name, value in allowed.items() if before.demographics.get(name) != value]
-    if collected and not after.consents_to(Purpose.DATA_COLLECTION):
+    sent = patch.get("demographics") or {}
+    if sent.keys() & allowed.keys() and not after.consents_to(Purpose.DATA_COLLECTION):
         raise ConsentRequired("Demographic attributes are stored only with the consent 'data_collection'.")
     return replace(after, demographics=allowed)

@@ -290,12 +290,20 @@ async def test_a_withdrawal_stops_collection_and_lets_be_removed_what_is_there(a
     await api.admin.post("/users", json=collected(city="Berlin", age=34))
     withdrawn = await api.admin.patch("/users/u-1", json={"consents": {"data_collection": None}})
     assert withdrawn.json()["consents"]["data_collection"] is False
-    again = {"demographics": {"city": "Berlin"}}
-    assert (await api.admin.patch("/users/u-1", json=again)).status_code == 200, "it is there already"
     other = {"demographics": {"city": "Bonn"}}
     assert_problem(await api.admin.patch("/users/u-1", json=other), 403, "consent_required")
     removed = await api.admin.patch("/users/u-1", json={"demographics": {"city": None}})
     assert removed.json()["demographics"]["city"] is None
+
+
+@pytest.mark.parametrize("city", ["Berlin", "Bonn"])
+async def test_a_refusal_tells_a_writer_nothing_of_what_is_stored(api: Clients, city: str) -> None:
+    await api.admin.post("/users", json=collected(city="Berlin"))
+    await api.admin.delete("/users/u-1/consents/data_collection")
+    guess = {"demographics": {"city": city}}
+    assert_problem(await api.integrator.patch("/users/u-1", json=guess), 403, "consent_required")
+    batch = await api.integrator.post("/users/batch", json={"users": [{"user_id": "u-1", **guess}]})
+    assert [each["status"] for each in batch.json()["results"]] == ["rejected"]
 
 
 async def test_what_a_preference_forbids_is_not_stored(api: Clients) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from api.guard import GuardedRoute
 from api.resources import Resources
 from models.vocabulary import Role
 from runtime.database import Database
+from runtime.settings import Settings
 from tests.audit.log import Log
 from tests.support.builders import collected, user
 from tests.support.events import add_users, event
 from tests.support.http import Clients, assert_problem, clients_of
+from tests.support.processes import ROOT
 
 Row = dict[str, Any]
 
@@ -272,3 +276,39 @@ async def test_not_modified_is_an_access(people: Clients, log: Log) -> None:
     answer = await people.analyst.get("/users/u-1", headers={"If-None-Match": tag, **sent_as("r-1")})
     assert answer.status_code == 304
     assert (await only_row(log, "r-1"))["action"] == "users.read"
+
+
+async def test_declaring_what_of_an_event_is_personal_is_on_record(people: Clients, log: Log) -> None:
+    declared = {"schema": {"type": "object"}, "pii": ["/note", "/phone"], "dimensions": ["level"]}
+    answer = await people.admin.put("/events/types/lesson.finish", json=declared, headers=sent_as("r-1"))
+    assert answer.status_code == 201
+    row = await only_row(log, "r-1")
+    assert (row["action"], row["user_id"], row["outcome"]) == ("event_types.change", None, "done")
+    assert row["details"] == {"event_type": "lesson.finish", "pii": 2, "dimensions": 1}
+
+
+async def test_keys_that_the_command_line_makes_and_revokes_are_on_record(
+    people: Clients, log: Log, api_settings: Settings
+) -> None:
+    made = await perennial(api_settings, "keys", "create", "--name", "x", "--role", "analyst")
+    key = next(each["id"] for each in (await people.admin.get("/keys")).json()["data"] if each["name"] == "x")
+    await perennial(api_settings, "keys", "revoke", key)
+    assert made.startswith("prn_")
+    rows = [row for row in await log.rows() if row["actor"] == "system:cli"]
+    assert [(row["role"], row["action"], row["details"]) for row in rows] == [
+        ("system", "keys.create", {"key_id": key, "role": "analyst"}),
+        ("system", "keys.revoke", {"key_id": key}),
+    ]
+
+
+async def perennial(settings: Settings, *arguments: str) -> str:
+    """What a command prints on standard output."""
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", *arguments),
+        cwd=ROOT,
+        env={**os.environ, "PERENNIAL_DATABASE_URL": str(settings.database_url)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await command.communicate()
+    assert command.returncode == 0
+    return output.decode()

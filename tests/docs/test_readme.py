@@ -64,6 +64,10 @@ def test_the_files_that_the_documents_link_to_are_there() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    assert not [page.name for page in ROOT.glob("docs/*.md") if f"](docs/{page.name})" not in README]
+
+
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     makefile = Path(ROOT / "Makefile").read_text()
     for command in re.findall(r"^make (\w+)", README, re.MULTILINE):

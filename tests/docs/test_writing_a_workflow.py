@@ -8,25 +8,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.embedded.directories import temporary_directory
+from tests.embedded.running import RunningStack
 from tests.support.processes import ROOT
 from workflows.base import LifecycleWorkflow
 
 GUIDE = (ROOT / "docs" / "writing-a-workflow.md").read_text()
 _FILE = re.compile(r"```python (\S+)\n(.*?)```", re.DOTALL)
+FILES: dict[str, str] = dict(_FILE.findall(GUIDE))
 
 
-def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(tmp_path: Path) -> None:
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The repository, with the guide's files in it."""
     copy = tmp_path / "repository"
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "docs", "histories")
     )
-    files = dict(_FILE.findall(GUIDE))
+    for name, text in FILES.items():
+        (copy / name).write_text(text)
+    return copy
+
+
+def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(copy: Path) -> None:
+    files = FILES
     assert set(files) == {
         "workflows/lifecycle/renewal_reminder.py",
         "tests/workflows/test_renewal_reminder.py",
     }
-    for name, text in files.items():
-        (copy / name).write_text(text)
     ruff = Path(sys.executable).with_name("ruff")
     lint = subprocess.run(
         [ruff, "check", "--no-cache", *files], cwd=copy, capture_output=True, text=True, timeout=60, check=False
@@ -47,6 +58,24 @@ def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(tmp_p
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
     assert int(passed[1]) >= 2 + 7 + 7, done.stdout  # the guide's two; each workflow's parameters and file
+
+
+def test_the_guide_s_workflow_runs_in_a_stack_that_has_just_been_started(copy: Path) -> None:
+    found = re.search(r"```sh\n(.*?)```\n```json\n(.*?)\n```", GUIDE.split("## 3.")[1], re.DOTALL)
+    assert found is not None
+    script, expected = found.groups()
+    with temporary_directory() as directory, RunningStack(directory / "home", root=copy) as stack:
+        api = stack.wait_until_up()["api"]
+        script = script.replace("http://127.0.0.1:8080", api).replace(".perennial/", f"{stack.home}/")
+        done = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert expected in done.stdout
 
 
 def test_the_guide_explains_every_word_of_a_journey() -> None:

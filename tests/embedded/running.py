@@ -29,6 +29,7 @@ class RunningStack:
         *arguments: str,
         command: Sequence[str] = REAL,
         environment: Mapping[str, str] | None = None,
+        root: Path = ROOT,
     ) -> None:
         self.home = home
         self._output = home.with_name(f"{home.name}.{next(_numbers)}.output")
@@ -36,8 +37,8 @@ class RunningStack:
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *command, "--home", str(home), *(arguments or ANY_PORTS)],
-                cwd=ROOT,
-                env={**ours, "PYTHONPATH": str(ROOT), **(environment or {})},
+                cwd=root,
+                env={**ours, "PYTHONPATH": str(root), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -82,6 +82,30 @@ async def test_what_stands_where_a_name_belongs_is_masked_as_data(api: Clients) 
     assert "ada" not in str(shown)
 
 
+async def test_what_no_schema_describes_shows_nothing_that_may_be_somebodys(api: Clients) -> None:
+    await add_user(api.admin)
+    properties = {
+        "call": 491715550123,
+        "card": [4111111111111111, 4.5],
+        "age": 34,
+        "home": {"lat": 52.5123, "Zip-Code": 10117, "floor": 3},
+        "found": {"event_id": "Ada Lovelace", "born_at": "1971-03-07T00:00:00Z", "mail": "0" * 32},
+        "gift": True,
+        "price": 1999.5,
+    }
+    await send(api, event(event_type="shop.visit", event_properties=properties))
+    (shown,) = (await api.analyst.get("/users/u-1/events")).json()["data"]
+    assert shown["event_properties"] == {
+        "call": "***",
+        "card": ["***", 4.5],
+        "age": "***",
+        "home": {"lat": "***", "Zip-Code": "***", "floor": 3},
+        "found": {"event_id": "***", "born_at": "***", "mail": "***"},
+        "gift": True,
+        "price": 1999.5,
+    }
+
+
 async def test_the_newest_come_first_in_pages_over_months(api: Clients) -> None:
     await add_user(api.admin)
     await add_user(api.admin, "u-2")
@@ -143,12 +167,16 @@ async def test_what_preferences_forbid_is_not_stored(api: Clients, owner: Connec
     }
     await send(
         api,
-        event(location=place, device_info={"device_type": "mobile", "os": "iOS"}, event_properties={"city": "x"}),
+        event(
+            location=place,
+            device_info={"device_type": "mobile", "os": "iOS"},
+            event_properties={"city": "x", "to": [{"country": "DE"}], "type": "gift", "zip": "10117"},
+        ),
     )
     (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
     assert shown["location"] == {"geo": {}, "timezone": "Europe/Berlin"}
     assert shown["device_info"] == {"os": "iOS"}
-    assert shown["event_properties"] == {"city": "x"}
+    assert shown["event_properties"] == {"to": [{}], "type": "gift", "zip": "10117"}
     assert await owner.fetchval("SELECT dimensions FROM events") is None
 
 

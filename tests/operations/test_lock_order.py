@@ -132,9 +132,8 @@ class Person:
             position=1,
             max_attempts=1,
         )
-        async with self.database.transaction() as connection:
-            key = await data_keys.require(connection, self.sealer, self.customer.user_id)
-            begun = await steps.begin_attempt(connection, context, uuid.uuid4().hex)
+        async with self.database.connection() as connection:
+            begun, key = await steps.begin_attempt(connection, self.sealer, context, uuid.uuid4().hex)
             await steps.complete_attempt(connection, context, begun.number, key, {})
 
     async def trigger(self) -> None:

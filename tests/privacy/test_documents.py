@@ -46,6 +46,10 @@ def test_ids_durations_and_words_of_ours_stay() -> None:
         ({"event_type": "Ada Lovelace"}, {"event_type": "***"}),
         ({"event_id": {"name": "Ada"}}, {"event_id": {"name": "***"}}),
         ("Active", "***"),
+        (
+            {"call": 491715550123, "card": -4111111111111111.0, "n": 9999999},
+            {"call": "***", "card": "***", "n": 9999999},
+        ),
         ({"born": "1971-03-07T00:00:00Z", "seen_at": "Ada's"}, {"born": "***", "seen_at": "***"}),
         ("P1D for Ada", "***"),
     ],
