@@ -1,11 +1,11 @@
 """What of an event may be stored, and what of it is shown to those who may not see whom it is about.
 
-Stored: a demographic attribute that the person's preferences forbid is taken out of `location` and
-`device_info`, at whatever depth, under its own name and those under which it usually travels; of the properties, in
-which such a name may be anything's, under its own name. Shown: what is declared personal is masked, and so is every
-text that no schema describes, since nobody has said what it holds, every number that may be somebody's, and every
-value under a demographic attribute's name. Of `location`, `device_info` and `referrer`, which have no schema, only
-known codes, kinds and versions are shown.
+Stored: a demographic attribute that the person's preferences forbid is taken out, at whatever depth: of `location`
+and `device_info` under its own name and those under which it usually travels, of properties, where such names may
+be anything's, under its own. Shown: what is declared personal is masked, and so is every text that no schema
+describes, since nobody has said what it holds, every number that may be somebody's, and every value under a
+demographic attribute's name. Of `location`, `device_info` and `referrer`, which have no schema, only known codes,
+kinds and versions are shown.
 """
 
 from __future__ import annotations
