@@ -56,8 +56,8 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 
 COLLECTOR = (5, 4)
 """How often the collector looks at what has survived: at all of it about once in 2,600 instances. One that leaves
-the cache of workflows has lived for long, and its module and classes are garbage in cycles, some 200 to 300 objects;
-at the API's thresholds the worker would keep those of some 80,000."""
+the cache of workflows has lived for long, and its module and classes are garbage in cycles, 200 to 300 objects; at
+the API's thresholds the worker would keep those of some 80,000."""
 
 PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
 """Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
