@@ -54,6 +54,15 @@ HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """How long the SDK may hold a heartbeat back. Its own choice is 0.8 of the time-out: of the three that
 :mod:`activities.heartbeats` gives one would be sent, and one that came late would pass for a death."""
 
+COLLECTOR = (5, 4)
+"""How often the collector looks at what has survived: at all of it about once in 2,600 instances. One that leaves
+the cache of workflows has lived for long, and its module and classes are garbage in cycles, 200 to 300 objects; at
+the API's thresholds the worker would keep those of some 80,000."""
+
+WORKFLOW_CACHE = 500
+"""How many instances a worker keeps in memory between their tasks, at 0.2 to 0.3 MiB each; others are replayed
+when something happens to them. Most of an installation's instances wait for weeks and have no use for it."""
+
 PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
 """Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
 them, except for their base: what an author writes stays under the sandbox's restrictions."""
@@ -126,7 +135,7 @@ def build_worker(
     owner: Database | None = None,
     *,
     lifecycles: Sequence[type[Any]] | None = None,
-    workflow_cache: int = 1000,
+    workflow_cache: int = WORKFLOW_CACHE,
 ) -> Worker:
     """A worker for all lifecycle workflows, or for those given, and their activities.
 
@@ -246,7 +255,7 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     await _start_system(client, settings.task_queue)
     await align_histories(client, database)
-    collect_rarely()
+    collect_rarely(*COLLECTOR)
     async with worker:
         announce_ready(settings.ready_file)
         log.info("worker is polling", extra={"task_queue": settings.task_queue})

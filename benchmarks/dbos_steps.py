@@ -21,6 +21,8 @@ from benchmarks.children import announce
 from runtime.collector import collect_rarely
 from runtime.embedded.ports import LOOPBACK
 
+_KEPT_SECONDS = 600
+"""The connection is idle while others have their turn."""
 _POOL: list[asyncpg.Pool[asyncpg.Record]] = []
 
 
@@ -51,7 +53,9 @@ async def execute(request: dict[str, Any]) -> dict[str, Any]:
 async def serve(port: int, database_url: str) -> None:
     """Serve until killed."""
     _POOL.append(await asyncpg.create_pool(database_url, min_size=0, max_size=12))
-    config = uvicorn.Config(app, host=LOOPBACK, port=port, log_level="warning", access_log=False)
+    config = uvicorn.Config(
+        app, host=LOOPBACK, port=port, log_level="warning", access_log=False, timeout_keep_alive=_KEPT_SECONDS
+    )
     server = _Announcing(config)
     collect_rarely()
     await server.serve()
