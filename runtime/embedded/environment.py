@@ -40,6 +40,8 @@ def service_environment(
         "PYTHONPATH": _python_path(),
         "PYTHONUNBUFFERED": "1",
     }
+    # Every run of a workflow imports its module anew: without bytecode to read it would compile it each time.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     token = codec_token(home, settings)
     if token is not None:
         environment["PERENNIAL_CODEC_TOKEN"] = token

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def test_the_example_environment_shows_the_defaults(monkeypatch: pytest.MonkeyPa
         if line.startswith("PERENNIAL_"):
             monkeypatch.setenv(*line.split("=", 1))
     assert Settings() == untouched
+
+
+def test_the_image_is_without_what_only_development_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [re.split(r"[<>=\[; ]", each)[0] for each in project["optional-dependencies"]["dev"]]
+    recipe = (ROOT / "deploy" / "Dockerfile").read_text()
+    taken_out = recipe.partition("pip uninstall --yes")[2].partition("\nFROM")[0].replace("\\", " ").split()
+    assert set(wanted) <= set(taken_out)
 
 
 def test_compose_services_get_settings_that_exist(compose: dict[str, Any]) -> None:
