@@ -38,10 +38,12 @@ from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from tests.support.temporal import skipping_temporal
 from worker import build_worker
+from workflows.policies import OUTSIDE
 
 HISTORIES = Path(__file__).parent.parent / "workflows" / "histories"
 _KNOWN = KeySet("known", {"known": bytes(range(32))})
 RING = KeyRing(kek=_KNOWN, payload=_KNOWN, blind_index=bytes(32))
+_NOBODY_LISTENS = "smtp://127.0.0.1:9"
 CODEC = SealedPayloads(RING.payload.current, RING.payload.keys)
 
 
@@ -119,6 +121,17 @@ async def _heard(runs: Runs, customer: Customer) -> dict[str, Run]:
     return {"post_purchase-bought_again": second, "trial_conversion-used": used}
 
 
+async def _given_up(runs: Runs, customer: Customer) -> dict[str, Run]:
+    """A step that goes on failing, since no mail is taken, until an exit gives it up."""
+    given_up = await runs.start(customer.user_id, max_attempts=100, still=True)
+    while len((await runs.context(given_up)).attempts) < 2:
+        await asyncio.sleep(0.1)
+    await runs.tell(given_up, "user.account_deletion")
+    await runs.environment.fast_forward(given_up.handle, OUTSIDE.attempt_timeout * 2)
+    await given_up.handle.result()
+    return {"onboarding-given_up": given_up}
+
+
 async def _write_turns(client: Client, task_queue: str) -> None:
     """A run of each of the platform's own workflows; of the endless ones, a turn that was followed by another."""
     activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = 0.5
@@ -187,6 +200,12 @@ async def record() -> None:
             runs = Runs(environment, database, Sealer(RING), settings.task_queue)
             await _write(await _others(runs, customer))
             await _write(await _heard(runs, customer))
+        refusing = settings.model_copy(update={"smtp_url": _NOBODY_LISTENS})
+        async with (
+            skipping_temporal(CODEC) as environment,
+            build_worker(environment.client, refusing, database, Sealer(RING)),
+        ):
+            await _write(await _given_up(Runs(environment, database, Sealer(RING), settings.task_queue), customer))
         await database.close()
 
 
