@@ -4,9 +4,10 @@ They are started through the API, 32 at once, since a row that nobody executes p
 Temporal; at 75 to 150 a second that takes six to eleven minutes, which it shows, and the whole case up to a
 quarter of an hour. ``--quick`` takes 500, fewer than the worker keeps in its cache: its memory still grows.
 
-Memory is taken after each tenth. The worker has filled its cache of workflows with the first few
-hundred, so from the first tenth on it must stay as it is. What Postgres writes is counted over a still minute, of which there is one
-before, with none waiting: projectors, outbox and schedules go on in both. Then some are looked at, at random.
+Memory is taken after each tenth. The worker has filled its cache of workflows with the first few hundred, so
+from the first tenth on it must stay as it is. What Postgres writes is counted over a still minute, of which
+there is one before, with none waiting: projectors, outbox and schedules go on in both. Then some are looked at,
+at random.
 """
 
 from __future__ import annotations
