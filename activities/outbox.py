@@ -33,7 +33,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.heartbeats import heartbeats
 from activities.replays import Replays
-from activities.system import RPC_TIMEOUT, ensure_running
+from activities.system import ensure_running
 from models.errors import PerennialError
 from models.messages.callbacks import CALLBACK, CallbackDue, callback_workflow_id
 from models.messages.execution import RecordedEvent
@@ -42,10 +42,11 @@ from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.public_text import PublicText
 from models.messages.starting import exit_requests, start_message, start_options
 from models.rules.triggers import Exit
-from models.vocabulary import InstanceStatus, Purpose
+from models.vocabulary import Purpose
 from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
-from store import callbacks, consent_lock, dead_letters, instances, outbox, triggers, waits
+from runtime.temporal import RPC_TIMEOUT
+from store import consent_lock, endings, instances, outbox, triggers, waits
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -211,9 +212,7 @@ class Outbox:
             coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
             if coming is None:
                 return
-            await dead_letters.settle_ended(connection, letter.instance_id, InstanceStatus.CANCELLED, None)
-            await waits.forget(connection, letter.instance_id, None)
-            await callbacks.due(connection, letter.instance_id)
+            await endings.close(connection, letter.instance_id)
         if coming:
             raise _StillStartingError
 

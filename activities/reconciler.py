@@ -36,15 +36,16 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities import schedules
-from activities.system import RPC_TIMEOUT
+from models.messages.ending import ENDED_AS
 from models.messages.execution import StepFailure
 from models.messages.identity import WORKFLOW, temporal_workflow_id
 from models.messages.reconciling import RECONCILER, RECONCILER_ID, Look, Looked
 from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
+from runtime.temporal import RPC_TIMEOUT
 from store import endings
-from store.endings import Ending, Unfinished
+from store.endings import Ending, Unfinished, failure_without_stack
 
 EVERY = timedelta(seconds=20)
 OVERLAP = timedelta(minutes=2)
@@ -56,11 +57,12 @@ LOST_AFTER = timedelta(hours=1)
 ASKED_FOR = 100
 """For how many of them a look asks at most, five in a second: nearly all are well. 50,000 take three hours."""
 _CHUNK = 200
-_CLOSED = {
-    WorkflowExecutionStatus.FAILED: InstanceStatus.FAILED,
-    WorkflowExecutionStatus.TIMED_OUT: InstanceStatus.FAILED,
-    WorkflowExecutionStatus.TERMINATED: InstanceStatus.CANCELLED,
+_UNSAID = {
+    WorkflowExecutionStatus.FAILED: "Failed",
+    WorkflowExecutionStatus.TIMED_OUT: "TimedOut",
+    WorkflowExecutionStatus.TERMINATED: "Terminated",
 }
+"""How a run closes without having written its end, as visibility calls it; a failed one mostly has."""
 
 
 class Reconciler:
@@ -100,7 +102,8 @@ class Reconciler:
 
     async def _closed(self, since: datetime | None) -> AsyncIterator[str]:
         """The instances of runs that have closed otherwise than by themselves, or as failed."""
-        query = f"ExecutionStatus IN ('Failed', 'TimedOut', 'Terminated') AND {WORKFLOW.name} IS NOT NULL"
+        closed = ", ".join(f"'{name}'" for name in _UNSAID.values())
+        query = f"ExecutionStatus IN ({closed}) AND {WORKFLOW.name} IS NOT NULL"
         if since is not None:
             query += f" AND CloseTime >= '{since.isoformat()}'"
         async for execution in self._client.list_workflows(query, rpc_timeout=RPC_TIMEOUT):
@@ -124,12 +127,14 @@ class Reconciler:
             return int(await endings.end(connection, self._sealer, unfinished, ending))
 
     async def _ending(self, unfinished: Unfinished, told: WorkflowExecutionDescription) -> Ending | None:
-        status = _CLOSED.get(told.status) if told.status is not None else None
-        if status is None or told.run_id is None:
+        if told.status not in _UNSAID or told.run_id is None:
             return None
+        status = ENDED_AS[told.status]
         failure = None
         if told.status is WorkflowExecutionStatus.TIMED_OUT:
-            failure = _failure("TimedOut", "Temporal ended the run: its time was over.", unfinished.current_step)
+            failure = failure_without_stack(
+                "TimedOut", "Temporal ended the run: its time was over.", unfinished.current_step
+            )
         elif status is InstanceStatus.FAILED:
             failure = await self._failure_of(told, unfinished.current_step)
         reason = "terminated" if told.status is WorkflowExecutionStatus.TERMINATED else None
@@ -142,12 +147,8 @@ class Reconciler:
         except WorkflowFailureError as error:
             cause = error.cause
             kind = cause.type if isinstance(cause, ApplicationError) and cause.type else type(cause).__name__
-            return _failure(kind, str(cause), step)
-        return _failure("Failed", "The run has failed without saying why.", step)
-
-
-def _failure(kind: str, text: str, step: str | None) -> StepFailure:
-    return StepFailure(error_type=kind, error_message=text, failed_step=step, stack_trace="")
+            return failure_without_stack(kind, str(cause), step)
+        return failure_without_stack("Failed", "The run has failed without saying why.", step)
 
 
 def _unknown(unfinished: Unfinished, *, may_be_lost: bool) -> Ending | None:
@@ -157,14 +158,12 @@ def _unknown(unfinished: Unfinished, *, may_be_lost: bool) -> Ending | None:
 
 
 def _lost(unfinished: Unfinished) -> Ending:
-    text = "Temporal has no history of this instance any more, so it can't go on; execute the workflow again."
-    failure = _failure("HistoryLost", text, unfinished.current_step)
+    failure = endings.history_lost(unfinished.current_step)
     return Ending(InstanceStatus.FAILED, unfinished.run_id, failure, endings.HISTORY_LOST, None, replayable=False)
 
 
 def _never_started() -> Ending:
-    text = "The instance was stored, and its process ended before Temporal was told; execute it again."
-    return Ending(InstanceStatus.FAILED, None, _failure("NotStarted", text, None), endings.NOT_STARTED, None)
+    return Ending(InstanceStatus.FAILED, None, endings.never_started(), endings.NOT_STARTED, None)
 
 
 def _chunks(items: Iterable[str]) -> Iterable[list[str]]:

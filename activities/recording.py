@@ -42,13 +42,13 @@ class StepRecorder(Interceptor):
         self._database = database
         self._sealer = sealer
 
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's
         """Wrap the chain of activity interceptors."""
         return _RecordStep(next, self._database, self._sealer)
 
 
 class _RecordStep(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, database: Database, sealer: Sealer) -> None:  # noqa: A002
+    def __init__(self, next: ActivityInboundInterceptor, database: Database, sealer: Sealer) -> None:  # noqa: A002 - the SDK's
         super().__init__(next)
         self._database = database
         self._sealer = sealer
@@ -65,7 +65,7 @@ class _RecordStep(ActivityInboundInterceptor):
                 "Postgres can't be reached", type="StoreUnavailable", next_retry_delay=timedelta(seconds=1)
             ) from error
 
-    async def _step(self, context: StepContext, input: ExecuteActivityInput) -> Any:  # noqa: A002
+    async def _step(self, context: StepContext, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's
         begun, key = await self._begin(context)
         if begun.done:
             return key.open_json("steps.result", begun.result)

@@ -35,12 +35,12 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.system import RPC_TIMEOUT
 from models.messages.execution import LifecycleInput
 from models.messages.identity import STATUS, STEP, temporal_workflow_id
 from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
+from runtime.temporal import RPC_TIMEOUT
 from store import replays
 from store.dead_letters import StoredDeadLetter
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
-from temporalio.client import (
-    Client,
-    WorkflowHandle,
-)
+from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from models.messages.public_text import PublicText
-
-RPC_TIMEOUT = timedelta(seconds=5)
+from runtime.temporal import RPC_TIMEOUT
 
 
 async def ensure_running(

@@ -24,7 +24,6 @@ from typing import Any
 from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
-    WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
@@ -39,13 +38,14 @@ from models.errors import (
     TemporalUnavailable,
     WorkerUnavailable,
 )
+from models.messages.ending import ENDED_AS
 from models.messages.identity import STATUS, STEP, temporal_workflow_id
 from models.messages.starting import start_message, start_options
 from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
-from store import instances, outbox
+from store import endings, instances, outbox
 from store.instances import NewInstance, StoredInstance
 from workflows.catalog import find
 
@@ -59,14 +59,6 @@ LOOK_AGAIN_SECONDS = 0.05
 """How long to leave Temporal in peace that could not take a command just now."""
 
 _INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
-
-_CLOSED = {
-    WorkflowExecutionStatus.COMPLETED: InstanceStatus.COMPLETED,
-    WorkflowExecutionStatus.FAILED: InstanceStatus.FAILED,
-    WorkflowExecutionStatus.TIMED_OUT: InstanceStatus.FAILED,
-    WorkflowExecutionStatus.CANCELED: InstanceStatus.CANCELLED,
-    WorkflowExecutionStatus.TERMINATED: InstanceStatus.CANCELLED,
-}
 
 
 @dataclass(frozen=True)
@@ -139,7 +131,7 @@ class Executions:
             return Sight(stored, stale=True)
         except RuntimeError:
             return Sight(stored, stale=True)
-        if told.status in _CLOSED:
+        if told.status in ENDED_AS:
             # The end is recorded just before Temporal closes the run: read again what was read too early.
             stored = await self._stored(workflow_id, instance_id)
         return Sight(_corrected(stored, told))
@@ -217,7 +209,7 @@ class Executions:
             if error.status is RPCStatusCode.NOT_FOUND and _may_be_on_its_way(stored):
                 return False
             raise
-        if told.status not in _CLOSED:
+        if told.status not in ENDED_AS:
             return True
         if told.run_id in stored.replaced_runs:
             return False
@@ -267,7 +259,7 @@ def _corrected(stored: StoredInstance, told: WorkflowExecutionDescription) -> St
         return stored
     if told.run_id in stored.replaced_runs:  # a replay is on its way to Temporal
         return stored
-    closed = _CLOSED.get(told.status) if told.status is not None else None
+    closed = ENDED_AS.get(told.status) if told.status is not None else None
     if closed is not None:
         return replace(stored, status=closed, end_time=told.close_time, run_id=told.run_id)
     shown = told.typed_search_attributes.get(STATUS)
@@ -288,13 +280,8 @@ def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
     """What to say of an instance without an end that Temporal has no history of."""
     if _may_be_on_its_way(stored):
         return stored
-    error = {
-        "error_type": "NotStarted" if stored.run_id is None else "HistoryLost",
-        "error_message": "Temporal has no history of this instance; execute the workflow again.",
-        "failed_step": stored.current_step,
-        "stack_trace": "",
-    }
-    return replace(stored, status=InstanceStatus.FAILED, error=error)
+    failure = endings.never_started() if stored.run_id is None else endings.history_lost(stored.current_step)
+    return replace(stored, status=InstanceStatus.FAILED, error=failure.model_dump())
 
 
 def _refusal(error: Exception) -> AlreadyFinished | TemporalUnavailable:

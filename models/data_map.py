@@ -14,7 +14,7 @@ from sqlalchemy import Column, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import SQLModel
 
-from models.personal import Mask, personal_columns
+from models.personal import Mask, columns_of, personal_columns
 from models.tables.registry import TABLES
 
 KEPT_AS: Mapping[str, str | None] = {
@@ -204,7 +204,7 @@ def exported() -> dict[str, list[str]]:
 
 
 def _table(table: type[SQLModel]) -> TableEntry:
-    columns: list[Column[object]] = list(table.__table__.columns)  # type: ignore[attr-defined]
+    columns = columns_of(table)
     name = str(table.__tablename__)
     if name not in KEPT_AS:
         raise UndeclaredError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from sqlalchemy import Column
 from sqlmodel import Field, SQLModel
 
 PROPERTY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
@@ -51,7 +52,11 @@ def personal(mask: Mask | None = Mask.ALL, *, nullable: bool = True) -> Any:
     )
 
 
+def columns_of(table: type[SQLModel]) -> list[Column[Any]]:
+    """The columns of a table, in the order of their declaration."""
+    return list(table.__table__.columns)  # type: ignore[attr-defined]  # SQLModel doesn't declare what it makes
+
+
 def personal_columns(table: type[SQLModel]) -> dict[str, Personal]:
     """The personal columns of a table by name, in the order of their declaration."""
-    columns = table.__table__.columns  # type: ignore[attr-defined]
-    return {column.name: column.info["personal"] for column in columns if "personal" in column.info}
+    return {each.name: each.info["personal"] for each in columns_of(table) if "personal" in each.info}

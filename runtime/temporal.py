@@ -38,7 +38,7 @@ _PUBLIC = "perennial-public"
 _NONCE_BYTES = 12
 
 RPC_TIMEOUT = timedelta(seconds=5)
-"""How long a call to Temporal from a request may take before it counts as unreachable."""
+"""How long a call to Temporal may take before it counts as unreachable."""
 
 
 class MarkingPayloadConverter(PydanticPayloadConverter):

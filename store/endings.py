@@ -16,6 +16,7 @@ HISTORY_LOST = "history_lost"
 """The reason of an instance whose history Temporal has lost."""
 NOT_STARTED = "not_started"
 """The reason of an instance that Temporal was never told of; a repeated request may still start it."""
+
 _LOOKED_AT = 500
 _PASSED = 2000
 """How many instances a walk through all of them passes at once, whether they have ended or not."""
@@ -45,6 +46,23 @@ class Ending:
     """None: now."""
     replayable: bool = True
     """Whether there is a history that a dead letter could be replayed from."""
+
+
+def failure_without_stack(kind: str, text: str, step: str | None) -> StepFailure:
+    """A failure of which there is no stack, since no code of ours raised it."""
+    return StepFailure(error_type=kind, error_message=text, failed_step=step, stack_trace="")
+
+
+def never_started() -> StepFailure:
+    """What is shown as the failure of an instance that Temporal was never told of."""
+    text = "The instance was stored, and its process ended before Temporal was told; execute it again."
+    return failure_without_stack("NotStarted", text, None)
+
+
+def history_lost(step: str | None) -> StepFailure:
+    """What is shown as the failure of an instance whose history Temporal has lost, in a step."""
+    text = "Temporal has no history of this instance any more, so it can't go on; execute the workflow again."
+    return failure_without_stack("HistoryLost", text, step)
 
 
 _UNFINISHED = "SELECT instance_id, workflow_id, user_id, current_step, run_id FROM instances"
@@ -109,10 +127,15 @@ async def end(connection: Connection, sealer: Sealer, instance: Unfinished, endi
     if taken and ending.replayable:
         await follow_up(connection, key, instance, ending.status, ending.run_id, ending.failure)
     elif taken:
-        await dead_letters.settle_ended(connection, instance.instance_id, InstanceStatus.CANCELLED, None)
-        await waits.forget(connection, instance.instance_id, None)
-        await callbacks.due(connection, instance.instance_id)
+        await close(connection, instance.instance_id)
     return bool(taken)
+
+
+async def close(connection: Connection, instance_id: str) -> None:
+    """What follows from an end that nothing carries on from, in the transaction that writes it."""
+    await dead_letters.settle_ended(connection, instance_id, InstanceStatus.CANCELLED, None)
+    await waits.forget(connection, instance_id, None)
+    await callbacks.due(connection, instance_id)
 
 
 async def follow_up(

@@ -218,20 +218,7 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
     that writes something else than its end has got past its bug, and the dead letter of that is settled.
     """
     if progress.waits:
-        await connection.execute(
-            """
-            INSERT INTO steps (instance_id, step, position, result)
-            SELECT $1, * FROM unnest($2::text[], $3::smallint[], $4::bytea[])
-            ON CONFLICT DO NOTHING
-            """,
-            progress.instance_id,
-            list(progress.waits),
-            [wait.position for wait in progress.waits.values()],
-            [
-                key.seal_json("steps.result", wait.model_dump(exclude={"position"}))
-                for wait in progress.waits.values()
-            ],
-        )
+        await _write_waits(connection, key, progress)
     taken = await connection.fetchval(
         """
         WITH taken AS (
@@ -258,6 +245,21 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         progress.reason,
     )
     return bool(taken)
+
+
+async def _write_waits(connection: Connection, key: DataKey, progress: Progress) -> None:
+    waits = progress.waits.values()
+    await connection.execute(
+        """
+        INSERT INTO steps (instance_id, step, position, result)
+        SELECT $1, * FROM unnest($2::text[], $3::smallint[], $4::bytea[])
+        ON CONFLICT DO NOTHING
+        """,
+        progress.instance_id,
+        list(progress.waits),
+        [wait.position for wait in waits],
+        [key.seal_json("steps.result", wait.model_dump(exclude={"position"})) for wait in waits],
+    )
 
 
 async def end_of(connection: Connection, instance_id: str) -> LifecycleOutcome | None:

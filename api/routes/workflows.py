@@ -118,7 +118,12 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
         parameters=definition.parameter_schema(),
         trigger=_trigger(definition),
         exit_on=[
-            ExitView(event_type=each.event_type, where=dict(each.where), reason=each.reason)
+            ExitView(
+                event_type=each.event_type,
+                where=dict(each.where),
+                same_as_trigger=list(each.same),
+                reason=each.reason,
+            )
             for each in definition.exits
         ],
         purpose=definition.purpose,

@@ -161,54 +161,55 @@ async def _looks(stack: Stack, ids: Sequence[str], count: int) -> tuple[dict[str
 def _figures(
     count: int, memory: Sequence[dict[str, float]], before: Still, waiting: Still, details: dict[str, Any]
 ) -> list[Figure]:
-    first, last = memory[1], memory[-1]
-    figures = [
-        Figure(
-            name=f"waiting: memory of {part}",
-            what=f"resident with {count:,} instances waiting, after looking at some",
-            value=last[part],
-            unit="MiB",
-            ceiling=first[part],
-            ceiling_what=f"with {count // _PARTS:,}",
-            target=f"≤ {_GROWTH_TARGET} times" if part != "temporal" else "",
-            reached=last[part] <= _GROWTH_TARGET * first[part] if part != "temporal" else None,
-            details=details if part == "api" else {},
-        )
-        for part in ("api", "worker", "temporal")
-    ]
-    figures.append(
-        Figure(
-            name="waiting: rows",
-            what=f"rows of {', '.join(_ABOUT_INSTANCES)} written in {waiting.seconds:.0f} s while all wait",
-            value=waiting.of_instances,
-            unit="rows",
-            ceiling=before.of_instances,
-            ceiling_what="with none waiting",
-            target="none",
-            reached=waiting.of_instances == 0,
-        )
+    parts = [_memory_figure(part, count, memory, details) for part in ("api", "worker", "temporal")]
+    return [*parts, *_still_figures(before, waiting), _status_figure(count, details["http"], details["describe"])]
+
+
+def _memory_figure(part: str, count: int, memory: Sequence[dict[str, float]], details: dict[str, Any]) -> Figure:
+    first, last, ours = memory[1][part], memory[-1][part], part != "temporal"
+    return Figure(
+        name=f"waiting: memory of {part}",
+        what=f"resident with {count:,} instances waiting, after looking at some",
+        value=last,
+        unit="MiB",
+        ceiling=first,
+        ceiling_what=f"with {count // _PARTS:,}",
+        target=f"≤ {_GROWTH_TARGET} times" if ours else "",
+        reached=last <= _GROWTH_TARGET * first if ours else None,
+        details=details if part == "api" else {},
     )
-    figures.append(
-        Figure(
-            name="waiting: WAL",
-            what="written a minute while all wait",
-            value=waiting.wal_kib_a_minute,
-            unit="KiB",
-            ceiling=before.wal_kib_a_minute,
-            ceiling_what="with none waiting",
-        )
+
+
+def _still_figures(before: Still, waiting: Still) -> list[Figure]:
+    rows = Figure(
+        name="waiting: rows",
+        what=f"rows of {', '.join(_ABOUT_INSTANCES)} written in {waiting.seconds:.0f} s while all wait",
+        value=waiting.of_instances,
+        unit="rows",
+        ceiling=before.of_instances,
+        ceiling_what="with none waiting",
+        target="none",
+        reached=waiting.of_instances == 0,
     )
-    ours, described = details["http"], details["describe"]
-    figures.append(
-        Figure(
-            name="waiting: status",
-            what=f"GET of an instance among {count:,} that wait, at random, p99",
-            value=ours["p99_ms"],
-            unit="ms",
-            ceiling=described["p99_ms"],
-            ceiling_what="bare Temporal describe, p99",
-            target=f"p99 < {_STATUS_TARGET_MS:.0f} ms",
-            reached=ours["p99_ms"] < _STATUS_TARGET_MS,
-        )
+    wal = Figure(
+        name="waiting: WAL",
+        what="written a minute while all wait",
+        value=waiting.wal_kib_a_minute,
+        unit="KiB",
+        ceiling=before.wal_kib_a_minute,
+        ceiling_what="with none waiting",
     )
-    return figures
+    return [rows, wal]
+
+
+def _status_figure(count: int, ours: dict[str, Any], described: dict[str, Any]) -> Figure:
+    return Figure(
+        name="waiting: status",
+        what=f"GET of an instance among {count:,} that wait, at random, p99",
+        value=ours["p99_ms"],
+        unit="ms",
+        ceiling=described["p99_ms"],
+        ceiling_what="bare Temporal describe, p99",
+        target=f"p99 < {_STATUS_TARGET_MS:.0f} ms",
+        reached=ours["p99_ms"] < _STATUS_TARGET_MS,
+    )

@@ -27,6 +27,10 @@ class ExitView(Answer):
 
     event_type: str = Field(examples=["transaction.purchase_complete"])
     where: dict[str, Any] = Field(description="Properties of the event, and the values they must have.")
+    same_as_trigger: list[str] = Field(
+        description="Properties that must be as in the event that started the instance, if one has.",
+        examples=[["order_id"]],
+    )
     reason: str = Field(description="What the instance completes with.")
 
 

@@ -8,25 +8,8 @@ from typing import Any
 import pytest
 
 from models.wire.users import UserProfile
-from tests.support.builders import collected, user
+from tests.support.builders import EVERYTHING, collected, user
 from tests.support.http import Clients, assert_problem, field_errors
-
-EVERYTHING = user(
-    demographics={
-        "age": 34,
-        "date_of_birth": "1992-01-01",
-        "gender": "female",
-        "country": "DE",
-        "city": "Berlin",
-        "timezone": "Europe/Berlin",
-        "language": "de",
-        "device_type": "mobile",
-    },
-    privacy_preferences={"city": True},
-    consents={"data_collection": True, "profiling": True, "marketing": False},
-    transactions={"subscription_tier": "pro"},
-    lifecycle_stage_pinned=True,
-)
 
 
 async def test_a_created_profile_is_read_back_whole_by_an_admin(api: Clients) -> None:

@@ -8,25 +8,8 @@ import pytest
 
 from models.vocabulary import Role
 from store.connection import Connection
-from tests.support.builders import user
+from tests.support.builders import EVERYTHING, user
 from tests.support.http import Clients, assert_problem
-
-EVERYTHING = user(
-    demographics={
-        "age": 34,
-        "date_of_birth": "1992-01-01",
-        "gender": "female",
-        "country": "DE",
-        "city": "Berlin",
-        "timezone": "Europe/Berlin",
-        "language": "de",
-        "device_type": "mobile",
-    },
-    privacy_preferences={"city": True},
-    consents={"data_collection": True, "profiling": True, "marketing": False},
-    transactions={"subscription_tier": "pro"},
-    lifecycle_stage_pinned=True,
-)
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])

@@ -21,7 +21,7 @@ from temporalio.testing import WorkflowEnvironment
 from activities.messages import Messages
 from activities.outbox import Outbox, Startable
 from activities.templates import TEMPLATES
-from models.errors import PerennialError
+from models.errors import ConsentRequired, PerennialError
 from models.messages.execution import Message, StepContext, StepFailure
 from models.vocabulary import InstanceStatus, MessageStatus, Purpose
 from privacy.sealing import Sealer
@@ -32,6 +32,7 @@ from store.dead_letters import Filter, StoredDeadLetter
 from store.departures import FrequencyCap
 from store.endings import Ending, Unfinished
 from store.instances import NewInstance
+from tests.support.locks import until_blocked
 from tests.support.people import Customer
 
 ROUNDS = 40
@@ -212,3 +213,38 @@ async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
     assert grown > ROUNDS / 2
     await asyncio.sleep(1.1)  # what a session has counted is told within a second
     assert await _deadlocks(owner) == before
+
+
+@pytest.mark.parametrize("begin", ["trigger", "replay"])
+async def test_who_begins_while_a_withdrawal_is_made_waits_for_it_and_begins_nothing(
+    database: Database, sealer: Sealer, skipping: WorkflowEnvironment, begin: str
+) -> None:
+    """To look without waiting would see the consent that is about to go, and begin what nobody ends."""
+    customer = await Customer.new(database, sealer, Purpose.MARKETING)
+    person = Person(customer, database, sealer)
+    if begin == "replay":
+        await person.fail()
+    carrier = Outbox(database, sealer, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE})
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        async with database.transaction() as withdrawing:
+            await consents.withdraw(withdrawing, customer.user_id, Purpose.MARKETING, actor="test")
+            if begin == "trigger":
+                await person.trigger()
+                group.create_task(carrier.carry_on(lambda: not over.is_set()))
+            else:
+                group.create_task(_replayed(person))
+            await until_blocked(database, 1)
+        async with asyncio.timeout(60), database.connection() as connection:
+            while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE kind = 'start'"):
+                await asyncio.sleep(0.02)
+        over.set()
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM instances WHERE end_time IS NULL") == 0
+
+
+async def _replayed(person: Person) -> None:
+    async with person.database.transaction() as connection:
+        [letter] = await dead_letters.open_ones(connection, person.sealer, Filter(), 1)
+        with pytest.raises(ConsentRequired):
+            await replays.request(connection, person.sealer, letter.dead_letter_id)

@@ -21,3 +21,22 @@ def user(user_id: str = "u-1", **changes: Any) -> dict[str, Any]:
 def collected(user_id: str = "u-1", **demographics: Any) -> dict[str, Any]:
     """A document whose person has consented to the collection of these demographic attributes."""
     return user(user_id, demographics=demographics, consents={"data_collection": True})
+
+
+EVERYTHING = user(
+    demographics={
+        "age": 34,
+        "date_of_birth": "1992-01-01",
+        "gender": "female",
+        "country": "DE",
+        "city": "Berlin",
+        "timezone": "Europe/Berlin",
+        "language": "de",
+        "device_type": "mobile",
+    },
+    privacy_preferences={"city": True},
+    consents={"data_collection": True, "profiling": True, "marketing": False},
+    transactions={"subscription_tier": "pro"},
+    lifecycle_stage_pinned=True,
+)
+"""A profile with everything that one can have."""

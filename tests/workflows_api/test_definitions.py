@@ -104,7 +104,12 @@ async def test_every_workflow_is_told_with_its_trigger_exits_and_parameters(api:
         "max_age": "PT1H",
         "once_per": "P7D",
     }
-    assert {"event_type": "transaction.purchase_complete", "where": {}, "reason": "purchased"} in cart["exit_on"]
+    assert {
+        "event_type": "transaction.purchase_complete",
+        "where": {},
+        "same_as_trigger": [],
+        "reason": "purchased",
+    } in cart["exit_on"]
     for each in listed.values():
         for parameter in each["parameters"]["properties"].values():
             assert parameter["format"] == "duration"
