@@ -5,9 +5,10 @@ Temporal; at 75 to 150 a second that takes six to eleven minutes, which it shows
 quarter of an hour. ``--quick`` takes 500, fewer than the worker keeps in its cache: its memory still grows.
 
 Memory is taken after each tenth. The worker has filled its cache of workflows with the first few hundred, so
-from the first tenth on it must stay as it is. What Postgres writes is counted over a still minute, of which
-there is one before, with none waiting: projectors, outbox and schedules go on in both. Then some are looked at,
-at random.
+from the first tenth on it must not grow: what instances leave behind goes with the collector's next look at all of
+it, so that it rises and falls, and the highest of the later half is compared with the highest of the earlier. What
+Postgres writes is counted over a still minute, of which there is one before, with none waiting: projectors, outbox
+and schedules go on in both. Then some are looked at, at random.
 """
 
 from __future__ import annotations
@@ -166,14 +167,15 @@ def _figures(
 
 
 def _memory_figure(part: str, count: int, memory: Sequence[dict[str, float]], details: dict[str, Any]) -> Figure:
-    first, last, ours = memory[1][part], memory[-1][part], part != "temporal"
+    half, ours = (len(memory) + 1) // 2, part != "temporal"
+    first, last = (max(each[part] for each in some) for some in (memory[1:half], memory[half:]))
     return Figure(
         name=f"waiting: memory of {part}",
-        what=f"resident with {count:,} instances waiting, after looking at some",
+        what=f"resident at most, while from half of them to {count:,} wait and after looking at some",
         value=last,
         unit="MiB",
         ceiling=first,
-        ceiling_what=f"with {count // _PARTS:,}",
+        ceiling_what=f"at most, from {count // _PARTS:,} to half of them",
         target=f"≤ {_GROWTH_TARGET} times" if ours else "",
         reached=last <= _GROWTH_TARGET * first if ours else None,
         details=details if part == "api" else {},

@@ -31,12 +31,7 @@ class AuditRow(SQLModel, table=True):
         Index("audit_log_of_user", "user_id", "occurred_at", "audit_id"),
         Index("audit_log_of_actor", "actor", "occurred_at", "audit_id"),
         Index("audit_log_of_action", "action", "occurred_at", "audit_id"),
-        Index(
-            "audit_log_of_subjects",
-            "subjects",
-            postgresql_using="gin",
-            postgresql_with={"gin_pending_list_limit": 512},
-        ),
+        Index("audit_log_of_subjects", "subjects", postgresql_using="gin"),
     )
 
     audit_id: int | None = Field(
