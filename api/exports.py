@@ -104,10 +104,9 @@ class Export:
         separator, after = b"", None
         while True:
             page, types = await self._page(table, after)
-            if page.rows:
-                yield separator + b",".join(_json(_seen(self.role, table, row, types)) for row in page.rows)
             if page.last is None:
                 return
+            yield separator + b",".join(_json(_seen(self.role, table, row, types)) for row in page.rows)
             separator, after = b",", page.last
 
     async def _page(

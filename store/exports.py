@@ -24,6 +24,8 @@ from store.connection import Connection
 
 PAGE = 500
 """Rows that are read at once, at most."""
+BYTES = 4 * 1024 * 1024
+"""Of sealed values that are read at once, up to one row more: a body may have megabytes."""
 OF_INSTANCE = "instance_id"
 """What says whose a row is that belongs to an instance; such a row is read with the name of its workflow."""
 _WORKFLOW = "workflow_id"
@@ -50,7 +52,8 @@ class ExportedTable:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows, opened, as column and value; ``last`` is the position of the last one, None where no page follows."""
+    """Rows, opened, as column and value; ``last`` is the position of the last one, None where there are none: only
+    then no page follows."""
 
     rows: Sequence[Mapping[str, Any]]
     last: tuple[Any, ...] | None
@@ -87,14 +90,14 @@ def _names(index: Index) -> list[str]:
 async def page(
     connection: Connection, sealer: Sealer, user_id: str, table: ExportedTable, after: tuple[Any, ...] | None
 ) -> Page:
-    """Up to :data:`PAGE` rows of a person after a position, the first ones after None.
+    """Some rows of a person after a position, the first ones after None: up to :data:`PAGE` and :data:`BYTES`.
 
     To be called in a transaction of its own: the data key is read in it. Raises :class:`UserErased` where it has
     been destroyed, however far an export has come.
     """
     key = await data_keys.require(connection, sealer, user_id)
-    rows = await connection.fetch(_statement(table, first=after is None), user_id, PAGE, *(after or ()))
-    last = tuple(rows[-1][name] for name in table.order) if len(rows) == PAGE else None
+    rows = await connection.fetch(_statement(table, first=after is None), user_id, PAGE, BYTES, *(after or ()))
+    last = tuple(rows[-1][name] for name in table.order) if rows else None
     return Page([_opened(table, key, row) for row in rows], last)
 
 
@@ -106,9 +109,13 @@ def _statement(table: ExportedTable, *, first: bool) -> str:
         names.append(f"i.{_WORKFLOW}")
         source, whose = f"{source} JOIN instances i USING ({OF_INSTANCE})", "i.user_id"
     order = ", ".join(f"t.{name}" for name in table.order)
-    places = ", ".join(f"${place}" for place in range(3, 3 + len(table.order)))
+    places = ", ".join(f"${place}" for place in range(4, 4 + len(table.order)))
     after = "" if first else f"AND ({order}) > ({places})"
-    return f"SELECT {', '.join(names)} FROM {source} WHERE {whose} = $1 {after} ORDER BY {order} LIMIT $2"
+    size = " + ".join(f"coalesce(octet_length(t.{name}), 0)" for name in personal_columns(table.model)) or "0"
+    return f"""SELECT * FROM (
+                   SELECT {", ".join(names)}, sum({size}) OVER (ORDER BY {order}) - ({size}) AS bytes_before
+                     FROM {source} WHERE {whose} = $1 {after} ORDER BY {order} LIMIT $2) p
+                WHERE bytes_before < $3 ORDER BY {", ".join(table.order)}"""
 
 
 def _opened(table: ExportedTable, key: DataKey, row: asyncpg.Record) -> dict[str, Any]:

@@ -49,6 +49,9 @@ router = APIRouter(route_class=GuardedRoute, tags=["users"])
 
 _LIST = "users"
 _SEARCH = "users-search"
+_ATTACHED = {
+    "Content-Disposition": {"description": "`attachment`, with the name of a file.", "schema": {"type": "string"}}
+}
 
 
 @router.post(
@@ -242,7 +245,11 @@ async def patch_user(
     return json_response(answer_to_writer(caller.role, stored, sent), headers={"ETag": etag(caller.role, stored)})
 
 
-@router.get("/users/{user_id}/export", response_model=UserExport, responses=problems(UserNotFound, UserErased))
+@router.get(
+    "/users/{user_id}/export",
+    response_model=UserExport,
+    responses={200: {"headers": _ATTACHED}, **problems(UserNotFound, UserErased)},
+)
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("users.export")
 async def export_user(

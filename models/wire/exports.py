@@ -46,8 +46,8 @@ def beside_the_profile(columns: list[str]) -> list[str]:
     return [name for name in columns if name not in _IN_PROFILE]
 
 
-def _fields(name: str, columns: list[str]) -> dict[str, Any]:
-    """The fields of a table's rows, with their types."""
+def _rows(name: str, columns: list[str], base: type[BaseModel] = Answer) -> type[BaseModel]:
+    """What the rows of a table look like, or of what else is told of one beside a ``base``."""
     [table] = [each for each in TABLES if each.__tablename__ == name]
     declared = {each.name: each for each in columns_of(table)}
     fields: dict[str, Any] = {}
@@ -58,7 +58,8 @@ def _fields(name: str, columns: list[str]) -> dict[str, Any]:
             fields[field_of(name, column)] = _field(declared[column])
     if WHOSE.get(name) == "instance_id":
         fields["workflow_id"] = (str, ...)
-    return fields
+    text = f"What is held of a person in `{name}`: a row."
+    return create_model(f"Exported{table.__name__}", __base__=base, __doc__=text, **fields)
 
 
 def _field(column: Column[Any]) -> Any:
@@ -71,12 +72,8 @@ def _field(column: Column[Any]) -> Any:
 
 def _export() -> type[BaseModel]:
     columns = exported()
-    beside = beside_the_profile(columns.pop(PROFILE))
-    profile = create_model("ExportedProfile", __base__=UserProfile, **_fields(PROFILE, beside))
-    rows: dict[str, Any] = {
-        name: (list[create_model(f"Exported_{name}", __base__=Answer, **_fields(name, held))], ...)  # type: ignore[misc]
-        for name, held in columns.items()
-    }
+    profile = _rows(PROFILE, beside_the_profile(columns.pop(PROFILE)), UserProfile)
+    rows: dict[str, Any] = {name: (list[_rows(name, held)], ...) for name, held in columns.items()}  # type: ignore[misc]
     return create_model(
         "UserExport",
         __base__=Answer,

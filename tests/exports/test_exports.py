@@ -159,6 +159,15 @@ async def test_many_pages_of_events_are_one_list_in_order_without_repeats(api: C
     assert moments == sorted(moments)
 
 
+async def test_what_is_large_comes_in_small_pages(api: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    await add_user(api.admin)
+    await batch(api, *[event(f"e-{n}", event_properties={"text": "x" * (n % 3) * 9000}) for n in range(9)])
+    whole = (await export(api.admin))["events"]
+    for most in (1, 9000, 20_000):
+        monkeypatch.setattr(exports, "BYTES", most)
+        assert (await export(api.admin))["events"] == whole
+
+
 async def test_a_last_page_that_is_full_is_followed_by_nothing(api: Clients) -> None:
     await add_user(api.admin)
     await batch(api, *[event(f"e-{number}") for number in range(exports.PAGE)])
