@@ -71,6 +71,7 @@ class Retention:
             types.TRANSACTIONS: partial(by_place, table=expired.TRANSACTIONS),
             types.EXECUTION_LOGS: self._execution_logs,
             types.MESSAGES: partial(_by_time, table=expired.MESSAGES),
+            types.WEBHOOK_DELIVERIES: partial(by_place, table=expired.CALLBACKS),
             types.IDEMPOTENCY_ANSWERS: partial(_by_time, table=expired.ANSWERS),
             types.PROFILES: partial(_due, count=expired.dormant_profiles),
             types.CLOSED_ACCOUNTS: partial(_due, count=partial(expired.count, table=expired.CLOSED)),

@@ -56,6 +56,13 @@ def exchange_of(connection: HTTPConnection) -> Exchange:
     return exchange
 
 
+class AnswerBrokenOff(Exception):
+    """An answer whose beginning is out can't be finished, for the reason that is its cause.
+
+    It ends without its end, and the server closes the connection, so that nobody takes the part for the whole.
+    """
+
+
 class ExchangeMiddleware:
     """Gives every request its :class:`Exchange`, and every response its headers and its line in the log."""
 
@@ -81,6 +88,8 @@ class ExchangeMiddleware:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except AnswerBrokenOff as error:
+            _log_broken_off(error, exchange, scope)
         except Exception as error:  # noqa: BLE001 - the last resort; nothing of it may reach the caller
             _log_failure(error, exchange, scope)
             if not status:
@@ -129,6 +138,17 @@ def _log_access(exchange: Exchange, scope: Scope, status: int, seconds: float) -
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _log_broken_off(error: AnswerBrokenOff, exchange: Exchange, scope: Scope) -> None:
+    _error_log.warning(
+        "an answer broke off",
+        extra={
+            "request_id": exchange.request_id,
+            "route": route_template(scope),
+            "error_type": type(error.__cause__).__name__,
+        },
+    )
 
 
 def _log_failure(error: Exception, exchange: Exchange, scope: Scope) -> None:

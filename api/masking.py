@@ -1,24 +1,31 @@
 """Who sees what of a person: the one place where the API masks, driven by the columns' own declarations.
 
-Whatever a route shows of a sealed column passes here with the caller's role: profiles (:func:`profile_for`) and
-events (:func:`event_body_for`); or, where callbacks show it too, :func:`privacy.masking.value_for`, which every
-other column passes: instances, dead letters and messages. Analytics shows dimensions, which are no person's.
+Whatever a route shows of a sealed column passes here with the caller's role: profiles (:func:`profile_for`),
+events (:func:`event_body_for`) and the rows of an export (:func:`row_for`); or, where callbacks show it too,
+:func:`privacy.masking.value_for`, which every other column passes: instances, dead letters and messages.
+Analytics shows dimensions, which are no person's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from models.personal import personal_columns
+from sqlmodel import SQLModel
+
+from models.personal import Mask, personal_columns
 from models.rules import event_privacy
 from models.rules.event_types import EventType
 from models.tables.people import User
 from models.vocabulary import Role
-from privacy.masking import mask, sees_people
+from privacy.masking import mask, sees_people, value_for
+from store.instance_views import error_view
 
 USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items() if declared.mask}
 """The attributes of a profile that are masked, each with how."""
+
+_ERROR = "error"
+"""The column that holds why something has failed; the kind and the step of a failure are no person's."""
 
 
 def profile_for(role: Role, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,3 +48,31 @@ def _masked(name: str, value: Any) -> Any:
 def event_body_for(role: Role, body: Mapping[str, Any], declared: EventType | None) -> Mapping[str, Any]:
     """An event's body as a role sees it; ``declared`` is the event's type, where it has one."""
     return body if sees_people(role) else event_privacy.masked(body, declared, mask)
+
+
+def row_for(
+    role: Role,
+    table: type[SQLModel],
+    row: Mapping[str, Any],
+    *,
+    known: Collection[str] = frozenset(),
+    declared: EventType | None = None,
+) -> dict[str, Any]:
+    """A row of any table, its sealed columns opened, as a role sees it: each column as it is declared.
+
+    ``known`` are the words that the schema of the row's workflow names, ``declared`` is the event's type where the
+    row is one.
+    """
+    kinds = {name: personal.mask for name, personal in personal_columns(table).items()}
+
+    def seen(name: str, value: Any) -> Any:
+        if name not in kinds or value is None:
+            return value
+        if kinds[name] is Mask.EVENT:
+            return event_body_for(role, value, declared)
+        if name == _ERROR:
+            view = error_view(role, table, value)
+            return None if view is None else view.model_dump()
+        return value_for(role, table, name, value, known=known)
+
+    return {name: seen(name, value) for name, value in row.items()}

@@ -34,7 +34,7 @@ KEPT_AS: Mapping[str, str | None] = {
     "steps": "execution_logs",
     "attempts": "execution_logs",
     "dead_letters": "execution_logs",
-    "callbacks": "execution_logs",
+    "callbacks": "webhook_deliveries",
     "event_waits": "execution_logs",
     "temporal_outbox": "execution_logs",
     "messages": "messages",
@@ -56,6 +56,7 @@ KEPT_AS: Mapping[str, str | None] = {
 
 WHOSE: Mapping[str, str] = {
     "data_keys": "subject",
+    "idempotent_answers": "subject",
     "steps": "instance_id",
     "attempts": "instance_id",
 }
@@ -151,11 +152,15 @@ IN_THE_CLEAR: Mapping[str, str] = {
 """What every other text, document and string of bytes in the clear holds: why it may be there."""
 
 _FREE = (Text, JSONB, ARRAY, LargeBinary)
-_INTERNAL = frozenset({"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events", "callbacks"})
-"""Tables that tell nothing of a person that another one doesn't; an export passes them over."""
-_INTERNAL_COLUMNS = frozenset({"users.email_index", "events.shard", "events.generation"}) | frozenset(
-    {"events.xid", "events.sequence", "idempotent_answers.fingerprint", "idempotent_answers.idempotency_key"}
+_INTERNAL = frozenset({"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events"}) | frozenset(
+    {"callbacks", "idempotent_answers"}
 )
+"""Tables that tell nothing of a person that another one doesn't; an export passes them over. What they have beside
+(addresses and secrets of callbacks) is of whoever sent it."""
+_INTERNAL_COLUMNS = frozenset(
+    {"users.email_index", "events.shard", "events.generation", "events.xid"}
+) | frozenset({"events.sequence", "audit_log.xid", "audit_log.subjects"})
+"""Columns that are the platform's own, or name other people, as the subjects of a look at the audit log do."""
 _MASKS: Mapping[Mask, str] = {
     Mask.EMAIL: "`a**@e******.com`",
     Mask.WORDS: "`A** L*******`",
@@ -198,7 +203,8 @@ def data_map() -> list[TableEntry]:
 
 
 def exported() -> dict[str, list[str]]:
-    """The columns that an export of a person reads, by table."""
+    """The columns that an export of a person reads, by table: it holds all of them, and no others
+    (:mod:`store.exports`)."""
     found = {entry.table: [each.column for each in entry.columns if each.exported] for entry in data_map()}
     return {table: columns for table, columns in found.items() if columns}
 
@@ -247,7 +253,8 @@ What is kept of people, column by column, read from the declarations on the tabl
   column), and comes masked for every role but admin (`api/masking.py`, ADR 0015).
 - What an event type declares as a dimension, and the ids, times and numbers that analytics counts, are in the
   clear. No other text may be, unless `models/data_map.py` says what it holds.
-- Retention types are those of `/retention/{data_type}`. *Export* says what `GET /users/{id}/export` is to read.
+- Retention types are those of `/retention/{data_type}`. *Export* says what `GET /users/{id}/export` holds: it
+  is built from these declarations ([api.md](api.md)).
 """
 
 

@@ -76,15 +76,21 @@ async def give_up(connection: Connection, instance_id: str) -> None:
 
 
 async def due(connection: Connection, instance_id: str) -> None:
-    """Have the end of an instance told, in the transaction that writes it; nothing where nobody asked for it."""
+    """Have the end of an instance told, in the transaction that writes it; nothing where nobody asked for it.
+
+    The callback is `waiting` from then on, also where an earlier end of the instance was told: nothing that is
+    still to be tried looks settled (:data:`store.expired.CALLBACKS`).
+    """
     await connection.execute(
         """
+        WITH told AS (
+            UPDATE callbacks SET status = 'waiting' WHERE instance_id = $1 AND status <> 'gone'
+            RETURNING instance_id)
         INSERT INTO temporal_outbox (kind, workflow_id, instance_id, step, user_id, event_id, event_type,
                                      event_timestamp)
         SELECT 'callback', i.workflow_id, i.instance_id, NULL, i.user_id, cardinality(i.replaced_runs)::text,
                'instance.ended', now()
-        FROM callbacks c JOIN instances i USING (instance_id)
-        WHERE c.instance_id = $1 AND c.status <> 'gone'
+        FROM told JOIN instances i USING (instance_id)
         """,
         instance_id,
     )

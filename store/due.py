@@ -79,6 +79,7 @@ _COUNTS: Mapping[str, Callable[[Connection, datetime], Awaitable[list[Part]]]] =
     types.TRANSACTIONS: _deletes(expired.TRANSACTIONS),
     types.EXECUTION_LOGS: _deletes(expired.INSTANCES),
     types.MESSAGES: _deletes(expired.MESSAGES),
+    types.WEBHOOK_DELIVERIES: _deletes(expired.CALLBACKS),
     types.IDEMPOTENCY_ANSWERS: _deletes(expired.ANSWERS),
     types.PROFILES: _profiles,
     types.CLOSED_ACCOUNTS: _closed,

@@ -67,18 +67,30 @@ class ByPlace:
 
     table: str
     time: str
+    condition: str = "true"
+
+    @property
+    def expired(self) -> str:
+        """The condition of expired rows, with the cutoff as $1."""
+        return f"{self.table}.{self.time} < $1 AND {self.condition}"
 
 
 SESSIONS = ByPlace("sessions", "last_at")
 TRANSACTIONS = ByPlace("transactions", "occurred_at")
 POISON = ByPlace("poison_events", "timestamp")
 LETTERS = ByPlace("temporal_outbox", "event_timestamp")
+CALLBACKS = ByPlace(
+    "callbacks",
+    "last_attempt_at",
+    "callbacks.status <> 'waiting' "
+    "AND NOT EXISTS (SELECT FROM instances i WHERE i.instance_id = callbacks.instance_id AND i.end_time IS NULL)",
+)
+"""`waiting` is what is still to be tried, also for the end of a replayed instance: :func:`store.callbacks.due`."""
 
 
 async def count(connection: Connection, table: ByTime | ByPlace, older_than: datetime) -> int:
     """How many rows of a table are expired."""
-    expired = table.expired if isinstance(table, ByTime) else f"{table.time} < $1"
-    found: int = await connection.fetchval(f"SELECT count(*) FROM {table.table} WHERE {expired}", older_than)
+    found: int = await connection.fetchval(f"SELECT count(*) FROM {table.table} WHERE {table.expired}", older_than)
     return found
 
 
@@ -131,7 +143,7 @@ async def delete_by_place(connection: Connection, table: ByPlace, older_than: da
     """Delete the expired rows of a batch of blocks."""
     gone: int = await connection.fetchval(
         f"""WITH gone AS (DELETE FROM {table.table}
-                           WHERE {table.time} < $1 AND ctid >= $2 AND ctid < $3 RETURNING 1)
+                           WHERE {table.expired} AND ctid >= $2 AND ctid < $3 RETURNING 1)
             SELECT count(*) FROM gone""",
         older_than,
         *_places(first_block),

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Header, Query
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from api.audit import Audit, names_of
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
 from api.etags import if_match_holds, if_none_match_hits
+from api.exports import Export, exported_fields
 from api.guard import GuardedRoute, allow, audited
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
@@ -31,6 +32,7 @@ from models.errors import (
 )
 from models.rules import profile as rules
 from models.vocabulary import AccountStatus, LifecycleStage, Role
+from models.wire.exports import UserExport
 from models.wire.users import (
     UserBatch,
     UserBatchAnswer,
@@ -47,6 +49,9 @@ router = APIRouter(route_class=GuardedRoute, tags=["users"])
 
 _LIST = "users"
 _SEARCH = "users-search"
+_ATTACHED = {
+    "Content-Disposition": {"description": "`attachment`, with the name of a file.", "schema": {"type": "string"}}
+}
 
 
 @router.post(
@@ -238,3 +243,25 @@ async def patch_user(
         updated = await users.update(connection, resources.sealer, locked, [changed], actor=caller.key_id)
         stored = updated[user_id]
     return json_response(answer_to_writer(caller.role, stored, sent), headers={"ETag": etag(caller.role, stored)})
+
+
+@router.get(
+    "/users/{user_id}/export",
+    response_model=UserExport,
+    responses={200: {"headers": _ATTACHED}, **problems(UserNotFound, UserErased)},
+)
+@allow(Role.OPERATOR, Role.ANALYST)
+@audited("users.export")
+async def export_user(
+    user_id: UserIdInPath, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
+) -> Response:
+    """Export everything that is held on a person; masked for all but admins.
+
+    The answer is written while it is read, whatever its length. One that breaks off before its end (the person is
+    erased meanwhile, the store goes away) is no JSON: ask again.
+    """
+    stored = await users.find(connection, resources.sealer, user_id)
+    export = await Export.begin(resources, connection, caller.role, stored)
+    audit.note(fields=exported_fields())
+    disposition = {"Content-Disposition": f'attachment; filename="{user_id}.json"'}
+    return StreamingResponse(export.stream(), headers=disposition, media_type="application/json")

@@ -31,6 +31,7 @@ EVENTS = "events"
 TRANSACTIONS = "transactions"
 EXECUTION_LOGS = "execution_logs"
 MESSAGES = "messages"
+WEBHOOK_DELIVERIES = "webhook_deliveries"
 IDEMPOTENCY_ANSWERS = "idempotency_answers"
 AUDIT = "audit"
 
@@ -57,6 +58,12 @@ DATA_TYPES: Mapping[str, DataType] = {
             "histories of them.",
         ),
         DataType(MESSAGES, 365, "Messages to customers, by their creation; not those of running instances."),
+        DataType(
+            WEBHOOK_DELIVERIES,
+            90,
+            "Callbacks of ended instances by their last attempt, once nothing of them is to be tried any more; "
+            "not those of running instances. They go with their instances at the latest.",
+        ),
         DataType(IDEMPOTENCY_ANSWERS, 1, "Answers kept for an Idempotency-Key; they count for a day."),
         DataType(
             PROFILES,

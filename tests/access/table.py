@@ -64,6 +64,7 @@ TABLE: Mapping[str, Row] = {
     "POST /users/batch": Row(WRITERS, 200, body=lambda role: {"users": [user(f"u-with-{role}")]}),
     "POST /users/search": Row(ADMIN, 200, body=sends({"email": "nobody@example.com"})),
     "GET /users/{user_id}": Row(READERS, 200, 404, people=True),
+    "GET /users/{user_id}/export": Row(READERS, 200, 404, people=True),
     "PATCH /users/{user_id}": Row(WRITERS, 200, 404, body=sends({"lifecycle_stage_pinned": True})),
     "GET /users/{user_id}/consents": Row(READERS, 200, 404),
     "GET /users/{user_id}/consents/history": Row(READERS, 200, 404),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -115,6 +116,19 @@ async def fill(api: httpx.AsyncClient, canaries: Canaries) -> None:
     await until(lambda: api.get(instances), lambda seen: len(seen["data"]) == 2)
 
 
+async def exported(api: httpx.AsyncClient, canaries: Canaries) -> None:
+    """What real work has left of somebody is in the export, opened."""
+    text = (await api.get("/users/u-well/export")).text
+    for place in ("u-well", "surname", "gender", "city", "property", "deep", "device-id", "location", "referrer"):
+        assert canaries.called(place) in text, place
+    held = json.loads(text)
+    assert canaries.called("order") in {each["order_id"] for each in held["transactions"]}
+    assert any(canaries.called("u-well") in each["recipient"] for each in held["messages"])
+    busy = (await api.get("/users/u-busy/export")).json()
+    for told in (busy["instances"][0]["error"], busy["dead_letters"][0]["error"], busy["attempts"][-1]):
+        assert canaries.called("u-busy") in told["error_message"]
+
+
 async def send_nonsense(api: httpx.AsyncClient, canaries: Canaries) -> None:
     """What is refused must not be logged either."""
     called = canaries.called
@@ -167,6 +181,7 @@ async def test_no_canary_is_on_the_disk_of_a_whole_stack(directory: Path, canari
             limit = await api.post("/keys", json={"name": "filling", "role": "admin", "rate_limit": 1_000_000})
             api.headers["Authorization"] = f"Bearer {limit.json()['key']}"
             await fill(api, canaries)
+            await exported(api, canaries)
             await send_nonsense(api, canaries)
         assert mail.received, "messages have left, with canaries in them"
         await checkpoint(stack)

@@ -19,6 +19,7 @@ DEFAULTS = {
     "transactions": None,
     "execution_logs": 90,
     "messages": 365,
+    "webhook_deliveries": 90,
     "idempotency_answers": 1,
     "audit": 730,
 }

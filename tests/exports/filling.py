@@ -1,0 +1,94 @@
+"""A row of a person's in every table that the data map exports, made from the columns' own declarations."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Column, Identity
+from sqlmodel import SQLModel
+
+from models.data_map import exported
+from models.personal import Mask, columns_of, personal_columns
+from models.tables.registry import TABLES
+from privacy.sealing import DataKey, Sealer
+from runtime.database import Database
+from store import data_keys
+from store.connection import Connection
+
+NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
+_CLEAR: dict[type, Any] = {
+    datetime: NOW,
+    int: 7,
+    float: 12.5,
+    Decimal: Decimal("1234.5"),
+    bool: True,
+    object: {"plan": "pro"},
+    list: ["one", "two"],
+}
+_FIXED = {"workflow_id": "onboarding", "event_type": "lesson.finish", "purpose": "profiling"}
+PLAIN = "attempts.error_message"
+"""Sealed as a text, and not as JSON."""
+
+
+def sealed_text(table: str, column: str, mark: str) -> str:
+    """The canary that is sealed in a column."""
+    return f"{mark}-{table}-{column}".replace("_", "-")
+
+
+def clear_text(table: str, column: str, user_id: str) -> str:
+    """What a text in the clear is filled with."""
+    if column in ("user_id", "instance_id"):
+        return f"{user_id}-i" if column == "instance_id" else user_id
+    return _FIXED.get(column, f"clear-{user_id}-{table}-{column}")
+
+
+async def fill(database: Database, owner: Connection, sealer: Sealer, user_id: str, mark: str) -> None:
+    """Fill all of them but the profile's."""
+    await owner.fetchval("SELECT ensure_events_partition($1)", date(NOW.year, NOW.month, 1))
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, sealer, user_id)
+        for table in TABLES:
+            name = str(table.__tablename__)
+            if name in exported() and name != "users":
+                row = _row(table, name, key, mark)
+                places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
+                await connection.execute(
+                    f"INSERT INTO {name} ({', '.join(row)}) VALUES ({places}) ON CONFLICT DO NOTHING",
+                    *row.values(),
+                )
+
+
+def _row(table: type[SQLModel], name: str, key: DataKey, mark: str) -> dict[str, Any]:
+    personal = personal_columns(table)
+    row: dict[str, Any] = {}
+    for column in columns_of(table):
+        if column.name in personal:
+            row[column.name] = _sealed(name, column.name, personal[column.name].mask, key, mark)
+        elif not _given(column):
+            kind = column.type.python_type
+            row[column.name] = clear_text(name, column.name, key.subject) if kind is str else _CLEAR[kind]
+    return row
+
+
+def _given(column: Column[Any]) -> bool:
+    """Whether the database says it."""
+    return column.server_default is not None or isinstance(column.identity, Identity)
+
+
+def _sealed(table: str, column: str, kind: Mask | None, key: DataKey, mark: str) -> bytes | None:
+    place, text = f"{table}.{column}", sealed_text(table, column, mark)
+    if kind is None:  # sealed, and shown to all
+        return key.seal_json(place, clear_text(table, column, key.subject))
+    if place == PLAIN:
+        return key.seal(place, text.encode())
+    value: Any = text
+    if kind is Mask.EVENT:
+        parts = {"event_properties": {"note": text}, "device_info": {"id": f"{text}-id"}}
+        value = {**parts, "location": {"city": f"{text}-city"}, "referrer": f"{text}-referrer"}
+    elif kind is Mask.TEXTS:
+        value = {"note": text, "many": [{"deep": text}]}
+    elif column == "error":
+        value = {"error_type": "Refused", "error_message": text, "failed_step": "nudge", "stack_trace": text}
+    return key.seal_json(place, value)

@@ -1,0 +1,256 @@
+"""The export of a person: all that the data map names, as each role sees it, and nothing of anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Column, Text
+from sqlmodel import Field, SQLModel
+
+from models import data_map
+from models.data_map import exported
+from models.personal import Mask, personal, personal_columns
+from models.tables.registry import TABLES
+from models.vocabulary import Role
+from models.wire.exports import UserExport
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import exports
+from store.connection import Connection
+from tests.exports import filling
+from tests.exports.filling import clear_text, fill, sealed_text
+from tests.support.builders import EVERYTHING, user
+from tests.support.events import add_user, batch, event, purchase
+from tests.support.http import Clients, assert_problem
+from tests.support.log import Log, click
+from tests.support.log import purchase as bought
+
+HERS, HIS = "kanarie7f3cher", "kanarie7f3chis"
+_PARTS = ["event_properties", "device_info", "location", "referrer"]
+_RENAMED = {
+    ("dead_letters", "dead_letter_id"): ["id"],
+    ("user_activity", "total_session_seconds"): ["total_session_duration"],
+    ("purchase_totals", "last_purchase_at"): ["last_purchase_date"],
+    ("events", "body"): _PARTS,
+}
+"""Where a column has another name in the API, or several."""
+
+
+async def export(client: httpx.AsyncClient, user_id: str = "u-1") -> dict[str, Any]:
+    """An export, and that it is what the API's reference says."""
+    answer = await client.get(f"/users/{user_id}/export")
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    UserExport.model_validate(document)
+    return document
+
+
+@pytest.fixture
+async def people(api: Clients, database: Database, owner: Connection, sealer: Sealer) -> Clients:
+    """Two people with something in every table."""
+    for user_id, mark in (("u-1", HERS), ("u-2", HIS)):
+        document = {**EVERYTHING, "user_id": user_id, "email": f"{mark}-email@example.com", "name": f"{mark}-name"}
+        assert (await api.admin.post("/users", json=document)).status_code == 201
+        await fill(database, owner, sealer, user_id, mark)
+    return api
+
+
+def shown_as(table: str, columns: list[str]) -> set[str]:
+    """What the fields of a table's rows are called."""
+    of_instance = ["workflow_id"] if data_map.WHOSE.get(table) == "instance_id" else []
+    return {name for column in columns for name in _RENAMED.get((table, column), [column])} | {*of_instance}
+
+
+async def test_every_table_and_column_that_the_data_map_exports_is_there(people: Clients) -> None:
+    document = await export(people.admin)
+    columns = exported()
+    profile, beside = document["profile"], columns.pop("users")
+    assert set(document) == {"user_id", "exported_at", "profile", *columns}
+    for name in beside:
+        assert name in profile or name in profile["demographics"] or name in profile["transactions"], name
+    for table, names in columns.items():
+        assert document[table], table
+        for row in document[table]:
+            assert set(row) == shown_as(table, names), table
+    assert document["user_id"] == "u-1"
+    read = (await people.admin.get("/users/u-1")).json()
+    assert {name: profile[name] for name in read} == read
+
+
+async def test_an_admin_finds_every_sealed_value_and_nobody_elses(people: Clients) -> None:
+    text = (await people.admin.get("/users/u-1/export")).text
+    for table in TABLES:
+        name = str(table.__tablename__)
+        for column, declared in personal_columns(table).items():
+            if name in exported() and name != "users":
+                held = sealed_text(name, column, HERS) if declared.mask else clear_text(name, column, "u-1")
+                assert held in text, f"{name}.{column}"
+    for part in ("id", "city", "referrer"):
+        assert f"{sealed_text('events', 'body', HERS)}-{part}" in text
+    assert f"{HERS}-email@example.com" in text
+    assert f"{HERS}-name" in text
+    assert HIS not in text
+    assert "u-2" not in text
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])
+async def test_who_may_not_see_people_finds_the_shape_and_no_sealed_text(people: Clients, role: Role) -> None:
+    full, masked = await export(people.admin), await export(people.of(role))
+    text = str(masked)
+    for secret in (HERS, HIS, "1992", "Berlin'", "female"):
+        assert secret not in text
+    assert masked["profile"] == (await people.of(role).get("/users/u-1")).json() | {
+        name: full["profile"][name] for name in ("version", "closed_at")
+    }
+    own = (full.pop("audit_log"), masked.pop("audit_log"))  # the second has the look at the first
+    assert len(own[1]) > len(own[0]) > 0
+    for table, rows in full.items():
+        if isinstance(rows, list):
+            assert [set(row) for row in masked[table]] == [set(row) for row in rows]
+    [letter] = masked["dead_letters"]
+    assert letter["error"] == {
+        "error_type": "Refused",
+        "error_message": "***",
+        "failed_step": "nudge",
+        "stack_trace": "***",
+    }
+    [transaction], [instance] = masked["transactions"], masked["instances"]
+    assert transaction["order_id"] == clear_text("transactions", "order_id", "u-1")
+    assert instance["variables"] == {"note": "***", "many": [{"deep": "***"}]}
+    assert clear_text("instances", "reason", "u-1") == instance["reason"]
+
+
+async def test_values_look_as_they_do_elsewhere(api: Clients, database: Database, sealer: Sealer) -> None:
+    log = Log(database, sealer)
+    person = await log.person()
+    await log.write(bought(person, "29.53"), bought(person, 1000), click(person, "export"))
+    await log.project()
+    document = await export(api.admin, person)
+    listed = (await api.admin.get(f"/users/{person}/transactions")).json()["data"]
+    fields = listed[0].keys()
+    held = [{name: row[name] for name in fields} for row in document["transactions"]]
+    by_id = sorted(listed, key=lambda each: str(each["event_id"]))
+    assert sorted(held, key=lambda each: str(each["event_id"])) == by_id
+    timeline = (await api.admin.get(f"/users/{person}/events")).json()["data"]
+    told = {row["event_id"]: row for row in document["events"]}
+    assert len(told) == len(timeline) == 3
+    for each in timeline:
+        assert {name: told[each["event_id"]][name] for name in each} == each
+    [total] = document["purchase_totals"]
+    assert (total["revenue"], total["purchases"]) == ("1029.53", 2)
+    history = (await api.admin.get(f"/users/{person}/consents/history")).json()["data"]
+    assert [{name: row[name] for name in history[0]} for row in document["consent_history"]] == history
+
+
+async def test_many_pages_of_events_are_one_list_in_order_without_repeats(api: Clients) -> None:
+    await add_user(api.admin)
+    await add_user(api.admin, "u-2")
+    sent = [event(f"e-{number:04}", event_properties={"n": number}) for number in range(2 * exports.PAGE + 1)]
+    for start in (0, exports.PAGE):
+        await batch(api, *sent[start : start + exports.PAGE])
+    await batch(api, *sent[2 * exports.PAGE :], *[event(f"other-{number}", "u-2") for number in range(9)])
+    held = (await export(api.admin))["events"]
+    assert sorted(row["event_id"] for row in held) == [each["event_id"] for each in sent]
+    assert sorted(row["event_properties"]["n"] for row in held) == list(range(len(sent)))
+    moments = [(row["timestamp"], row["event_id"]) for row in held]
+    assert moments == sorted(moments)
+
+
+async def test_what_is_large_comes_in_small_pages(api: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    await add_user(api.admin)
+    await batch(api, *[event(f"e-{n}", event_properties={"text": "x" * (n % 3) * 9000}) for n in range(9)])
+    whole = (await export(api.admin))["events"]
+    for most in (1, 9000, 20_000):
+        monkeypatch.setattr(exports, "BYTES", most)
+        assert (await export(api.admin))["events"] == whole
+
+
+async def test_a_last_page_that_is_full_is_followed_by_nothing(api: Clients) -> None:
+    await add_user(api.admin)
+    await batch(api, *[event(f"e-{number}") for number in range(exports.PAGE)])
+    assert len((await export(api.admin))["events"]) == exports.PAGE
+
+
+async def test_a_custom_types_declaration_masks_its_events(api: Clients) -> None:
+    await add_user(api.admin)
+    schema = {"type": "object", "properties": {"level": {"type": "string"}, "note": {"type": "string"}}}
+    declared = {"schema": schema, "pii": ["/note"], "dimensions": ["level"]}
+    assert (await api.admin.put("/events/types/lesson.finish", json=declared)).status_code == 201
+    await batch(api, event("e-1", event_properties={"level": "b2", "note": "secret"}), purchase("e-2"))
+    rows = {row["event_id"]: row for row in (await export(api.operator))["events"]}
+    assert rows["e-1"]["event_properties"] == {"level": "b2", "note": "***"}
+    assert rows["e-1"]["dimensions"] == {"level": "b2"}
+    assert rows["e-2"]["event_properties"] == {"order_id": "o-1", "amount": "19.99", "currency": "USD"}
+    assert rows["e-2"]["location"] is None
+
+
+async def test_a_person_of_whom_nothing_else_is_held(api: Clients) -> None:
+    assert (await api.admin.post("/users", json=user("U.1_a:b-2", email="a@example.com"))).status_code == 201
+    answer = await api.admin.get("/users/U.1_a:b-2/export")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-disposition"] == 'attachment; filename="U.1_a:b-2.json"'
+    assert answer.headers["cache-control"] == "no-store"
+    document = answer.json()
+    assert {name for name, rows in document.items() if isinstance(rows, list) and rows} == {"audit_log"}
+    assert [row["action"] for row in document["audit_log"]] == ["users.create", "users.export"]
+
+
+async def test_who_is_not_there_or_erased_has_no_export(api: Clients, owner: Connection) -> None:
+    assert_problem(await api.admin.get("/users/u-1/export"), 404, "user_not_found")
+    assert_problem(await api.admin.get("/users/ada@example.com/export"), 404, "user_not_found")
+    await add_user(api.admin)
+    assert_problem(await api.integrator.get("/users/u-1/export"), 403, "forbidden")
+    await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
+    assert_problem(await api.admin.get("/users/u-1/export"), 410, "user_erased")
+
+
+@pytest.fixture
+async def new_table(owner: Connection, monkeypatch: pytest.MonkeyPatch, database: Database) -> AsyncIterator[str]:
+    """A table that somebody has just declared."""
+
+    class Remark(SQLModel, table=True):
+        __tablename__ = "remarks"
+
+        user_id: str = Field(sa_column=Column(Text, primary_key=True))
+        remark_id: str = Field(sa_column=Column(Text, primary_key=True))
+        remark: bytes | None = personal(Mask.WORDS)
+
+    await owner.execute(
+        """CREATE TABLE remarks (user_id text, remark_id text, remark bytea, PRIMARY KEY (user_id, remark_id));
+           GRANT SELECT, INSERT ON remarks TO perennial_app"""
+    )
+    for module in (data_map, exports, filling):
+        monkeypatch.setattr(module, "TABLES", (*TABLES, Remark))
+    monkeypatch.setattr(data_map, "KEPT_AS", {**data_map.KEPT_AS, "remarks": "profiles"})
+    monkeypatch.setattr(data_map, "COMMON", {**data_map.COMMON, "remark_id": "an id of ours"})
+    exports.tables.cache_clear()
+    yield "remarks"
+    monkeypatch.undo()
+    exports.tables.cache_clear()
+    await owner.execute("DROP TABLE remarks")
+    SQLModel.metadata.remove(Remark.__table__)  # type: ignore[attr-defined]
+    SQLModel._sa_registry._dispose_cls(Remark)
+
+
+async def test_a_new_table_is_in_every_export_by_itself(
+    api: Clients, database: Database, owner: Connection, sealer: Sealer, new_table: str
+) -> None:
+    await add_user(api.admin)
+    await fill(database, owner, sealer, "u-1", HERS)
+    row = {"user_id": "u-1", "remark_id": "clear-u-1-remarks-remark_id", "remark": f"{HERS}-remarks-remark"}
+    assert (await export(api.admin))[new_table] == [row]
+    assert (await export(api.operator))[new_table] == [{**row, "remark": "k" + "*" * (len(row["remark"]) - 1)}]
+    said = await owner.fetchval("SELECT fields FROM audit_log WHERE action = 'users.export' LIMIT 1")
+    assert "remarks.remark" in said
+
+
+def test_no_column_is_exported_that_could_not_be_shown() -> None:
+    """Bytes in the clear have no form in JSON, and a row needs a place in an order that it keeps."""
+    for table in exports.tables():
+        for column in table.columns:
+            kind = table.model.__table__.columns[column]  # type: ignore[attr-defined]
+            assert column in personal_columns(table.model) or kind.type.python_type is not bytes
+        assert not {*table.order} & {*personal_columns(table.model)}

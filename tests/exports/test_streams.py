@@ -1,0 +1,134 @@
+"""An export is written while it is read: what a slow reader holds, and what becomes of one that isn't finished."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from models.vocabulary import Role
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.embedded.ports import free_port
+from runtime.settings import Settings
+from store import data_keys
+from store.connection import Connection
+from tests.support.events import add_user, event
+from tests.support.http import BASE_URL, Clients, bearer, new_key
+from tests.support.processes import PerennialProcess
+
+EVENTS = 2000
+BULK = 20_000
+"""So many events with so many bytes each: more than what sockets take on their way."""
+
+
+@pytest.fixture
+async def narrow(
+    database: Database, api_settings: Settings, tmp_path: Path
+) -> AsyncIterator[tuple[httpx.AsyncClient, PerennialProcess]]:
+    """An API process that has one connection for all requests."""
+    settings = api_settings.model_copy(update={"api_port": free_port(), "database_pool_size": 1})
+    headers = bearer(await new_key(database, Role.ADMIN))
+    async with PerennialProcess("api", settings, tmp_path) as process:
+        address = f"http://127.0.0.1:{settings.api_port}"
+        async with httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=60) as client:
+            yield client, process
+
+
+@pytest.fixture
+async def long(narrow: tuple[httpx.AsyncClient, PerennialProcess], database: Database, sealer: Sealer) -> str:
+    """Somebody with a long history: one sealed body, which is bound to the person and not to the row."""
+    client, _ = narrow
+    await add_user(client)
+    assert (await client.post("/events", json=event("e-0"))).status_code == 202
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, sealer, "u-1")
+        await connection.execute(
+            """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
+                                   historical, body)
+               SELECT 'e-' || n, user_id, event_type, timestamp, session_id, shard, generation, historical, $1
+                 FROM events, generate_series(1, $2::integer) AS numbers (n)""",
+            key.seal_json("events.body", {"event_properties": {"text": "x" * BULK}}),
+            EVENTS - 1,
+        )
+    return "/users/u-1/export"
+
+
+async def test_a_slow_reader_holds_no_connection_and_gets_no_whole_of_a_part(
+    narrow: tuple[httpx.AsyncClient, PerennialProcess], long: str, owner: Connection
+) -> None:
+    """It reads a little and stops; the one connection serves others; the key is destroyed; it reads on in vain."""
+    client, process = narrow
+    async with client.stream("GET", long) as slow:
+        assert slow.status_code == 200
+        parts = slow.aiter_bytes()
+        await anext(parts)
+        for _ in range(3):
+            assert (await client.get("/users/u-1")).status_code == 200
+        await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
+        with pytest.raises(httpx.RemoteProtocolError):
+            async for _ in parts:
+                pass
+    assert "an answer broke off" in process.log()
+    assert "UserErased" in process.log()
+    assert "unexpected failure" not in process.log()
+    assert (await client.get(long)).status_code == 410
+
+
+async def test_whoever_hangs_up_leaves_nothing_behind(
+    narrow: tuple[httpx.AsyncClient, PerennialProcess], long: str
+) -> None:
+    client, process = narrow
+    for _ in range(5):
+        async with client.stream("GET", long) as slow:
+            await anext(slow.aiter_bytes())
+    whole = await client.get(long)
+    assert len(whole.json()["events"]) == EVENTS
+    assert "unexpected failure" not in process.log()
+
+
+async def test_the_row_of_the_audit_log_is_committed_before_the_first_byte(
+    app: FastAPI, api: Clients, owner: Connection
+) -> None:
+    """Looked for over another connection at the moment at which the answer begins."""
+    await add_user(api.admin)
+    found: list[Any] = []
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def look(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                found.append(await owner.fetchrow("SELECT * FROM audit_log WHERE request_id = 'r-1'"))
+            await send(message)
+
+        await app(scope, receive, look)
+
+    headers = {**api.operator.headers, "X-Request-Id": "r-1"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(watched), base_url=BASE_URL, headers=headers
+    ) as client:
+        document = (await client.get("/users/u-1/export")).json()
+    [row] = found
+    assert (row["action"], row["role"], row["user_id"], row["outcome"]) == (
+        "users.export",
+        "operator",
+        "u-1",
+        "done",
+    )
+    assert {"email", "demographics.city", "events.body", "messages.recipient", "users.closed_at"} <= {
+        *row["fields"]
+    }
+    assert row["details"] == '{"masked": true}'
+    assert document["audit_log"][-1]["request_id"] == "r-1", "an export holds its own row"
+
+
+async def test_exports_at_once_share_what_connections_there_are(
+    narrow: tuple[httpx.AsyncClient, PerennialProcess], long: str
+) -> None:
+    client, _ = narrow
+    answers = await asyncio.gather(*(client.get(long) for _ in range(4)))
+    assert {len(answer.json()["events"]) for answer in answers} == {EVENTS}
