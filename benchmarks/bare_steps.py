@@ -70,7 +70,7 @@ async def main(address: str, database_url: str) -> None:
     settings = Settings()
     client = await Client.connect(address)
     pool = await asyncpg.create_pool(database_url, min_size=0, max_size=settings.database_pool_size)
-    collect_rarely(5, 4)  # as the worker does
+    collect_rarely(1, 1)  # as the worker does
     async with Worker(
         client,
         task_queue=QUEUE,

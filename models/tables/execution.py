@@ -92,6 +92,7 @@ class DeadLetter(SQLModel, table=True):
         Index("dead_letters_of_step", "instance_id", "failed_step", unique=True),
         Index("dead_letters_by_status", "status", "created_at", "dead_letter_id"),
         Index("dead_letters_by_age", "created_at", "dead_letter_id"),
+        Index("dead_letters_of_user", "user_id"),
     )
 
     dead_letter_id: str = words(primary_key=True)
