@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
+from itertools import islice
 from typing import Any, NoReturn
 
 import orjson
 from starlette.requests import Request
 
-from api.validation import pointer
+from api.validation import LISTED_ERRORS, LISTED_OF_ITEM, pointer
 from models.errors import BodyTooLarge, FieldError, InvalidContent, MalformedJson, UnsupportedMediaType
 from models.wire.fields import UnusableItem
 
@@ -20,6 +21,10 @@ _NUL = "\x00"
 _NUL_ESCAPED = b"\\u0000"
 _WANTED = "The body must be one JSON document in UTF-8, without NaN or Infinity."
 _WRITABLE_LEVELS = 250
+_MOST_NAMES = 10_000
+"""What a body, or an object in it, may have: each name that a model doesn't know becomes an error of its own, and
+half a million of them would keep everybody else waiting. What may have any names is bounded in bytes, to fewer."""
+_DIGITS = len(str(-(1 << 63)))
 _MERGE_PATCH = frozenset({"application/json", "application/merge-patch+json"})
 
 
@@ -65,6 +70,7 @@ async def read_json(request: Request, limit: int, items: str | None = None) -> J
     document, strange = _parsed(raw)
     if not isinstance(document, dict):
         raise InvalidContent([FieldError("", "invalid_type", "must be an object")])
+    _require_few_names(document)
     suspect = _Suspect(deep=_may_be_deep(raw), values=strange or _NUL_ESCAPED in raw)
     if items is not None and isinstance(document.get(items), list):
         rest = {name: value for name, value in document.items() if name != items}
@@ -89,13 +95,27 @@ def _parsed(raw: bytes) -> tuple[Any, bool]:
 
 
 def _whole(text: str) -> int | float:
-    """An integer as orjson reads it: one of more than 64 bits is a float."""
+    """An integer as orjson reads it: one of more than 64 bits is a float. By its length first, since Python reads
+    none of more than some thousand digits."""
+    if len(text) > _DIGITS:
+        return float(text)
     value = int(text)
     return value if -(1 << 63) <= value < 1 << 64 else float(text)
 
 
 def _refused(_text: str) -> NoReturn:
     raise ValueError("not a number that JSON has")
+
+
+def _require_few_names(document: dict[str, Any]) -> None:
+    objects = (((), document), *(((name,), value) for name, value in document.items() if isinstance(value, dict)))
+    errors = [
+        FieldError(pointer(place), "too_many_fields", f"must have at most {_MOST_NAMES} fields")
+        for place, value in objects
+        if len(value) > _MOST_NAMES
+    ]
+    if errors:
+        raise InvalidContent(errors)
 
 
 @dataclass(frozen=True)
@@ -107,14 +127,14 @@ class _Suspect:
 
     def require_storable(self, document: Any) -> None:
         """Raise where a document can't be stored."""
-        if self.values and (errors := list(_value_errors(document))):
+        if self.values and (errors := list(islice(_value_errors(document), LISTED_ERRORS))):
             raise InvalidContent(errors)
         if self.deep and _too_deep(document):
             raise MalformedJson("The body is nested too deeply.")
 
     def judged(self, item: Any) -> Any:
         """An item of a batch, or what stands for it where it can't be stored."""
-        if self.values and (errors := list(_value_errors(item))):
+        if self.values and (errors := list(islice(_value_errors(item), LISTED_OF_ITEM))):
             return UnusableItem(item, errors)
         if self.deep and _too_deep(item):
             return UnusableItem(item, [FieldError("", "too_deep", "is nested too deeply")])

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.audit import Audit
 from api.responses import PROBLEM_MEDIA_TYPE, json_response, problem
-from api.validation import field_errors
+from api.validation import item_errors
 from models.audit import AuditEntry, AuditOutcome
 from models.errors import FieldError, InvalidContent
 from models.rules.ingest import USER_ID_RESERVED, USER_UNKNOWN, Outcome, rejected
@@ -24,29 +24,24 @@ def check_items(items: Sequence[Any]) -> tuple[list[EventInput], dict[int, Outco
     """The valid items in their order, and by index why the others are rejected."""
     try:
         return EVENTS.validate_python(items), {}
-    except ValidationError as error:
-        refused = _by_index(error)
+    except ValidationError:  # one by one: what is wrong with one is told apart
+        pass
+    good, refused = [], {}
     for index, item in enumerate(items):
         if isinstance(item, UnusableItem):
             refused[index] = rejected(*item.errors)
-    good = [item for index, item in enumerate(items) if index not in refused]
-    return EVENTS.validate_python(good), refused
+            continue
+        try:
+            good.append(EventInput.model_validate(item))
+        except ValidationError as error:
+            refused[index] = rejected(*item_errors(error))
+    return good, refused
 
 
 def explained(outcome: Outcome, event: EventInput) -> Outcome:
     """What became of an event, where nobody has its user's id because nobody may have it."""
     reserved = outcome is USER_UNKNOWN and not is_user_id(event.user_id)
     return USER_ID_RESERVED if reserved else outcome
-
-
-def _by_index(error: ValidationError) -> dict[int, Outcome]:
-    """The errors of each bad item, with pointers into the item."""
-    found: dict[int, list[dict[str, Any]]] = {}
-    for each in error.errors(include_url=False, include_context=True):
-        index, *inside = each["loc"]
-        assert isinstance(index, int)  # the adapter is one of a list
-        found.setdefault(index, []).append({**each, "loc": tuple(inside)})
-    return {index: rejected(*field_errors(errors)) for index, errors in found.items()}
 
 
 def batch_entry(audit: Audit, sent: int, valid: Sequence[EventInput], outcomes: Sequence[Outcome]) -> AuditEntry:

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.audit import Audit
@@ -90,6 +90,8 @@ class ExchangeMiddleware:
             await self._app(scope, receive, send_with_headers)
         except AnswerBrokenOff as error:
             _log_broken_off(error, exchange, scope)
+        except ClientDisconnect:
+            status = status or _HUNG_UP
         except Exception as error:  # noqa: BLE001 - the last resort; nothing of it may reach the caller
             _log_failure(error, exchange, scope)
             if not status:
@@ -137,6 +139,8 @@ def _log_access(exchange: Exchange, scope: Scope, status: int, seconds: float) -
     )
 
 
+_HUNG_UP = 499
+"""In the log, as elsewhere: the caller went before having sent all of the body, so that nobody was answered."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 

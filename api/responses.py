@@ -9,12 +9,12 @@ import orjson
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from api.validation import LISTED_ERRORS
 from models.errors import InvalidContent, PerennialError
 from models.wire.problems import FieldProblem, Problem
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _PROBLEM_TYPE = "urn:perennial:problem:"
-_LISTED_ERRORS = 100
 
 
 def json_response(
@@ -29,7 +29,7 @@ def problem(error: PerennialError, request_id: str) -> Problem:
     """The problem details of an error; of very many validation errors only the first are listed."""
     errors = None
     if isinstance(error, InvalidContent):
-        errors = [FieldProblem(**vars(each)) for each in error.errors[:_LISTED_ERRORS]]
+        errors = [FieldProblem(**vars(each)) for each in error.errors[:LISTED_ERRORS]]
     return Problem(
         type=_PROBLEM_TYPE + error.code,
         title=error.title,

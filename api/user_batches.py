@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.audit import names_of
-from api.validation import field_errors
+from api.validation import item_errors
 from models.errors import FieldError
 from models.wire.fields import UnusableItem, is_user_id
 from models.wire.users import ItemError, UserBatchAnswer, UserBatchResult, UserUpsert
@@ -45,8 +45,7 @@ def _check(item: Any) -> CheckedItem:
     try:
         patch = UserUpsert.model_validate(item).model_dump(exclude_unset=True)
     except ValidationError as error:
-        errors = field_errors(error.errors(include_url=False, include_context=True))
-        return CheckedItem(_usable_id(item), None, errors)
+        return CheckedItem(_usable_id(item), None, item_errors(error))
     return CheckedItem(patch["user_id"], patch)
 
 

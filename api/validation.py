@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+from pydantic import ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from models.errors import FieldError
 
+LISTED_ERRORS = 100
+"""How many errors an answer lists at most."""
+LISTED_OF_ITEM = 20
+"""How many of one item of a batch; of more, only how many there are: to tell of half a million unknown fields
+would keep everybody else waiting."""
 _MAX_PART = 128
 _BUILT_IN = frozenset(get_args(ErrorType))
 
@@ -61,6 +67,14 @@ def pointer(parts: Iterable[str | int]) -> str:
             break
         text += "/" + name.replace("~", "~0").replace("/", "~1")
     return text
+
+
+def item_errors(error: ValidationError) -> list[FieldError]:
+    """What is wrong with an item of a batch, with pointers into it."""
+    count = error.error_count()
+    if count > LISTED_OF_ITEM:
+        return [FieldError("", "too_many_errors", f"has {count} errors, too many to be listed")]
+    return field_errors(error.errors(include_url=False, include_context=True))
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]], *, in_request: bool = False) -> list[FieldError]:

@@ -8,8 +8,8 @@ commits before the withdrawal does, or sees it. A lock for each user would exhau
 The order in which locks are taken is the same everywhere, so that nobody waits in a circle:
 
 1. rows (`users ... FOR UPDATE`, in the order of their ids; inserts of new people),
-2. then the buckets, sorted, with :func:`exclude`, as the last lock of the transaction,
-3. then COMMIT.
+2. then the buckets, sorted, with :func:`exclude`; nobody's row is locked after that but those of the people held,
+3. then what the withdrawal writes and ends, and COMMIT.
 
 An ingest takes no row lock before :func:`share`, and afterwards only inserts event ids, sorted.
 """
@@ -37,7 +37,8 @@ async def share(connection: Connection, user_ids: Iterable[str]) -> None:
 async def exclude(connection: Connection, user_ids: Iterable[str]) -> None:
     """Wait for every ingest that has begun for some people, and hold off others until this transaction ends.
 
-    To be called when all row locks have been taken. The withdrawal may be written before or after it.
+    To be called when all row locks have been taken, and before the withdrawal is written: the time that the clock
+    then shows is later than that of every event that was still taken.
     """
     buckets = sorted({bucket_of(user_id) for user_id in user_ids})
     if buckets:

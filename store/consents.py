@@ -11,7 +11,7 @@ import asyncpg
 
 from models.errors import UserErased, UserNotFound
 from models.vocabulary import Purpose
-from store import withdrawals
+from store import consent_lock, withdrawals
 from store.connection import Connection
 
 
@@ -59,6 +59,10 @@ async def of_users(connection: Connection, user_ids: Collection[str]) -> Mapping
 async def record(connection: Connection, changes: Sequence[ConsentChange], *, source: str, actor: str) -> None:
     """Set consents, and write those that differ from what stood to the history, in one statement.
 
+    To be called with the people's rows locked and, for a withdrawal, their buckets (:mod:`store.consent_lock`):
+    the time of an entry is the clock's, so that it is later than that of every event that was still taken before
+    a withdrawal, and the last entry is the one that stands.
+
     ``actor`` is the id of the API key that passed them on. Rows are taken in one order, so that two
     transactions with the same people wait for each other instead of deadlocking.
     """
@@ -69,7 +73,8 @@ async def record(connection: Connection, changes: Sequence[ConsentChange], *, so
         """WITH changed AS (
                INSERT INTO consents AS c (user_id, purpose, granted)
                SELECT * FROM unnest($1::text[], $2::text[], $3::boolean[])
-               ON CONFLICT (user_id, purpose) DO UPDATE SET granted = excluded.granted, changed_at = now()
+               ON CONFLICT (user_id, purpose) DO UPDATE
+               SET granted = excluded.granted, changed_at = clock_timestamp()
                WHERE c.granted <> excluded.granted
                RETURNING user_id, purpose, granted)
            INSERT INTO consent_history (user_id, purpose, granted, source, actor)
@@ -85,9 +90,9 @@ async def record(connection: Connection, changes: Sequence[ConsentChange], *, so
 async def state(connection: Connection, user_id: str, said: Statement, *, actor: str) -> ConsentEntry:
     """Take a person's statement: the history gets an entry unless the last one says the same.
 
-    Raises :class:`UserNotFound` or :class:`UserErased`. The person's row is locked first and the gate of ingest
-    last (see :mod:`store.consent_lock`): when the transaction of a withdrawal has committed, no event of the
-    person is stored any more.
+    Raises :class:`UserNotFound` or :class:`UserErased`. The person's row is locked first and then the gate of
+    ingest (see :mod:`store.consent_lock`): when the transaction of a withdrawal has committed, no event of the
+    person is stored any more, and none that is stored has a later time than the withdrawal.
     """
     await _lock_user(connection, user_id)
     last = (await latest(connection, user_id)).get(said.purpose)
@@ -107,9 +112,12 @@ async def withdraw(connection: Connection, user_id: str, purpose: Purpose, *, ac
 
 
 async def _append(connection: Connection, user_id: str, said: Statement, actor: str) -> ConsentEntry:
+    if not said.granted:
+        await consent_lock.exclude(connection, [user_id])
     await connection.execute(
         """INSERT INTO consents AS c (user_id, purpose, granted) VALUES ($1, $2, $3)
-           ON CONFLICT (user_id, purpose) DO UPDATE SET granted = excluded.granted, changed_at = now()""",
+           ON CONFLICT (user_id, purpose) DO UPDATE
+           SET granted = excluded.granted, changed_at = clock_timestamp()""",
         user_id,
         said.purpose,
         said.granted,

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from models.errors import UserErased, UserNotFound
-from models.rules.event_privacy import forbidden_names, without
+from models.rules.event_privacy import Forbidden, without
 from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import (
     ACCEPTED,
@@ -59,7 +59,7 @@ class _Person:
     """Somebody of whom events may be stored."""
 
     key: DataKey
-    forbidden: frozenset[str]
+    forbidden: Forbidden | None
     shard: int
 
 
@@ -139,7 +139,7 @@ async def _read_gate(connection: Connection, sealer: Sealer, user_ids: Collectio
             refusals[user_id] = CONSENT_REQUIRED
         elif present:
             key = sealer.unwrap(user_id, wrapped)
-            people[user_id] = _Person(key, forbidden_names(preferences), shard_of(user_id))
+            people[user_id] = _Person(key, Forbidden.by(preferences), shard_of(user_id))
     return _Gate(people, refusals, generation)
 
 

@@ -165,7 +165,7 @@ async def update(
 ) -> dict[str, StoredUser]:
     """Write changed profiles over those that :func:`lock` took; each gets its next version.
 
-    Where one permits less than before, the gate of ingest is closed last (see :mod:`store.consent_lock`): when
+    Where one permits less than before, the gate of ingest is closed (see :mod:`store.consent_lock`): when
     the transaction has committed, nothing is stored any more that it forbids.
     """
     if not changed:
@@ -182,9 +182,9 @@ async def update(
     )
     before = {user_id: stored.profile for user_id, stored in locked.users.items()}
     activity = {user_id: stored.activity for user_id, stored in locked.users.items()}
-    await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
     narrower = [each.user_id for each in changed if _permits_less(before[each.user_id], each)]
     await consent_lock.exclude(connection, narrower)
+    await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
     await withdrawals.end_instances(
         connection,
         [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)],

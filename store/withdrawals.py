@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from store import consent_lock
 from store.connection import Connection
 
 CONSENT_WITHDRAWN = "consent_withdrawn"
@@ -23,11 +22,10 @@ CONSENT_WITHDRAWN = "consent_withdrawn"
 async def end_instances(connection: Connection, withdrawals: Collection[tuple[str, str]]) -> None:
     """End what rests on consents that (user, purpose) have just been withdrawn: Temporal is told by the outbox.
 
-    Takes the bucket of each person alone, so call it when all other locks have been taken.
+    To be called with each person's bucket held alone (:func:`store.consent_lock.exclude`).
     """
     if not withdrawals:
         return
-    await consent_lock.exclude(connection, {user_id for user_id, _ in withdrawals})
     await connection.execute(
         """
         WITH ended AS (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from models.personal import PROPERTY_NAME, Mask
@@ -21,20 +22,36 @@ from models.wire.countries import COUNTRIES
 Masker = Callable[[Mask, Any], Any]
 
 _TRAVELS_AS: Mapping[str, frozenset[str]] = {
-    "age": frozenset({"age"}),
-    "date_of_birth": frozenset({"date_of_birth", "birthday", "birth_date"}),
+    "age": frozenset({"age", "agegroup", "agerange"}),
+    "date_of_birth": frozenset({"dateofbirth", "birthday", "birthdate", "dob", "yearofbirth", "birthyear"}),
     "gender": frozenset({"gender", "sex"}),
-    "country": frozenset({"country", "country_code", "country_name"}),
+    "country": frozenset({"country", "countrycode", "countryname"}),
     "city": frozenset(
-        {"city", "town", "postal_code", "postcode", "zip", "zip_code", "street", "address"}
-        | {"coordinates", "geo_point", "latitude", "longitude", "lat", "lon", "lng"}
+        {"city", "cityname", "town", "municipality", "village", "address", "street"}
+        | {"postalcode", "postcode", "postal", "zip", "zipcode", "addressline1", "addressline2"}
+        | {"coordinates", "coords", "geopoint", "geohash", "point", "latlng", "latlon", "latlong"}
+        | {"latitude", "longitude", "lat", "lon", "lng", "long"}
     ),
-    "timezone": frozenset({"timezone", "time_zone", "tz"}),
-    "language": frozenset({"language", "lang", "locale"}),
-    "device_type": frozenset({"device_type", "type", "form_factor"}),
+    "timezone": frozenset({"timezone", "tz", "utcoffset", "timezoneoffset"}),
+    "language": frozenset({"language", "languages", "lang", "locale", "acceptlanguage"}),
+    "device_type": frozenset({"devicetype", "type", "formfactor", "devicecategory", "deviceclass"}),
 }
-"""Names by demographic attribute, in lower case. Who may not know the city may not know the coordinates."""
+"""Names by demographic attribute, as :func:`_plain` has them. Who may not know the city may not know the
+coordinates."""
+_TELLS: Mapping[str, frozenset[str]] = {
+    "country": frozenset({"country"}),
+    "city": frozenset(
+        {"city", "town", "municipality", "village", "street", "postal", "postcode", "zip", "zipcode"}
+        | {"latitude", "longitude", "coordinates", "geohash"}
+    ),
+    "timezone": frozenset({"timezone", "tz"}),
+    "language": frozenset({"language", "languages", "locale"}),
+}
+"""Words by demographic attribute that tell of it wherever they stand in a name of `location` or `device_info`: in
+`geo_city` and `countryIsoCode` as well. `type` is not among them, nor `address`."""
 _DEMOGRAPHIC_NAMES = frozenset[str]().union(*_TRAVELS_AS.values())
+_SEPARATORS = str.maketrans("", "", "_-. ")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 DEVICE_TYPES = frozenset(
     {"desktop", "laptop", "mobile", "phone", "smartphone", "tablet", "tv", "console"}
@@ -59,32 +76,52 @@ _KNOWN_VALUES: Mapping[str, Collection[str]] = {
 _WHERE_PEOPLE_ARE = ("location", "device_info")
 
 
-def forbidden_names(preferences: Mapping[str, bool] | None) -> frozenset[str]:
-    """The names under which what a person's preferences forbid may travel; empty where they forbid nothing."""
-    if not preferences:
-        return frozenset()
-    refused = (
-        _TRAVELS_AS.get(name, frozenset({name})) for name, allowed in preferences.items() if allowed is False
-    )
-    return frozenset().union(*refused)
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """What a person's preferences forbid to be stored of an event."""
+
+    own: frozenset[str]
+    """The attributes' own names, as :func:`_plain` has them."""
+    names: frozenset[str]
+    """The names under which they travel; and ``words`` that tell of them within a name."""
+    words: frozenset[str]
+
+    @classmethod
+    def by(cls, preferences: Mapping[str, bool] | None) -> Forbidden | None:
+        """What some preferences forbid; None where that is nothing."""
+        refused = [name for name, allowed in (preferences or {}).items() if allowed is False]
+        if not refused:
+            return None
+        nothing = frozenset[str]()
+        own = frozenset(map(_plain, refused))
+        names = nothing.union(*(_TRAVELS_AS.get(name, nothing) for name in refused))
+        return cls(own, own | names, nothing.union(*(_TELLS.get(name, nothing) for name in refused)))
+
+    def has(self, name: str, part: str) -> bool:
+        """Whether what stands under a name in a part of an event is forbidden."""
+        if part not in _WHERE_PEOPLE_ARE:
+            return _plain(name) in self.own
+        return _plain(name) in self.names or any(word.lower() in self.words for word in _WORD.findall(name))
 
 
-def without(body: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """An event's body without what a person's preferences forbid."""
-    own = {*names} & _TRAVELS_AS.keys()
-    return {part: _without(value, names if part in _WHERE_PEOPLE_ARE else own) for part, value in body.items()}
+def without(body: Mapping[str, Any], forbidden: Forbidden) -> dict[str, Any]:
+    """An event's body without what its person's preferences forbid."""
+    return {part: _without(value, forbidden, part) for part, value in body.items()}
 
 
-def _without(value: Any, names: Collection[str]) -> Any:
+def _without(value: Any, forbidden: Forbidden, part: str) -> Any:
     if isinstance(value, dict):
-        return {name: _without(each, names) for name, each in value.items() if _plain(name) not in names}
+        return {
+            name: _without(each, forbidden, part) for name, each in value.items() if not forbidden.has(name, part)
+        }
     if isinstance(value, list):
-        return [_without(each, names) for each in value]
+        return [_without(each, forbidden, part) for each in value]
     return value
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
+    """A name in lower case, its words joined: `deviceType`, `device-type` and `device_type` are one."""
+    return name.lower().translate(_SEPARATORS)
 
 
 def standard_dimensions(body: Mapping[str, Any]) -> dict[str, str]:

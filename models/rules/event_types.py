@@ -28,6 +28,7 @@ _MAX_REPORTED = 20
 _MAX_DIMENSION = 128
 _MAX_POINTER = 1024
 _MONEY_PLACES = 6
+_EXACT_DIGITS = 15
 _NUMBERS = (bool, int, float)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
@@ -102,7 +103,11 @@ class EventType:
         for name in self.money:
             value = properties.get(name)
             if isinstance(value, float) and not _few_places(value):
-                yield FieldError(f"/{name}", "invalid_value", "must have at most six decimal places")
+                yield FieldError(
+                    f"/{name}",
+                    "invalid_value",
+                    "must have at most six decimal places, and 15 digits unless it is a string",
+                )
 
     def dimensions_of(self, properties: Mapping[str, Any]) -> dict[str, Any]:
         """What of an event's properties is kept in the clear: short plain values of the declared names."""
@@ -110,8 +115,9 @@ class EventType:
 
 
 def _few_places(value: float) -> bool:
-    exponent = Decimal(repr(value)).as_tuple().exponent
-    return isinstance(exponent, int) and exponent >= -_MONEY_PLACES
+    """Whether an amount that came as a number is what was sent: a double has 15 digits for certain."""
+    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    return isinstance(exponent, int) and exponent >= -_MONEY_PLACES and len(digits) <= _EXACT_DIGITS
 
 
 def _is_plain(value: object) -> bool:

@@ -117,11 +117,17 @@ def _transaction_of(event: FoldedEvent) -> TransactionEntry | None:
         event_id=event.event_id,
         user_id=event.user_id,
         kind=kind,
-        order_id=None if order_id is None else str(order_id),
+        order_id=None if order_id is None else _as_text(order_id),
         amount=amount_of(properties.get("amount")),
         currency=currency_of(properties.get("currency")),
         occurred_at=event.timestamp,
     )
+
+
+def _as_text(order_id: Any) -> str:
+    """An order's id as a text: 100, 1e2 and "100" are one."""
+    whole = isinstance(order_id, float) and order_id.is_integer()
+    return str(int(order_id)) if whole else str(order_id)
 
 
 def _feature_of(event: FoldedEvent) -> str | None:

@@ -22,8 +22,11 @@ _WORD: _Schema = {"type": "string", "minLength": 1, "maxLength": 128}
 _TEXT: _Schema = {"type": "string", "maxLength": 1024}
 _ADDRESS: _Schema = {"type": "string", "maxLength": 2048}
 _ID: _Schema = {
-    "anyOf": [{"type": "string", "minLength": 1, "maxLength": 128}, {"type": "integer", "minimum": 0}],
-    "description": "An id: a string, or a whole number.",
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": 128},
+        {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1},
+    ],
+    "description": "An id: a string, or a whole number of 63 bits.",
 }
 _MONEY: _Schema = {
     "anyOf": [

@@ -11,7 +11,7 @@ from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
-from models.tables.columns import moment, now, words
+from models.tables.columns import as_asked, moment, now, words
 
 
 class Xid8(UserDefinedType[int]):
@@ -58,7 +58,8 @@ class Event(SQLModel, table=True):
     """event_properties, device_info, location and referrer as one sealed JSON object."""
     dimensions: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     """What the event type declares as dimensions, and the standard non-personal fields, for analytics."""
-    received_at: datetime = now()
+    received_at: datetime = as_asked()
+    """When its batch was written, which is after its person's consent was read."""
 
 
 class EventId(SQLModel, table=True):

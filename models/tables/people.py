@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
-from models.tables.columns import moment, now, words
+from models.tables.columns import as_written, moment, now, words
 
 
 class User(SQLModel, table=True):
@@ -69,7 +69,7 @@ class Consent(SQLModel, table=True):
     user_id: str = words(primary_key=True)
     purpose: str = words(primary_key=True)
     granted: bool
-    changed_at: datetime = now()
+    changed_at: datetime = as_written()
 
 
 class ConsentRecord(SQLModel, table=True):
@@ -88,4 +88,4 @@ class ConsentRecord(SQLModel, table=True):
     policy_version: str | None = words(nullable=True)
     legal_basis: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'consent'")))
     actor: str = words()
-    recorded_at: datetime = now()
+    recorded_at: datetime = as_written()

@@ -272,6 +272,14 @@ async def test_of_very_many_errors_the_first_are_listed(api: Clients) -> None:
     assert "5007 problems" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("pointer", ["", "/demographics"])
+async def test_what_has_far_too_many_fields_is_refused_as_a_whole(api: Clients, pointer: str) -> None:
+    crowd = {f"field-{number}": number for number in range(10_001)}
+    document = user("u-1") | ({"demographics": crowd} if pointer else crowd)
+    answer = await api.admin.post("/users", json=document)
+    assert field_errors(answer) == {(pointer, "too_many_fields")}
+
+
 @pytest.fixture
 async def fragile(resources: Resources) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     """An application with a route that fails with something personal in its hands."""

@@ -116,6 +116,20 @@ async def test_no_request_line_is_the_servers_fault(
     assert (await two[0].client.get("/health/live")).status_code == 200
 
 
+async def test_a_caller_who_hangs_up_is_no_failure_of_ours(two: tuple[Served, Served], database: Database) -> None:
+    key = await new_key(database, Role.ADMIN)
+    address = httpx.URL(two[0].client.base_url)
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    head = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+    writer.write(head + b"X-API-Key: " + key.encode() + b"\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    async with asyncio.timeout(30):
+        while '"status":499' not in two[0].process.log().replace(" ", ""):
+            await asyncio.sleep(0.05)
+    assert "unexpected failure" not in two[0].process.log()
+
+
 async def test_a_process_stops_within_three_seconds_though_clients_hold_on(
     api_settings: Settings, tmp_path: Path
 ) -> None:

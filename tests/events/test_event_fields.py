@@ -15,7 +15,7 @@ from tests.support.http import Clients, assert_problem, field_errors
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.mark.parametrize("order_id", ["", "x" * 129, 1.5, True, None, []])
+@pytest.mark.parametrize("order_id", ["", "x" * 129, 1.5, True, None, [], 1 << 63, 123456789012345678901])
 async def test_what_is_no_order_id_is_refused(api: Clients, order_id: Any) -> None:
     await add_user(api.admin)
     answer = await api.integrator.post("/events", json=purchase(order_id=order_id))
@@ -125,6 +125,25 @@ async def test_a_number_that_is_none_costs_the_others_of_its_batch_nothing(api: 
     assert codes(sent.json())[1] == [("/events/1/event_properties/a/1", "number_out_of_range")]
 
 
+async def test_a_number_of_very_many_digits_costs_the_others_of_its_batch_nothing(api: Clients) -> None:
+    await add_user(api.admin)
+    good, bad = json.dumps(event("e-1")), json.dumps(event("e-2", event_properties={"a": [0]}))
+    content = '{"events": [' + good + "," + bad.replace("[0]", "9" * 5000) + "]}"
+    sent = await api.integrator.post("/events/batch", content=content, headers=JSON)
+    assert statuses(sent.json()) == ["accepted", "rejected"]
+    assert codes(sent.json())[1] == [("/events/1/event_properties/a", "number_out_of_range")]
+
+
+async def test_of_an_item_with_very_many_errors_only_their_number_is_told(api: Clients) -> None:
+    await add_user(api.admin)
+    unknown = {f"field-{number}": number for number in range(50_000)}
+    few = dict(list(unknown.items())[:20])
+    answer = await batch(api, event("e-1"), event("e-2", **unknown), event("e-3", **few))
+    assert statuses(answer) == ["accepted", "rejected", "rejected"]
+    assert codes(answer)[1] == [("/events/1", "too_many_errors")]
+    assert codes(answer)[2] == [(f"/events/2/field-{number}", "unknown_field") for number in range(20)]
+
+
 async def test_a_batch_of_nothing_but_unusable_events_is_422_and_one_such_event_alone_as_well(
     api: Clients,
 ) -> None:
@@ -138,7 +157,7 @@ async def test_a_batch_of_nothing_but_unusable_events_is_422_and_one_such_event_
         assert field_errors(alone) == {("/event_properties/a", "invalid_characters")}
 
 
-@pytest.mark.parametrize("extra", ["NaN", "-Infinity", '"\n"', "1" * 5000, "[" * 3000 + "]" * 3000, "{"])
+@pytest.mark.parametrize("extra", ["NaN", "-Infinity", '"\n"', "01", "[" * 3000 + "]" * 3000, "{"])
 async def test_what_is_no_json_stays_none_beside_half_a_surrogate_pair(api: Clients, extra: str) -> None:
     content = '{"events": ["\\ud83d", ' + extra + "]}"
     answer = await api.integrator.post("/events/batch", content=content, headers=JSON)

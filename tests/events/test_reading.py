@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from models.vocabulary import Role
 from privacy.sealing import Sealer
 from store.connection import Connection
@@ -178,6 +180,33 @@ async def test_what_preferences_forbid_is_not_stored(api: Clients, owner: Connec
     assert shown["device_info"] == {"os": "iOS"}
     assert shown["event_properties"] == {"to": [{}], "type": "gift", "zip": "10117"}
     assert await owner.fetchval("SELECT dimensions FROM events") is None
+
+
+@pytest.mark.parametrize(
+    ("attribute", "part", "kept"),
+    [
+        ("country", {"countryCode": "DE", "country_iso_code": "DE", "ISO Country": "DE"}, {"county": "x"}),
+        ("city", {"cityName": "B", "geo_city": "B", "postalCode": "1", "coords": [1, 2]}, {"velocity": 3}),
+        ("language", {"userLanguage": "de", "accept-language": "de", "browserLocale": "de"}, {"slang": "y"}),
+        ("timezone", {"timeZone": "UTC", "user_tz": "UTC", "utcOffset": 0}, {"zone": "a"}),
+        ("device_type", {"deviceType": "mobile", "device_category": "tv"}, {"osType": "x", "typed": True}),
+        ("date_of_birth", {"dateOfBirth": "1990-01-01", "dob": "x"}, {"birthplace": "z"}),
+    ],
+)
+async def test_what_preferences_forbid_goes_however_its_name_is_written(
+    api: Clients, attribute: str, part: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    await add_user(api.admin, privacy_preferences={attribute: False})
+    await send(api, event(location={"in": [part | kept]}, device_info=part | kept))
+    (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
+    assert (shown["location"], shown["device_info"]) == ({"in": [kept]}, kept)
+
+
+async def test_a_propertys_own_name_may_be_written_in_any_way_too(api: Clients) -> None:
+    await add_user(api.admin, privacy_preferences={"device_type": False})
+    await send(api, event(event_properties={"deviceType": "tv", "Device-Type": "tv", "osType": "gift"}))
+    (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
+    assert shown["event_properties"] == {"osType": "gift"}
 
 
 async def test_a_preference_holds_for_the_next_event(api: Clients) -> None:

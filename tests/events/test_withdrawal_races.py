@@ -134,6 +134,7 @@ async def test_after_the_answer_to_a_withdrawal_nothing_is_accepted_or_stored(
         assert this.late == []
         assert await _stored(owner, "user_id = 'u-1'") == at_the_answer
         assert set(this.accepted) <= at_the_answer
+        assert await _in_the_order_of_their_times(owner)
         accepted_in_all += len(this.accepted)
     assert accepted_in_all > ROUNDS
 
@@ -195,3 +196,23 @@ async def test_an_ingest_that_waited_for_a_withdrawal_sees_it(
 
 async def _stored(owner: Connection, where: str) -> set[str]:
     return {row["event_id"] for row in await owner.fetch(f"SELECT event_id FROM events WHERE {where}")}
+
+
+async def _in_the_order_of_their_times(owner: Connection) -> bool:
+    """Whether every event lies, by the times that are kept, between a grant and the withdrawal after it, and each
+    statement after the one before."""
+    return bool(
+        await owner.fetchval(
+            """
+            WITH said AS (
+                SELECT granted, recorded_at, lead(recorded_at, 1, 'infinity') OVER (ORDER BY record_id) AS until
+                FROM consent_history WHERE user_id = 'u-1' AND purpose = 'data_collection'
+            )
+            SELECT (SELECT bool_and(recorded_at < until) FROM said)
+                   AND NOT EXISTS (
+                       SELECT FROM events e WHERE e.user_id = 'u-1' AND NOT EXISTS (
+                           SELECT FROM said s
+                           WHERE s.granted AND e.received_at >= s.recorded_at AND e.received_at < s.until))
+            """
+        )
+    )
