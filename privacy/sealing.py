@@ -3,7 +3,7 @@
 A sealed value is ``version (1) | nonce (12) | ciphertext and tag (16)``. It is bound by its associated data
 to the person, table and column it was written for: a value copied to another row or column does not open.
 A wrapped data key is ``version (1) | length of key id (1) | key id | nonce (12) | ciphertext and tag``: the
-id of the key-encryption key travels with it, so that rotation re-wraps keys and never rewrites data.
+id of the key-encryption key travels with it, so that a rotation touches wrapped keys alone, and no data.
 
 Nonces are random; with at most 2^32 values under one key the chance of a repeat stays below 2^-32
 (NIST SP 800-38D, 8.3), and no person has that many.

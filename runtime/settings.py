@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     expired months with it (docs/retention.md)."""
     database_pool_size: int = Field(default=12, ge=1, le=200)
     key_file: Path | None = None
-    """Key-encryption, blind-index and payload keys (see docs/keys.md)."""
+    """Key-encryption, blind-index and payload keys (see docs/runbook.md)."""
 
     temporal_address: HostAndPort = "127.0.0.1:7233"
     temporal_namespace: Name = "default"

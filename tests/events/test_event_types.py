@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from typing import Any
 
 import pytest
@@ -137,10 +137,9 @@ async def test_names_that_cannot_be_declared(api: Clients, name: str) -> None:
 async def test_no_schema_makes_ingest_stall(api: Clients, schema: dict[str, Any]) -> None:
     await add_user(api.admin)
     assert (await api.admin.put(PATH, json={"schema": schema})).status_code == 201
-    started = time.monotonic()
-    answer = await api.integrator.post("/events", json=event(event_properties={"a": "a" * 30_000 + "b"}))
+    async with asyncio.timeout(30):  # it would take for ever
+        answer = await api.integrator.post("/events", json=event(event_properties={"a": "a" * 30_000 + "b"}))
     assert answer.status_code in (202, 422)
-    assert time.monotonic() - started < 2
 
 
 async def test_who_may(api: Clients) -> None:
