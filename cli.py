@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -18,7 +19,7 @@ from rich.table import Table
 from models.audit import SYSTEM, AuditEntry
 from models.errors import PerennialError
 from models.vocabulary import Role
-from privacy.keyring import BadKeyFile, KeyFile
+from privacy.keyring import BadKeyFile, KeyFile, KeyRing
 from runtime.database import UNREACHABLE, Database
 from runtime.settings import BadConfiguration, Settings, load_settings
 
@@ -211,9 +212,7 @@ def keys_list(home: HomeOption = None) -> None:
     settings = _for_running_stack(load_settings(), home)
     table = Table()
     for heading in ("id", "name", "role", "rate limit", "created", "revoked"):
-        table.add_column(
-            heading, overflow="fold", no_wrap=heading == "id", min_width=20 if heading == "id" else None
-        )
+        table.add_column(heading, overflow="fold", min_width=20 if heading == "id" else None)
     for record in _with_database(settings, api_keys.list_keys):
         limit = "default" if record.rate_limit is None else str(record.rate_limit)
         revoked = f"{record.revoked_at:%Y-%m-%d %H:%M}" if record.revoked_at else ""
@@ -240,6 +239,24 @@ def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.
     typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it seals can't be opened without it.")
 
 
+@keyfile.command("rewrap")
+def keyfile_rewrap(home: HomeOption = None) -> None:
+    """Wrap people's keys with the current key-encryption key, so that older ones may leave the key file."""
+    from privacy.sealing import CannotOpen, Sealer
+    from store import data_keys
+
+    settings, ring = _with_its_keys(home)
+    page, count = data_keys.Rewrapped(0, ""), 0
+    while page.after is not None:
+        work = partial(data_keys.rewrap, sealer=Sealer(ring), after=page.after, actor=_CLI)
+        try:
+            page = _with_database(settings, work)
+        except CannotOpen as problem:
+            raise BadConfiguration(f"The key file doesn't fit the database: {problem}.") from None
+        count += page.count
+    typer.echo(f"Wrapped {count} keys anew; all are wrapped with the current key-encryption key.")
+
+
 @audit.command("verify")
 def audit_verify(
     head: Annotated[
@@ -252,9 +269,7 @@ def audit_verify(
     from privacy.sealing import Sealer
     from store.audit_verification import verify
 
-    given = load_settings()
-    settings = _for_running_stack(given, home)
-    ring = KeyFile(settings.key_file or (home or given.home) / "keys.json").load()
+    settings, ring = _with_its_keys(home)
     key, expected = SealKey(Sealer(ring)), _head_of(head)
     try:
         found = _with_database(settings, lambda connection: verify(connection, key, expected))
@@ -266,6 +281,12 @@ def audit_verify(
     typer.echo(f"The audit log is as it was sealed: {found.rows} rows in {kept} hours{expired}.")
     if found.newest:
         typer.echo(f"Head of {found.newest.hour:%Y-%m-%d %H:00} UTC: {found.newest.head.hex()}")
+
+
+def _with_its_keys(home: Path | None) -> tuple[Settings, KeyRing]:
+    given = load_settings()
+    settings = _for_running_stack(given, home)
+    return settings, KeyFile(settings.key_file or (home or given.home) / "keys.json").load()
 
 
 def _head_of(given: str | None) -> bytes | None:

@@ -113,6 +113,13 @@ class Sealer:
         """The subject's data key from its stored form; raises :class:`CannotOpen`."""
         return DataKey.unwrap(self._ring.kek, subject, wrapped)
 
+    def rewrapped(self, subject: str, wrapped: bytes) -> bytes | None:
+        """A stored key wrapped by the current key-encryption key; None where it is already. Raises
+        :class:`CannotOpen`."""
+        if wrapped[2 : 2 + wrapped[1]] == self._ring.kek.current.encode():
+            return None
+        return self.unwrap(subject, wrapped).wrap(self._ring.kek)
+
     def email_index(self, email: str) -> bytes:
         """The blind index of an address: HMAC-SHA256 of its NFC, case-folded form."""
         return self._mac(b"email", normalise_email(email).encode())

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+from models.audit import SYSTEM, AuditEntry
 from models.errors import UserErased
 from privacy.sealing import DataKey, Sealer
+from store import audit
 from store.connection import Connection
+
+_REWRAPPED_AT_ONCE = 5000
 
 SERVICE_SUBJECT = "~service"
 """Seals what belongs to no single person; no user id starts with `~`."""
@@ -52,3 +57,38 @@ async def ensure(connection: Connection, sealer: Sealer, subject: str) -> DataKe
             return fresh
         key = await require(connection, sealer, subject)
     return key
+
+
+@dataclass(frozen=True)
+class Rewrapped:
+    """A page of keys: how many got another wrapping, and where the next one begins; None after the last."""
+
+    count: int
+    after: str | None
+
+
+async def rewrap(connection: Connection, sealer: Sealer, after: str, *, actor: str) -> Rewrapped:
+    """Wrap the keys of a page of subjects anew where an older key-encryption key has wrapped them; the audit log
+    says that ``actor`` did.
+
+    A key that is destroyed meanwhile stays destroyed: only what was read is replaced. Raises
+    :class:`privacy.sealing.CannotOpen`.
+    """
+    rows = await connection.fetch(
+        """SELECT subject, wrapped FROM data_keys
+            WHERE subject > $1 AND wrapped IS NOT NULL ORDER BY subject LIMIT $2""",
+        after,
+        _REWRAPPED_AT_ONCE,
+    )
+    fresh = [(subject, old, sealer.rewrapped(subject, old)) for subject, old in rows]
+    stale = [each for each in fresh if each[2] is not None]
+    status = await connection.execute(
+        """UPDATE data_keys k SET wrapped = n.fresh
+             FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS n (subject, old, fresh)
+            WHERE k.subject = n.subject AND k.wrapped = n.old""",
+        *([each[place] for each in stale] for place in range(3)),
+    )
+    count = int(status.rpartition(" ")[2])
+    if count:
+        await audit.append(connection, [AuditEntry(actor, SYSTEM, "keys.rewrap", details={"keys": count})])
+    return Rewrapped(count, rows[-1]["subject"] if rows else None)

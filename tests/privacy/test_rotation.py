@@ -1,0 +1,94 @@
+"""Rotating the key-encryption key: data keys are wrapped anew, and what they have sealed opens as before."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from privacy.keyring import KeyFile
+from privacy.sealing import CannotOpen, Sealer
+from runtime.database import Database
+from store import data_keys
+from store.connection import Connection
+from tests.support.locks import until_blocked
+from tests.support.processes import ROOT
+
+PEOPLE = [f"u-{number}" for number in range(3)]
+
+
+@pytest.fixture
+async def rotated(database: Database, key_file: Path, tmp_path: Path) -> Path:
+    """A key file whose current key-encryption key is a new one; people's keys are wrapped with the old one."""
+    ring = KeyFile(key_file).load()
+    async with database.transaction() as connection:
+        fresh = {user_id: Sealer(ring).new_key(user_id)[1] for user_id in PEOPLE}
+        await data_keys.insert(connection, fresh)
+    document = json.loads(key_file.read_text())
+    document["kek"]["keys"]["new"] = base64.b64encode(os.urandom(32)).decode()
+    document["kek"]["current"] = "new"
+    file = tmp_path / "keys.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(document))
+    return file
+
+
+async def test_after_a_rewrap_the_old_key_may_go(
+    rotated: Path, database: Database, key_file: Path, database_url: str
+) -> None:
+    old = KeyFile(key_file).load()
+    async with database.transaction() as connection:
+        sealed = (await data_keys.require(connection, Sealer(old), "u-1")).seal("x.y", b"kept")
+        await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = 'u-2'")
+    said = await rewrap(rotated, database_url)
+    assert "Wrapped 2 keys anew" in said
+    ring = KeyFile(rotated).load()
+    only = dataclasses.replace(ring, kek=dataclasses.replace(ring.kek, keys={"new": ring.kek.keys["new"]}))
+    async with database.transaction() as connection:
+        assert (await data_keys.require(connection, Sealer(only), "u-1")).open("x.y", sealed) == b"kept"
+        with pytest.raises(CannotOpen):
+            await data_keys.require(connection, Sealer(old), "u-1")
+        assert await connection.fetchval("SELECT wrapped IS NULL FROM data_keys WHERE subject = 'u-2'")
+        details = await connection.fetchval("SELECT details FROM audit_log WHERE action = 'keys.rewrap'")
+    assert details == {"keys": 2}
+    assert "Wrapped 0 keys anew" in await rewrap(rotated, database_url)
+
+
+async def test_a_key_that_is_destroyed_meanwhile_stays_destroyed(
+    rotated: Path, database: Database, owner: Connection
+) -> None:
+    sealer = Sealer(KeyFile(rotated).load())
+
+    async def wrapped_anew() -> int:
+        async with database.transaction() as connection:
+            return (await data_keys.rewrap(connection, sealer, "", actor="test")).count
+
+    async with owner.transaction():
+        await owner.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = 'u-1'")
+        work = asyncio.create_task(wrapped_anew())
+        await until_blocked(database, 1)
+    assert await work == 2
+    assert await owner.fetchval("SELECT wrapped IS NULL FROM data_keys WHERE subject = 'u-1'")
+
+
+async def rewrap(file: Path, database_url: str) -> str:
+    """What `perennial keyfile rewrap` prints."""
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "keyfile", "rewrap"),
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PERENNIAL_DATABASE_URL": database_url,
+            "PERENNIAL_KEY_FILE": str(file),
+        },
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await command.communicate()
+    assert command.returncode == 0
+    return output.decode()
