@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from models.errors import PerennialError
 from models.vocabulary import Role
 from privacy.keyring import BadKeyFile, KeyFile, KeyRing
 from runtime.database import UNREACHABLE, Database
+from runtime.embedded.home import endpoints_of
 from runtime.settings import BadConfiguration, Settings, load_settings
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ def import_file(
     from importer.run import ImportOptions, run_import
 
     settings = load_settings()
-    endpoints = _endpoints(home or settings.home)
+    endpoints = endpoints_of(home or settings.home)
     if not dry_run and not (url or endpoints):
         raise BadConfiguration("No running stack was found; give --url and --key, or start one with `make run`.")
     options = ImportOptions(
@@ -351,20 +351,11 @@ def _with_database(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T
     return asyncio.run(run())
 
 
-def _endpoints(home: Path) -> dict[str, Any]:
-    """What a running embedded stack says of itself; empty where none runs."""
-    try:
-        document = json.loads((home / "endpoints.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def _for_running_stack(settings: Settings, home: Path | None) -> Settings:
     """Settings whose database is the running stack's, unless the environment names one."""
     if settings.database_url:
         return settings
-    found = _endpoints(home or settings.home).get("postgres")
+    found = endpoints_of(home or settings.home).get("postgres")
     if not found:
         raise BadConfiguration(
             "No running stack was found; start one with `make run`, give --home, or set PERENNIAL_DATABASE_URL."

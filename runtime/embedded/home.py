@@ -13,6 +13,17 @@ from typing import Any
 
 from runtime.embedded.errors import StackError
 
+_ENDPOINTS = "endpoints.json"
+
+
+def endpoints_of(home: Path) -> dict[str, Any]:
+    """What a running embedded stack says of itself; empty where none runs."""
+    try:
+        document = json.loads((home / _ENDPOINTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
 
 class Home:
     """Where everything of one embedded stack is kept; making the object makes the directories, 0700.
@@ -31,7 +42,7 @@ class Home:
         self.tls = self.path / "tls"
         self.key_file = self.path / "keys.json"
         self.admin_key_file = self.path / "admin.key"
-        self.endpoints_file = self.path / "endpoints.json"
+        self.endpoints_file = self.path / _ENDPOINTS
         self._lock_file = self.path / "lock"
         try:
             for directory in (self.path, self.secrets, self.logs, self.run, self.temporal):
