@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
 import orjson
 from fastapi import Depends, Query
@@ -26,6 +26,8 @@ _MAX_CURSOR = 1024
 _MOST_DIGITS = 18
 
 Row = TypeVar("Row")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,13 @@ class PageRequest:
         """How many rows to read: one more than the page holds, which tells whether there is a next one."""
         return self.limit + 1
 
-    def after(self, name: str, *kinds: type) -> tuple[Any, ...] | None:
+    @overload
+    def after(self, name: str, first: type[First], /) -> tuple[First] | None: ...
+
+    @overload
+    def after(self, name: str, first: type[First], second: type[Second], /) -> tuple[First, Second] | None: ...
+
+    def after(self, name: str, /, *kinds: type) -> tuple[Any, ...] | None:
         """The sort key to go on after: values of ``kinds`` (str, int, datetime); None for the first page.
 
         Raises :class:`InvalidContent` (`invalid_cursor`) for a cursor that isn't one of the list ``name``.

@@ -58,7 +58,6 @@ async def list_dead_letters(
     error_type: Annotated[str | None, Query(description="Only with this error.")] = None,
 ) -> Response:
     """List dead letters, newest first."""
-    position = page.after(_LIST, datetime, str)
     wanted = Filter(
         status=status, workflow_id=workflow_id, instance_id=instance_id, user_id=user_id, error_type=error_type
     )
@@ -66,7 +65,7 @@ async def list_dead_letters(
         connection,
         resources.sealer,
         wanted,
-        before=(position[0], position[1]) if position else None,
+        before=page.after(_LIST, datetime, str),
         limit=page.fetch,
     )
     data, pagination = page.cut(_LIST, rows, lambda row: (row.created_at, row.dead_letter_id))

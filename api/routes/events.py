@@ -102,13 +102,12 @@ async def list_user_events(
     audit: AuditOf,
 ) -> Response:
     """List a user's events, the newest first; masked for all but admins."""
-    position = page.after(_LIST, datetime, str)
     rows = await events.list_of_user(
         connection,
         resources.sealer,
         user_id,
         limit=page.fetch,
-        before=(position[0], position[1]) if position else None,
+        before=page.after(_LIST, datetime, str),
     )
     data, pagination = page.cut(_LIST, rows, lambda row: (row.timestamp, row.event_id))
     audit.note(fields=EventView.model_fields, details={"shown": len(data)})

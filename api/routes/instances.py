@@ -97,14 +97,13 @@ async def _list(
     user_id: str | None,
     statuses: list[InstanceStatus] | None,
 ) -> Response:
-    position = page.after(_LIST, datetime, str)
     rows = await instances.page(
         connection,
         resources.sealer,
         workflow_id,
         user_id=user_id,
         statuses=statuses,
-        before=(position[0], position[1]) if position else None,
+        before=page.after(_LIST, datetime, str),
         limit=page.fetch,
     )
     data, pagination = page.cut(_LIST, rows, lambda row: (row.start_time, row.instance_id))

@@ -49,11 +49,10 @@ async def list_transactions(
     user_id: UserIdInPath, connection: InTransaction, resources: ResourcesOf, page: PageQuery, audit: AuditOf
 ) -> Response:
     """List a user's purchases and refunds, newest first, each with the event it came from."""
-    position = page.after(_TRANSACTIONS, datetime, str)
     await users.require_present(connection, user_id)
     key = await data_keys.require(connection, resources.sealer, user_id)
     rows = await projection.transactions_page(
-        connection, key, before=(position[0], position[1]) if position else None, limit=page.fetch
+        connection, key, before=page.after(_TRANSACTIONS, datetime, str), limit=page.fetch
     )
     data, pagination = page.cut(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
     audit.note(fields=TransactionView.model_fields, details={"shown": len(data)})
@@ -81,9 +80,8 @@ async def list_poison_events(
     status: Annotated[PoisonStatus | None, Query(description="Only these.")] = None,
 ) -> Response:
     """List events that could not be folded and were set aside, newest first."""
-    position = page.after(_POISON, datetime, str)
     rows = await poison.page(
-        connection, status=status, before=(position[0], position[1]) if position else None, limit=page.fetch
+        connection, status=status, before=page.after(_POISON, datetime, str), limit=page.fetch
     )
     data, pagination = page.cut(_POISON, rows, lambda row: (row.set_aside_at, row.poison_id))
     audit.note(subjects=[row.user_id for row in data], details={"shown": len(data)})

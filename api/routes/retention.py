@@ -75,10 +75,7 @@ async def run_retention(
 @impersonal
 async def list_runs(connection: InTransaction, page: PageQuery) -> Response:
     """List runs, newest first."""
-    position = page.after(_RUNS, datetime, str)
-    rows = await retention_runs.page(
-        connection, before=(position[0], position[1]) if position else None, limit=page.fetch
-    )
+    rows = await retention_runs.page(connection, before=page.after(_RUNS, datetime, str), limit=page.fetch)
     data, pagination = page.cut(_RUNS, rows, lambda row: (row.started_at, row.run_id))
     return json_response(Page[RunSummary](data=[_summary(row) for row in data], pagination=pagination))
 
