@@ -89,6 +89,8 @@ class EventWait(SQLModel, table=True):
     """A type, a category (`engagement.*`) or `*`."""
     since: datetime = moment()
     """Events that were received before don't count."""
+    not_before: datetime | None = moment(nullable=True)
+    """Events that happened before don't count, where the journey says so."""
     property_filter: bytes | None = personal()
     """Property names of the event and the values they must have, which an author may take from parameters."""
     registered_at: datetime = now()
