@@ -290,7 +290,10 @@ async def _write(connection: Connection, stored: StoredLetter, fate: _Fate) -> N
         case _Fate.AWAY:
             await outbox.hold(connection, stored.outbox_id, AWAY_PAUSE)
         case _Fate.REFUSED:
-            await outbox.postpone(connection, stored.outbox_id)
+            attempts = await outbox.postpone(connection, stored.outbox_id)
+            if attempts is not None:
+                told = {"kind": stored.letter.kind, "workflow_id": stored.letter.workflow_id, "attempts": attempts}
+                log.error("a letter was left dead", extra=told)
 
 
 async def start_outbox(client: Client, task_queue: str) -> None:

@@ -21,6 +21,7 @@ from store.waits import Waiting
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
+_LATER = "least(interval '1 second' * power(2, least(attempts, 12)), interval '10 minutes')"
 GIVE_UP_AFTER = 50
 REPLAY = "dead_letter.replay"
 CANCEL = "instance.cancel"
@@ -193,15 +194,16 @@ async def hold(connection: Connection, outbox_id: int, pause: timedelta) -> None
     )
 
 
-async def postpone(connection: Connection, outbox_id: int) -> None:
-    """Try a letter again later: after 1 s, doubling up to 10 minutes; after very many tries leave it dead."""
-    await connection.execute(
-        """
+async def postpone(connection: Connection, outbox_id: int) -> int | None:
+    """Try a letter again later: after 1 s, doubling up to 10 minutes; after very many tries leave it dead, but for
+    a cancellation, which somebody relies on. Says after how many tries it is dead; None: it isn't."""
+    attempts: int | None = await connection.fetchval(
+        f"""
         UPDATE temporal_outbox
-        SET attempts = attempts + 1, dead = attempts + 1 >= $2,
-            due_at = now() + least(interval '1 second' * power(2, least(attempts, 12)), interval '10 minutes')
-        WHERE outbox_id = $1
+        SET attempts = attempts + 1, dead = attempts + 1 >= $2 AND kind <> 'cancel', due_at = now() + {_LATER}
+        WHERE outbox_id = $1 RETURNING CASE WHEN dead THEN attempts END
         """,
         outbox_id,
         GIVE_UP_AFTER,
     )
+    return attempts

@@ -100,7 +100,7 @@ class TemporalOutbox(SQLModel, table=True):
     """What the projector wants Temporal to be told; written with the cursor's move, delivered idempotently."""
 
     __tablename__ = "temporal_outbox"
-    __table_args__ = (Index("temporal_outbox_due", "due_at", "outbox_id"),)
+    __table_args__ = (Index("temporal_outbox_due", "due_at", "outbox_id", postgresql_where=text("NOT dead")),)
 
     outbox_id: int | None = Field(default=None, sa_column=Column(BigInteger, primary_key=True))
     kind: str = words()
@@ -117,3 +117,4 @@ class TemporalOutbox(SQLModel, table=True):
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     due_at: datetime = now()
     dead: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
+    """Given up, and kept for whoever looks into it; a `cancel` never is."""
