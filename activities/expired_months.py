@@ -23,7 +23,8 @@ put back (ATTACH), and stays for the next run, held.
 *Nobody is blocked.* DETACH ... CONCURRENTLY takes locks that inserts and reads don't mind, and holds none while
 it waits, nor a transaction id, so that the log's horizon moves on. Where something long is under way (a dump),
 it gives up after `lock_timeout` and is tried again for a while, then by the next run. When it comes to DROP, the
-table is no partition any more, and no query can have it open. An insert that finds its month gone is judged anew under the period as it stands (:mod:`api.ingest`).
+table is no partition any more, and no query can have it open. An insert that finds its month gone is judged anew
+under the period as it stands (:mod:`api.ingest`).
 
 One session at a time does this, by an advisory lock that ends with it: two workers that both have the activity
 for a moment take turns.

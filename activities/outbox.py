@@ -8,8 +8,10 @@ made. By the line at which the process dies:
 2. after it, before the letter is dropped: it is delivered again, without an effect.
 
 While Temporal is away letters are tried every two seconds and lose no attempt by it, so that they go out as soon
-as it is back, however long it was gone. A letter that Temporal refuses waits longer each time, and holds no other
-back.
+as it is back, however long it was gone. A letter that Temporal refuses, or that can't be delivered for a reason of
+its own, waits longer each time, and holds no other back. So does one for an instance that was seen running and
+that Temporal doesn't know, until it does, or until the reconciler ends the instance: a worker that was pointed at
+another Temporal by mistake loses nothing, least of all the cancellation that follows a withdrawal.
 
 A start stores its instance first (ADR 0008); what stands in the way of it (no such user, no consent, a workflow
 that is switched off, another start within `once_per`) is no failure: the letter is dropped.
@@ -23,6 +25,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Any
 
 from temporalio import activity
@@ -47,6 +50,7 @@ from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
 from runtime.temporal import RPC_TIMEOUT
 from store import consent_lock, endings, instances, outbox, triggers, waits
+from store.connection import Connection
 from store.instances import NewInstance
 from store.outbox import Letter, StoredLetter
 
@@ -79,8 +83,17 @@ class Startable:
     exits: Sequence[Exit] = ()
 
 
-class _AwayError(Exception):
-    """Temporal can't be reached."""
+class _Fate(Enum):
+    """What becomes of a letter."""
+
+    SETTLED = auto()
+    """It is dropped: Temporal has been told, or nobody can take it any more."""
+    REFUSED = auto()
+    """It is tried again, later each time, and not for ever."""
+    AWAY = auto()
+    """It is tried again soon: Temporal can't be reached."""
+    UNKNOWN = auto()
+    """It is tried again, later each time, for as long as it takes: this Temporal doesn't know what it should."""
 
 
 class _StillStartingError(Exception):
@@ -144,34 +157,31 @@ class Outbox:
 
     async def _hand_over(self, stored: StoredLetter) -> None:
         try:
-            taken = await self._tell(stored.letter)
+            fate = await self._tell(stored.letter)
             async with self._database.connection() as connection:
-                if taken:
-                    await outbox.delivered(connection, [stored.outbox_id])
-                else:
-                    await outbox.postpone(connection, stored.outbox_id)
-        except _AwayError:
-            with contextlib.suppress(*UNREACHABLE):
-                async with self._database.connection() as connection:
-                    await outbox.hold(connection, stored.outbox_id, AWAY_PAUSE)
+                await _write(connection, stored, fate)
         except UNREACHABLE:
             log.warning("the outbox waits for Postgres")
             await asyncio.sleep(IDLE_SECONDS)
 
-    async def _tell(self, letter: Letter) -> bool:
-        """Tell Temporal of one letter; says whether that is settled. Raises _AwayError where Temporal is away."""
+    async def _tell(self, letter: Letter) -> _Fate:
+        """Tell Temporal of one letter. Raises only where Postgres is away: whatever else goes wrong is the affair
+        of this letter, and holds no other back."""
         try:
             await self._carry(letter)
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:  # the instance has ended
-                return True
             log.warning("Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name})
-            if error.status in AWAY:
-                raise _AwayError from error
-            return False
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return _Fate.UNKNOWN
+            return _Fate.AWAY if error.status in AWAY else _Fate.REFUSED
         except _StillStartingError:
-            return False
-        return True
+            return _Fate.REFUSED
+        except UNREACHABLE:
+            raise
+        except Exception:
+            log.exception("a letter can't be delivered", extra={"kind": letter.kind})
+            return _Fate.REFUSED
+        return _Fate.SETTLED
 
     async def _carry(self, letter: Letter) -> None:
         match letter.kind:
@@ -194,12 +204,25 @@ class Outbox:
             timestamp=letter.event_timestamp,
             step=letter.step,
         )
-        await handle.signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
+        try:
+            await handle.signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            if await self._goes_on(letter.instance_id):
+                await handle.describe(rpc_timeout=RPC_TIMEOUT)  # it has closed, or isn't known either
+
+    async def _goes_on(self, instance_id: str) -> bool:
+        """Whether an instance was seen running and has no end: a Temporal without it isn't the right one, or has
+        lost it, and which of the two the reconciler decides (ADR 0029)."""
+        async with self._database.connection() as connection:
+            return any(each.run_id is not None for each in await endings.unfinished(connection, [instance_id]))
 
     async def _cancel(self, letter: Letter) -> None:
         """Cancel an instance. One whose start or replay hasn't come through is ended here, and looked for a while
         longer."""
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
+        unknown: RPCError | None = None
         try:
             # Asked first, since Temporal takes the cancellation of a closed run without a word.
             if (await handle.describe(rpc_timeout=RPC_TIMEOUT)).status is WorkflowExecutionStatus.RUNNING:
@@ -208,13 +231,15 @@ class Outbox:
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
+            unknown = error
         async with self._database.transaction() as connection:
             coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
-            if coming is None:
-                return
-            await endings.close(connection, letter.instance_id)
+            if coming is not None:
+                await endings.close(connection, letter.instance_id)
         if coming:
             raise _StillStartingError
+        if unknown is not None and await self._goes_on(letter.instance_id):
+            raise unknown
 
     async def _call_back(self, letter: Letter) -> None:
         due = CallbackDue(instance_id=letter.instance_id, ending=int(letter.event_id))
@@ -275,6 +300,21 @@ class Outbox:
             exits = exit_requests(startable.exits)
             await waits.register_exits(connection, admission.key, new.workflow_id, new.instance_id, exits)
             return new
+
+
+async def _write(connection: Connection, stored: StoredLetter, fate: _Fate) -> None:
+    match fate:
+        case _Fate.SETTLED:
+            await outbox.delivered(connection, [stored.outbox_id])
+        case _Fate.AWAY:
+            await outbox.hold(connection, stored.outbox_id, AWAY_PAUSE)
+        case _Fate.UNKNOWN:
+            await outbox.defer(connection, stored.outbox_id)
+        case _Fate.REFUSED:
+            attempts = await outbox.postpone(connection, stored.outbox_id)
+            if attempts is not None:
+                told = {"kind": stored.letter.kind, "workflow_id": stored.letter.workflow_id, "attempts": attempts}
+                log.error("a letter was left dead", extra=told)
 
 
 async def start_outbox(client: Client, task_queue: str) -> None:

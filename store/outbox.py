@@ -21,6 +21,9 @@ from store.waits import Waiting
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
+_LATER = "least(interval '1 second' * power(2, least(attempts, 10)), interval '10 minutes')"
+_LONGEST_AFTER = 10
+"""After how many tries the pauses grow no more."""
 GIVE_UP_AFTER = 50
 REPLAY = "dead_letter.replay"
 CANCEL = "instance.cancel"
@@ -193,15 +196,31 @@ async def hold(connection: Connection, outbox_id: int, pause: timedelta) -> None
     )
 
 
-async def postpone(connection: Connection, outbox_id: int) -> None:
-    """Try a letter again later: after 1 s, doubling up to 10 minutes; after very many tries leave it dead."""
+async def defer(connection: Connection, outbox_id: int) -> None:
+    """Try a letter again later, for as long as it takes: this Temporal doesn't know what it should. The pauses are
+    those of a refused letter, for a cancellation a minute at most; no try brings it nearer to being left dead."""
     await connection.execute(
-        """
+        f"""
         UPDATE temporal_outbox
-        SET attempts = attempts + 1, dead = attempts + 1 >= $2,
-            due_at = now() + least(interval '1 second' * power(2, least(attempts, 12)), interval '10 minutes')
+        SET attempts = greatest(attempts, least(attempts + 1, $2)),
+            due_at = now() + CASE kind WHEN 'cancel' THEN least({_LATER}, interval '1 minute') ELSE {_LATER} END
         WHERE outbox_id = $1
+        """,
+        outbox_id,
+        _LONGEST_AFTER,
+    )
+
+
+async def postpone(connection: Connection, outbox_id: int) -> int | None:
+    """Try a letter again later: after 1 s, doubling up to 10 minutes; after very many tries leave it dead, but for
+    a cancellation, which somebody relies on. Says after how many tries it is dead; None: it isn't."""
+    attempts: int | None = await connection.fetchval(
+        f"""
+        UPDATE temporal_outbox
+        SET attempts = attempts + 1, dead = attempts + 1 >= $2 AND kind <> 'cancel', due_at = now() + {_LATER}
+        WHERE outbox_id = $1 RETURNING CASE WHEN dead THEN attempts END
         """,
         outbox_id,
         GIVE_UP_AFTER,
     )
+    return attempts

@@ -60,14 +60,16 @@ async def remember(connection: Connection, instance_id: str, event_id: str, happ
 
     Its waits and exits count what came after that event and not only after the start, which may be late: what
     was received since, and didn't happen before. A clock that is ahead is taken for no later than the receipt.
+    The event is the instance's person's, which the log's index by person finds it by.
     """
     await connection.execute(
         """
-        UPDATE instances
+        UPDATE instances i
         SET trigger_event_id = e.event_id, events_since = e.received_at,
             events_from = least(e.timestamp, e.received_at)
         FROM events e
-        WHERE instance_id = $1 AND e.event_id = $2 AND e.timestamp = $3 AND trigger_event_id IS NULL
+        WHERE i.instance_id = $1 AND i.trigger_event_id IS NULL
+          AND e.user_id = i.user_id AND e.timestamp = $3 AND e.event_id = $2
         """,
         instance_id,
         event_id,

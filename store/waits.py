@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
@@ -24,6 +24,11 @@ GRACE = timedelta(hours=1)
 AHEAD = timedelta(days=1)
 """How much later than it was received an event may say it is."""
 _LOOKED_AT = 1000
+"""How many events a statement passes that looks for some in the log."""
+_SPARE = 100
+"""How many events a wait is told of beside those that the waits which have ended may have taken: more than a
+journey has waits at once."""
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _FILTER = "event_waits.property_filter"
 
 
@@ -84,8 +89,9 @@ async def register(
     """Register a wait of the key's person; it counts events that are received from the instance's start on."""
     await connection.execute(
         """
-        INSERT INTO event_waits (instance_id, step, workflow_id, user_id, event_type, since, property_filter)
-        SELECT instance_id, $2, $3, $4, $5, coalesce(events_since, start_time), $6 FROM instances
+        INSERT INTO event_waits
+            (instance_id, step, workflow_id, user_id, event_type, since, not_before, property_filter)
+        SELECT instance_id, $2, $3, $4, $5, coalesce(events_since, start_time), $6, $7 FROM instances
         WHERE instance_id = $1 AND end_time IS NULL
         ON CONFLICT (instance_id, step) DO NOTHING
         """,
@@ -94,6 +100,7 @@ async def register(
         workflow_id,
         key.subject,
         request.event_type,
+        request.since,
         key.seal_json(_FILTER, dict(request.where) or None),
     )
 
@@ -139,9 +146,9 @@ def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
         row["workflow_id"],
         row["instance_id"],
         row["step"],
-        WaitRequest(event_type=row["event_type"], where=where or {}),
+        WaitRequest(event_type=row["event_type"], where=where or {}, since=row["not_before"]),
         since=row["since"],
-        happened_from=row["events_from"] or row["since"] - GRACE,
+        happened_from=max(row["events_from"] or row["since"] - GRACE, row["not_before"] or _EVER),
         trigger_event_id=row["trigger_event_id"],
     )
 
@@ -151,44 +158,92 @@ async def already_recorded(
 ) -> list[RecordedEvent]:
     """Events in the log that registered waits, by their steps, count; for each wait the oldest first.
 
-    Looks at the latest of the user's events since the instance's start; with a property filter their bodies
-    are opened.
+    Of each so many that one is left for it whatever the instance's other waits have taken, each of which takes one
+    at most. The user's events since the instance's start are passed, a bounded number by a statement, until all
+    waits have theirs or the log ends; what commits behind the walk finds the waits registered. Bodies are read
+    where properties are asked for.
     """
-    rows = await connection.fetch(
+    found: dict[str, list[RecordedEvent]] = {step: [] for step in asked}
+    wanted = dict(asked)
+    passed: tuple[datetime, str] | None = _before_all(asked)
+    while wanted and passed is not None:
+        rows = await _look(connection, instance_id, user_id, wanted, passed)
+        enough = _SPARE + (rows[0]["ended"] if rows else 0)
+        for row in rows:
+            step = row["step"]
+            if step is None or len(found[step]) == enough or not _has_asked(key, wanted[step], row["body"]):
+                continue
+            found[step].append(
+                RecordedEvent(
+                    event_id=row["event_id"], event_type=row["event_type"], timestamp=row["timestamp"], step=step
+                )
+            )
+        passed = _end_of(rows)
+        wanted = {step: request for step, request in wanted.items() if len(found[step]) < enough}
+    return [event for step in asked for event in found[step]]
+
+
+def _before_all(asked: Mapping[str, WaitRequest]) -> tuple[datetime, str]:
+    """A place in the order of the user's events that nothing asked for comes before."""
+    return min((request.since or _EVER for request in asked.values()), default=_EVER), ""
+
+
+def _end_of(rows: Sequence[asyncpg.Record]) -> tuple[datetime, str] | None:
+    """Where to go on; None where the log has no more."""
+    if not rows or rows[-1]["place"] < _LOOKED_AT:
+        return None
+    return rows[-1]["timestamp"], rows[-1]["event_id"]
+
+
+async def _look(
+    connection: Connection,
+    instance_id: str,
+    user_id: str,
+    asked: Mapping[str, WaitRequest],
+    after: tuple[datetime, str],
+) -> list[asyncpg.Record]:
+    """Those of the user's next events that waits count, each with the wait's step; and the last one looked at."""
+    return await connection.fetch(
         """
-        SELECT e.event_id, e.event_type, e.timestamp, e.body
-        FROM instances i
-        JOIN events e ON e.user_id = i.user_id
-                     AND e.timestamp >= coalesce(i.events_from, i.start_time - $3::interval)
-                     AND e.received_at >= coalesce(i.events_since, i.start_time) AND NOT e.historical
-                     AND e.event_id IS DISTINCT FROM i.trigger_event_id
-        WHERE i.instance_id = $1 AND i.user_id = $2
-        ORDER BY e.timestamp DESC LIMIT $4
+        WITH i AS (
+            SELECT coalesce(events_from, start_time - $3::interval) AS happened_from,
+                   coalesce(events_since, start_time) AS received_from, trigger_event_id
+            FROM instances WHERE instance_id = $1 AND user_id = $2
+        ), asked AS (
+            SELECT * FROM unnest($4::text[], $5::text[], $6::timestamptz[], $7::boolean[])
+                     AS a (step, event_type, since, filtered)
+        ), looked AS (
+            SELECT event_id, event_type, timestamp, received_at, historical, body,
+                   row_number() OVER (ORDER BY timestamp, event_id) AS place
+            FROM events
+            WHERE user_id = $2 AND timestamp >= (SELECT happened_from FROM i)
+              AND timestamp >= $8 AND (timestamp, event_id) > ($8, $9)
+            ORDER BY timestamp, event_id LIMIT $10
+        )
+        SELECT l.event_id, l.event_type, l.timestamp, l.place, a.step,
+               CASE WHEN a.filtered THEN l.body END AS body,
+               (SELECT count(*) FROM steps WHERE instance_id = $1) AS ended
+        FROM looked l CROSS JOIN i LEFT JOIN asked a
+          ON NOT l.historical AND l.received_at >= i.received_from
+         AND l.event_id IS DISTINCT FROM i.trigger_event_id AND (a.since IS NULL OR l.timestamp >= a.since)
+         AND (a.event_type IN ('*', l.event_type)
+              OR (a.event_type LIKE '%.*' AND starts_with(l.event_type, left(a.event_type, -1))))
+        WHERE a.step IS NOT NULL OR l.place = $10
+        ORDER BY l.place
         """,
         instance_id,
         user_id,
         GRACE,
+        list(asked),
+        [request.event_type for request in asked.values()],
+        [request.since for request in asked.values()],
+        [bool(request.where) for request in asked.values()],
+        *after,
         _LOOKED_AT,
     )
-    return [event for step, request in asked.items() for event in _matching(key, step, request, rows[::-1])]
 
 
-def _matching(
-    key: DataKey, step: str, request: WaitRequest, rows: Sequence[asyncpg.Record]
-) -> list[RecordedEvent]:
-    found = []
-    for row in rows:
-        if not type_matches(request.event_type, row["event_type"]):
-            continue
-        if request.since is not None and row["timestamp"] < request.since:
-            continue
-        if request.where:
-            body = key.open_json("events.body", row["body"])
-            if not properties_match(request.where, body.get("event_properties")):
-                continue
-        found.append(
-            RecordedEvent(
-                event_id=row["event_id"], event_type=row["event_type"], timestamp=row["timestamp"], step=step
-            )
-        )
-    return found
+def _has_asked(key: DataKey, request: WaitRequest, body: bytes | None) -> bool:
+    if not request.where:
+        return True
+    return properties_match(request.where, (key.open_json("events.body", body) or {}).get("event_properties"))

@@ -89,6 +89,8 @@ class EventWait(SQLModel, table=True):
     """A type, a category (`engagement.*`) or `*`."""
     since: datetime = moment()
     """Events that were received before don't count."""
+    not_before: datetime | None = moment(nullable=True)
+    """Events that happened before don't count, where the journey says so."""
     property_filter: bytes | None = personal()
     """Property names of the event and the values they must have, which an author may take from parameters."""
     registered_at: datetime = now()
@@ -98,7 +100,7 @@ class TemporalOutbox(SQLModel, table=True):
     """What the projector wants Temporal to be told; written with the cursor's move, delivered idempotently."""
 
     __tablename__ = "temporal_outbox"
-    __table_args__ = (Index("temporal_outbox_due", "due_at", "outbox_id"),)
+    __table_args__ = (Index("temporal_outbox_due", "due_at", "outbox_id", postgresql_where=text("NOT dead")),)
 
     outbox_id: int | None = Field(default=None, sa_column=Column(BigInteger, primary_key=True))
     kind: str = words()
@@ -115,3 +117,4 @@ class TemporalOutbox(SQLModel, table=True):
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     due_at: datetime = now()
     dead: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
+    """Given up, and kept for whoever looks into it; a `cancel` never is."""

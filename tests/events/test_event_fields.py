@@ -136,7 +136,7 @@ async def test_a_number_of_very_many_digits_costs_the_others_of_its_batch_nothin
 
 async def test_of_an_item_with_very_many_errors_only_their_number_is_told(api: Clients) -> None:
     await add_user(api.admin)
-    unknown = {f"field-{number}": number for number in range(50_000)}
+    unknown: dict[str, Any] = {f"field-{number}": number for number in range(50_000)}
     few = dict(list(unknown.items())[:20])
     answer = await batch(api, event("e-1"), event("e-2", **unknown), event("e-3", **few))
     assert statuses(answer) == ["accepted", "rejected", "rejected"]

@@ -1,4 +1,4 @@
-"""Two API processes and a worker, for the tests of one file."""
+"""Two API processes and a worker, for the tests of one file; a Temporal that knows nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from temporalio.client import Client
 
 from runtime.database import Database
 from runtime.settings import Settings
+from runtime.temporal import SealedPayloads
 from tests.support.little_stack import LittleStack, little_stack
+from tests.support.temporal import skipping_temporal
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +36,10 @@ async def two(stack: LittleStack, database: Database) -> AsyncIterator[list[http
     """An admin's client of each API process, on an empty database."""
     async with stack.clients(database) as clients:
         yield clients
+
+
+@pytest.fixture
+async def fresh(codec: SealedPayloads) -> AsyncIterator[Client]:
+    """A Temporal that knows nothing: the one that was there has lost its database."""
+    async with skipping_temporal(codec) as environment:
+        yield environment.client

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -25,7 +24,6 @@ from tests.support.builders import user
 from tests.support.little_stack import LittleStack
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
-from tests.support.temporal import skipping_temporal
 
 
 @pytest.fixture
@@ -143,13 +141,6 @@ async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_star
     begun = await runs.begin(new)
     await begun.handle.result()
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
-
-
-@pytest.fixture
-async def fresh(codec: SealedPayloads) -> AsyncIterator[Client]:
-    """A Temporal that knows nothing: the one that was there has lost its database."""
-    async with skipping_temporal(codec) as environment:
-        yield environment.client
 
 
 async def test_an_instance_whose_history_is_lost_fails_with_the_reason_once_that_is_certain(

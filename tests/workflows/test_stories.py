@@ -173,6 +173,19 @@ async def test_a_second_purchase_is_told_of_once_and_ends_the_story(runs: Runs, 
     assert await emitted(runs, customer) == ["lifecycle.second_purchase"]
 
 
+async def test_a_second_purchase_counts_however_much_was_looked_at_after_it(
+    runs: Runs, customer: Customer, sealer: Sealer
+) -> None:
+    """It comes before anybody waits for it: the look back must pass all that followed."""
+    instance = await runs.stored(customer.user_id, "post_purchase")
+    log, now = Log(runs.database, sealer), datetime.now(UTC)
+    await log.write(Happening(customer.user_id, "transaction.purchase_complete", now, historical=False))
+    views = (now + timedelta(milliseconds=number) for number in range(1, 1501))
+    await log.write(*(Happening(customer.user_id, timestamp=each, historical=False) for each in views))
+    run = await runs.begin(instance)
+    assert (await run.handle.result()).reason == "bought_again"
+
+
 async def test_a_refund_ends_it_before_the_question(runs: Runs, customer: Customer, mail: MailServer) -> None:
     run = await runs.start(customer.user_id, "post_purchase", still=True)
     await runs.until(run, "wait_before_thanks")

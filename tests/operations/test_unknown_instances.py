@@ -1,0 +1,153 @@
+"""Letters for instances that this Temporal doesn't know: it may be the wrong one, or have lost them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from activities.outbox import Outbox
+from activities.reconciler import LOST_AFTER, Reconciler
+from models.messages.execution import RecordedEvent
+from models.messages.reconciling import Look
+from models.vocabulary import InstanceStatus, Purpose
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import data_keys, outbox, waits
+from store.connection import Connection
+from store.outbox import GIVE_UP_AFTER
+from tests.support.people import Customer
+from tests.support.runs import Run, Runs
+from worker import startables
+
+STEP = "wait_for_first_activity"
+
+
+@pytest.fixture
+async def customer(database: Database, sealer: Sealer) -> Customer:
+    return await Customer.new(database, sealer, Purpose.MARKETING)
+
+
+@asynccontextmanager
+async def delivering(runs: Runs, client: Client) -> AsyncIterator[None]:
+    """The outbox of a worker that speaks to some Temporal."""
+    carrier = Outbox(runs.database, runs.sealer, client, runs.task_queue, startables())
+    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def run(runs: Runs, customer: Customer) -> Run:
+    """An instance that waits, and that rests on a consent."""
+    run = await runs.start(customer.user_id, still=True)
+    await runs.until(run, STEP)
+    async with runs.database.connection() as connection:
+        await connection.execute("UPDATE instances SET purpose = 'marketing'")
+    return run
+
+
+async def _left(connection: Connection) -> list[str]:
+    return [row["kind"] for row in await connection.fetch("SELECT kind FROM temporal_outbox ORDER BY kind")]
+
+
+async def _happened(runs: Runs, run: Run, customer: Customer) -> None:
+    """Write what the projector writes of an event that is waited for."""
+    async with runs.database.transaction() as connection:
+        key = await data_keys.require(connection, runs.sealer, customer.user_id)
+        registered = await waits.of_instance(connection, key, run.instance_id)
+        [waiting] = [each for each in registered if each.step == STEP]
+        event = RecordedEvent(event_id="e-1", event_type="engagement.search", timestamp=datetime.now(UTC))
+        await outbox.write_signals(connection, waiting, customer.user_id, [event])
+
+
+async def _tried(runs: Runs) -> None:
+    """Wait until the letters have been tried, or are gone."""
+    async with runs.database.connection() as connection, asyncio.timeout(60):
+        while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE attempts = 0"):
+            await asyncio.sleep(0.02)
+
+
+async def _gone(runs: Runs) -> None:
+    """Wait until the letters are gone, which are due now."""
+    async with runs.database.connection() as connection, asyncio.timeout(60):
+        await connection.execute("UPDATE temporal_outbox SET due_at = now()")
+        while await _left(connection):
+            await asyncio.sleep(0.02)
+
+
+async def _ended(runs: Runs, run: Run) -> tuple[InstanceStatus, str | None]:
+    async with asyncio.timeout(60):
+        while (context := await runs.context(run)).end_time is None:
+            await asyncio.sleep(0.02)
+    return context.status, context.reason
+
+
+async def test_a_withdrawal_outlasts_a_worker_that_speaks_to_the_wrong_temporal(
+    runs: Runs, run: Run, customer: Customer, fresh: Client, skipping: WorkflowEnvironment
+) -> None:
+    async with delivering(runs, fresh):
+        await customer.withdraw(Purpose.MARKETING)
+        await _tried(runs)
+    async with runs.database.connection() as connection:
+        assert await _left(connection) == ["cancel"]
+    assert (await runs.context(run)).end_time is None
+    async with delivering(runs, skipping.client):
+        await _gone(runs)
+    assert await _ended(runs, run) == (InstanceStatus.CANCELLED, "consent_withdrawn")
+
+
+async def test_an_event_outlasts_a_worker_that_speaks_to_the_wrong_temporal(
+    runs: Runs, run: Run, customer: Customer, fresh: Client, skipping: WorkflowEnvironment
+) -> None:
+    async with delivering(runs, fresh):
+        await _happened(runs, run, customer)
+        await _tried(runs)
+    async with runs.database.connection() as connection:
+        assert await _left(connection) == ["signal"]
+    async with delivering(runs, skipping.client):
+        await _gone(runs)
+    assert await _ended(runs, run) == (InstanceStatus.COMPLETED, "activated")
+
+
+async def test_letters_of_an_instance_are_settled_once_its_history_counts_as_lost(
+    runs: Runs, run: Run, customer: Customer, fresh: Client, database: Database, sealer: Sealer
+) -> None:
+    async with delivering(runs, fresh):
+        await _happened(runs, run, customer)
+        await customer.withdraw(Purpose.MARKETING)
+        await _tried(runs)
+        async with database.connection() as connection:
+            assert await _left(connection) == ["cancel", "signal"]
+        looked = Look(watching_since=datetime.now(UTC) - LOST_AFTER)
+        assert (await Reconciler(database, sealer, fresh).look(looked)).ended == 1
+        await _gone(runs)
+    context = await runs.context(run)
+    assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
+    await run.handle.terminate()
+
+
+async def test_no_number_of_tries_for_an_unknown_instance_brings_a_letter_nearer_to_its_end(
+    runs: Runs, run: Run, customer: Customer, fresh: Client
+) -> None:
+    await _happened(runs, run, customer)
+    await customer.withdraw(Purpose.MARKETING)
+    async with runs.database.connection() as connection:
+        await connection.execute("UPDATE temporal_outbox SET attempts = $1", GIVE_UP_AFTER - 1)
+        async with delivering(runs, fresh), asyncio.timeout(60):
+            while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE due_at < now()"):
+                await asyncio.sleep(0.02)
+        letters = await connection.fetch(
+            "SELECT kind, attempts, dead, due_at - now() < interval '1 minute' FROM temporal_outbox ORDER BY kind"
+        )
+    assert [tuple(row) for row in letters] == [
+        ("cancel", GIVE_UP_AFTER - 1, False, True),
+        ("signal", GIVE_UP_AFTER - 1, False, False),
+    ]
+    await run.handle.terminate()

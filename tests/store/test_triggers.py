@@ -1,0 +1,60 @@
+"""What a triggered start costs in Postgres."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from models.rules.sharding import SHARDS
+from privacy.sealing import Sealer
+from runtime.database import Database
+from store import data_keys, instances, triggers
+from store.connection import Connection
+from store.instances import NewInstance
+from tests.support.people import Customer
+from tests.support.plans import explained
+
+OTHERS = 10_000
+FEW = 20
+"""Blocks: of the row that is written, and of the indexes on the way to it and to the event."""
+
+
+async def _fill(owner: Connection, moment: datetime) -> None:
+    """Events of many other people, within some seconds."""
+    await owner.fetchval("SELECT ensure_events_partition($1)", moment.date().replace(day=1))
+    await owner.execute(
+        f"""INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
+                                historical, body)
+            SELECT 'e-' || n, 'other-' || n, 'user.signup', $1::timestamptz + interval '1 ms' * n, 's',
+                   n % {SHARDS}, 1, false, '\\x00'
+            FROM generate_series(0, $2::integer - 1) AS numbers (n)""",
+        moment,
+        OTHERS,
+    )
+
+
+async def test_the_event_that_started_an_instance_is_found_without_a_look_at_the_others_of_its_month(
+    database: Database, owner: Connection, sealer: Sealer, customer: Customer
+) -> None:
+    """The month is full of other people's events, and the look is part of the transaction that admits a start."""
+    moment = datetime(2026, 3, 14, 12, tzinfo=UTC)
+    await _fill(owner, moment)
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, sealer, customer.user_id)
+        new = NewInstance("i-1", "onboarding", customer.user_id, 3, {}, "trigger")
+        await instances.insert(connection, key, new)
+        received_at = await connection.fetchval(
+            """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
+                                   historical, body)
+               VALUES ('started', $1, 'user.signup', $2, 's', 0, 1, false, '\\x00') RETURNING received_at""",
+            customer.user_id,
+            moment,
+        )
+    await owner.execute("ANALYZE events")
+    async with database.transaction() as connection:
+        [plan] = await explained(connection, lambda: triggers.remember(connection, "i-1", "started", moment))
+        await triggers.remember(connection, "i-1", "started", moment)
+        stored = await connection.fetchrow("SELECT trigger_event_id, events_since, events_from FROM instances")
+    assert plan.looked_at("events") == 1
+    assert plan.blocks < FEW
+    assert stored is not None
+    assert tuple(stored) == ("started", received_at, moment)
