@@ -183,10 +183,11 @@ def begun(new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance
 
 
 async def delete_unstarted(connection: Connection, instance_id: str) -> None:
-    """Take back an instance that Temporal could not be told of."""
+    """Take back an instance that Temporal could not be told of, with its waits and its callback."""
     await connection.execute(
         """WITH gone AS (DELETE FROM instances WHERE instance_id = $1 AND run_id IS NULL AND end_time IS NULL
-                         RETURNING instance_id)
+                         RETURNING instance_id),
+                untold AS (DELETE FROM callbacks WHERE instance_id IN (SELECT * FROM gone))
            DELETE FROM event_waits WHERE instance_id IN (SELECT * FROM gone)""",
         instance_id,
     )

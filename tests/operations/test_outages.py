@@ -64,12 +64,15 @@ async def test_what_was_stored_answers_while_temporal_is_away(frail: LittleStack
         )
         assert (await client.get(finished)).json() == outcome
         for path in (EXECUTE, f"{waiting}/pause"):
-            refused = await client.post(path, json=body if path is EXECUTE else None)
+            called_back = {**body, "callback_url": "http://127.0.0.1:9/"}
+            refused = await client.post(path, json=called_back if path is EXECUTE else None)
             assert_problem(refused, 503, "temporal_unavailable")
             assert int(refused.headers["retry-after"]) >= 1
         refused = await client.delete(waiting)
         assert_problem(refused, 503, "temporal_unavailable")
         assert len((await client.get("/users/u-1/instances")).json()["data"]) == 2
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM callbacks") == 0, "taken back with its instance"
 
         await frail.temporal.start()
         await _until(client, waiting, stale=False, status="running")
