@@ -161,7 +161,7 @@ def _check_media_type(request: Request) -> None:
     message = Message()
     message["content-type"] = given[0] if len(given) == 1 else "none/none"
     media_type = message.get_content_type()
-    charset = message.get_content_charset("utf-8")
+    charset = _charset(message)
     if request.method == "PATCH":
         known = media_type in _MERGE_PATCH
     else:
@@ -171,6 +171,14 @@ def _check_media_type(request: Request) -> None:
     if not known or charset not in {"utf-8", "utf8", "us-ascii"}:
         wanted = "application/merge-patch+json" if request.method == "PATCH" else "application/json"
         raise UnsupportedMediaType(f"Send the body as {wanted}, in UTF-8.")
+
+
+def _charset(message: Message) -> str | None:
+    """The charset of a media type, UTF-8 where it names none; None where its parameters can't be read."""
+    try:
+        return message.get_content_charset("utf-8")
+    except (TypeError, ValueError):  # numbered parameters (RFC 2231) that have no order
+        return None
 
 
 def _may_be_deep(raw: bytes) -> bool:

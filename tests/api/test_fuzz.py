@@ -133,6 +133,17 @@ async def test_any_bytes(api: Clients, content: bytes, media_type: str) -> None:
 
 @FUZZ
 @given(
+    parameters=st.lists(
+        st.text("ac*0=\"' ", max_size=8) | st.sampled_from(["a*=", "a*0=", "charset="]), max_size=4
+    )
+)
+async def test_any_parameters_of_a_media_type(api: Clients, parameters: list[str]) -> None:
+    media_type = ";".join(["application/json", *parameters])
+    await send(api, "POST", "/users", content=b"{}", headers={"Content-Type": media_type})
+
+
+@FUZZ
+@given(
     names=st.lists(st.sampled_from(["limit", "cursor", "lifecycle_stage", "account_status"]) | TEXTS, max_size=4),
     value=TEXTS | st.integers().map(str),
 )
