@@ -43,8 +43,10 @@ class ReplayFilter(Wire):
     created_after: Moment | None = None
     created_before: Moment | None = None
     limit: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(default=1000, description="The oldest so many.")
-    per_second: Annotated[StrictFloat, Field(gt=0, le=100)] = Field(
-        default=10, description="The pace: whatever failed for all of them should not be overrun by them."
+    per_second: Annotated[StrictFloat, Field(ge=0.01, le=100)] = Field(
+        default=10,
+        description="The pace: whatever failed for all of them should not be overrun by them. The slowest takes a "
+        "day for 864.",
     )
 
 

@@ -212,6 +212,22 @@ async def test_any_event(
 
 
 @FUZZ
+@given(
+    document=st.fixed_dictionaries(
+        {},
+        optional={
+            "per_second": st.floats() | st.integers() | SCALARS,
+            "limit": st.integers() | SCALARS,
+            **dict.fromkeys(("status", "workflow_id", "user_id", "failed_step", "created_after"), EVENT_TEXTS),
+        },
+    )
+)
+async def test_any_replay(api: Clients, document: dict[str, Any]) -> None:
+    content = json.dumps(document).encode()
+    await send(api, "POST", "/dead-letters/replay", content=content, headers={"Content-Type": "application/json"})
+
+
+@FUZZ
 @given(document=EVENT_OBJECTS, schema=EVENT_OBJECTS, complete=st.booleans())
 async def test_any_declaration_consent_and_retention(
     api: Clients, document: dict[str, Any], schema: dict[str, Any], complete: bool

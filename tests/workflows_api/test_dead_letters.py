@@ -162,6 +162,9 @@ async def test_many_are_replayed_by_a_filter_at_a_pace(
     assert none.json()["accepted"] == 0
     wrong = await api.operator.post("/dead-letters/replay", json={"workflow": "onboarding", "per_second": 0})
     assert field_errors(wrong) == {("/workflow", "unknown_field"), ("/per_second", "too_small")}
+    for pace, code in ((1e-300, "too_small"), (0.009, "too_small"), (100.1, "too_large")):
+        wrong = await api.operator.post("/dead-letters/replay", json={"per_second": pace})
+        assert field_errors(wrong) == {("/per_second", code)}
     wrong = await api.operator.post("/dead-letters/replay", json={"status": "discarded", "per_second": "slowly"})
     assert field_errors(wrong) == {("/status", "invalid_choice"), ("/per_second", "invalid_type")}
     assert (await api.operator.post("/dead-letters/replay", json={"status": "open", "per_second": 5})).json()[
