@@ -73,6 +73,8 @@ def create_app(resources: Resources) -> FastAPI:
     app.state.resources = resources
     for router in _ROUTERS:
         app.include_router(router)
+    if resources.settings.environment == "embedded" and resources.settings.codec_token is not None:
+        app.include_router(codec.embedded_router)
     require_declarations(app)
     install_problem_handlers(app)
     app.add_middleware(ExchangeMiddleware, default_quota=resources.settings.rate_limit_per_minute)

@@ -22,7 +22,7 @@ from temporalio.api.common.v1 import Payload
 from api.audit import Audit
 from api.dependencies import AuditOf, ResourcesOf
 from api.exchange import exchange_of
-from api.guard import GuardedRoute, allow, audited, public
+from api.guard import GuardedRoute, Handler, allow, audited, public
 from api.resources import Resources
 from api.responses import json_response
 from models.audit import SYSTEM
@@ -39,11 +39,28 @@ async def _web_ui(
     """What the Web UI says beside the payloads; all namespaces have the same keys."""
 
 
+class TokenRoute(GuardedRoute):
+    """A route for who knows the token in its path; nothing else of a request is looked at first."""
+
+    def get_route_handler(self) -> Handler:
+        """The guard's handler, behind the token."""
+        guarded = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            _require_token(request)
+            return await guarded(request)
+
+        return handle
+
+
 router = APIRouter(route_class=GuardedRoute, tags=["codec"], dependencies=[Depends(_web_ui)])
+embedded_router = APIRouter(route_class=TokenRoute, dependencies=[Depends(_web_ui)], include_in_schema=False)
+"""What the embedded stack has beside it, where its Web UI is given a token."""
 
 _HEADERS = "content-type,x-namespace,authorization,x-api-key"
 _DAY = "86400"
 _ACTION = "payloads.decode"
+_EMBEDDED = "/codec/{token}/decode"
 _WEB_UI = "system:web_ui"
 """Who asks by the token's path: whoever looks at the embedded stack's Web UI, on the same machine."""
 
@@ -63,23 +80,19 @@ async def preflight(request: Request, resources: ResourcesOf) -> Response:
     return _preflight(request, resources.settings)
 
 
-@router.post("/codec/{token}/decode", include_in_schema=False)
+@embedded_router.post(_EMBEDDED)
 @public
-async def decode_in_embedded_stack(
-    token: str, body: EncodedPayloads, request: Request, resources: ResourcesOf
-) -> Response:
+async def decode_in_embedded_stack(body: EncodedPayloads, request: Request, resources: ResourcesOf) -> Response:
     """The same for the embedded stack's own Web UI, whose address holds the stack's token."""
-    _require_token(token, request, resources.settings)
     exchange = exchange_of(request)
     exchange.audit = Audit(_ACTION, _WEB_UI, SYSTEM, exchange.request_id, user_id=None)
     return await _decoded(body, request, resources, exchange.audit)
 
 
-@router.options("/codec/{token}/decode", status_code=204, include_in_schema=False)
+@embedded_router.options(_EMBEDDED, status_code=204)
 @public
-async def preflight_in_embedded_stack(token: str, request: Request, resources: ResourcesOf) -> Response:
+async def preflight_in_embedded_stack(request: Request, resources: ResourcesOf) -> Response:
     """Let the embedded stack's Web UI ask."""
-    _require_token(token, request, resources.settings)
     return _preflight(request, resources.settings)
 
 
@@ -124,9 +137,10 @@ def _user_ids(document: Any) -> Iterator[str]:
             yield from _user_ids(each)
 
 
-def _require_token(token: str, request: Request, settings: Settings) -> None:
+def _require_token(request: Request) -> None:
     """404 for everybody else. A browser that was led here under another name (DNS rebinding) is refused too."""
-    wanted = settings.codec_token if settings.environment == "embedded" else None
+    resources: Resources = request.app.state.resources
+    wanted, token = resources.settings.codec_token, request.path_params["token"]
     if wanted is None or not hmac.compare_digest(token.encode(), wanted.encode()) or not _is_loopback(request):
         raise NotFound("There is nothing under this path.")
 

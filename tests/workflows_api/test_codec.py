@@ -153,3 +153,19 @@ async def test_the_embedded_stacks_web_ui_needs_no_key_but_its_token(
         await api.anonymous.post(path, json=body),
     ):
         assert_problem(refused, 404, "not_found")
+
+
+async def test_without_the_token_nothing_of_a_request_is_read(embedded: dict[str, httpx.AsyncClient]) -> None:
+    """Whatever would be wrong with its body: nobody is told that there is something that reads one."""
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(b"{")
+        yield b"{"
+
+    for client in embedded.values():
+        wrong = await client.post(f"/codec/{TOKEN[:-1]}b/decode?x=1", content=body())
+        assert_problem(wrong, 404, "not_found")
+        assert_problem(await client.options(f"/codec/{TOKEN[:-1]}b/decode"), 404, "not_found")
+    assert_problem(await embedded["production"].get(f"/codec/{TOKEN}/decode"), 404, "not_found")
+    assert read == []
