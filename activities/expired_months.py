@@ -79,7 +79,7 @@ class ExpiredMonths:
     async def _turn(self) -> AsyncIterator[Connection]:
         """A connection of the owner's that nobody else takes months out with. Asked again and again: one who waits
         in a statement holds a snapshot, for which FINALIZE would wait."""
-        async with self._owner.connection() as connection:
+        async with self._owner.session() as connection:
             while not await months.take_turn(connection):  # noqa: ASYNC110 - nothing here tells of the lock's end
                 await asyncio.sleep(AGAIN_SECONDS)
             try:

@@ -76,13 +76,8 @@ class WakeUps:
         def ended(*_: Any) -> None:
             broken.set()
 
-        async with self._database.connection() as connection:
+        async with self._database.session() as connection:
             connection.add_termination_listener(ended)
             await connection.add_listener(self._channel, heard)
-            try:
-                heard()  # what was notified before isn't known
-                await broken.wait()
-            finally:
-                connection.remove_termination_listener(ended)
-                if not connection.is_closed():
-                    await connection.remove_listener(self._channel, heard)
+            heard()  # what was notified before isn't known
+            await broken.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
@@ -42,9 +43,12 @@ _SIGNS = (
 """What asyncpg raises then. Other clients raise some of these too, which is why they are translated here."""
 
 
+_CLOSE_SECONDS = 2.0
+
+
 class _PooledConnection(_Connection):
-    """A connection without the reset statement that asyncpg sends on every return to the pool: nobody here
-    leaves session state behind (no SET, LISTEN or session lock), and it cost a round trip for each use."""
+    """A connection without the reset statement that asyncpg sends on every return to the pool, which cost a round
+    trip for each use: nothing in a session outlives a use of it. Who needs that has a :meth:`Database.session`."""
 
     def get_reset_query(self) -> str:
         """Nothing to reset; an open transaction is rolled back all the same."""
@@ -78,7 +82,7 @@ class Database:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             try:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await pool.close()
             except TimeoutError:
                 pool.terminate()
@@ -98,6 +102,20 @@ class Database:
             if isinstance(error, ValueError):  # an argument that doesn't fit: a bug of ours, not Postgres' absence
                 raise
             raise DatabaseUnreachable(type(error).__name__) from error
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A connection for who leaves something in its session: LISTEN, SET, a session lock.
+
+        It is closed and not given back, so that nothing of it is left also where a statement was cancelled whose
+        effect nobody can know any more. Raises :class:`DatabaseUnreachable`.
+        """
+        async with self.connection() as connection:
+            try:
+                yield connection
+            finally:
+                with contextlib.suppress(*_SIGNS):  # it is closed all the same, as when this is cancelled
+                    await connection.close(timeout=_CLOSE_SECONDS)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

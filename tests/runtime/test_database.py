@@ -1,0 +1,58 @@
+"""What a session leaves behind, and where it doesn't."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from activities.expired_months import ExpiredMonths, owner_database
+from activities.wake_ups import WakeUps
+from runtime.database import Database
+from runtime.embedded.postgres import EmbeddedPostgres
+
+LOCK = 0x7465_7374
+
+
+async def _until(database: Database, condition: str, *values: object) -> None:
+    async with asyncio.timeout(20), database.connection() as connection:
+        while not await connection.fetchval(f"SELECT {condition}", *values):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_lock_that_was_taken_by_a_cancelled_statement_is_gone_with_its_session(database: Database) -> None:
+    """Postgres keeps it when the statement fails, and whoever cancelled it can't know that it was granted."""
+
+    async def lock() -> None:
+        async with database.session() as connection:
+            await connection.fetchval("SELECT pg_advisory_lock($1), pg_sleep(600)", LOCK)
+
+    locking = asyncio.create_task(lock())
+    held = "EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $1)"
+    await _until(database, held, LOCK)
+    locking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await locking
+    await _until(database, f"NOT {held}", LOCK)
+
+
+async def test_a_connection_that_has_listened_is_not_given_back(database: Database) -> None:
+    listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%rung%'"
+    async with WakeUps(database, "rung").bell():
+        await _until(database, f"EXISTS ({listening})")
+        async with database.connection() as connection:
+            pid = await connection.fetchval(listening)
+    await _until(database, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
+
+
+async def test_a_connection_that_has_had_the_turn_of_the_months_is_not_given_back(
+    database: Database, postgres: EmbeddedPostgres
+) -> None:
+    owner = owner_database(postgres.owner_url)
+    await owner.open()
+    try:
+        async with ExpiredMonths(owner)._turn() as connection:
+            pid = connection.get_server_pid()
+        await _until(database, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
+    finally:
+        await owner.close()
