@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
@@ -34,7 +35,7 @@ from activities.transport import SmtpTransport, Transport
 from activities.webhook_transport import WebhookTransport
 from models.vocabulary import Channel
 from privacy.audit_chain import SealKey
-from privacy.keyring import KeyFile
+from privacy.keyring import KeyFile, KeyRing
 from privacy.masking import closed_words
 from privacy.sealing import Sealer
 from runtime.collector import collect_rarely
@@ -49,6 +50,8 @@ from workflows.interceptors import OutcomeInterceptor
 from workflows.system.registry import SYSTEM_WORKFLOWS
 
 log = logging.getLogger("perennial.worker")
+
+T = TypeVar("T")
 
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """How long the SDK may hold a heartbeat back. Its own choice is 0.8 of the time-out: of the three that
@@ -237,35 +240,63 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
 
 
 async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT; then finish what is under way, up to the graceful time."""
+    """Work until SIGTERM or SIGINT; then finish what is under way, up to the graceful time. While it still waits
+    for Temporal it ends at once."""
     configure_logging(settings)
-    tracing = configure_tracing(settings, "worker")
+    stopping = _told_to_stop()
     ring = KeyFile(settings.require_key_file()).load()
-    database = Database(settings.require_database_url(), size=settings.database_pool_size, application="worker")
-    await database.open()
-    owner = owner_database(settings.migration_database_url) if settings.migration_database_url else None
-    if owner is None:
-        log.warning("PERENNIAL_MIGRATION_DATABASE_URL is not set: expired months are emptied and not dropped")
-    else:
-        await owner.open()
-    client = await _connected(settings, SealedPayloads(ring.payload.current, ring.payload.keys))
-    worker = build_worker(client, settings, database, Sealer(ring), owner)
+    async with AsyncExitStack() as closing:
+        tracing = configure_tracing(settings, "worker")
+        if tracing is not None:
+            closing.callback(tracing.shutdown)
+        database = Database(
+            settings.require_database_url(), size=settings.database_pool_size, application="worker"
+        )
+        owner = owner_database(settings.migration_database_url) if settings.migration_database_url else None
+        if owner is None:
+            log.warning("PERENNIAL_MIGRATION_DATABASE_URL is not set: expired months are emptied and not dropped")
+        for pool in filter(None, (owner, database)):
+            await pool.open()
+            closing.push_async_callback(pool.close)
+        worker = await _unless(stopping, _begun(settings, ring, database, owner))
+        if worker is None:
+            log.info("stopped before Temporal had taken the worker")
+            return
+        collect_rarely(*COLLECTOR)
+        async with worker:
+            announce_ready(settings.ready_file)
+            log.info("worker is polling", extra={"task_queue": settings.task_queue})
+            await stopping.wait()
+
+
+def _told_to_stop() -> asyncio.Event:
+    """What SIGTERM and SIGINT set from now on."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of some work; None where it was to stop before, and the work was cancelled."""
+    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _begun(settings: Settings, ring: KeyRing, database: Database, owner: Database | None) -> Worker:
+    """The worker, as soon as Temporal answers and has taken the system's workflows."""
+    client = await _connected(settings, SealedPayloads(ring.payload.current, ring.payload.keys))
+    worker = build_worker(client, settings, database, Sealer(ring), owner)
     await _start_system(client, settings.task_queue)
     await align_histories(client, database)
-    collect_rarely(*COLLECTOR)
-    async with worker:
-        announce_ready(settings.ready_file)
-        log.info("worker is polling", extra={"task_queue": settings.task_queue})
-        await stopping.wait()
-    await database.close()
-    if owner is not None:
-        await owner.close()
-    if tracing is not None:
-        tracing.shutdown()
+    return worker
 
 
 async def _start_system(client: Client, task_queue: str) -> None:

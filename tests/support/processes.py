@@ -33,6 +33,15 @@ class PerennialProcess:
 
     async def start(self) -> None:
         """Start it, and wait until it serves."""
+        ready = await self.launch()
+        assert self._process is not None
+        async with asyncio.timeout(60):
+            while not ready.exists():
+                assert self._process.returncode is None, self.log()
+                await asyncio.sleep(0.02)
+
+    async def launch(self) -> Path:
+        """Start it; returns the file that is there once it serves."""
         ready = self._directory / f"{self._command}-{os.urandom(4).hex()}.ready"
         settings = self._settings.model_copy(update={"ready_file": ready})
         with (self._directory / f"{self._command}.log").open("ab") as log:
@@ -47,10 +56,7 @@ class PerennialProcess:
                 stdout=log,
                 start_new_session=True,
             )
-        async with asyncio.timeout(60):
-            while not ready.exists():
-                assert self._process.returncode is None, self.log()
-                await asyncio.sleep(0.02)
+        return ready
 
     @property
     def pid(self) -> int:
