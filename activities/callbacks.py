@@ -6,6 +6,7 @@ it. What each try gave is written down after it.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.outbound import AddressRefused, Answer, Outbound, Unreachable
 from models.messages.callbacks import CallbackDue
+from models.vocabulary import Role
 from privacy.sealing import Sealer
 from privacy.signatures import signed_headers
 from runtime.database import Database
@@ -28,8 +30,12 @@ PAUSES = tuple(
 )
 """Between tries, so that the last is made a day after the first; but for it, as Standard Webhooks has them."""
 _GONE = 410
+_READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.ANALYST})
+"""Who may read an instance at all."""
 _LONGEST_WAIT = timedelta(hours=12)
 _JITTER = 0.05
+
+logger = logging.getLogger("perennial.callbacks")
 
 
 class Callbacks:
@@ -47,13 +53,17 @@ class Callbacks:
 
     @activity.defn(name="callbacks.send")
     async def send(self, due: CallbackDue) -> None:
-        """Tell of one end. Nothing is told where the person has been erased since, or a replay goes on."""
+        """Tell of one end. Nothing is told where the person has been erased since, or a replay goes on; nor where
+        the key that executed the instance has been revoked, or may not read it, as is looked up at each try."""
         async with self._database.connection() as connection:
             callback = await callbacks.find(connection, self._sealer, due.instance_id)
             instance = await instances.find_any(connection, self._sealer, due.instance_id)
         if callback is None or instance is None or instance.end_time is None:
             return
         if len(instance.replaced_runs) != due.ending:
+            return
+        if callback.role not in _READERS:
+            await self._withhold(due, callback)
             return
         known = self._known.get(instance.workflow_id, ())
         body = instance_view(callback.role, instance, self._place, known).model_dump_json().encode()
@@ -71,6 +81,13 @@ class Callbacks:
         """Write that a callback is tried no more."""
         async with self._database.connection() as connection:
             await callbacks.give_up(connection, due.instance_id)
+
+    async def _withhold(self, due: CallbackDue, callback: Callback) -> None:
+        logger.warning(
+            "a callback is not sent: its key may not read the instance any more",
+            extra={"instance_id": due.instance_id, "key_id": callback.key_id},
+        )
+        await self.give_up(due)
 
     async def _try(self, due: CallbackDue, callback: Callback, body: bytes) -> Answer | None:
         signed = signed_headers(callback.secret, due.message_id, datetime.now(UTC), body)

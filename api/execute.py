@@ -111,7 +111,7 @@ class Execution:
             await waits.register_exits(connection, admission.key, new.workflow_id, instance_id, exits)
         secret = None
         if callback_url is not None:
-            secret = await callbacks.place(connection, admission.key, instance_id, callback_url, self.caller.role)
+            secret = await callbacks.place(connection, admission.key, instance_id, callback_url)
         return Admitted(new, placed, secret)
 
 

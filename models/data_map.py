@@ -114,7 +114,6 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "instances.trigger_event_id": "the caller's id of an event",
     "dead_letters.dead_letter_id": OURS,
     "dead_letters.failed_step": "a step's name",
-    "callbacks.role": WORD,
     "messages.message_id": OURS,
     "messages.channel": WORD,
     "messages.reason": WORD,

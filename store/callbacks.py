@@ -19,24 +19,25 @@ class Callback:
 
     url: str
     secret: str
-    role: Role
-    """As which role the instance is shown: that of the key that executed it."""
+    key_id: str
+    """The API key that executed the instance."""
+    role: Role | None
+    """As which role the instance is shown: the one that the key has now; None where it has been revoked."""
 
 
-async def place(connection: Connection, key: DataKey, instance_id: str, url: str, role: Role) -> str:
+async def place(connection: Connection, key: DataKey, instance_id: str, url: str) -> str:
     """Keep where an instance's end is to be told; returns the secret that it will be signed with.
 
     A repeated request, whose first answer was lost, gets the secret that the first one made.
     """
     secret = new_secret()
     await connection.execute(
-        """INSERT INTO callbacks (instance_id, user_id, url, secret, role) VALUES ($1, $2, $3, $4, $5)
+        """INSERT INTO callbacks (instance_id, user_id, url, secret) VALUES ($1, $2, $3, $4)
            ON CONFLICT (instance_id) DO NOTHING""",
         instance_id,
         key.subject,
         key.seal_json("callbacks.url", url),
         key.seal_json("callbacks.secret", secret),
-        role.value,
     )
     kept = await connection.fetchval("SELECT secret FROM callbacks WHERE instance_id = $1", instance_id)
     return str(key.open_json("callbacks.secret", kept))
@@ -45,7 +46,9 @@ async def place(connection: Connection, key: DataKey, instance_id: str, url: str
 async def find(connection: Connection, sealer: Sealer, instance_id: str) -> Callback | None:
     """Where an instance's end is to be told; None for nowhere, or once its person has been erased."""
     row = await connection.fetchrow(
-        """SELECT c.*, k.wrapped FROM callbacks c JOIN data_keys k ON k.subject = c.user_id
+        """SELECT c.user_id, c.url, c.secret, k.wrapped, i.started_by, a.role
+             FROM callbacks c JOIN instances i USING (instance_id) JOIN data_keys k ON k.subject = c.user_id
+             LEFT JOIN api_keys a ON a.key_id = i.started_by AND a.revoked_at IS NULL
             WHERE c.instance_id = $1 AND k.wrapped IS NOT NULL""",
         instance_id,
     )
@@ -55,7 +58,8 @@ async def find(connection: Connection, sealer: Sealer, instance_id: str) -> Call
     return Callback(
         key.open_json("callbacks.url", row["url"]),
         key.open_json("callbacks.secret", row["secret"]),
-        Role(row["role"]),
+        row["started_by"],
+        Role(row["role"]) if row["role"] else None,
     )
 
 

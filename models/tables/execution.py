@@ -35,7 +35,7 @@ class Instance(SQLModel, table=True):
     variables: bytes | None = personal(Mask.TEXTS)
     error: bytes | None = personal()
     started_by: str = words()
-    """The id of the API key, or what else started it."""
+    """The id of the API key, or what else started it. Its callback is sent as that key may see it by then."""
     reason: str | None = words(nullable=True)
     """Why it ended, in the journey's own word, that of the event that ended it, or ours (`consent_withdrawn`)."""
     trigger_event_id: str | None = words(nullable=True)
@@ -121,8 +121,6 @@ class Callback(SQLModel, table=True):
     user_id: str = words()
     url: bytes | None = personal()
     secret: bytes | None = personal()
-    role: str = words()
-    """As which role the instance is shown there."""
     status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'waiting'")))
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_status: int | None = Field(default=None, sa_column=Column(SmallInteger))

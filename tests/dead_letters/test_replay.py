@@ -15,7 +15,7 @@ from activities.replays import Replays
 from api.executions import Executions
 from models.messages.callbacks import CallbackDue, callback_workflow_id
 from models.messages.execution import Progress, StepContext
-from models.vocabulary import DeadLetterStatus, InstanceStatus, Purpose, Role
+from models.vocabulary import DeadLetterStatus, InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import Database
 from store import callbacks, data_keys, instances, replays, steps, withdrawals
@@ -145,7 +145,7 @@ async def test_a_letter_that_is_given_back_is_an_end_of_its_own_and_told_as_one(
     run = await played.failed(customer, "in_a_row")
     async with played.runs.database.transaction() as connection:
         key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
-        await callbacks.place(connection, key, run.instance_id, "https://example.com/hook", Role.OPERATOR)
+        await callbacks.place(connection, key, run.instance_id, "https://example.com/hook")
         await connection.execute("UPDATE dead_letters SET run_id = $1", str(uuid.uuid4()))
     await played.replay(await played.letter(run))
     assert await played.ended(run) is InstanceStatus.FAILED

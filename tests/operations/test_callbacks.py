@@ -104,6 +104,25 @@ async def test_a_cancelled_instance_is_told_of_as_well(two: list[httpx.AsyncClie
     assert json.loads(hooks.received[0].body)["status"] == "cancelled"
 
 
+async def test_a_revoked_key_is_told_nothing_any_more(
+    two: list[httpx.AsyncClient], hooks: HookServer, database: Database
+) -> None:
+    """Revoked in one process, while the instance that it executed in another one runs."""
+    made = (await two[0].post("/keys", json={"name": "leaked", "role": "admin"})).json()
+    await two[0].post("/users", json=user())
+    executed = await two[0].post(
+        "/workflows/onboarding/execute",
+        json={"user_id": "u-1", "callback_url": hooks.url},
+        headers={"authorization": f"Bearer {made['key']}"},
+    )
+    assert (await two[1].delete(f"/keys/{made['id']}")).status_code == 204
+    assert (await two[0].delete(executed.headers["location"])).status_code == 202
+    async with asyncio.timeout(60):
+        while (await two[1].get(executed.headers["location"])).json()["callback"]["status"] != "failed":
+            await asyncio.sleep(0.05)
+    assert hooks.received == []
+
+
 @pytest.mark.parametrize(
     ("url", "code"),
     [

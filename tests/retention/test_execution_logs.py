@@ -154,7 +154,7 @@ async def test_dead_letters_and_callbacks_go_with_their_instances_and_windows_of
             customer.user_id,
         )
         await owner.execute(
-            "INSERT INTO callbacks (instance_id, user_id, role) VALUES ($1, $2, 'operator')",
+            "INSERT INTO callbacks (instance_id, user_id) VALUES ($1, $2)",
             instance_id,
             customer.user_id,
         )

@@ -40,8 +40,8 @@ async def called_back(
         ended,
     )
     await owner.execute(
-        """INSERT INTO callbacks (instance_id, user_id, role, status, last_attempt_at)
-           VALUES ($1, 'u-1', 'operator', $2, now() - make_interval(days => $3))""",
+        """INSERT INTO callbacks (instance_id, user_id, status, last_attempt_at)
+           VALUES ($1, 'u-1', $2, now() - make_interval(days => $3))""",
         instance_id,
         status,
         tried,

@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
 from temporalio.worker import Replayer
 
-from models.vocabulary import InstanceStatus, Purpose, Role
+from models.vocabulary import InstanceStatus, Purpose
 from privacy.sealing import Sealer
 from runtime.database import Database
 from store import callbacks, data_keys
@@ -56,7 +56,7 @@ async def test_an_exit_is_an_end_like_any_other_and_whoever_asked_is_told(
     await journeys.until(run, "wait_for_never_comes")
     async with database.transaction() as connection:
         key = await data_keys.require(connection, sealer, customer.user_id)
-        await callbacks.place(connection, key, run.instance_id, "https://example.com/hook", Role.OPERATOR)
+        await callbacks.place(connection, key, run.instance_id, "https://example.com/hook")
     await journeys.tell(run, "cart.drop")
     await run.handle.result()
     async with database.connection() as connection:

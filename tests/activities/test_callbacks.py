@@ -1,0 +1,104 @@
+"""What is told at the end of an instance, as whom, and when it is tried again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.callbacks import Callbacks
+from models.messages.callbacks import CallbackDue
+from models.vocabulary import Role
+from privacy.sealing import Sealer
+from runtime.database import Database
+from runtime.settings import Settings
+from store import api_keys, callbacks, data_keys, instances
+from store.connection import Connection
+from store.instances import NewInstance
+from tests.support.hooks import HookServer
+from tests.support.people import Customer
+
+DUE = CallbackDue(instance_id="i-1", ending=0)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An instance that an admin's key executed and that has ended, whose end is to be told to ``hooks``."""
+
+    database: Database
+    sending: Callbacks
+    hooks: HookServer
+    key_id: str
+
+    async def send(self, attempt: int = 1) -> None:
+        """A try, as Temporal's so manieth."""
+        environment = ActivityEnvironment()
+        environment.info = replace(environment.default_info(), attempt=attempt)
+        await environment.run(self.sending.send, DUE)
+
+    async def execute(self, statement: str, *values: Any) -> None:
+        async with self.database.connection() as connection:
+            await connection.execute(statement, *values)
+
+    async def stored(self) -> tuple[str, int]:
+        """Its status, and how often it has been tried."""
+        async with self.database.connection() as connection:
+            row = await connection.fetchrow("SELECT status, attempts FROM callbacks")
+        assert row is not None
+        return row["status"], row["attempts"]
+
+
+@pytest.fixture
+async def ended(
+    database: Database, sealer: Sealer, worker_settings: Settings, customer: Customer
+) -> AsyncIterator[Ended]:
+    async with HookServer() as hooks:
+        async with database.transaction() as connection:
+            executing, _ = await api_keys.create(connection, "leaked", Role.ADMIN)
+            key = await data_keys.require(connection, sealer, customer.user_id)
+            gift = {"gift": "tea for Ada"}
+            new = NewInstance("i-1", "onboarding", customer.user_id, 3, gift, started_by=executing.key_id)
+            await instances.insert(connection, key, new)
+            await callbacks.place(connection, key, "i-1", hooks.url)
+            await connection.execute("UPDATE instances SET status = 'completed', end_time = now()")
+        yield Ended(database, Callbacks(database, sealer, worker_settings, {}), hooks, executing.key_id)
+
+
+async def test_the_instance_is_shown_as_the_key_may_see_it_when_it_is_told(ended: Ended) -> None:
+    await ended.send()
+    await ended.execute("UPDATE api_keys SET role = 'operator'")
+    await ended.send()
+    shown = [json.loads(hook.body)["parameters"]["gift"] for hook in ended.hooks.received]
+    assert shown[0] == "tea for Ada"
+    assert "Ada" not in shown[1]
+
+
+async def _revoke(connection: Connection, key_id: str) -> None:
+    await api_keys.revoke(connection, key_id)
+
+
+async def _may_only_write(connection: Connection, key_id: str) -> None:
+    await connection.execute("UPDATE api_keys SET role = 'integrator' WHERE key_id = $1", key_id)
+
+
+async def _vanish(connection: Connection, key_id: str) -> None:
+    await connection.execute("UPDATE instances SET started_by = 'nobody'")
+
+
+@pytest.mark.parametrize("change", [_revoke, _may_only_write, _vanish])
+async def test_nothing_is_sent_for_a_key_that_may_not_read_any_more(
+    ended: Ended, change: Callable[[Connection, str], Awaitable[None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ended.database.connection() as connection:
+        await change(connection, ended.key_id)
+    with caplog.at_level(logging.WARNING, "perennial.callbacks"):
+        await ended.send()
+    assert ended.hooks.received == []
+    assert await ended.stored() == ("failed", 0)
+    [record] = caplog.records
+    assert record.__dict__["instance_id"] == "i-1"
