@@ -19,7 +19,7 @@ from models.messages.callbacks import CallbackDue
 from models.vocabulary import Role
 from privacy.sealing import Sealer
 from privacy.signatures import signed_headers
-from runtime.database import Database
+from runtime.database import UNREACHABLE, Database
 from runtime.settings import Settings
 from store import callbacks, instances
 from store.callbacks import Callback, CallbackStatus
@@ -34,6 +34,7 @@ _READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.ANALYST})
 """Who may read an instance at all."""
 _LONGEST_WAIT = timedelta(hours=12)
 _JITTER = 0.05
+_STORE_AWAY = timedelta(seconds=1)
 
 logger = logging.getLogger("perennial.callbacks")
 
@@ -55,6 +56,15 @@ class Callbacks:
     async def send(self, due: CallbackDue) -> None:
         """Tell of one end. Nothing is told where the person has been erased since, or a replay goes on; nor where
         the key that executed the instance has been revoked, or may not read it, as is looked up at each try."""
+        try:
+            await self._send(due)
+        except UNREACHABLE as error:
+            # No try: soon again, however long it lasts, and the schedule stays where it is.
+            raise ApplicationError(
+                "Postgres can't be reached", type="StoreUnavailable", next_retry_delay=_STORE_AWAY
+            ) from error
+
+    async def _send(self, due: CallbackDue) -> None:
         async with self._database.connection() as connection:
             callback = await callbacks.find(connection, self._sealer, due.instance_id)
             instance = await instances.find_any(connection, self._sealer, due.instance_id)
@@ -68,19 +78,17 @@ class Callbacks:
         known = self._known.get(instance.workflow_id, ())
         body = instance_view(callback.role, instance, self._place, known).model_dump_json().encode()
         answer = await self._try(due, callback, body)
-        if answer is not None and answer.status == _GONE:
-            await self._tried(due, "gone", answer)
-        elif answer is not None and answer.taken:
-            await self._tried(due, "delivered", answer)
-        else:
-            await self._tried(due, "waiting", answer)
-            raise _again(activity.info().attempt, answer)
+        status = _what_became(answer)
+        async with self._database.connection() as connection:
+            tries = await callbacks.tried(connection, due, status, answer.status if answer else None)
+        if status == "waiting" and tries is not None:
+            raise _again(tries, answer)
 
     @activity.defn(name="callbacks.give_up")
     async def give_up(self, due: CallbackDue) -> None:
         """Write that a callback is tried no more."""
         async with self._database.connection() as connection:
-            await callbacks.give_up(connection, due.instance_id)
+            await callbacks.give_up(connection, due)
 
     async def _withhold(self, due: CallbackDue, callback: Callback) -> None:
         logger.warning(
@@ -97,16 +105,22 @@ class Callbacks:
         except (AddressRefused, Unreachable):
             return None
 
-    async def _tried(self, due: CallbackDue, status: CallbackStatus, answer: Answer | None) -> None:
-        async with self._database.connection() as connection:
-            await callbacks.tried(connection, due.instance_id, status, answer.status if answer else None)
+
+def _what_became(answer: Answer | None) -> CallbackStatus:
+    if answer is not None and answer.taken:
+        return "delivered"
+    return "gone" if answer is not None and answer.status == _GONE else "waiting"
 
 
-def _again(attempt: int, answer: Answer | None) -> ApplicationError:
-    """What makes Temporal try again after a while, or no more. A `Retry-After` makes the while longer."""
-    if attempt > len(PAUSES):
+def _again(tries: int, answer: Answer | None) -> ApplicationError:
+    """What makes Temporal try again after a while, or no more. A `Retry-After` makes the while longer.
+
+    ``tries`` are those that were written down: Temporal's own count goes up as well when Postgres is away or a
+    worker is killed.
+    """
+    if tries > len(PAUSES):
         return ApplicationError("no try was taken", type="CallbackNotTaken", non_retryable=True)
-    pause = PAUSES[attempt - 1] * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load
+    pause = PAUSES[tries - 1] * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load
     if answer is not None and answer.retry_after is not None:
         pause = max(pause, min(timedelta(seconds=answer.retry_after), _LONGEST_WAIT))
     return ApplicationError("the callback was not taken", type="CallbackNotTaken", next_retry_delay=pause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from models.messages.callbacks import CallbackDue
 from models.vocabulary import Role
 from privacy.sealing import DataKey, Sealer
 from privacy.signatures import new_secret
@@ -63,32 +64,44 @@ async def find(connection: Connection, sealer: Sealer, instance_id: str) -> Call
     )
 
 
-async def tried(connection: Connection, instance_id: str, status: CallbackStatus, http_status: int | None) -> None:
-    """Write what became of a try."""
-    await connection.execute(
-        """UPDATE callbacks SET status = $2, last_status = $3, attempts = attempts + 1, last_attempt_at = now()
-            WHERE instance_id = $1""",
-        instance_id,
+_OF_END = "EXISTS (SELECT FROM instances WHERE instance_id = $1 AND cardinality(replaced_runs) = $2)"
+"""Whether it is still the end that a try tells of; a straggler of an earlier one writes nothing."""
+
+
+async def tried(
+    connection: Connection, due: CallbackDue, status: CallbackStatus, http_status: int | None
+) -> int | None:
+    """Write what became of a try; says which one of this end's it was, None where that end counts no more."""
+    tries: int | None = await connection.fetchval(
+        f"""UPDATE callbacks SET status = $3, last_status = $4, attempts = attempts + 1, last_attempt_at = now()
+             WHERE instance_id = $1 AND {_OF_END} RETURNING attempts""",
+        due.instance_id,
+        due.ending,
         status,
         http_status,
     )
+    return tries
 
 
-async def give_up(connection: Connection, instance_id: str) -> None:
-    """Write that a callback is tried no more."""
-    await connection.execute("UPDATE callbacks SET status = 'failed' WHERE instance_id = $1", instance_id)
+async def give_up(connection: Connection, due: CallbackDue) -> None:
+    """Write that the callback of an end is tried no more."""
+    await connection.execute(
+        f"UPDATE callbacks SET status = 'failed' WHERE instance_id = $1 AND status = 'waiting' AND {_OF_END}",
+        due.instance_id,
+        due.ending,
+    )
 
 
 async def due(connection: Connection, instance_id: str) -> None:
     """Have the end of an instance told, in the transaction that writes it; nothing where nobody asked for it.
 
-    The callback is `waiting` from then on, also where an earlier end of the instance was told: nothing that is
-    still to be tried looks settled (:data:`store.expired.CALLBACKS`).
+    The callback is `waiting` and untried from then on, also where an earlier end of the instance was told: nothing
+    that is still to be tried looks settled (:data:`store.expired.CALLBACKS`).
     """
     await connection.execute(
         """
         WITH told AS (
-            UPDATE callbacks SET status = 'waiting' WHERE instance_id = $1 AND status <> 'gone'
+            UPDATE callbacks SET status = 'waiting', attempts = 0 WHERE instance_id = $1 AND status <> 'gone'
             RETURNING instance_id)
         INSERT INTO temporal_outbox (kind, workflow_id, instance_id, step, user_id, event_id, event_type,
                                      event_timestamp)

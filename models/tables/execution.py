@@ -123,6 +123,7 @@ class Callback(SQLModel, table=True):
     secret: bytes | None = personal()
     status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'waiting'")))
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    """Tries to tell of the latest end; by them goes when the next one is made."""
     last_status: int | None = Field(default=None, sa_column=Column(SmallInteger))
     """The HTTP status that the last try was answered with; None: it wasn't."""
     last_attempt_at: datetime | None = moment(nullable=True)

@@ -98,7 +98,7 @@ class CallbackView(Answer):
         json_schema_extra={"enum": ["waiting", "delivered", "gone", "failed"]},
         description="`gone`: the other side has answered 410, and is told no more.",
     )
-    attempts: int
+    attempts: int = Field(description="Tries to tell of its latest end.")
     last_status: int | None = Field(description="The HTTP status of the last try; null: it had no answer.")
     last_attempt_at: datetime | None
 

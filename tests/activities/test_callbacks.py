@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.callbacks import Callbacks
+from activities.callbacks import PAUSES, Callbacks
 from models.messages.callbacks import CallbackDue
 from models.vocabulary import Role
 from privacy.sealing import Sealer
@@ -32,6 +34,7 @@ class Ended:
 
     database: Database
     sending: Callbacks
+    parts: tuple[Sealer, Settings, Mapping[str, Collection[str]]]
     hooks: HookServer
     key_id: str
 
@@ -66,7 +69,8 @@ async def ended(
             await instances.insert(connection, key, new)
             await callbacks.place(connection, key, "i-1", hooks.url)
             await connection.execute("UPDATE instances SET status = 'completed', end_time = now()")
-        yield Ended(database, Callbacks(database, sealer, worker_settings, {}), hooks, executing.key_id)
+        parts: tuple[Sealer, Settings, Mapping[str, Collection[str]]] = (sealer, worker_settings, {})
+        yield Ended(database, Callbacks(database, *parts), parts, hooks, executing.key_id)
 
 
 async def test_the_instance_is_shown_as_the_key_may_see_it_when_it_is_told(ended: Ended) -> None:
@@ -102,3 +106,37 @@ async def test_nothing_is_sent_for_a_key_that_may_not_read_any_more(
     assert await ended.stored() == ("failed", 0)
     [record] = caplog.records
     assert record.__dict__["instance_id"] == "i-1"
+
+
+async def test_what_temporal_had_to_repeat_uses_up_none_of_the_tries(ended: Ended, database_url: str) -> None:
+    """Postgres away and killed workers raise Temporal's count of attempts; the pauses go by the tries."""
+    away = Callbacks(Database(database_url, size=1, application="away"), *ended.parts)
+    with pytest.raises(ApplicationError) as unreachable:
+        await ActivityEnvironment().run(away.send, DUE)
+    assert (unreachable.value.type, unreachable.value.non_retryable) == ("StoreUnavailable", False)
+    assert unreachable.value.next_retry_delay == timedelta(seconds=1)
+    assert await ended.stored() == ("waiting", 0)
+    ended.hooks.answers = ["500 Oh"] * (len(PAUSES) + 1)
+    for number, pause in enumerate(PAUSES, start=1):
+        with pytest.raises(ApplicationError) as again:
+            await ended.send(attempt=40 + number)
+        assert again.value.next_retry_delay is not None
+        assert pause <= again.value.next_retry_delay < 1.1 * pause
+        assert await ended.stored() == ("waiting", number)
+    with pytest.raises(ApplicationError) as last:
+        await ended.send(attempt=60)
+    assert last.value.non_retryable
+
+
+async def test_another_end_has_tries_of_its_own_and_an_earlier_ends_straggler_counts_for_nothing(
+    ended: Ended,
+) -> None:
+    ended.hooks.answers = ["500 Oh"]
+    with pytest.raises(ApplicationError):
+        await ended.send()
+    async with ended.database.transaction() as connection:
+        await connection.execute("UPDATE instances SET replaced_runs = '{run}'")
+        await callbacks.due(connection, "i-1")
+        assert await callbacks.tried(connection, DUE, "delivered", 204) is None
+        await callbacks.give_up(connection, DUE)
+    assert await ended.stored() == ("waiting", 0)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from activities.expired_events import by_place
+from models.messages.callbacks import CallbackDue
 from models.rules.retention import WEBHOOK_DELIVERIES
 from models.vocabulary import InstanceStatus
 from runtime.database import Database
@@ -82,7 +83,7 @@ async def test_the_end_of_a_replayed_instance_that_is_still_to_be_told_keeps_its
     await by_place(await sweeping(database, WEBHOOK_DELIVERIES), table=expired.CALLBACKS)
     assert await left(owner) == {"told"}
     async with database.transaction() as connection:
-        await callbacks.tried(connection, "told", "delivered", 204)
+        await callbacks.tried(connection, CallbackDue(instance_id="told", ending=0), "delivered", 204)
     tried = await owner.fetchval("SELECT last_attempt_at FROM callbacks WHERE status = 'delivered'")
     assert tried.date() == datetime.now(UTC).date()
 
