@@ -6,11 +6,13 @@ Argument, by the line at which the process dies (the message's status in bracket
 2. after it, while connecting or naming the recipient [pending]: the server has nothing; the next attempt
    sends.
 3. after ``about_to`` commits [sending]: the message may be gone or not. The next attempt doesn't send it
-   again but records it as ``unconfirmed``; with ``PERENNIAL_SMTP_UNCONFIRMED=resend`` it does, under the
-   same Message-ID, for servers that drop repetitions.
+   again but records it as ``unconfirmed``. Where the receiver drops repetitions it does, under the same id: a
+   message endpoint does, and a mail server with ``PERENNIAL_SMTP_UNCONFIRMED=resend``.
 4. after ``sent`` commits [sent]: the next attempt reads it back.
 
-A refusal or failure that the server has answered for is known, and puts the message back to ``pending``.
+A refusal or failure that the server has answered for is known, and puts the message back to ``pending``; but not
+one that an earlier attempt may have handed over: of that this attempt's failure says nothing. Without an answer
+all is as in 3.
 
 Consent to the purpose of the message's workflow, and the frequency cap, are looked at twice: with the intent, so
 that a mail server isn't even told of the address; and, what counts, in the transaction of ``about_to``, behind the
@@ -125,16 +127,21 @@ class Messages:
         except MessageWithdrawn:
             return _delivery(intent, MessageStatus.WITHDRAWN)
         except HandoverUncertain:
-            if self._resend_unconfirmed:
+            if self._may_resend(MessageStatus.SENDING, transport):
                 raise
             return await self._settle(intent, MessageStatus.UNCONFIRMED)
         except MessageRefused as error:
             await self._settle(intent, MessageStatus.REFUSED)
             raise ApplicationError(str(error), type="MessageRefused", non_retryable=True) from error
         except Exception:
-            await self._settle(intent, MessageStatus.PENDING)
+            await self._put_back(intent)
             raise
         return await self._settle(intent, MessageStatus.SENT)
+
+    async def _put_back(self, intent: messages.Intent) -> None:
+        """After an attempt that certainly did nothing."""
+        if intent.status is MessageStatus.PENDING:  # else an earlier one may have handed it over
+            await self._settle(intent, MessageStatus.PENDING)
 
     async def _settle(self, intent: messages.Intent, status: MessageStatus) -> Delivery:
         await self._patiently(lambda connection: messages.settle(connection, intent.message_id, status))

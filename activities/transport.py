@@ -22,7 +22,8 @@ class MessageRefused(Exception):
 
 
 class HandoverUncertain(Exception):
-    """The connection broke while the mail server had the message: nobody can know whether it kept it."""
+    """The connection broke, or there was no answer, while the other side had the message: nobody can know whether
+    it kept it."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,7 +1,8 @@
 """Messages by webhook: for a provider of push, text or chat messages, which knows the user by its id.
 
 The request is signed as Standard Webhooks 1.0 has it: `webhook-id` is the message's id, the same at every
-attempt, by which the receiver drops repetitions; so an uncertain hand-over is simply tried again.
+attempt, by which the receiver drops repetitions; so an uncertain hand-over is simply tried again. It stays marked
+as `sending` until then: the receiver may have it, whatever is withdrawn meanwhile.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from datetime import UTC, datetime
 import httpx
 import orjson
 
-from activities.transport import Envelope, MessageRefused
+from activities.transport import Envelope, HandoverUncertain, MessageRefused
 from privacy.signatures import signed_headers
 
 TIMEOUT_SECONDS = 20
 _FOR_NOW = frozenset({408, 409, 425, 429})
 """Client errors that another attempt may be spared."""
+_GATEWAYS_OWN = frozenset({502, 504})
+"""Answers of something in between, which can't say what became of the request behind it."""
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""Failures before there was anybody to send to."""
 
 
 class MessageNotTaken(Exception):
@@ -51,13 +56,24 @@ class WebhookTransport:
         )
         headers = {"content-type": "application/json", **self._identified(envelope.message_id, now, body)}
         await about_to()
-        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            answer = await client.post(self._url, content=body, headers=headers)
+        answer = await self._post(body, headers)
         if answer.is_success:
             return
+        if answer.status_code in _GATEWAYS_OWN:
+            raise HandoverUncertain(f"a gateway answered {answer.status_code} for the message endpoint")
         if answer.is_client_error and answer.status_code not in _FOR_NOW:
             raise MessageRefused(f"the message endpoint refused the message with {answer.status_code}")
         raise MessageNotTaken(f"the message endpoint answered {answer.status_code}")
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        try:
+            async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+                return await client.post(self._url, content=body, headers=headers)
+        except _NEVER_LEFT:
+            raise
+        except httpx.RequestError as error:
+            kind = type(error).__name__
+            raise HandoverUncertain(f"the message endpoint had the message and didn't answer: {kind}") from error
 
     def _identified(self, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
         if self._secret is not None:

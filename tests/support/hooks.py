@@ -19,7 +19,10 @@ class Hook:
 
 
 class HookServer:
-    """Listens on a free port of 127.0.0.1; ``answers`` gives the status of each request, then 204."""
+    """Listens on a free port of 127.0.0.1; ``answers`` gives the status of each request, then 204.
+
+    An empty one breaks the connection once the request has come.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Hook] = []
@@ -48,6 +51,8 @@ class HookServer:
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.received.append(Hook(head[0].split()[1], headers, body))
             answer = self.answers.pop(0) if self.answers else "204 No Content"
+            if not answer:
+                return
             writer.write(f"HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
             await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
