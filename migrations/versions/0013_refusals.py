@@ -1,0 +1,36 @@
+"""Refusals: whose stored events are to be gone through, since they have forbidden an attribute."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0013"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the list."""
+    op.create_table(
+        "refusals",
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("token", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
+        sa.Column(
+            "asked_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.Column(
+            "due_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
+        ),
+        sa.Column("after_timestamp", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("after_event_id", sa.Text(), nullable=True),
+        sa.Column("changed", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.PrimaryKeyConstraint("user_id"),
+    )
+    op.create_index("refusals_by_turn", "refusals", ["due_at"], unique=False)
+
+
+def downgrade() -> None:
+    """Drop it."""
+    op.drop_table("refusals")
