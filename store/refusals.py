@@ -80,7 +80,7 @@ _WRITE = """
 
 
 class Overtaken(Exception):
-    """Another worker has gone on with this refusal, or the person has refused more: nothing of the page may stay."""
+    """Another worker has gone on with this refusal, or the person has refused more: nothing of it may stay."""
 
 
 class EventsHeld(Exception):
@@ -166,10 +166,11 @@ async def take_page(connection: Connection, sealer: Sealer, refusal: Refusal) ->
     changed = [each for row in events if (each := _stripped(row, key, forbidden)) is not None]
     if len(events) == PAGE or sum(len(row["body"]) for row in events) >= BYTES:
         await _move(connection, refusal, events[-1], len(changed))
+        await _write(connection, refusal.user_id, changed)
     else:
         in_all = await _end(connection, refusal, len(changed))
+        await _write(connection, refusal.user_id, changed)
         await audit.append(connection, [_audited(refusal, preferences, in_all)])
-    await _write(connection, refusal.user_id, changed)
 
 
 async def _plan_for_the_page(connection: Connection) -> None:

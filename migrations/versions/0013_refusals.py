@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the list."""
+    """Make the list; on it is who has refused something so far, since nobody has gone through their events."""
     op.create_table(
         "refusals",
         sa.Column("user_id", sa.Text(), nullable=False),
@@ -29,6 +29,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id"),
     )
     op.create_index("refusals_by_turn", "refusals", ["due_at"], unique=False)
+    op.execute(
+        """INSERT INTO refusals (user_id)
+           SELECT user_id FROM users WHERE jsonb_path_exists(privacy_preferences, '$.* ? (@ == false)')"""
+    )
 
 
 def downgrade() -> None:
