@@ -61,6 +61,8 @@ _READ = """
              WHERE bytes_before < $5) e ON true
      ORDER BY e.timestamp, e.event_id
 """
+_ANEW = """token = excluded.token, asked_at = excluded.asked_at, due_at = excluded.due_at,
+           after_timestamp = NULL, after_event_id = NULL"""
 _REFUSAL = """user_id = $1 AND token = $2
               AND (after_timestamp, after_event_id) IS NOT DISTINCT FROM ($3::timestamptz, $4::text)"""
 _WRITE = """
@@ -115,12 +117,26 @@ async def ask(connection: Connection, user_ids: Iterable[str]) -> None:
     asking = sorted(set(user_ids))
     if asking:
         await connection.execute(
-            """INSERT INTO refusals AS r (user_id) SELECT * FROM unnest($1::text[])
-               ON CONFLICT (user_id) DO UPDATE
-               SET token = excluded.token, asked_at = excluded.asked_at, due_at = excluded.due_at,
-                   after_timestamp = NULL, after_event_id = NULL""",
+            f"""INSERT INTO refusals AS r (user_id) SELECT * FROM unnest($1::text[])
+                ON CONFLICT (user_id) DO UPDATE SET {_ANEW}""",
             asking,
         )
+
+
+async def ask_again(connection: Connection, partition: str) -> None:
+    """Put everybody on the list who refuses something and has events in a partition that comes back to the log.
+
+    For the owner, in the transaction that brings it back: passes were made while nobody saw it. Who refuses at the
+    same time waits at the lock for its commit, as does a page; so each sees the partition, or is seen here.
+    """
+    await connection.execute("LOCK TABLE public.refusals IN SHARE ROW EXCLUSIVE MODE")
+    await connection.execute(
+        f"""INSERT INTO public.refusals AS r (user_id)
+            SELECT u.user_id FROM public.users u
+             WHERE jsonb_path_exists(u.privacy_preferences, '$.* ? (@ == false)')
+               AND EXISTS (SELECT FROM public.{partition} e WHERE e.user_id = u.user_id)
+            ON CONFLICT (user_id) DO UPDATE SET {_ANEW}"""
+    )
 
 
 async def due(connection: Connection, limit: int) -> list[Refusal]:

@@ -57,9 +57,10 @@ async def locations(api: Clients) -> list[dict[str, Any]]:
 
 
 async def dimensions(owner: Connection, user_id: str = "u-1") -> list[Any]:
-    return await owner.fetchval(
-        "SELECT array_agg(dimensions::text ORDER BY timestamp, event_id) FROM events WHERE user_id = $1", user_id
+    rows = await owner.fetch(
+        "SELECT dimensions::text FROM events WHERE user_id = $1 ORDER BY timestamp, event_id", user_id
     )
+    return [row[0] for row in rows]
 
 
 async def audited(owner: Connection) -> list[tuple[str, list[str], str]]:
@@ -84,7 +85,7 @@ async def test_a_later_refusal_leaves_what_an_earlier_one_would_have_stored(
     await add_user(api.admin)
     await add_user(api.admin, "u-2", privacy_preferences=dict.fromkeys(refused, False))
     for user_id in ("u-1", "u-2"):
-        whole = {
+        whole: dict[str, Any] = {
             "event_properties": PROPERTIES,
             "location": PLACE,
             "device_info": DEVICE,
@@ -121,7 +122,7 @@ async def test_only_what_changes_is_written_and_no_event_leaves_its_place_in_the
 ) -> None:
     await add_user(api.admin)
     await add_user(api.admin, "u-2")
-    told = {"location": {"city": "Berlin"}}
+    told: dict[str, Any] = {"location": {"city": "Berlin"}}
     await batch(api, event("e-1", **told), event("e-2", location={"country": "DE"}), event("e-3", "u-2", **told))
     everything = "SELECT *, ctid::text AS place FROM events ORDER BY event_id"
     before = await owner.fetch(everything)
