@@ -30,6 +30,7 @@ from activities.profiles import Profiles
 from activities.projector import Projector, start_projectors
 from activities.reconciler import Reconciler, schedule_reconciler
 from activities.recording import StepRecorder
+from activities.refusals import Refusals, start_refusals
 from activities.retention import Retention, align_histories, schedule_retention
 from activities.transport import SmtpTransport, Transport
 from activities.webhook_transport import WebhookTransport
@@ -220,6 +221,7 @@ def _keeping_activities(
     return [
         Partitions(database).make_ahead,
         AuditSealing(database, SealKey(sealer)).seal,
+        Refusals(database, sealer).carry_out,
         retention.begin,
         retention.sweep,
         retention.finish,
@@ -305,6 +307,7 @@ async def _start_system(client: Client, task_queue: str) -> None:
         try:
             await start_projectors(client, task_queue)
             await start_outbox(client, task_queue)
+            await start_refusals(client, task_queue)
             await schedule_partitions(client, task_queue)
             await schedule_audit_seal(client, task_queue)
             await schedule_retention(client, task_queue)

@@ -30,6 +30,7 @@ KEPT_AS: Mapping[str, str | None] = {
     "events": "events",
     "event_ids": "events",
     "poison_events": "events",
+    "refusals": "profiles",
     "instances": "execution_logs",
     "steps": "execution_logs",
     "attempts": "execution_logs",
@@ -124,6 +125,7 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "event_types.pii": "pointers to what is personal",
     "event_types.dimensions": "names of properties",
     "poison_events.poison_id": OURS,
+    "refusals.after_event_id": "the caller's id of an event",
     "retention_periods.data_type": WORD,
     "retention_periods.changed_by": KEY_ID,
     "retention_runs.run_id": OURS,
@@ -152,7 +154,7 @@ IN_THE_CLEAR: Mapping[str, str] = {
 
 _FREE = (Text, JSONB, ARRAY, LargeBinary)
 _INTERNAL = frozenset({"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events"}) | frozenset(
-    {"callbacks", "idempotent_answers"}
+    {"callbacks", "idempotent_answers", "refusals"}
 )
 """Tables that tell nothing of a person that another one doesn't; an export passes them over. What they have beside
 (addresses and secrets of callbacks) is of whoever sent it."""

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from models.messages.projection import PROJECTOR
 from models.rules.sharding import SHARDS
+from store import refusals
 from store.connection import Connection
 
 _NAME = re.compile(r"events_(\d{4})_(\d\d)")
@@ -109,11 +110,16 @@ async def finalize(connection: Connection, month: Month) -> None:
 
 
 async def attach(connection: Connection, month: Month) -> None:
-    """Put a detached month back. The check that DETACH has left on it spares the look at its rows."""
-    await connection.execute(
-        f"""ALTER TABLE public.events ATTACH PARTITION public.{month.name}
-            FOR VALUES FROM ('{month.begins.isoformat()}') TO ('{month.ends.isoformat()}')"""
-    )
+    """Put a detached month back, in one transaction with the refusals that could not reach it while it was out.
+
+    The check that DETACH has left on it spares the look at its rows.
+    """
+    async with connection.transaction():
+        await connection.execute(
+            f"""ALTER TABLE public.events ATTACH PARTITION public.{month.name}
+                FOR VALUES FROM ('{month.begins.isoformat()}') TO ('{month.ends.isoformat()}')"""
+        )
+        await refusals.ask_again(connection, month.name)
 
 
 async def has_unread(connection: Connection, month: Month) -> bool:

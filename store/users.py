@@ -13,7 +13,7 @@ from models.rules.activity import Activity
 from models.rules.profile import Profile
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.sealing import DataKey, Sealer
-from store import consent_lock, consents, data_keys, withdrawals
+from store import consent_lock, consents, data_keys, refusals, withdrawals
 from store.connection import Connection
 from store.consents import ConsentChange
 from store.profile_rows import NAMES, UNNEST, StoredUser, as_arrays, open_row, sealed_row
@@ -166,7 +166,8 @@ async def update(
     """Write changed profiles over those that :func:`lock` took; each gets its next version.
 
     Where one permits less than before, the gate of ingest is closed (see :mod:`store.consent_lock`): when
-    the transaction has committed, nothing is stored any more that it forbids.
+    the transaction has committed, nothing is stored any more that it forbids. What stored events have of an
+    attribute that is refused now is on the list of :mod:`store.refusals` then.
     """
     if not changed:
         return {}
@@ -182,13 +183,12 @@ async def update(
     )
     before = {user_id: stored.profile for user_id, stored in locked.users.items()}
     activity = {user_id: stored.activity for user_id, stored in locked.users.items()}
-    narrower = [each.user_id for each in changed if _permits_less(before[each.user_id], each)]
-    await consent_lock.exclude(connection, narrower)
+    withdrawn = [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)]
+    refusing = [each.user_id for each in changed if _forbids_more(before[each.user_id], each)]
+    await refusals.ask(connection, refusing)
+    await consent_lock.exclude(connection, {*refusing, *(user_id for user_id, _ in withdrawn)})
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
-    await withdrawals.end_instances(
-        connection,
-        [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)],
-    )
+    await withdrawals.end_instances(connection, withdrawn)
     return {row["user_id"]: _stored(fresh[row["user_id"]], row, activity[row["user_id"]]) for row in rows}
 
 
@@ -197,9 +197,9 @@ def _withdrawn(before: Profile, after: Profile) -> list[str]:
     return [purpose for purpose, granted in before.consents.items() if granted and not after.consents.get(purpose)]
 
 
-def _permits_less(before: Profile, after: Profile) -> bool:
-    """Whether a consent is withdrawn or an attribute forbidden that wasn't before."""
-    return bool(_withdrawn(before, after)) or any(
+def _forbids_more(before: Profile, after: Profile) -> bool:
+    """Whether an attribute is forbidden that wasn't before."""
+    return any(
         not allowed and before.privacy_preferences.get(name) is not False
         for name, allowed in after.privacy_preferences.items()
     )

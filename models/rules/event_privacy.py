@@ -109,6 +109,17 @@ def without(body: Mapping[str, Any], forbidden: Forbidden) -> dict[str, Any]:
     return {part: _without(value, forbidden, part) for part, value in body.items()}
 
 
+def dimensions_without(dimensions: Mapping[str, Any], forbidden: Forbidden) -> dict[str, Any] | None:
+    """What is left in the clear of an event that has lost what is forbidden.
+
+    A dimension has the name of the property, or of the part of `location` or `device_info`, that it is a copy of,
+    so this is what is a copy of what :func:`without` leaves: whatever the event's type has declared meanwhile.
+    """
+    return {
+        name: value for name, value in dimensions.items() if not forbidden.has(name, "event_properties")
+    } or None
+
+
 def _without(value: Any, forbidden: Forbidden, part: str) -> Any:
     if isinstance(value, dict):
         return {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, SmallInteger, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, SmallInteger, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
-from models.tables.columns import as_asked, moment, now, words
+from models.tables.columns import as_asked, as_written, moment, now, words
 
 
 class Xid8(UserDefinedType[int]):
@@ -129,3 +130,24 @@ class PoisonEvent(SQLModel, table=True):
     status: str = words()
     """`open`, `replayed` or `discarded`."""
     set_aside_at: datetime = now()
+
+
+class Refusal(SQLModel, table=True):
+    """Somebody who has forbidden an attribute, and whose stored events are still to be gone through for it."""
+
+    __tablename__ = "refusals"
+    __table_args__ = (Index("refusals_by_turn", "due_at"),)
+
+    user_id: str = words(primary_key=True)
+    token: UUID = Field(
+        default=None, sa_column=Column(Uuid, nullable=False, server_default=text("gen_random_uuid()"))
+    )
+    """Another one with each refusal: who began under an earlier one can neither go on nor end."""
+    asked_at: datetime = as_written()
+    due_at: datetime = as_written()
+    """Whose turn it is: the earliest first."""
+    after_timestamp: datetime | None = moment(nullable=True)
+    """With ``after_event_id``, behind which of the person's events to go on; NULL: from the first."""
+    after_event_id: str | None = words(nullable=True)
+    changed: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    """How many events have been changed so far."""

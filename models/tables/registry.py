@@ -13,6 +13,7 @@ from models.tables.events import (
     LogCursor,
     LogGeneration,
     PoisonEvent,
+    Refusal,
 )
 from models.tables.execution import (
     Attempt,
@@ -58,6 +59,7 @@ TABLES: tuple[type[SQLModel], ...] = (
     LogGeneration,
     LogCursor,
     PoisonEvent,
+    Refusal,
     RetentionPeriod,
     RetentionRunRow,
     RetentionResult,

@@ -9,6 +9,7 @@ import pytest
 
 from activities.expired_events import ExpiredEvents
 from activities.sweeping import PeriodLifted
+from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from store import retention
@@ -26,6 +27,9 @@ from tests.retention.filling import (
     sweeping,
     with_owner,
 )
+from tests.support.events import add_user
+from tests.support.http import Clients
+from tests.support.refusals import carry_out
 
 MONTH = f"events_{WHOLE:%Y_%m}"
 LATER = WHOLE + timedelta(days=31)
@@ -174,6 +178,29 @@ async def test_a_detached_month_whose_period_is_lengthened_is_put_back(
             await expired.remove(begun)
     assert (await standings(owner))[MONTH] is False
     assert await count(owner, "events") == 100
+
+
+async def test_what_was_refused_while_a_month_was_out_goes_from_it_when_it_is_put_back(
+    api: Clients, database: Database, owner: Connection, postgres: EmbeddedPostgres, sealer: Sealer
+) -> None:
+    for user_id in ("u-1", "u-2"):
+        await add_user(api.admin, user_id)
+    await fill(owner, "old-", WHOLE, LATER, 500)
+    await owner.execute('UPDATE events SET dimensions = \'{"country": "DE"}\'')
+    await read_by_the_projector(owner)
+    begun = await sweeping(database)
+    await owner.execute(f"ALTER TABLE events DETACH PARTITION {MONTH} CONCURRENTLY")
+    await api.admin.patch("/users/u-1", json={"privacy_preferences": {"country": False}})
+    await carry_out(database, sealer)
+    async with database.transaction() as connection:
+        await retention.change(connection, "events", 3650, actor="an-admin")
+    async with with_owner(database, postgres.owner_url) as expired:
+        with pytest.raises(PeriodLifted):
+            await expired.remove(begun)
+    await carry_out(database, sealer)
+    assert await count(owner, "events", "user_id = 'u-1'") > 0
+    assert await count(owner, "events", "user_id = 'u-1' AND dimensions IS NOT NULL") == 0
+    assert await count(owner, "events", "user_id = 'u-2' AND dimensions IS NULL") == 0
 
 
 async def test_a_month_that_cannot_leave_stays_leaving_and_goes_with_the_next_run(

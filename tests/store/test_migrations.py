@@ -42,6 +42,24 @@ async def test_migrators_at_once_take_turns_and_a_second_run_changes_nothing() -
             await owner.close()
 
 
+async def test_who_had_refused_something_before_there_was_a_list_is_on_it() -> None:
+    async with scratch_postgres() as server:
+        await asyncio.to_thread(migrate.upgrade, settings_of(server), "0010")
+        owner = await asyncpg.connect(server.owner_url)
+        try:
+            await owner.execute(
+                """INSERT INTO users (user_id, email, email_index, name, signup_date, account_status,
+                                      lifecycle_stage, lifecycle_stage_pinned, privacy_preferences)
+                   SELECT id, '', '', '', now(), 'active', 'active', false, said::jsonb
+                     FROM (VALUES ('u-1', '{"city": true}'), ('u-2', '{"city": true, "age": false}'),
+                                  ('u-3', '{}')) AS people (id, said)"""
+            )
+            await asyncio.to_thread(migrate.upgrade, settings_of(server))
+            assert await owner.fetchval("SELECT array_agg(user_id) FROM refusals") == ["u-2"]
+        finally:
+            await owner.close()
+
+
 async def _migrate_in_a_process(settings: Settings) -> int:
     environment = environment_of(settings)
     process = await asyncio.create_subprocess_exec(
@@ -61,7 +79,7 @@ NARROWER = {
     "consent_history": APPEND_ONLY,
     "audit_log": {"SELECT"},  # and to insert, by columns
     "audit_seals": APPEND_ONLY,
-    "events": ERASABLE,
+    "events": ERASABLE,  # and to change two columns
     "event_ids": ERASABLE,
     "log_generation": {"SELECT", "UPDATE"},
 }
@@ -95,6 +113,8 @@ async def test_the_runtime_role_may_do_its_work_and_nothing_else(database: Datab
         "TRUNCATE audit_log",
         "UPDATE audit_seals SET rows = 0",
         "DELETE FROM audit_seals",
+        "UPDATE events SET user_id = 'nobody'",
+        "UPDATE events SET xid = '1', sequence = 1",
         "UPDATE alembic_version SET version_num = 'x'",
     ],
 )

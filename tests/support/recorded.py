@@ -15,8 +15,10 @@ from temporalio.testing import WorkflowEnvironment
 
 import activities.outbox
 import activities.projector
+import activities.refusals
 from activities.outbox import start_outbox
 from activities.projector import start_projectors
+from activities.refusals import start_refusals
 from models.messages.audit import AUDIT_SEAL, AUDIT_SEAL_ID
 from models.messages.callbacks import CALLBACK, CallbackDue, callback_workflow_id
 from models.messages.identity import SEARCH_ATTRIBUTES
@@ -24,6 +26,7 @@ from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.messages.partitions import PARTITIONS, PARTITIONS_ID
 from models.messages.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
 from models.messages.reconciling import RECONCILER, RECONCILER_ID
+from models.messages.refusals import REFUSALS, REFUSALS_WORKFLOW_ID
 from models.messages.retention import RETENTION, RETENTION_SCHEDULE_ID, RetentionRun
 from models.vocabulary import Purpose
 from privacy.keyring import KeyRing, KeySet
@@ -134,9 +137,10 @@ async def _given_up(runs: Runs, customer: Customer) -> dict[str, Run]:
 
 async def _write_turns(client: Client, task_queue: str) -> None:
     """A run of each of the platform's own workflows; of the endless ones, a turn that was followed by another."""
-    activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = 0.5
+    activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = activities.refusals.TURN_SECONDS = 0.5
     await start_projectors(client, task_queue)
     await start_outbox(client, task_queue)
+    await start_refusals(client, task_queue)
     partitions = await client.start_workflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue)
     sealing = await client.start_workflow(AUDIT_SEAL, id=AUDIT_SEAL_ID, task_queue=task_queue)
     retention = await client.start_workflow(
@@ -156,6 +160,7 @@ async def _write_turns(client: Client, task_queue: str) -> None:
         _keep(f"{name}-turn", await handle.fetch_history())
     _keep(f"{PROJECTOR}-turn", await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)))
     _keep(f"{OUTBOX}-turn", await _first_turn(client, OUTBOX_WORKFLOW_ID))
+    _keep(f"{REFUSALS}-turn", await _first_turn(client, REFUSALS_WORKFLOW_ID))
 
 
 async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:

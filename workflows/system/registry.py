@@ -10,11 +10,13 @@ from workflows.system.outbox import OutboxWorkflow
 from workflows.system.partitions import PartitionsWorkflow
 from workflows.system.projector import ProjectorWorkflow
 from workflows.system.reconciler import ReconcilerWorkflow
+from workflows.system.refusals import RefusalsWorkflow
 from workflows.system.retention import RetentionWorkflow
 
 SYSTEM_WORKFLOWS: tuple[type[Any], ...] = (
     ProjectorWorkflow,
     OutboxWorkflow,
+    RefusalsWorkflow,
     PartitionsWorkflow,
     AuditSealWorkflow,
     RetentionWorkflow,
