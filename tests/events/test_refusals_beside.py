@@ -1,8 +1,9 @@
-"""A refusal is carried out while events are ingested and folded: none is lost, nothing that is refused stays."""
+"""Refusals are carried out while events are stored, folded and held: none is lost, nothing refused stays."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
@@ -46,12 +47,32 @@ async def _fold(log: Log, over: asyncio.Event) -> None:
         await asyncio.sleep(0.005)
 
 
+class _Undone(Exception):
+    """A deletion that isn't to be."""
+
+
+async def _hold(database: Database, over: asyncio.Event) -> None:
+    """Hold events as retention does, in no order that a page knows; none of them goes."""
+    while not over.is_set():
+        with contextlib.suppress(_Undone):
+            async with database.transaction() as connection:
+                await connection.execute("DELETE FROM events WHERE hashtext(event_id) % 10 = 0")
+                await asyncio.sleep(0.01)
+                raise _Undone
+        await asyncio.sleep(0.1)
+
+
+async def _deadlocks(owner: Connection) -> int:
+    count: int = await owner.fetchval("SELECT sum(deadlocks) FROM pg_stat_database")
+    return count
+
+
 async def _prefer(client: httpx.AsyncClient, city: bool | None) -> None:
     answer = await client.patch("/users/u-1", json={"privacy_preferences": {"city": city}})
     assert answer.status_code == 200, answer.text
 
 
-async def test_ingest_and_folding_beside_it_lose_nothing_and_what_is_refused_goes(
+async def test_ingest_folding_and_deletions_beside_it_lose_nothing_and_what_is_refused_goes(
     two: list[httpx.AsyncClient],
     database: Database,
     owner: Connection,
@@ -61,11 +82,12 @@ async def test_ingest_and_folding_beside_it_lose_nothing_and_what_is_refused_goe
     monkeypatch.setattr(refusals, "PAGE", 20)
     log = Log(database, sealer)
     await add_user(two[0])
-    numbers, over, stored = itertools.count(), asyncio.Event(), 0
+    numbers, over, stored, deadlocks = itertools.count(), asyncio.Event(), 0, await _deadlocks(owner)
     async with asyncio.TaskGroup() as others:
         for _ in range(2):
             others.create_task(Refusals(database, sealer).carry_on(lambda: not over.is_set()))
-        folding = others.create_task(_fold(log, over))
+        others.create_task(_fold(log, over))
+        others.create_task(_hold(database, over))
         senders = [others.create_task(_send(two[each % 2], numbers, over)) for each in range(SENDERS)]
         for number in range(ROUNDS):
             await asyncio.sleep(0.3)
@@ -81,7 +103,6 @@ async def test_ingest_and_folding_beside_it_lose_nothing_and_what_is_refused_goe
             await _prefer(two[number % 2], city=None)
         await asyncio.sleep(0.1)
         over.set()
-    assert folding.done()
     sent = [event_id for sender in senders for event_id in sender.result()]
     places = await _places(two[0])
     assert sorted(places) == sorted(sent)
@@ -89,6 +110,8 @@ async def test_ingest_and_folding_beside_it_lose_nothing_and_what_is_refused_goe
     assert len(sent) > stored > ROUNDS
     await drain(log.follower(shard_of("u-1")))
     assert (await log.activity("u-1")).total_purchases == len(sent)
+    await asyncio.sleep(1.1)  # what a session has counted is told within a second
+    assert await _deadlocks(owner) == deadlocks
 
 
 async def _places(client: httpx.AsyncClient) -> dict[str, Any]:
