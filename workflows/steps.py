@@ -13,7 +13,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.exceptions import TimeoutError as TemporalTimeout
 
 with workflow.unsafe.imports_passed_through():
-    from activities.instances import Instances
+    from activities.instances import INSTANCE_UNKNOWN, Instances
     from models.messages.execution import InstanceQuestion, LifecycleOutcome, StepMessage, TemporalMessage
     from models.messages.public_text import PublicText, in_words
     from models.vocabulary import InstanceStatus
@@ -114,7 +114,7 @@ async def stored_end(error: BaseException, instance_id: str) -> LifecycleOutcome
     meanwhile, it is done again with the signal, and may take another course; what was recorded stays.
     """
     cause = error.cause if isinstance(error, ActivityError) else None
-    if not isinstance(cause, ApplicationError) or cause.type != "InstanceUnknown":
+    if not isinstance(cause, ApplicationError) or cause.type != INSTANCE_UNKNOWN:
         return None
     question = InstanceQuestion(instance_id=instance_id)
     outcome = (await ask(Instances.end, question, "Look how the instance has ended")).outcome
