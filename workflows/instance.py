@@ -332,30 +332,33 @@ class Instance(Generic[P]):
     ) -> Recorded | None:
         async with self._writing:
             self._show(status)
-            changed = self.variables != self._recorded_variables
+            variables, waits = deepcopy(self.variables), dict(self._waits)
             progress = Progress(
                 workflow_id=self.definition.workflow_id,
                 instance_id=self._start.instance_id,
                 user_id=self._start.user_id,
                 status=status,
                 current_step=self._current_step,
-                variables=dict(self.variables) if changed else None,
-                waits=dict(self._waits),
+                variables=variables if variables != self._recorded_variables else None,
+                waits=waits,
                 error=error,
                 waiting_for=waiting_for,
                 exits={} if self._exits_registered else self._inbox.exits,
                 reason=self._reason if status.finished else None,
             )
-            self._waits.clear()
-            self._exits_registered = True
-            self._recorded_variables = deepcopy(self.variables)
-            return await workflow.execute_local_activity_method(
+            found = await workflow.execute_local_activity_method(
                 Instances.record,
                 progress,
                 start_to_close_timeout=STORE.attempt_timeout,
                 retry_policy=STORE.retry,
                 summary=PublicText(f"{in_words(status.value)}: {in_words(self._current_step or 'start')}"),
             )
+            # Only now, and only what was written: a writing that is cancelled leaves it to the next.
+            for step in waits:
+                self._waits.pop(step, None)
+            self._exits_registered = True
+            self._recorded_variables = variables
+            return found
 
     def _show(self, status: InstanceStatus) -> None:
         workflow.upsert_search_attributes(

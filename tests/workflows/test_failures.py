@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
@@ -9,6 +11,7 @@ from temporalio.client import WorkflowFailureError
 from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from store import data_keys
+from tests.support.locks import until_blocked
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
@@ -98,6 +101,28 @@ async def test_an_instance_that_was_taken_back_ends_before_any_effect(
     assert EventType.EVENT_TYPE_TIMER_STARTED not in {event.event_type for event in history.events}
     assert mail.received == []
     assert await rows(runs, "instances", "steps", "attempts", "event_waits", "dead_letters") == [0] * 5
+
+
+async def test_what_a_cancelled_writing_was_about_to_write_is_written_with_the_end(
+    runs: Runs, customer: Customer
+) -> None:
+    run = await runs.start(customer.user_id, "trial_conversion", still=True)
+    await runs.until(run, "wait_for_first_use")
+    async with runs.database.transaction() as holding, runs.database.connection() as looking:
+        await holding.execute("SELECT FROM instances FOR UPDATE")
+        await runs.tell(run, "engagement.feature_click")
+        await until_blocked(runs.database, 1)
+        await run.handle.cancel()
+        async with asyncio.timeout(60):  # the writing has been given up when the step of the end waits instead
+            while not await looking.fetchval(
+                "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH key AS%'"
+            ):
+                await asyncio.sleep(0.05)
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    context = await runs.context(run)
+    assert context.status is InstanceStatus.CANCELLED
+    assert context.results["wait_for_first_use"]["event_type"] == "engagement.feature_click"
 
 
 async def test_a_run_that_a_replay_has_replaced_ends_and_writes_nothing(runs: Runs, customer: Customer) -> None:
