@@ -295,9 +295,13 @@ class Instance(Generic[P]):
         finally:
             self._waking.remove(met)
 
-    def _wait_ended(self, step: str, result: WaitResult | RestResult, done: DoneWait) -> None:
+    async def _wait_ended(self, step: str, result: WaitResult | RestResult, done: DoneWait) -> None:
+        """Remember how a wait has ended, and wait while the instance is paused: the moment that is told again is
+        that at which the journey goes on."""
         self._waits[step] = result
         self._memory.ended(step, done)
+        await self._while_paused()
+        self._memory.ended(step, done.model_copy(update={"at": workflow.now()}))
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:

@@ -109,6 +109,29 @@ class Wanderer(LifecycleWorkflow[Patience]):
             await self.wait_for_event("wander.beside", within=hours(2), name="beside")
 
 
+@lifecycle("punctual", purpose=None)
+class Punctual(LifecycleWorkflow[Patience]):
+    """Notes when it went on, beside a branch that is over early."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """What it notes must be the same in every run."""
+        await self.sleep(hours(1), name="nap")
+        self.variables["went_on_at"] = self.now().isoformat()
+        await asyncio.gather(self._walk(parameters), self._greet())
+        self.complete(reason="arrived")
+
+    async def _walk(self, parameters: Patience) -> None:
+        laps: list[str] = []
+        self.variables["laps"] = laps
+        for _ in range(parameters.rounds):
+            await self.sleep(hours(1), name="lap")
+            laps.append(self.now().isoformat())
+
+    async def _greet(self) -> None:
+        await self.sleep(hours(0.5), name="before_greeting")
+        self.variables["greeted_at"] = self.now().isoformat()
+
+
 @lifecycle("twins", purpose=None, exit_on=when("twins.apart", reason="apart"))
 class Twins(LifecycleWorkflow[Patience]):
     """Two branches side by side, one of which sends when its wait is over."""
@@ -198,4 +221,4 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
         self.complete(reason="deprecated")
 
 
-JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Twins, Eager, Buggy, Before)
+JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Punctual, Twins, Eager, Buggy, Before)
