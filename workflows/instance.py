@@ -131,7 +131,7 @@ class Instance(Generic[P]):
         step = self._enter(name)
         self._show(InstanceStatus.RUNNING)
         bound = message.model_copy(update={"context": self._context(step)})
-        with self._busy():
+        with self._busy(), self._trials.doing():
             try:
                 result = await perform(activity, bound, step, policy, self._trials)
             except ActivityError as error:
@@ -228,6 +228,7 @@ class Instance(Generic[P]):
             await workflow.wait([journey])
             if journey.cancelled():
                 raise
+        await self._trials.end_beside(journey)
         try:
             journey.result()
         except _Left:
@@ -241,7 +242,7 @@ class Instance(Generic[P]):
         await self.journey(parameters)
 
     def _leave_if_due(self) -> None:
-        if _ON_JOURNEY.get() and self._inbox.leaving is not None:
+        if _ON_JOURNEY.get() and (self._inbox.leaving is not None or self._trials.over):
             raise _Left
 
     def _exit_is_held_up(self) -> bool:
@@ -329,10 +330,7 @@ class Instance(Generic[P]):
         return found
 
     async def _write_in_turn(
-        self,
-        status: InstanceStatus,
-        error: StepFailure | None,
-        waiting_for: WaitRequest | None,
+        self, status: InstanceStatus, error: StepFailure | None, waiting_for: WaitRequest | None
     ) -> Recorded | None:
         async with self._writing:
             self._show(status)
@@ -383,6 +381,7 @@ class Instance(Generic[P]):
         return name if count == 1 else f"{name}_{count}"
 
     def _enter(self, name: str) -> str:
+        self._trials.branch()
         self._current_step = self._next(name)
         self._position = self._memory.position_of(self._current_step)
         self._names[name] = self._names.get(name, 0) + 1

@@ -148,6 +148,30 @@ class Twins(LifecycleWorkflow[Patience]):
         self.variables[side] = heard.event_id if heard else None
 
 
+@lifecycle("parting", purpose=None, exit_on=when("parting.now", reason="parted"))
+class Parting(LifecycleWorkflow[Patience]):
+    """A message in one branch, a wait and a bug in the others."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """Whatever ends one ends all."""
+        await asyncio.gather(self._message(parameters), self._linger(parameters), self._stumble())
+
+    async def _message(self, parameters: Patience) -> None:
+        await self.send("welcome")
+        await self.send("onboarding_nudge")
+
+    async def _linger(self, parameters: Patience) -> None:
+        await self.wait_for_event("never.comes", within=parameters.patience, name="long")
+
+    async def _stumble(self) -> None:
+        if await self.wait_for_event("parting.stumble", within=days(9), name="stumble"):
+            raise LookupError("stumbled")
+
+    async def at_exit(self, parameters: Patience, event: RecordedEvent) -> None:
+        """A step that must come after the message."""
+        await self.emit("parting.done")
+
+
 @lifecycle("eager", purpose=None, max_attempts=10, exit_on="cart.drop")
 class Eager(LifecycleWorkflow[Patience]):
     """Begins with a step."""
@@ -221,4 +245,4 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
         self.complete(reason="deprecated")
 
 
-JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Punctual, Twins, Eager, Buggy, Before)
+JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Punctual, Twins, Parting, Eager, Buggy, Before)
