@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from models.messages.execution import InstanceQuestion, Progress, Recorded, StoredEnd, WaitRequest
 from privacy.sealing import DataKey, Sealer
@@ -12,6 +13,14 @@ from runtime.database import Database
 from store import data_keys, endings, instances, waits
 from store.connection import Connection
 from store.endings import Unfinished
+
+INSTANCE_UNKNOWN = "InstanceUnknown"
+"""The type of :func:`instance_unknown`."""
+
+
+def instance_unknown() -> ApplicationError:
+    """What ends a run without an instance to carry on: it has ended, was taken back, or is another run's."""
+    return ApplicationError("the instance has ended, or was taken back", type=INSTANCE_UNKNOWN, non_retryable=True)
 
 
 class Instances:
@@ -28,6 +37,9 @@ class Instances:
         A wait that begins is registered here, and only after that has committed the log is looked at for
         events that came before (decision 8: no lost wake-ups). A person who has been erased has no key any
         more, and nothing of the instance is written then.
+
+        A run whose instance was taken back, or is carried on by another run, is refused with
+        :func:`instance_unknown`, so that it ends instead of waiting for weeks unseen; its end leaves nothing.
         """
         run_id = activity.info().workflow_run_id or ""
         async with self._database.transaction() as connection:
@@ -37,6 +49,10 @@ class Instances:
             asked = await waits.resolved(connection, key, progress.instance_id, _asked(progress))
             if await instances.write_progress(connection, key, progress, run_id):
                 await _settle(connection, key, progress, asked, run_id)
+            elif not (
+                progress.status.finished or await instances.is_carried_by(connection, progress.instance_id, run_id)
+            ):
+                raise instance_unknown()
         if not asked or progress.status.finished:
             return Recorded()
         async with self._database.transaction() as connection:

@@ -16,7 +16,8 @@ Two workers that follow one shard for a moment, as after a heartbeat that came l
 moves by compare-and-set before anything else is written, so the second waits for the first and finds it moved.
 
 An event that can't be folded never stops its shard: it is tried a few times, alone, then set aside in the same
-way (:mod:`store.poison`). What would befall any event stops the shard, and is tried again until it passes.
+way (:mod:`store.poison`). So is one that Postgres refuses to store, once a batch of nothing else fails. What would
+befall any event, a bug of ours among it, stops the shard, and is tried again until it passes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from activities.wake_ups import Bell, WakeUps
 from models.messages.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
 from models.rules.folding import ACCOUNT_DELETION, FoldedEvent, Projection
 from models.rules.triggers import WorkflowTrigger
-from privacy.sealing import DataKey, Sealer
+from privacy.sealing import CannotUnwrap, DataKey, Sealer
 from runtime.database import UNREACHABLE, Database
 from store import closings, consent_lock, data_keys, log, outbox, poison, projection
 from store.connection import Connection
@@ -144,21 +145,37 @@ class Follower:
         """Where the batch under way begins. Read anew for each: a crash of Postgres may have put it back."""
         self._limit = BATCH
         self._failure: _Failure | None = None
+        self._stopped_by: str | None = None
+        """What was logged already of why the shard stands still: it is tried twice a second, and told once."""
 
     async def step(self) -> Found | None:
         """Take the next batch; None where it has to be tried again later."""
         try:
-            return await self._advance()
+            found = await self._advance()
         except CursorMoved:
             logger.info("another worker follows this shard too", extra={"shard": self._shard})
         except UNREACHABLE:
             logger.warning("Postgres does not answer", extra={"shard": self._shard})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged, and the shard waits
             if poison.is_of_the_event(error):
                 self._look_closer(error)
                 return Found.FULL
-            logger.exception("a batch can't be folded", extra={"shard": self._shard})
+            self._tell_why_it_stops(error)
+        else:
+            self._stopped_by = None
+            return found
         return None
+
+    def _tell_why_it_stops(self, error: Exception) -> None:
+        """Log what keeps the shard from going on, unless it is what was logged last."""
+        why = f"{type(error).__name__}: {error}"
+        if why == self._stopped_by:
+            return
+        self._stopped_by, place = why, {"shard": self._shard}
+        if isinstance(error, CannotUnwrap):
+            logger.error("the shard waits for a key file that opens its data keys: %s", error, extra=place)
+        else:
+            logger.error("the shard waits, since a batch can't be folded", exc_info=error, extra=place)
 
     def _look_closer(self, error: Exception) -> None:
         """After a batch that failed for one of its events: smaller ones, until the event stands alone."""

@@ -28,6 +28,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from activities.heartbeats import heartbeats
+from activities.instances import instance_unknown
 from models.errors import UserErased
 from models.messages.execution import StepContext, StepMessage
 from privacy.sealing import DataKey, Sealer
@@ -95,9 +96,7 @@ class _RecordStep(ActivityInboundInterceptor):
                 raise ApplicationError(error.detail, type="UserErased", non_retryable=True) from error
         # A workflow task that is done again after the end was recorded comes here too: done stays done.
         if not begun.known and not begun.done:
-            raise ApplicationError(
-                "the instance has ended, or was taken back", type="InstanceUnknown", non_retryable=True
-            )
+            raise instance_unknown()
         return begun, key
 
     async def _complete(self, context: StepContext, attempt: int, key: DataKey, result: Any) -> None:

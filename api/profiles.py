@@ -15,7 +15,7 @@ from api.etags import strong
 from api.masking import profile_for
 from models.rules.activity import Activity
 from models.rules.money import average, written
-from models.vocabulary import Purpose, Role
+from models.vocabulary import Role
 from models.wire.users import Behavior, Consents, Demographics, Transactions, UserProfile
 from privacy.masking import sees_people
 from store.profile_rows import StoredUser
@@ -31,7 +31,6 @@ SHOWN = (
 def profile(stored: StoredUser) -> UserProfile:
     """A profile in full."""
     known = stored.profile
-    profiling = known.consents_to(Purpose.PROFILING)
     return UserProfile(
         user_id=known.user_id,
         email=known.email,
@@ -43,22 +42,19 @@ def profile(stored: StoredUser) -> UserProfile:
         demographics=Demographics(**known.demographics),
         privacy_preferences=dict(known.privacy_preferences),
         consents=Consents(**known.consents),
-        behavior=_behavior(
-            stored.activity, engagement_score=stored.activity.engagement_score(profiling=profiling)
-        ),
+        behavior=_behavior(stored.activity),
         transactions=_transactions(stored.activity, known.subscription_tier),
         created_at=stored.created_at,
         updated_at=stored.updated_at,
     )
 
 
-def _behavior(activity: Activity, engagement_score: float | None) -> Behavior:
+def _behavior(activity: Activity) -> Behavior:
     return Behavior(
         session_count=activity.session_count,
         last_session_date=activity.last_session_date,
         total_session_duration=activity.total_session_seconds,
         feature_usage_map=dict(sorted(activity.features.items())),
-        engagement_score=engagement_score,
     )
 
 
@@ -122,5 +118,5 @@ def _tag(stored: StoredUser, *parts: str) -> str:
 
 
 def _digest(activity: Activity) -> str:
-    shown = (_behavior(activity, None), _transactions(activity, None))
+    shown = (_behavior(activity), _transactions(activity, None))
     return hashlib.sha256(b"".join(part.model_dump_json().encode() for part in shown)).hexdigest()[:16]

@@ -33,6 +33,10 @@ class CannotOpen(Exception):
     """A sealed value does not open: wrong key, wrong place, or changed. Never holds any of the value."""
 
 
+class CannotUnwrap(CannotOpen):
+    """A data key does not open with the key-encryption keys of this process: its key file isn't the right one."""
+
+
 class DataKey:
     """One person's data key, unwrapped; seals and opens values of that person."""
 
@@ -82,19 +86,19 @@ class DataKey:
 
     @classmethod
     def unwrap(cls, keys: KeySet, subject: str, wrapped: bytes) -> DataKey:
-        """Open a wrapped key; raises :class:`CannotOpen` where its key-encryption key is missing or wrong."""
+        """Open a wrapped key; raises :class:`CannotUnwrap` where its key-encryption key is missing or wrong."""
         begin = 2 + wrapped[1]
         key_id = wrapped[2:begin].decode()
         cipher = keys.ciphers.get(key_id)
         if wrapped[:1] != _VERSION or cipher is None:
-            raise CannotOpen(f"the key-encryption key '{key_id}' is not at hand")
+            raise CannotUnwrap(f"the key-encryption key '{key_id}' is not at hand")
         nonce_end = begin + _NONCE_BYTES
         try:
             material = cipher.decrypt(
                 wrapped[begin:nonce_end], wrapped[nonce_end:], f"{subject}\x00data_key".encode()
             )
         except (InvalidTag, ValueError):
-            raise CannotOpen("a wrapped data key does not open") from None
+            raise CannotUnwrap("a wrapped data key does not open") from None
         return cls(subject, material)
 
 
@@ -110,7 +114,7 @@ class Sealer:
         return key, key.wrap(self._ring.kek)
 
     def unwrap(self, subject: str, wrapped: bytes) -> DataKey:
-        """The subject's data key from its stored form; raises :class:`CannotOpen`."""
+        """The subject's data key from its stored form; raises :class:`CannotUnwrap`."""
         return DataKey.unwrap(self._ring.kek, subject, wrapped)
 
     def rewrapped(self, subject: str, wrapped: bytes) -> bytes | None:

@@ -212,14 +212,12 @@ async def end_unstarted(connection: Connection, instance_id: str, start_within: 
 
 
 async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
-    """Write where an instance stands, the results of its waits, and its end where it has one.
+    """Write where an instance stands, its end where it has one, and the results of its waits.
 
     An end stays: what a straggler writes after it is dropped, and so is what a run writes that a replay has
     replaced. Says whether it was taken; so of an end that is written twice only the first is. A replayed journey
     that writes something else than its end has got past its bug, and the dead letter of that is settled.
     """
-    if progress.waits:
-        await _write_waits(connection, key, progress)
     taken = await connection.fetchval(
         """
         WITH taken AS (
@@ -245,7 +243,17 @@ async def write_progress(connection: Connection, key: DataKey, progress: Progres
         progress.status.finished,
         progress.reason,
     )
+    if taken and progress.waits:
+        await _write_waits(connection, key, progress)
     return bool(taken)
+
+
+async def is_carried_by(connection: Connection, instance_id: str, run_id: str) -> bool:
+    """Whether an instance is there, ended or not, and a run of it wasn't replaced by a replay."""
+    found = await connection.fetchval(
+        "SELECT $2 <> ALL(replaced_runs) FROM instances WHERE instance_id = $1", instance_id, run_id
+    )
+    return bool(found)
 
 
 async def _write_waits(connection: Connection, key: DataKey, progress: Progress) -> None:

@@ -43,14 +43,14 @@ class Refused:
 
 
 def is_of_the_event(error: Exception) -> bool:
-    """Whether a failure can come from an event's content, so that setting it aside would help.
+    """Whether a failure to write what was folded can come from an event's content, so that setting it aside
+    would help: Postgres refused the data.
 
-    What Postgres refuses for other reasons than the data (no space, a deadlock, a table that isn't there) would
-    befall every event: that calls for patience, or for mending, and sets nothing aside.
+    Anything else would befall every event, be it for Postgres' reasons (no space, a deadlock, a table that isn't
+    there), a key that this process lacks, or a bug of ours: that calls for patience, or for mending, and sets
+    nothing aside.
     """
-    if isinstance(error, asyncpg.PostgresError):
-        return isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
-    return True
+    return isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
 
 
 async def set_aside(connection: Connection, consumer: str, refused: Sequence[Refused]) -> None:

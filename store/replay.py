@@ -32,6 +32,9 @@ async def replay(
     folded, keys = Projection(), {settled.user_id: key}
     try:
         folded.add(event)
+    except Exception as error:  # noqa: BLE001 - whatever an event raises is its own fault
+        raise StillUnusable(type(error).__name__) from None
+    try:
         await projection.write(connection, folded, keys)
         await outbox.enqueue(connection, [event], triggers, keys)
     except Exception as error:

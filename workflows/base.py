@@ -111,8 +111,7 @@ class LifecycleWorkflow(Instance[P]):
             event_id=event.event_id if event else None,
             timed_out=event is None,
         )
-        self._wait_ended(step, result, DoneWait(event=event, at=workflow.now()))
-        await self._while_paused()
+        await self._wait_ended(step, result, DoneWait(event=event, at=workflow.now()))
         return event
 
     async def wait_for_silence(
@@ -136,8 +135,7 @@ class LifecycleWorkflow(Instance[P]):
             last = max(last, await self._last_seen(event_type) or last)
         silent = last + lasting <= workflow.now()
         result = RestResult(position=position, until=workflow.now(), silent=silent)
-        self._wait_ended(step, result, DoneWait(silent=silent, at=workflow.now()))
-        await self._while_paused()
+        await self._wait_ended(step, result, DoneWait(silent=silent, at=workflow.now()))
         return silent
 
     async def sleep(self, duration: timedelta, *, name: str = "sleep") -> None:
@@ -192,8 +190,7 @@ class LifecycleWorkflow(Instance[P]):
         if until > workflow.now():
             await self._write(self._status())
             await self._until(step, until)
-        self._wait_ended(step, RestResult(position=position, until=until), DoneWait(at=workflow.now()))
-        await self._while_paused()
+        await self._wait_ended(step, RestResult(position=position, until=until), DoneWait(at=workflow.now()))
 
     async def _local(self, at: time | None, weekdays: Collection[int], quiet: Quiet) -> datetime:
         question = LocalTime(

@@ -131,7 +131,7 @@ class Instance(Generic[P]):
         step = self._enter(name)
         self._show(InstanceStatus.RUNNING)
         bound = message.model_copy(update={"context": self._context(step)})
-        with self._busy():
+        with self._busy(), self._trials.doing():
             try:
                 result = await perform(activity, bound, step, policy, self._trials)
             except ActivityError as error:
@@ -228,6 +228,7 @@ class Instance(Generic[P]):
             await workflow.wait([journey])
             if journey.cancelled():
                 raise
+        await self._trials.end_beside(journey)
         try:
             journey.result()
         except _Left:
@@ -241,7 +242,7 @@ class Instance(Generic[P]):
         await self.journey(parameters)
 
     def _leave_if_due(self) -> None:
-        if _ON_JOURNEY.get() and self._inbox.leaving is not None:
+        if _ON_JOURNEY.get() and (self._inbox.leaving is not None or self._trials.over):
             raise _Left
 
     def _exit_is_held_up(self) -> bool:
@@ -295,9 +296,13 @@ class Instance(Generic[P]):
         finally:
             self._waking.remove(met)
 
-    def _wait_ended(self, step: str, result: WaitResult | RestResult, done: DoneWait) -> None:
+    async def _wait_ended(self, step: str, result: WaitResult | RestResult, done: DoneWait) -> None:
+        """Remember how a wait has ended, and wait while the instance is paused: the moment that is told again is
+        that at which the journey goes on."""
         self._waits[step] = result
         self._memory.ended(step, done)
+        await self._while_paused()
+        self._memory.ended(step, done.model_copy(update={"at": workflow.now()}))
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
@@ -325,37 +330,37 @@ class Instance(Generic[P]):
         return found
 
     async def _write_in_turn(
-        self,
-        status: InstanceStatus,
-        error: StepFailure | None,
-        waiting_for: WaitRequest | None,
+        self, status: InstanceStatus, error: StepFailure | None, waiting_for: WaitRequest | None
     ) -> Recorded | None:
         async with self._writing:
             self._show(status)
-            changed = self.variables != self._recorded_variables
+            variables, waits = deepcopy(self.variables), dict(self._waits)
             progress = Progress(
                 workflow_id=self.definition.workflow_id,
                 instance_id=self._start.instance_id,
                 user_id=self._start.user_id,
                 status=status,
                 current_step=self._current_step,
-                variables=dict(self.variables) if changed else None,
-                waits=dict(self._waits),
+                variables=variables if variables != self._recorded_variables else None,
+                waits=waits,
                 error=error,
                 waiting_for=waiting_for,
                 exits={} if self._exits_registered else self._inbox.exits,
                 reason=self._reason if status.finished else None,
             )
-            self._waits.clear()
-            self._exits_registered = True
-            self._recorded_variables = deepcopy(self.variables)
-            return await workflow.execute_local_activity_method(
+            found = await workflow.execute_local_activity_method(
                 Instances.record,
                 progress,
                 start_to_close_timeout=STORE.attempt_timeout,
                 retry_policy=STORE.retry,
                 summary=PublicText(f"{in_words(status.value)}: {in_words(self._current_step or 'start')}"),
             )
+            # Only now, and only what was written: a writing that is cancelled leaves it to the next.
+            for step in waits:
+                self._waits.pop(step, None)
+            self._exits_registered = True
+            self._recorded_variables = variables
+            return found
 
     def _show(self, status: InstanceStatus) -> None:
         workflow.upsert_search_attributes(
@@ -376,6 +381,7 @@ class Instance(Generic[P]):
         return name if count == 1 else f"{name}_{count}"
 
     def _enter(self, name: str) -> str:
+        self._trials.branch()
         self._current_step = self._next(name)
         self._position = self._memory.position_of(self._current_step)
         self._names[name] = self._names.get(name, 0) + 1

@@ -40,7 +40,8 @@ class Memory:
         self.positions: dict[str, int] = dict(carried.positions) if carried else {}
         self.patches: dict[str, bool] = dict(carried.patches) if carried else {}
         self.moment: datetime | None = self.began_at if carried else None
-        """Which time it is for a journey that is being retold; None: the present."""
+        """Which time it is for a journey that is being retold; None: the present, once anything has happened in
+        it, in whichever branch."""
 
     def holds(self, name: str) -> bool:
         """Whether a step or wait of that name is done."""
@@ -67,10 +68,12 @@ class Memory:
 
     def did(self, name: str, result: Any, now: datetime) -> None:
         """A step is done."""
+        self.moment = None
         self.steps[name] = DoneStep(result=to_jsonable_python(result), at=now)
 
     def failed(self, name: str, error: ActivityError, now: datetime) -> None:
         """A step has failed for good; the journey may live with it."""
+        self.moment = None
         cause = error.cause
         kind = cause.type if isinstance(cause, ApplicationError) and cause.type else type(cause).__name__
         text = cause.message if isinstance(cause, ApplicationError) else str(cause)
@@ -83,6 +86,7 @@ class Memory:
 
     def ended(self, name: str, done: DoneWait) -> None:
         """A wait has ended."""
+        self.moment = None
         self.waits[name] = done
         self.deadlines.pop(name, None)
 

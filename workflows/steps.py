@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.exceptions import TimeoutError as TemporalTimeout
 
 with workflow.unsafe.imports_passed_through():
-    from activities.instances import Instances
+    from activities.instances import INSTANCE_UNKNOWN, Instances
     from models.messages.execution import InstanceQuestion, LifecycleOutcome, StepMessage, TemporalMessage
     from models.messages.public_text import PublicText, in_words
     from models.vocabulary import InstanceStatus
@@ -33,9 +34,14 @@ class _Trial:
 
 
 class Trials:
-    """Steps that call the world outside, while they are tried; an exit waits for an attempt, not for all."""
+    """Steps that call the world outside, while they are tried; an exit waits for an attempt, not for all. And the
+    branches of a journey that do steps and wait."""
 
     def __init__(self) -> None:
+        self.over = False
+        """Whether the journey has ended, so that no branch of it goes on."""
+        self._doing = 0
+        self._branches: dict[asyncio.Task[Any], None] = {}
         self._under_way: dict[str, _Trial] = {}
         self._let_be: set[_Trial] = set()
         self._broken_off: set[str] = set()
@@ -47,6 +53,37 @@ class Trials:
             return await handle
         finally:
             del self._under_way[step]
+
+    def branch(self) -> None:
+        """The present task is about to do a step, or to wait."""
+        if (task := asyncio.current_task()) is not None:
+            self._branches[task] = None
+
+    @contextlib.contextmanager
+    def doing(self) -> Iterator[None]:
+        """A step is done meanwhile."""
+        self._doing += 1
+        try:
+            yield
+        finally:
+            self._doing -= 1
+
+    async def end_beside(self, journey: asyncio.Task[None]) -> None:
+        """The journey has ended, and with it the branches that it had beside: a step under way ends first, as with
+        an exit; what waits is cancelled."""
+        beside = [task for task in self._branches if task is not journey and not task.done()]
+        if not beside or not workflow.patched("branches-end-with-the-journey"):
+            return
+        self.over = True
+        try:
+            while self._doing:
+                await workflow.wait_condition(lambda: not self._doing or self.hold_up())
+                if self.hold_up():
+                    await self.break_off(lambda: True)
+        finally:
+            for task in beside:
+                task.cancel()
+        await workflow.wait(beside)
 
     def hold_up(self) -> bool:
         """Whether a step is under way that an exit has not met yet."""
@@ -114,7 +151,7 @@ async def stored_end(error: BaseException, instance_id: str) -> LifecycleOutcome
     meanwhile, it is done again with the signal, and may take another course; what was recorded stays.
     """
     cause = error.cause if isinstance(error, ActivityError) else None
-    if not isinstance(cause, ApplicationError) or cause.type != "InstanceUnknown":
+    if not isinstance(cause, ApplicationError) or cause.type != INSTANCE_UNKNOWN:
         return None
     question = InstanceQuestion(instance_id=instance_id)
     outcome = (await ask(Instances.end, question, "Look how the instance has ended")).outcome

@@ -31,11 +31,6 @@ class Activity:
     """How often each feature was used."""
     totals: tuple[CurrencyTotal, ...] = ()
 
-    def engagement_score(self, *, profiling: bool) -> float | None:
-        """The person's score, 0 to 100. ``profiling`` is the person's consent as read together with this activity:
-        without it there is no score, for nobody and nowhere; this is the only place that computes one."""
-        return 0.0 if profiling else None
-
     @property
     def total_purchases(self) -> int:
         """Purchases over all currencies."""

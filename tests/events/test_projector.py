@@ -14,14 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from activities.projector import Found
+from activities.projector import Follower, Found
 from models.rules.activity import Activity, CurrencyTotal
 from models.rules.sharding import shard_of
+from models.rules.triggers import Trigger, WorkflowTrigger
+from privacy.keyring import KeyRing, KeySet
 from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from store import log as store_log
 from tests.support.log import NOON, Happening, Log, click, drain, purchase
+from tests.support.logs import logged
 
 MINUTE = timedelta(minutes=1)
 REFUND = "transaction.refund"
@@ -302,3 +305,34 @@ async def test_what_is_not_an_events_fault_sets_nothing_aside(
     await refusing.execute("GRANT INSERT ON sessions TO perennial_app")
     await drain(follower)
     assert (await log.activity(user)).total_purchases == 2
+
+
+async def test_a_bug_of_ours_stops_the_shard_and_poisons_nothing(log: Log) -> None:
+    """A trigger whose age can't be compared with an event's: that befalls whatever comes."""
+    user = await log.person()
+    of_a_bug = WorkflowTrigger("onboarding", Trigger("*", max_age="an hour"))  # type: ignore[arg-type]
+    follower = Follower(log.database, log.sealer, (of_a_bug,), shard_of(user))
+    await log.write(*(purchase(user, "1", historical=False) for _ in range(3)))
+    with logged("perennial.projector") as lines:
+        assert [await follower.step() for _ in range(20)] == [None] * 20
+    assert [line["error"]["type"] for line in lines()] == ["builtins.TypeError"]
+    assert await poisoned(log) == []
+    await log.project()
+    assert (await log.activity(user)).total_purchases == 3
+
+
+async def test_a_key_that_this_process_lacks_stops_the_shard_until_it_has_it(log: Log, key_ring: KeyRing) -> None:
+    """A key-encryption key was added elsewhere and is in use before this process has been given it."""
+    added = KeySet("added", {**key_ring.kek.keys, "added": bytes(range(32))})
+    rotated = Log(log.database, Sealer(KeyRing(added, key_ring.payload, key_ring.blind_index)))
+    old, new = await log.person(shard=2), await rotated.person(shard=2)
+    await rotated.write(purchase(old, "1"), purchase(new, "1"))
+    left_behind = log.follower(2)
+    with logged("perennial.projector") as lines:
+        assert [await left_behind.step() for _ in range(20)] == [None] * 20
+    (line,) = lines()
+    assert (line["level"], line["shard"]) == ("error", 2)
+    assert line["message"].endswith("opens its data keys: the key-encryption key 'added' is not at hand")
+    assert await poisoned(log) == []
+    await rotated.project([2])
+    assert [(await rotated.activity(each)).total_purchases for each in (old, new)] == [1, 1]

@@ -109,6 +109,29 @@ class Wanderer(LifecycleWorkflow[Patience]):
             await self.wait_for_event("wander.beside", within=hours(2), name="beside")
 
 
+@lifecycle("punctual", purpose=None)
+class Punctual(LifecycleWorkflow[Patience]):
+    """Notes when it went on, beside a branch that is over early."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """What it notes must be the same in every run."""
+        await self.sleep(hours(1), name="nap")
+        self.variables["went_on_at"] = self.now().isoformat()
+        await asyncio.gather(self._walk(parameters), self._greet())
+        self.complete(reason="arrived")
+
+    async def _walk(self, parameters: Patience) -> None:
+        laps: list[str] = []
+        self.variables["laps"] = laps
+        for _ in range(parameters.rounds):
+            await self.sleep(hours(1), name="lap")
+            laps.append(self.now().isoformat())
+
+    async def _greet(self) -> None:
+        await self.sleep(hours(0.5), name="before_greeting")
+        self.variables["greeted_at"] = self.now().isoformat()
+
+
 @lifecycle("twins", purpose=None, exit_on=when("twins.apart", reason="apart"))
 class Twins(LifecycleWorkflow[Patience]):
     """Two branches side by side, one of which sends when its wait is over."""
@@ -123,6 +146,30 @@ class Twins(LifecycleWorkflow[Patience]):
         await self.send("welcome", name=f"send_{side}")
         heard = await self.wait_for_event("twins.speak", within=parameters.patience, name=f"hear_{side}")
         self.variables[side] = heard.event_id if heard else None
+
+
+@lifecycle("parting", purpose=None, exit_on=when("parting.now", reason="parted"))
+class Parting(LifecycleWorkflow[Patience]):
+    """A message in one branch, a wait and a bug in the others."""
+
+    async def journey(self, parameters: Patience) -> None:
+        """Whatever ends one ends all."""
+        await asyncio.gather(self._message(parameters), self._linger(parameters), self._stumble())
+
+    async def _message(self, parameters: Patience) -> None:
+        await self.send("welcome")
+        await self.send("onboarding_nudge")
+
+    async def _linger(self, parameters: Patience) -> None:
+        await self.wait_for_event("never.comes", within=parameters.patience, name="long")
+
+    async def _stumble(self) -> None:
+        if await self.wait_for_event("parting.stumble", within=days(9), name="stumble"):
+            raise LookupError("stumbled")
+
+    async def at_exit(self, parameters: Patience, event: RecordedEvent) -> None:
+        """A step that must come after the message."""
+        await self.emit("parting.done")
 
 
 @lifecycle("eager", purpose=None, max_attempts=10, exit_on="cart.drop")
@@ -198,4 +245,4 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
         self.complete(reason="deprecated")
 
 
-JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Twins, Eager, Buggy, Before)
+JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Punctual, Twins, Parting, Eager, Buggy, Before)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
+from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -15,12 +17,13 @@ from privacy.sealing import Sealer
 from runtime.database import Database
 from store import callbacks, data_keys
 from tests.events.test_outbox import Log as EventLog
-from tests.support.journeys import Eager
+from tests.support.journeys import Eager, Parting
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from tests.support.temporal import DAY
 from worker import workflow_runner
+from workflows.base import LifecycleWorkflow
 from workflows.interceptors import OutcomeInterceptor
 from workflows.policies import OUTSIDE
 from workflows.steps import Trials
@@ -279,11 +282,47 @@ async def test_who_cancels_while_an_exit_waits_for_a_failing_step_cancels(
     assert (await journeys.context(run)).status is InstanceStatus.CANCELLED
 
 
+async def _heard(run: Run) -> bool:
+    """Whether the workflow has taken in what it was told."""
+    types = [event.event_type for event in (await run.handle.fetch_history()).events]
+    told = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    return told in types and EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in types[types.index(told) :]
+
+
 async def _tried(journeys: Runs, run: Run, times: int) -> None:
     """Wait until attempts have failed."""
     async with asyncio.timeout(60):
         while len([each for each in (await journeys.context(run)).attempts if each.ended_at]) < times:
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(("event_type", "status"), [("parting.now", "completed"), ("parting.stumble", "failed")])
+async def test_a_step_of_another_branch_ends_before_what_ends_the_journey_is_followed(
+    journeys: Runs, customer: Customer, mail: MailServer, event_type: str, status: str
+) -> None:
+    arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
+    mail.on_recipient = lambda _: arrived.set()
+    run = await journeys.start(customer.user_id, "parting", still=True)
+    async with asyncio.timeout(60):
+        await arrived.wait()
+    await journeys.tell(run, event_type)
+    async with asyncio.timeout(60):
+        while not await _heard(run):
+            await asyncio.sleep(0.05)
+    assert set((await journeys.context(run)).results) <= {"stumble"}
+    mail.hold_recipients.set()
+    with contextlib.suppress(WorkflowFailureError):
+        await run.handle.result()
+    context = await journeys.context(run)
+    assert context.status == status
+    assert "send_welcome" in context.results
+    assert "send_onboarding_nudge" not in context.results
+    assert context.end_time is not None
+    (attempt,) = [each for each in context.attempts if each.step == "send_welcome"]
+    later = [each.started_at for each in context.attempts if each.step == "emit_parting_done"]
+    assert attempt.ended_at is not None
+    assert [each for each in (*later, context.end_time) if each < attempt.ended_at] == []
+    assert len(mail.received) == 1
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -307,10 +346,36 @@ async def test_an_exit_that_came_during_a_step_replays_as_it_was(
     monkeypatch.undo()
     history = await run.handle.fetch_history()
     assert any(event.event_type == EventType.EVENT_TYPE_TIMER_STARTED for event in history.events) is not before
+    await _replay(journeys, run, Eager)
+
+
+async def test_a_journey_that_left_its_branches_behind_replays_as_it_was(
+    journeys: Runs, customer: Customer, mail: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before branches ended with it."""
+
+    async def left_behind(_: Trials, journey: object) -> None:
+        """As it was."""
+
+    monkeypatch.setattr(Trials, "end_beside", left_behind)
+    arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
+    mail.on_recipient = lambda _: arrived.set()
+    run = await journeys.start(customer.user_id, "parting", still=True)
+    async with asyncio.timeout(60):
+        await arrived.wait()
+    await journeys.tell(run, "parting.stumble")
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    mail.hold_recipients.set()
+    monkeypatch.undo()
+    await _replay(journeys, run, Parting)
+
+
+async def _replay(journeys: Runs, run: Run, lifecycle: type[LifecycleWorkflow[Any]]) -> None:
     replayer = Replayer(
-        workflows=[Eager],
+        workflows=[lifecycle],
         workflow_runner=workflow_runner(),
         data_converter=journeys.environment.client.data_converter,
         interceptors=[OutcomeInterceptor()],
     )
-    await replayer.replay_workflow(history)
+    await replayer.replay_workflow(await run.handle.fetch_history())

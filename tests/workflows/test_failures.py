@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
 
 from models.vocabulary import InstanceStatus
 from privacy.sealing import Sealer
 from store import data_keys
+from tests.support.locks import until_blocked
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
+from tests.support.temporal import DAY
+from workflows.interceptors import failure_of
 
 
 async def test_a_step_that_recovers_leaves_its_attempts_and_no_error(
@@ -76,13 +82,61 @@ async def test_parameters_that_do_not_fit_fail_the_instance_and_do_not_hang(
     assert context.error["failed_step"] is None
 
 
+async def rows(runs: Runs, *tables: str) -> list[int]:
+    """How many rows tables have."""
+    async with runs.database.connection() as connection:
+        return [await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
+
+
+@pytest.mark.parametrize("workflow_id", ["onboarding", "churn_prevention"])
 async def test_an_instance_that_was_taken_back_ends_before_any_effect(
-    runs: Runs, customer: Customer, mail: MailServer
+    runs: Runs, customer: Customer, mail: MailServer, workflow_id: str
 ) -> None:
-    run = await runs.start(customer.user_id, stored=False)
+    """Whether it begins with a step or with a wait, which then isn't begun."""
+    run = await runs.start(customer.user_id, workflow_id, stored=False)
+    with pytest.raises(WorkflowFailureError) as ended:
+        await run.handle.result()
+    assert failure_of(ended.value.cause).error_type == "InstanceUnknown"
+    history = await run.handle.fetch_history()
+    assert EventType.EVENT_TYPE_TIMER_STARTED not in {event.event_type for event in history.events}
+    assert mail.received == []
+    assert await rows(runs, "instances", "steps", "attempts", "event_waits", "dead_letters") == [0] * 5
+
+
+async def test_what_a_cancelled_writing_was_about_to_write_is_written_with_the_end(
+    runs: Runs, customer: Customer
+) -> None:
+    run = await runs.start(customer.user_id, "trial_conversion", still=True)
+    await runs.until(run, "wait_for_first_use")
+    async with runs.database.transaction() as holding, runs.database.connection() as looking:
+        await holding.execute("SELECT FROM instances FOR UPDATE")
+        await runs.tell(run, "engagement.feature_click")
+        await until_blocked(runs.database, 1)
+        await run.handle.cancel()
+        async with asyncio.timeout(60):  # the writing has been given up when the step of the end waits instead
+            while not await looking.fetchval(
+                "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH key AS%'"
+            ):
+                await asyncio.sleep(0.05)
     with pytest.raises(WorkflowFailureError):
         await run.handle.result()
-    assert mail.received == []
+    context = await runs.context(run)
+    assert context.status is InstanceStatus.CANCELLED
+    assert context.results["wait_for_first_use"]["event_type"] == "engagement.feature_click"
+
+
+async def test_a_run_that_a_replay_has_replaced_ends_and_writes_nothing(runs: Runs, customer: Customer) -> None:
+    run = await runs.start(customer.user_id, "win_back", still=True)
+    context = await runs.until(run, "wait_before_whats_new")
+    async with runs.database.connection() as connection:
+        await connection.execute("UPDATE instances SET replaced_runs = ARRAY[run_id], run_id = 'the next'")
+    await runs.environment.fast_forward(run.handle, 60 * DAY)
+    with pytest.raises(WorkflowFailureError) as ended:
+        await run.handle.result()
+    assert failure_of(ended.value.cause).error_type == "InstanceUnknown"
+    after = await runs.context(run)
+    assert (after.status, after.current_step, after.end_time) == (context.status, context.current_step, None)
+    assert await rows(runs, "steps", "dead_letters") == [0, 0]
 
 
 @pytest.mark.parametrize("address", ["zoe@exämple.com", "üni@example.com"])

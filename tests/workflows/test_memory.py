@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from activities.messages import Messages
 from models.messages.execution import Carried, Delivery, DoneWait, ExitRequest, RecordedEvent
 from models.vocabulary import MessageStatus, Suppression
 from workflows.interceptors import failure_of
-from workflows.memory import Inbox, Memory
+from workflows.memory import Inbox, Memory, step_failure
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -77,6 +78,25 @@ def test_an_open_wait_keeps_its_deadline_and_its_place_and_an_ended_one_its_even
     assert second.begin_wait("two", NOW + timedelta(days=50)) == NOW + timedelta(days=3)
     assert second.moment is None
     assert second.position_of("two") == 2
+
+
+def test_it_is_the_present_once_anything_happens_whichever_branch_was_told_again_last() -> None:
+    first = Memory(None, NOW)
+    first.begin_wait("long", NOW + timedelta(days=9))
+    first.begin_wait("short", NOW + timedelta(days=1))
+    first.ended("short", DoneWait(at=NOW + timedelta(days=1)))
+    later = NOW + timedelta(days=9)
+    happenings: tuple[Callable[[Memory], None], ...] = (
+        lambda memory: memory.ended("long", DoneWait(at=later)),
+        lambda memory: memory.did("step", None, later),
+        lambda memory: memory.failed("step", step_failure("step", ApplicationError("no")), later),
+    )
+    for happens in happenings:
+        second = Memory(carried_by(first), later)
+        second.begin_wait("long", later)
+        second.retell_wait("short")
+        happens(second)
+        assert second.moment is None
 
 
 def test_events_that_nobody_took_are_handed_on_and_those_taken_stay_taken() -> None:

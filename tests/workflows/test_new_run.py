@@ -99,3 +99,29 @@ async def test_events_pauses_and_exits_reach_whichever_run_there_is(wanderers: R
     final = [each for each in (await wanderers.context(run)).variables["log"] if str(each).startswith("meeting")]
     assert final == told[: len(final)]
     assert len(final) >= len(told) - 1
+
+
+async def test_a_journey_that_is_told_again_sees_the_times_that_it_saw(
+    wanderers: Runs, customer: Customer
+) -> None:
+    """After a pause that outlasted a wait, and beside a branch that is over."""
+    run = await wanderers.start(customer.user_id, "punctual", still=True, parameters={"rounds": ROUNDS})
+    await wanderers.until(run, "nap")
+    await run.handle.execute_update("pause")
+    await wanderers.environment.fast_forward(run.handle, timedelta(hours=3))
+    await run.handle.execute_update("resume")
+    first = (await wanderers.until(run, "before_greeting")).variables
+    assert await finished(wanderers, run) == "arrived"
+    assert len(await run_ids(wanderers, run)) >= 2
+    last = (await wanderers.context(run)).variables
+    assert last["went_on_at"] == first["went_on_at"]
+    assert last["greeted_at"] not in last["laps"]
+    assert len(set(last["laps"])) == ROUNDS
+
+
+async def finished(runs: Runs, run: Run) -> str | None:
+    """Let hours pass until the instance has ended; says why it has."""
+    async with asyncio.timeout(60):
+        while (context := await runs.context(run)).end_time is None:
+            await runs.environment.fast_forward(run.handle, timedelta(hours=1))
+    return context.reason
