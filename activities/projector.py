@@ -37,7 +37,7 @@ from activities.wake_ups import Bell, WakeUps
 from models.messages.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
 from models.rules.folding import ACCOUNT_DELETION, FoldedEvent, Projection
 from models.rules.triggers import WorkflowTrigger
-from privacy.sealing import CannotUnwrap, DataKey, Sealer
+from privacy.sealing import CannotOpen, CannotUnwrap, DataKey, Sealer
 from runtime.database import UNREACHABLE, Database
 from store import closings, consent_lock, data_keys, log, outbox, poison, projection
 from store.connection import Connection
@@ -198,7 +198,8 @@ class Follower:
         return Found.FULL if full else Found.SOME
 
     async def _fold(self, connection: Connection, logged: Sequence[LoggedEvent]) -> _Batch:
-        """Fold events of people who have a key; whose key is destroyed, or never was, is passed over.
+        """Fold events of people who have a key; whose key is destroyed, or never was, is passed over. Events of
+        somebody whose key is damaged are set aside.
 
         The lock is the one that erasure takes exclusively: who is erased from now on is erased after this
         transaction, with what it has written.
@@ -206,12 +207,14 @@ class Follower:
         await closings.hold(connection, {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION})
         users = {each.user_id for each in logged}
         await consent_lock.share(connection, users)
-        found = await data_keys.find(connection, self._sealer, users)
-        keys = {user_id: key for user_id, key in found.items() if key is not None}
+        found = await data_keys.find_each(connection, self._sealer, users)
+        keys = {user_id: key for user_id, key in found.items() if isinstance(key, DataKey)}
         batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys)
         for number, each in enumerate(logged, 1):
             if each.user_id in keys:
                 self._try(batch, each.opened_with(keys[each.user_id]))
+            elif isinstance(damaged := found.get(each.user_id), CannotOpen):
+                batch.refused.append(Refused(each.opened_with(None), 1, damaged))
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return batch

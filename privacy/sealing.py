@@ -34,7 +34,7 @@ class CannotOpen(Exception):
 
 
 class CannotUnwrap(CannotOpen):
-    """A data key does not open with the key-encryption keys of this process: its key file isn't the right one."""
+    """A data key was wrapped with a key-encryption key that this process lacks: it has the wrong key file."""
 
 
 class DataKey:
@@ -86,7 +86,8 @@ class DataKey:
 
     @classmethod
     def unwrap(cls, keys: KeySet, subject: str, wrapped: bytes) -> DataKey:
-        """Open a wrapped key; raises :class:`CannotUnwrap` where its key-encryption key is missing or wrong."""
+        """Open a wrapped key; raises :class:`CannotUnwrap` where its key-encryption key is missing, and
+        :class:`CannotOpen` where it is damaged, or another subject's."""
         begin = 2 + wrapped[1]
         key_id = wrapped[2:begin].decode()
         cipher = keys.ciphers.get(key_id)
@@ -98,7 +99,7 @@ class DataKey:
                 wrapped[begin:nonce_end], wrapped[nonce_end:], f"{subject}\x00data_key".encode()
             )
         except (InvalidTag, ValueError):
-            raise CannotUnwrap("a wrapped data key does not open") from None
+            raise CannotOpen("a wrapped data key does not open") from None
         return cls(subject, material)
 
 
@@ -114,7 +115,7 @@ class Sealer:
         return key, key.wrap(self._ring.kek)
 
     def unwrap(self, subject: str, wrapped: bytes) -> DataKey:
-        """The subject's data key from its stored form; raises :class:`CannotUnwrap`."""
+        """The subject's data key from its stored form; raises :class:`CannotUnwrap` and :class:`CannotOpen`."""
         return DataKey.unwrap(self._ring.kek, subject, wrapped)
 
     def rewrapped(self, subject: str, wrapped: bytes) -> bytes | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from models.audit import SYSTEM, AuditEntry
 from models.errors import UserErased
-from privacy.sealing import DataKey, Sealer
+from privacy.sealing import CannotOpen, CannotUnwrap, DataKey, Sealer
 from store import audit
 from store.connection import Connection
 
@@ -18,14 +18,34 @@ SERVICE_SUBJECT = "~service"
 
 
 async def find(connection: Connection, sealer: Sealer, subjects: Iterable[str]) -> dict[str, DataKey | None]:
-    """The data keys of some subjects; None for a destroyed one, absent for one that never had a key."""
+    """The data keys of some subjects; None for a destroyed one, absent for one that never had a key. Raises
+    :class:`CannotOpen` where one doesn't open."""
+    found: dict[str, DataKey | None] = {}
+    for subject, key in (await find_each(connection, sealer, subjects)).items():
+        if isinstance(key, CannotOpen):
+            raise key
+        found[subject] = key
+    return found
+
+
+async def find_each(
+    connection: Connection, sealer: Sealer, subjects: Iterable[str]
+) -> dict[str, DataKey | CannotOpen | None]:
+    """As :func:`find`, with the failure of a damaged key in its place. Raises :class:`CannotUnwrap` where the key
+    file isn't the right one, which is nobody's own affair."""
     rows = await connection.fetch(
         "SELECT subject, wrapped FROM data_keys WHERE subject = ANY($1::text[])", list(subjects)
     )
-    return {
-        row["subject"]: None if row["wrapped"] is None else sealer.unwrap(row["subject"], row["wrapped"])
-        for row in rows
-    }
+    return {subject: None if wrapped is None else _opened(sealer, subject, wrapped) for subject, wrapped in rows}
+
+
+def _opened(sealer: Sealer, subject: str, wrapped: bytes) -> DataKey | CannotOpen:
+    try:
+        return sealer.unwrap(subject, wrapped)
+    except CannotUnwrap:
+        raise
+    except CannotOpen as error:
+        return error
 
 
 async def require(connection: Connection, sealer: Sealer, subject: str) -> DataKey:

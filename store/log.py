@@ -67,8 +67,8 @@ class LoggedEvent:
         """What kind of event it is."""
         return str(self._row["event_type"])
 
-    def opened_with(self, key: DataKey) -> FoldedEvent:
-        """The event for its consumers; its body is opened on use, once."""
+    def opened_with(self, key: DataKey | None) -> FoldedEvent:
+        """The event for its consumers; its body is opened on use, once. Without a key nobody may use it."""
         self._key = key
         _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at = self._row
         return FoldedEvent(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from models.errors import EventGone, StillUnusable
 from models.rules.folding import Projection
 from models.rules.triggers import WorkflowTrigger
-from privacy.sealing import Sealer
+from privacy.sealing import CannotOpen, Sealer
 from store import closings, consent_lock, data_keys, log, outbox, poison, projection
 from store.connection import Connection
 from store.poison import StoredPoison
@@ -24,7 +24,10 @@ async def replay(
     settled = await poison.settle(connection, poison_id, "replayed")
     await closings.hold(connection, [settled.user_id])
     await consent_lock.share(connection, [settled.user_id])
-    key = await data_keys.require(connection, sealer, settled.user_id)
+    try:
+        key = await data_keys.require(connection, sealer, settled.user_id)
+    except CannotOpen as error:
+        raise StillUnusable(type(error).__name__) from None
     logged = await log.find_event(connection, settled.user_id, settled.timestamp, settled.event_id)
     if logged is None:
         raise EventGone

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activities.projector import Follower, Found
+from models.errors import StillUnusable
 from models.rules.activity import Activity, CurrencyTotal
 from models.rules.sharding import shard_of
 from models.rules.triggers import Trigger, WorkflowTrigger
@@ -23,6 +24,8 @@ from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from store import log as store_log
+from store.connection import Connection
+from store.replay import replay
 from tests.support.log import NOON, Happening, Log, click, drain, purchase
 from tests.support.logs import logged
 
@@ -336,3 +339,22 @@ async def test_a_key_that_this_process_lacks_stops_the_shard_until_it_has_it(log
     assert await poisoned(log) == []
     await rotated.project([2])
     assert [(await rotated.activity(each)).total_purchases for each in (old, new)] == [1, 1]
+
+
+async def test_a_damaged_key_costs_nobody_else_and_its_events_wait_for_it(log: Log, owner: Connection) -> None:
+    harmed, other = await log.person(shard=2), await log.person(shard=2)
+    await log.write(purchase(harmed, "1"), purchase(other, "1"))
+    intact = await owner.fetchval("SELECT wrapped FROM data_keys WHERE subject = $1", harmed)
+    change = "UPDATE data_keys SET wrapped = $2 WHERE subject = $1"
+    await owner.execute(change, harmed, intact[:-1] + bytes([intact[-1] ^ 1]))
+    await log.project([2])
+    assert [(error, status) for _, _, error, status in await poisoned(log)] == [("CannotOpen", "open")]
+    aside = await owner.fetchval("SELECT poison_id FROM poison_events WHERE user_id = $1", harmed)
+    assert (await log.activity(other)).total_purchases == 1
+    with pytest.raises(StillUnusable):
+        async with log.database.transaction() as connection:
+            await replay(connection, log.sealer, (), aside)
+    await owner.execute(change, harmed, intact)
+    async with log.database.transaction() as connection:
+        await replay(connection, log.sealer, (), aside)
+    assert (await log.activity(harmed)).total_purchases == 1

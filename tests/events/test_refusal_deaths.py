@@ -92,7 +92,11 @@ async def _until_carried_out(owner: Connection) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("point", POINTS)
+FIRST, *OTHERS = POINTS
+"""Each waits until the dead worker's heartbeats are missed."""
+
+
+@pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 async def test_a_worker_killed_in_the_middle_of_a_page_leaves_it_to_the_next(
     skipping: WorkflowEnvironment,
     database: Database,
