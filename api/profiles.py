@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from api.etags import strong
 from api.masking import profile_for
 from models.rules.activity import Activity
 from models.rules.money import average, written
-from models.vocabulary import Role
+from models.vocabulary import Purpose, Role
 from models.wire.users import Behavior, Consents, Demographics, Transactions, UserProfile
 from privacy.masking import sees_people
 from store.profile_rows import StoredUser
@@ -31,6 +32,8 @@ SHOWN = (
 def profile(stored: StoredUser) -> UserProfile:
     """A profile in full."""
     known = stored.profile
+    profiling = known.consents_to(Purpose.PROFILING)
+    score = stored.activity.engagement_score(datetime.now(UTC), profiling=profiling)
     return UserProfile(
         user_id=known.user_id,
         email=known.email,
@@ -42,19 +45,20 @@ def profile(stored: StoredUser) -> UserProfile:
         demographics=Demographics(**known.demographics),
         privacy_preferences=dict(known.privacy_preferences),
         consents=Consents(**known.consents),
-        behavior=_behavior(stored.activity),
+        behavior=_behavior(stored.activity, score),
         transactions=_transactions(stored.activity, known.subscription_tier),
         created_at=stored.created_at,
         updated_at=stored.updated_at,
     )
 
 
-def _behavior(activity: Activity) -> Behavior:
+def _behavior(activity: Activity, engagement_score: float | None) -> Behavior:
     return Behavior(
         session_count=activity.session_count,
         last_session_date=activity.last_session_date,
         total_session_duration=activity.total_session_seconds,
         feature_usage_map=dict(sorted(activity.features.items())),
+        engagement_score=engagement_score,
     )
 
 
@@ -118,5 +122,7 @@ def _tag(stored: StoredUser, *parts: str) -> str:
 
 
 def _digest(activity: Activity) -> str:
-    shown = (_behavior(activity), _transactions(activity, None))
+    """Of what events have made. The score isn't in it: it fades from day to day, and a change that names a tag
+    must not be refused for that."""
+    shown = (_behavior(activity, None), _transactions(activity, None))
     return hashlib.sha256(b"".join(part.model_dump_json().encode() for part in shown)).hexdigest()[:16]

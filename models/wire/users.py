@@ -166,9 +166,7 @@ class Behavior(Answer):
     last_session_date: datetime | None = None
     total_session_duration: float = Field(default=0.0, description="Seconds.")
     feature_usage_map: dict[str, int] = Field(default_factory=dict)
-    engagement_score: float | None = Field(
-        default=None, description="0 to 100; null without `profiling`. Not computed yet: null for everybody."
-    )
+    engagement_score: float | None = Field(default=None, description="0 to 100; null without `profiling`.")
 
 
 class Transactions(Answer):

@@ -197,12 +197,13 @@ async def test_a_statement_that_waited_for_an_erasure_is_410(
     assert await owner.fetchval("SELECT count(*) FROM consents") == 0
 
 
-async def test_no_score_is_told_of_anybody_whatever_they_consent_to(api: Clients) -> None:
-    """None is computed yet, and a number would be taken for one."""
+async def test_without_profiling_there_is_no_score_from_the_next_answer_on(api: Clients) -> None:
     await api.admin.post("/users", json=user(consents={"profiling": True}))
-    assert await scores(api) == {None}
+    assert await scores(api) == {0.0}
     await api.admin.delete("/users/u-1/consents/profiling")
     assert await scores(api) == {None}
+    await api.admin.put("/users/u-1/consents/profiling", json=GRANT)
+    assert await scores(api) == {0.0}
 
 
 async def scores(api: Clients) -> set[float | None]:

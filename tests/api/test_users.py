@@ -41,7 +41,7 @@ async def test_the_computed_groups_are_there_before_there_is_anything_to_compute
         "last_session_date": None,
         "total_session_duration": 0.0,
         "feature_usage_map": {},
-        "engagement_score": None,
+        "engagement_score": 0.0,
     }
     assert profile["transactions"] == {
         "total_purchases": 0,
