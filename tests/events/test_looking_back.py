@@ -137,6 +137,9 @@ async def test_each_statement_passes_a_bounded_number_of_events(
     [wanted] = await waiter.does(PURCHASE)
     await owner.execute("ANALYZE events")
     async with database.transaction() as connection:
+        # Where all events are one person's, to read and sort them may look cheaper: here it depends on chance.
+        for node in ("seqscan", "bitmapscan", "sort"):
+            await connection.execute(f"SET LOCAL enable_{node} = off")
         key = await waiter.key(connection)
         asked = {"wait": WaitRequest(event_type=PURCHASE)}
 
