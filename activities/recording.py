@@ -66,13 +66,13 @@ class _RecordStep(ActivityInboundInterceptor):
                 "Postgres can't be reached", type="StoreUnavailable", next_retry_delay=timedelta(seconds=1)
             ) from error
 
-    async def _step(self, context: StepContext, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's
+    async def _step(self, context: StepContext, call: ExecuteActivityInput) -> Any:
         begun, key = await self._begin(context)
         if begun.done:
             return key.open_json("steps.result", begun.result)
         try:
             async with heartbeats():
-                result = await self.next.execute_activity(input)
+                result = await self.next.execute_activity(call)
         except asyncio.CancelledError:
             await self._fail(context, begun.number, key, "Cancelled", "The step was cancelled.", interrupted=True)
             raise

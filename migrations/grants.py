@@ -39,7 +39,7 @@ def grant(connection: Connection, role: str) -> None:
         connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")).scalars()
     )
     connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {quote(role)}"))
-    for table in present & ({model.__table__.name for model in TABLES} | EXCEPTIONS.keys()):  # type: ignore[attr-defined]
+    for table in present & ({str(model.__tablename__) for model in TABLES} | EXCEPTIONS.keys()):
         rights = ", ".join(EXCEPTIONS.get(table, ORDINARY))
         connection.execute(text(f"REVOKE ALL ON {quote(table)} FROM {quote(role)}"))
         connection.execute(text(f"GRANT {rights} ON {quote(table)} TO {quote(role)}"))

@@ -131,8 +131,8 @@ def _mark(event: NewEvent) -> int:
 async def _read_gate(connection: Connection, sealer: Sealer, user_ids: Collection[str]) -> _Gate:
     """What some people permit; the statement after the one that took the locks."""
     rows = await connection.fetch(_GATE, list(user_ids), Purpose.DATA_COLLECTION)
-    people, refusals, generation = {}, {}, 1
-    for user_id, wrapped, present, preferences, granted, generation in rows:  # noqa: B007 - the same in all
+    people, refusals = {}, {}
+    for user_id, wrapped, present, preferences, granted, _ in rows:
         if wrapped is None:
             refusals[user_id] = USER_ERASED
         elif present and not granted:
@@ -140,7 +140,7 @@ async def _read_gate(connection: Connection, sealer: Sealer, user_ids: Collectio
         elif present:
             key = sealer.unwrap(user_id, wrapped)
             people[user_id] = _Person(key, Forbidden.by(preferences), shard_of(user_id))
-    return _Gate(people, refusals, generation)
+    return _Gate(people, refusals, rows[0]["generation"] if rows else 1)
 
 
 async def _write(connection: Connection, events: Sequence[NewEvent], gate: _Gate) -> None:

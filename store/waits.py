@@ -195,6 +195,36 @@ def _end_of(rows: Sequence[asyncpg.Record]) -> tuple[datetime, str] | None:
     return rows[-1]["timestamp"], rows[-1]["event_id"]
 
 
+_LOOK = """
+    WITH i AS (
+        SELECT coalesce(events_from, start_time - $3::interval) AS happened_from,
+               coalesce(events_since, start_time) AS received_from, trigger_event_id
+        FROM instances WHERE instance_id = $1 AND user_id = $2
+    ), asked AS (
+        SELECT * FROM unnest($4::text[], $5::text[], $6::timestamptz[], $7::boolean[])
+                 AS a (step, event_type, since, filtered)
+    ), looked AS (
+        SELECT event_id, event_type, timestamp, received_at, historical, body,
+               row_number() OVER (ORDER BY timestamp, event_id) AS place
+        FROM events
+        WHERE user_id = $2 AND timestamp >= (SELECT happened_from FROM i)
+          AND timestamp >= $8 AND (timestamp, event_id) > ($8, $9)
+        ORDER BY timestamp, event_id LIMIT $10
+    )
+    SELECT l.event_id, l.event_type, l.timestamp, l.place, a.step,
+           CASE WHEN a.filtered THEN l.body END AS body,
+           (SELECT count(*) FROM steps WHERE instance_id = $1) AS ended
+    FROM looked l CROSS JOIN i LEFT JOIN asked a
+      ON NOT l.historical AND l.received_at >= i.received_from
+     AND l.event_id IS DISTINCT FROM i.trigger_event_id AND (a.since IS NULL OR l.timestamp >= a.since)
+     AND (a.event_type IN ('*', l.event_type)
+          OR (a.event_type LIKE '%.*' AND starts_with(l.event_type, left(a.event_type, -1))))
+    WHERE a.step IS NOT NULL OR l.place = $10
+    ORDER BY l.place
+"""
+"""A page of a person's events in their order, each with the waits that count it."""
+
+
 async def _look(
     connection: Connection,
     instance_id: str,
@@ -204,33 +234,7 @@ async def _look(
 ) -> list[asyncpg.Record]:
     """Those of the user's next events that waits count, each with the wait's step; and the last one looked at."""
     return await connection.fetch(
-        """
-        WITH i AS (
-            SELECT coalesce(events_from, start_time - $3::interval) AS happened_from,
-                   coalesce(events_since, start_time) AS received_from, trigger_event_id
-            FROM instances WHERE instance_id = $1 AND user_id = $2
-        ), asked AS (
-            SELECT * FROM unnest($4::text[], $5::text[], $6::timestamptz[], $7::boolean[])
-                     AS a (step, event_type, since, filtered)
-        ), looked AS (
-            SELECT event_id, event_type, timestamp, received_at, historical, body,
-                   row_number() OVER (ORDER BY timestamp, event_id) AS place
-            FROM events
-            WHERE user_id = $2 AND timestamp >= (SELECT happened_from FROM i)
-              AND timestamp >= $8 AND (timestamp, event_id) > ($8, $9)
-            ORDER BY timestamp, event_id LIMIT $10
-        )
-        SELECT l.event_id, l.event_type, l.timestamp, l.place, a.step,
-               CASE WHEN a.filtered THEN l.body END AS body,
-               (SELECT count(*) FROM steps WHERE instance_id = $1) AS ended
-        FROM looked l CROSS JOIN i LEFT JOIN asked a
-          ON NOT l.historical AND l.received_at >= i.received_from
-         AND l.event_id IS DISTINCT FROM i.trigger_event_id AND (a.since IS NULL OR l.timestamp >= a.since)
-         AND (a.event_type IN ('*', l.event_type)
-              OR (a.event_type LIKE '%.*' AND starts_with(l.event_type, left(a.event_type, -1))))
-        WHERE a.step IS NOT NULL OR l.place = $10
-        ORDER BY l.place
-        """,
+        _LOOK,
         instance_id,
         user_id,
         GRACE,

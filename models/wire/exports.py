@@ -73,7 +73,7 @@ def _field(column: Column[Any]) -> Any:
 def _export() -> type[BaseModel]:
     columns = exported()
     profile = _rows(PROFILE, beside_the_profile(columns.pop(PROFILE)), UserProfile)
-    rows: dict[str, Any] = {name: (list[_rows(name, held)], ...) for name, held in columns.items()}  # type: ignore[misc]
+    rows: dict[str, Any] = {name: (list[_rows(name, held)], ...) for name, held in columns.items()}  # type: ignore[misc]  # made here
     return create_model(
         "UserExport",
         __base__=Answer,

@@ -21,13 +21,11 @@ from activities.projector import Found
 from models.messages.projection import projector_workflow_id
 from models.rules.sharding import SHARDS, shard_of
 from privacy.sealing import Sealer
-from runtime import migrate
 from runtime.database import Database
-from runtime.embedded.home import Home
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
-from tests.embedded.directories import temporary_directory
 from tests.support.log import Happening, Log, drain, purchase
+from tests.support.postgres import durable_postgres
 from tests.support.processes import PerennialProcess
 from worker import build_worker
 from workflows.system.turns import HEARTBEAT
@@ -216,14 +214,8 @@ async def test_workers_killed_at_any_moment_lose_nothing_and_count_nothing_twice
 
 @pytest.fixture
 async def server() -> AsyncIterator[EmbeddedPostgres]:
-    """A durable Postgres of the test's own, to be killed."""
-    with temporary_directory() as directory:
-        home = Home(directory / "home")
-        with home.held():
-            async with EmbeddedPostgres(home) as server:
-                settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
-                await asyncio.to_thread(migrate.upgrade, settings)
-                yield server
+    async with durable_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -18,15 +18,13 @@ from temporalio.testing import WorkflowEnvironment
 from activities.refusals import Refusals
 from models.messages.refusals import REFUSALS_WORKFLOW_ID
 from privacy.sealing import Sealer
-from runtime import migrate
 from runtime.database import Database
-from runtime.embedded.home import Home
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
 from store import refusals
 from store.connection import Connection
-from tests.embedded.directories import temporary_directory
 from tests.support.log import Happening, Log
+from tests.support.postgres import durable_postgres
 from tests.support.processes import PerennialProcess
 from tests.support.refusals import take_page
 
@@ -132,14 +130,8 @@ async def test_a_worker_killed_in_the_middle_of_a_page_leaves_it_to_the_next(
 
 @pytest.fixture
 async def server() -> AsyncIterator[EmbeddedPostgres]:
-    """A durable Postgres of the test's own, to be killed."""
-    with temporary_directory() as directory:
-        home = Home(directory / "home")
-        with home.held():
-            async with EmbeddedPostgres(home) as server:
-                settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
-                await asyncio.to_thread(migrate.upgrade, settings)
-                yield server
+    async with durable_postgres() as server:
+        yield server
 
 
 async def test_postgres_killed_in_the_middle_of_a_page_and_after_it_leaves_nothing_undone(
