@@ -18,7 +18,7 @@ from rich.table import Table
 from models.audit import SYSTEM, AuditEntry
 from models.errors import PerennialError
 from models.vocabulary import Role
-from privacy.keyring import BadKeyFile, KeyFile, KeyRing
+from privacy.keyring import KeyFile, KeyFileError, KeyRing
 from runtime.database import UNREACHABLE, Database
 from runtime.embedded.home import endpoints_of
 from runtime.settings import BadConfiguration, Settings, load_settings
@@ -137,7 +137,7 @@ def data_map(
     check: Annotated[bool, typer.Option("--check", help="Only say whether the page is up to date.")] = False,
     file: Annotated[Path, typer.Option(help="The page.")] = Path("docs/data-map.md"),
 ) -> None:
-    """Write the data map: every table and column, how it is sealed, masked and kept (for developers and CI)."""
+    """Write the data map: every table and column, how it is encrypted, masked and kept (for developers and CI)."""
     from models.data_map import UndeclaredError, page
 
     try:
@@ -167,7 +167,7 @@ def import_file(
     home: HomeOption = None,
 ) -> None:
     """Bring profiles or events in from a file, through the API. A second run changes nothing."""
-    from importer.run import ImportOptions, run_import
+    from clients.importer.run import ImportOptions, run_import
 
     settings = load_settings()
     endpoints = endpoints_of(home or settings.home)
@@ -233,25 +233,25 @@ def keys_revoke(
 
 @keyfile.command("create")
 def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.")]) -> None:
-    """Write a new key file. Keep a copy: without it nothing that was sealed can be opened."""
+    """Write a new key file. Keep a copy: without it nothing that was encrypted can be opened."""
     if not KeyFile(file).create():
         raise BadConfiguration(f"{file} exists; it was left as it is.")
-    typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it seals can't be opened without it.")
+    typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it encrypts can't be opened without it.")
 
 
 @keyfile.command("rewrap")
 def keyfile_rewrap(home: HomeOption = None) -> None:
     """Wrap people's keys with the current key-encryption key, so that older ones may leave the key file."""
-    from privacy.sealing import CannotOpen, Sealer
-    from store import data_keys
+    from privacy.encryption import Cipher, DecryptionError
+    from store.users import data_keys
 
     settings, ring = _with_its_keys(home)
     page, count = data_keys.Rewrapped(0, ""), 0
     while page.after is not None:
-        work = partial(data_keys.rewrap, sealer=Sealer(ring), after=page.after, actor=_CLI)
+        work = partial(data_keys.rewrap, cipher=Cipher(ring), after=page.after, actor=_CLI)
         try:
             page = _with_database(settings, work)
-        except CannotOpen as problem:
+        except DecryptionError as problem:
             raise BadConfiguration(f"The key file doesn't fit the database: {problem}.") from None
         count += page.count
     typer.echo(f"Wrapped {count} keys anew; all are wrapped with the current key-encryption key.")
@@ -264,21 +264,21 @@ def audit_verify(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Check the audit log against its seals. Exit code 3 and one sentence where it has been tampered with."""
-    from privacy.audit_chain import ChainBroken, SealKey
-    from privacy.sealing import Sealer
-    from store.audit_verification import verify
+    """Check the audit log against its encrypts. Exit code 3 and one sentence where it has been tampered with."""
+    from privacy.audit_chain import ChainBrokenError, CheckpointKey
+    from privacy.encryption import Cipher
+    from store.audit.verification import verify
 
     settings, ring = _with_its_keys(home)
-    key, expected = SealKey(Sealer(ring)), _head_of(head)
+    key, expected = CheckpointKey(Cipher(ring)), _head_of(head)
     try:
         found = _with_database(settings, lambda connection: verify(connection, key, expected))
-    except ChainBroken as problem:
+    except ChainBrokenError as problem:
         typer.echo(f"perennial: {problem}", err=True)
         raise typer.Exit(_TAMPERED) from None
     kept = found.hours - found.expired_hours
-    expired = f", and the seals of {found.expired_hours} that have expired" if found.expired_hours else ""
-    typer.echo(f"The audit log is as it was sealed: {found.rows} rows in {kept} hours{expired}.")
+    expired = f", and the encrypts of {found.expired_hours} that have expired" if found.expired_hours else ""
+    typer.echo(f"The audit log is as it was encrypted: {found.rows} rows in {kept} hours{expired}.")
     if found.newest:
         typer.echo(f"Head of {found.newest.hour:%Y-%m-%d %H:00} UTC: {found.newest.head.hex()}")
 
@@ -309,7 +309,7 @@ def _migrated(settings: Settings) -> None:
     from sqlalchemy.exc import DBAPIError
 
     from runtime.migrate import upgrade
-    from store import generation
+    from store.events import generation
 
     try:
         upgrade(settings)
@@ -321,7 +321,8 @@ def _migrated(settings: Settings) -> None:
 
 
 async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:
-    from store import api_keys, audit
+    from store import api_keys
+    from store.audit import entries as audit
 
     record, key = await api_keys.create(connection, name, role, rate_limit)
     told = {"key_id": record.key_id, "role": record.role}
@@ -330,7 +331,8 @@ async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | 
 
 
 async def _revoke_key(connection: Any, key_id: str) -> None:
-    from store import api_keys, audit
+    from store import api_keys
+    from store.audit import entries as audit
 
     await api_keys.revoke(connection, key_id)
     await audit.append(connection, [AuditEntry(_CLI, SYSTEM, "keys.revoke", details={"key_id": key_id})])
@@ -381,7 +383,7 @@ def main() -> None:
     """The entry point: expected failures are one sentence and exit code 1."""
     try:
         app()
-    except (BadConfiguration, BadKeyFile, PerennialError) as problem:
+    except (BadConfiguration, KeyFileError, PerennialError) as problem:
         typer.echo(f"perennial: {problem}", err=True)
     except UNREACHABLE:
         typer.echo("perennial: the database can't be reached; is it running?", err=True)

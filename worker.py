@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities.audit import AuditSealing, schedule_audit_seal
+from activities.audit import AuditCheckpoints, schedule_audit_checkpoint
 from activities.callbacks import Callbacks
 from activities.clocks import Clocks
 from activities.events import Events
@@ -30,27 +30,27 @@ from activities.profiles import Profiles
 from activities.projector import Projector, start_projectors
 from activities.reconciler import Reconciler, schedule_reconciler
 from activities.recording import StepRecorder
-from activities.refusals import Refusals, start_refusals
+from activities.redaction import Refusals, start_redaction
 from activities.retention import Retention, align_histories, schedule_retention
-from activities.transport import SmtpTransport, Transport
-from activities.webhook_transport import WebhookTransport
+from delivery.smtp import SmtpTransport, Transport
+from delivery.webhook import WebhookTransport
 from models.vocabulary import Channel
-from privacy.audit_chain import SealKey
+from privacy.audit_chain import CheckpointKey
+from privacy.encryption import Cipher
 from privacy.keyring import KeyFile, KeyRing
 from privacy.masking import closed_words
-from privacy.sealing import Sealer
 from runtime.collector import collect_rarely
 from runtime.database import Database
 from runtime.readiness import announce_ready
 from runtime.settings import BadConfiguration, Settings
 from runtime.telemetry import configure_logging, configure_tracing
-from runtime.temporal import SealedPayloads, connect
-from store.departures import FrequencyCap
+from runtime.temporal import EncryptedPayloads, connect
+from store.messages.send_gate import FrequencyCap
 from workflows.catalog import Definition, catalog, templates, triggers
 from workflows.interceptors import OutcomeInterceptor
 from workflows.system.registry import SYSTEM_WORKFLOWS
 
-log = logging.getLogger("perennial.worker")
+logger = logging.getLogger("perennial.worker")
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ WORKFLOW_CACHE = 500
 """How many instances a worker keeps in memory between their tasks, at 0.2 to 0.3 MiB each; others are replayed
 when something happens to them. Most of an installation's instances wait for weeks and have no use for it."""
 
-PASSED_THROUGH = ("activities", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
+PASSED_THROUGH = ("activities", "delivery", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
 """Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
 them, except for their base: what an author writes stays under the sandbox's restrictions."""
 PASSED_THROUGH_WORKFLOWS = (
@@ -136,7 +136,7 @@ def build_worker(
     client: Client,
     settings: Settings,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     owner: Database | None = None,
     *,
     lifecycles: Sequence[type[Any]] | None = None,
@@ -154,13 +154,13 @@ def build_worker(
         task_queue=settings.task_queue,
         workflows=[*served, *SYSTEM_WORKFLOWS],
         activities=[
-            *_lifecycle_activities(settings, database, sealer, definitions),
-            *_following_activities(client, settings, database, sealer, definitions),
-            *_keeping_activities(client, database, sealer, owner),
+            *_lifecycle_activities(settings, database, cipher, definitions),
+            *_following_activities(client, settings, database, cipher, definitions),
+            *_keeping_activities(client, database, cipher, owner),
         ],
         workflow_runner=workflow_runner(),
         max_cached_workflows=workflow_cache,
-        interceptors=[OutcomeInterceptor(), StepRecorder(database, sealer)],
+        interceptors=[OutcomeInterceptor(), StepRecorder(database, cipher)],
         max_concurrent_activities=settings.worker_max_activities,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
@@ -172,20 +172,20 @@ def build_worker(
 
 
 def _lifecycle_activities(
-    settings: Settings, database: Database, sealer: Sealer, definitions: Sequence[Definition]
+    settings: Settings, database: Database, cipher: Cipher, definitions: Sequence[Definition]
 ) -> list[Callable[..., Any]]:
     """What lifecycle workflows do."""
     cap = FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
     messages = Messages(
         database,
-        sealer,
+        cipher,
         transports(settings),
         {each.workflow_id: each.purpose for each in definitions},
         resend_unconfirmed=settings.smtp_unconfirmed == "resend",
         cap=cap if settings.message_cap else None,
         templates=templates(definitions),
     )
-    events, instances = Events(database, sealer), Instances(database, sealer)
+    events, instances = Events(database, cipher), Instances(database, cipher)
     return [
         instances.record,
         instances.end,
@@ -194,34 +194,34 @@ def _lifecycle_activities(
         Profiles(database).set_stage,
         events.emit,
         events.last_seen,
-        Clocks(database, sealer).next_local,
+        Clocks(database, cipher).next_local,
     ]
 
 
 def _following_activities(
-    client: Client, settings: Settings, database: Database, sealer: Sealer, definitions: Sequence[Definition]
+    client: Client, settings: Settings, database: Database, cipher: Cipher, definitions: Sequence[Definition]
 ) -> list[Callable[..., Any]]:
     """What follows from events, and from the ends of instances."""
     known = {each.workflow_id: closed_words(each.parameter_schema()) for each in definitions}
-    callbacks = Callbacks(database, sealer, settings, known)
+    callbacks = Callbacks(database, cipher, settings, known)
     return [
-        Projector(database, sealer, triggers()).follow,
-        Outbox(database, sealer, client, settings.task_queue, startables()).deliver,
-        Reconciler(database, sealer, client).look,
+        Projector(database, cipher, triggers()).follow,
+        Outbox(database, cipher, client, settings.task_queue, startables()).deliver,
+        Reconciler(database, cipher, client).look,
         callbacks.send,
         callbacks.give_up,
     ]
 
 
 def _keeping_activities(
-    client: Client, database: Database, sealer: Sealer, owner: Database | None
+    client: Client, database: Database, cipher: Cipher, owner: Database | None
 ) -> list[Callable[..., Any]]:
     """What keeps the data in order."""
     retention = Retention(database, owner, client)
     return [
         Partitions(database).make_ahead,
-        AuditSealing(database, SealKey(sealer)).seal,
-        Refusals(database, sealer).carry_out,
+        AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
+        Refusals(database, cipher).carry_out,
         retention.begin,
         retention.sweep,
         retention.finish,
@@ -256,18 +256,20 @@ async def run(settings: Settings) -> None:
         )
         owner = owner_database(settings.migration_database_url) if settings.migration_database_url else None
         if owner is None:
-            log.warning("PERENNIAL_MIGRATION_DATABASE_URL is not set: expired months are emptied and not dropped")
+            logger.warning(
+                "PERENNIAL_MIGRATION_DATABASE_URL is not set: expired months are emptied and not dropped"
+            )
         for pool in filter(None, (owner, database)):
             await pool.open()
             closing.push_async_callback(pool.close)
         worker = await _unless(stopping, _begun(settings, ring, database, owner))
         if worker is None:
-            log.info("stopped before Temporal had taken the worker")
+            logger.info("stopped before Temporal had taken the worker")
             return
         collect_rarely(*COLLECTOR)
         async with worker:
             announce_ready(settings.ready_file)
-            log.info("worker is polling", extra={"task_queue": settings.task_queue})
+            logger.info("worker is polling", extra={"task_queue": settings.task_queue})
             await stopping.wait()
 
 
@@ -294,8 +296,8 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | 
 
 async def _begun(settings: Settings, ring: KeyRing, database: Database, owner: Database | None) -> Worker:
     """The worker, as soon as Temporal answers and has taken the system's workflows."""
-    client = await _connected(settings, SealedPayloads(ring.payload.current, ring.payload.keys))
-    worker = build_worker(client, settings, database, Sealer(ring), owner)
+    client = await _connected(settings, EncryptedPayloads(ring.payload.current, ring.payload.keys))
+    worker = build_worker(client, settings, database, Cipher(ring), owner)
     await _start_system(client, settings.task_queue)
     await align_histories(client, database)
     return worker
@@ -307,24 +309,24 @@ async def _start_system(client: Client, task_queue: str) -> None:
         try:
             await start_projectors(client, task_queue)
             await start_outbox(client, task_queue)
-            await start_refusals(client, task_queue)
+            await start_redaction(client, task_queue)
             await schedule_partitions(client, task_queue)
-            await schedule_audit_seal(client, task_queue)
+            await schedule_audit_checkpoint(client, task_queue)
             await schedule_retention(client, task_queue)
             await schedule_reconciler(client, task_queue)
         except RPCError:
-            log.warning("Temporal did not take the system's workflows; trying again")
+            logger.warning("Temporal did not take the system's workflows; trying again")
             await asyncio.sleep(1)
         else:
             return
 
 
-async def _connected(settings: Settings, codec: SealedPayloads) -> Client:
+async def _connected(settings: Settings, codec: EncryptedPayloads) -> Client:
     """A connected client, as soon as Temporal answers."""
     interceptors = [TracingInterceptor()] if settings.otlp_endpoint else []
     while True:
         try:
             return await connect(settings, codec, interceptors=interceptors, lazy=False)
         except (RPCError, RuntimeError):
-            log.warning("Temporal does not answer yet", extra={"address": settings.temporal_address})
+            logger.warning("Temporal does not answer yet", extra={"address": settings.temporal_address})
             await asyncio.sleep(1)

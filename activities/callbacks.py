@@ -14,16 +14,16 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.outbound import AddressRefused, Answer, Outbound, Unreachable
-from models.messages.callbacks import CallbackDue
+from delivery.http import AddressForbiddenError, Answer, Outbound, UnreachableError
+from models.temporal.callbacks import CallbackDue
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from privacy.signatures import signed_headers
 from runtime.database import UNREACHABLE, Database
 from runtime.settings import Settings
-from store import callbacks, instances
-from store.callbacks import Callback, CallbackStatus
-from store.instance_views import TemporalPlace, instance_view
+from store.instances import callbacks, instances
+from store.instances.callbacks import Callback, CallbackStatus
+from store.instances.views import TemporalPlace, instance_view
 
 PAUSES = tuple(
     timedelta(seconds=seconds) for seconds in (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 6 * 3600)
@@ -43,12 +43,12 @@ class Callbacks:
     """Sends callbacks."""
 
     def __init__(
-        self, database: Database, sealer: Sealer, settings: Settings, known: Mapping[str, Collection[str]]
+        self, database: Database, cipher: Cipher, settings: Settings, known: Mapping[str, Collection[str]]
     ) -> None:
         """``known`` has, by workflow, the words that its own schema names: they are no person's."""
         self._known = known
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._place = TemporalPlace(settings.temporal_ui_url, settings.temporal_namespace)
         self._outbound = Outbound(loopback=settings.environment == "embedded")
 
@@ -61,13 +61,13 @@ class Callbacks:
         except UNREACHABLE as error:
             # No try: soon again, however long it lasts, and the schedule stays where it is.
             raise ApplicationError(
-                "Postgres can't be reached", type="StoreUnavailable", next_retry_delay=_STORE_AWAY
+                "Postgres can't be reached", type="StoreUnavailableError", next_retry_delay=_STORE_AWAY
             ) from error
 
     async def _send(self, due: CallbackDue) -> None:
         async with self._database.connection() as connection:
-            callback = await callbacks.find(connection, self._sealer, due.instance_id)
-            instance = await instances.find_any(connection, self._sealer, due.instance_id)
+            callback = await callbacks.find(connection, self._cipher, due.instance_id)
+            instance = await instances.find_any(connection, self._cipher, due.instance_id)
         if callback is None or instance is None or instance.end_time is None:
             return
         if len(instance.replaced_runs) != due.ending:
@@ -102,7 +102,7 @@ class Callbacks:
         headers = {"content-type": "application/json", "user-agent": "Perennial", **signed}
         try:
             return await self._outbound.post(callback.url, body, headers)
-        except (AddressRefused, Unreachable):
+        except (AddressForbiddenError, UnreachableError):
             return None
 
 

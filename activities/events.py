@@ -17,16 +17,16 @@ import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from models.messages.execution import Emission, LastSeen, NewEvent, Sighting, StepContext
 from models.rules.event_types import NAME, EventType
 from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import NewEvent as Ingestible
 from models.rules.ingest import Outcome, prepare
-from privacy.sealing import Sealer
+from models.temporal.execution import Emission, LastEvent, LastSeen, NewEvent, StepContext
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import events, log
-from store.event_types import EventTypes
-from store.partitions import Partitions, month_of
+from store.events import events, log
+from store.events.partitions import Partitions, month_of
+from store.events.types import EventTypes
 
 _EMITTED = uuid.UUID("7a1b0a55-9f0e-4d0f-8f0b-6f3f1f0a9c2e")
 
@@ -34,9 +34,9 @@ _EMITTED = uuid.UUID("7a1b0a55-9f0e-4d0f-8f0b-6f3f1f0a9c2e")
 class Events:
     """Records events as ingest does, under the same consent, in the same transaction."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._types = EventTypes()
         self._partitions = Partitions()
 
@@ -52,7 +52,7 @@ class Events:
             await self._partitions.ensure(connection, {month_of(ready.timestamp)})
             try:
                 async with connection.transaction():
-                    [outcome] = await events.record(connection, self._sealer, [ready])
+                    [outcome] = await events.record(connection, self._cipher, [ready])
             except asyncpg.CheckViolationError:  # the partition has gone: the next attempt makes it
                 self._partitions.forget()
                 raise
@@ -61,10 +61,10 @@ class Events:
         return Emission(event_id=ready.event_id, status=outcome.status, reason=reason)
 
     @activity.defn(name="events.last_seen")
-    async def last_seen(self, asked: LastSeen) -> Sighting:
+    async def last_seen(self, asked: LastSeen) -> LastEvent:
         """When the latest event of a kind happened; what workflows emit isn't the customer's doing."""
         async with self._database.connection() as connection:
-            return Sighting(at=await events.last_seen(connection, asked.user_id, asked.event_type))
+            return LastEvent(at=await events.last_seen(connection, asked.user_id, asked.event_type))
 
 
 def _ready(event: NewEvent, types: Mapping[str, EventType]) -> Ingestible:

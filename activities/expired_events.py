@@ -17,16 +17,17 @@ import logging
 from datetime import datetime
 
 from activities.expired_months import ExpiredMonths
-from activities.sweeping import Batch, Sweeping
+from activities.purging import Batch, Purging
 from runtime.database import Database
-from store import expired, months
-from store.expired import ByPlace
-from store.months import Month, Standing
-from store.partitions import month_start
+from store.events import detaching
+from store.events.detaching import Month, Standing
+from store.events.partitions import month_start
+from store.retention import purge
+from store.retention.purge import TableScan
 
 logger = logging.getLogger("perennial.retention")
 
-_BESIDE = (expired.SESSIONS, expired.POISON, expired.LETTERS)
+_BESIDE = (purge.SESSIONS, purge.POISON, purge.LETTERS)
 
 
 class ExpiredEvents:
@@ -36,28 +37,28 @@ class ExpiredEvents:
         self._database = database
         self._months = None if owner is None else ExpiredMonths(owner)
 
-    async def remove(self, sweeping: Sweeping) -> None:
+    async def remove(self, sweeping: Purging) -> None:
         """Remove what is past the period; what has to stay for now is noted as held."""
         await self._put_back(sweeping)
         async with self._database.connection() as connection:
-            begun = await months.begun_before(connection, sweeping.older_than)
+            begun = await detaching.begun_before(connection, sweeping.older_than)
         held = [month for month in begun if not await self._remove_month(sweeping, month)]
         await self._ids(sweeping)
         if not held:
             for table in _BESIDE:
                 await by_place(sweeping, table)
 
-    async def _put_back(self, sweeping: Sweeping) -> None:
+    async def _put_back(self, sweeping: Purging) -> None:
         """Put months back that have begun to leave under a shorter period, and aren't past the present one."""
         if self._months is None:
             return
         async with self._database.connection() as connection:
-            every = await months.every(connection)
+            every = await detaching.every(connection)
         for month in every:
             if month.standing is not Standing.ATTACHED and month.ends > sweeping.older_than:
                 await self._months.put_back(sweeping, month)
 
-    async def _remove_month(self, sweeping: Sweeping, month: Month) -> bool:
+    async def _remove_month(self, sweeping: Purging, month: Month) -> bool:
         """Remove a month, or its expired part; False where some of it is held."""
         if self._months is not None and month.ends <= sweeping.older_than:
             return await self._months.remove(sweeping, month)
@@ -68,14 +69,14 @@ class ExpiredEvents:
             extra={"partition": month.name},
         )
         async with self._database.connection() as connection:
-            rows = await months.estimated_rows(connection, month)
+            rows = await detaching.estimated_rows(connection, month)
         await sweeping.note(month.name, "held", rows)
         return False
 
-    async def _ids(self, sweeping: Sweeping) -> None:
+    async def _ids(self, sweeping: Purging) -> None:
         """Delete the ids of months that aren't there: their events have been dropped."""
         async with self._database.connection() as connection:
-            there = await months.begun_before(connection, sweeping.older_than)
+            there = await detaching.begun_before(connection, sweeping.older_than)
         begins: datetime | None = None
         for month in there:
             await _ids_between(sweeping, begins, month.begins)
@@ -85,25 +86,25 @@ class ExpiredEvents:
             await _ids_between(sweeping, begins, ends)
 
 
-async def by_place(sweeping: Sweeping, table: ByPlace) -> None:
+async def by_place(sweeping: Purging, table: TableScan) -> None:
     """Delete the expired rows of a table to which no index leads."""
     await sweeping.through(
         table.table,
         table.table,
-        lambda connection, older_than, first: expired.delete_by_place(connection, table, older_than, first),
+        lambda connection, older_than, first: purge.delete_by_place(connection, table, older_than, first),
     )
 
 
-async def _empty(sweeping: Sweeping, month: Month) -> bool:
+async def _empty(sweeping: Purging, month: Month) -> bool:
     unread = 0
 
     async with sweeping.database.connection() as connection:
-        blocks = await expired.blocks_of(connection, month.name)
-    for first in range(0, blocks, expired.BLOCKS):
+        blocks = await purge.blocks_of(connection, month.name)
+    for first in range(0, blocks, purge.BLOCKS):
 
         async def one(batch: Batch, first: int = first) -> int:
             ends = min(month.ends, batch.older_than)
-            done = await expired.delete_events(batch.connection, month.begins, ends, first)
+            done = await purge.delete_events(batch.connection, month.begins, ends, first)
             await batch.record(month.name, "deleted", done.deleted)
             await batch.record("event_ids", "deleted", done.ids)
             return done.unread
@@ -114,13 +115,13 @@ async def _empty(sweeping: Sweeping, month: Month) -> bool:
     return not unread
 
 
-async def _ids_between(sweeping: Sweeping, begins: datetime | None, ends: datetime) -> None:
+async def _ids_between(sweeping: Purging, begins: datetime | None, ends: datetime) -> None:
     """Delete ids of events between two times, oldest first."""
     position = begins
 
     async def one(batch: Batch) -> int:
         nonlocal position
-        rows, reached = await expired.delete_ids(batch.connection, position, min(ends, batch.older_than))
+        rows, reached = await purge.delete_ids(batch.connection, position, min(ends, batch.older_than))
         await batch.record("event_ids", "deleted", rows)
         position = reached or position
         return rows

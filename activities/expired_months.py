@@ -1,6 +1,6 @@
 """Whole months of the log, taken out: detached without blocking anybody, then dropped.
 
-A month goes through four standings (:class:`store.months.Standing`), and each step is one statement that commits
+A month goes through four standings (:class:`store.events.detaching.Standing`), and each step is one statement that commits
 by itself. What a step finds is read from Postgres' catalogue and remembered nowhere else, so that whoever comes
 next goes on from where things are. Argument, by the point at which the worker, or Postgres, dies:
 
@@ -39,11 +39,11 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from activities.sweeping import PeriodLifted, Sweeping
+from activities.purging import Purging, RetentionExtendedError
 from runtime.database import Database
-from store import months
 from store.connection import Connection
-from store.months import Month, Standing
+from store.events import detaching
+from store.events.detaching import Month, Standing
 
 logger = logging.getLogger("perennial.retention")
 
@@ -65,12 +65,12 @@ class ExpiredMonths:
     def __init__(self, owner: Database) -> None:
         self._owner = owner
 
-    async def remove(self, sweeping: Sweeping, month: Month) -> bool:
+    async def remove(self, sweeping: Purging, month: Month) -> bool:
         """Take a month out, from wherever it stands; False where it is held."""
         async with self._turn() as connection:
             return await _Removal(sweeping, connection, month).to_the_end()
 
-    async def put_back(self, sweeping: Sweeping, month: Month) -> None:
+    async def put_back(self, sweeping: Purging, month: Month) -> None:
         """Put a month back that has begun to leave, and may stay by now: its period has been lengthened."""
         async with self._turn() as connection:
             await _Removal(sweeping, connection, month).back()
@@ -80,19 +80,19 @@ class ExpiredMonths:
         """A connection of the owner's that nobody else takes months out with. Asked again and again: one who waits
         in a statement holds a snapshot, for which FINALIZE would wait."""
         async with self._owner.session() as connection:
-            while not await months.take_turn(connection):  # noqa: ASYNC110 - nothing here tells of the lock's end
+            while not await detaching.take_turn(connection):  # noqa: ASYNC110 - nothing here tells of the lock's end
                 await asyncio.sleep(AGAIN_SECONDS)
             try:
                 yield connection
             finally:
                 if not connection.is_closed():
-                    await months.end_turn(connection)
+                    await detaching.end_turn(connection)
 
 
 class _Removal:
     """One month on its way out."""
 
-    def __init__(self, sweeping: Sweeping, connection: Connection, month: Month) -> None:
+    def __init__(self, sweeping: Purging, connection: Connection, month: Month) -> None:
         self._sweeping = sweeping
         self._connection = connection
         self._month = month
@@ -100,7 +100,7 @@ class _Removal:
 
     async def to_the_end(self) -> bool:
         """Step until the month is gone, or held."""
-        while (standing := await months.standing_of(self._connection, self._month.name)) is not Standing.GONE:
+        while (standing := await detaching.standing_of(self._connection, self._month.name)) is not Standing.GONE:
             if standing is Standing.DETACHED:
                 return await self._end()
             if standing is Standing.ATTACHED and not await self._may_leave():
@@ -112,22 +112,22 @@ class _Removal:
 
     async def back(self) -> None:
         """Attach the month again; one that can't end its leaving yet is left for the next run."""
-        while (standing := await months.standing_of(self._connection, self._month.name)) is Standing.LEAVING:
+        while (standing := await detaching.standing_of(self._connection, self._month.name)) is Standing.LEAVING:
             if not await self._leave(standing):
                 return
         if standing is Standing.DETACHED:
-            await months.attach(self._connection, self._month)
+            await detaching.attach(self._connection, self._month)
 
     async def _may_leave(self) -> bool:
         await self._still_expired()
-        if await months.has_unread(self._connection, self._month):
+        if await detaching.has_unread(self._connection, self._month):
             await self._hold("the projector has not come to all of its events")
             return False
         return True
 
     async def _leave(self, standing: Standing) -> bool:
         """Detach, or go on with it; False once it has been tried often enough."""
-        step = months.detach if standing is Standing.ATTACHED else months.finalize
+        step = detaching.detach if standing is Standing.ATTACHED else detaching.finalize
         try:
             await step(self._connection, self._month)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
@@ -139,31 +139,31 @@ class _Removal:
         """Drop the detached month, or put it back where it may not go after all."""
         try:
             await self._still_expired()
-        except PeriodLifted:
-            await months.attach(self._connection, self._month)
+        except RetentionExtendedError:
+            await detaching.attach(self._connection, self._month)
             raise
-        if await months.has_unread(self._connection, self._month):
-            await months.attach(self._connection, self._month)
+        if await detaching.has_unread(self._connection, self._month):
+            await detaching.attach(self._connection, self._month)
             await self._hold("the projector has not come to all of its events")
             return False
-        rows = await months.rows_of(self._connection, self._month)
+        rows = await detaching.rows_of(self._connection, self._month)
 
         async def record(connection: Connection) -> None:
             batch = await self._sweeping.opened(connection)
             await batch.record(self._month.name, "dropped", rows)
 
-        await months.drop(self._connection, self._month, record)
+        await detaching.drop(self._connection, self._month, record)
         logger.info("a month of events was dropped", extra={"partition": self._month.name, "rows": rows})
         return True
 
     async def _still_expired(self) -> None:
-        """Raise :class:`PeriodLifted` where the month isn't past the period any more."""
+        """Raise :class:`RetentionExtendedError` where the month isn't past the period any more."""
         async with self._connection.transaction():
             batch = await self._sweeping.opened(self._connection)
         if self._month.ends > batch.older_than:
-            raise PeriodLifted
+            raise RetentionExtendedError
 
     async def _hold(self, why: str) -> None:
-        rows = await months.rows_of(self._connection, self._month)
+        rows = await detaching.rows_of(self._connection, self._month)
         logger.warning("a month stays past its period", extra={"partition": self._month.name, "reason": why})
         await self._sweeping.note(self._month.name, "held", rows)

@@ -16,8 +16,8 @@ from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from models.messages.identity import temporal_workflow_id
-from store.expired import EndedInstance
+from models.temporal.identity import temporal_workflow_id
+from store.retention.purge import EndedInstance
 
 _AT_ONCE = 8
 _RPC_TIMEOUT = timedelta(seconds=10)

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from models.messages.execution import InstanceQuestion, Progress, Recorded, StoredEnd, WaitRequest
-from privacy.sealing import DataKey, Sealer
+from models.temporal.execution import InstanceQuestion, Progress, Recorded, StoredEnd, WaitRequest
+from privacy.encryption import Cipher, DataKey
 from runtime.database import Database
-from store import data_keys, endings, instances, waits
 from store.connection import Connection
-from store.endings import Unfinished
+from store.instances import instances, terminal, waits
+from store.instances.terminal import Unfinished
+from store.users import data_keys
 
 INSTANCE_UNKNOWN = "InstanceUnknown"
 """The type of :func:`instance_unknown`."""
@@ -26,9 +27,9 @@ def instance_unknown() -> ApplicationError:
 class Instances:
     """Writes progress and ends into the stored context."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
 
     @activity.defn(name="instances.record")
     async def record(self, progress: Progress) -> Recorded:
@@ -43,7 +44,7 @@ class Instances:
         """
         run_id = activity.info().workflow_run_id or ""
         async with self._database.transaction() as connection:
-            key = (await data_keys.find(connection, self._sealer, [progress.user_id])).get(progress.user_id)
+            key = (await data_keys.find(connection, self._cipher, [progress.user_id])).get(progress.user_id)
             if key is None:
                 return Recorded()
             asked = await waits.resolved(connection, key, progress.instance_id, _asked(progress))
@@ -86,7 +87,7 @@ async def _settle(
         ended = Unfinished(
             progress.instance_id, progress.workflow_id, progress.user_id, progress.current_step, run_id
         )
-        await endings.follow_up(connection, key, ended, progress.status, run_id, progress.error)
+        await terminal.on_terminal(connection, key, ended, progress.status, run_id, progress.error)
     if progress.waits:
         await waits.forget(connection, progress.instance_id, progress.waits)
     for step, request in asked.items():

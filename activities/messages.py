@@ -16,7 +16,7 @@ all is as in 3.
 
 Consent to the purpose of the message's workflow, and the frequency cap, are looked at twice: with the intent, so
 that a mail server isn't even told of the address; and, what counts, in the transaction of ``about_to``, behind the
-lock that a withdrawal takes (:func:`store.departures.let_go`). A message that something speaks against then is
+lock that a withdrawal takes (:func:`store.messages.messages.send_gate.authorize`). A message that something speaks against then is
 ``suppressed``, and stays so.
 """
 
@@ -29,15 +29,15 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.templates import MessageTemplate
-from activities.transport import Envelope, HandoverUncertain, MessageRefused, Transport
-from models.messages.execution import CleanedUp, CleanUp, Delivery, Message
+from delivery.smtp import Envelope, HandoverUncertainError, MessageRejectedError, Transport
+from delivery.templates import MessageTemplate
+from models.temporal.execution import CleanedUp, CleanUp, Delivery, Message
 from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
-from store import departures, messages
 from store.connection import Connection
-from store.departures import FrequencyCap, MessageWithdrawn
+from store.messages import messages, send_gate
+from store.messages.send_gate import FrequencyCap, MessageWithdrawnError
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Messages:
     def __init__(
         self,
         database: Database,
-        sealer: Sealer,
+        cipher: Cipher,
         transports: Mapping[Channel, Transport],
         purposes: Mapping[str, Purpose | None],
         *,
@@ -61,7 +61,7 @@ class Messages:
     ) -> None:
         """``purposes`` has the purpose of each lifecycle workflow; one that isn't there counts as marketing."""
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._transports = transports
         self._purposes = purposes
         self._resend_unconfirmed = resend_unconfirmed
@@ -73,7 +73,7 @@ class Messages:
         """Send a message to the step's user; returns what became of it.
 
         The recipient's address is read now, just in time, and is the same at every attempt of this step. Whether
-        it may go is looked at last of all, see :mod:`store.departures`; one that may not is no failure.
+        it may go is looked at last of all, see :mod:`store.messages.messages.send_gate`; one that may not is no failure.
         """
         text = self._templates.get(message.template)
         if text is None:
@@ -83,9 +83,9 @@ class Messages:
         user_id = message.step_context.user_id
         purpose = self._purposes.get(message.step_context.workflow_id, Purpose.MARKETING)
         async with self._database.transaction() as connection:
-            intent = await messages.intend(connection, self._sealer, message, purpose, text.render)
+            intent = await messages.intend(connection, self._cipher, message, purpose, text.render)
             if intent.status is MessageStatus.PENDING:  # so that no mail server is told of the address in vain
-                reason = await departures.objection(connection, intent, user_id, self._cap)
+                reason = await send_gate.objection(connection, intent, user_id, self._cap)
                 if reason and await messages.settle(
                     connection, intent.message_id, MessageStatus.SUPPRESSED, reason=reason
                 ):
@@ -123,16 +123,16 @@ class Messages:
                 about_to,
             )
         except _HeldBackError as error:
-            return _delivery(intent, departures.held_back(intent), error.reason)
-        except MessageWithdrawn:
+            return _delivery(intent, send_gate.held_back(intent), error.reason)
+        except MessageWithdrawnError:
             return _delivery(intent, MessageStatus.WITHDRAWN)
-        except HandoverUncertain:
+        except HandoverUncertainError:
             if self._may_resend(MessageStatus.SENDING, transport):
                 raise
             return await self._settle(intent, MessageStatus.UNCONFIRMED)
-        except MessageRefused as error:
+        except MessageRejectedError as error:
             await self._settle(intent, MessageStatus.REFUSED)
-            raise ApplicationError(str(error), type="MessageRefused", non_retryable=True) from error
+            raise ApplicationError(str(error), type="MessageRejectedError", non_retryable=True) from error
         except Exception:
             await self._put_back(intent)
             raise
@@ -149,7 +149,7 @@ class Messages:
 
     async def _let_go(self, intent: messages.Intent, user_id: str, status: MessageStatus) -> Suppression | None:
         return await self._patiently(
-            lambda connection: departures.let_go(connection, intent, user_id, status, self._cap)
+            lambda connection: send_gate.authorize(connection, intent, user_id, status, self._cap)
         )
 
     async def _patiently(self, write: Callable[[Connection], Awaitable[T]]) -> T:

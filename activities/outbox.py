@@ -38,23 +38,25 @@ from activities.heartbeats import heartbeats
 from activities.replays import Replays
 from activities.system import ensure_running
 from models.errors import PerennialError
-from models.messages.callbacks import CALLBACK, CallbackDue, callback_workflow_id
-from models.messages.execution import RecordedEvent
-from models.messages.identity import temporal_workflow_id
-from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
-from models.messages.public_text import PublicText
-from models.messages.starting import exit_requests, start_message, start_options
 from models.rules.triggers import Exit
+from models.temporal.callbacks import CALLBACK, CallbackDue, callback_workflow_id
+from models.temporal.execution import RecordedEvent
+from models.temporal.identity import temporal_workflow_id
+from models.temporal.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
+from models.temporal.public_text import PublicText
+from models.temporal.starting import exit_requests, start_message, start_options
 from models.vocabulary import Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
 from runtime.temporal import RPC_TIMEOUT
-from store import consent_lock, endings, instances, outbox, triggers, waits
+from store import outbox
 from store.connection import Connection
-from store.instances import NewInstance
-from store.outbox import Letter, StoredLetter
+from store.consents import locks
+from store.instances import instances, terminal, triggers, waits
+from store.instances.instances import NewInstance
+from store.outbox import OutboxEntry, StoredOutboxEntry
 
-log = logging.getLogger("perennial.outbox")
+logger = logging.getLogger("perennial.outbox")
 
 AT_ONCE = 32
 """How many letters are under way at once: enough to keep Temporal busy, too few to drown it."""
@@ -106,17 +108,17 @@ class Outbox:
     def __init__(
         self,
         database: Database,
-        sealer: Sealer,
+        cipher: Cipher,
         client: Client,
         task_queue: str,
         startables: Mapping[str, Startable],
     ) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._client = client
         self._task_queue = task_queue
         self._startables = startables
-        self._replays = Replays(database, sealer, client)
+        self._replays = Replays(database, cipher, client)
 
     @activity.defn(name="outbox.deliver")
     async def deliver(self) -> None:
@@ -146,7 +148,7 @@ class Outbox:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _due(self, room: int, without: list[int]) -> list[StoredLetter]:
+    async def _due(self, room: int, without: list[int]) -> list[StoredOutboxEntry]:
         if room <= 0:
             return []
         try:
@@ -155,22 +157,24 @@ class Outbox:
         except UNREACHABLE:
             return []
 
-    async def _hand_over(self, stored: StoredLetter) -> None:
+    async def _hand_over(self, stored: StoredOutboxEntry) -> None:
         try:
             fate = await self._tell(stored.letter)
             async with self._database.connection() as connection:
                 await _write(connection, stored, fate)
         except UNREACHABLE:
-            log.warning("the outbox waits for Postgres")
+            logger.warning("the outbox waits for Postgres")
             await asyncio.sleep(IDLE_SECONDS)
 
-    async def _tell(self, letter: Letter) -> _Fate:
+    async def _tell(self, letter: OutboxEntry) -> _Fate:
         """Tell Temporal of one letter. Raises only where Postgres is away: whatever else goes wrong is the affair
         of this letter, and holds no other back."""
         try:
             await self._carry(letter)
         except RPCError as error:
-            log.warning("Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name})
+            logger.warning(
+                "Temporal did not take a letter", extra={"kind": letter.kind, "status": error.status.name}
+            )
             if error.status is RPCStatusCode.NOT_FOUND:
                 return _Fate.UNKNOWN
             return _Fate.AWAY if error.status in AWAY else _Fate.REFUSED
@@ -179,11 +183,11 @@ class Outbox:
         except UNREACHABLE:
             raise
         except Exception:
-            log.exception("a letter can't be delivered", extra={"kind": letter.kind})
+            logger.exception("a letter can't be delivered", extra={"kind": letter.kind})
             return _Fate.REFUSED
         return _Fate.SETTLED
 
-    async def _carry(self, letter: Letter) -> None:
+    async def _carry(self, letter: OutboxEntry) -> None:
         match letter.kind:
             case "signal":
                 await self._signal(letter)
@@ -196,7 +200,7 @@ class Outbox:
             case "callback":
                 await self._call_back(letter)
 
-    async def _signal(self, letter: Letter) -> None:
+    async def _signal(self, letter: OutboxEntry) -> None:
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
         event = RecordedEvent(
             event_id=letter.event_id,
@@ -216,9 +220,9 @@ class Outbox:
         """Whether an instance was seen running and has no end: a Temporal without it isn't the right one, or has
         lost it, and which of the two the reconciler decides (ADR 0029)."""
         async with self._database.connection() as connection:
-            return any(each.run_id is not None for each in await endings.unfinished(connection, [instance_id]))
+            return any(each.run_id is not None for each in await terminal.unfinished(connection, [instance_id]))
 
-    async def _cancel(self, letter: Letter) -> None:
+    async def _cancel(self, letter: OutboxEntry) -> None:
         """Cancel an instance. One whose start or replay hasn't come through is ended here, and looked for a while
         longer."""
         handle = self._client.get_workflow_handle(temporal_workflow_id(letter.workflow_id, letter.instance_id))
@@ -235,13 +239,13 @@ class Outbox:
         async with self._database.transaction() as connection:
             coming = await instances.end_unstarted(connection, letter.instance_id, START_WITHIN)
             if coming is not None:
-                await endings.close(connection, letter.instance_id)
+                await terminal.close(connection, letter.instance_id)
         if coming:
             raise _StillStartingError
         if unknown is not None and await self._goes_on(letter.instance_id):
             raise unknown
 
-    async def _call_back(self, letter: Letter) -> None:
+    async def _call_back(self, letter: OutboxEntry) -> None:
         due = CallbackDue(instance_id=letter.instance_id, ending=int(letter.event_id))
         with contextlib.suppress(WorkflowAlreadyStartedError):
             await self._client.start_workflow(
@@ -254,7 +258,7 @@ class Outbox:
                 rpc_timeout=RPC_TIMEOUT,
             )
 
-    async def _start(self, letter: Letter) -> None:
+    async def _start(self, letter: OutboxEntry) -> None:
         startable = self._startables.get(letter.workflow_id)
         new = await self._admit(letter, startable) if startable else None
         if startable is None or new is None:
@@ -269,14 +273,14 @@ class Outbox:
                 **start_options(new.workflow_id, message, startable.description),
             )
 
-    async def _admit(self, letter: Letter, startable: Startable) -> NewInstance | None:
+    async def _admit(self, letter: OutboxEntry, startable: Startable) -> NewInstance | None:
         """Store the instance if it may run."""
         async with self._database.transaction() as connection:
             try:
                 if startable.purpose is not None:
-                    await consent_lock.share(connection, [letter.user_id])
-                admission = await instances.admission(
-                    connection, self._sealer, letter.workflow_id, letter.user_id, startable.purpose
+                    await locks.share(connection, [letter.user_id])
+                admission = await instances.eligibility(
+                    connection, self._cipher, letter.workflow_id, letter.user_id, startable.purpose
                 )
             except PerennialError:
                 return None
@@ -302,7 +306,7 @@ class Outbox:
             return new
 
 
-async def _write(connection: Connection, stored: StoredLetter, fate: _Fate) -> None:
+async def _write(connection: Connection, stored: StoredOutboxEntry, fate: _Fate) -> None:
     match fate:
         case _Fate.SETTLED:
             await outbox.delivered(connection, [stored.outbox_id])
@@ -314,7 +318,7 @@ async def _write(connection: Connection, stored: StoredLetter, fate: _Fate) -> N
             attempts = await outbox.postpone(connection, stored.outbox_id)
             if attempts is not None:
                 told = {"kind": stored.letter.kind, "workflow_id": stored.letter.workflow_id, "attempts": attempts}
-                log.error("a letter was left dead", extra=told)
+                logger.error("a letter was left dead", extra=told)
 
 
 async def start_outbox(client: Client, task_queue: str) -> None:

@@ -16,9 +16,9 @@ from temporalio.client import (
 )
 
 from activities import schedules
-from models.messages.partitions import PARTITIONS, PARTITIONS_ID, PartitionsMade
+from models.temporal.partitions import PARTITIONS, PARTITIONS_ID, PartitionsMade
 from runtime.database import Database
-from store import partitions
+from store.events import partitions
 
 MONTHS_AHEAD = 3
 

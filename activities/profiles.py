@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from temporalio import activity
 
-from models.messages.execution import StageChange, StageChanged
+from models.temporal.execution import StageChange, StageChanged
 from runtime.database import Database
-from store import stages
+from store.users import stages
 
 
 class Profiles:

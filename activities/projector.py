@@ -16,7 +16,7 @@ Two workers that follow one shard for a moment, as after a heartbeat that came l
 moves by compare-and-set before anything else is written, so the second waits for the first and finds it moved.
 
 An event that can't be folded never stops its shard: it is tried a few times, alone, then set aside in the same
-way (:mod:`store.poison`). So is one that Postgres refuses to store, once a batch of nothing else fails. What would
+way (:mod:`store.events.poison`). So is one that Postgres refuses to store, once a batch of nothing else fails. What would
 befall any event, a bug of ours among it, stops the shard, and is tried again until it passes.
 """
 
@@ -33,16 +33,19 @@ from temporalio.client import Client
 
 from activities.heartbeats import heartbeats
 from activities.system import ensure_running
-from activities.wake_ups import Bell, WakeUps
-from models.messages.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
 from models.rules.folding import ACCOUNT_DELETION, FoldedEvent, Projection
 from models.rules.triggers import WorkflowTrigger
-from privacy.sealing import CannotOpen, CannotUnwrap, DataKey, Sealer
+from models.temporal.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
+from privacy.encryption import Cipher, DataKey, DecryptionError, KeyUnwrapError
 from runtime.database import UNREACHABLE, Database
-from store import closings, consent_lock, data_keys, log, outbox, poison, projection
+from runtime.wake_ups import WakeUp, WakeUps
+from store import outbox
 from store.connection import Connection
-from store.log import BEGINNING, CHANNEL, CursorMoved, LoggedEvent, Position
-from store.poison import Refused
+from store.consents import locks
+from store.events import log, poison, projection
+from store.events.log import BEGINNING, CHANNEL, CursorMovedError, LoggedEvent, Position
+from store.events.poison import Refused
+from store.users import closures, data_keys
 
 logger = logging.getLogger("perennial.projector")
 
@@ -81,16 +84,16 @@ class Found(Enum):
 class Projector:
     """Follows shards of the log. One for a process: its shards share a listening connection."""
 
-    def __init__(self, database: Database, sealer: Sealer, triggers: Sequence[WorkflowTrigger]) -> None:
+    def __init__(self, database: Database, cipher: Cipher, triggers: Sequence[WorkflowTrigger]) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._triggers = triggers
         self._wake_ups = WakeUps(database, CHANNEL)
 
     @activity.defn(name="projector.follow")
     async def follow(self, shard: ShardOfLog) -> None:
         """Fold what comes, until the turn is over or the worker stops."""
-        follower = Follower(self._database, self._sealer, self._triggers, shard.shard)
+        follower = Follower(self._database, self._cipher, self._triggers, shard.shard)
         over = asyncio.get_running_loop().time() + TURN_SECONDS
         async with heartbeats(), self._wake_ups.bell() as bell:
             while (began := asyncio.get_running_loop().time()) < over and not activity.is_worker_shutdown():
@@ -98,7 +101,7 @@ class Projector:
                 await _rest(bell, found, asyncio.get_running_loop().time() - began)
 
 
-async def _rest(bell: Bell, found: Found | None, taken: float) -> None:
+async def _rest(bell: WakeUp, found: Found | None, taken: float) -> None:
     """Wait as long as what was found, and how long it took, make sense of; None is a failure."""
     if found is Found.NOTHING:
         await bell.wait(POLL_SECONDS)
@@ -135,10 +138,10 @@ class Follower:
     """Where one activity stands in one shard."""
 
     def __init__(
-        self, database: Database, sealer: Sealer, triggers: Sequence[WorkflowTrigger], shard: int
+        self, database: Database, cipher: Cipher, triggers: Sequence[WorkflowTrigger], shard: int
     ) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._triggers = triggers
         self._shard = shard
         self._cursor = BEGINNING
@@ -152,7 +155,7 @@ class Follower:
         """Take the next batch; None where it has to be tried again later."""
         try:
             found = await self._advance()
-        except CursorMoved:
+        except CursorMovedError:
             logger.info("another worker follows this shard too", extra={"shard": self._shard})
         except UNREACHABLE:
             logger.warning("Postgres does not answer", extra={"shard": self._shard})
@@ -172,7 +175,7 @@ class Follower:
         if why == self._stopped_by:
             return
         self._stopped_by, place = why, {"shard": self._shard}
-        if isinstance(error, CannotUnwrap):
+        if isinstance(error, KeyUnwrapError):
             logger.error("the shard waits for a key file that opens its data keys: %s", error, extra=place)
         else:
             logger.error("the shard waits, since a batch can't be folded", exc_info=error, extra=place)
@@ -204,16 +207,16 @@ class Follower:
         The lock is the one that erasure takes exclusively: who is erased from now on is erased after this
         transaction, with what it has written.
         """
-        await closings.hold(connection, {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION})
+        await closures.hold(connection, {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION})
         users = {each.user_id for each in logged}
-        await consent_lock.share(connection, users)
-        found = await data_keys.find_each(connection, self._sealer, users)
+        await locks.share(connection, users)
+        found = await data_keys.find_each(connection, self._cipher, users)
         keys = {user_id: key for user_id, key in found.items() if isinstance(key, DataKey)}
         batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys)
         for number, each in enumerate(logged, 1):
             if each.user_id in keys:
                 self._try(batch, each.opened_with(keys[each.user_id]))
-            elif isinstance(damaged := found.get(each.user_id), CannotOpen):
+            elif isinstance(damaged := found.get(each.user_id), DecryptionError):
                 batch.refused.append(Refused(each.opened_with(None), 1, damaged))
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)

@@ -36,16 +36,16 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities import schedules
-from models.messages.ending import ENDED_AS
-from models.messages.execution import StepFailure
-from models.messages.identity import WORKFLOW, temporal_workflow_id
-from models.messages.reconciling import RECONCILER, RECONCILER_ID, Look, Looked
+from models.temporal.ending import ENDED_AS
+from models.temporal.execution import StepFailure
+from models.temporal.identity import WORKFLOW, temporal_workflow_id
+from models.temporal.reconciler import RECONCILER, RECONCILER_ID, ReconcileRequest, ReconcileResult
 from models.vocabulary import InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
-from store import endings
-from store.endings import Ending, Unfinished, failure_without_stack
+from store.instances import terminal
+from store.instances.terminal import Ending, Unfinished, failure_without_stack
 
 EVERY = timedelta(seconds=20)
 OVERLAP = timedelta(minutes=2)
@@ -68,13 +68,13 @@ _UNSAID = {
 class Reconciler:
     """Ends what has ended."""
 
-    def __init__(self, database: Database, sealer: Sealer, client: Client) -> None:
+    def __init__(self, database: Database, cipher: Cipher, client: Client) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._client = client
 
     @activity.defn(name="reconciler.look")
-    async def look(self, asked: Look) -> Looked:
+    async def look(self, asked: ReconcileRequest) -> ReconcileResult:
         """Look at the runs that have closed since then, at rows that were never started, for lost histories."""
         began = datetime.now(UTC)
         ended = 0
@@ -83,20 +83,20 @@ class Reconciler:
         watching_since, after = asked.watching_since or began, ""
         if began - watching_since >= LOST_AFTER:
             async with self._database.connection() as connection:
-                found, after = await endings.some(connection, asked.after, ASKED_FOR)
+                found, after = await terminal.some(connection, asked.after, ASKED_FOR)
             for unfinished in found:
                 ended += await self._compare(unfinished, may_be_lost=True)
-        return Looked(until=began - OVERLAP, ended=ended, watching_since=watching_since, after=after)
+        return ReconcileResult(until=began - OVERLAP, ended=ended, watching_since=watching_since, after=after)
 
     async def _suspects(self, since: datetime | None) -> AsyncIterator[Unfinished]:
         closed = [instance_id async for instance_id in self._closed(since)]
         for chunk in _chunks(closed):
             async with self._database.connection() as connection:
-                found = await endings.unfinished(connection, chunk)
+                found = await terminal.unfinished(connection, chunk)
             for each in found:
                 yield each
         async with self._database.connection() as connection:
-            found = await endings.unstarted(connection, UNSTARTED_AFTER)
+            found = await terminal.unstarted(connection, UNSTARTED_AFTER)
         for each in found:
             yield each
 
@@ -124,7 +124,7 @@ class Reconciler:
         if ending is None:
             return 0
         async with self._database.transaction() as connection:
-            return int(await endings.end(connection, self._sealer, unfinished, ending))
+            return int(await terminal.end(connection, self._cipher, unfinished, ending))
 
     async def _ending(self, unfinished: Unfinished, told: WorkflowExecutionDescription) -> Ending | None:
         if told.status not in _UNSAID or told.run_id is None:
@@ -158,12 +158,12 @@ def _unknown(unfinished: Unfinished, *, may_be_lost: bool) -> Ending | None:
 
 
 def _lost(unfinished: Unfinished) -> Ending:
-    failure = endings.history_lost(unfinished.current_step)
-    return Ending(InstanceStatus.FAILED, unfinished.run_id, failure, endings.HISTORY_LOST, None, replayable=False)
+    failure = terminal.history_lost(unfinished.current_step)
+    return Ending(InstanceStatus.FAILED, unfinished.run_id, failure, terminal.HISTORY_LOST, None, replayable=False)
 
 
 def _never_started() -> Ending:
-    return Ending(InstanceStatus.FAILED, None, endings.never_started(), endings.NOT_STARTED, None)
+    return Ending(InstanceStatus.FAILED, None, terminal.never_started(), terminal.NOT_STARTED, None)
 
 
 def _chunks(items: Iterable[str]) -> Iterable[list[str]]:

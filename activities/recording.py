@@ -2,10 +2,10 @@
 
 Argument that a step's effect happens once, by the line at which a process dies:
 
-1. before :func:`store.steps.begin_attempt` commits: nothing happened; the next attempt begins afresh.
+1. before :func:`store.instances.attempts.begin_attempt` commits: nothing happened; the next attempt begins afresh.
 2. after it, before or within the activity: the attempt has no end; the next one marks it interrupted. The
    activity itself is idempotent by (instance, step), see :mod:`activities.messages`.
-3. after the activity, before :func:`store.steps.complete_attempt` commits: as 2.
+3. after the activity, before :func:`store.instances.attempts.complete_attempt` commits: as 2.
 4. after that commit, before Temporal knows: Temporal tries again, and line 1 finds the stored result.
 5. after Temporal knows: the result is in history. A reset to an earlier point comes here again and, as in 4,
    reads the stored result back.
@@ -29,47 +29,47 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from activities.heartbeats import heartbeats
 from activities.instances import instance_unknown
-from models.errors import UserErased
-from models.messages.execution import StepContext, StepMessage
-from privacy.sealing import DataKey, Sealer
+from models.errors import UserErasedError
+from models.temporal.execution import StepContext, StepInput
+from privacy.encryption import Cipher, DataKey
 from runtime.database import UNREACHABLE, Database
-from store import steps
+from store.instances import attempts
 
 
 class StepRecorder(Interceptor):
     """Records the steps of lifecycle workflows; other activities pass unrecorded."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's
         """Wrap the chain of activity interceptors."""
-        return _RecordStep(next, self._database, self._sealer)
+        return _RecordStep(next, self._database, self._cipher)
 
 
 class _RecordStep(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, database: Database, sealer: Sealer) -> None:  # noqa: A002 - the SDK's
+    def __init__(self, next: ActivityInboundInterceptor, database: Database, cipher: Cipher) -> None:  # noqa: A002 - the SDK's
         super().__init__(next)
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's
         message = input.args[0] if input.args else None
-        if not isinstance(message, StepMessage):
+        if not isinstance(message, StepInput):
             return await self.next.execute_activity(input)
         try:
             return await self._step(message.step_context, input)
         except UNREACHABLE as error:
             # Not the step's fault: try again soon, whatever the back-off of real failures has grown to.
             raise ApplicationError(
-                "Postgres can't be reached", type="StoreUnavailable", next_retry_delay=timedelta(seconds=1)
+                "Postgres can't be reached", type="StoreUnavailableError", next_retry_delay=timedelta(seconds=1)
             ) from error
 
     async def _step(self, context: StepContext, call: ExecuteActivityInput) -> Any:
         begun, key = await self._begin(context)
         if begun.done:
-            return key.open_json("steps.result", begun.result)
+            return key.decrypt_json("steps.result", begun.result)
         try:
             async with heartbeats():
                 result = await self.next.execute_activity(call)
@@ -87,13 +87,13 @@ class _RecordStep(ActivityInboundInterceptor):
         await self._complete(context, begun.number, key, result)
         return result
 
-    async def _begin(self, context: StepContext) -> tuple[steps.BegunAttempt, DataKey]:
+    async def _begin(self, context: StepContext) -> tuple[attempts.BegunAttempt, DataKey]:
         run_id = activity.info().workflow_run_id or ""
         async with self._database.connection() as connection:
             try:
-                begun, key = await steps.begin_attempt(connection, self._sealer, context, run_id)
-            except UserErased as error:
-                raise ApplicationError(error.detail, type="UserErased", non_retryable=True) from error
+                begun, key = await attempts.begin_attempt(connection, self._cipher, context, run_id)
+            except UserErasedError as error:
+                raise ApplicationError(error.detail, type="UserErasedError", non_retryable=True) from error
         # A workflow task that is done again after the end was recorded comes here too: done stays done.
         if not begun.known and not begun.done:
             raise instance_unknown()
@@ -102,7 +102,7 @@ class _RecordStep(ActivityInboundInterceptor):
     async def _complete(self, context: StepContext, attempt: int, key: DataKey, result: Any) -> None:
         document = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
         async with self._database.connection() as connection:
-            await steps.complete_attempt(connection, context, attempt, key, document)
+            await attempts.complete_attempt(connection, context, attempt, key, document)
 
     async def _fail(
         self,
@@ -117,7 +117,7 @@ class _RecordStep(ActivityInboundInterceptor):
         """If Postgres is away the attempt stays without an end, which counts as interrupted as well."""
         with contextlib.suppress(*UNREACHABLE):
             async with self._database.connection() as connection:
-                await steps.fail_attempt(
+                await attempts.fail_attempt(
                     connection,
                     context,
                     attempt,

@@ -35,14 +35,14 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from models.messages.execution import LifecycleInput
-from models.messages.identity import STATUS, STEP, temporal_workflow_id
+from models.temporal.execution import LifecycleInput
+from models.temporal.identity import STATUS, STEP, temporal_workflow_id
 from models.vocabulary import InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
-from store import replays
-from store.dead_letters import StoredDeadLetter
+from store.instances import replays
+from store.instances.dead_letters import StoredDeadLetter
 
 _LOCAL_ACTIVITY = "core_local_activity"
 _IMPOSSIBLE = frozenset(
@@ -54,9 +54,9 @@ _IMPOSSIBLE = frozenset(
 class Replays:
     """Resets failed instances in Temporal."""
 
-    def __init__(self, database: Database, sealer: Sealer, client: Client) -> None:
+    def __init__(self, database: Database, cipher: Cipher, client: Client) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._client = client
 
     async def carry_on(self, dead_letter_id: str) -> None:
@@ -65,7 +65,7 @@ class Replays:
         Raises RPCError where Temporal doesn't answer.
         """
         async with self._database.connection() as connection:
-            letter = await replays.under_way(connection, self._sealer, dead_letter_id)
+            letter = await replays.under_way(connection, self._cipher, dead_letter_id)
         if letter is None:
             return
         try:
@@ -74,10 +74,10 @@ class Replays:
             if error.status not in _IMPOSSIBLE:
                 raise
             async with self._database.transaction() as connection:
-                await replays.give_back(connection, self._sealer, letter)
+                await replays.give_back(connection, self._cipher, letter)
             return
         async with self._database.transaction() as connection:
-            await replays.tell_missed_events(connection, self._sealer, letter)
+            await replays.tell_missed_events(connection, self._cipher, letter)
 
     async def _reset(self, letter: StoredDeadLetter) -> None:
         workflow_id = temporal_workflow_id(letter.workflow_id, letter.instance_id)
@@ -144,7 +144,7 @@ def _begun_steps(event: HistoryEvent) -> set[str]:
 
 
 def _shown(event: HistoryEvent, attribute: str) -> str | None:
-    """What an event sets a search attribute to; these are never sealed."""
+    """What an event sets a search attribute to; these are never encrypted."""
     if event.event_type != EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
         return None
     fields = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields

@@ -37,8 +37,10 @@ from temporalio.client import (
 from activities.expired_events import ExpiredEvents, by_place
 from activities.heartbeats import heartbeats
 from activities.histories import Histories
-from activities.sweeping import Batch, PeriodLifted, Sweeping
-from models.messages.retention import (
+from activities.purging import Batch, Purging, RetentionExtendedError
+from models.rules import retention as types
+from models.rules.retention import DATA_TYPES
+from models.temporal.retention import (
     RETENTION,
     RETENTION_SCHEDULE_ID,
     RetentionOutcome,
@@ -46,12 +48,10 @@ from models.messages.retention import (
     RetentionRun,
     Sweep,
 )
-from models.rules import retention as types
-from models.rules.retention import DATA_TYPES
 from runtime.database import UNREACHABLE, Database
 from runtime.temporal import keep_histories
-from store import expired, retention, retention_runs
-from store.expired import ByTime, EndedInstance
+from store.retention import periods, purge, runs
+from store.retention.purge import EndedInstance, TimeRange
 
 logger = logging.getLogger("perennial.retention")
 
@@ -66,15 +66,15 @@ class Retention:
         self._client = client
         self._histories = Histories(client)
         self._events = ExpiredEvents(database, owner)
-        self._sweeps: Mapping[str, Callable[[Sweeping], Awaitable[None]]] = {
+        self._sweeps: Mapping[str, Callable[[Purging], Awaitable[None]]] = {
             types.EVENTS: self._events.remove,
-            types.TRANSACTIONS: partial(by_place, table=expired.TRANSACTIONS),
+            types.TRANSACTIONS: partial(by_place, table=purge.TRANSACTIONS),
             types.EXECUTION_LOGS: self._execution_logs,
-            types.MESSAGES: partial(_by_time, table=expired.MESSAGES),
-            types.WEBHOOK_DELIVERIES: partial(by_place, table=expired.CALLBACKS),
-            types.IDEMPOTENCY_ANSWERS: partial(_by_time, table=expired.ANSWERS),
-            types.PROFILES: partial(_due, count=expired.dormant_profiles),
-            types.CLOSED_ACCOUNTS: partial(_due, count=partial(expired.count, table=expired.CLOSED)),
+            types.MESSAGES: partial(_by_time, table=purge.MESSAGES),
+            types.WEBHOOK_DELIVERIES: partial(by_place, table=purge.CALLBACKS),
+            types.IDEMPOTENCY_ANSWERS: partial(_by_time, table=purge.ANSWERS),
+            types.PROFILES: partial(_due, count=purge.dormant_profiles),
+            types.CLOSED_ACCOUNTS: partial(_due, count=partial(purge.count, table=purge.CLOSED)),
             types.AUDIT: _audit,
         }
 
@@ -84,7 +84,7 @@ class Retention:
         wanted = DATA_TYPES if run.data_types is None else run.data_types
         plan = RetentionPlan(data_types=[name for name in DATA_TYPES if name in wanted])
         async with self._database.transaction() as connection:
-            await retention_runs.begin(connection, run.run_id, run.requested_by, plan.data_types)
+            await runs.begin(connection, run.run_id, run.requested_by, plan.data_types)
         await align_histories(self._client, self._database)
         return plan
 
@@ -92,32 +92,32 @@ class Retention:
     async def sweep(self, sweep: Sweep) -> None:
         """Remove what is past the period of one type of data."""
         async with self._database.connection() as connection:
-            older_than = (await retention.find(connection, sweep.data_type)).older_than(datetime.now(UTC))
+            older_than = (await periods.find(connection, sweep.data_type)).older_than(datetime.now(UTC))
         if older_than is None:
             return
-        sweeping = Sweeping(self._database, sweep.run_id, sweep.data_type, older_than)
+        sweeping = Purging(self._database, sweep.run_id, sweep.data_type, older_than)
         try:
             async with heartbeats():
                 await self._sweeps[sweep.data_type](sweeping)
-        except PeriodLifted:
+        except RetentionExtendedError:
             logger.info("the period was lengthened; the sweep ends", extra={"data_type": sweep.data_type})
 
     @activity.defn(name="retention.finish")
     async def finish(self, outcome: RetentionOutcome) -> None:
         """Write that a run has ended, and what it couldn't do."""
         async with self._database.transaction() as connection:
-            days = await retention.days_of(connection, types.AUDIT)
-            await retention_runs.finish(connection, outcome.run_id, outcome.failed, days)
+            days = await periods.days_of(connection, types.AUDIT)
+            await runs.finish(connection, outcome.run_id, outcome.failed, days)
         if outcome.failed:
             logger.error("the retention could not do all", extra={"data_types": outcome.failed})
 
-    async def _execution_logs(self, sweeping: Sweeping) -> None:
+    async def _execution_logs(self, sweeping: Purging) -> None:
         """Delete the histories of ended instances, then what is kept of them here; some at a time."""
         after: tuple[datetime, str] | None = None
         held = 0
         while True:
             async with self._database.connection() as connection:
-                found = await expired.ended_instances(connection, sweeping.older_than, after, INSTANCES_AT_ONCE)
+                found = await purge.ended_instances(connection, sweeping.older_than, after, INSTANCES_AT_ONCE)
             if not found:
                 break
             after = found[-1].end_time, found[-1].instance_id
@@ -125,14 +125,14 @@ class Retention:
         if held:
             await sweeping.note("instances", "held", held)
 
-    async def _delete_instances(self, sweeping: Sweeping, found: Sequence[EndedInstance]) -> int:
+    async def _delete_instances(self, sweeping: Purging, found: Sequence[EndedInstance]) -> int:
         """Delete some instances; how many have to stay, since Temporal still has a run of theirs."""
         await sweeping.batch(_nothing)  # raises PeriodLifted before Temporal is asked for anything
         counts = await asyncio.gather(*(self._histories.delete(each) for each in found))
         gone = [each.instance_id for each, count in zip(found, counts, strict=True) if count is not None]
 
         async def one(batch: Batch) -> None:
-            deleted = await expired.delete_instances(batch.connection, gone, batch.older_than)
+            deleted = await purge.delete_instances(batch.connection, gone, batch.older_than)
             for table, rows in deleted.items():
                 await batch.record(table, "deleted", rows)
             await batch.record("temporal_histories", "deleted", sum(count or 0 for count in counts))
@@ -145,13 +145,13 @@ async def _nothing(batch: Batch) -> None:
     """A batch that only asks whether it may."""
 
 
-async def _by_time(sweeping: Sweeping, table: ByTime) -> None:
+async def _by_time(sweeping: Purging, table: TimeRange) -> None:
     await sweeping.until_empty(
-        table.table, lambda connection, older_than: expired.delete_by_time(connection, table, older_than)
+        table.table, lambda connection, older_than: purge.delete_by_time(connection, table, older_than)
     )
 
 
-async def _due(sweeping: Sweeping, count: Callable[..., Awaitable[int]]) -> None:
+async def _due(sweeping: Purging, count: Callable[..., Awaitable[int]]) -> None:
     """Say how many people are to be erased.
 
     This is the place at which erasure is called for each of them, once it is there. Until then they are counted
@@ -164,11 +164,11 @@ async def _due(sweeping: Sweeping, count: Callable[..., Awaitable[int]]) -> None
     await sweeping.batch(one)
 
 
-async def _audit(sweeping: Sweeping) -> None:
-    """Delete whole sealed hours of the audit log, oldest first, as far as its seals let them go."""
+async def _audit(sweeping: Purging) -> None:
+    """Delete whole encrypted hours of the audit log, oldest first, as far as its encrypts let them go."""
 
     async def one(batch: Batch) -> bool:
-        rows = await expired.expire_audit_hour(batch.connection)
+        rows = await purge.expire_audit_hour(batch.connection)
         await batch.record("audit_log", "deleted", rows or 0)
         return rows is not None
 
@@ -180,7 +180,7 @@ async def align_histories(client: Client, database: Database) -> None:
     """Have Temporal keep histories for as long as execution logs are kept; without Postgres, another time."""
     try:
         async with database.connection() as connection:
-            days = await retention.days_of(connection, types.EXECUTION_LOGS)
+            days = await periods.days_of(connection, types.EXECUTION_LOGS)
     except UNREACHABLE:
         logger.warning("Postgres does not answer; Temporal's retention is left as it is")
         return

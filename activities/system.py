@@ -8,7 +8,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
-from models.messages.public_text import PublicText
+from models.temporal.public_text import PublicText
 from runtime.temporal import RPC_TIMEOUT
 
 

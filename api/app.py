@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api.exchange import ExchangeMiddleware
 from api.guard import require_declarations
 from api.openapi import build_openapi
 from api.problems import install_problem_handlers
+from api.request_context import RequestContextMiddleware
 from api.resources import Resources
 from api.routes import (
     audit,
@@ -77,7 +77,7 @@ def create_app(resources: Resources) -> FastAPI:
         app.include_router(codec.embedded_router)
     require_declarations(app)
     install_problem_handlers(app)
-    app.add_middleware(ExchangeMiddleware, default_quota=resources.settings.rate_limit_per_minute)
+    app.add_middleware(RequestContextMiddleware, default_quota=resources.settings.rate_limit_per_minute)
     app.openapi()
     return app
 

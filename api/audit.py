@@ -22,10 +22,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from models.audit import AuditEntry, AuditOutcome, Detail
-from models.errors import Forbidden, InvalidContent, PerennialError
+from models.errors import Forbidden, InvalidContentError, PerennialError
 from models.vocabulary import Role
 from runtime.database import Database
-from store import audit
+from store.audit import entries
 from store.connection import Connection
 
 _REFUSALS = frozenset({403, 404, 409, 410, 412, 422})
@@ -108,14 +108,14 @@ class Audit:
     async def write(self, connection: Connection) -> None:
         """Write what was noted, once, in the connection's transaction."""
         if self._entry is not None and not self._written:
-            await audit.append(connection, [self._entry])
+            await entries.append(connection, [self._entry])
             self._written = True
 
     async def write_refusal(self, connection: Connection, error: PerennialError) -> None:
         """Write that the request was refused, in place of what was noted and rolled back."""
         denied = isinstance(error, Forbidden)
         outcome = AuditOutcome.DENIED if denied else AuditOutcome.REFUSED
-        await audit.append(connection, [self.entry(outcome=outcome, details={"code": error.code})])
+        await entries.append(connection, [self.entry(outcome=outcome, details={"code": error.code})])
         self._written = True
 
     async def finish(self, database: Database) -> None:
@@ -137,7 +137,7 @@ class Audit:
 
 def is_refusal(error: PerennialError) -> bool:
     """Whether an error is an answer to an access, and not one to a request that can't be read."""
-    return error.status in _REFUSALS and error.code != InvalidContent.code
+    return error.status in _REFUSALS and error.code != InvalidContentError.code
 
 
 def names_of(sent: Mapping[str, object]) -> list[str]:

@@ -14,8 +14,14 @@ import orjson
 from starlette.requests import Request
 
 from api.validation import LISTED_ERRORS, LISTED_OF_ITEM, pointer
-from models.errors import BodyTooLarge, FieldError, InvalidContent, MalformedJson, UnsupportedMediaType
-from models.wire.fields import UnusableItem
+from models.errors import (
+    BodyTooLargeError,
+    FieldError,
+    InvalidContentError,
+    MalformedJsonError,
+    UnsupportedMediaTypeError,
+)
+from models.schemas.fields import UnusableItem
 
 _NUL = "\x00"
 _NUL_ESCAPED = b"\\u0000"
@@ -58,9 +64,9 @@ async def read_json(request: Request, limit: int, items: str | None = None) -> J
     """Read and parse the body of a request.
 
     ``items`` names a list whose items are judged one by one: what is wrong with one of them makes it an
-    :class:`UnusableItem` and costs the others nothing. Raises :class:`BodyTooLarge` as soon as more than
-    ``limit`` bytes are announced or have come, :class:`UnsupportedMediaType`, :class:`MalformedJson`, and
-    :class:`InvalidContent` where it is no object or holds what can't be stored: a text with a NUL or half of a
+    :class:`UnusableItem` and costs the others nothing. Raises :class:`BodyTooLargeError` as soon as more than
+    ``limit`` bytes are announced or have come, :class:`UnsupportedMediaTypeError`, :class:`MalformedJsonError`, and
+    :class:`InvalidContentError` where it is no object or holds what can't be stored: a text with a NUL or half of a
     surrogate pair, or a number beyond a double's range.
     """
     raw = await _read(request, limit)
@@ -69,7 +75,7 @@ async def read_json(request: Request, limit: int, items: str | None = None) -> J
     _check_media_type(request)
     document, strange = _parsed(raw)
     if not isinstance(document, dict):
-        raise InvalidContent([FieldError("", "invalid_type", "must be an object")])
+        raise InvalidContentError([FieldError("", "invalid_type", "must be an object")])
     _require_few_names(document)
     suspect = _Suspect(deep=_may_be_deep(raw), values=strange or _NUL_ESCAPED in raw)
     if items is not None and isinstance(document.get(items), list):
@@ -91,7 +97,7 @@ def _parsed(raw: bytes) -> tuple[Any, bool]:
     try:
         return json.loads(raw.decode(), parse_constant=_refused, parse_int=_whole), True
     except (ValueError, RecursionError):
-        raise MalformedJson(_WANTED) from None
+        raise MalformedJsonError(_WANTED) from None
 
 
 def _whole(text: str) -> int | float:
@@ -115,7 +121,7 @@ def _require_few_names(document: dict[str, Any]) -> None:
         if len(value) > _MOST_NAMES
     ]
     if errors:
-        raise InvalidContent(errors)
+        raise InvalidContentError(errors)
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,9 @@ class _Suspect:
     def require_storable(self, document: Any) -> None:
         """Raise where a document can't be stored."""
         if self.values and (errors := list(islice(_value_errors(document), LISTED_ERRORS))):
-            raise InvalidContent(errors)
+            raise InvalidContentError(errors)
         if self.deep and _too_deep(document):
-            raise MalformedJson("The body is nested too deeply.")
+            raise MalformedJsonError("The body is nested too deeply.")
 
     def judged(self, item: Any) -> Any:
         """An item of a batch, or what stands for it where it can't be stored."""
@@ -143,15 +149,15 @@ class _Suspect:
 
 async def _read(request: Request, limit: int) -> bytes:
     if any(encoding.strip().lower() != "identity" for encoding in request.headers.getlist("content-encoding")):
-        raise UnsupportedMediaType("Bodies are taken as they are: send no Content-Encoding.")
+        raise UnsupportedMediaTypeError("Bodies are taken as they are: send no Content-Encoding.")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > len(str(limit)) + 20 or int(announced) > limit):
-        raise BodyTooLarge(limit)
+        raise BodyTooLargeError(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise BodyTooLarge(limit)
+            raise BodyTooLargeError(limit)
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -170,7 +176,7 @@ def _check_media_type(request: Request) -> None:
         )
     if not known or charset not in {"utf-8", "utf8", "us-ascii"}:
         wanted = "application/merge-patch+json" if request.method == "PATCH" else "application/json"
-        raise UnsupportedMediaType(f"Send the body as {wanted}, in UTF-8.")
+        raise UnsupportedMediaTypeError(f"Send the body as {wanted}, in UTF-8.")
 
 
 def _charset(message: Message) -> str | None:

@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from api.audit import Audit, UnauditedAnswerError, is_refusal
-from api.exchange import exchange_of
+from api.request_context import request_context_of
 from api.resources import Resources
-from models.errors import PerennialError, Unauthenticated, UserNotFound
-from models.wire.fields import is_user_id
-from store.api_keys import Admission
+from models.errors import PerennialError, UnauthenticatedError, UserNotFoundError
+from models.schemas.fields import is_user_id
+from store.api_keys import AuthenticatedKey
 from store.connection import Connection
 
 
@@ -21,16 +21,16 @@ async def _resources(request: Request) -> Resources:
     return resources
 
 
-async def _caller(request: Request) -> Admission:
-    admission = exchange_of(request).admission
+async def _caller(request: Request) -> AuthenticatedKey:
+    admission = request_context_of(request).admission
     if admission is None:  # a public route has no caller to ask for
-        raise Unauthenticated
+        raise UnauthenticatedError
     return admission
 
 
 async def _transaction(request: Request) -> AsyncIterator[Connection]:
     resources: Resources = request.app.state.resources
-    audit = exchange_of(request).audit
+    audit = request_context_of(request).audit
     async with resources.database.connection() as connection:
         if audit is None:
             async with connection.transaction():
@@ -48,7 +48,7 @@ async def _transaction(request: Request) -> AsyncIterator[Connection]:
 
 
 async def _audit(request: Request) -> Audit:
-    audit = exchange_of(request).audit
+    audit = request_context_of(request).audit
     if audit is None:
         raise UnauditedAnswerError("the route declares no action")
     return audit
@@ -58,14 +58,14 @@ async def _user_id(
     user_id: Annotated[str, Path(description="1 to 128 of `A-Z a-z 0-9 . _ : -`", examples=["u-1"])],
 ) -> str:
     if not is_user_id(user_id):
-        raise UserNotFound
+        raise UserNotFoundError
     return user_id
 
 
 ResourcesOf = Annotated[Resources, Depends(_resources)]
 """Settings, pools, keys and the Temporal client."""
 
-Caller = Annotated[Admission, Depends(_caller)]
+Caller = Annotated[AuthenticatedKey, Depends(_caller)]
 """The key that the request was let in with."""
 
 InTransaction = Annotated[Connection, Depends(_transaction, scope="function")]

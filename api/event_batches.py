@@ -12,10 +12,10 @@ from api.audit import Audit
 from api.responses import PROBLEM_MEDIA_TYPE, json_response, problem
 from api.validation import item_errors
 from models.audit import AuditEntry, AuditOutcome
-from models.errors import FieldError, InvalidContent
+from models.errors import FieldError, InvalidContentError
 from models.rules.ingest import USER_ID_RESERVED, USER_UNKNOWN, Outcome, rejected
-from models.wire.events import EVENTS, EventInput, usable_event_id
-from models.wire.fields import UnusableItem, is_user_id
+from models.schemas.events import EVENTS, EventInput, usable_event_id
+from models.schemas.fields import UnusableItem, is_user_id
 
 _NO_ERRORS: list[Any] = []
 
@@ -100,7 +100,7 @@ def _placed(index: int, outcome: Outcome) -> list[FieldError]:
 
 def _nothing_taken(answer: dict[str, Any], outcomes: Sequence[Outcome], request_id: str) -> Response:
     errors = [error for index, outcome in enumerate(outcomes) for error in _placed(index, outcome)]
-    failure = InvalidContent(errors, "None of the events could be taken.")
+    failure = InvalidContentError(errors, "None of the events could be taken.")
     document = problem(failure, request_id).model_dump(exclude_none=True) | answer
     response = json_response(document, failure.status)
     response.headers["content-type"] = PROBLEM_MEDIA_TYPE

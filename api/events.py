@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from api.masking import event_body_for
 from models.rules.event_types import EventType
+from models.schemas.events import EventView
 from models.vocabulary import Role
-from models.wire.events import EventView
-from store.events import StoredEvent
+from store.events.events import StoredEvent
 
 
 def event_view(role: Role, stored: StoredEvent, declared: EventType | None) -> EventView:

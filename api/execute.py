@@ -14,20 +14,21 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from api.audit import Audit
-from api.executions import Executions, Sight, new_instance_id
+from api.executions import Executions, InstanceState, new_instance_id
 from api.idempotency import Idempotency, RequestClaim
 from api.instances import instance_view, location
 from api.resources import Resources
 from api.responses import json_response
 from api.validation import field_errors
-from models.errors import ConsentRequired, FieldError, InvalidContent, WorkflowDisabled
-from models.messages.starting import exit_requests
+from models.errors import ConsentRequiredError, FieldError, InvalidContentError, WorkflowDisabledError
 from models.rules.outside import objection
-from models.wire.workflows import ExecutedView, ExecuteRequest
-from store import callbacks, consent_lock, instances, waits
-from store.api_keys import Admission
+from models.schemas.workflows import ExecutedView, ExecuteRequest
+from models.temporal.starting import exit_requests
+from store.api_keys import AuthenticatedKey
 from store.connection import Connection
-from store.instances import NewInstance, Placed
+from store.consents import locks
+from store.instances import callbacks, instances, waits
+from store.instances.instances import NewInstance, Placed
 from workflows.catalog import Definition
 
 LONGEST_WAIT_SECONDS = 60
@@ -62,25 +63,25 @@ class Execution:
 
     definition: Definition
     request: ExecuteRequest
-    caller: Admission
+    caller: AuthenticatedKey
     resources: Resources
     audit: Audit
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters as the workflow takes them; raises :class:`InvalidContent`."""
+        """The parameters as the workflow takes them; raises :class:`InvalidContentError`."""
         try:
             checked = self.definition.parameters.model_validate(self.request.parameters)
         except ValidationError as error:
             found = field_errors(error.errors(include_url=False))
-            raise InvalidContent([each.below("/parameters") for each in found]) from None
+            raise InvalidContentError([each.below("/parameters") for each in found]) from None
         return checked.model_dump(mode="json")
 
     def callback_url(self) -> str | None:
-        """Where the end is to be told; raises :class:`InvalidContent` for where nothing is sent to."""
+        """Where the end is to be told; raises :class:`InvalidContentError` for where nothing is sent to."""
         url = self.request.callback_url
         loopback = self.resources.settings.environment == "embedded"
         if url is not None and (found := objection(url, loopback=loopback)):
-            raise InvalidContent([FieldError("/callback_url", *found)])
+            raise InvalidContentError([FieldError("/callback_url", *found)])
         return url
 
     async def admit(self, connection: Connection, instance_id: str) -> Admitted:
@@ -88,14 +89,14 @@ class Execution:
         definition, user_id = self.definition, self.request.user_id
         parameters, callback_url = self.parameters(), self.callback_url()
         if definition.purpose is not None:  # its withdrawal may be under way
-            await consent_lock.share(connection, [user_id])
-        admission = await instances.admission(
-            connection, self.resources.sealer, definition.workflow_id, user_id, definition.purpose
+            await locks.share(connection, [user_id])
+        admission = await instances.eligibility(
+            connection, self.resources.cipher, definition.workflow_id, user_id, definition.purpose
         )
         if not admission.enabled:
-            raise WorkflowDisabled
+            raise WorkflowDisabledError
         if not admission.consented:
-            raise ConsentRequired(f"This workflow needs the person's consent to '{definition.purpose}'.")
+            raise ConsentRequiredError(f"This workflow needs the person's consent to '{definition.purpose}'.")
         new = NewInstance(
             instance_id=instance_id,
             workflow_id=definition.workflow_id,
@@ -120,7 +121,7 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
     resources, audit = execution.resources, execution.audit
     audit.about(execution.request.user_id)
     client = await resources.require_temporal()
-    executions = Executions(resources.database, resources.sealer, client, resources.settings.task_queue)
+    executions = Executions(resources.database, resources.cipher, client, resources.settings.task_queue)
     async with resources.database.transaction() as connection:
         claim = await idempotency.claim(connection)
         instance_id = new_instance_id(claim.token)
@@ -150,7 +151,7 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
     return response
 
 
-def _answer(execution: Execution, sight: Sight, secret: str | None, status: int) -> Response:
+def _answer(execution: Execution, sight: InstanceState, secret: str | None, status: int) -> Response:
     view = instance_view(execution.caller.role, sight, execution.resources.settings)
     if secret is not None:
         view = ExecutedView(**vars(view), callback_secret=secret)

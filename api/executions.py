@@ -8,7 +8,7 @@ Start, by the line at which the process dies or Temporal doesn't answer:
    has the same instance id and starts it.
 3. Temporal doesn't answer: the caller is told to repeat (503). Under an Idempotency-Key the row stays, as in 2.
    Without one it is taken back; should Temporal have taken the start all the same, the workflow's first
-   recording finds no row and ends it before any effect (:func:`store.steps.begin_attempt`).
+   recording finds no row and ends it before any effect (:func:`store.instances.attempts.begin_attempt`).
 4. after Temporal is told, before the answer: the instance runs; repeating with the same key returns it.
 """
 
@@ -32,24 +32,25 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from models.errors import (
-    AlreadyFinished,
-    HistoryGone,
-    InstanceNotFound,
-    TemporalUnavailable,
-    WorkerUnavailable,
+    AlreadyFinishedError,
+    HistoryGoneError,
+    InstanceNotFoundError,
+    TemporalUnavailableError,
+    WorkerUnavailableError,
 )
-from models.messages.ending import ENDED_AS
-from models.messages.identity import STATUS, STEP, temporal_workflow_id
-from models.messages.starting import start_message, start_options
+from models.temporal.ending import ENDED_AS
+from models.temporal.identity import STATUS, STEP, temporal_workflow_id
+from models.temporal.starting import start_message, start_options
 from models.vocabulary import InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
-from store import endings, instances, outbox
-from store.instances import NewInstance, StoredInstance
+from store import outbox
+from store.instances import instances, terminal
+from store.instances.instances import NewInstance, StoredInstance
 from workflows.catalog import find
 
-log = logging.getLogger("perennial.executions")
+logger = logging.getLogger("perennial.executions")
 
 LOOK_TIMEOUT = timedelta(seconds=2)
 """How long a read waits for Temporal before it answers from the stored context."""
@@ -62,7 +63,7 @@ _INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
 
 
 @dataclass(frozen=True)
-class Sight:
+class InstanceState:
     """An instance as it stands: the stored context, corrected by what Temporal says now."""
 
     stored: StoredInstance
@@ -78,16 +79,16 @@ def new_instance_id(token: str) -> str:
 class Executions:
     """The instances of lifecycle workflows, as the edge sees them."""
 
-    def __init__(self, database: Database, sealer: Sealer, client: Client | None, task_queue: str) -> None:
+    def __init__(self, database: Database, cipher: Cipher, client: Client | None, task_queue: str) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._given_client = client
         self._task_queue = task_queue
 
     async def start(self, new: NewInstance, description: str, *, repeatable: bool) -> str | None:
         """Tell Temporal of an instance that is stored; returns the run id, None if it ran already.
 
-        Raises :class:`TemporalUnavailable`, and takes the instance back then; unless it belongs to an
+        Raises :class:`TemporalUnavailableError`, and takes the instance back then; unless it belongs to an
         Idempotency-Key (``repeatable``), whose other requests may have started it, or will.
         """
         exits = find(new.workflow_id).exits
@@ -103,42 +104,42 @@ class Executions:
         except WorkflowAlreadyStartedError:
             return None
         except (RPCError, RuntimeError) as error:
-            log.warning("Temporal did not take a start", extra={"error_type": type(error).__name__})
+            logger.warning("Temporal did not take a start", extra={"error_type": type(error).__name__})
             if not repeatable:
                 await self._take_back(new.instance_id)
-            raise TemporalUnavailable from error
+            raise TemporalUnavailableError from error
         return handle.first_execution_run_id
 
-    async def started(self, new: NewInstance, start_time: datetime, run_id: str | None) -> Sight:
+    async def started(self, new: NewInstance, start_time: datetime, run_id: str | None) -> InstanceState:
         """A new instance as the answer to its execute tells it, without asking Temporal again.
 
         One that ran already (a repeated request whose first answer was lost) is read back.
         """
         if run_id is None:
             return await self.look(new.workflow_id, new.instance_id)
-        return Sight(instances.begun(new, start_time, run_id))
+        return InstanceState(instances.begun(new, start_time, run_id))
 
-    async def look(self, workflow_id: str, instance_id: str) -> Sight:
-        """An instance as it stands now. Raises :class:`InstanceNotFound`."""
+    async def look(self, workflow_id: str, instance_id: str) -> InstanceState:
+        """An instance as it stands now. Raises :class:`InstanceNotFoundError`."""
         stored = await self._stored(workflow_id, instance_id)
         if stored.end_time is not None:
-            return Sight(stored)
+            return InstanceState(stored)
         try:
             told = await self._handle(stored).describe(rpc_timeout=LOOK_TIMEOUT)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
-                return Sight(_unknown_to_temporal(stored))
-            return Sight(stored, stale=True)
+                return InstanceState(_unknown_to_temporal(stored))
+            return InstanceState(stored, stale=True)
         except RuntimeError:
-            return Sight(stored, stale=True)
+            return InstanceState(stored, stale=True)
         if told.status in ENDED_AS:
             # The end is recorded just before Temporal closes the run: read again what was read too early.
             stored = await self._stored(workflow_id, instance_id)
-        return Sight(_corrected(stored, told))
+        return InstanceState(_corrected(stored, told))
 
     async def finished_within(
         self, workflow_id: str, instance_id: str, seconds: float, stopping: asyncio.Event
-    ) -> Sight | None:
+    ) -> InstanceState | None:
         """The instance once it has finished; None if it hasn't within that time, or before we stop."""
         handle = self._client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id))
         ended = asyncio.create_task(handle.result())
@@ -153,7 +154,7 @@ class Executions:
         sight = await self.look(workflow_id, instance_id)
         return sight if sight.stored.status.finished else None
 
-    async def cancel(self, workflow_id: str, instance_id: str) -> Sight:
+    async def cancel(self, workflow_id: str, instance_id: str) -> InstanceState:
         """Ask an instance to stop; its clean-up runs, and it ends as cancelled."""
         stored = await self._unfinished(workflow_id, instance_id)
         try:
@@ -166,15 +167,15 @@ class Executions:
             raise _refusal(error) from error
         return await self.look(workflow_id, instance_id)
 
-    async def command(self, workflow_id: str, instance_id: str, update: str) -> Sight:
+    async def command(self, workflow_id: str, instance_id: str, update: str) -> InstanceState:
         """Send an update (``pause``, ``resume``) and wait until the workflow has carried it out."""
         try:
             async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
                 await self._updated(workflow_id, instance_id, update)
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
-            raise WorkerUnavailable from error
+            raise WorkerUnavailableError from error
         except WorkflowUpdateFailedError as error:
-            raise AlreadyFinished from error
+            raise AlreadyFinishedError from error
         except (RPCError, RuntimeError) as error:
             raise _refusal(error) from error
         return await self.look(workflow_id, instance_id)
@@ -201,7 +202,7 @@ class Executions:
         """Whether Temporal has the run that counts; False while the instance's start or its replay is on the way.
         Temporal takes the cancellation of a closed run without a word, so it is asked before.
 
-        Raises :class:`AlreadyFinished` where that run has closed.
+        Raises :class:`AlreadyFinishedError` where that run has closed.
         """
         try:
             told = await self._handle(stored).describe(rpc_timeout=RPC_TIMEOUT)
@@ -213,30 +214,30 @@ class Executions:
             return True
         if told.run_id in stored.replaced_runs:
             return False
-        raise AlreadyFinished
+        raise AlreadyFinishedError
 
     async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
-        """Raise :class:`HistoryGone` where Temporal has no history of that run any more, and
-        :class:`TemporalUnavailable` where it can't be asked."""
+        """Raise :class:`HistoryGoneError` where Temporal has no history of that run any more, and
+        :class:`TemporalUnavailableError` where it can't be asked."""
         handle = self._client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id), run_id=run_id)
         try:
             await handle.describe(rpc_timeout=RPC_TIMEOUT)
         except (RPCError, RuntimeError) as error:
             if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                raise HistoryGone from error
-            raise TemporalUnavailable from error
+                raise HistoryGoneError from error
+            raise TemporalUnavailableError from error
 
     async def _stored(self, workflow_id: str, instance_id: str) -> StoredInstance:
         async with self._database.connection() as connection:
-            found = await instances.find(connection, self._sealer, workflow_id, instance_id)
+            found = await instances.find(connection, self._cipher, workflow_id, instance_id)
         if found is None:
-            raise InstanceNotFound
+            raise InstanceNotFoundError
         return found
 
     async def _unfinished(self, workflow_id: str, instance_id: str) -> StoredInstance:
         stored = await self._stored(workflow_id, instance_id)
         if stored.end_time is not None:
-            raise AlreadyFinished
+            raise AlreadyFinishedError
         return stored
 
     async def _take_back(self, instance_id: str) -> None:
@@ -246,7 +247,7 @@ class Executions:
     @property
     def _client(self) -> Client:
         if self._given_client is None:
-            raise TemporalUnavailable
+            raise TemporalUnavailableError
         return self._given_client
 
     def _handle(self, stored: StoredInstance) -> WorkflowHandle[Any, Any]:
@@ -280,12 +281,12 @@ def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
     """What to say of an instance without an end that Temporal has no history of."""
     if _may_be_on_its_way(stored):
         return stored
-    failure = endings.never_started() if stored.run_id is None else endings.history_lost(stored.current_step)
+    failure = terminal.never_started() if stored.run_id is None else terminal.history_lost(stored.current_step)
     return replace(stored, status=InstanceStatus.FAILED, error=failure.model_dump())
 
 
-def _refusal(error: Exception) -> AlreadyFinished | TemporalUnavailable:
+def _refusal(error: Exception) -> AlreadyFinishedError | TemporalUnavailableError:
     """Temporal answers NOT_FOUND to a command for a run that has closed; anything else is its absence. A
     client that has never reached it raises RuntimeError."""
     closed = isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND
-    return AlreadyFinished() if closed else TemporalUnavailable()
+    return AlreadyFinishedError() if closed else TemporalUnavailableError()

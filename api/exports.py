@@ -8,7 +8,7 @@ as it was when its page was read; one that came or went meanwhile may be. The pe
 every page.
 
 The status goes out before the rows are read, so what goes wrong later can't be told by it. The answer then
-breaks off without its end (:class:`api.exchange.AnswerBrokenOff`), and is neither whole HTTP nor whole JSON:
+breaks off without its end (:class:`api.request_context.ResponseAbortedError`), and is neither whole HTTP nor whole JSON:
 nobody can take half of what is held for all of it. That is so where the person is erased meanwhile, since a page
 finds no key, where Postgres goes away, and where this process is killed or told to stop. Whoever hangs up ends
 it as well. The row in the audit log is committed with the request's transaction, before the first byte: it may
@@ -25,23 +25,23 @@ from typing import Any
 
 import orjson
 
-from api.exchange import AnswerBrokenOff
 from api.instances import known_words
 from api.masking import row_for
 from api.profiles import SHOWN, seen_by
+from api.request_context import ResponseAbortedError
 from api.resources import Resources
 from models.errors import PerennialError
 from models.rules.event_types import EventType
 from models.rules.money import written
+from models.schemas.exports import EVENT_PARTS, PROFILE, beside_the_profile, field_of
 from models.tables.events import Event
 from models.vocabulary import Role
-from models.wire.exports import EVENT_PARTS, PROFILE, beside_the_profile, field_of
 from runtime.database import UNREACHABLE
 from store import exports
 from store.connection import Connection
-from store.event_types import EventTypes
+from store.events.types import EventTypes
 from store.exports import ExportedTable, Page
-from store.profile_rows import StoredUser
+from store.users.rows import StoredUser
 
 _BODY = "body"
 
@@ -77,17 +77,17 @@ class Export:
         [users] = [_shown(table) for table in exports.tables() if table.name == PROFILE]
         user_id = stored.profile.user_id
         profile = seen_by(role, stored)
-        for row in (await exports.page(connection, resources.sealer, user_id, users, None)).rows:
+        for row in (await exports.page(connection, resources.cipher, user_id, users, None)).rows:
             profile |= _seen(role, users, row, {})
         return cls(resources, role, user_id, profile, datetime.now(UTC))
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The document, in parts. Raises :class:`AnswerBrokenOff`."""
+        """The document, in parts. Raises :class:`ResponseAbortedError`."""
         try:
             async for part in self._parts():
                 yield part
         except (PerennialError, *UNREACHABLE) as error:
-            raise AnswerBrokenOff from error
+            raise ResponseAbortedError from error
 
     async def _parts(self) -> AsyncIterator[bytes]:
         head = {"user_id": self.user_id, "exported_at": self.exported_at, "profile": self.profile}
@@ -114,7 +114,7 @@ class Export:
     ) -> tuple[Page, Mapping[str, EventType]]:
         """A page, and the declarations of its events' types; nothing of Postgres is held afterwards."""
         async with self.resources.database.transaction() as connection:
-            page = await exports.page(connection, self.resources.sealer, self.user_id, table, after)
+            page = await exports.page(connection, self.resources.cipher, self.user_id, table, after)
             if table.model is not Event:
                 return page, {}
             return page, await self._types.find(connection, {row["event_type"] for row in page.rows})

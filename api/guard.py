@@ -20,22 +20,22 @@ from starlette.responses import Response
 
 from api.audit import Audit
 from api.bodies import read_json
-from api.exchange import exchange_of
+from api.request_context import request_context_of
 from api.resources import Resources
 from api.validation import pointer
 from models.errors import (
     FieldError,
     Forbidden,
-    InvalidContent,
-    NotFound,
+    InvalidContentError,
+    NotFoundError,
     PerennialError,
-    TooManyRequests,
-    Unauthenticated,
+    TooManyRequestsError,
+    UnauthenticatedError,
 )
+from models.schemas.fields import is_user_id
 from models.vocabulary import Role
-from models.wire.fields import is_user_id
 from store import api_keys
-from store.api_keys import Admission
+from store.api_keys import AuthenticatedKey
 
 _ATTRIBUTE = "__perennial_access__"
 _ACTION = "__perennial_action__"
@@ -85,7 +85,7 @@ def audited(action: str) -> Callable[[Endpoint], Endpoint]:
     return mark
 
 
-def impersonal(endpoint: Endpoint) -> Endpoint:
+def not_audited(endpoint: Endpoint) -> Endpoint:
     """Declare that an endpoint touches no personal data."""
     setattr(endpoint, _ACTION, None)
     return endpoint
@@ -132,7 +132,7 @@ class GuardedRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             resources: Resources = request.app.state.resources
-            exchange = exchange_of(request)
+            exchange = request_context_of(request)
             try:
                 response = await enter(request, resources)
             except PerennialError as error:
@@ -163,14 +163,14 @@ async def _admit(request: Request, resources: Resources, route: GuardedRoute) ->
     """Authenticate, count the request, check the role; raises the error of the first that fails."""
     secret = _presented_key(request)
     if secret is None or not api_keys.well_formed(secret):
-        raise Unauthenticated
+        raise UnauthenticatedError
     admission = await _spend(resources, secret)
     if admission is None:
-        raise Unauthenticated
-    exchange = exchange_of(request)
+        raise UnauthenticatedError
+    exchange = request_context_of(request)
     exchange.admission = admission
     if admission.exceeded:
-        raise TooManyRequests(admission.reset_seconds)
+        raise TooManyRequestsError(admission.reset_seconds)
     if route.action is not None:
         exchange.audit = Audit(
             route.action, admission.key_id, admission.role, exchange.request_id, _user_in_path(request)
@@ -180,7 +180,7 @@ async def _admit(request: Request, resources: Resources, route: GuardedRoute) ->
         raise Forbidden(f"This needs a key with one of the roles {names}.")
 
 
-async def _spend(resources: Resources, secret: str) -> Admission | None:
+async def _spend(resources: Resources, secret: str) -> AuthenticatedKey | None:
     quota = resources.settings.rate_limit_per_minute
     async with resources.limiter.connection() as connection:
         return await api_keys.admit(connection, secret, default_quota=quota)
@@ -207,7 +207,7 @@ def _user_in_path(request: Request) -> str | None:
 def _check_path(request: Request) -> None:
     for value in request.path_params.values():
         if any(character in str(value) for character in _UNUSABLE):
-            raise NotFound("There is nothing here.")
+            raise NotFoundError("There is nothing here.")
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
@@ -235,7 +235,7 @@ def _check_query(request: Request, parameters: dict[str, bool]) -> None:
             errors.append(_query_error(name, "invalid_characters", "must be UTF-8 without U+0000"))
         seen.add(name)
     if errors:
-        raise InvalidContent(errors)
+        raise InvalidContentError(errors)
 
 
 def _query_error(name: str, code: str, message: str) -> FieldError:

@@ -43,8 +43,8 @@ from starlette.responses import Response
 
 from api.bodies import JsonRequest
 from api.dependencies import Caller, ResourcesOf
-from models.errors import InvalidIdempotencyKey
-from privacy.sealing import Sealer
+from models.errors import InvalidIdempotencyKeyError
+from privacy.encryption import Cipher
 from store import idempotency as store
 from store.connection import Connection
 from store.idempotency import StoredAnswer
@@ -72,7 +72,7 @@ class RequestClaim:
 class Idempotency:
     """The `Idempotency-Key` of one request; without that header all of it does nothing."""
 
-    sealer: Sealer
+    cipher: Cipher
     key_id: str
     idempotency_key: str | None
     fingerprint: bytes
@@ -83,7 +83,7 @@ class Idempotency:
             return RequestClaim(secrets.token_urlsafe(_TOKEN_BYTES), None, None)
         held = await store.claim(
             connection,
-            self.sealer,
+            self.cipher,
             key_id=self.key_id,
             idempotency_key=self.idempotency_key,
             fingerprint=self.fingerprint,
@@ -93,12 +93,12 @@ class Idempotency:
     async def keep(
         self, connection: Connection, claim: RequestClaim, response: Response, *, subject: str | None
     ) -> None:
-        """Keep the answer, sealed with the key of the person it is about; None: of the service."""
+        """Keep the answer, encrypted with the key of the person it is about; None: of the service."""
         if claim.held is None:
             return
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         answer = StoredAnswer(response.status_code, headers, bytes(response.body))
-        await store.keep(connection, self.sealer, claim.held, answer, subject=subject)
+        await store.keep(connection, self.cipher, claim.held, answer, subject=subject)
 
 
 def _repeat(answer: StoredAnswer | None) -> Response | None:
@@ -122,10 +122,10 @@ async def _idempotency(
 ) -> Idempotency:
     given = request.headers.getlist(_HEADER)
     if given and (len(given) > 1 or _FORM.fullmatch(given[0]) is None):
-        raise InvalidIdempotencyKey
+        raise InvalidIdempotencyKeyError
     body = request.canonical if isinstance(request, JsonRequest) else b""
-    fingerprint = resources.sealer.fingerprint(request.method.encode(), request.url.path.encode(), body)
-    return Idempotency(resources.sealer, caller.key_id, idempotency_key, fingerprint)
+    fingerprint = resources.cipher.fingerprint(request.method.encode(), request.url.path.encode(), body)
+    return Idempotency(resources.cipher, caller.key_id, idempotency_key, fingerprint)
 
 
 IdempotencyOf = Annotated[Idempotency, Depends(_idempotency)]

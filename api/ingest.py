@@ -16,23 +16,25 @@ import asyncpg
 
 from api.notifier import Notifier
 from models.audit import AuditEntry
-from models.errors import PartitionLeaving
+from models.errors import PartitionDetachingError
 from models.rules.event_types import EventType
 from models.rules.ingest import NewEvent, Outcome, Window, prepare
 from models.rules.retention import EVENTS
-from models.wire.events import EventInput
-from privacy.sealing import Sealer
+from models.schemas.events import EventInput
+from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
-from store import audit, events, retention
+from store.audit import entries
 from store.connection import Connection
-from store.event_types import EventTypes
-from store.partitions import Partitions, month_of
+from store.events import events
+from store.events.partitions import Partitions, month_of
+from store.events.types import EventTypes
+from store.retention import periods
 
 _GATHER_SECONDS = 0.001
 _MAX_GROUP = 500
 _YIELD_EVERY = 250
 _ATTEMPTS = 2
-_MONTH_GONE = (asyncpg.CheckViolationError, PartitionLeaving)
+_MONTH_GONE = (asyncpg.CheckViolationError, PartitionDetachingError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,9 @@ class _Waiting:
 class Ingest:
     """Takes events. One for each process; it may be used from the start, and is closed at the end."""
 
-    def __init__(self, database: Database, sealer: Sealer, notifier: Notifier) -> None:
+    def __init__(self, database: Database, cipher: Cipher, notifier: Notifier) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._notifier = notifier
         self._types = EventTypes()
         self._partitions = Partitions()
@@ -73,7 +75,7 @@ class Ingest:
         async with self._database.connection() as connection:
             types = await self._types.find(connection, {event.event_type for event in given})
             for attempt in range(_ATTEMPTS):
-                window = Window.of(datetime.now(UTC), await retention.days_of(connection, EVENTS))
+                window = Window.of(datetime.now(UTC), await periods.days_of(connection, EVENTS))
                 prepared = await _prepare(given, types, window, historical=historical)
                 try:
                     outcomes = await self._record(connection, prepared, account)
@@ -81,7 +83,7 @@ class Ingest:
                 except _MONTH_GONE:  # retention has taken it, under a period that may be a new one: judge again
                     self._partitions.forget()
                     if attempt + 1 == _ATTEMPTS:
-                        raise PartitionLeaving from None
+                        raise PartitionDetachingError from None
         self._notifier.wake()
         return outcomes
 
@@ -94,9 +96,9 @@ class Ingest:
         fresh = [each for each in prepared if isinstance(each, NewEvent)]
         await self._partitions.ensure(connection, {month_of(event.timestamp) for event in fresh})
         async with connection.transaction():
-            recorded = iter(await events.record(connection, self._sealer, fresh))
+            recorded = iter(await events.record(connection, self._cipher, fresh))
             outcomes = [next(recorded) if isinstance(each, NewEvent) else each for each in prepared]
-            await audit.append(connection, account(outcomes))
+            await entries.append(connection, account(outcomes))
             return outcomes
 
     async def take_one(self, event: EventInput, account: Callable[[Outcome], AuditEntry]) -> Outcome:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
-from api.executions import Sight
+from api.executions import InstanceState
+from models.schemas.workflows import InstanceView
 from models.vocabulary import Role
-from models.wire.workflows import InstanceView
 from privacy.masking import closed_words
 from runtime.settings import Settings
-from store import instance_views
-from store.instance_views import TemporalPlace
+from store.instances import views
+from store.instances.views import TemporalPlace
 from workflows.catalog import catalog
 
 
@@ -21,11 +21,11 @@ def known_words(workflow_id: str) -> frozenset[str]:
     return closed_words(definition.parameter_schema()) if definition else frozenset()
 
 
-def instance_view(role: Role, sight: Sight, settings: Settings) -> InstanceView:
+def instance_view(role: Role, sight: InstanceState, settings: Settings) -> InstanceView:
     """An instance as a role reads it."""
     place = TemporalPlace(settings.temporal_ui_url, settings.temporal_namespace)
     known = known_words(sight.stored.workflow_id)
-    return instance_views.instance_view(role, sight.stored, place, known, stale=sight.stale)
+    return views.instance_view(role, sight.stored, place, known, stale=sight.stale)
 
 
 def location(workflow_id: str, instance_id: str) -> str:

@@ -1,6 +1,6 @@
 """Who sees what of a person: the one place where the API masks, driven by the columns' own declarations.
 
-Whatever a route shows of a sealed column passes here with the caller's role: profiles (:func:`profile_for`),
+Whatever a route shows of a encrypted column passes here with the caller's role: profiles (:func:`profile_for`),
 events (:func:`event_body_for`) and the rows of an export (:func:`row_for`); or, where callbacks show it too,
 :func:`privacy.masking.value_for`, which every other column passes: instances, dead letters and messages.
 Analytics shows dimensions, which are no person's.
@@ -19,7 +19,7 @@ from models.rules.event_types import EventType
 from models.tables.people import User
 from models.vocabulary import Role
 from privacy.masking import mask, sees_people, value_for
-from store.instance_views import error_view
+from store.instances.views import error_view
 
 USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items() if declared.mask}
 """The attributes of a profile that are masked, each with how."""
@@ -58,7 +58,7 @@ def row_for(
     known: Collection[str] = frozenset(),
     declared: EventType | None = None,
 ) -> dict[str, Any]:
-    """A row of any table, its sealed columns opened, as a role sees it: each column as it is declared.
+    """A row of any table, its encrypted columns opened, as a role sees it: each column as it is declared.
 
     ``known`` are the words that the schema of the row's workflow names, ``declared`` is the event's type where the
     row is one.

@@ -8,7 +8,7 @@ from contextlib import suppress
 import asyncpg
 
 from runtime.database import UNREACHABLE, Database
-from store import log
+from store.events import log
 
 _QUIET_SECONDS = 0.01
 

@@ -14,18 +14,18 @@ from pydantic.json_schema import models_json_schema
 from api.guard import GuardedRoute
 from api.responses import PROBLEM_MEDIA_TYPE, problem
 from models.errors import (
-    BodyTooLarge,
+    BodyTooLargeError,
     Forbidden,
-    InvalidContent,
-    MalformedJson,
+    InvalidContentError,
+    MalformedJsonError,
     PerennialError,
-    StoreUnavailable,
-    TooManyRequests,
-    Unauthenticated,
-    UnsupportedMediaType,
+    StoreUnavailableError,
+    TooManyRequestsError,
+    UnauthenticatedError,
+    UnsupportedMediaTypeError,
 )
-from models.wire.problems import Problem
-from models.wire.users import UserUpsert
+from models.schemas.problems import Problem
+from models.schemas.users import UserUpsert
 from workflows.catalog import catalog
 
 _SCHEMAS = "#/components/schemas/"
@@ -45,20 +45,25 @@ Every request but those for health and documentation needs a key: `Authorization
 Every error is `application/problem+json` with a stable `code`. Unknown fields and parameters are refused.
 Times are RFC 3339 with an offset, answered in UTC."""
 _TAGS = [
-    {"name": "users", "description": "Profiles. Personal attributes are sealed at rest and masked by role."},
+    {"name": "users", "description": "Profiles. Personal attributes are encrypted at rest and masked by role."},
     {"name": "consents", "description": "What a person has agreed to, and when. Default deny."},
     {"name": "events", "description": "The log of what people did; accepted means on disk."},
     {"name": "workflows", "description": "Lifecycle workflows and their instances."},
     {"name": "dead letters", "description": "What has failed for good: replay or discard it."},
-    {"name": "codec", "description": "Opens what is sealed in Temporal's histories."},
+    {"name": "codec", "description": "Opens what is encrypted in Temporal's histories."},
     {"name": "retention", "description": "How long data is kept."},
-    {"name": "audit", "description": "Every access to personal data, sealed hourly into a chain."},
+    {"name": "audit", "description": "Every access to personal data, encrypted hourly into a chain."},
     {"name": "keys", "description": "API keys."},
     {"name": "health", "description": "Probes."},
 ]
 
-_OF_KEYS: tuple[type[PerennialError], ...] = (Unauthenticated, Forbidden, TooManyRequests, StoreUnavailable)
-_OF_BODIES: tuple[type[PerennialError], ...] = (MalformedJson, BodyTooLarge, UnsupportedMediaType)
+_OF_KEYS: tuple[type[PerennialError], ...] = (
+    UnauthenticatedError,
+    Forbidden,
+    TooManyRequestsError,
+    StoreUnavailableError,
+)
+_OF_BODIES: tuple[type[PerennialError], ...] = (MalformedJsonError, BodyTooLargeError, UnsupportedMediaTypeError)
 
 
 def problems(
@@ -91,7 +96,7 @@ def _add_problems(responses: dict[Any, dict[str, Any]], errors: Iterable[type[Pe
 def _example(kind: type[PerennialError]) -> dict[str, Any]:
     error = kind.__new__(kind)
     PerennialError.__init__(error, kind.title + ".")
-    if isinstance(error, InvalidContent):
+    if isinstance(error, InvalidContentError):
         error.errors = []
     return problem(error, _EXAMPLE_ID).model_dump(mode="json", exclude_none=True)
 
@@ -171,7 +176,7 @@ def _complete_operation(operation: dict[str, Any], method: str, route: GuardedRo
     operation["security"] = [{"bearer": []}, {"header": []}] if roles else []
     _add_problems(responses, () if route.access.public else _OF_KEYS)
     _add_problems(responses, _OF_BODIES if "requestBody" in operation else ())
-    _add_problems(responses, (InvalidContent,))
+    _add_problems(responses, (InvalidContentError,))
     if method == "patch":
         content = operation["requestBody"]["content"]
         content.setdefault(_MERGE_PATCH, content["application/json"])

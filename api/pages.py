@@ -16,9 +16,9 @@ from typing import Annotated, Any, TypeVar, overload
 import orjson
 from fastapi import Depends, Query
 
-from models.errors import FieldError, InvalidContent
-from models.wire.fields import parse_moment
-from models.wire.pages import Pagination
+from models.errors import FieldError, InvalidContentError
+from models.schemas.fields import parse_moment
+from models.schemas.pages import Pagination
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -51,7 +51,7 @@ class PageRequest:
     def after(self, name: str, /, *kinds: type) -> tuple[Any, ...] | None:
         """The sort key to go on after: values of ``kinds`` (str, int, datetime); None for the first page.
 
-        Raises :class:`InvalidContent` (`invalid_cursor`) for a cursor that isn't one of the list ``name``.
+        Raises :class:`InvalidContentError` (`invalid_cursor`) for a cursor that isn't one of the list ``name``.
         """
         if self.cursor is None:
             return None
@@ -62,7 +62,7 @@ class PageRequest:
             return tuple(_READERS[kind](value) for kind, value in zip(kinds, values, strict=True))
         except (ValueError, TypeError):
             error = FieldError("/query/cursor", "invalid_cursor", "is not a cursor of this list")
-            raise InvalidContent([error]) from None
+            raise InvalidContentError([error]) from None
 
     def cut(
         self, name: str, rows: Sequence[Row], sort_key: Callable[[Row], tuple[str | datetime, ...]]

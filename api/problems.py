@@ -13,17 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from temporalio.service import RPCError, RPCStatusCode
 
-from api.exchange import exchange_of
+from api.request_context import request_context_of
 from api.responses import problem_response
 from api.validation import field_errors
 from models.errors import (
-    BadRequest,
-    InvalidContent,
-    MethodNotAllowed,
-    NotFound,
+    BadRequestError,
+    InvalidContentError,
+    MethodNotAllowedError,
+    NotFoundError,
     PerennialError,
-    StoreUnavailable,
-    TemporalUnavailable,
+    StoreUnavailableError,
+    TemporalUnavailableError,
 )
 from runtime.database import UNREACHABLE
 
@@ -49,31 +49,31 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 async def _answer(request: Request, error: Exception) -> Response:
     """The problem details of a failure; one that isn't expected is raised on to the middleware."""
-    return problem_response(_translate(request, error), exchange_of(request).request_id)
+    return problem_response(_translate(request, error), request_context_of(request).request_id)
 
 
 def _translate(request: Request, error: Exception) -> PerennialError:
     if isinstance(error, PerennialError):
         return error
     if isinstance(error, RequestValidationError):
-        return InvalidContent(field_errors(error.errors(), in_request=True))
+        return InvalidContentError(field_errors(error.errors(), in_request=True))
     if isinstance(error, HTTPException):
         return _http_error(request, error)
     if isinstance(error, RPCError) and error.status in _TEMPORAL_AWAY:
-        return TemporalUnavailable()
+        return TemporalUnavailableError()
     if isinstance(error, _STORE_AWAY):
-        return StoreUnavailable()
+        return StoreUnavailableError()
     raise error
 
 
 def _http_error(request: Request, error: HTTPException) -> PerennialError:
     """What the router itself says: no such path, or another method."""
-    if error.status_code == MethodNotAllowed.status:
-        return MethodNotAllowed(sorted(_methods_of(request)))
-    if error.status_code == NotFound.status:
-        return NotFound("There is nothing under this path.")
+    if error.status_code == MethodNotAllowedError.status:
+        return MethodNotAllowedError(sorted(_methods_of(request)))
+    if error.status_code == NotFoundError.status:
+        return NotFoundError("There is nothing under this path.")
     if error.status_code < 500:
-        return BadRequest("The request can't be read.")
+        return BadRequestError("The request can't be read.")
     raise error
 
 

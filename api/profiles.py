@@ -16,10 +16,10 @@ from api.etags import strong
 from api.masking import profile_for
 from models.rules.activity import Activity
 from models.rules.money import average, written
+from models.schemas.users import Behavior, Consents, Demographics, Transactions, UserProfile
 from models.vocabulary import Purpose, Role
-from models.wire.users import Behavior, Consents, Demographics, Transactions, UserProfile
 from privacy.masking import sees_people
-from store.profile_rows import StoredUser
+from store.users.rows import StoredUser
 
 _ALWAYS = ("user_id", "created_at", "updated_at")
 SHOWN = (

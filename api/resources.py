@@ -12,12 +12,12 @@ from temporalio.service import RPCError
 
 from api.ingest import Ingest
 from api.notifier import Notifier
-from models.errors import TemporalUnavailable
+from models.errors import TemporalUnavailableError
+from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
-from privacy.sealing import Sealer
 from runtime.database import UNREACHABLE, Database
 from runtime.settings import Settings
-from runtime.temporal import SealedPayloads, connect
+from runtime.temporal import EncryptedPayloads, connect
 
 _LIMITER_CONNECTIONS = 4
 _HEALTH_TIMEOUT = timedelta(seconds=1)
@@ -36,7 +36,7 @@ class Resources:
     settings: Settings
     database: Database
     limiter: Database
-    sealer: Sealer
+    cipher: Cipher
     temporal: Client | None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the process is to stop: whoever holds an answer back gives it then."""
@@ -47,7 +47,7 @@ class Resources:
     def __post_init__(self) -> None:
         url = self.settings.require_database_url()
         self._notifier = Notifier(Database(url, size=1, application="notifier"))
-        self.ingest = Ingest(self.database, self.sealer, self._notifier)
+        self.ingest = Ingest(self.database, self.cipher, self._notifier)
 
     @classmethod
     async def build(cls, settings: Settings) -> Resources:
@@ -58,8 +58,8 @@ class Resources:
             settings=settings,
             database=Database(url, size=settings.database_pool_size, application="api"),
             limiter=limiter_database(url),
-            sealer=Sealer(ring),
-            temporal=await connect(settings, SealedPayloads(ring.payload.current, ring.payload.keys)),
+            cipher=Cipher(ring),
+            temporal=await connect(settings, EncryptedPayloads(ring.payload.current, ring.payload.keys)),
         )
 
     async def open(self) -> None:
@@ -74,17 +74,17 @@ class Resources:
         await asyncio.gather(self.database.close(), self.limiter.close(), self._notifier.close())
 
     async def require_temporal(self) -> Client:
-        """The Temporal client, connected; raises :class:`TemporalUnavailable`.
+        """The Temporal client, connected; raises :class:`TemporalUnavailableError`.
 
         Afterwards its calls raise RPCError when Temporal goes away, which the edge answers with 503 by itself.
         """
         if self.temporal is None:
-            raise TemporalUnavailable
+            raise TemporalUnavailableError
         if not self._temporal_reached:
             try:
                 await self.temporal.service_client.check_health(timeout=_HEALTH_TIMEOUT)
             except _TEMPORAL_DOWN:
-                raise TemporalUnavailable from None
+                raise TemporalUnavailableError from None
             self._temporal_reached = True
         return self.temporal
 

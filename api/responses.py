@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from api.validation import LISTED_ERRORS
-from models.errors import InvalidContent, PerennialError
-from models.wire.problems import FieldProblem, Problem
+from models.errors import InvalidContentError, PerennialError
+from models.schemas.problems import FieldProblem, Problem
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _PROBLEM_TYPE = "urn:perennial:problem:"
@@ -28,7 +28,7 @@ def json_response(
 def problem(error: PerennialError, request_id: str) -> Problem:
     """The problem details of an error; of very many validation errors only the first are listed."""
     errors = None
-    if isinstance(error, InvalidContent):
+    if isinstance(error, InvalidContentError):
         errors = [FieldProblem(**vars(each)) for each in error.errors[:LISTED_ERRORS]]
     return Problem(
         type=_PROBLEM_TYPE + error.code,

@@ -15,19 +15,19 @@ from typing import Any
 
 from api.audit import Audit
 from api.resources import Resources
-from models.errors import FieldError, InvalidContent
-from models.messages.public_text import PublicText
-from models.messages.retention import RETENTION, RetentionRun, retention_workflow_id
+from models.errors import FieldError, InvalidContentError
 from models.rules.retention import DATA_TYPES, EXECUTION_LOGS
-from models.wire.retention import DryRun, DueData, DuePart
+from models.schemas.retention import DryRun, DueData, DuePart
+from models.temporal.public_text import PublicText
+from models.temporal.retention import RETENTION, RetentionRun, retention_workflow_id
 from runtime.temporal import RPC_TIMEOUT, keep_histories
-from store import due, retention, retention_runs
-from store.retention import Retention
-from store.retention_runs import StoredRun
+from store.retention import periods, preview, runs
+from store.retention.periods import Retention
+from store.retention.runs import StoredRun
 
 
 def known_types(given: Sequence[Any] | None) -> list[str]:
-    """The types of data that are asked for, in the order of a run; raises :class:`InvalidContent`."""
+    """The types of data that are asked for, in the order of a run; raises :class:`InvalidContentError`."""
     if given is None:
         return list(DATA_TYPES)
     unknown = [
@@ -36,7 +36,7 @@ def known_types(given: Sequence[Any] | None) -> list[str]:
         if not isinstance(each, str) or each not in DATA_TYPES
     ]
     if unknown:
-        raise InvalidContent(unknown)
+        raise InvalidContentError(unknown)
     return [name for name in DATA_TYPES if name in given]
 
 
@@ -46,8 +46,8 @@ async def dry_run(resources: Resources, data_types: Sequence[str]) -> DryRun:
     data = []
     for data_type in data_types:
         async with resources.database.connection() as connection:
-            policy = await retention.find(connection, data_type)
-            parts = await due.count(connection, policy, now)
+            policy = await periods.find(connection, data_type)
+            parts = await preview.count(connection, policy, now)
         data.append(
             DueData(
                 data_type=data_type,
@@ -61,7 +61,7 @@ async def dry_run(resources: Resources, data_types: Sequence[str]) -> DryRun:
 
 
 async def start(resources: Resources, data_types: Sequence[str], *, actor: str) -> StoredRun:
-    """Start a run; raises :class:`models.errors.TemporalUnavailable`, and then there is none."""
+    """Start a run; raises :class:`models.errors.TemporalUnavailableError`, and then there is none."""
     client = await resources.require_temporal()
     run = RetentionRun(run_id=uuid.uuid4().hex, requested_by=actor, data_types=list(data_types))
     await client.start_workflow(
@@ -73,15 +73,15 @@ async def start(resources: Resources, data_types: Sequence[str], *, actor: str) 
         rpc_timeout=RPC_TIMEOUT,
     )
     async with resources.database.transaction() as connection:
-        await retention_runs.begin(connection, run.run_id, actor, data_types)
-        return await retention_runs.find(connection, run.run_id)
+        await runs.begin(connection, run.run_id, actor, data_types)
+        return await runs.find(connection, run.run_id)
 
 
 async def change(resources: Resources, audit: Audit, data_type: str, days: int | None, *, actor: str) -> Retention:
     """Set a retention, and have Temporal keep histories for as long as execution logs are kept."""
     async with resources.database.transaction() as connection:
-        before = await retention.find(connection, data_type)
-        kept = await retention.change(connection, data_type, days, actor=actor)
+        before = await periods.find(connection, data_type)
+        kept = await periods.change(connection, data_type, days, actor=actor)
         audit.note(details={"data_type": data_type, "days": days, "days_before": before.days})
         await audit.write(connection)
     if kept.data_type == EXECUTION_LOGS and resources.temporal is not None:

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from api.audit import names_of
 from api.validation import item_errors
 from models.errors import FieldError
-from models.wire.fields import UnusableItem, is_user_id
-from models.wire.users import ItemError, UserBatchAnswer, UserBatchResult, UserUpsert
-from store.user_batches import Outcome
+from models.schemas.fields import UnusableItem, is_user_id
+from models.schemas.users import ItemError, UserBatchAnswer, UserBatchResult, UserUpsert
+from store.users.batches import Outcome
 
 _YIELD_EVERY = 50
 """Items to check before other requests get their turn."""

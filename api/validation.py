@@ -1,7 +1,7 @@
 """Validation failures in our own words: stable codes, pointers, and texts that never hold what was sent.
 
 pydantic's own messages quote values now and then (an enumeration, a date, a URL), so none of them is passed
-on, except those of our own checks in :mod:`models.wire.fields`.
+on, except those of our own checks in :mod:`models.schemas.fields`.
 """
 
 from __future__ import annotations

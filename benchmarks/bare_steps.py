@@ -1,6 +1,6 @@
 """A hand-written workflow of three steps, without the platform: the ceiling of `completions`.
 
-Run as ``python -m benchmarks.bare_steps ADDRESS DATABASE_URL``. Nothing is sealed, recorded, paused or looked up;
+Run as ``python -m benchmarks.bare_steps ADDRESS DATABASE_URL``. Nothing is encrypted, recorded, paused or looked up;
 what isn't the platform's is the same: settings of the worker, event loop, collector, and the steps' statement.
 """
 

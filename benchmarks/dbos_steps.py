@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.dbos_steps PORT DATABASE_URL``. One process, as its documentation shows it with
 FastAPI: the request starts the workflow, which runs in the event loop that answers, and waits for its handle;
 nothing is polled. Each step changes the same row with the same statement, over a pool of asyncpg as ours does.
-There is no authentication, no sealing, no audit, and no server for workflows besides.
+There is no authentication, no encrypting, no audit, and no server for workflows besides.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from activities.profiles import Profiles
-from models.messages.execution import StageChange
+from models.temporal.execution import StageChange
 from workflows.authoring import (
     OUTSIDE,
     STORE,

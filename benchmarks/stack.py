@@ -23,13 +23,13 @@ import orjson
 from temporalio.client import Client
 
 from benchmarks.http import Connection, connections
+from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
-from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.embedded.home import Home
 from runtime.embedded.postgres_roles import OWNER_ROLE
 from runtime.settings import Settings
-from runtime.temporal import SealedPayloads, connect
+from runtime.temporal import EncryptedPayloads, connect
 
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 15.0
@@ -58,7 +58,7 @@ class Stack:
     limiter: Database
     """As the API has one for keys and rate limits."""
     temporal: Client
-    sealer: Sealer
+    cipher: Cipher
     settings: Settings
 
     async def add_users(self, prefix: str, count: int, *, consents: Mapping[str, bool] | None = None) -> list[str]:
@@ -154,7 +154,7 @@ async def _connected(home: Path, endpoints: dict[str, Any]) -> AsyncIterator[Sta
     limiter = Database(database_url, size=4, application="bench-limiter", settings={"synchronous_commit": "off"})
     await database.open()
     await limiter.open()
-    codec = SealedPayloads(ring.payload.current, ring.payload.keys)
+    codec = EncryptedPayloads(ring.payload.current, ring.payload.keys)
     try:
         async with connections(url, admin_key) as [admin]:
             yield Stack(
@@ -170,7 +170,7 @@ async def _connected(home: Path, endpoints: dict[str, Any]) -> AsyncIterator[Sta
                 database=database,
                 limiter=limiter,
                 temporal=await connect(settings, codec, lazy=False),
-                sealer=Sealer(ring),
+                cipher=Cipher(ring),
                 settings=settings,
             )
     finally:

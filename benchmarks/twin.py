@@ -19,7 +19,7 @@ from benchmarks.stack import Stack
 from models.audit import AuditEntry
 from runtime.embedded.ports import LOOPBACK, free_port
 from runtime.settings import load_settings
-from store import audit
+from store.audit import entries
 from store.connection import Connection
 
 _READY_SECONDS = 30.0
@@ -74,5 +74,5 @@ async def _append_nothing(connection: Connection, entries: Sequence[AuditEntry])
 
 if __name__ == "__main__":
     if "--unaudited" in sys.argv[1:]:
-        audit.append = _append_nothing
+        entries.append = _append_nothing
     sys.exit(serve(load_settings()))

@@ -19,7 +19,7 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
         "SELECT",
         "INSERT (actor, role, action, user_id, subjects, fields, request_id, outcome, details)",
     ),
-    "audit_seals": ("SELECT", "INSERT"),
+    "audit_checkpoints": ("SELECT", "INSERT"),
     # Of an event only what a refused attribute is taken out of; not whose it is, nor its place in the log.
     "events": ("SELECT", "INSERT", "DELETE", "UPDATE (body, dimensions)"),
     "event_ids": ("SELECT", "INSERT", "DELETE"),

@@ -30,7 +30,7 @@ KEPT_AS: Mapping[str, str | None] = {
     "events": "events",
     "event_ids": "events",
     "poison_events": "events",
-    "refusals": "profiles",
+    "redactions": "profiles",
     "instances": "execution_logs",
     "steps": "execution_logs",
     "attempts": "execution_logs",
@@ -51,7 +51,7 @@ KEPT_AS: Mapping[str, str | None] = {
     "retention_periods": None,
     "retention_runs": None,
     "retention_results": None,
-    "audit_seals": None,
+    "audit_checkpoints": None,
 }
 """By table, the data type whose retention it falls under; None for what belongs to the installation."""
 
@@ -97,7 +97,7 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "users.privacy_preferences": "true or false by attribute",
     "users.subscription_tier": "a plan's name, a dimension",
     "data_keys.subject": USER_ID,
-    "data_keys.wrapped": "the data key, sealed by a key-encryption key",
+    "data_keys.wrapped": "the data key, encrypted by a key-encryption key",
     "consent_history.source": "the form or system where it was said",
     "consent_history.policy_version": "a policy's version",
     "consent_history.legal_basis": WORD,
@@ -125,7 +125,7 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "event_types.pii": "pointers to what is personal",
     "event_types.dimensions": "names of properties",
     "poison_events.poison_id": OURS,
-    "refusals.after_event_id": "the caller's id of an event",
+    "redactions.after_event_id": "the caller's id of an event",
     "retention_periods.data_type": WORD,
     "retention_periods.changed_by": KEY_ID,
     "retention_runs.run_id": OURS,
@@ -144,17 +144,17 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "audit_log.request_id": "ours, or the caller's",
     "audit_log.outcome": WORD,
     "audit_log.details": "counts, codes and ids of ours",
-    "audit_seals.digest": "digest of an hour's rows",
-    "audit_seals.previous": "keyed digest of the seals before",
-    "audit_seals.head": "keyed digest of all seals so far",
-    "audit_seals.sealed_with": "check value of a key",
+    "audit_checkpoints.digest": "digest of an hour's rows",
+    "audit_checkpoints.previous": "keyed digest of the encrypts before",
+    "audit_checkpoints.head": "keyed digest of all encrypts so far",
+    "audit_checkpoints.key_check": "check value of a key",
     "feature_usage.feature": "a dimension of `engagement.feature_click`",
 }
 """What every other text, document and string of bytes in the clear holds: why it may be there."""
 
 _FREE = (Text, JSONB, ARRAY, LargeBinary)
 _INTERNAL = frozenset({"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events"}) | frozenset(
-    {"callbacks", "idempotent_answers", "refusals"}
+    {"callbacks", "idempotent_answers", "redactions"}
 )
 """Tables that tell nothing of a person that another one doesn't; an export passes them over. What they have beside
 (addresses and secrets of callbacks) is of whoever sent it."""
@@ -183,7 +183,7 @@ class ColumnEntry:
 
     column: str
     holds: str
-    sealed: bool
+    encrypted: bool
     mask: str
     exported: bool
 
@@ -229,8 +229,8 @@ def _column(table: type[SQLModel], column: Column[object], *, exported: bool) ->
     exported = exported and place not in _INTERNAL_COLUMNS
     if declared is not None:
         mask = "shown" if declared.mask is None else _MASKS[declared.mask]
-        return ColumnEntry(column.name, "personal", sealed=True, mask=mask, exported=exported)
-    return ColumnEntry(column.name, _holds(place, column), sealed=False, mask="", exported=exported)
+        return ColumnEntry(column.name, "personal", encrypted=True, mask=mask, exported=exported)
+    return ColumnEntry(column.name, _holds(place, column), encrypted=False, mask="", exported=exported)
 
 
 def _holds(place: str, column: Column[object]) -> str:
@@ -250,7 +250,7 @@ _HEAD = """# The data map
 
 What is kept of people, column by column, read from the declarations on the tables (`models/personal.py`).
 
-- What is declared personal is sealed with the person's data key (AES-256-GCM, bound to person, table and
+- What is declared personal is encrypted with the person's data key (AES-256-GCM, bound to person, table and
   column), and comes masked for every role but admin (`api/masking.py`, ADR 0015).
 - What an event type declares as a dimension, and the ids, times and numbers that analytics counts, are in the
   clear. No other text may be, unless `models/data_map.py` says what it holds.
@@ -271,8 +271,8 @@ def _section(entry: TableEntry) -> str:
 
 
 def _rows(entry: TableEntry) -> Iterator[str]:
-    yield "| column | holds | sealed | masked | export |"
+    yield "| column | holds | encrypted | masked | export |"
     yield "|---|---|---|---|---|"
     for each in entry.columns:
-        sealed, exported = ("yes" if flag else "" for flag in (each.sealed, each.exported))
-        yield f"| `{each.column}` | {each.holds} | {sealed} | {each.mask} | {exported} |"
+        encrypted, exported = ("yes" if flag else "" for flag in (each.encrypted, each.exported))
+        yield f"| `{each.column}` | {each.holds} | {encrypted} | {each.mask} | {exported} |"

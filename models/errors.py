@@ -38,7 +38,7 @@ class PerennialError(Exception):
         self.headers = headers or {}
 
 
-class Unauthenticated(PerennialError):
+class UnauthenticatedError(PerennialError):
     """No key, or one that is wrong, mistyped or revoked: the caller isn't told which."""
 
     status, code, title = 401, "unauthenticated", "A valid API key is required"
@@ -56,19 +56,19 @@ class Forbidden(PerennialError):
     status, code, title = 403, "forbidden", "This key's role may not do that"
 
 
-class ConsentRequired(PerennialError):
+class ConsentRequiredError(PerennialError):
     """The person has not consented to the purpose that this would need."""
 
     status, code, title = 403, "consent_required", "The person's consent is required"
 
 
-class NotFound(PerennialError):
+class NotFoundError(PerennialError):
     """Base of what isn't there."""
 
     status, code, title = 404, "not_found", "Not found"
 
 
-class UserNotFound(NotFound):
+class UserNotFoundError(NotFoundError):
     """No profile with this id."""
 
     code, title = "user_not_found", "No such user"
@@ -77,7 +77,7 @@ class UserNotFound(NotFound):
         super().__init__("No user has this id.")
 
 
-class WorkflowNotFound(NotFound):
+class WorkflowNotFoundError(NotFoundError):
     """The catalogue has no such workflow."""
 
     code, title = "workflow_not_found", "No such workflow"
@@ -86,7 +86,7 @@ class WorkflowNotFound(NotFound):
         super().__init__("The catalogue has no workflow with this id; GET /workflows lists them.")
 
 
-class AuditEntryNotFound(NotFound):
+class AuditEntryNotFoundError(NotFoundError):
     """No row of the audit log with this number."""
 
     code, title = "audit_entry_not_found", "No such entry"
@@ -95,7 +95,7 @@ class AuditEntryNotFound(NotFound):
         super().__init__("The audit log has no entry with this id, or it has expired.")
 
 
-class InstanceNotFound(NotFound):
+class InstanceNotFoundError(NotFoundError):
     """No instance with this id under this workflow."""
 
     code, title = "instance_not_found", "No such instance"
@@ -104,7 +104,7 @@ class InstanceNotFound(NotFound):
         super().__init__("This workflow has no instance with this id.")
 
 
-class KeyNotFound(NotFound):
+class KeyNotFoundError(NotFoundError):
     """No API key with this id."""
 
     code, title = "key_not_found", "No such API key"
@@ -113,7 +113,7 @@ class KeyNotFound(NotFound):
         super().__init__("No API key has this id.")
 
 
-class PoisonEventNotFound(NotFound):
+class PoisonEventNotFoundError(NotFoundError):
     """No event with this id was set aside."""
 
     code, title = "poison_event_not_found", "No such poison event"
@@ -122,7 +122,7 @@ class PoisonEventNotFound(NotFound):
         super().__init__("No event was set aside under this id.")
 
 
-class DataTypeNotFound(NotFound):
+class DataTypeNotFoundError(NotFoundError):
     """No type of data with this name has a retention."""
 
     code, title = "data_type_not_found", "No such type of data"
@@ -131,7 +131,7 @@ class DataTypeNotFound(NotFound):
         super().__init__("No type of data has this name; GET /retention lists them.")
 
 
-class RetentionRunNotFound(NotFound):
+class RetentionRunNotFoundError(NotFoundError):
     """No run of the retention with this id."""
 
     code, title = "retention_run_not_found", "No such run"
@@ -140,7 +140,7 @@ class RetentionRunNotFound(NotFound):
         super().__init__("No run of the retention has this id.")
 
 
-class DeadLetterNotFound(NotFound):
+class DeadLetterNotFoundError(NotFoundError):
     """No dead letter with this id."""
 
     code, title = "dead_letter_not_found", "No such dead letter"
@@ -149,7 +149,7 @@ class DeadLetterNotFound(NotFound):
         super().__init__("No dead letter has this id.")
 
 
-class MethodNotAllowed(PerennialError):
+class MethodNotAllowedError(PerennialError):
     """The path is there, and takes other methods."""
 
     status, code, title = 405, "method_not_allowed", "Method not allowed"
@@ -158,13 +158,13 @@ class MethodNotAllowed(PerennialError):
         super().__init__("This path takes other methods; see Allow.", headers={"Allow": ", ".join(allowed)})
 
 
-class Conflict(PerennialError):
+class ConflictError(PerennialError):
     """Base of what contradicts the present state."""
 
-    status, code, title = 409, "conflict", "Conflict"
+    status, code, title = 409, "conflict", "ConflictError"
 
 
-class UserExists(Conflict):
+class UserExistsError(ConflictError):
     """A create for a user who is there already."""
 
     code, title = "user_exists", "The user exists already"
@@ -173,7 +173,7 @@ class UserExists(Conflict):
         super().__init__("A user with this id exists; change it with PATCH /users/{user_id}.")
 
 
-class EventIdConflict(Conflict):
+class EventIdConflictError(ConflictError):
     """An event id that belongs to an event of another user or type."""
 
     code, title = "event_id_conflict", "The event id is taken"
@@ -182,7 +182,7 @@ class EventIdConflict(Conflict):
         super().__init__("This event_id belongs to an event of another user or type; ids are never used again.")
 
 
-class AlreadyFinished(Conflict):
+class AlreadyFinishedError(ConflictError):
     """A command for an instance that has ended."""
 
     code, title = "already_finished", "The instance has finished"
@@ -191,7 +191,7 @@ class AlreadyFinished(Conflict):
         super().__init__("The instance has ended, so it can't be changed any more.")
 
 
-class WorkflowDisabled(Conflict):
+class WorkflowDisabledError(ConflictError):
     """An execute of a workflow that an admin has switched off."""
 
     code, title = "workflow_disabled", "The workflow is disabled"
@@ -200,7 +200,7 @@ class WorkflowDisabled(Conflict):
         super().__init__("This workflow is disabled; an admin enables it with PATCH /workflows/{workflow_id}.")
 
 
-class AlreadySettled(Conflict):
+class AlreadySettledError(ConflictError):
     """A replay or discard of what has been replayed or discarded."""
 
     code, title = "already_settled", "It has been settled already"
@@ -209,7 +209,7 @@ class AlreadySettled(Conflict):
         super().__init__("It has been replayed or discarded already.")
 
 
-class AlreadyReplaying(Conflict):
+class AlreadyReplayingError(ConflictError):
     """A replay or discard of a dead letter whose replay is under way."""
 
     code, title = "already_replaying", "The replay is under way"
@@ -218,7 +218,7 @@ class AlreadyReplaying(Conflict):
         super().__init__("The dead letter is being replayed; look at its instance.")
 
 
-class HistoryGone(Conflict):
+class HistoryGoneError(ConflictError):
     """A replay whose instance Temporal has no history of any more."""
 
     code, title = "history_gone", "The history has been deleted"
@@ -230,7 +230,7 @@ class HistoryGone(Conflict):
         )
 
 
-class StillUnusable(Conflict):
+class StillUnusableError(ConflictError):
     """A replay that failed again; it stays open."""
 
     code, title = "still_unusable", "The event still can't be used"
@@ -239,7 +239,7 @@ class StillUnusable(Conflict):
         super().__init__(f"The replay failed with {error_type}; the event stays open.")
 
 
-class EventGone(Conflict):
+class EventGoneError(ConflictError):
     """A replay of an event that retention has deleted."""
 
     code, title = "event_gone", "The event has been deleted"
@@ -248,7 +248,7 @@ class EventGone(Conflict):
         super().__init__("The event isn't kept any more, so it can only be discarded.")
 
 
-class UserErased(PerennialError):
+class UserErasedError(PerennialError):
     """The person's data key has been destroyed."""
 
     status, code, title = 410, "user_erased", "The user has been erased"
@@ -257,7 +257,7 @@ class UserErased(PerennialError):
         super().__init__("This user has been erased; the id stays taken until its tombstone is removed.")
 
 
-class PreconditionFailed(PerennialError):
+class PreconditionFailedError(PerennialError):
     """`If-Match` names another version than the present one."""
 
     status, code, title = 412, "precondition_failed", "The resource has changed"
@@ -266,7 +266,7 @@ class PreconditionFailed(PerennialError):
         super().__init__("The resource has changed since the version in If-Match; read it again.")
 
 
-class InvalidContent(PerennialError):
+class InvalidContentError(PerennialError):
     """Well-formed JSON whose content can't be accepted."""
 
     status, code, title = 422, "validation_failed", "The content is not valid"
@@ -277,7 +277,7 @@ class InvalidContent(PerennialError):
         self.errors = list(errors)
 
 
-class UserUnknown(InvalidContent):
+class UserUnknownError(InvalidContentError):
     """A reference to a user who isn't there."""
 
     code, title = "user_unknown", "The user is unknown"
@@ -286,7 +286,7 @@ class UserUnknown(InvalidContent):
         super().__init__([FieldError(pointer, "user_unknown", "No user has this id.")], "No user has this id.")
 
 
-class IdempotencyKeyReused(PerennialError):
+class IdempotencyKeyReusedError(PerennialError):
     """The same `Idempotency-Key` with another request."""
 
     status, code, title = 422, "idempotency_key_reused", "The Idempotency-Key was used for another request"
@@ -295,19 +295,19 @@ class IdempotencyKeyReused(PerennialError):
         super().__init__("This Idempotency-Key belongs to a request with another content; use a new one.")
 
 
-class BadRequest(PerennialError):
+class BadRequestError(PerennialError):
     """A request that can't be read at all."""
 
     status, code, title = 400, "bad_request", "The request can't be read"
 
 
-class MalformedJson(BadRequest):
+class MalformedJsonError(BadRequestError):
     """The body isn't JSON."""
 
     code, title = "malformed_json", "The body is not valid JSON"
 
 
-class InvalidIdempotencyKey(BadRequest):
+class InvalidIdempotencyKeyError(BadRequestError):
     """An `Idempotency-Key` outside its form."""
 
     code, title = "invalid_idempotency_key", "The Idempotency-Key is malformed"
@@ -316,7 +316,7 @@ class InvalidIdempotencyKey(BadRequest):
         super().__init__("Idempotency-Key takes 1 to 255 printable ASCII characters.")
 
 
-class BodyTooLarge(PerennialError):
+class BodyTooLargeError(PerennialError):
     """The body exceeds the limit."""
 
     status, code, title = 413, "body_too_large", "The body is too large"
@@ -325,13 +325,13 @@ class BodyTooLarge(PerennialError):
         super().__init__(f"The body may be {limit} bytes at most; send smaller batches.")
 
 
-class UnsupportedMediaType(PerennialError):
+class UnsupportedMediaTypeError(PerennialError):
     """The body is of another type than the route takes."""
 
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 
 
-class TooManyRequests(PerennialError):
+class TooManyRequestsError(PerennialError):
     """The key's requests for this minute are spent."""
 
     status, code, title = 429, "rate_limited", "Too many requests"
@@ -343,7 +343,7 @@ class TooManyRequests(PerennialError):
         )
 
 
-class Unavailable(PerennialError):
+class UnavailableError(PerennialError):
     """Base of dependencies that don't answer; nothing was done, a retry is safe."""
 
     status, code, title = 503, "unavailable", "Temporarily unavailable"
@@ -352,7 +352,7 @@ class Unavailable(PerennialError):
         super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
 
 
-class TemporalUnavailable(Unavailable):
+class TemporalUnavailableError(UnavailableError):
     """Temporal doesn't answer."""
 
     code, title = "temporal_unavailable", "Temporal can't be reached"
@@ -361,7 +361,7 @@ class TemporalUnavailable(Unavailable):
         super().__init__("Temporal can't be reached at present; try again.")
 
 
-class WorkerUnavailable(Unavailable):
+class WorkerUnavailableError(UnavailableError):
     """No worker took up a command in time."""
 
     code, title = "worker_unavailable", "No worker answered"
@@ -370,7 +370,7 @@ class WorkerUnavailable(Unavailable):
         super().__init__("No worker took up the command in time; it may still be carried out. Look again.")
 
 
-class PartitionLeaving(Unavailable):
+class PartitionDetachingError(UnavailableError):
     """An event's month is being taken out of the log, although the event is inside the retention: the period was
     lengthened a moment ago."""
 
@@ -380,7 +380,7 @@ class PartitionLeaving(Unavailable):
         super().__init__("The events of this month are being deleted; the retention was changed. Try again.", 5)
 
 
-class StoreUnavailable(Unavailable):
+class StoreUnavailableError(UnavailableError):
     """Postgres doesn't answer."""
 
     code, title = "store_unavailable", "The database can't be reached"

@@ -1,6 +1,6 @@
 """Which columns hold personal data: declared once, on the table, and read by everything that must obey.
 
-A column declared with :func:`personal` is sealed with the person's data key (AES-256-GCM, bound to person, table
+A column declared with :func:`personal` is encrypted with the person's data key (AES-256-GCM, bound to person, table
 and column) and is `bytea` in Postgres. It is masked as the declaration says for everyone who may not see whom data
 is about, and it belongs to what an export of the person holds. :mod:`models.data_map` writes all of it down, and
 refuses a text in the clear of which nobody has said what it holds.
@@ -37,18 +37,18 @@ class Mask(StrEnum):
 
 @dataclass(frozen=True)
 class Personal:
-    """The declaration: sealed at rest, and masked; ``mask`` is None for what names an object, not a person."""
+    """The declaration: encrypted at rest, and masked; ``mask`` is None for what names an object, not a person."""
 
     mask: Mask | None = Mask.ALL
 
 
 def personal(mask: Mask | None = Mask.ALL, *, nullable: bool = True) -> Any:
-    """A table column that holds personal data, sealed; use as the field's default. It is masked unless ``mask``
+    """A table column that holds personal data, encrypted; use as the field's default. It is masked unless ``mask``
     says None in so many words."""
     return Field(
         default=None,
         nullable=nullable,
-        sa_column_kwargs={"info": {"personal": Personal(mask)}, "comment": "personal: sealed"},
+        sa_column_kwargs={"info": {"personal": Personal(mask)}, "comment": "personal: encrypted"},
     )
 
 

@@ -1,1 +1,1 @@
-"""Sealing, keys, blind index, masking."""
+"""Encrypting, keys, blind index, masking."""

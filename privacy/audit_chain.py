@@ -1,8 +1,8 @@
-"""The chain of seals on the audit log: what an hour's seal covers, and how it holds on to the one before.
+"""The chain of checkpoints on the audit log: what an hour's checkpoint covers, and how it holds on to the one before.
 
-A seal's ``digest`` is SHA-256 over the canonical rows of its hour in the order of (occurred_at, audit_id), one
-JSON array a line. Its ``head`` is HMAC-SHA256 over the canonical seal: hour, number of rows, digest, what may
-expire, time of sealing, and the head of the seal before. So one head stands for every row of every hour up to it.
+A checkpoint's ``digest`` is SHA-256 over the canonical rows of its hour in the order of (occurred_at, audit_id), one
+JSON array a line. Its ``head`` is HMAC-SHA256 over the canonical checkpoint: hour, number of rows, digest, what may
+expire, time of checkpointing, and the head of the checkpoint before. So one head stands for every row of every hour up to it.
 
 The key of that HMAC is derived from the key ring (HKDF-SHA256, RFC 5869) and never in the database: who has the
 database alone can delete and change, but can't make the chain fit again.
@@ -18,28 +18,28 @@ from datetime import datetime
 
 import orjson
 
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 
 
-class ChainBroken(Exception):
-    """The audit log is not as it was sealed; the text names the hour in one sentence."""
+class ChainBrokenError(Exception):
+    """The audit log is not as it was checkpointed; the text names the hour in one sentence."""
 
 
 GENESIS = bytes(32)
-"""What stands for the head before the first seal."""
-_PURPOSE = b"perennial audit seals 1"
+"""What stands for the head before the first checkpoint."""
+_PURPOSE = b"perennial audit checkpoints 1"
 _CHECK_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Unsealed:
-    """An hour as its seal is to describe it; see :class:`models.tables.audit.AuditSeal`."""
+    """An hour as its checkpoint is to describe it; see :class:`models.tables.audit.AuditCheckpoint`."""
 
     hour: datetime
     rows: int
     digest: bytes
     expires_before: datetime
-    sealed_at: datetime
+    created_at: datetime
     previous: bytes
 
     def canonical(self) -> bytes:
@@ -50,35 +50,35 @@ class Unsealed:
                 self.rows,
                 self.digest.hex(),
                 self.expires_before.isoformat(),
-                self.sealed_at.isoformat(),
+                self.created_at.isoformat(),
                 self.previous.hex(),
             ]
         )
 
 
 @dataclass(frozen=True)
-class Seal(Unsealed):
-    """The seal on an hour."""
+class Checkpoint(Unsealed):
+    """The checkpoint on an hour."""
 
     head: bytes
-    sealed_with: str
+    key_check: str
 
 
-class SealKey:
-    """The key that seals are made with."""
+class CheckpointKey:
+    """The key that checkpoints are made with."""
 
-    def __init__(self, sealer: Sealer) -> None:
-        self._key = sealer.derived_key(_PURPOSE)
+    def __init__(self, cipher: Cipher) -> None:
+        self._key = cipher.derived_key(_PURPOSE)
         self.check_value = hashlib.sha256(b"check" + self._key).hexdigest()[: 2 * _CHECK_BYTES]
-        """Tells which key a seal was made with, and nothing of the key."""
+        """Tells which key a checkpoint was made with, and nothing of the key."""
 
-    def seal(self, hour: Unsealed) -> Seal:
-        """The seal on an hour."""
-        return Seal(**vars(hour), head=self._head(hour), sealed_with=self.check_value)
+    def checkpoint(self, hour: Unsealed) -> Checkpoint:
+        """The checkpoint on an hour."""
+        return Checkpoint(**vars(hour), head=self._head(hour), key_check=self.check_value)
 
-    def fits(self, seal: Seal) -> bool:
-        """Whether a seal is as it was made, with this key."""
-        return hmac.compare_digest(self._head(seal), seal.head)
+    def fits(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint is as it was made, with this key."""
+        return hmac.compare_digest(self._head(checkpoint), checkpoint.head)
 
     def _head(self, hour: Unsealed) -> bytes:
         return hmac.digest(self._key, hour.canonical(), "sha256")

@@ -1,7 +1,7 @@
 """The few keys a process holds: handed over once at start by a provider, never one call per person.
 
 The embedded stack and small installations keep them in a file (:class:`KeyFile`); a KMS implements the same
-one-method protocol. Three kinds, each with a current key and older ones that still open what they sealed:
+one-method protocol. Three kinds, each with a current key and older ones that still open what they encrypted:
 
 - ``kek``: key-encryption keys, which wrap the data key of each person;
 - ``payload``: keys for Temporal's payloads;
@@ -26,22 +26,22 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 KEY_BYTES = 32
 
 
-class BadKeyFile(Exception):
+class KeyFileError(Exception):
     """The key file can't be used; the text says why in one sentence."""
 
 
 @dataclass(frozen=True, repr=False)
 class KeySet:
-    """Keys of one kind by id; ``current`` is the one that seals."""
+    """Keys of one kind by id; ``current`` is the one that encrypts."""
 
     current: str
     keys: Mapping[str, bytes]
 
     def __post_init__(self) -> None:
         if self.current not in self.keys:
-            raise BadKeyFile(f"The current key '{self.current}' is not among the keys.")
+            raise KeyFileError(f"The current key '{self.current}' is not among the keys.")
         if any(len(key) != KEY_BYTES for key in self.keys.values()):
-            raise BadKeyFile(f"Every key must have {KEY_BYTES} bytes.")
+            raise KeyFileError(f"Every key must have {KEY_BYTES} bytes.")
 
     @cached_property
     def ciphers(self) -> Mapping[str, AESGCM]:
@@ -62,7 +62,7 @@ class KeyProvider(Protocol):
     """Where a process gets its keys from."""
 
     def load(self) -> KeyRing:
-        """Hand the keys over, or raise :class:`BadKeyFile`."""
+        """Hand the keys over, or raise :class:`KeyFileError`."""
         ...
 
 
@@ -73,18 +73,18 @@ class KeyFile:
     path: Path
 
     def load(self) -> KeyRing:
-        """Read the file; raises :class:`BadKeyFile` where it is missing, open to others or malformed."""
+        """Read the file; raises :class:`KeyFileError` where it is missing, open to others or malformed."""
         try:
             mode = self.path.stat().st_mode
             document = json.loads(self.path.read_text())
         except FileNotFoundError:
-            raise BadKeyFile(
+            raise KeyFileError(
                 f"The key file {self.path} does not exist; make one with `perennial keyfile create`."
             ) from None
         except (OSError, ValueError):
-            raise BadKeyFile(f"The key file {self.path} can't be read.") from None
+            raise KeyFileError(f"The key file {self.path} can't be read.") from None
         if os.name == "posix" and mode & 0o077:
-            raise BadKeyFile(f"The key file {self.path} is open to others; run `chmod 600` on it.")
+            raise KeyFileError(f"The key file {self.path} is open to others; run `chmod 600` on it.")
         try:
             return KeyRing(
                 kek=_key_set(document["kek"]),
@@ -92,7 +92,7 @@ class KeyFile:
                 blind_index=base64.b64decode(document["blind_index"], validate=True),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise BadKeyFile(f"The key file {self.path} is malformed.") from None
+            raise KeyFileError(f"The key file {self.path} is malformed.") from None
 
     def create(self) -> bool:
         """Write new random keys; an existing file is left alone. Says whether it wrote.

@@ -34,7 +34,7 @@ _LONGEST = 200
 _SHORTEST = 4
 _EXCEPTION_TEXTS = frozenset({"exception.message", "exception.stacktrace"})
 
-log = logging.getLogger("perennial.process")
+logger = logging.getLogger("perennial.process")
 
 
 class JsonFormatter(logging.Formatter):
@@ -128,7 +128,7 @@ def configure_logging(settings: Settings) -> None:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, stack: TracebackType | None) -> None:
-    log.critical("an exception that nobody caught", extra={"error": describe_error(kind, stack)})
+    logger.critical("an exception that nobody caught", extra={"error": describe_error(kind, stack)})
 
 
 class WithoutTexts(SpanExporter):

@@ -1,7 +1,7 @@
-"""The Temporal client: pydantic converter, sealed payloads, failures whose texts are sealed too.
+"""The Temporal client: pydantic converter, encrypted payloads, failures whose texts are encrypted too.
 
 History holds no readable payload: every input, result, message, failure text and stack passes
-:class:`SealedPayloads`. The one exception is text that is meant for people in the Web UI and is known to
+:class:`EncryptedPayloads`. The one exception is text that is meant for people in the Web UI and is known to
 hold nothing personal: a string whose class says ``stays_readable``.
 """
 
@@ -53,7 +53,7 @@ class MarkingPayloadConverter(PydanticPayloadConverter):
         return payloads
 
 
-class SealedPayloads(PayloadCodec):
+class EncryptedPayloads(PayloadCodec):
     """AES-256-GCM for payloads; the key's id travels with each, so that keys can be rotated."""
 
     def __init__(self, current: str, keys: Mapping[str, bytes]) -> None:
@@ -61,26 +61,26 @@ class SealedPayloads(PayloadCodec):
         self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Seal payloads, except those that are public or sealed already."""
-        return [self._seal(payload) for payload in payloads]
+        """Encrypt payloads, except those that are public or encrypted already."""
+        return [self._encrypt(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Open what :meth:`encode` sealed; others pass. ValueError where one doesn't open."""
+        """Open what :meth:`encode` encrypted; others pass. ValueError where one doesn't open."""
         return [self._open(payload) for payload in payloads]
 
-    def _seal(self, payload: Payload) -> Payload:
+    def _encrypt(self, payload: Payload) -> Payload:
         if _PUBLIC in payload.metadata or payload.metadata.get("encoding") == _ENCODING:
             return payload
         nonce = os.urandom(_NONCE_BYTES)
         key_id = self._current.encode()
-        sealed = self._ciphers[self._current].encrypt(nonce, payload.SerializeToString(), key_id)
+        encrypted = self._ciphers[self._current].encrypt(nonce, payload.SerializeToString(), key_id)
         return Payload(
             metadata={
                 "encoding": _ENCODING,
                 "encryption-key-id": key_id,
                 "encryption-cipher": b"AES-256-GCM",
             },
-            data=nonce + sealed,
+            data=nonce + encrypted,
         )
 
     def _open(self, payload: Payload) -> Payload:
@@ -89,11 +89,11 @@ class SealedPayloads(PayloadCodec):
         key_id = payload.metadata.get("encryption-key-id", b"")
         cipher = self._ciphers.get(key_id.decode(errors="replace"))
         if cipher is None:
-            raise ValueError("a payload was sealed with a key that is not at hand")
+            raise ValueError("a payload was encrypted with a key that is not at hand")
         try:
             plain = cipher.decrypt(payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:], key_id)
         except InvalidTag:
-            raise ValueError("a sealed payload does not open") from None
+            raise ValueError("a encrypted payload does not open") from None
         return Payload.FromString(plain)
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 
 import asyncpg
 
-from models.errors import KeyNotFound
+from models.errors import KeyNotFoundError
 from models.vocabulary import Role
 from store.connection import Connection
 
@@ -43,7 +43,7 @@ class ApiKeyRecord:
 
 
 @dataclass(frozen=True)
-class Admission:
+class AuthenticatedKey:
     """Who is calling, and where the caller's minute stands with this request counted in."""
 
     key_id: str
@@ -89,7 +89,7 @@ def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-async def admit(connection: Connection, secret: str, *, default_quota: int) -> Admission | None:
+async def admit(connection: Connection, secret: str, *, default_quota: int) -> AuthenticatedKey | None:
     """Authenticate and count one request, in one statement; None for an unknown or revoked key.
 
     The window starts with a key's first request and lasts :data:`WINDOW_SECONDS`. The row lock makes the count
@@ -116,7 +116,7 @@ async def admit(connection: Connection, secret: str, *, default_quota: int) -> A
     if row is None:
         return None
     reset = min(max(row["reset"], 1), WINDOW_SECONDS)
-    return Admission(row["key_id"], row["name"], Role(row["role"]), row["quota"], row["used"], reset)
+    return AuthenticatedKey(row["key_id"], row["name"], Role(row["role"]), row["quota"], row["used"], reset)
 
 
 async def create(
@@ -151,7 +151,7 @@ async def list_keys(
 
 
 async def revoke(connection: Connection, key_id: str) -> ApiKeyRecord:
-    """Revoke a key, for the very next request in every process; raises :class:`KeyNotFound`.
+    """Revoke a key, for the very next request in every process; raises :class:`KeyNotFoundError`.
 
     One that is revoked already keeps its first time.
     """
@@ -161,7 +161,7 @@ async def revoke(connection: Connection, key_id: str) -> ApiKeyRecord:
         key_id,
     )
     if row is None:
-        raise KeyNotFound
+        raise KeyNotFoundError
     return _record(row)
 
 

@@ -18,19 +18,19 @@ from sqlmodel import SQLModel
 from models.data_map import WHOSE, exported
 from models.personal import personal_columns
 from models.tables.registry import TABLES
-from privacy.sealing import DataKey, Sealer
-from store import data_keys
+from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
+from store.users import data_keys
 
 PAGE = 500
 """Rows that are read at once, at most."""
 BYTES = 4 * 1024 * 1024
-"""Of sealed values that are read at once, up to one row more: a body may have megabytes."""
+"""Of encrypted values that are read at once, up to one row more: a body may have megabytes."""
 OF_INSTANCE = "instance_id"
 """What says whose a row is that belongs to an instance; such a row is read with the name of its workflow."""
 _WORKFLOW = "workflow_id"
 _PLAIN_TEXTS = frozenset({"attempts.error_message"})
-"""What is sealed as a text; all else is sealed as JSON."""
+"""What is encrypted as a text; all else is encrypted as JSON."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def _names(index: Index) -> list[str]:
 
 
 async def page(
-    connection: Connection, sealer: Sealer, user_id: str, table: ExportedTable, after: tuple[Any, ...] | None
+    connection: Connection, cipher: Cipher, user_id: str, table: ExportedTable, after: tuple[Any, ...] | None
 ) -> Page:
     """Some rows of a person after a position, the first ones after None: up to :data:`PAGE` and :data:`BYTES`.
 
-    To be called in a transaction of its own: the data key is read in it. Raises :class:`UserErased` where it has
+    To be called in a transaction of its own: the data key is read in it. Raises :class:`UserErasedError` where it has
     been destroyed, however far an export has come.
     """
-    key = await data_keys.require(connection, sealer, user_id)
+    key = await data_keys.require(connection, cipher, user_id)
     rows = await connection.fetch(_statement(table, first=after is None), user_id, PAGE, BYTES, *(after or ()))
     last = tuple(rows[-1][name] for name in table.order) if rows else None
     return Page([_opened(table, key, row) for row in rows], last)
@@ -119,12 +119,14 @@ def _statement(table: ExportedTable, *, first: bool) -> str:
 
 
 def _opened(table: ExportedTable, key: DataKey, row: asyncpg.Record) -> dict[str, Any]:
-    sealed = personal_columns(table.model)
+    encrypted = personal_columns(table.model)
     shown = (*table.columns, _WORKFLOW) if table.whose == OF_INSTANCE else table.columns
-    return {name: _open(key, f"{table.name}.{name}", row[name]) if name in sealed else row[name] for name in shown}
+    return {
+        name: _open(key, f"{table.name}.{name}", row[name]) if name in encrypted else row[name] for name in shown
+    }
 
 
-def _open(key: DataKey, place: str, sealed: bytes | None) -> Any:
-    if sealed is not None and place in _PLAIN_TEXTS:
-        return key.open(place, sealed).decode()
-    return key.open_json(place, sealed)
+def _open(key: DataKey, place: str, encrypted: bytes | None) -> Any:
+    if encrypted is not None and place in _PLAIN_TEXTS:
+        return key.decrypt(place, encrypted).decode()
+    return key.decrypt_json(place, encrypted)

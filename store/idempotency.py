@@ -1,4 +1,4 @@
-"""The first answers to requests with an `Idempotency-Key`, sealed, for a day."""
+"""The first answers to requests with an `Idempotency-Key`, encrypted, for a day."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from models.errors import IdempotencyKeyReused, UserErased
-from privacy.sealing import Sealer
-from store import data_keys
+from models.errors import IdempotencyKeyReusedError, UserErasedError
+from privacy.encryption import Cipher
 from store.connection import Connection
+from store.users import data_keys
 
 KEPT_HOURS = 24
 _PLACE = "idempotent_answers.body"
@@ -40,15 +40,15 @@ class Claim:
 
 
 async def claim(
-    connection: Connection, sealer: Sealer, *, key_id: str, idempotency_key: str, fingerprint: bytes
+    connection: Connection, cipher: Cipher, *, key_id: str, idempotency_key: str, fingerprint: bytes
 ) -> Claim:
     """Claim a key for a request, or find what became of the first one under it.
 
     While another transaction holds the same claim uncommitted, this waits for it. Claims older than
-    :data:`KEPT_HOURS` count for nothing. Raises :class:`IdempotencyKeyReused` where the request is another
-    one, and :class:`UserErased` where the answer was about a person who has been erased since.
+    :data:`KEPT_HOURS` count for nothing. Raises :class:`IdempotencyKeyReusedError` where the request is another
+    one, and :class:`UserErasedError` where the answer was about a person who has been erased since.
     """
-    idempotency_key = sealer.fingerprint(b"idempotency-key", idempotency_key.encode()).hex()
+    idempotency_key = cipher.fingerprint(b"idempotency-key", idempotency_key.encode()).hex()
     while True:
         fresh = await connection.fetchval(
             f"""INSERT INTO idempotent_answers AS a (key_id, idempotency_key, fingerprint) VALUES ($1, $2, $3)
@@ -69,35 +69,35 @@ async def claim(
         if row is not None:  # else its retention ended between the two statements
             break
     if row["fingerprint"] != fingerprint:
-        raise IdempotencyKeyReused
-    token = _token(sealer, key_id, idempotency_key, row["created_at"].isoformat())
+        raise IdempotencyKeyReusedError
+    token = _token(cipher, key_id, idempotency_key, row["created_at"].isoformat())
     if fresh is not None or row["status"] is None:
         return Claim(key_id, idempotency_key, token, None)
-    key = (await data_keys.find(connection, sealer, [row["subject"]])).get(row["subject"])
+    key = (await data_keys.find(connection, cipher, [row["subject"]])).get(row["subject"])
     if key is None:
-        raise UserErased
-    body = b"" if row["body"] is None else key.open(_PLACE, row["body"])
+        raise UserErasedError
+    body = b"" if row["body"] is None else key.decrypt(_PLACE, row["body"])
     return Claim(key_id, idempotency_key, token, StoredAnswer(row["status"], row["headers"], body))
 
 
-def _token(sealer: Sealer, *parts: str) -> str:
-    digest = sealer.fingerprint(b"claim", *(part.encode() for part in parts))
+def _token(cipher: Cipher, *parts: str) -> str:
+    digest = cipher.fingerprint(b"claim", *(part.encode() for part in parts))
     return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
 
 async def keep(
-    connection: Connection, sealer: Sealer, held: Claim, answer: StoredAnswer, *, subject: str | None
+    connection: Connection, cipher: Cipher, held: Claim, answer: StoredAnswer, *, subject: str | None
 ) -> None:
     """Keep the answer under a claim; the first one stays.
 
-    It is sealed with the key of the person it is about, and so unreadable once that person is erased; without a
+    It is encrypted with the key of the person it is about, and so unreadable once that person is erased; without a
     person, with the service's own.
     """
     owner = subject or data_keys.SERVICE_SUBJECT
     if subject is None:
-        key = await data_keys.ensure(connection, sealer, owner)
+        key = await data_keys.ensure(connection, cipher, owner)
     else:
-        key = await data_keys.require(connection, sealer, owner)
+        key = await data_keys.require(connection, cipher, owner)
     await connection.execute(
         """UPDATE idempotent_answers SET subject = $3, status = $4, headers = $5, body = $6
             WHERE key_id = $1 AND idempotency_key = $2 AND status IS NULL""",
@@ -106,5 +106,5 @@ async def keep(
         owner,
         answer.status,
         dict(answer.headers),
-        key.seal(_PLACE, answer.body) if answer.body else None,
+        key.encrypt(_PLACE, answer.body) if answer.body else None,
     )

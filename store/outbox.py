@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from models.messages.execution import RecordedEvent
-from models.rules.folding import FoldedEvent, Unfoldable
+from models.rules.folding import FoldedEvent, UnfoldableError
 from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
-from privacy.sealing import CannotOpen, DataKey
-from store import triggers as windows
-from store import waits
+from models.temporal.execution import RecordedEvent
+from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
-from store.dead_letters import StoredDeadLetter
-from store.waits import Waiting
+from store.instances import triggers as windows
+from store.instances import waits
+from store.instances.dead_letters import StoredDeadLetter
+from store.instances.waits import Waiting
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
@@ -32,7 +32,7 @@ LetterKind = Literal["signal", "start", "replay", "cancel", "callback"]
 
 
 @dataclass(frozen=True)
-class Letter:
+class OutboxEntry:
     """One thing that Temporal is to be told: an event for a waiting instance, a start, and so on."""
 
     kind: LetterKind
@@ -48,12 +48,12 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class StoredLetter:
+class StoredOutboxEntry:
     """A letter in the outbox."""
 
     outbox_id: int
     attempts: int
-    letter: Letter
+    letter: OutboxEntry
 
 
 def triggered_instance_id(workflow_id: str, event_id: str) -> str:
@@ -80,7 +80,7 @@ async def enqueue(
     return len(letters)
 
 
-def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[Letter]:
+def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[OutboxEntry]:
     age = datetime.now(UTC) - event.timestamp
     return [
         _letter("start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event)
@@ -92,8 +92,8 @@ def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[Let
 
 
 async def _admissible(
-    connection: Connection, letters: Sequence[Letter], triggers: Sequence[WorkflowTrigger]
-) -> list[Letter]:
+    connection: Connection, letters: Sequence[OutboxEntry], triggers: Sequence[WorkflowTrigger]
+) -> list[OutboxEntry]:
     """The starts that no open window will refuse: who does something often costs no letter each time."""
     once_per = {each.workflow_id: each.once_per for each in triggers if each.once_per is not None}
     taken = await windows.taken(connection, {(each.workflow_id, each.user_id) for each in letters}, once_per)
@@ -107,13 +107,13 @@ def _has(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
         return True
     try:
         return properties_match(where, event.properties)
-    except (CannotOpen, Unfoldable):
+    except (DecryptionError, UnfoldableError):
         return False
 
 
 async def _signals(
     connection: Connection, events: Sequence[FoldedEvent], keys: Mapping[str, DataKey]
-) -> list[Letter]:
+) -> list[OutboxEntry]:
     waiting = await waits.of_users(connection, {event.user_id: keys[event.user_id] for event in events})
     return [
         _letter("signal", wait.workflow_id, wait.instance_id, wait.step, event)
@@ -124,13 +124,15 @@ async def _signals(
     ]
 
 
-def _letter(kind: LetterKind, workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent) -> Letter:
-    return Letter(
+def _letter(
+    kind: LetterKind, workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent
+) -> OutboxEntry:
+    return OutboxEntry(
         kind, workflow_id, instance_id, step, event.user_id, event.event_id, event.event_type, event.timestamp
     )
 
 
-async def _write(connection: Connection, letters: Sequence[Letter]) -> None:
+async def _write(connection: Connection, letters: Sequence[OutboxEntry]) -> None:
     if letters:
         await connection.execute(
             f"""INSERT INTO temporal_outbox ({_COLUMNS})
@@ -146,7 +148,8 @@ async def write_signals(
     """Write letters that tell a waiting instance of events."""
     place = (waiting.workflow_id, waiting.instance_id, waiting.step, user_id)
     await _write(
-        connection, [Letter("signal", *place, each.event_id, each.event_type, each.timestamp) for each in events]
+        connection,
+        [OutboxEntry("signal", *place, each.event_id, each.event_type, each.timestamp) for each in events],
     )
 
 
@@ -168,11 +171,11 @@ async def write_cancel(connection: Connection, workflow_id: str, instance_id: st
     """Write a letter that cancels an instance whose start or replay is on the way, whichever comes first."""
     await _write(
         connection,
-        [Letter("cancel", workflow_id, instance_id, None, user_id, instance_id, CANCEL, datetime.now(UTC))],
+        [OutboxEntry("cancel", workflow_id, instance_id, None, user_id, instance_id, CANCEL, datetime.now(UTC))],
     )
 
 
-async def due(connection: Connection, limit: int, without: Collection[int]) -> list[StoredLetter]:
+async def due(connection: Connection, limit: int, without: Collection[int]) -> list[StoredOutboxEntry]:
     """The next letters to deliver, oldest first, except for some that are under way."""
     rows = await connection.fetch(
         f"""SELECT outbox_id, attempts, {_COLUMNS} FROM temporal_outbox
@@ -181,7 +184,10 @@ async def due(connection: Connection, limit: int, without: Collection[int]) -> l
         limit,
         list(without),
     )
-    return [StoredLetter(row["outbox_id"], row["attempts"], Letter(**dict(list(row.items())[2:]))) for row in rows]
+    return [
+        StoredOutboxEntry(row["outbox_id"], row["attempts"], OutboxEntry(**dict(list(row.items())[2:])))
+        for row in rows
+    ]
 
 
 async def delivered(connection: Connection, outbox_ids: Collection[int]) -> None:

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from models.tables.registry import TABLES
+from privacy.encryption import Cipher
 from privacy.keyring import KeyFile, KeyRing
-from privacy.sealing import Sealer
 from runtime import migrate
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
@@ -76,5 +76,5 @@ def key_ring(key_file: Path) -> KeyRing:
 
 
 @pytest.fixture(scope="session")
-def sealer(key_ring: KeyRing) -> Sealer:
-    return Sealer(key_ring)
+def cipher(key_ring: KeyRing) -> Cipher:
+    return Cipher(key_ring)

@@ -5,10 +5,10 @@ The modules behind it pass through the sandbox, so that a workflow's file needs 
 """
 
 from activities.messages import Messages
-from activities.templates import MessageTemplate
-from models.messages.execution import Message, Quiet, RecordedEvent, StepMessage
+from delivery.templates import MessageTemplate
 from models.rules.durations import Duration, days, hours, minutes
 from models.rules.triggers import on, when
+from models.temporal.execution import Message, Quiet, RecordedEvent, StepInput
 from models.vocabulary import Channel, LifecycleStage, MessageStatus, Purpose
 from workflows.base import EVERY_DAY, NEVER, NIGHT, WEEKDAYS, LifecycleWorkflow
 from workflows.catalog import Parameters, lifecycle
@@ -34,7 +34,7 @@ __all__ = [
     "Purpose",
     "Quiet",
     "RecordedEvent",
-    "StepMessage",
+    "StepInput",
     "days",
     "hours",
     "lifecycle",

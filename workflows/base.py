@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.events import Events
     from activities.messages import Messages
     from activities.profiles import Profiles
-    from models.messages.execution import (
+    from models.temporal.execution import (
         Delivery,
         DoneWait,
         Emission,

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict
 from temporalio import workflow
 
-from activities.templates import TEMPLATES, MessageTemplate
-from models.errors import WorkflowNotFound
-from models.messages.execution import LifecycleInput, LifecycleOutcome
+from delivery.templates import TEMPLATES, MessageTemplate
+from models.errors import WorkflowNotFoundError
 from models.rules.triggers import Exit, Trigger, WorkflowTrigger, when
+from models.temporal.execution import LifecycleInput, LifecycleOutcome
 from models.vocabulary import Purpose
 
 if TYPE_CHECKING:
@@ -174,10 +174,10 @@ def _modules() -> Iterator[str]:
 
 
 def find(workflow_id: str) -> Definition:
-    """One lifecycle workflow; raises :class:`WorkflowNotFound`."""
+    """One lifecycle workflow; raises :class:`WorkflowNotFoundError`."""
     definition = catalog().get(workflow_id)
     if definition is None:
-        raise WorkflowNotFound
+        raise WorkflowNotFoundError
     return definition
 
 

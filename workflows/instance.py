@@ -26,7 +26,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 with workflow.unsafe.imports_passed_through():
     from activities.instances import Instances
     from activities.messages import Messages
-    from models.messages.execution import (
+    from models.temporal.execution import (
         CleanUp,
         DoneWait,
         LifecycleInput,
@@ -40,8 +40,8 @@ with workflow.unsafe.imports_passed_through():
         WaitRequest,
         WaitResult,
     )
-    from models.messages.identity import STATUS, STEP
-    from models.messages.public_text import PublicText, in_words
+    from models.temporal.identity import STATUS, STEP
+    from models.temporal.public_text import PublicText, in_words
     from models.vocabulary import InstanceStatus
     from workflows.catalog import Definition, Parameters
     from workflows.memory import Inbox, Memory
@@ -369,7 +369,7 @@ class Instance(Generic[P]):
 
     def _require_running(self) -> None:
         if self._ended:
-            raise ApplicationError("the instance has ended", type="AlreadyFinished", non_retryable=True)
+            raise ApplicationError("the instance has ended", type="AlreadyFinishedError", non_retryable=True)
 
     async def _while_paused(self) -> None:
         await workflow.wait_condition(lambda: not self._paused)

@@ -22,7 +22,7 @@ from temporalio.worker import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from models.messages.execution import StepFailure
+    from models.temporal.execution import StepFailure
     from models.vocabulary import InstanceStatus
     from workflows.base import LifecycleWorkflow
 

@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from models.messages.execution import (
+from models.rules.triggers import type_matches
+from models.temporal.execution import (
     Carried,
     DoneStep,
     DoneWait,
@@ -25,8 +26,7 @@ from models.messages.execution import (
     RestResult,
     WaitResult,
 )
-from models.messages.starting import named_exits
-from models.rules.triggers import type_matches
+from models.temporal.starting import named_exits
 
 
 class Memory:

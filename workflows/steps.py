@@ -15,14 +15,14 @@ from temporalio.exceptions import TimeoutError as TemporalTimeout
 
 with workflow.unsafe.imports_passed_through():
     from activities.instances import INSTANCE_UNKNOWN, Instances
-    from models.messages.execution import InstanceQuestion, LifecycleOutcome, StepMessage, TemporalMessage
-    from models.messages.public_text import PublicText, in_words
+    from models.temporal.execution import InstanceQuestion, LifecycleOutcome, StepInput, TemporalPayload
+    from models.temporal.public_text import PublicText, in_words
     from models.vocabulary import InstanceStatus
     from workflows.memory import step_failure
     from workflows.policies import STORE, StepPolicy
 
-A = TypeVar("A", bound=StepMessage)
-Q = TypeVar("Q", bound=TemporalMessage)
+A = TypeVar("A", bound=StepInput)
+Q = TypeVar("Q", bound=TemporalPayload)
 R = TypeVar("R")
 
 

@@ -11,18 +11,18 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, InTransaction
-from api.guard import GuardedRoute, allow, audited, impersonal
+from api.guard import GuardedRoute, allow, audited, not_audited
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
-from models.errors import AuditEntryNotFound
+from models.errors import AuditEntryNotFoundError
+from models.schemas.audit import AuditEntryView, AuditHeadView
+from models.schemas.fields import Moment, UserId
+from models.schemas.pages import Page
 from models.vocabulary import Role
-from models.wire.audit import AuditEntryView, AuditHeadView
-from models.wire.fields import Moment, UserId
-from models.wire.pages import Page
-from store import audit as log
-from store import audit_seals
-from store.audit import AuditFilter, StoredEntry
+from store.audit import checkpoints
+from store.audit import entries as log
+from store.audit.entries import AuditFilter, StoredEntry
 
 router = APIRouter(route_class=GuardedRoute, tags=["audit"])
 
@@ -53,18 +53,23 @@ async def list_audit(
 
 @router.get("/audit/head", response_model=AuditHeadView)
 @allow(Role.ADMIN)
-@impersonal
+@not_audited
 async def get_audit_head(connection: InTransaction) -> Response:
-    """Get the head of the chain of seals. Keep it where the database's administrators can't reach it."""
-    seal = await audit_seals.last(connection)
-    if seal is None:
-        return json_response(AuditHeadView(hour=None, head=None, rows=None, sealed_at=None))
+    """Get the head of the chain of checkpoints. Keep it where the database's administrators can't reach it."""
+    checkpoint = await checkpoints.last(connection)
+    if checkpoint is None:
+        return json_response(AuditHeadView(hour=None, head=None, rows=None, created_at=None))
     return json_response(
-        AuditHeadView(hour=seal.hour, head=seal.head.hex(), rows=seal.rows, sealed_at=seal.sealed_at)
+        AuditHeadView(
+            hour=checkpoint.hour,
+            head=checkpoint.head.hex(),
+            rows=checkpoint.rows,
+            created_at=checkpoint.created_at,
+        )
     )
 
 
-@router.get("/audit/{audit_id}", response_model=AuditEntryView, responses=problems(AuditEntryNotFound))
+@router.get("/audit/{audit_id}", response_model=AuditEntryView, responses=problems(AuditEntryNotFoundError))
 @allow(Role.ADMIN)
 @audited("audit.read")
 async def get_audit_entry(audit_id: str, connection: InTransaction, audit: AuditOf) -> Response:

@@ -1,4 +1,4 @@
-"""`/codec`: opens what is sealed in Temporal's histories, for those who may read it there.
+"""`/codec`: opens what is encrypted in Temporal's histories, for those who may read it there.
 
 Temporal's Web UI sends payloads here with the browser of whoever looks at it. It can send a key only where it has
 a login of its own, so the embedded stack also has a path that is a secret of that stack; see ADR 0025. Either way
@@ -21,14 +21,14 @@ from temporalio.api.common.v1 import Payload
 
 from api.audit import Audit
 from api.dependencies import AuditOf, ResourcesOf
-from api.exchange import exchange_of
 from api.guard import GuardedRoute, Handler, allow, audited, public
+from api.request_context import request_context_of
 from api.resources import Resources
 from api.responses import json_response
 from models.audit import SYSTEM
-from models.errors import FieldError, InvalidContent, NotFound
-from models.wire.codec import DecodedPayloads, EncodedPayloads
-from models.wire.fields import is_user_id
+from models.errors import FieldError, InvalidContentError, NotFoundError
+from models.schemas.codec import DecodedPayloads, EncodedPayloads
+from models.schemas.fields import is_user_id
 from runtime.settings import Settings
 
 
@@ -84,7 +84,7 @@ async def preflight(request: Request, resources: ResourcesOf) -> Response:
 @public
 async def decode_in_embedded_stack(body: EncodedPayloads, request: Request, resources: ResourcesOf) -> Response:
     """The same for the embedded stack's own Web UI, whose address holds the stack's token."""
-    exchange = exchange_of(request)
+    exchange = request_context_of(request)
     exchange.audit = Audit(_ACTION, _WEB_UI, SYSTEM, exchange.request_id, user_id=None)
     return await _decoded(body, request, resources, exchange.audit)
 
@@ -110,10 +110,10 @@ async def _decoded(body: EncodedPayloads, request: Request, resources: Resources
             errors.append(FieldError(f"/payloads/{index}", "undecodable", "is no payload that our keys open"))
         else:
             opened.append(json_format.MessageToDict(payload))
-            if payload != given:  # what wasn't sealed isn't ours, and may call anything a user id
+            if payload != given:  # what wasn't encrypted isn't ours, and may call anything a user id
                 people |= _people(payload)
     if errors:
-        raise InvalidContent(errors)
+        raise InvalidContentError(errors)
     audit.note(subjects=people, details={"payloads": len(opened)})
     return json_response({"payloads": opened}, headers=_allowed(request, resources.settings))
 
@@ -142,7 +142,7 @@ def _require_token(request: Request) -> None:
     resources: Resources = request.app.state.resources
     wanted, token = resources.settings.codec_token, request.path_params["token"]
     if wanted is None or not hmac.compare_digest(token.encode(), wanted.encode()) or not _is_loopback(request):
-        raise NotFound("There is nothing under this path.")
+        raise NotFoundError("There is nothing under this path.")
 
 
 def _is_loopback(request: Request) -> bool:

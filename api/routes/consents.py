@@ -10,17 +10,18 @@ from api.guard import GuardedRoute, allow, audited
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
-from models.errors import UserErased, UserNotFound
+from models.errors import UserErasedError, UserNotFoundError
+from models.schemas.consents import ConsentHistory, ConsentInput, ConsentRecordView, ConsentView, UserConsents
+from models.schemas.users import Consents
 from models.vocabulary import Purpose, Role
-from models.wire.consents import ConsentHistory, ConsentInput, ConsentRecordView, ConsentView, UserConsents
-from models.wire.users import Consents
-from store import consents, users
-from store.consents import ConsentEntry, Statement
+from store.consents import consents
+from store.consents.consents import ConsentEntry, Statement
+from store.users import users
 
 router = APIRouter(route_class=GuardedRoute, tags=["consents"])
 
 _HISTORY = "consent-history"
-_MISSING = problems(UserNotFound, UserErased)
+_MISSING = problems(UserNotFoundError, UserErasedError)
 
 
 @router.get("/users/{user_id}/consents", response_model=UserConsents, responses=_MISSING)

@@ -17,29 +17,29 @@ from api.pages import PageQuery
 from api.resources import Resources
 from api.responses import json_response
 from models.errors import (
-    AlreadyReplaying,
-    AlreadySettled,
-    ConsentRequired,
-    DeadLetterNotFound,
-    HistoryGone,
-    TemporalUnavailable,
-    UserErased,
+    AlreadyReplayingError,
+    AlreadySettledError,
+    ConsentRequiredError,
+    DeadLetterNotFoundError,
+    HistoryGoneError,
+    TemporalUnavailableError,
+    UserErasedError,
 )
+from models.schemas.dead_letters import DeadLetterView, RefusedReplay, ReplayAnswer, ReplayFilter
+from models.schemas.fields import UserId
+from models.schemas.pages import Page
 from models.tables.execution import DeadLetter
 from models.vocabulary import DeadLetterStatus, Role
-from models.wire.dead_letters import DeadLetterView, RefusedReplay, ReplayAnswer, ReplayFilter
-from models.wire.fields import UserId
-from models.wire.pages import Page
-from store import dead_letters, replays
-from store.dead_letters import Filter, StoredDeadLetter
-from store.instance_views import error_view
+from store.instances import dead_letters, replays
+from store.instances.dead_letters import Filter, StoredDeadLetter
+from store.instances.views import error_view
 
 router = APIRouter(route_class=GuardedRoute, tags=["dead letters"])
 
 _LIST = "dead-letters"
 _LETTER = "/dead-letters/{dead_letter_id}"
 _SHOWN = ("error",)
-_SETTLED = (DeadLetterNotFound, AlreadySettled, AlreadyReplaying)
+_SETTLED = (DeadLetterNotFoundError, AlreadySettledError, AlreadyReplayingError)
 
 
 @router.get("/dead-letters", response_model=Page[DeadLetterView])
@@ -63,7 +63,7 @@ async def list_dead_letters(
     )
     rows = await dead_letters.page(
         connection,
-        resources.sealer,
+        resources.cipher,
         wanted,
         before=page.after(_LIST, datetime, str),
         limit=page.fetch,
@@ -82,7 +82,7 @@ async def replay_dead_letters(
 ) -> Response:
     """Replay open dead letters, the oldest first and at a pace."""
     wanted = Filter(**body.model_dump(exclude={"limit", "per_second"}))
-    letters = await dead_letters.open_ones(connection, resources.sealer, wanted, body.limit)
+    letters = await dead_letters.open_ones(connection, resources.cipher, wanted, body.limit)
     done = await replays.request_all(connection, letters, pause=timedelta(seconds=1 / body.per_second))
     audit.note(
         body.user_id,
@@ -98,14 +98,14 @@ async def replay_dead_letters(
     return json_response(answer, 202)
 
 
-@router.get(_LETTER, response_model=DeadLetterView, responses=problems(DeadLetterNotFound))
+@router.get(_LETTER, response_model=DeadLetterView, responses=problems(DeadLetterNotFoundError))
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("dead_letters.read")
 async def read_dead_letter(
     dead_letter_id: str, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
     """One dead letter."""
-    letter = await dead_letters.find(connection, resources.sealer, dead_letter_id)
+    letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
     audit.note(letter.user_id, fields=_SHOWN, details=_named(letter))
     return json_response(_view(caller.role, letter))
 
@@ -114,7 +114,9 @@ async def read_dead_letter(
     f"{_LETTER}/replay",
     status_code=202,
     response_model=DeadLetterView,
-    responses=problems(*_SETTLED, HistoryGone, ConsentRequired, UserErased, TemporalUnavailable),
+    responses=problems(
+        *_SETTLED, HistoryGoneError, ConsentRequiredError, UserErasedError, TemporalUnavailableError
+    ),
 )
 @allow(Role.OPERATOR)
 @audited("dead_letters.replay")
@@ -127,12 +129,12 @@ async def replay_dead_letter(
     open again, with one more attempt.
     """
     async with resources.database.connection() as connection:
-        letter = await dead_letters.find(connection, resources.sealer, dead_letter_id)
+        letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
     audit.about(letter.user_id)
     if letter.status is DeadLetterStatus.OPEN:
         await _executions(resources).require_history(letter.workflow_id, letter.instance_id, letter.run_id)
     async with resources.database.transaction() as connection:
-        letter = await replays.request(connection, resources.sealer, dead_letter_id)
+        letter = await replays.request(connection, resources.cipher, dead_letter_id)
         audit.note(letter.user_id, fields=_SHOWN, details=_named(letter))
         await audit.write(connection)
     headers = {"Location": location(letter.workflow_id, letter.instance_id)}
@@ -146,13 +148,13 @@ async def discard_dead_letter(
     dead_letter_id: str, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
     """Settle a dead letter as not to be replayed; its instance stays failed."""
-    letter = await dead_letters.discard(connection, resources.sealer, dead_letter_id)
+    letter = await dead_letters.discard(connection, resources.cipher, dead_letter_id)
     audit.note(letter.user_id, fields=_SHOWN, details=_named(letter))
     return json_response(_view(caller.role, letter))
 
 
 def _executions(resources: Resources) -> Executions:
-    return Executions(resources.database, resources.sealer, resources.temporal, resources.settings.task_queue)
+    return Executions(resources.database, resources.cipher, resources.temporal, resources.settings.task_queue)
 
 
 def _named(letter: StoredDeadLetter) -> dict[str, str]:

@@ -10,18 +10,18 @@ from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, InTransaction
-from api.guard import GuardedRoute, allow, audited, impersonal
+from api.guard import GuardedRoute, allow, audited, not_audited
 from api.pages import PageQuery
 from api.responses import json_response
 from models.audit import Detail
-from models.errors import FieldError, InvalidContent
+from models.errors import FieldError, InvalidContentError
 from models.rules.event_types import NAME, NAME_LENGTH, EventType, define
 from models.rules.taxonomy import STANDARD
+from models.schemas.events import EventTypeInput, EventTypeView
+from models.schemas.pages import Page
 from models.vocabulary import Role
-from models.wire.events import EventTypeInput, EventTypeView
-from models.wire.pages import Page
-from store import event_types
-from store.event_types import StoredEventType
+from store.events import types
+from store.events.types import StoredEventType
 
 router = APIRouter(route_class=GuardedRoute, tags=["events"])
 
@@ -30,10 +30,10 @@ _LIST = "event-types"
 
 @router.get("/events/types", response_model=Page[EventTypeView])
 @allow(Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR)
-@impersonal
+@not_audited
 async def list_event_types(connection: InTransaction, page: PageQuery) -> Response:
     """List the declared event types, the standard ones first; undeclared ones are taken with any properties."""
-    custom = await event_types.list_all(connection)
+    custom = await types.list_all(connection)
     views = [_view(standard) for standard in STANDARD.values()] + [_stored_view(stored) for stored in custom]
     rows = views[_place_after(views, page.after(_LIST, str)) :]
     data, pagination = page.cut(_LIST, rows[: page.fetch], lambda view: (view.event_type,))
@@ -69,7 +69,7 @@ async def declare_event_type(
     if event_type in STANDARD:
         raise _refused("read_only", "is a standard type, which can't be changed")
     declared = define(event_type, body.description, body.json_schema, body.pii, body.dimensions)
-    stored, fresh = await event_types.declare(connection, declared)
+    stored, fresh = await types.declare(connection, declared)
     told: dict[str, Detail] = {
         "event_type": event_type,
         "pii": len(declared.pii),
@@ -79,8 +79,8 @@ async def declare_event_type(
     return json_response(_stored_view(stored), 201 if fresh else 200)
 
 
-def _refused(code: str, message: str) -> InvalidContent:
-    return InvalidContent([FieldError("/path/event_type", code, message)])
+def _refused(code: str, message: str) -> InvalidContentError:
+    return InvalidContentError([FieldError("/path/event_type", code, message)])
 
 
 def _stored_view(stored: StoredEventType) -> EventTypeView:

@@ -11,34 +11,36 @@ from starlette.responses import Response
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
 from api.event_batches import batch_entry, batch_response, check_items, explained, single_entry
 from api.events import event_view
-from api.exchange import exchange_of
 from api.guard import GuardedRoute, allow, audited
 from api.openapi import problems
 from api.pages import PageQuery
+from api.request_context import request_context_of
 from api.responses import json_response
 from models.errors import (
-    ConsentRequired,
-    EventIdConflict,
-    InvalidContent,
+    ConsentRequiredError,
+    EventIdConflictError,
+    InvalidContentError,
     PerennialError,
-    UserErased,
-    UserNotFound,
-    UserUnknown,
+    UserErasedError,
+    UserNotFoundError,
+    UserUnknownError,
 )
 from models.rules.ingest import CONSENT_REQUIRED, EVENT_ID_CONFLICT, USER_ERASED, USER_UNKNOWN, Outcome
+from models.schemas.events import EventAnswer, EventBatch, EventBatchAnswer, EventInput, EventPage, EventView
 from models.vocabulary import Role
-from models.wire.events import EventAnswer, EventBatch, EventBatchAnswer, EventInput, EventPage, EventView
-from store import events
-from store.event_types import EventTypes
+from store.events import events
+from store.events.types import EventTypes
 
 router = APIRouter(route_class=GuardedRoute, tags=["events"])
 
 _LIST = "user-events"
 _REFUSALS: Mapping[str, Callable[[], PerennialError]] = {
-    CONSENT_REQUIRED.errors[0].code: lambda: ConsentRequired("The person hasn't consented to 'data_collection'."),
-    USER_UNKNOWN.errors[0].code: UserUnknown,
-    USER_ERASED.errors[0].code: UserErased,
-    EVENT_ID_CONFLICT.errors[0].code: EventIdConflict,
+    CONSENT_REQUIRED.errors[0].code: lambda: ConsentRequiredError(
+        "The person hasn't consented to 'data_collection'."
+    ),
+    USER_UNKNOWN.errors[0].code: UserUnknownError,
+    USER_ERASED.errors[0].code: UserErasedError,
+    EVENT_ID_CONFLICT.errors[0].code: EventIdConflictError,
 }
 """Refusals that are an answer of their own; all others are failures of validation."""
 
@@ -47,7 +49,7 @@ _REFUSALS: Mapping[str, Callable[[], PerennialError]] = {
     "/events",
     status_code=202,
     response_model=EventAnswer,
-    responses=problems(ConsentRequired, UserErased, EventIdConflict, UserUnknown),
+    responses=problems(ConsentRequiredError, UserErasedError, EventIdConflictError, UserUnknownError),
 )
 @allow(Role.INTEGRATOR)
 @audited("events.ingest")
@@ -67,7 +69,7 @@ async def ingest_event(body: EventInput, resources: ResourcesOf, audit: AuditOf)
 
 def _refusal(outcome: Outcome) -> PerennialError:
     known = _REFUSALS.get(outcome.errors[0].code)
-    return known() if known else InvalidContent(outcome.errors)
+    return known() if known else InvalidContentError(outcome.errors)
 
 
 @router.post("/events/batch", status_code=202, response_model=EventBatchAnswer)
@@ -87,10 +89,12 @@ async def ingest_events(body: EventBatch, request: Request, resources: Resources
     audit.settled()
     taken = map(explained, outcomes, valid)
     judged = [refused.get(index) or next(taken) for index in range(len(body.events))]
-    return batch_response(body.events, judged, exchange_of(request).request_id)
+    return batch_response(body.events, judged, request_context_of(request).request_id)
 
 
-@router.get("/users/{user_id}/events", response_model=EventPage, responses=problems(UserNotFound, UserErased))
+@router.get(
+    "/users/{user_id}/events", response_model=EventPage, responses=problems(UserNotFoundError, UserErasedError)
+)
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("events.list")
 async def list_user_events(
@@ -104,7 +108,7 @@ async def list_user_events(
     """List a user's events, the newest first; masked for all but admins."""
     rows = await events.list_of_user(
         connection,
-        resources.sealer,
+        resources.cipher,
         user_id,
         limit=page.fetch,
         before=page.after(_LIST, datetime, str),

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.audit import Audit
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
-from api.executions import Executions, Sight
+from api.executions import Executions, InstanceState
 from api.guard import GuardedRoute, allow, audited
 from api.instances import instance_view, location
 from api.openapi import problems
@@ -18,21 +18,22 @@ from api.pages import PageQuery, PageRequest
 from api.resources import Resources
 from api.responses import json_response
 from models.errors import (
-    AlreadyFinished,
-    InstanceNotFound,
-    TemporalUnavailable,
-    UserErased,
-    UserNotFound,
-    WorkerUnavailable,
-    WorkflowNotFound,
+    AlreadyFinishedError,
+    InstanceNotFoundError,
+    TemporalUnavailableError,
+    UserErasedError,
+    UserNotFoundError,
+    WorkerUnavailableError,
+    WorkflowNotFoundError,
 )
+from models.schemas.fields import UserId
+from models.schemas.pages import Page
+from models.schemas.workflows import InstanceView
 from models.vocabulary import InstanceStatus, Role
-from models.wire.fields import UserId
-from models.wire.pages import Page
-from models.wire.workflows import InstanceView
-from store import instances, users
-from store.api_keys import Admission
+from store.api_keys import AuthenticatedKey
 from store.connection import Connection
+from store.instances import instances
+from store.users import users
 from workflows.catalog import find
 
 router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
@@ -41,12 +42,14 @@ Statuses = Annotated[list[InstanceStatus] | None, Query(description="Only these;
 
 _LIST = "instances"
 _INSTANCE = "/workflows/{workflow_id}/instances/{instance_id}"
-_MISSING = (WorkflowNotFound, InstanceNotFound)
+_MISSING = (WorkflowNotFoundError, InstanceNotFoundError)
 _SHOWN = ("parameters", "variables", "results", "error", "retries")
 
 
 @router.get(
-    "/workflows/{workflow_id}/instances", response_model=Page[InstanceView], responses=problems(WorkflowNotFound)
+    "/workflows/{workflow_id}/instances",
+    response_model=Page[InstanceView],
+    responses=problems(WorkflowNotFoundError),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("instances.list")
@@ -69,7 +72,7 @@ async def list_instances(
     "/users/{user_id}/instances",
     tags=["users"],
     response_model=Page[InstanceView],
-    responses=problems(UserNotFound, UserErased),
+    responses=problems(UserNotFoundError, UserErasedError),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("instances.list")
@@ -89,7 +92,7 @@ async def list_instances_of_user(
 
 async def _list(
     connection: Connection,
-    caller: Admission,
+    caller: AuthenticatedKey,
     resources: Resources,
     page: PageRequest,
     audit: Audit,
@@ -99,7 +102,7 @@ async def _list(
 ) -> Response:
     rows = await instances.page(
         connection,
-        resources.sealer,
+        resources.cipher,
         workflow_id,
         user_id=user_id,
         statuses=statuses,
@@ -113,7 +116,7 @@ async def _list(
         fields=_SHOWN,
         details={"workflow_id": workflow_id, "shown": len(data)},
     )
-    views = [instance_view(caller.role, Sight(row), resources.settings) for row in data]
+    views = [instance_view(caller.role, InstanceState(row), resources.settings) for row in data]
     return json_response(Page[InstanceView](data=views, pagination=pagination))
 
 
@@ -136,7 +139,7 @@ async def read_instance(
     _INSTANCE,
     status_code=202,
     response_model=InstanceView,
-    responses=problems(*_MISSING, AlreadyFinished, TemporalUnavailable),
+    responses=problems(*_MISSING, AlreadyFinishedError, TemporalUnavailableError),
 )
 @allow(Role.OPERATOR)
 @audited("instances.cancel")
@@ -149,7 +152,7 @@ async def cancel_instance(
     return _answer(audit, caller, resources, sight, 202)
 
 
-_COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinished, TemporalUnavailable, WorkerUnavailable)
+_COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinishedError, TemporalUnavailableError, WorkerUnavailableError)
 
 
 @router.post(f"{_INSTANCE}/pause", response_model=InstanceView, responses=_COMMAND_PROBLEMS)
@@ -177,10 +180,12 @@ async def resume_instance(
 
 
 def _executions(resources: Resources) -> Executions:
-    return Executions(resources.database, resources.sealer, resources.temporal, resources.settings.task_queue)
+    return Executions(resources.database, resources.cipher, resources.temporal, resources.settings.task_queue)
 
 
-def _answer(audit: Audit, caller: Admission, resources: Resources, sight: Sight, status: int = 200) -> Response:
+def _answer(
+    audit: Audit, caller: AuthenticatedKey, resources: Resources, sight: InstanceState, status: int = 200
+) -> Response:
     stored = sight.stored
     place = {"workflow_id": stored.workflow_id, "instance_id": stored.instance_id}
     audit.note(stored.user_id, fields=_SHOWN, details=place)

@@ -8,14 +8,14 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, InTransaction
-from api.guard import GuardedRoute, allow, audited, impersonal
+from api.guard import GuardedRoute, allow, audited, not_audited
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
-from models.errors import KeyNotFound
+from models.errors import KeyNotFoundError
+from models.schemas.keys import Key, KeyCreate, KeyCreated
+from models.schemas.pages import Page
 from models.vocabulary import Role
-from models.wire.keys import Key, KeyCreate, KeyCreated
-from models.wire.pages import Page
 from store import api_keys
 from store.api_keys import ApiKeyRecord
 
@@ -26,7 +26,7 @@ _LIST = "keys"
 
 @router.get("/keys", response_model=Page[Key])
 @allow(Role.ADMIN)
-@impersonal
+@not_audited
 async def list_keys(connection: InTransaction, page: PageQuery) -> Response:
     """List keys, oldest first, revoked ones included; never their secrets."""
     after = page.after(_LIST, datetime, str)
@@ -53,7 +53,7 @@ async def create_key(body: KeyCreate, connection: InTransaction, audit: AuditOf)
     return json_response(answer, 201, {"Location": f"/keys/{record.key_id}"})
 
 
-@router.delete("/keys/{key_id}", status_code=204, response_class=Response, responses=problems(KeyNotFound))
+@router.delete("/keys/{key_id}", status_code=204, response_class=Response, responses=problems(KeyNotFoundError))
 @allow(Role.ADMIN)
 @audited("keys.revoke")
 async def revoke_key(key_id: str, connection: InTransaction, audit: AuditOf) -> Response:

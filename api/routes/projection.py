@@ -14,21 +14,22 @@ from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import (
-    AlreadySettled,
-    EventGone,
-    PoisonEventNotFound,
-    StillUnusable,
-    UserErased,
-    UserNotFound,
+    AlreadySettledError,
+    EventGoneError,
+    PoisonEventNotFoundError,
+    StillUnusableError,
+    UserErasedError,
+    UserNotFoundError,
 )
 from models.rules.folding import TransactionEntry
 from models.rules.money import written
+from models.schemas.pages import Page
+from models.schemas.projection import PoisonEventView, TransactionView
 from models.vocabulary import Role
-from models.wire.pages import Page
-from models.wire.projection import PoisonEventView, TransactionView
-from store import data_keys, poison, projection, users
-from store.poison import PoisonStatus, StoredPoison
-from store.replay import replay
+from store.events import poison, projection
+from store.events.poison import PoisonStatus, StoredPoison
+from store.events.refold import replay
+from store.users import data_keys, users
 from workflows.catalog import triggers
 
 router = APIRouter(route_class=GuardedRoute)
@@ -41,7 +42,7 @@ _POISON = "poison-events"
     "/users/{user_id}/transactions",
     tags=["users"],
     response_model=Page[TransactionView],
-    responses=problems(UserNotFound, UserErased),
+    responses=problems(UserNotFoundError, UserErasedError),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("transactions.list")
@@ -50,7 +51,7 @@ async def list_transactions(
 ) -> Response:
     """List a user's purchases and refunds, newest first, each with the event it came from."""
     await users.require_present(connection, user_id)
-    key = await data_keys.require(connection, resources.sealer, user_id)
+    key = await data_keys.require(connection, resources.cipher, user_id)
     rows = await projection.transactions_page(
         connection, key, before=page.after(_TRANSACTIONS, datetime, str), limit=page.fetch
     )
@@ -92,7 +93,9 @@ async def list_poison_events(
     "/poison-events/{poison_id}/replay",
     tags=["events"],
     response_model=PoisonEventView,
-    responses=problems(PoisonEventNotFound, AlreadySettled, StillUnusable, EventGone, UserErased),
+    responses=problems(
+        PoisonEventNotFoundError, AlreadySettledError, StillUnusableError, EventGoneError, UserErasedError
+    ),
 )
 @allow()
 @audited("poison_events.replay")
@@ -100,7 +103,7 @@ async def replay_poison_event(
     poison_id: str, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
     """Fold an event that was set aside, now that it can be; it counts once, and stays open where it fails."""
-    settled = await replay(connection, resources.sealer, triggers(), poison_id)
+    settled = await replay(connection, resources.cipher, triggers(), poison_id)
     audit.note(settled.user_id)
     return json_response(_poison(settled))
 
@@ -109,7 +112,7 @@ async def replay_poison_event(
     "/poison-events/{poison_id}/discard",
     tags=["events"],
     response_model=PoisonEventView,
-    responses=problems(PoisonEventNotFound, AlreadySettled),
+    responses=problems(PoisonEventNotFoundError, AlreadySettledError),
 )
 @allow()
 @audited("poison_events.discard")

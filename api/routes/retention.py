@@ -7,18 +7,17 @@ from datetime import datetime
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from api import retention as runs
+from api import retention
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
-from api.guard import GuardedRoute, allow, audited, impersonal
+from api.guard import GuardedRoute, allow, audited, not_audited
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
 from models.audit import Detail
-from models.errors import DataTypeNotFound, RetentionRunNotFound, TemporalUnavailable
+from models.errors import DataTypeNotFoundError, RetentionRunNotFoundError, TemporalUnavailableError
 from models.rules.retention import DATA_TYPES
-from models.vocabulary import Role
-from models.wire.pages import Page
-from models.wire.retention import (
+from models.schemas.pages import Page
+from models.schemas.retention import (
     DryRun,
     RetentionInput,
     RetentionRunInput,
@@ -28,9 +27,10 @@ from models.wire.retention import (
     RunSummary,
     RunView,
 )
-from store import retention, retention_runs
-from store.retention import Retention
-from store.retention_runs import StoredRun
+from models.vocabulary import Role
+from store.retention import periods, runs
+from store.retention.periods import Retention
+from store.retention.runs import StoredRun
 
 router = APIRouter(route_class=GuardedRoute, tags=["retention"])
 
@@ -39,17 +39,17 @@ _RUNS = "retention-runs"
 
 @router.get("/retention", response_model=Retentions)
 @allow(Role.ADMIN)
-@impersonal
+@not_audited
 async def list_retentions(connection: InTransaction) -> Response:
     """List the types of data, and how long each is kept."""
-    return json_response(Retentions(data=[_view(each) for each in await retention.find_all(connection)]))
+    return json_response(Retentions(data=[_view(each) for each in await periods.find_all(connection)]))
 
 
 @router.post(
     "/retention/run",
     status_code=202,
     response_model=RunView,
-    responses={200: {"model": DryRun, "description": "A dry run's counts."}, **problems(TemporalUnavailable)},
+    responses={200: {"model": DryRun, "description": "A dry run's counts."}, **problems(TemporalUnavailableError)},
 )
 @allow(Role.ADMIN)
 @audited("retention.run")
@@ -60,43 +60,43 @@ async def run_retention(
 
     202 says where to look for what the run has done. Runs at the same time share the work.
     """
-    data_types = runs.known_types(body.data_types)
+    data_types = retention.known_types(body.data_types)
     told: dict[str, Detail] = {"dry_run": body.dry_run, "data_types": " ".join(data_types)}
     audit.note(details=told)
     if body.dry_run:
-        return json_response(await runs.dry_run(resources, data_types))
-    started = await runs.start(resources, data_types, actor=caller.key_id)
+        return json_response(await retention.dry_run(resources, data_types))
+    started = await retention.start(resources, data_types, actor=caller.key_id)
     audit.note(details={**told, "run_id": started.run_id})
     return json_response(_run(started), 202, headers={"Location": f"/retention/runs/{started.run_id}"})
 
 
 @router.get("/retention/runs", response_model=Page[RunSummary])
 @allow(Role.ADMIN)
-@impersonal
+@not_audited
 async def list_runs(connection: InTransaction, page: PageQuery) -> Response:
     """List runs, newest first."""
-    rows = await retention_runs.page(connection, before=page.after(_RUNS, datetime, str), limit=page.fetch)
+    rows = await runs.page(connection, before=page.after(_RUNS, datetime, str), limit=page.fetch)
     data, pagination = page.cut(_RUNS, rows, lambda row: (row.started_at, row.run_id))
     return json_response(Page[RunSummary](data=[_summary(row) for row in data], pagination=pagination))
 
 
-@router.get("/retention/runs/{run_id}", response_model=RunView, responses=problems(RetentionRunNotFound))
+@router.get("/retention/runs/{run_id}", response_model=RunView, responses=problems(RetentionRunNotFoundError))
 @allow(Role.ADMIN)
-@impersonal
+@not_audited
 async def get_run(run_id: str, connection: InTransaction) -> Response:
     """Look at a run: what it has done so far, and whether it has ended."""
-    return json_response(_run(await retention_runs.find(connection, run_id)))
+    return json_response(_run(await runs.find(connection, run_id)))
 
 
-@router.get("/retention/{data_type}", response_model=RetentionView, responses=problems(DataTypeNotFound))
+@router.get("/retention/{data_type}", response_model=RetentionView, responses=problems(DataTypeNotFoundError))
 @allow(Role.ADMIN)
-@impersonal
+@not_audited
 async def get_retention(data_type: str, connection: InTransaction) -> Response:
     """How many days a type of data is kept."""
-    return json_response(_view(await retention.find(connection, data_type)))
+    return json_response(_view(await periods.find(connection, data_type)))
 
 
-@router.put("/retention/{data_type}", response_model=RetentionView, responses=problems(DataTypeNotFound))
+@router.put("/retention/{data_type}", response_model=RetentionView, responses=problems(DataTypeNotFoundError))
 @allow(Role.ADMIN)
 @audited("retention.change")
 async def set_retention(
@@ -106,7 +106,7 @@ async def set_retention(
 
     A shorter period of events holds for the next event in every process; what is past it goes with the next run.
     """
-    kept = await runs.change(resources, audit, data_type, body.days, actor=caller.key_id)
+    kept = await retention.change(resources, audit, data_type, body.days, actor=caller.key_id)
     return json_response(_view(kept))
 
 

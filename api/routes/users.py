@@ -20,20 +20,19 @@ from api.profiles import SHOWN, answer_to_writer, etag, etags, seen_by
 from api.responses import json_response
 from api.user_batches import accessed, batch_answer, check_items, counts
 from models.errors import (
-    ConsentRequired,
+    ConsentRequiredError,
     FieldError,
-    IdempotencyKeyReused,
-    InvalidContent,
-    InvalidIdempotencyKey,
-    PreconditionFailed,
-    UserErased,
-    UserExists,
-    UserNotFound,
+    IdempotencyKeyReusedError,
+    InvalidContentError,
+    InvalidIdempotencyKeyError,
+    PreconditionFailedError,
+    UserErasedError,
+    UserExistsError,
+    UserNotFoundError,
 )
 from models.rules import profile as rules
-from models.vocabulary import AccountStatus, LifecycleStage, Role
-from models.wire.exports import UserExport
-from models.wire.users import (
+from models.schemas.exports import UserExport
+from models.schemas.users import (
     UserBatch,
     UserBatchAnswer,
     UserCreate,
@@ -42,8 +41,9 @@ from models.wire.users import (
     UserProfile,
     UserSearch,
 )
-from store import user_batches, users
-from store.profile_rows import StoredUser
+from models.vocabulary import AccountStatus, LifecycleStage, Role
+from store.users import batches, users
+from store.users.rows import StoredUser
 
 router = APIRouter(route_class=GuardedRoute, tags=["users"])
 
@@ -59,7 +59,12 @@ _ATTACHED = {
     status_code=201,
     response_model=UserProfile,
     responses=problems(
-        ConsentRequired, UserExists, UserErased, IdempotencyKeyReused, InvalidIdempotencyKey, created=True
+        ConsentRequiredError,
+        UserExistsError,
+        UserErasedError,
+        IdempotencyKeyReusedError,
+        InvalidIdempotencyKeyError,
+        created=True,
     ),
 )
 @allow(Role.INTEGRATOR)
@@ -82,7 +87,7 @@ async def create_user(
     audit.note(fields=names_of(sent), details={"replayed": claim.replay is not None})
     if claim.replay:
         return claim.replay
-    stored = await users.create(connection, resources.sealer, rules.create(sent), actor=caller.key_id)
+    stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
     response = json_response(
         answer_to_writer(caller.role, stored, sent),
         201,
@@ -95,7 +100,7 @@ async def create_user(
 @router.post(
     "/users/batch",
     response_model=UserBatchAnswer,
-    responses=problems(IdempotencyKeyReused, InvalidIdempotencyKey),
+    responses=problems(IdempotencyKeyReusedError, InvalidIdempotencyKeyError),
 )
 @allow(Role.INTEGRATOR)
 @audited("users.upsert")
@@ -119,7 +124,7 @@ async def upsert_users(
         results = orjson.loads(claim.replay.body)["results"]
         audit.note(**accessed(patches, results), details={"users": len(checked), "replayed": True})
         return claim.replay
-    outcomes = await user_batches.upsert(connection, resources.sealer, patches, actor=caller.key_id)
+    outcomes = await batches.upsert(connection, resources.cipher, patches, actor=caller.key_id)
     answer = batch_answer(checked, outcomes)
     written = accessed(patches, [vars(result) for result in answer.results])
     audit.note(**written, details={"users": len(checked), **counts(answer)})
@@ -145,7 +150,7 @@ async def search_users(
     """
     after = page.after(_SEARCH, str)
     rows = await users.list_page(
-        connection, resources.sealer, limit=page.fetch, after=after[0] if after else None, email=body.email
+        connection, resources.cipher, limit=page.fetch, after=after[0] if after else None, email=body.email
     )
     return _page_of(rows, page, caller.role, _SEARCH, audit)
 
@@ -166,7 +171,7 @@ async def list_users(
     after = page.after(_LIST, str)
     rows = await users.list_page(
         connection,
-        resources.sealer,
+        resources.cipher,
         limit=page.fetch,
         after=after[0] if after else None,
         stage=lifecycle_stage,
@@ -184,7 +189,7 @@ def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str, a
 @router.get(
     "/users/{user_id}",
     response_model=UserProfile,
-    responses=problems(UserNotFound, UserErased, tagged=True),
+    responses=problems(UserNotFoundError, UserErasedError, tagged=True),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("users.read")
@@ -199,7 +204,7 @@ async def get_user(
     ] = None,
 ) -> Response:
     """Get a profile; masked for all but admins."""
-    stored = await users.find(connection, resources.sealer, user_id)
+    stored = await users.find(connection, resources.cipher, user_id)
     audit.note(fields=SHOWN)
     tag = etag(caller.role, stored)
     if if_none_match_hits(if_none_match, tag):
@@ -210,7 +215,7 @@ async def get_user(
 @router.patch(
     "/users/{user_id}",
     response_model=UserProfile,
-    responses=problems(UserNotFound, UserErased, ConsentRequired, PreconditionFailed),
+    responses=problems(UserNotFoundError, UserErasedError, ConsentRequiredError, PreconditionFailedError),
 )
 @allow(Role.INTEGRATOR)
 @audited("users.change")
@@ -232,15 +237,15 @@ async def patch_user(
     """
     sent = body.model_dump(exclude_unset=True)
     if sent.pop("user_id", user_id) != user_id:
-        raise InvalidContent([FieldError("/user_id", "read_only", "can't be changed")])
-    locked = await users.lock_one(connection, resources.sealer, user_id)
+        raise InvalidContentError([FieldError("/user_id", "read_only", "can't be changed")])
+    locked = await users.lock_one(connection, resources.cipher, user_id)
     stored = locked.users[user_id]
     if not if_match_holds(if_match, etags(stored)):
-        raise PreconditionFailed
+        raise PreconditionFailedError
     audit.note(fields=names_of(sent))
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
-        updated = await users.update(connection, resources.sealer, locked, [changed], actor=caller.key_id)
+        updated = await users.update(connection, resources.cipher, locked, [changed], actor=caller.key_id)
         stored = updated[user_id]
     return json_response(answer_to_writer(caller.role, stored, sent), headers={"ETag": etag(caller.role, stored)})
 
@@ -248,7 +253,7 @@ async def patch_user(
 @router.get(
     "/users/{user_id}/export",
     response_model=UserExport,
-    responses={200: {"headers": _ATTACHED}, **problems(UserNotFound, UserErased)},
+    responses={200: {"headers": _ATTACHED}, **problems(UserNotFoundError, UserErasedError)},
 )
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("users.export")
@@ -260,7 +265,7 @@ async def export_user(
     The answer is written while it is read, whatever its length. One that breaks off before its end (the person is
     erased meanwhile, the store goes away) is no JSON: ask again.
     """
-    stored = await users.find(connection, resources.sealer, user_id)
+    stored = await users.find(connection, resources.cipher, user_id)
     export = await Export.begin(resources, connection, caller.role, stored)
     audit.note(fields=exported_fields())
     disposition = {"Content-Disposition": f'attachment; filename="{user_id}.json"'}

@@ -7,25 +7,32 @@ from starlette.responses import Response
 
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
 from api.execute import Execution, PreferredWait, execute_once
-from api.guard import GuardedRoute, allow, audited, impersonal
+from api.guard import GuardedRoute, allow, audited, not_audited
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import (
-    ConsentRequired,
-    IdempotencyKeyReused,
-    InvalidContent,
-    InvalidIdempotencyKey,
-    TemporalUnavailable,
-    UserErased,
-    UserUnknown,
-    WorkflowDisabled,
-    WorkflowNotFound,
+    ConsentRequiredError,
+    IdempotencyKeyReusedError,
+    InvalidContentError,
+    InvalidIdempotencyKeyError,
+    TemporalUnavailableError,
+    UserErasedError,
+    UserUnknownError,
+    WorkflowDisabledError,
+    WorkflowNotFoundError,
+)
+from models.schemas.pages import Page
+from models.schemas.workflows import (
+    ExecutedView,
+    ExecuteRequest,
+    ExitView,
+    TriggerView,
+    WorkflowPatch,
+    WorkflowView,
 )
 from models.vocabulary import Role
-from models.wire.pages import Page
-from models.wire.workflows import ExecutedView, ExecuteRequest, ExitView, TriggerView, WorkflowPatch, WorkflowView
 from store import workflow_settings
 from store.workflow_settings import WorkflowSettings
 from workflows.catalog import Definition, catalog, find
@@ -37,7 +44,7 @@ _LIST = "workflows"
 
 @router.get("/workflows", response_model=Page[WorkflowView])
 @allow(*Role)
-@impersonal
+@not_audited
 async def list_workflows(connection: InTransaction, page: PageQuery) -> Response:
     """List the lifecycle workflows, in alphabetical order."""
     after = page.after(_LIST, str)
@@ -48,9 +55,9 @@ async def list_workflows(connection: InTransaction, page: PageQuery) -> Response
     return json_response(Page[WorkflowView](data=views, pagination=pagination))
 
 
-@router.get("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFound))
+@router.get("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFoundError))
 @allow(*Role)
-@impersonal
+@not_audited
 async def read_workflow(workflow_id: str, connection: InTransaction) -> Response:
     """One lifecycle workflow, with the schema of its parameters."""
     definition = find(workflow_id)
@@ -58,9 +65,9 @@ async def read_workflow(workflow_id: str, connection: InTransaction) -> Response
     return json_response(_view(definition, changed.get(workflow_id)))
 
 
-@router.patch("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFound))
+@router.patch("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFoundError))
 @allow(Role.ADMIN)
-@impersonal
+@not_audited
 async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InTransaction) -> Response:
     """Change how often steps are tried, or whether the workflow may be executed; running instances go on."""
     definition = find(workflow_id)
@@ -79,15 +86,15 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
     status_code=202,
     response_model=ExecutedView,
     responses=problems(
-        ConsentRequired,
-        WorkflowNotFound,
-        WorkflowDisabled,
-        UserErased,
-        UserUnknown,
-        InvalidContent,
-        IdempotencyKeyReused,
-        InvalidIdempotencyKey,
-        TemporalUnavailable,
+        ConsentRequiredError,
+        WorkflowNotFoundError,
+        WorkflowDisabledError,
+        UserErasedError,
+        UserUnknownError,
+        InvalidContentError,
+        IdempotencyKeyReusedError,
+        InvalidIdempotencyKeyError,
+        TemporalUnavailableError,
     ),
 )
 @allow(Role.OPERATOR)

@@ -17,8 +17,8 @@ from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
 from benchmarks.twin import Twin, twins
 from models.audit import AuditEntry
-from models.messages.projection import PROJECTOR
-from store import audit
+from models.temporal.projection import PROJECTOR
+from store.audit import entries
 
 _READ_TARGET_MS = 1.0
 _INGEST_TARGET = 0.95
@@ -76,7 +76,7 @@ async def _reads(stack: Stack, audited: Twin, other: Twin, user_id: str, count: 
 
         async def statement() -> None:
             async with stack.database.transaction() as connection:
-                await audit.append(connection, [entry])
+                await entries.append(connection, [entry])
 
         async def nothing() -> None:
             async with bare.transaction():

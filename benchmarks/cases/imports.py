@@ -42,7 +42,7 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
             value=round(seconds, 2),
             unit="s",
             ceiling=round(statistics.median(copied), 3),
-            ceiling_what="COPY of the same sealed rows into the same tables",
+            ceiling_what="COPY of the same encrypted rows into the same tables",
             target=f"< {_TARGET_SECONDS:.0f} s",
             reached=seconds < _TARGET_SECONDS,
             details={
@@ -98,7 +98,7 @@ async def _import(stack: Stack, file: Path, mapping: Path) -> float:
 
 
 async def _copy(stack: Stack, prefix: str) -> float:
-    """Take the sealed rows out, and put them back under other ids: real tables, indexes and WAL."""
+    """Take the encrypted rows out, and put them back under other ids: real tables, indexes and WAL."""
     bare = await stack.bare_connection()
     try:
         tables = {"users": "user_id", "data_keys": "subject"}

@@ -1,7 +1,7 @@
 """From a request until three short steps have finished, one by one on an idle stack; and the same on DBOS.
 
 Ours: ``POST execute`` with ``Prefer: wait=10``, answered 200 with the finished instance: API, Temporal, worker and
-Postgres take part, and the caller is authenticated, the request audited, the context sealed. DBOS: a FastAPI route
+Postgres take part, and the caller is authenticated, the request audited, the context encrypted. DBOS: a FastAPI route
 that starts a workflow and awaits its handle in one process, without any of these (:mod:`benchmarks.dbos_steps`).
 Neither polls. Both are called by the same client and change the same rows of the same Postgres.
 """

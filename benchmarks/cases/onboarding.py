@@ -19,7 +19,7 @@ from benchmarks.http import connections
 from benchmarks.measure import Figure, burst, until
 from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
-from models.messages.identity import temporal_workflow_id
+from models.temporal.identity import temporal_workflow_id
 
 _AT_ONCE = 32
 _WITHIN = 300.0

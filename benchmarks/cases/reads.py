@@ -7,7 +7,7 @@ from benchmarks.http import connections
 from benchmarks.measure import WARM_UP, Figure, in_turns, spread
 from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
-from models.messages.identity import temporal_workflow_id
+from models.temporal.identity import temporal_workflow_id
 
 _INSTANCE_TARGET_MS = 20.0
 

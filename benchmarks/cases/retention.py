@@ -23,11 +23,11 @@ from benchmarks.http import Connection, connections
 from benchmarks.measure import Figure, until
 from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
-from models.messages.projection import PROJECTOR
 from models.rules.sharding import SHARDS
+from models.temporal.projection import PROJECTOR
 from runtime.embedded.home import Home
 from runtime.embedded.postgres_roles import OWNER_ROLE
-from store.partitions import month_start
+from store.events.partitions import month_start
 
 _EVENTS = 5_000_000
 _MONTHS = 12
@@ -39,7 +39,7 @@ _PATIENCE_SECONDS = 600.0
 _TARGET_SECONDS = 60.0
 _TARGET_INGEST = 0.9
 _BODY_BYTES = 160
-"""About what a sealed body of a page view has."""
+"""About what a encrypted body of a page view has."""
 _FILL = f"""
     WITH stored AS (
         INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation, historical,

@@ -11,10 +11,11 @@ from temporalio.client import WorkflowHandle
 from benchmarks.http import Connection
 from benchmarks.measure import until
 from benchmarks.stack import Stack
-from models.messages.execution import LifecycleOutcome
-from models.messages.starting import start_message, start_options
-from store import data_keys, instances
-from store.instances import NewInstance
+from models.temporal.execution import LifecycleOutcome
+from models.temporal.starting import start_message, start_options
+from store.instances import instances
+from store.instances.instances import NewInstance
+from store.users import data_keys
 from workflows.catalog import find
 
 WORKFLOW = "onboarding"
@@ -43,7 +44,7 @@ async def store_instances(stack: Stack, new: Sequence[NewInstance]) -> None:
     """Write the rows that the workflows will look for, so that a bare start makes the workers work as much."""
     async with stack.database.transaction() as connection:
         for instance in new:
-            key = await data_keys.require(connection, stack.sealer, instance.user_id)
+            key = await data_keys.require(connection, stack.cipher, instance.user_id)
             await instances.insert(connection, key, instance)
 
 

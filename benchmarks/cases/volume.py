@@ -54,7 +54,7 @@ async def _pairs(stack: Stack, people: Crowd, copies: Copying, count: int) -> li
 async def fill(stack: Stack, prefix: str, people: int, count: int) -> float:
     """Store so many events of the last months behind the projector's back, with their ids; gives the seconds.
 
-    The bodies are no sealed ones, so the projector must not read them: its cursors move in the same transactions.
+    The bodies are no encrypted ones, so the projector must not read them: its cursors move in the same transactions.
     """
     owner = await asyncpg.connect(stack.owner_url)
     began = time.perf_counter()

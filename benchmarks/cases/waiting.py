@@ -27,7 +27,7 @@ from benchmarks.http import Connection, connections
 from benchmarks.measure import Burst, Figure, burst, in_turns, spread, until
 from benchmarks.memory import resident
 from benchmarks.stack import Stack
-from models.messages.identity import temporal_workflow_id
+from models.temporal.identity import temporal_workflow_id
 
 WORKFLOW = "patient"
 COUNT = 50_000

@@ -103,12 +103,12 @@ def _events() -> None:
             "sequence", sa.BigInteger(), server_default=sa.text("nextval('events_sequence')"), nullable=False
         ),
         sa.Column("historical", sa.Boolean(), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False, comment="personal: sealed"),
+        sa.Column("body", sa.LargeBinary(), nullable=False, comment="personal: encrypted"),
         sa.Column("dimensions", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         postgresql_partition_by="RANGE (timestamp)",
     )
-    # What is sealed can't be compressed: don't try.
+    # What is encrypted can't be compressed: don't try.
     op.execute("ALTER TABLE events ALTER COLUMN body SET STORAGE EXTERNAL")
     op.create_index("events_in_log_order", "events", ["shard", "generation", "xid", "sequence"], unique=False)
     op.create_index("events_of_user", "events", ["user_id", "timestamp", "event_id"], unique=False)

@@ -1,4 +1,4 @@
-"""The audit log, the seals on its hours, and the one way in which its rows may go."""
+"""The audit log, the checkpoints on its hours, and the one way in which its rows may go."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ BEGIN
     PERFORM pg_advisory_xact_lock(x'6175646974'::bigint);
     SELECT days INTO kept FROM public.retention_periods WHERE data_type = 'audit';
     SELECT least(expires_before, now() - make_interval(days => greatest(coalesce(kept, 730), 30))) INTO allowed
-      FROM public.audit_seals ORDER BY hour DESC LIMIT 1;
+      FROM public.audit_checkpoints ORDER BY hour DESC LIMIT 1;
     SELECT date_trunc('hour', min(occurred_at), 'UTC') INTO expired_hour FROM public.audit_log;
     IF allowed IS NULL OR expired_hour IS NULL OR expired_hour + interval '1 hour' > allowed
-       OR NOT EXISTS (SELECT FROM public.audit_seals s WHERE s.hour = expired_hour) THEN
+       OR NOT EXISTS (SELECT FROM public.audit_checkpoints s WHERE s.hour = expired_hour) THEN
         expired_hour := NULL;
         RETURN;
     END IF;
@@ -35,7 +35,7 @@ BEGIN
     GET DIAGNOSTICS expired_rows = ROW_COUNT;
 END $$
 """
-"""Deletes the rows of the oldest hour, if it is sealed, and may go by the last seal, by the log's retention as it
+"""Deletes the rows of the oldest hour, if it is checkpointed, and may go by the last checkpoint, by the log's retention as it
 stands now, and by an age of 30 days, below which nothing ever goes.
 
 The runtime role may not delete from the log, so this runs as the owner. Nothing that a caller gives it
@@ -45,14 +45,14 @@ chooses what goes, and an hour goes as a whole: one that has some of its rows ha
 
 def upgrade() -> None:
     _audit_log()
-    _audit_seals()
+    _audit_checkpoints()
     op.execute(EXPIRE_HOUR)
     op.execute("REVOKE ALL ON FUNCTION expire_audit_hour() FROM PUBLIC")
 
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION expire_audit_hour()")
-    op.drop_table("audit_seals")
+    op.drop_table("audit_checkpoints")
     op.drop_table("audit_log")
 
 
@@ -94,16 +94,16 @@ def _audit_log() -> None:
     )
 
 
-def _audit_seals() -> None:
+def _audit_checkpoints() -> None:
     op.create_table(
-        "audit_seals",
+        "audit_checkpoints",
         sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("expires_before", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("sealed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("previous", sa.LargeBinary(), nullable=False),
         sa.Column("head", sa.LargeBinary(), nullable=False),
-        sa.Column("sealed_with", sa.Text(), nullable=False),
+        sa.Column("key_check", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("hour"),
     )

@@ -1,6 +1,6 @@
-"""Order ids, the filters of waits and idempotency keys are sealed or digested like the rest of what people send.
+"""Order ids, the filters of waits and idempotency keys are encrypted or digested like the rest of what people send.
 
-A migration holds no keys, so what is there in the clear is dropped, not sealed: order ids of earlier purchases are
+A migration holds no keys, so what is there in the clear is dropped, not encrypted: order ids of earlier purchases are
 null afterwards (their events still have them). A wait with a filter can't be kept without it, since it would then
 match any event; no workflow that was ever released has one.
 """
@@ -22,7 +22,7 @@ def upgrade() -> None:
     # A change of type writes the table anew, so that the old values leave the disk with the old file.
     for table, column in (("transactions", "order_id"), ("event_waits", "property_filter")):
         op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE bytea USING NULL")
-        op.alter_column(table, column, comment="personal: sealed", existing_type=sa.LargeBinary())
+        op.alter_column(table, column, comment="personal: encrypted", existing_type=sa.LargeBinary())
 
 
 def downgrade() -> None:

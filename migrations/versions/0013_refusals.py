@@ -14,7 +14,7 @@ depends_on = None
 def upgrade() -> None:
     """Make the list; on it is who has refused something so far, since nobody has gone through their events."""
     op.create_table(
-        "refusals",
+        "redactions",
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.Column("token", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
         sa.Column(
@@ -28,13 +28,13 @@ def upgrade() -> None:
         sa.Column("changed", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.PrimaryKeyConstraint("user_id"),
     )
-    op.create_index("refusals_by_turn", "refusals", ["due_at"], unique=False)
+    op.create_index("redactions_by_turn", "redactions", ["due_at"], unique=False)
     op.execute(
-        """INSERT INTO refusals (user_id)
+        """INSERT INTO redactions (user_id)
            SELECT user_id FROM users WHERE jsonb_path_exists(privacy_preferences, '$.* ? (@ == false)')"""
     )
 
 
 def downgrade() -> None:
     """Drop it."""
-    op.drop_table("refusals")
+    op.drop_table("redactions")

@@ -17,7 +17,7 @@ from typing import Any
 
 from models.personal import PROPERTY_NAME, Mask
 from models.rules.event_types import EventType
-from models.wire.countries import COUNTRIES
+from models.schemas.countries import COUNTRIES
 
 Masker = Callable[[Mask, Any], Any]
 

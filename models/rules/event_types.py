@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema_rs
 import orjson
 
-from models.errors import FieldError, InvalidContent
+from models.errors import FieldError, InvalidContentError
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 """`category.action`, in lower case with underscores."""
@@ -150,15 +150,15 @@ def _pointer(parts: Sequence[str]) -> str:
 def define(
     event_type: str, description: str, schema: Mapping[str, Any], pii: Sequence[str], dimensions: Sequence[str]
 ) -> EventType:
-    """A custom event type, checked; raises :class:`InvalidContent` for one that can't be used."""
+    """A custom event type, checked; raises :class:`InvalidContentError` for one that can't be used."""
     errors = [*_schema_errors(schema), *_pii_errors(pii), *_dimension_errors(dimensions, pii)]
     if errors:
-        raise InvalidContent(errors)
+        raise InvalidContentError(errors)
     try:
         _compile(schema)
     except ValueError:
         message = "must be a JSON Schema (2020-12) that refers to nothing outside itself"
-        raise InvalidContent([_schema_error(message)]) from None
+        raise InvalidContentError([_schema_error(message)]) from None
     return EventType(event_type, description, schema, tuple(dict.fromkeys(pii)), tuple(dict.fromkeys(dimensions)))
 
 

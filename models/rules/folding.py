@@ -30,7 +30,7 @@ _ID_LENGTH = 1024
 """What a text that becomes part of an index may have: Postgres refuses index rows of more than 2,704 bytes."""
 
 
-class Unfoldable(ValueError):
+class UnfoldableError(ValueError):
     """An event isn't what its type says; the text never holds anything of it."""
 
 
@@ -59,7 +59,7 @@ class FoldedEvent:
         if properties is None:
             return {}
         if not isinstance(properties, Mapping):
-            raise Unfoldable("event_properties is an object")
+            raise UnfoldableError("event_properties is an object")
         return properties
 
 
@@ -135,5 +135,5 @@ def _feature_of(event: FoldedEvent) -> str | None:
         return None
     feature = event.properties.get("feature")
     if not isinstance(feature, str) or not 0 < len(feature.encode()) <= _ID_LENGTH:
-        raise Unfoldable("a feature is a text that isn't empty or very long")
+        raise UnfoldableError("a feature is a text that isn't empty or very long")
     return feature

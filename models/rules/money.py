@@ -18,30 +18,30 @@ _EXACT = Context(prec=100)
 """More digits than any sum of amounts has."""
 
 
-class NoMoney(ValueError):
+class InvalidAmountError(ValueError):
     """A value isn't an amount or a currency; the text never holds it."""
 
 
 def amount_of(value: Any) -> Decimal:
-    """An amount from a decimal string or a JSON number; raises :class:`NoMoney`."""
+    """An amount from a decimal string or a JSON number; raises :class:`InvalidAmountError`."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise NoMoney("an amount is a decimal string or a number")
+        raise InvalidAmountError("an amount is a decimal string or a number")
     try:
         amount = Decimal(str(value))
     except InvalidOperation:
-        raise NoMoney("an amount is a decimal string or a number") from None
+        raise InvalidAmountError("an amount is a decimal string or a number") from None
     if not amount.is_finite() or amount < 0:
-        raise NoMoney("an amount is finite and not below zero")
+        raise InvalidAmountError("an amount is finite and not below zero")
     exponent = amount.as_tuple().exponent
     if amount.adjusted() >= _MOST_DIGITS or not isinstance(exponent, int) or exponent < -_MOST_DIGITS:
-        raise NoMoney("an amount has a sensible number of digits")
+        raise InvalidAmountError("an amount has a sensible number of digits")
     return amount
 
 
 def currency_of(value: Any) -> str:
-    """A currency code of ISO 4217; raises :class:`NoMoney`."""
+    """A currency code of ISO 4217; raises :class:`InvalidAmountError`."""
     if not isinstance(value, str) or _CURRENCY.fullmatch(value) is None:
-        raise NoMoney("a currency is three capital letters")
+        raise InvalidAmountError("a currency is three capital letters")
     return value
 
 

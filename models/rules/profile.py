@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from models.errors import ConsentRequired, FieldError
+from models.errors import ConsentRequiredError, FieldError
 from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 
 DEMOGRAPHICS = ("age", "date_of_birth", "gender", "country", "city", "timezone", "language", "device_type")
@@ -50,7 +50,7 @@ def missing_core(patch: Mapping[str, Any]) -> list[FieldError]:
 
 
 def create(document: Mapping[str, Any]) -> Profile:
-    """A new profile from a document with all core attributes; raises :class:`ConsentRequired`."""
+    """A new profile from a document with all core attributes; raises :class:`ConsentRequiredError`."""
     empty = Profile(user_id=document["user_id"], **{name: document[name] for name in CORE})
     return _settle(_merge(empty, document), document)
 
@@ -58,7 +58,7 @@ def create(document: Mapping[str, Any]) -> Profile:
 def change(profile: Profile, patch: Mapping[str, Any]) -> Profile:
     """A profile after a patch; equal to the one before where it changes nothing.
 
-    Raises :class:`ConsentRequired`.
+    Raises :class:`ConsentRequiredError`.
     """
     return _settle(_merge(profile, patch), patch)
 
@@ -100,5 +100,5 @@ def _settle(after: Profile, patch: Mapping[str, Any]) -> Profile:
     }
     sent = patch.get("demographics") or {}
     if sent.keys() & allowed.keys() and not after.consents_to(Purpose.DATA_COLLECTION):
-        raise ConsentRequired("Demographic attributes are stored only with the consent 'data_collection'.")
+        raise ConsentRequiredError("Demographic attributes are stored only with the consent 'data_collection'.")
     return replace(after, demographics=allowed)

@@ -73,11 +73,11 @@ DATA_TYPES: Mapping[str, DataType] = {
             unlimited=True,
         ),
         DataType(CLOSED_ACCOUNTS, 30, "Closed accounts: a profile is due so many days after its account closed."),
-        DataType(AUDIT, 730, "Whole sealed hours of the audit log, never before 30 days; their seals stay."),
+        DataType(AUDIT, 730, "Whole encrypted hours of the audit log, never before 30 days; their encrypts stay."),
     )
 }
 """In the order in which a run takes them. A new type of data is declared here, with its statements in
-:mod:`store.expired`; one that has no table yet isn't declared."""
+:mod:`store.retention.purge`; one that has no table yet isn't declared."""
 
 
 def cutoff(now: datetime, days: int) -> datetime:

@@ -54,7 +54,7 @@ class IdempotentAnswer(SQLModel, table=True):
     fingerprint: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """HMAC-SHA256 of method, path and body: another one under the same key is refused."""
     subject: str | None = words(nullable=True)
-    """Whose data key seals the answer; it is unreadable once that person is erased."""
+    """Whose data key encrypts the answer; it is unreadable once that person is erased."""
     status: int | None = Field(default=None, sa_column=Column(SmallInteger))
     headers: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     body: bytes | None = personal(Mask.ANSWERED)

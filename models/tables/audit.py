@@ -1,4 +1,4 @@
-"""The audit log, and the seals on its hours."""
+"""The audit log, and the checkpoints on its hours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AuditRow(SQLModel, table=True):
     """Every access to personal data; the runtime role may insert and read it, nothing else.
 
     The order of ``xid`` and ``occurred_at`` is part of the design: defaults are computed in the order of columns,
-    so that a row has its transaction's id before it reads the clock. The sealer rests on that
+    so that a row has its transaction's id before it reads the clock. The checkpoint worker rests on that
     (:mod:`activities.audit`).
     """
 
@@ -55,13 +55,13 @@ class AuditRow(SQLModel, table=True):
     details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, server_default=text("'{}'")))
 
 
-class AuditSeal(SQLModel, table=True):
-    """The seal on one hour of the audit log; it stays when the hour's rows have expired.
+class AuditCheckpoint(SQLModel, table=True):
+    """The checkpoint on one hour of the audit log; it stays when the hour's rows have expired.
 
     The runtime role may insert and read it, nothing else.
     """
 
-    __tablename__ = "audit_seals"
+    __tablename__ = "audit_checkpoints"
 
     hour: datetime = Field(default=None, sa_column=Column(DateTime(timezone=True), primary_key=True))
     """Its beginning, in UTC."""
@@ -69,11 +69,11 @@ class AuditSeal(SQLModel, table=True):
     digest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """SHA-256 of the hour's rows in their order."""
     expires_before: datetime = moment()
-    """Hours that end by then may go: the log's retention at the time of sealing. It never goes back."""
-    sealed_at: datetime = moment()
+    """Hours that end by then may go: the log's retention at the time of checkpointing. It never goes back."""
+    created_at: datetime = moment()
     previous: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """The head of the seal before; 32 zero bytes for the first one."""
+    """The head of the checkpoint before; 32 zero bytes for the first one."""
     head: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """HMAC-SHA256 of all of the above, with a key that the database doesn't have."""
-    sealed_with: str = words()
+    key_check: str = words()
     """Which key that was, by a check value of it."""

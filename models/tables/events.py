@@ -56,7 +56,7 @@ class Event(SQLModel, table=True):
     )
     historical: bool = Field(sa_column=Column(Boolean, nullable=False))
     body: bytes | None = personal(Mask.EVENT, nullable=False)
-    """event_properties, device_info, location and referrer as one sealed JSON object."""
+    """event_properties, device_info, location and referrer as one encrypted JSON object."""
     dimensions: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     """What the event type declares as dimensions, and the standard non-personal fields, for analytics."""
     received_at: datetime = as_asked()
@@ -135,8 +135,8 @@ class PoisonEvent(SQLModel, table=True):
 class Refusal(SQLModel, table=True):
     """Somebody who has forbidden an attribute, and whose stored events are still to be gone through for it."""
 
-    __tablename__ = "refusals"
-    __table_args__ = (Index("refusals_by_turn", "due_at"),)
+    __tablename__ = "redactions"
+    __table_args__ = (Index("redactions_by_turn", "due_at"),)
 
     user_id: str = words(primary_key=True)
     token: UUID = Field(

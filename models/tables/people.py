@@ -13,7 +13,7 @@ from models.tables.columns import as_written, moment, now, words
 
 
 class User(SQLModel, table=True):
-    """A profile. Attributes of a person are sealed; what analytics groups by is in the clear."""
+    """A profile. Attributes of a person are encrypted; what analytics groups by is in the clear."""
 
     __tablename__ = "users"
     __table_args__ = (

@@ -34,7 +34,7 @@ class Transaction(SQLModel, table=True):
     kind: str = words()
     """`purchase` or `refund`."""
     order_id: bytes | None = personal(None)
-    """Sealed, since it comes from an event's body; it names an order and nobody, so it is shown."""
+    """Encrypted, since it comes from an event's body; it names an order and nobody, so it is shown."""
     amount: Decimal = Field(sa_column=Column(Numeric, nullable=False))
     currency: str = words()
     occurred_at: datetime = moment()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlmodel import SQLModel
 
 from models.tables.access import ApiKey, IdempotentAnswer, RateWindow
-from models.tables.audit import AuditRow, AuditSeal
+from models.tables.audit import AuditCheckpoint, AuditRow
 from models.tables.events import (
     Event,
     EventId,
@@ -71,7 +71,7 @@ TABLES: tuple[type[SQLModel], ...] = (
     EventWait,
     TemporalOutbox,
     AuditRow,
-    AuditSeal,
+    AuditCheckpoint,
 )
 
 metadata = SQLModel.metadata

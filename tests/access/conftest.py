@@ -12,13 +12,14 @@ from temporalio.testing import WorkflowEnvironment
 
 from api.app import create_app
 from api.resources import Resources, limiter_database
-from models.messages.execution import Progress, StepContext, StepFailure, WaitResult
+from models.temporal.execution import Progress, StepContext, StepFailure, WaitResult
 from models.vocabulary import InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store import data_keys, dead_letters, instances, steps
-from store.instances import NewInstance
+from store.instances import attempts, dead_letters, instances
+from store.instances.instances import NewInstance
+from store.users import data_keys
 from tests.support.builders import user
 from tests.support.disk import Canaries
 from tests.support.events import event, moment
@@ -27,7 +28,7 @@ from tests.support.http import Clients, clients_of
 
 @pytest.fixture(scope="session")
 async def app(
-    database_url: str, key_file: Path, skipping: WorkflowEnvironment, pool: Database, sealer: Sealer
+    database_url: str, key_file: Path, skipping: WorkflowEnvironment, pool: Database, cipher: Cipher
 ) -> AsyncIterator[FastAPI]:
     """One application for all rows of the table; nobody works on its task queue."""
     settings = Settings(
@@ -39,7 +40,7 @@ async def app(
     )
     limiter = limiter_database(database_url)
     await limiter.open()
-    yield create_app(Resources(settings, pool, limiter, sealer, skipping.client))
+    yield create_app(Resources(settings, pool, limiter, cipher, skipping.client))
     await limiter.close()
 
 
@@ -59,13 +60,13 @@ async def peopled(
     api: Clients,
     database: Database,
     owner: asyncpg.Connection[asyncpg.Record],
-    sealer: Sealer,
+    cipher: Cipher,
     canaries: Canaries,
 ) -> Clients:
     """Clients of an application that knows `u-1`: a profile, events, an instance that failed, and the rest."""
     await _profile(api, canaries)
     await _events(api, database, canaries)
-    await _instance(database, sealer, canaries)
+    await _instance(database, cipher, canaries)
     async with database.connection() as connection:
         await connection.execute(
             """INSERT INTO api_keys (key_id, name, role, hash) VALUES ('key_1', 'some', 'analyst', 'x')"""
@@ -122,7 +123,7 @@ async def _events(api: Clients, database: Database, canaries: Canaries) -> None:
         )
 
 
-async def _instance(database: Database, sealer: Sealer, canaries: Canaries) -> None:
+async def _instance(database: Database, cipher: Cipher, canaries: Canaries) -> None:
     """An instance as a worker leaves it that has failed at its second step."""
     called = canaries.called
     context = StepContext(
@@ -143,13 +144,13 @@ async def _instance(database: Database, sealer: Sealer, canaries: Canaries) -> N
     )
     new = NewInstance("i-1", "onboarding", "u-1", 1, {"gift": called("parameter")}, "test")
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, "u-1")
+        key = await data_keys.require(connection, cipher, "u-1")
         await instances.insert(connection, key, new)
-        begun, key = await steps.begin_attempt(connection, sealer, context, "run")
-        await steps.complete_attempt(connection, context, begun.number, key, {"text": called("result")})
+        begun, key = await attempts.begin_attempt(connection, cipher, context, "run")
+        await attempts.complete_attempt(connection, context, begun.number, key, {"text": called("result")})
         second = context.model_copy(update={"step": "second", "position": 3})
-        begun, key = await steps.begin_attempt(connection, sealer, second, "run")
-        await steps.fail_attempt(
+        begun, key = await attempts.begin_attempt(connection, cipher, second, "run")
+        await attempts.fail_attempt(
             connection, second, begun.number, key, error_type="Refused", error_message=called("attempt")
         )
         await instances.write_progress(connection, key, progress, "run")

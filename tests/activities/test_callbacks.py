@@ -14,14 +14,16 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.callbacks import PAUSES, Callbacks
-from models.messages.callbacks import CallbackDue
+from models.temporal.callbacks import CallbackDue
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store import api_keys, callbacks, data_keys, instances
+from store import api_keys
 from store.connection import Connection
-from store.instances import NewInstance
+from store.instances import callbacks, instances
+from store.instances.instances import NewInstance
+from store.users import data_keys
 from tests.support.hooks import HookServer
 from tests.support.people import Customer
 
@@ -34,7 +36,7 @@ class Ended:
 
     database: Database
     sending: Callbacks
-    parts: tuple[Sealer, Settings, Mapping[str, Collection[str]]]
+    parts: tuple[Cipher, Settings, Mapping[str, Collection[str]]]
     hooks: HookServer
     key_id: str
 
@@ -58,18 +60,18 @@ class Ended:
 
 @pytest.fixture
 async def ended(
-    database: Database, sealer: Sealer, worker_settings: Settings, customer: Customer
+    database: Database, cipher: Cipher, worker_settings: Settings, customer: Customer
 ) -> AsyncIterator[Ended]:
     async with HookServer() as hooks:
         async with database.transaction() as connection:
             executing, _ = await api_keys.create(connection, "leaked", Role.ADMIN)
-            key = await data_keys.require(connection, sealer, customer.user_id)
+            key = await data_keys.require(connection, cipher, customer.user_id)
             gift = {"gift": "tea for Ada"}
             new = NewInstance("i-1", "onboarding", customer.user_id, 3, gift, started_by=executing.key_id)
             await instances.insert(connection, key, new)
             await callbacks.place(connection, key, "i-1", hooks.url)
             await connection.execute("UPDATE instances SET status = 'completed', end_time = now()")
-        parts: tuple[Sealer, Settings, Mapping[str, Collection[str]]] = (sealer, worker_settings, {})
+        parts: tuple[Cipher, Settings, Mapping[str, Collection[str]]] = (cipher, worker_settings, {})
         yield Ended(database, Callbacks(database, *parts), parts, hooks, executing.key_id)
 
 
@@ -113,7 +115,7 @@ async def test_what_temporal_had_to_repeat_uses_up_none_of_the_tries(ended: Ende
     away = Callbacks(Database(database_url, size=1, application="away"), *ended.parts)
     with pytest.raises(ApplicationError) as unreachable:
         await ActivityEnvironment().run(away.send, DUE)
-    assert (unreachable.value.type, unreachable.value.non_retryable) == ("StoreUnavailable", False)
+    assert (unreachable.value.type, unreachable.value.non_retryable) == ("StoreUnavailableError", False)
     assert unreachable.value.next_retry_delay == timedelta(seconds=1)
     assert await ended.stored() == ("waiting", 0)
     ended.hooks.answers = ["500 Oh"] * (len(PAUSES) + 1)

@@ -10,17 +10,18 @@ import aiosmtplib
 import pytest
 
 from activities.messages import Messages
-from activities.templates import TEMPLATES
-from activities.transport import SmtpTransport
-from models.messages.execution import Message, StepContext
+from delivery.smtp import SmtpTransport
+from delivery.templates import TEMPLATES
+from models.temporal.execution import Message, StepContext
 from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store import consents, departures, messages
 from store.connection import Connection
-from store.consents import Statement
-from store.messages import Intent
+from store.consents import consents
+from store.consents.consents import Statement
+from store.messages import messages, send_gate
+from store.messages.messages import Intent
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 
@@ -50,10 +51,10 @@ async def consent(database: Database, customer: Customer, granted: bool) -> None
             await consents.withdraw(connection, customer.user_id, Purpose.MARKETING, actor="test")
 
 
-def sender(database: Database, sealer: Sealer, settings: Settings, *, resend: bool = False) -> Sending:
+def sender(database: Database, cipher: Cipher, settings: Settings, *, resend: bool = False) -> Sending:
     activity = Messages(
         database,
-        sealer,
+        cipher,
         {Channel.EMAIL: SmtpTransport(settings)} if settings.smtp_url else {},
         PURPOSES,
         resend_unconfirmed=resend,
@@ -67,18 +68,18 @@ def sender(database: Database, sealer: Sealer, settings: Settings, *, resend: bo
     return send
 
 
-async def intend(connection: Connection, sealer: Sealer, message: Message) -> Intent:
+async def intend(connection: Connection, cipher: Cipher, message: Message) -> Intent:
     purpose = PURPOSES[message.step_context.workflow_id]
-    return await messages.intend(connection, sealer, message, purpose, lambda name: (name, name))
+    return await messages.intend(connection, cipher, message, purpose, lambda name: (name, name))
 
 
-async def let_go(connection: Connection, intent: Intent, customer: Customer) -> Suppression | None:
-    return await departures.let_go(connection, intent, customer.user_id, MessageStatus.SENDING, None)
+async def authorize(connection: Connection, intent: Intent, customer: Customer) -> Suppression | None:
+    return await send_gate.authorize(connection, intent, customer.user_id, MessageStatus.SENDING, None)
 
 
 @pytest.fixture
-def send(database: Database, sealer: Sealer, worker_settings: Settings) -> Sending:
-    return sender(database, sealer, worker_settings)
+def send(database: Database, cipher: Cipher, worker_settings: Settings) -> Sending:
+    return sender(database, cipher, worker_settings)
 
 
 async def test_without_consent_the_mail_server_is_not_even_told_of_the_address(
@@ -143,14 +144,14 @@ async def test_a_withdrawal_while_the_mail_server_has_the_address_means_no_messa
 
 
 async def test_a_withdrawal_is_answered_only_after_a_mark_that_came_before_it(
-    customer: Customer, database: Database, sealer: Sealer
+    customer: Customer, database: Database, cipher: Cipher
 ) -> None:
     await consent(database, customer, granted=True)
     offer = message(customer)
     async with database.transaction() as connection:
-        intent = await intend(connection, sealer, offer)
+        intent = await intend(connection, cipher, offer)
     async with database.transaction() as marking:
-        assert await let_go(marking, intent, customer) is None
+        assert await authorize(marking, intent, customer) is None
         withdrawal = asyncio.ensure_future(consent(database, customer, granted=False))
         await _waits_for_a_lock(database)
         assert not withdrawal.done()
@@ -176,35 +177,35 @@ async def test_a_mark_that_waits_for_a_withdrawal_sees_it(
 
 
 async def test_without_a_transport_nothing_is_put_out_that_is_not_consented_to(
-    customer: Customer, database: Database, sealer: Sealer, worker_settings: Settings
+    customer: Customer, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> None:
-    send = sender(database, sealer, worker_settings.model_copy(update={"smtp_url": None}))
+    send = sender(database, cipher, worker_settings.model_copy(update={"smtp_url": None}))
     assert await send(message(customer)) is MessageStatus.SUPPRESSED
     await consent(database, customer, granted=True)
     assert await send(message(customer)) is MessageStatus.OUTBOX
 
 
 async def test_what_may_have_been_handed_over_is_not_sent_again_without_consent(
-    customer: Customer, database: Database, sealer: Sealer, worker_settings: Settings, mail: MailServer
+    customer: Customer, database: Database, cipher: Cipher, worker_settings: Settings, mail: MailServer
 ) -> None:
-    send = sender(database, sealer, worker_settings, resend=True)
+    send = sender(database, cipher, worker_settings, resend=True)
     await consent(database, customer, granted=True)
     offer = message(customer)
     async with database.transaction() as connection:
-        intent = await intend(connection, sealer, offer)
-        assert await let_go(connection, intent, customer) is None
+        intent = await intend(connection, cipher, offer)
+        assert await authorize(connection, intent, customer) is None
     await consent(database, customer, granted=False)
     assert await send(offer) is MessageStatus.UNCONFIRMED
     assert mail.received == []
 
 
 async def test_an_erased_person_gets_nothing_not_even_a_service_message(
-    customer: Customer, database: Database, sealer: Sealer
+    customer: Customer, database: Database, cipher: Cipher
 ) -> None:
     bill = message(customer, "invoices")
     async with database.transaction() as connection:
-        intent = await intend(connection, sealer, bill)
+        intent = await intend(connection, cipher, bill)
         await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = $1", customer.user_id)
-        assert await let_go(connection, intent, customer) is Suppression.USER_ERASED
+        assert await authorize(connection, intent, customer) is Suppression.USER_ERASED
         status = await connection.fetchval("SELECT status FROM messages WHERE message_id = $1", intent.message_id)
     assert status == MessageStatus.SUPPRESSED

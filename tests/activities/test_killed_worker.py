@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.mail import MailServer
@@ -58,7 +58,7 @@ async def stage(
     skipping: WorkflowEnvironment,
     database: Database,
     database_url: str,
-    sealer: Sealer,
+    cipher: Cipher,
     key_file: Path,
     customer: Customer,
     tmp_path: Path,
@@ -74,7 +74,7 @@ async def stage(
             smtp_from="Perennial <hello@shop.example.com>",
         )
         worker = PerennialProcess("worker", settings, tmp_path)
-        runs = Runs(skipping, database, sealer, settings.task_queue)
+        runs = Runs(skipping, database, cipher, settings.task_queue)
         yield Stage(runs, worker, mail, customer)
         await worker.end()
 

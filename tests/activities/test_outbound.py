@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from activities.outbound import AddressRefused, Outbound, Unreachable
+from delivery.http import AddressForbiddenError, Outbound, UnreachableError
 from models.rules.outside import may_connect, objection
 from runtime.embedded.certificates import ensure_certificate
 from tests.support.hooks import HookServer
@@ -49,14 +49,14 @@ async def test_a_name_that_resolves_to_a_private_address_is_refused_when_it_is_c
 ) -> None:
     _resolving(monkeypatch, *addresses)
     for loopback in (True, False):
-        with pytest.raises(AddressRefused):
+        with pytest.raises(AddressForbiddenError):
             await Outbound(loopback=loopback).post("https://shop.example.com/", b"{}", {})
 
 
 async def test_loopback_is_for_the_embedded_stack_alone() -> None:
     async with HookServer() as hooks:
         assert (await Outbound(loopback=True).post(hooks.url, b"{}", {})).taken
-        with pytest.raises(AddressRefused):
+        with pytest.raises(AddressForbiddenError):
             await Outbound(loopback=False).post(hooks.url, b"{}", {})
     assert len(hooks.received) == 1
     assert objection(hooks.url, loopback=True) is None
@@ -77,10 +77,10 @@ async def test_tls_is_checked_against_the_name_and_nobody_is_unreachable(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.certificate, certificate.key)
     async with HookServer(context) as hooks:
-        with pytest.raises(Unreachable):
+        with pytest.raises(UnreachableError):
             await Outbound(loopback=True).post(hooks.url, b"{}", {})
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
         assert (await Outbound(loopback=True).post(hooks.url, b"{}", {})).status == 204
         assert hooks.received[-1].headers["host"] == f"127.0.0.1:{hooks.port}"
-    with pytest.raises(Unreachable):
+    with pytest.raises(UnreachableError):
         await Outbound(loopback=True).post(hooks.url, b"{}", {})

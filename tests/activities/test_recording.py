@@ -8,7 +8,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
-from models.messages.identity import temporal_workflow_id
+from models.temporal.identity import temporal_workflow_id
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
@@ -55,7 +55,7 @@ async def test_a_reset_does_no_completed_step_again(runs: Runs, customer: Custom
     await handle.terminate()
 
 
-async def test_what_is_stored_of_steps_and_messages_is_sealed(runs: Runs, customer: Customer) -> None:
+async def test_what_is_stored_of_steps_and_messages_is_encrypted(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id)
     await run.handle.result()
     async with runs.database.connection() as connection:
@@ -65,7 +65,7 @@ async def test_what_is_stored_of_steps_and_messages_is_sealed(runs: Runs, custom
         )
     assert rows
     for row in rows:
-        for sealed in row.values():
-            assert isinstance(sealed, bytes)
+        for encrypted in row.values():
+            assert isinstance(encrypted, bytes)
             for secret in (customer.email, customer.name, "nudged", "timed_out"):
-                assert secret.encode() not in sealed
+                assert secret.encode() not in encrypted

@@ -9,17 +9,17 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from activities import webhook_transport
 from activities.messages import Messages
-from activities.templates import TEMPLATES
-from activities.transport import HandoverUncertain
-from activities.webhook_transport import MessageNotTaken, WebhookTransport
-from models.messages.execution import Message
+from delivery import webhook
+from delivery.smtp import HandoverUncertainError
+from delivery.templates import TEMPLATES
+from delivery.webhook import MessageNotAcceptedError, WebhookTransport
+from models.temporal.execution import Message
 from models.vocabulary import Channel, MessageStatus, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.ports import free_port
-from store.departures import FrequencyCap
+from store.messages.send_gate import FrequencyCap
 from tests.activities.test_consent_at_sending import PURPOSES, consent, message
 from tests.support.hooks import HookServer
 from tests.support.people import Customer
@@ -32,13 +32,13 @@ async def endpoint() -> AsyncIterator[HookServer]:
 
 
 @pytest.fixture
-async def customer(database: Database, sealer: Sealer) -> Customer:
-    return await Customer.new(database, sealer, Purpose.MARKETING)
+async def customer(database: Database, cipher: Cipher) -> Customer:
+    return await Customer.new(database, cipher, Purpose.MARKETING)
 
 
-def sender(database: Database, sealer: Sealer, url: str, cap: FrequencyCap | None = None) -> Messages:
+def sender(database: Database, cipher: Cipher, url: str, cap: FrequencyCap | None = None) -> Messages:
     transports = {Channel.WEBHOOK: WebhookTransport(url, None)}
-    return Messages(database, sealer, transports, PURPOSES, resend_unconfirmed=False, cap=cap, templates=TEMPLATES)
+    return Messages(database, cipher, transports, PURPOSES, resend_unconfirmed=False, cap=cap, templates=TEMPLATES)
 
 
 def push(customer: Customer) -> Message:
@@ -52,11 +52,11 @@ async def stored(database: Database) -> str:
 
 @pytest.mark.parametrize("answer", ["", "502 Bad Gateway", "504 Gateway Timeout"])
 async def test_a_broken_connection_leaves_the_message_as_perhaps_taken_and_it_goes_again_under_its_id(
-    database: Database, sealer: Sealer, customer: Customer, endpoint: HookServer, answer: str
+    database: Database, cipher: Cipher, customer: Customer, endpoint: HookServer, answer: str
 ) -> None:
-    sending, offer = sender(database, sealer, endpoint.url), push(customer)
+    sending, offer = sender(database, cipher, endpoint.url), push(customer)
     endpoint.answers = [answer]
-    with pytest.raises(HandoverUncertain):
+    with pytest.raises(HandoverUncertainError):
         await sending.send(offer)
     assert await stored(database) == MessageStatus.SENDING
     assert (await sending.send(offer)).status is MessageStatus.SENT
@@ -65,9 +65,9 @@ async def test_a_broken_connection_leaves_the_message_as_perhaps_taken_and_it_go
 
 
 async def test_an_answer_that_does_not_come_in_time_leaves_it_as_perhaps_taken(
-    database: Database, sealer: Sealer, customer: Customer, monkeypatch: pytest.MonkeyPatch
+    database: Database, cipher: Cipher, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook_transport, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 0.2)
     over = asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,43 +76,43 @@ async def test_an_answer_that_does_not_come_in_time_leaves_it_as_perhaps_taken(
 
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    with pytest.raises(HandoverUncertain):
-        await sender(database, sealer, url).send(push(customer))
+    with pytest.raises(HandoverUncertainError):
+        await sender(database, cipher, url).send(push(customer))
     assert await stored(database) == MessageStatus.SENDING
     over.set()
     server.close()
 
 
 async def test_a_withdrawal_after_a_broken_connection_does_not_say_that_nothing_was_sent(
-    database: Database, sealer: Sealer, customer: Customer, endpoint: HookServer
+    database: Database, cipher: Cipher, customer: Customer, endpoint: HookServer
 ) -> None:
     """Nor do tries in between that certainly did nothing: they say nothing of the first one."""
     offer = push(customer)
     endpoint.answers = ["", "503 Later"]
     for url, error in (
-        (endpoint.url, HandoverUncertain),
-        (endpoint.url, MessageNotTaken),
+        (endpoint.url, HandoverUncertainError),
+        (endpoint.url, MessageNotAcceptedError),
         (f"http://127.0.0.1:{free_port()}", httpx.ConnectError),
     ):
         with pytest.raises(error):
-            await sender(database, sealer, url).send(offer)
+            await sender(database, cipher, url).send(offer)
         assert await stored(database) == MessageStatus.SENDING
     await consent(database, customer, granted=False)
-    assert (await sender(database, sealer, endpoint.url).send(offer)).status is MessageStatus.UNCONFIRMED
+    assert (await sender(database, cipher, endpoint.url).send(offer)).status is MessageStatus.UNCONFIRMED
     assert len(endpoint.received) == 2
 
 
 async def test_the_cap_counts_what_may_have_been_taken_and_not_what_certainly_was_not(
-    database: Database, sealer: Sealer, customer: Customer, endpoint: HookServer
+    database: Database, cipher: Cipher, customer: Customer, endpoint: HookServer
 ) -> None:
     cap = FrequencyCap(1, timedelta(days=7))
     nobody = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(httpx.ConnectError):
-        await sender(database, sealer, nobody, cap).send(push(customer))
+        await sender(database, cipher, nobody, cap).send(push(customer))
     assert await stored(database) == MessageStatus.PENDING
     endpoint.answers = [""]
-    with pytest.raises(HandoverUncertain):
-        await sender(database, sealer, endpoint.url, cap).send(push(customer))
-    assert (await sender(database, sealer, endpoint.url, cap).send(push(customer))).status is (
+    with pytest.raises(HandoverUncertainError):
+        await sender(database, cipher, endpoint.url, cap).send(push(customer))
+    assert (await sender(database, cipher, endpoint.url, cap).send(push(customer))).status is (
         MessageStatus.SUPPRESSED
     )

@@ -11,12 +11,12 @@ from temporalio.client import Client
 
 from api.app import create_app
 from api.resources import Resources, limiter_database
+from privacy.encryption import Cipher
 from privacy.keyring import KeyRing
-from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
-from runtime.temporal import SealedPayloads, connect
+from runtime.temporal import EncryptedPayloads, connect
 from tests.support.http import Clients, clients_of
 
 NOWHERE = "127.0.0.1:1"
@@ -46,15 +46,15 @@ async def limiter(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 async def no_temporal(api_settings: Settings, key_ring: KeyRing) -> Client:
     """A client for a Temporal that isn't there."""
-    codec = SealedPayloads(key_ring.payload.current, key_ring.payload.keys)
+    codec = EncryptedPayloads(key_ring.payload.current, key_ring.payload.keys)
     return await connect(api_settings, codec)
 
 
 @pytest.fixture(scope="session")
 def resources(
-    api_settings: Settings, pool: Database, limiter: Database, sealer: Sealer, no_temporal: Client
+    api_settings: Settings, pool: Database, limiter: Database, cipher: Cipher, no_temporal: Client
 ) -> Resources:
-    return Resources(api_settings, pool, limiter, sealer, no_temporal)
+    return Resources(api_settings, pool, limiter, cipher, no_temporal)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from api.guard import GuardedRoute
-from models.wire.users import UserProfile
+from models.schemas.users import UserProfile
 from tests.support.builders import collected
 from tests.support.http import Clients
 

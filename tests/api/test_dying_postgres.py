@@ -13,7 +13,7 @@ import pytest
 from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime import migrate
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
@@ -64,10 +64,10 @@ async def server() -> AsyncIterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="module")
-async def served(server: EmbeddedPostgres, api_settings: Settings, sealer: Sealer) -> AsyncIterator[Served]:
+async def served(server: EmbeddedPostgres, api_settings: Settings, cipher: Cipher) -> AsyncIterator[Served]:
     settings = api_settings.model_copy(update={"database_url": server.runtime_url})
     database = Database(server.runtime_url, size=16, application="api")
-    resources = Resources(settings, database, limiter_database(server.runtime_url), sealer, None)
+    resources = Resources(settings, database, limiter_database(server.runtime_url), cipher, None)
     transport = httpx.ASGITransport(create_app(resources))
     await resources.open()
     headers = bearer(await new_key(database, Role.ADMIN))

@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 
-from api.guard import GuardedRoute, UndeclaredRouteError, allow, impersonal, public, require_declarations
+from api.guard import GuardedRoute, UndeclaredRouteError, allow, not_audited, public, require_declarations
 from models.vocabulary import Role
 from runtime.database import Database
 from store import api_keys
@@ -52,7 +52,7 @@ def test_a_mounted_application_stops_the_start() -> None:
 
 def test_declared_routes_pass() -> None:
     @allow(Role.OPERATOR)
-    @impersonal
+    @not_audited
     async def some() -> None: ...
 
     @public

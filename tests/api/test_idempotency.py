@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from models.errors import UserErased
-from privacy.sealing import Sealer
+from models.errors import UserErasedError
+from privacy.encryption import Cipher
 from runtime.database import Database
 from store import idempotency
 from store.connection import Connection
@@ -98,7 +98,7 @@ async def test_an_answer_of_yesterday_counts_for_nothing(api: Clients, owner: Co
     assert (await api.admin.post("/users", json=user("u-2"), headers=KEY)).status_code == 201
 
 
-async def test_the_answer_is_sealed_and_goes_with_the_person(api: Clients, owner: Connection) -> None:
+async def test_the_answer_is_encrypted_and_goes_with_the_person(api: Clients, owner: Connection) -> None:
     await api.admin.post("/users", json=user(name="Canary Lovelace"), headers=KEY)
     row = await owner.fetchrow("SELECT * FROM idempotent_answers")
     assert row is not None
@@ -110,47 +110,47 @@ async def test_the_answer_is_sealed_and_goes_with_the_person(api: Clients, owner
     assert_problem(again, 410, "user_erased")
 
 
-async def claim_with(database: Database, sealer: Sealer, **changes: Any) -> idempotency.Claim:
+async def claim_with(database: Database, cipher: Cipher, **changes: Any) -> idempotency.Claim:
     """A claim in a transaction of its own."""
     arguments: dict[str, Any] = {"key_id": "key_1", "idempotency_key": "k", "fingerprint": b"f"}
     async with database.transaction() as connection:
-        return await idempotency.claim(connection, sealer, **{**arguments, **changes})
+        return await idempotency.claim(connection, cipher, **{**arguments, **changes})
 
 
 async def test_in_two_transactions_a_retry_in_between_gets_the_same_token(
-    database: Database, sealer: Sealer
+    database: Database, cipher: Cipher
 ) -> None:
-    first = await claim_with(database, sealer)
-    again = await claim_with(database, sealer)
+    first = await claim_with(database, cipher)
+    again = await claim_with(database, cipher)
     assert first.replay is again.replay is None
     assert first.token == again.token
-    assert first.token != (await claim_with(database, sealer, idempotency_key="other")).token
-    assert first.token != (await claim_with(database, sealer, key_id="key_2")).token
+    assert first.token != (await claim_with(database, cipher, idempotency_key="other")).token
+    assert first.token != (await claim_with(database, cipher, key_id="key_2")).token
 
 
-async def test_in_two_transactions_the_first_answer_stays(database: Database, sealer: Sealer) -> None:
-    claims = [await claim_with(database, sealer) for _ in range(2)]
+async def test_in_two_transactions_the_first_answer_stays(database: Database, cipher: Cipher) -> None:
+    claims = [await claim_with(database, cipher) for _ in range(2)]
     for number, held in enumerate(claims):
         async with database.transaction() as connection:
             answer = StoredAnswer(202, {"location": "/x"}, b"answer %d" % number)
-            await idempotency.keep(connection, sealer, held, answer, subject=None)
-    kept = await claim_with(database, sealer)
+            await idempotency.keep(connection, cipher, held, answer, subject=None)
+    kept = await claim_with(database, cipher)
     assert kept.replay == StoredAnswer(202, {"location": "/x"}, b"answer 0")
 
 
-async def test_an_answer_about_nobody_who_is_there_is_not_kept(database: Database, sealer: Sealer) -> None:
-    held = await claim_with(database, sealer)
+async def test_an_answer_about_nobody_who_is_there_is_not_kept(database: Database, cipher: Cipher) -> None:
+    held = await claim_with(database, cipher)
     async with database.connection() as connection:
-        with pytest.raises(UserErased):
-            await idempotency.keep(connection, sealer, held, StoredAnswer(202, {}, b"x"), subject="u-none")
+        with pytest.raises(UserErasedError):
+            await idempotency.keep(connection, cipher, held, StoredAnswer(202, {}, b"x"), subject="u-none")
 
 
-async def test_a_claim_that_is_rolled_back_lets_the_waiting_one_work(database: Database, sealer: Sealer) -> None:
+async def test_a_claim_that_is_rolled_back_lets_the_waiting_one_work(database: Database, cipher: Cipher) -> None:
     async with database.connection() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        held = await idempotency.claim(connection, sealer, key_id="key_1", idempotency_key="k", fingerprint=b"f")
-        waiting = asyncio.create_task(claim_with(database, sealer, fingerprint=b"other"))
+        held = await idempotency.claim(connection, cipher, key_id="key_1", idempotency_key="k", fingerprint=b"f")
+        waiting = asyncio.create_task(claim_with(database, cipher, fingerprint=b"other"))
         await asyncio.sleep(0.1)
         assert not waiting.done()
         await transaction.rollback()

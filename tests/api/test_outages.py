@@ -15,9 +15,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from api.app import create_app
 from api.problems import _translate
 from api.resources import Resources, limiter_database
-from models.errors import StoreUnavailable, TemporalUnavailable
+from models.errors import StoreUnavailableError, TemporalUnavailableError
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime import migrate
 from runtime.database import Database, DatabaseUnreachable
 from runtime.embedded.postgres import EmbeddedPostgres
@@ -49,7 +49,7 @@ async def eventually(client: httpx.AsyncClient, path: str, status: int) -> httpx
 
 
 async def test_the_edge_starts_before_postgres_and_outlives_it(
-    frail: tuple[EmbeddedPostgres, Settings], sealer: Sealer
+    frail: tuple[EmbeddedPostgres, Settings], cipher: Cipher
 ) -> None:
     server, settings = frail
     database = Database(server.runtime_url, size=4, application="test")
@@ -59,7 +59,7 @@ async def test_the_edge_starts_before_postgres_and_outlives_it(
     await server.stop()
 
     pool = Database(server.runtime_url, size=4, application="api")
-    resources = Resources(settings, pool, limiter_database(server.runtime_url), sealer, None)
+    resources = Resources(settings, pool, limiter_database(server.runtime_url), cipher, None)
     app = create_app(resources)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=bearer(key)) as client:
@@ -98,7 +98,7 @@ async def test_readiness_names_the_dependency_that_is_away(api: Clients) -> None
 
 
 async def test_readiness_is_200_when_all_answer(resources: Resources, temporal: Client) -> None:
-    complete = Resources(resources.settings, resources.database, resources.limiter, resources.sealer, temporal)
+    complete = Resources(resources.settings, resources.database, resources.limiter, resources.cipher, temporal)
     transport = httpx.ASGITransport(create_app(complete))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL) as client:
         answer = await client.get("/health/ready")
@@ -115,22 +115,22 @@ async def test_a_process_that_lives_says_so(api: Clients) -> None:
 
 
 async def test_a_temporal_that_was_never_there_is_unavailable(resources: Resources) -> None:
-    with pytest.raises(TemporalUnavailable):
+    with pytest.raises(TemporalUnavailableError):
         await resources.require_temporal()
 
 
 async def test_a_temporal_that_is_there_is_handed_over(resources: Resources, temporal: Client) -> None:
-    complete = Resources(resources.settings, resources.database, resources.limiter, resources.sealer, temporal)
+    complete = Resources(resources.settings, resources.database, resources.limiter, resources.cipher, temporal)
     assert await complete.require_temporal() is temporal
 
 
 @pytest.mark.parametrize(
     ("error", "answer"),
     [
-        (RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), TemporalUnavailable),
-        (RPCError("slow", RPCStatusCode.DEADLINE_EXCEEDED, b""), TemporalUnavailable),
-        (DatabaseUnreachable("gone"), StoreUnavailable),
-        (asyncpg.DeadlockDetectedError("again"), StoreUnavailable),
+        (RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), TemporalUnavailableError),
+        (RPCError("slow", RPCStatusCode.DEADLINE_EXCEEDED, b""), TemporalUnavailableError),
+        (DatabaseUnreachable("gone"), StoreUnavailableError),
+        (asyncpg.DeadlockDetectedError("again"), StoreUnavailableError),
     ],
 )
 def test_what_goes_away_is_unavailable(error: Exception, answer: type[Exception]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from tests.support.http import Clients, assert_problem
 from tests.support.log import NOON, Happening, Log, click, purchase
@@ -18,8 +18,8 @@ REFUND = "transaction.refund"
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer) -> Log:
-    return Log(database, sealer)
+def log(database: Database, cipher: Cipher) -> Log:
+    return Log(database, cipher)
 
 
 async def test_a_profile_shows_what_events_tell(api: Clients, log: Log) -> None:
@@ -124,7 +124,7 @@ async def set_aside(api: Clients, log: Log, user: str) -> dict[str, Any]:
     await log.project()
     (shown,) = (await api.admin.get("/poison-events", params={"status": "open"})).json()["data"]
     assert (shown["event_id"], shown["user_id"], shown["consumer"]) == ("poison", user, "projector")
-    assert (shown["tries"], shown["error_type"]) == (3, "CannotOpen")
+    assert (shown["tries"], shown["error_type"]) == (3, "DecryptionError")
     return dict(shown)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.wire.users import UserProfile
+from models.schemas.users import UserProfile
 from tests.support.builders import EVERYTHING, collected, user
 from tests.support.http import Clients, assert_problem, field_errors
 

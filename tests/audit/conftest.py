@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from privacy.audit_chain import SealKey
-from privacy.sealing import Sealer
+from privacy.audit_chain import CheckpointKey
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from tests.api.conftest import api, api_settings, app, limiter, no_temporal, resources
@@ -28,6 +28,6 @@ async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connect
 
 
 @pytest.fixture
-def log(database: Database, superuser: asyncpg.Connection[asyncpg.Record], sealer: Sealer) -> Log:
+def log(database: Database, superuser: asyncpg.Connection[asyncpg.Record], cipher: Cipher) -> Log:
     """The audit log of an empty database."""
-    return Log(database, superuser, SealKey(sealer))
+    return Log(database, superuser, CheckpointKey(cipher))

@@ -1,4 +1,4 @@
-"""The audit log in tests: rows of the past, sealing, checking."""
+"""The audit log in tests: rows of the past, checkpointing, checking."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import asyncpg
 from temporalio.testing import ActivityEnvironment
 
-from activities.audit import AuditSealing
-from models.messages.audit import AuditHead, AuditSealed
-from privacy.audit_chain import SealKey
+from activities.audit import AuditCheckpoints
+from models.temporal.audit import AuditCheckpointResult, AuditHead
+from privacy.audit_chain import CheckpointKey
 from runtime.database import Database
-from store import audit_verification
-from store.audit_verification import Verified
+from store.audit import verification
+from store.audit.verification import Verified
 
 
 def hours_ago(hours: int, minutes: int = 0) -> datetime:
@@ -29,7 +29,7 @@ class Log:
 
     database: Database
     superuser: asyncpg.Connection[asyncpg.Record]
-    key: SealKey
+    key: CheckpointKey
 
     async def add(self, occurred_at: datetime, user_id: str = "u-1", **columns: Any) -> int:
         """A row of the past; gives its number."""
@@ -54,16 +54,18 @@ class Log:
             for minute in range(rows):
                 await self.add(hours_ago(hour, minute), f"u-{minute}", details='{"n": 1}', subjects=["u-7", "u-8"])
 
-    async def seal(self, told_before: AuditHead | None = None) -> AuditSealed:
-        """Seal what is due."""
-        sealing = AuditSealing(self.database, self.key)
-        sealed: AuditSealed = await ActivityEnvironment().run(sealing.seal, told_before)
-        return sealed
+    async def checkpoint(self, told_before: AuditHead | None = None) -> AuditCheckpointResult:
+        """Checkpoint what is due."""
+        checkpointing = AuditCheckpoints(self.database, self.key)
+        checkpointed: AuditCheckpointResult = await ActivityEnvironment().run(
+            checkpointing.checkpoint, told_before
+        )
+        return checkpointed
 
     async def verify(self, head: bytes | None = None) -> Verified:
         """Check the log; raises ChainBroken."""
         async with self.database.transaction() as connection:
-            return await audit_verification.verify(connection, self.key, head)
+            return await verification.verify(connection, self.key, head)
 
     async def rows(self) -> list[dict[str, Any]]:
         """All rows, the oldest first."""

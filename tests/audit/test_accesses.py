@@ -262,7 +262,7 @@ async def test_refusals_need_no_second_connection(
     narrow = Database(database_url, size=1, application="narrow")
     await narrow.open()
     try:
-        given = (resources.settings, narrow, resources.limiter, resources.sealer, resources.temporal)
+        given = (resources.settings, narrow, resources.limiter, resources.cipher, resources.temporal)
         async with clients_of(create_app(Resources(*given)), log.database) as clients:
             answers = await asyncio.gather(*(clients.admin.get(f"/users/no-{number}") for number in range(10)))
     finally:

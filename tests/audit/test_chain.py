@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from models.messages.audit import AuditHead
-from privacy.audit_chain import ChainBroken
+from models.temporal.audit import AuditHead
+from privacy.audit_chain import ChainBrokenError
 from tests.audit.log import Log, hours_ago
 
 BEFORE_MIDDLE, MIDDLE, AFTER_MIDDLE = hours_ago(5), hours_ago(4), hours_ago(3)
@@ -18,27 +18,29 @@ def named(hour: Any) -> str:
 
 
 @pytest.fixture
-async def sealed(log: Log) -> Log:
-    """Six hours, of which one is empty, sealed."""
+async def checkpointed(log: Log) -> Log:
+    """Six hours, of which one is empty, checkpointed."""
     await log.fill(7, 5, 4, 3, 2)
-    done = await log.seal()
+    done = await log.checkpoint()
     assert done.hours >= 6
     await log.verify()
     return log
 
 
-async def test_a_log_that_nobody_touched_is_as_it_was_sealed(sealed: Log) -> None:
-    found = await sealed.verify()
+async def test_a_log_that_nobody_touched_is_as_it_was_checkpointed(checkpointed: Log) -> None:
+    found = await checkpointed.verify()
     assert (found.rows, found.expired_hours) == (15, 0)
     assert found.hours >= 6
     assert found.newest is not None
 
 
-async def test_sealing_again_changes_nothing_and_an_hour_that_is_not_over_is_not_sealed(sealed: Log) -> None:
-    before = await sealed.verify()
-    await sealed.add(hours_ago(0))
-    assert (await sealed.seal()).hours <= 1  # the hour may have turned meanwhile
-    assert (await sealed.verify()).rows >= before.rows
+async def test_checkpointing_again_changes_nothing_and_an_hour_that_is_not_over_is_not_checkpointed(
+    checkpointed: Log,
+) -> None:
+    before = await checkpointed.verify()
+    await checkpointed.add(hours_ago(0))
+    assert (await checkpointed.checkpoint()).hours <= 1  # the hour may have turned meanwhile
+    assert (await checkpointed.verify()).rows >= before.rows
 
 
 CHANGES = {
@@ -65,103 +67,103 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_one_row_is_found(sealed: Log, change: str) -> None:
-    first = next(row["audit_id"] for row in await sealed.rows() if row["occurred_at"] >= MIDDLE)
-    done = await sealed.superuser.execute(CHANGES[change], first)
+async def test_one_row_is_found(checkpointed: Log, change: str) -> None:
+    first = next(row["audit_id"] for row in await checkpointed.rows() if row["occurred_at"] >= MIDDLE)
+    done = await checkpointed.superuser.execute(CHANGES[change], first)
     assert done in {"UPDATE 1", "UPDATE 2", "DELETE 1", "INSERT 0 1"}
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()
 
 
-async def test_a_whole_hour_that_was_deleted_is_found(sealed: Log) -> None:
-    await sealed.superuser.execute(
+async def test_a_whole_hour_that_was_deleted_is_found(checkpointed: Log) -> None:
+    await checkpointed.superuser.execute(
         "DELETE FROM audit_log WHERE occurred_at >= $1 AND occurred_at < $2", MIDDLE, AFTER_MIDDLE
     )
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()
 
 
-async def test_a_row_in_an_hour_that_was_sealed_as_empty_is_found(sealed: Log) -> None:
-    await sealed.add(hours_ago(6, 30))
-    with pytest.raises(ChainBroken, match=named(hours_ago(6))):
-        await sealed.verify()
+async def test_a_row_in_an_hour_that_was_checkpointed_as_empty_is_found(checkpointed: Log) -> None:
+    await checkpointed.add(hours_ago(6, 30))
+    with pytest.raises(ChainBrokenError, match=named(hours_ago(6))):
+        await checkpointed.verify()
 
 
-async def test_a_row_from_before_the_first_seal_is_found(sealed: Log) -> None:
-    await sealed.add(hours_ago(20, 30))
-    with pytest.raises(ChainBroken, match=named(hours_ago(20))):
-        await sealed.verify()
+async def test_a_row_from_before_the_first_checkpoint_is_found(checkpointed: Log) -> None:
+    await checkpointed.add(hours_ago(20, 30))
+    with pytest.raises(ChainBrokenError, match=named(hours_ago(20))):
+        await checkpointed.verify()
 
 
-async def test_a_seal_that_was_deleted_is_found_with_and_without_its_rows(sealed: Log) -> None:
-    await sealed.superuser.execute("DELETE FROM audit_seals WHERE hour = $1", MIDDLE)
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
-    await sealed.superuser.execute(
+async def test_a_checkpoint_that_was_deleted_is_found_with_and_without_its_rows(checkpointed: Log) -> None:
+    await checkpointed.superuser.execute("DELETE FROM audit_checkpoints WHERE hour = $1", MIDDLE)
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()
+    await checkpointed.superuser.execute(
         "DELETE FROM audit_log WHERE occurred_at >= $1 AND occurred_at < $2", MIDDLE, AFTER_MIDDLE
     )
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()
 
 
-async def test_a_beginning_that_was_cut_off_is_found(sealed: Log) -> None:
-    await sealed.superuser.execute("DELETE FROM audit_seals WHERE hour < $1", MIDDLE)
-    await sealed.superuser.execute("DELETE FROM audit_log WHERE occurred_at < $1", MIDDLE)
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
+async def test_a_beginning_that_was_cut_off_is_found(checkpointed: Log) -> None:
+    await checkpointed.superuser.execute("DELETE FROM audit_checkpoints WHERE hour < $1", MIDDLE)
+    await checkpointed.superuser.execute("DELETE FROM audit_log WHERE occurred_at < $1", MIDDLE)
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()
 
 
-async def test_an_end_that_was_cut_off_is_found_until_the_sealer_has_made_it_anew_and_by_its_head_for_ever(
-    sealed: Log,
+async def test_an_end_that_was_cut_off_is_found_until_the_checkpoint_worker_has_made_it_anew_and_by_its_head_for_ever(
+    checkpointed: Log,
 ) -> None:
-    newest = (await sealed.verify()).newest
+    newest = (await checkpointed.verify()).newest
     assert newest is not None
     told = AuditHead(hour=newest.hour, head=newest.head.hex())
-    await sealed.superuser.execute("DELETE FROM audit_seals WHERE hour >= $1", MIDDLE)
-    await sealed.superuser.execute("DELETE FROM audit_log WHERE occurred_at >= $1", MIDDLE)
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
-    await sealed.seal(told)
-    await sealed.verify()
-    with pytest.raises(ChainBroken, match=newest.head.hex()):
-        await sealed.verify(newest.head)
-    [lost] = [row for row in await sealed.rows() if row["action"] == "audit.chain_lost"]
+    await checkpointed.superuser.execute("DELETE FROM audit_checkpoints WHERE hour >= $1", MIDDLE)
+    await checkpointed.superuser.execute("DELETE FROM audit_log WHERE occurred_at >= $1", MIDDLE)
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()
+    await checkpointed.checkpoint(told)
+    await checkpointed.verify()
+    with pytest.raises(ChainBrokenError, match=newest.head.hex()):
+        await checkpointed.verify(newest.head)
+    [lost] = [row for row in await checkpointed.rows() if row["action"] == "audit.chain_lost"]
     assert lost["details"] == {"hour": newest.hour.isoformat(), "head": newest.head.hex()}
 
 
-async def test_everything_that_was_deleted_is_found_by_a_head(sealed: Log) -> None:
-    newest = (await sealed.verify()).newest
+async def test_everything_that_was_deleted_is_found_by_a_head(checkpointed: Log) -> None:
+    newest = (await checkpointed.verify()).newest
     assert newest is not None
-    await sealed.superuser.execute("DELETE FROM audit_seals; DELETE FROM audit_log")
-    with pytest.raises(ChainBroken, match=newest.head.hex()):
-        await sealed.verify(newest.head)
+    await checkpointed.superuser.execute("DELETE FROM audit_checkpoints; DELETE FROM audit_log")
+    with pytest.raises(ChainBrokenError, match=newest.head.hex()):
+        await checkpointed.verify(newest.head)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE audit_seals SET rows = 2 WHERE hour = $1",
-        "UPDATE audit_seals SET digest = sha256('') WHERE hour = $1",
-        "UPDATE audit_seals SET expires_before = now() WHERE hour = $1",
-        "UPDATE audit_seals SET sealed_at = sealed_at + interval '1 microsecond' WHERE hour = $1",
-        "UPDATE audit_seals SET previous = sha256('') WHERE hour = $1",
-        "UPDATE audit_seals SET head = sha256('') WHERE hour = $1",
-        "UPDATE audit_seals SET sealed_with = 'another' WHERE hour = $1",
+        "UPDATE audit_checkpoints SET rows = 2 WHERE hour = $1",
+        "UPDATE audit_checkpoints SET digest = sha256('') WHERE hour = $1",
+        "UPDATE audit_checkpoints SET expires_before = now() WHERE hour = $1",
+        "UPDATE audit_checkpoints SET created_at = created_at + interval '1 microsecond' WHERE hour = $1",
+        "UPDATE audit_checkpoints SET previous = sha256('') WHERE hour = $1",
+        "UPDATE audit_checkpoints SET head = sha256('') WHERE hour = $1",
+        "UPDATE audit_checkpoints SET key_check = 'another' WHERE hour = $1",
     ],
 )
-async def test_a_seal_that_was_changed_is_found(sealed: Log, change: str) -> None:
-    assert await sealed.superuser.execute(change, MIDDLE) == "UPDATE 1"
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
+async def test_a_checkpoint_that_was_changed_is_found(checkpointed: Log, change: str) -> None:
+    assert await checkpointed.superuser.execute(change, MIDDLE) == "UPDATE 1"
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()
 
 
-async def test_seals_of_two_hours_that_changed_places_are_found(sealed: Log) -> None:
-    await sealed.superuser.execute(
-        """UPDATE audit_seals a SET rows = b.rows, digest = b.digest, previous = b.previous, head = b.head,
-                                    expires_before = b.expires_before, sealed_at = b.sealed_at
-             FROM audit_seals b WHERE a.hour IN ($1, $2) AND b.hour IN ($1, $2) AND a.hour <> b.hour""",
+async def test_checkpoints_of_two_hours_that_changed_places_are_found(checkpointed: Log) -> None:
+    await checkpointed.superuser.execute(
+        """UPDATE audit_checkpoints a SET rows = b.rows, digest = b.digest, previous = b.previous, head = b.head,
+                                    expires_before = b.expires_before, created_at = b.created_at
+             FROM audit_checkpoints b WHERE a.hour IN ($1, $2) AND b.hour IN ($1, $2) AND a.hour <> b.hour""",
         MIDDLE,
         AFTER_MIDDLE,
     )
-    with pytest.raises(ChainBroken, match=named(MIDDLE)):
-        await sealed.verify()
+    with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
+        await checkpointed.verify()

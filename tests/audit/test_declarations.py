@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.app import create_app
 from api.dependencies import AuditOf, InTransaction
-from api.guard import GuardedRoute, UndeclaredRouteError, allow, audited, impersonal, public
+from api.guard import GuardedRoute, UndeclaredRouteError, allow, audited, not_audited, public
 from api.resources import Resources
 from api.responses import json_response
 from models.vocabulary import Role
@@ -29,7 +29,7 @@ async def public_and_audited() -> None: ...
 
 
 @public
-@impersonal
+@not_audited
 async def public_and_impersonal() -> None: ...
 
 

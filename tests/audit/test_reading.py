@@ -90,11 +90,11 @@ async def test_only_admins_may_read_it(api: Clients) -> None:
             assert_problem(await client.get(path), 403, "forbidden")
 
 
-async def test_the_head_is_that_of_the_newest_seal(api: Clients, log: Log) -> None:
-    nothing = {"hour": None, "head": None, "rows": None, "sealed_at": None}
+async def test_the_head_is_that_of_the_newest_checkpoint(api: Clients, log: Log) -> None:
+    nothing = {"hour": None, "head": None, "rows": None, "created_at": None}
     assert (await api.admin.get("/audit/head")).json() == nothing
     await log.fill(4)
-    newest = (await log.seal()).newest
+    newest = (await log.checkpoint()).newest
     assert newest is not None
     head = (await api.admin.get("/audit/head")).json()
     assert head["head"] == newest.head
@@ -121,11 +121,11 @@ async def test_verify_says_so_where_all_is_well_and_names_the_hour_where_it_is_n
     log: Log, api_settings: Settings
 ) -> None:
     await log.fill(4, 3)
-    newest = (await log.seal()).newest
+    newest = (await log.checkpoint()).newest
     assert newest is not None
     code, out, err = await perennial(api_settings, "audit", "verify", "--head", newest.head)
     assert (code, err) == (0, "")
-    assert "as it was sealed: 6 rows" in out
+    assert "as it was checkpointed: 6 rows" in out
     assert newest.head in out
     await log.superuser.execute("UPDATE audit_log SET actor = 'nobody' WHERE occurred_at = $1", hours_ago(4))
     code, out, err = await perennial(api_settings, "audit", "verify")
@@ -150,5 +150,5 @@ async def test_every_access_of_a_day_through_the_api_is_in_the_chain(api: Client
     await api.admin.get("/users/u-1")
     assert len(await log.rows()) == 2
     await log.superuser.execute("UPDATE audit_log SET occurred_at = occurred_at - interval '2 hours'")
-    await log.seal()
+    await log.checkpoint()
     assert (await log.verify()).rows == 2

@@ -17,12 +17,12 @@ from activities.instances import Instances
 from activities.messages import Messages
 from activities.outbox import Outbox
 from activities.recording import StepRecorder
-from activities.templates import TEMPLATES
+from delivery.templates import TEMPLATES
 from models.vocabulary import DeadLetterStatus, InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import dead_letters, replays
-from store.dead_letters import Filter, StoredDeadLetter
+from store.instances import dead_letters, replays
+from store.instances.dead_letters import Filter, StoredDeadLetter
 from tests.dead_letters.journeys import Acts, InARow, LivesWithIt, Mended, SideBySide, WithAWait
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
@@ -45,7 +45,7 @@ class Stage:
             while True:
                 async with self.runs.database.connection() as connection:
                     wanted = Filter(instance_id=run.instance_id)
-                    found = await dead_letters.page(connection, self.runs.sealer, wanted, before=None, limit=9)
+                    found = await dead_letters.page(connection, self.runs.cipher, wanted, before=None, limit=9)
                 assert len(found) <= 1
                 if found and found[0].status is status:
                     return found[0]
@@ -69,44 +69,44 @@ class Stage:
 
     async def replay(self, letter: StoredDeadLetter) -> None:
         async with self.runs.database.transaction() as connection:
-            await replays.request(connection, self.runs.sealer, letter.dead_letter_id)
+            await replays.request(connection, self.runs.cipher, letter.dead_letter_id)
 
 
 @asynccontextmanager
 async def working(runs: Runs, acts: Acts, workflows: Sequence[type[Any]]) -> AsyncIterator[None]:
     """A worker for some journeys."""
     messages = Messages(
-        runs.database, runs.sealer, {}, {}, resend_unconfirmed=False, cap=None, templates=TEMPLATES
+        runs.database, runs.cipher, {}, {}, resend_unconfirmed=False, cap=None, templates=TEMPLATES
     )
     async with Worker(
         runs.environment.client,
         task_queue=runs.task_queue,
         workflows=workflows,
-        activities=[Instances(runs.database, runs.sealer).record, acts.act, messages.withdraw],
+        activities=[Instances(runs.database, runs.cipher).record, acts.act, messages.withdraw],
         workflow_runner=workflow_runner(),
-        interceptors=[OutcomeInterceptor(), StepRecorder(runs.database, runs.sealer)],
+        interceptors=[OutcomeInterceptor(), StepRecorder(runs.database, runs.cipher)],
     ):
         yield
 
 
 @asynccontextmanager
 async def set_up(
-    environment: WorkflowEnvironment, database: Database, sealer: Sealer, queue: str
+    environment: WorkflowEnvironment, database: Database, cipher: Cipher, queue: str
 ) -> AsyncIterator[Stage]:
     """A stage on some Temporal, with an outbox that is carried."""
-    carrier = Outbox(database, sealer, environment.client, queue, startables())
+    carrier = Outbox(database, cipher, environment.client, queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     with environment.with_time_skipping_disabled():
-        yield Stage(Runs(environment, database, sealer, queue, JOURNEYS), Acts())
+        yield Stage(Runs(environment, database, cipher, queue, JOURNEYS), Acts())
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture
 async def stage(
-    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, tmp_path_factory: pytest.TempPathFactory
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stage]:
-    async with set_up(skipping, database, sealer, tmp_path_factory.mktemp("dead-letters").name) as stage:
+    async with set_up(skipping, database, cipher, tmp_path_factory.mktemp("dead-letters").name) as stage:
         yield stage
 
 

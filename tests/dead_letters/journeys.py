@@ -10,14 +10,14 @@ from temporalio import activity, workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from models.messages.execution import StepMessage, TemporalMessage
     from models.rules.durations import Duration
+    from models.temporal.execution import StepInput, TemporalPayload
     from workflows.base import LifecycleWorkflow
     from workflows.catalog import Parameters, lifecycle
     from workflows.policies import STORE
 
 
-class Done(TemporalMessage):
+class Done(TemporalPayload):
     """What an act gave."""
 
     step: str
@@ -32,7 +32,7 @@ class Acts:
         self.slow: dict[str, float] = {}
 
     @activity.defn(name="test.act")
-    async def act(self, message: StepMessage) -> Done:
+    async def act(self, message: StepInput) -> Done:
         """The effect."""
         step = message.step_context.step
         if step in self.slow:
@@ -54,10 +54,10 @@ class InARow(LifecycleWorkflow[Waits]):
     """Three steps, of which the second may be a local one."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepMessage())
+        await self.step("first", Acts.act, StepInput())
         self.variables["first"] = True
-        await self.step("local", Acts.act, StepMessage(), policy=STORE)
-        await self.step("outside", Acts.act, StepMessage())
+        await self.step("local", Acts.act, StepInput(), policy=STORE)
+        await self.step("outside", Acts.act, StepInput())
         self.variables["all"] = True
 
 
@@ -66,9 +66,9 @@ class SideBySide(LifecycleWorkflow[Waits]):
     """Steps at the same time, and one after them."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("before", Acts.act, StepMessage())
-        await asyncio.gather(*(self.step(name, Acts.act, StepMessage()) for name in ("one", "two", "three")))
-        await self.step("after", Acts.act, StepMessage())
+        await self.step("before", Acts.act, StepInput())
+        await asyncio.gather(*(self.step(name, Acts.act, StepInput()) for name in ("one", "two", "three")))
+        await self.step("after", Acts.act, StepInput())
 
 
 @lifecycle("with_a_wait", purpose=None, exit_on="shop.leave")
@@ -78,7 +78,7 @@ class WithAWait(LifecycleWorkflow[Waits]):
     async def journey(self, parameters: Waits) -> None:
         event, _ = await asyncio.gather(
             self.wait_for_event("shop.visit", within=timedelta(days=1)),
-            self.step("beside", Acts.act, StepMessage()),
+            self.step("beside", Acts.act, StepInput()),
         )
         self.variables["visited"] = event is not None
 
@@ -94,16 +94,16 @@ class LivesWithIt(LifecycleWorkflow[Rounds]):
     """Catches the failure of a step, goes on for so long that a new run carries it, and gives up then."""
 
     async def journey(self, parameters: Rounds) -> None:
-        await self.step("before", Acts.act, StepMessage())
-        tried = (self.step(name, Acts.act, StepMessage()) for name in ("one", "two", "three"))
+        await self.step("before", Acts.act, StepInput())
+        tried = (self.step(name, Acts.act, StepInput()) for name in ("one", "two", "three"))
         failures = [each for each in await asyncio.gather(*tried, return_exceptions=True) if each is not None]
         for _ in range(parameters.rounds):
-            await self.step("round", Acts.act, StepMessage(), policy=STORE)
+            await self.step("round", Acts.act, StepInput(), policy=STORE)
             await self.sleep(parameters.rest)
         for failure in failures:
             if isinstance(failure, ActivityError):
                 raise failure
-        await self.step("after", Acts.act, StepMessage())
+        await self.step("after", Acts.act, StepInput())
 
 
 def _bug() -> None:
@@ -115,7 +115,7 @@ class Buggy(LifecycleWorkflow[Waits]):
     """Has a bug."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepMessage())
+        await self.step("first", Acts.act, StepInput())
         _bug()
 
 
@@ -124,8 +124,8 @@ class Mended(LifecycleWorkflow[Waits]):
     """Has none any more."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepMessage())
-        await self.step("second", Acts.act, StepMessage())
+        await self.step("first", Acts.act, StepInput())
+        await self.step("second", Acts.act, StepInput())
 
 
 @lifecycle("mended", purpose=None)
@@ -133,5 +133,5 @@ class Patient(LifecycleWorkflow[Waits]):
     """Has none any more either, and waits where it was."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepMessage())
+        await self.step("first", Acts.act, StepInput())
         await self.wait_for_event("shop.visit", within=timedelta(days=1))

@@ -13,12 +13,14 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.replays import Replays
 from api.executions import Executions
-from models.messages.callbacks import CallbackDue, callback_workflow_id
-from models.messages.execution import Progress, StepContext
+from models.temporal.callbacks import CallbackDue, callback_workflow_id
+from models.temporal.execution import Progress, StepContext
 from models.vocabulary import DeadLetterStatus, InstanceStatus, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import callbacks, data_keys, instances, replays, steps, withdrawals
+from store.consents import withdrawals
+from store.instances import attempts, callbacks, instances, replays
+from store.users import data_keys
 from tests.dead_letters.conftest import Stage, working
 from tests.dead_letters.journeys import Acts, Buggy, InARow, Mended, Patient
 from tests.support.people import Customer
@@ -144,7 +146,7 @@ async def test_a_letter_that_is_given_back_is_an_end_of_its_own_and_told_as_one(
     played.acts.failing = {"outside"}
     run = await played.failed(customer, "in_a_row")
     async with played.runs.database.transaction() as connection:
-        key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
+        key = await data_keys.require(connection, played.runs.cipher, customer.user_id)
         await callbacks.place(connection, key, run.instance_id, "https://example.com/hook")
         await connection.execute("UPDATE dead_letters SET run_id = $1", str(uuid.uuid4()))
     await played.replay(await played.letter(run))
@@ -178,14 +180,14 @@ async def test_a_wait_beside_the_failed_step_and_an_exit_hear_of_what_came_meanw
     run = await played.failed(customer, "with_a_wait")
     letter = await played.letter(run)
     async with played.runs.database.transaction() as connection:
-        key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
+        key = await data_keys.require(connection, played.runs.cipher, customer.user_id)
         await connection.execute("SELECT ensure_events_partition(date_trunc('month', now())::date)")
         await connection.execute(
             """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
                                    historical, body)
                VALUES ('e-meanwhile', $1, $3, now(), 's', 0, 1, false, $2)""",
             customer.user_id,
-            key.seal_json("events.body", {}),
+            key.encrypt_json("events.body", {}),
             event_type,
         )
     played.acts.failing = set()
@@ -221,11 +223,11 @@ async def test_what_a_replaced_run_still_writes_is_dropped(played: Stage, custom
         max_attempts=1,
     )
     async with played.runs.database.transaction() as connection:
-        key = await data_keys.require(connection, played.runs.sealer, customer.user_id)
+        key = await data_keys.require(connection, played.runs.cipher, customer.user_id)
         assert not await instances.write_progress(connection, key, progress, letter.run_id)
-        sealer = played.runs.sealer
-        assert not (await steps.begin_attempt(connection, sealer, context, letter.run_id))[0].known
-        assert (await steps.begin_attempt(connection, sealer, context, "another run"))[0].known
+        cipher = played.runs.cipher
+        assert not (await attempts.begin_attempt(connection, cipher, context, letter.run_id))[0].known
+        assert (await attempts.begin_attempt(connection, cipher, context, "another run"))[0].known
 
 
 async def test_a_history_that_is_gone_leaves_the_letter_open_and_the_instance_failed(
@@ -242,7 +244,7 @@ async def test_a_history_that_is_gone_leaves_the_letter_open_and_the_instance_fa
     assert (await played.runs.context(run)).error == before.error
 
 
-async def test_a_replay_that_is_delivered_twice_is_one(played: Stage, customer: Customer, sealer: Sealer) -> None:
+async def test_a_replay_that_is_delivered_twice_is_one(played: Stage, customer: Customer, cipher: Cipher) -> None:
     """The outbox died after the reset and before it dropped its letter."""
     played.acts.failing = {"outside"}
     run = await played.failed(customer, "in_a_row")
@@ -252,40 +254,40 @@ async def test_a_replay_that_is_delivered_twice_is_one(played: Stage, customer: 
     client = played.runs.environment.client
     while (described := await run.handle.describe()).run_id == letter.run_id:
         await asyncio.sleep(0.02)
-    await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
+    await Replays(played.runs.database, cipher, client).carry_on(letter.dead_letter_id)
     assert await played.ended(run) is InstanceStatus.COMPLETED
     assert (await played.runs.context(run)).run_id == described.run_id
     assert played.acts.effects == {"first": 1, "local": 1, "outside": 1}
-    await Replays(played.runs.database, sealer, client).carry_on(letter.dead_letter_id)
+    await Replays(played.runs.database, cipher, client).carry_on(letter.dead_letter_id)
     assert (await client.get_workflow_handle(run.handle.id).describe()).run_id == described.run_id
 
 
 async def test_a_replay_that_nobody_has_delivered_yet_shows_as_running(
-    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, customer: Customer
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, customer: Customer
 ) -> None:
     """Temporal still says that the run has failed; the request was answered, and holds."""
-    stage = Stage(Runs(skipping, database, sealer, f"undelivered-{uuid.uuid4().hex}", [InARow]), Acts())
+    stage = Stage(Runs(skipping, database, cipher, f"undelivered-{uuid.uuid4().hex}", [InARow]), Acts())
     stage.acts.failing = {"local"}
     async with working(stage.runs, stage.acts, [InARow]):
         run = await stage.failed(customer, "in_a_row")
     await stage.replay(await stage.letter(run))
-    sight = await Executions(database, sealer, skipping.client, "unused").look("in_a_row", run.instance_id)
+    sight = await Executions(database, cipher, skipping.client, "unused").look("in_a_row", run.instance_id)
     assert (sight.stored.status, sight.stored.error, sight.stale) == (InstanceStatus.RUNNING, None, False)
     await stage.letter(run, DeadLetterStatus.REPLAYING)
 
 
 async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_for_good(
-    played: Stage, database: Database, sealer: Sealer
+    played: Stage, database: Database, cipher: Cipher
 ) -> None:
     """Temporal has only the run that has failed then, and takes its cancellation without a word."""
-    customer = await Customer.new(database, sealer, Purpose.MARKETING)
+    customer = await Customer.new(database, cipher, Purpose.MARKETING)
     played.acts.failing = {"outside"}
     run = await played.failed(customer, "in_a_row")
     played.acts.failing = set()
     letter = await played.letter(run)
     async with database.transaction() as connection:
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
-        await replays.request(connection, sealer, letter.dead_letter_id)
+        await replays.request(connection, cipher, letter.dead_letter_id)
         await connection.execute("UPDATE temporal_outbox SET due_at = now() + '1 second' WHERE kind = 'replay'")
     async with database.transaction() as connection:
         await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])

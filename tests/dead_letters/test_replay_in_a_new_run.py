@@ -8,9 +8,9 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from models.vocabulary import DeadLetterStatus, InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from runtime.temporal import SealedPayloads
+from runtime.temporal import EncryptedPayloads
 from tests.dead_letters.conftest import Stage, set_up, working
 from tests.dead_letters.journeys import LivesWithIt
 from tests.support.people import Customer
@@ -20,7 +20,7 @@ ROUNDS = 16
 
 
 @pytest.fixture(scope="module")
-async def impatient(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]:
+async def impatient(codec: EncryptedPayloads) -> AsyncIterator[WorkflowEnvironment]:
     """A Temporal that finds a history long when it has sixty events."""
     async with skipping_temporal(codec, "limit.historyCount.suggestContinueAsNew=60") as environment:
         yield environment
@@ -28,11 +28,11 @@ async def impatient(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]
 
 @pytest.fixture
 async def played(
-    impatient: WorkflowEnvironment, database: Database, sealer: Sealer, tmp_path_factory: pytest.TempPathFactory
+    impatient: WorkflowEnvironment, database: Database, cipher: Cipher, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stage]:
     queue = tmp_path_factory.mktemp("new-run").name
     async with (
-        set_up(impatient, database, sealer, queue) as stage,
+        set_up(impatient, database, cipher, queue) as stage,
         working(stage.runs, stage.acts, [LivesWithIt]),
     ):
         yield stage

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from models import errors
-from models.errors import NotFound, PerennialError
+from models.errors import NotFoundError, PerennialError
 from tests.support.processes import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -16,7 +16,7 @@ _CALLS = {"FieldError": 1, "PydanticCustomError": 0, "_query_error": 1, "_refuse
 
 def _kinds(kind: type[PerennialError]) -> Iterator[type[PerennialError]]:
     """What is raised: the kinds that have no kinds of their own, and `not_found`, which is both."""
-    if kind is NotFound or not kind.__subclasses__():
+    if kind is NotFoundError or not kind.__subclasses__():
         yield kind
     for each in kind.__subclasses__():
         yield from _kinds(each)

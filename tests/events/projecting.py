@@ -11,13 +11,13 @@ import uvloop
 from temporalio.worker import Worker
 
 from activities.projector import Projector, start_projectors
+from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
-from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.readiness import announce_ready
 from runtime.settings import Settings, load_settings
 from runtime.telemetry import configure_logging
-from runtime.temporal import SealedPayloads, connect
+from runtime.temporal import EncryptedPayloads, connect
 from worker import HEARTBEAT_THROTTLE, workflow_runner
 from workflows.system.projector import ProjectorWorkflow
 
@@ -28,13 +28,13 @@ async def work(settings: Settings) -> None:
     ring = KeyFile(settings.require_key_file()).load()
     database = Database(settings.require_database_url(), size=settings.database_pool_size, application="worker")
     await database.open()
-    codec = SealedPayloads(ring.payload.current, ring.payload.keys)
+    codec = EncryptedPayloads(ring.payload.current, ring.payload.keys)
     client = await connect(settings, codec, lazy=False)
     worker = Worker(
         client,
         task_queue=settings.task_queue,
         workflows=[ProjectorWorkflow],
-        activities=[Projector(database, Sealer(ring), ()).follow],
+        activities=[Projector(database, Cipher(ring), ()).follow],
         workflow_runner=workflow_runner(),
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=2),

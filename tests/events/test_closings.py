@@ -9,10 +9,12 @@ import pytest
 from activities.projector import Found
 from models.rules.sharding import shard_of
 from models.vocabulary import AccountStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import consent_lock, replay, users
-from store.profile_rows import StoredUser
+from store.consents import locks
+from store.events import refold
+from store.users import users
+from store.users.rows import StoredUser
 from tests.support.locks import until_blocked
 from tests.support.log import Happening, Log, purchase
 
@@ -20,13 +22,13 @@ DELETION = "user.account_deletion"
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer) -> Log:
-    return Log(database, sealer)
+def log(database: Database, cipher: Cipher) -> Log:
+    return Log(database, cipher)
 
 
 async def profile(log: Log, user: str) -> StoredUser:
     async with log.database.connection() as connection:
-        return await users.find(connection, log.sealer, user)
+        return await users.find(connection, log.cipher, user)
 
 
 async def test_a_deletion_of_the_account_closes_it(log: Log) -> None:
@@ -70,7 +72,7 @@ async def test_a_deletion_that_was_set_aside_closes_the_account_when_it_is_repla
             deletion.timestamp,
         )
     async with log.database.transaction() as connection:
-        await replay.replay(connection, log.sealer, (), "p-1")
+        await refold.replay(connection, log.cipher, (), "p-1")
     assert (await profile(log, user)).profile.account_status is AccountStatus.CLOSED
 
 
@@ -80,9 +82,9 @@ async def test_a_closing_waits_for_a_withdrawal_without_a_deadlock(log: Log) -> 
     await log.write(Happening(user, DELETION))
     async with asyncio.timeout(30):
         async with log.database.transaction() as withdrawing:
-            await users.lock_one(withdrawing, log.sealer, user)
+            await users.lock_one(withdrawing, log.cipher, user)
             closing = asyncio.create_task(log.follower(shard_of(user)).step())
             await until_blocked(log.database, 1)
-            await consent_lock.exclude(withdrawing, [user])
+            await locks.exclude(withdrawing, [user])
         assert await closing is Found.SOME  # a deadlock would have made it begin again
     assert (await profile(log, user)).profile.account_status is AccountStatus.CLOSED

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models.rules.activity import Activity, CurrencyTotal
 from models.rules.folding import FoldedEvent, Projection
-from models.rules.money import NoMoney, amount_of, average, currency_of, written
+from models.rules.money import InvalidAmountError, amount_of, average, currency_of, written
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
@@ -98,7 +98,7 @@ def test_money_is_exact() -> None:
     assert average(Decimal("0.125"), 1) == "0.125"
     assert average(Decimal("10"), 0) is None
     assert currency_of("USD") == "USD"
-    with pytest.raises(NoMoney):
+    with pytest.raises(InvalidAmountError):
         currency_of("USDT")
 
 

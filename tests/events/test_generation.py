@@ -14,18 +14,19 @@ from temporalio.testing import WorkflowEnvironment
 
 from api.app import create_app
 from api.resources import Resources, limiter_database
-from models.messages.projection import projector_workflow_id
 from models.rules.sharding import SHARDS
+from models.temporal.projection import projector_workflow_id
 from models.vocabulary import Purpose, Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime import migrate
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.embedded.postgres_files import binaries, environment
 from runtime.embedded.scratch import scratch_postgres
 from runtime.settings import Settings
-from store import consents, generation
-from store.consents import Statement
+from store.consents import consents
+from store.consents.consents import Statement
+from store.events import generation
 from tests.support.events import purchase as sent
 from tests.support.http import BASE_URL, bearer, new_key
 from tests.support.log import Log, purchase
@@ -37,10 +38,10 @@ USED_UP = 3000
 
 
 @asynccontextmanager
-async def log_on(server: EmbeddedPostgres, sealer: Sealer) -> AsyncIterator[Log]:
+async def log_on(server: EmbeddedPostgres, cipher: Cipher) -> AsyncIterator[Log]:
     database = Database(server.runtime_url, size=4, application="test")
     await database.open()
-    yield Log(database, sealer)
+    yield Log(database, cipher)
     await database.close()
 
 
@@ -83,11 +84,11 @@ async def working(
 
 @asynccontextmanager
 async def serving(
-    server: EmbeddedPostgres, settings: Settings, sealer: Sealer
+    server: EmbeddedPostgres, settings: Settings, cipher: Cipher
 ) -> AsyncIterator[httpx.AsyncClient]:
     """An admin's client of the edge."""
     database = Database(server.runtime_url, size=4, application="api")
-    resources = Resources(settings, database, limiter_database(server.runtime_url), sealer, None)
+    resources = Resources(settings, database, limiter_database(server.runtime_url), cipher, None)
     await resources.open()
     headers = bearer(await new_key(database, Role.ADMIN))
     transport = httpx.ASGITransport(create_app(resources))
@@ -104,7 +105,7 @@ async def until_revenue(client: httpx.AsyncClient, user: str, revenue: str) -> N
 
 @pytest.mark.parametrize("seen_by_a_migration", [False, True])
 async def test_a_restored_log_goes_on_in_a_new_generation(
-    sealer: Sealer,
+    cipher: Cipher,
     skipping: WorkflowEnvironment,
     api_settings: Settings,
     key_file: Path,
@@ -112,7 +113,7 @@ async def test_a_restored_log_goes_on_in_a_new_generation(
     seen_by_a_migration: bool,
 ) -> None:
     dump = tmp_path / "dump.sql"
-    async with scratch_postgres() as server, log_on(server, sealer) as log:
+    async with scratch_postgres() as server, log_on(server, cipher) as log:
         settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
         await asyncio.to_thread(migrate.upgrade, settings)
         user = await log.person()
@@ -127,12 +128,12 @@ async def test_a_restored_log_goes_on_in_a_new_generation(
         if seen_by_a_migration:
             assert await settled(log) == 1
         await run("pg_dump", "--no-comments", "--file", str(dump), server.owner_url)
-    async with scratch_postgres() as server, log_on(server, sealer) as log:
+    async with scratch_postgres() as server, log_on(server, cipher) as log:
         await run("psql", "--quiet", "--output", "/dev/null", "--file", str(dump), server.owner_url)
         await migrated(server)
         async with log.database.connection() as connection:
             assert await connection.fetchval("SELECT generation FROM log_generation") == 2
-        async with working(server, skipping, key_file, tmp_path), serving(server, api_settings, sealer) as client:
+        async with working(server, skipping, key_file, tmp_path), serving(server, api_settings, cipher) as client:
             await until_revenue(client, user, "11.00")  # what was left is folded
             for amount, total in (("100", "111.00"), ("1000", "1111.00")):
                 answer = await client.post("/events", json=sent(user_id=user, amount=amount))

@@ -15,8 +15,8 @@ from models.vocabulary import Role
 from runtime.database import Database
 from runtime.embedded.ports import free_port
 from runtime.settings import Settings
-from store import consent_lock
 from store.connection import Connection
+from store.consents import locks
 from tests.support.events import add_user, add_users, event
 from tests.support.http import bearer, new_key
 from tests.support.processes import PerennialProcess
@@ -75,7 +75,7 @@ async def test_big_batches_and_exclusive_locks_never_wait_in_a_circle(
     async def exclude() -> None:
         while time.monotonic() < until:
             async with database.transaction() as connection:
-                await consent_lock.exclude(connection, random.sample(people, 300))
+                await locks.exclude(connection, random.sample(people, 300))
             done["exclusive"] += 1
 
     async def withdraw(client: httpx.AsyncClient) -> None:
@@ -102,12 +102,12 @@ async def test_an_ingest_that_reads_after_the_lock_sees_the_withdrawal_it_waited
     await owner.execute("INSERT INTO consents VALUES ('u-1', 'data_collection', true)")
     read = "SELECT granted FROM consents WHERE user_id = 'u-1'"
     async with database.transaction() as withdrawal:
-        await consent_lock.exclude(withdrawal, ["u-1"])
+        await locks.exclude(withdrawal, ["u-1"])
         await withdrawal.execute("UPDATE consents SET granted = false")
 
         async def ingest() -> bool:
             async with database.transaction() as connection:
-                await consent_lock.share(connection, ["u-1"])
+                await locks.share(connection, ["u-1"])
                 return bool(await connection.fetchval(read))
 
         waiting = asyncio.create_task(ingest())

@@ -13,12 +13,14 @@ import pytest
 from temporalio.client import Client
 
 from activities.outbox import AT_ONCE, Outbox
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import data_keys, instances, outbox
+from store import outbox
 from store.connection import Connection
-from store.instances import NewInstance
+from store.instances import instances
+from store.instances.instances import NewInstance
 from store.outbox import GIVE_UP_AFTER
+from store.users import data_keys
 from tests.support.logs import logged
 from tests.support.people import Customer
 from tests.support.plans import explained
@@ -29,12 +31,12 @@ Delivering = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @pytest.fixture
-def delivering(temporal: Client, database: Database, sealer: Sealer) -> Delivering:
+def delivering(temporal: Client, database: Database, cipher: Cipher) -> Delivering:
     """The outbox's activity, run directly."""
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
-        carrier = Outbox(database, sealer, temporal, "letters", startables())
+        carrier = Outbox(database, cipher, temporal, "letters", startables())
         task = asyncio.create_task(carrier.carry_on(lambda: True))
         yield
         task.cancel()
@@ -99,20 +101,20 @@ async def test_letters_that_cannot_be_delivered_hold_no_other_back(
     assert {each["instance_id"] for each in letters} == broken  # none is lost
     told = lines()
     assert {(line["level"], line["kind"], line["error"]["type"]) for line in told} == {
-        ("error", "replay", "privacy.sealing.CannotOpen")
+        ("error", "replay", "privacy.encryption.CannotOpen")
     }
     assert SECRET.decode() not in str(told)
     assert customer.user_id not in str(told)
 
 
 async def test_a_letter_that_is_given_up_says_so_and_a_cancellation_never_is(
-    delivering: Delivering, database: Database, sealer: Sealer, customer: Customer
+    delivering: Delivering, database: Database, cipher: Cipher, customer: Customer
 ) -> None:
     """The cancellation's instance is still on its way to Temporal, so it is postponed like one that is refused."""
     async with database.transaction() as connection:
         tired = await _write_broken(connection, customer, attempts=GIVE_UP_AFTER - 1)
         cancelled = await _write(connection, "cancel", "i-1", customer.user_id, attempts=GIVE_UP_AFTER + 20)
-        key = await data_keys.require(connection, sealer, customer.user_id)
+        key = await data_keys.require(connection, cipher, customer.user_id)
         await instances.insert(
             connection, key, NewInstance(cancelled, "onboarding", customer.user_id, 3, {}, "test")
         )

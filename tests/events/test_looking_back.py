@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from models.messages.execution import RecordedEvent, WaitRequest
+from models.temporal.execution import RecordedEvent, WaitRequest
 from models.vocabulary import DeadLetterStatus
-from privacy.sealing import DataKey, Sealer
+from privacy.encryption import Cipher, DataKey
 from runtime.database import Database
-from store import data_keys, instances, replays, waits
 from store.connection import Connection
-from store.dead_letters import StoredDeadLetter
-from store.instances import NewInstance
+from store.instances import instances, replays, waits
+from store.instances.dead_letters import StoredDeadLetter
+from store.instances.instances import NewInstance
+from store.users import data_keys
 from tests.support.log import Happening, Log
 from tests.support.people import Customer
 from tests.support.plans import explained
@@ -51,12 +52,12 @@ class Waiter:
         return await waits.already_recorded(connection, key, INSTANCE, self.user_id, asked)
 
     async def key(self, connection: Connection) -> DataKey:
-        return await data_keys.require(connection, self._log.sealer, self.user_id)
+        return await data_keys.require(connection, self._log.cipher, self.user_id)
 
 
 @pytest.fixture
-async def waiter(database: Database, sealer: Sealer, customer: Customer) -> Waiter:
-    waiter = Waiter(Log(database, sealer), customer)
+async def waiter(database: Database, cipher: Cipher, customer: Customer) -> Waiter:
+    waiter = Waiter(Log(database, cipher), customer)
     async with database.transaction() as connection:
         new = NewInstance(INSTANCE, "onboarding", customer.user_id, 3, {}, "test")
         await instances.insert(connection, await waiter.key(connection), new)
@@ -153,7 +154,7 @@ async def test_each_statement_passes_a_bounded_number_of_events(
 
 
 async def test_a_replayed_instance_is_told_of_what_came_after_its_failure_whatever_its_wait_passes_over(
-    waiter: Waiter, database: Database, sealer: Sealer
+    waiter: Waiter, database: Database, cipher: Cipher
 ) -> None:
     """The events from before the wait's ``since`` are nothing to it, and more than it is ever told of."""
     await waiter.does(PAGE_VIEW, MANY)
@@ -167,7 +168,7 @@ async def test_a_replayed_instance_is_told_of_what_came_after_its_failure_whatev
         *(DeadLetterStatus.REPLAYING, now, now),
     )
     async with database.transaction() as connection:
-        await replays.tell_missed_events(connection, sealer, letter)
+        await replays.tell_missed_events(connection, cipher, letter)
         told = await connection.fetch(
             "SELECT event_id FROM temporal_outbox WHERE step = 'wait' ORDER BY outbox_id"
         )

@@ -12,15 +12,17 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
-from models.messages.execution import WaitRequest
 from models.rules.folding import FoldedEvent
 from models.rules.sharding import shard_of
 from models.rules.triggers import WorkflowTrigger, on
+from models.temporal.execution import WaitRequest
 from models.vocabulary import InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store import data_keys, outbox, waits
+from store import outbox
+from store.instances import waits
+from store.users import data_keys
 from tests.support.people import Customer
 from tests.support.runs import Runs
 from worker import startables
@@ -31,9 +33,9 @@ SIGNUP = [WorkflowTrigger("onboarding", on("user.signup"))]
 class Log:
     """Writes events as ingest does, and tells the outbox of them as the projector does."""
 
-    def __init__(self, database: Database, sealer: Sealer, customer: Customer) -> None:
+    def __init__(self, database: Database, cipher: Cipher, customer: Customer) -> None:
         self._database = database
-        self._sealer = sealer
+        self._cipher = cipher
         self._customer = customer
 
     async def store(
@@ -45,7 +47,7 @@ class Log:
         async with self._database.transaction() as connection:
             await connection.execute("SELECT ensure_events_partition($1)", moment.date().replace(day=1))
         async with self._database.transaction() as connection:
-            key = await data_keys.require(connection, self._sealer, self._customer.user_id)
+            key = await data_keys.require(connection, self._cipher, self._customer.user_id)
             received_at = await connection.fetchval(
                 """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
                                        historical, body)
@@ -56,7 +58,7 @@ class Log:
                 moment,
                 shard_of(self._customer.user_id),
                 historical,
-                key.seal_json("events.body", body),
+                key.encrypt_json("events.body", body),
             )
         return FoldedEvent(
             event_id=event_id,
@@ -72,22 +74,22 @@ class Log:
     async def project(self, *events: FoldedEvent, triggers: Sequence[WorkflowTrigger] = SIGNUP) -> int:
         """Write the letters that events give."""
         async with self._database.transaction() as connection:
-            keys = await data_keys.find(connection, self._sealer, {event.user_id for event in events})
+            keys = await data_keys.find(connection, self._cipher, {event.user_id for event in events})
             known = {user_id: key for user_id, key in keys.items() if key is not None}
             return await outbox.enqueue(connection, events, triggers, known)
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer, customer: Customer) -> Log:
-    return Log(database, sealer, customer)
+def log(database: Database, cipher: Cipher, customer: Customer) -> Log:
+    return Log(database, cipher, customer)
 
 
 @pytest.fixture
 async def delivering(
-    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[None]:
     """The outbox's activity, run directly."""
-    carrier = Outbox(database, sealer, skipping.client, worker_settings.task_queue, startables())
+    carrier = Outbox(database, cipher, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     with skipping.with_time_skipping_disabled():
         yield
@@ -183,13 +185,13 @@ async def test_a_letter_for_an_instance_that_has_ended_is_dropped(
             await asyncio.sleep(0.02)
 
 
-async def test_what_a_wait_asks_of_an_event_is_sealed_and_still_decides(
-    database: Database, sealer: Sealer, customer: Customer, runs: Runs, log: Log
+async def test_what_a_wait_asks_of_an_event_is_encrypted_and_still_decides(
+    database: Database, cipher: Cipher, customer: Customer, runs: Runs, log: Log
 ) -> None:
     instance = await runs.stored(customer.user_id)
     request = WaitRequest(event_type="transaction.*", where={"order_id": "kanarie-1"})
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, customer.user_id)
+        key = await data_keys.require(connection, cipher, customer.user_id)
         await waits.register(connection, key, "onboarding", instance.instance_id, "wait", request)
         assert "kanarie" not in str(await connection.fetch("SELECT * FROM event_waits"))
         assert b"kanarie" not in await connection.fetchval(

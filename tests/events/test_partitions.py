@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from temporalio.testing import WorkflowEnvironment
 
 from activities.partitions import MONTHS_AHEAD, schedule_partitions
-from models.messages.partitions import PARTITIONS_ID
+from models.temporal.partitions import PARTITIONS_ID
 from runtime.database import Database
 from runtime.settings import Settings
-from store.partitions import months_ahead
+from store.events.partitions import months_ahead
 from tests.support.runs import Runs
 
 

@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activities.projector import Follower, Found
-from models.errors import StillUnusable
+from models.errors import StillUnusableError
 from models.rules.activity import Activity, CurrencyTotal
 from models.rules.sharding import shard_of
 from models.rules.triggers import Trigger, WorkflowTrigger
+from privacy.encryption import Cipher
 from privacy.keyring import KeyRing, KeySet
-from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
-from store import log as store_log
 from store.connection import Connection
-from store.replay import replay
+from store.events import log as store_log
+from store.events.refold import replay
 from tests.support.log import NOON, Happening, Log, click, drain, purchase
 from tests.support.logs import logged
 
@@ -34,8 +34,8 @@ REFUND = "transaction.refund"
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer) -> Log:
-    return Log(database, sealer)
+def log(database: Database, cipher: Cipher) -> Log:
+    return Log(database, cipher)
 
 
 @pytest.fixture
@@ -288,8 +288,8 @@ async def test_an_event_that_can_not_be_folded_is_set_aside_and_stops_nothing(lo
     assert (await log.activity(user)).total_purchases == 2
     assert (await log.activity(other)).total_purchases == 10
     assert await poisoned(log) == [
-        ("bad-amount", 3, "NoMoney", "open"),
-        ("bad-body", 3, "CannotOpen", "open"),
+        ("bad-amount", 3, "InvalidAmountError", "open"),
+        ("bad-body", 3, "DecryptionError", "open"),
         ("bad-in-postgres", 3, "CharacterNotInRepertoireError", "open"),
     ]
     async with log.database.connection() as connection:
@@ -314,7 +314,7 @@ async def test_a_bug_of_ours_stops_the_shard_and_poisons_nothing(log: Log) -> No
     """A trigger whose age can't be compared with an event's: that befalls whatever comes."""
     user = await log.person()
     of_a_bug = WorkflowTrigger("onboarding", Trigger("*", max_age="an hour"))  # type: ignore[arg-type]
-    follower = Follower(log.database, log.sealer, (of_a_bug,), shard_of(user))
+    follower = Follower(log.database, log.cipher, (of_a_bug,), shard_of(user))
     await log.write(*(purchase(user, "1", historical=False) for _ in range(3)))
     with logged("perennial.projector") as lines:
         assert [await follower.step() for _ in range(20)] == [None] * 20
@@ -327,7 +327,7 @@ async def test_a_bug_of_ours_stops_the_shard_and_poisons_nothing(log: Log) -> No
 async def test_a_key_that_this_process_lacks_stops_the_shard_until_it_has_it(log: Log, key_ring: KeyRing) -> None:
     """A key-encryption key was added elsewhere and is in use before this process has been given it."""
     added = KeySet("added", {**key_ring.kek.keys, "added": bytes(range(32))})
-    rotated = Log(log.database, Sealer(KeyRing(added, key_ring.payload, key_ring.blind_index)))
+    rotated = Log(log.database, Cipher(KeyRing(added, key_ring.payload, key_ring.blind_index)))
     old, new = await log.person(shard=2), await rotated.person(shard=2)
     await rotated.write(purchase(old, "1"), purchase(new, "1"))
     left_behind = log.follower(2)
@@ -348,13 +348,13 @@ async def test_a_damaged_key_costs_nobody_else_and_its_events_wait_for_it(log: L
     change = "UPDATE data_keys SET wrapped = $2 WHERE subject = $1"
     await owner.execute(change, harmed, intact[:-1] + bytes([intact[-1] ^ 1]))
     await log.project([2])
-    assert [(error, status) for _, _, error, status in await poisoned(log)] == [("CannotOpen", "open")]
+    assert [(error, status) for _, _, error, status in await poisoned(log)] == [("DecryptionError", "open")]
     aside = await owner.fetchval("SELECT poison_id FROM poison_events WHERE user_id = $1", harmed)
     assert (await log.activity(other)).total_purchases == 1
-    with pytest.raises(StillUnusable):
+    with pytest.raises(StillUnusableError):
         async with log.database.transaction() as connection:
-            await replay(connection, log.sealer, (), aside)
+            await replay(connection, log.cipher, (), aside)
     await owner.execute(change, harmed, intact)
     async with log.database.transaction() as connection:
-        await replay(connection, log.sealer, (), aside)
+        await replay(connection, log.cipher, (), aside)
     assert (await log.activity(harmed)).total_purchases == 1

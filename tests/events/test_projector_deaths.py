@@ -18,9 +18,9 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from activities.projector import Found
-from models.messages.projection import projector_workflow_id
 from models.rules.sharding import SHARDS, shard_of
-from privacy.sealing import Sealer
+from models.temporal.projection import projector_workflow_id
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
@@ -70,8 +70,8 @@ async def stopped_at(point: str, url: str) -> AsyncIterator[Callable[[], Awaitab
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer) -> Log:
-    return Log(database, sealer)
+def log(database: Database, cipher: Cipher) -> Log:
+    return Log(database, cipher)
 
 
 class Workers:
@@ -145,9 +145,9 @@ async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_every_event_to_co
 
 
 async def test_each_of_three_heartbeats_in_a_time_out_is_sent(
-    skipping: WorkflowEnvironment, worker_settings: Settings, database: Database, sealer: Sealer
+    skipping: WorkflowEnvironment, worker_settings: Settings, database: Database, cipher: Cipher
 ) -> None:
-    throttle = build_worker(skipping.client, worker_settings, database, sealer).config(active_config=True)[
+    throttle = build_worker(skipping.client, worker_settings, database, cipher).config(active_config=True)[
         "max_heartbeat_throttle_interval"
     ]
     assert throttle < HEARTBEAT / 3
@@ -219,10 +219,10 @@ async def server() -> AsyncIterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-async def own_log(server: EmbeddedPostgres, sealer: Sealer) -> AsyncIterator[Log]:
+async def own_log(server: EmbeddedPostgres, cipher: Cipher) -> AsyncIterator[Log]:
     database = Database(server.runtime_url, size=8, application="test")
     await database.open()
-    yield Log(database, sealer)
+    yield Log(database, cipher)
     await database.close()
 
 

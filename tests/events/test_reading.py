@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from store.connection import Connection
 from tests.support.events import add_user, event, moment
 from tests.support.http import Clients, assert_problem
@@ -133,16 +133,16 @@ async def test_of_nobody_of_the_erased_and_of_one_without_events(api: Clients, o
     assert_problem(await api.admin.get("/users/u-1/events"), 410, "user_erased")
 
 
-async def test_the_body_is_sealed_and_bound_to_person_and_place(
-    api: Clients, owner: Connection, sealer: Sealer
+async def test_the_body_is_encrypted_and_bound_to_person_and_place(
+    api: Clients, owner: Connection, cipher: Cipher
 ) -> None:
     await add_user(api.admin)
     await send(api, event("e-1", event_type="engagement.search", **FULL))
     row = await owner.fetchrow("SELECT * FROM events JOIN data_keys ON subject = user_id")
     assert row is not None
     assert b"knee" not in row["body"]
-    key = sealer.unwrap("u-1", row["wrapped"])
-    assert key.open_json("events.body", row["body"]) == FULL
+    key = cipher.unwrap("u-1", row["wrapped"])
+    assert key.decrypt_json("events.body", row["body"]) == FULL
     assert row["dimensions"] == '{"country": "DE", "device_type": "mobile"}'
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from activities.wake_ups import WakeUps
 from runtime.database import Database
+from runtime.wake_ups import WakeUps
 from store.connection import Connection
 
 LONG = 20.0

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from runtime.database import Database
-from store import consent_lock
 from store.connection import Connection
+from store.consents import locks
 from tests.support.events import add_user, add_users, event
 from tests.support.http import assert_problem
 from tests.support.locks import until_blocked
@@ -180,7 +180,7 @@ async def test_an_ingest_that_waited_for_a_withdrawal_sees_it(
     await add_user(two[0], "o-1")
     async with database.transaction() as withdrawal:
         await withdrawal.execute("UPDATE consents SET granted = false WHERE user_id = 'u-1'")
-        await consent_lock.exclude(withdrawal, ["u-1"])
+        await locks.exclude(withdrawal, ["u-1"])
         batch = {"events": [event(user_id="o-1"), _event()]}
         ingest = asyncio.create_task(
             two[0].post("/events/batch", json=batch) if size else two[0].post("/events", json=_event())

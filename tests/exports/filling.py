@@ -12,10 +12,10 @@ from sqlmodel import SQLModel
 from models.data_map import exported
 from models.personal import Mask, columns_of, personal_columns
 from models.tables.registry import TABLES
-from privacy.sealing import DataKey, Sealer
+from privacy.encryption import Cipher, DataKey
 from runtime.database import Database
-from store import data_keys
 from store.connection import Connection
+from store.users import data_keys
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
 _CLEAR: dict[type, Any] = {
@@ -29,11 +29,11 @@ _CLEAR: dict[type, Any] = {
 }
 _FIXED = {"workflow_id": "onboarding", "event_type": "lesson.finish", "purpose": "profiling"}
 PLAIN = "attempts.error_message"
-"""Sealed as a text, and not as JSON."""
+"""Encrypted as a text, and not as JSON."""
 
 
-def sealed_text(table: str, column: str, mark: str) -> str:
-    """The canary that is sealed in a column."""
+def encrypted_text(table: str, column: str, mark: str) -> str:
+    """The canary that is encrypted in a column."""
     return f"{mark}-{table}-{column}".replace("_", "-")
 
 
@@ -44,11 +44,11 @@ def clear_text(table: str, column: str, user_id: str) -> str:
     return _FIXED.get(column, f"clear-{user_id}-{table}-{column}")
 
 
-async def fill(database: Database, owner: Connection, sealer: Sealer, user_id: str, mark: str) -> None:
+async def fill(database: Database, owner: Connection, cipher: Cipher, user_id: str, mark: str) -> None:
     """Fill all of them but the profile's."""
     await owner.fetchval("SELECT ensure_events_partition($1)", date(NOW.year, NOW.month, 1))
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, user_id)
+        key = await data_keys.require(connection, cipher, user_id)
         for table in TABLES:
             name = str(table.__tablename__)
             if name in exported() and name != "users":
@@ -65,7 +65,7 @@ def _row(table: type[SQLModel], name: str, key: DataKey, mark: str) -> dict[str,
     row: dict[str, Any] = {}
     for column in columns_of(table):
         if column.name in personal:
-            row[column.name] = _sealed(name, column.name, personal[column.name].mask, key, mark)
+            row[column.name] = _encrypted(name, column.name, personal[column.name].mask, key, mark)
         elif not _given(column):
             kind = column.type.python_type
             row[column.name] = clear_text(name, column.name, key.subject) if kind is str else _CLEAR[kind]
@@ -77,12 +77,12 @@ def _given(column: Column[Any]) -> bool:
     return column.server_default is not None or isinstance(column.identity, Identity)
 
 
-def _sealed(table: str, column: str, kind: Mask | None, key: DataKey, mark: str) -> bytes | None:
-    place, text = f"{table}.{column}", sealed_text(table, column, mark)
-    if kind is None:  # sealed, and shown to all
-        return key.seal_json(place, clear_text(table, column, key.subject))
+def _encrypted(table: str, column: str, kind: Mask | None, key: DataKey, mark: str) -> bytes | None:
+    place, text = f"{table}.{column}", encrypted_text(table, column, mark)
+    if kind is None:  # encrypted, and shown to all
+        return key.encrypt_json(place, clear_text(table, column, key.subject))
     if place == PLAIN:
-        return key.seal(place, text.encode())
+        return key.encrypt(place, text.encode())
     value: Any = text
     if kind is Mask.EVENT:
         parts = {"event_properties": {"note": text}, "device_info": {"id": f"{text}-id"}}
@@ -91,4 +91,4 @@ def _sealed(table: str, column: str, kind: Mask | None, key: DataKey, mark: str)
         value = {"note": text, "many": [{"deep": text}]}
     elif column == "error":
         value = {"error_type": "Refused", "error_message": text, "failed_step": "nudge", "stack_trace": text}
-    return key.seal_json(place, value)
+    return key.encrypt_json(place, value)

@@ -13,15 +13,15 @@ from sqlmodel import Field, SQLModel
 from models import data_map
 from models.data_map import exported
 from models.personal import Mask, personal, personal_columns
+from models.schemas.exports import UserExport
 from models.tables.registry import TABLES
 from models.vocabulary import Role
-from models.wire.exports import UserExport
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from store import exports
 from store.connection import Connection
 from tests.exports import filling
-from tests.exports.filling import clear_text, fill, sealed_text
+from tests.exports.filling import clear_text, encrypted_text, fill
 from tests.support.builders import EVERYTHING, user
 from tests.support.events import add_user, batch, event, purchase
 from tests.support.http import Clients, assert_problem
@@ -49,12 +49,12 @@ async def export(client: httpx.AsyncClient, user_id: str = "u-1") -> dict[str, A
 
 
 @pytest.fixture
-async def people(api: Clients, database: Database, owner: Connection, sealer: Sealer) -> Clients:
+async def people(api: Clients, database: Database, owner: Connection, cipher: Cipher) -> Clients:
     """Two people with something in every table."""
     for user_id, mark in (("u-1", HERS), ("u-2", HIS)):
         document = {**EVERYTHING, "user_id": user_id, "email": f"{mark}-email@example.com", "name": f"{mark}-name"}
         assert (await api.admin.post("/users", json=document)).status_code == 201
-        await fill(database, owner, sealer, user_id, mark)
+        await fill(database, owner, cipher, user_id, mark)
     return api
 
 
@@ -80,16 +80,16 @@ async def test_every_table_and_column_that_the_data_map_exports_is_there(people:
     assert {name: profile[name] for name in read} == read
 
 
-async def test_an_admin_finds_every_sealed_value_and_nobody_elses(people: Clients) -> None:
+async def test_an_admin_finds_every_encrypted_value_and_nobody_elses(people: Clients) -> None:
     text = (await people.admin.get("/users/u-1/export")).text
     for table in TABLES:
         name = str(table.__tablename__)
         for column, declared in personal_columns(table).items():
             if name in exported() and name != "users":
-                held = sealed_text(name, column, HERS) if declared.mask else clear_text(name, column, "u-1")
+                held = encrypted_text(name, column, HERS) if declared.mask else clear_text(name, column, "u-1")
                 assert held in text, f"{name}.{column}"
     for part in ("id", "city", "referrer"):
-        assert f"{sealed_text('events', 'body', HERS)}-{part}" in text
+        assert f"{encrypted_text('events', 'body', HERS)}-{part}" in text
     assert f"{HERS}-email@example.com" in text
     assert f"{HERS}-name" in text
     assert HIS not in text
@@ -97,7 +97,7 @@ async def test_an_admin_finds_every_sealed_value_and_nobody_elses(people: Client
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])
-async def test_who_may_not_see_people_finds_the_shape_and_no_sealed_text(people: Clients, role: Role) -> None:
+async def test_who_may_not_see_people_finds_the_shape_and_no_encrypted_text(people: Clients, role: Role) -> None:
     full, masked = await export(people.admin), await export(people.of(role))
     text = str(masked)
     for secret in (HERS, HIS, "1992", "Berlin'", "female"):
@@ -123,8 +123,8 @@ async def test_who_may_not_see_people_finds_the_shape_and_no_sealed_text(people:
     assert clear_text("instances", "reason", "u-1") == instance["reason"]
 
 
-async def test_values_look_as_they_do_elsewhere(api: Clients, database: Database, sealer: Sealer) -> None:
-    log = Log(database, sealer)
+async def test_values_look_as_they_do_elsewhere(api: Clients, database: Database, cipher: Cipher) -> None:
+    log = Log(database, cipher)
     person = await log.person()
     await log.write(bought(person, "29.53"), bought(person, 1000), click(person, "export"))
     await log.project()
@@ -236,10 +236,10 @@ async def new_table(owner: Connection, monkeypatch: pytest.MonkeyPatch, database
 
 
 async def test_a_new_table_is_in_every_export_by_itself(
-    api: Clients, database: Database, owner: Connection, sealer: Sealer, new_table: str
+    api: Clients, database: Database, owner: Connection, cipher: Cipher, new_table: str
 ) -> None:
     await add_user(api.admin)
-    await fill(database, owner, sealer, "u-1", HERS)
+    await fill(database, owner, cipher, "u-1", HERS)
     row = {"user_id": "u-1", "remark_id": "clear-u-1-remarks-remark_id", "remark": f"{HERS}-remarks-remark"}
     assert (await export(api.admin))[new_table] == [row]
     assert (await export(api.operator))[new_table] == [{**row, "remark": "k" + "*" * (len(row["remark"]) - 1)}]

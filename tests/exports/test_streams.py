@@ -12,12 +12,12 @@ import pytest
 from fastapi import FastAPI
 
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.ports import free_port
 from runtime.settings import Settings
-from store import data_keys
 from store.connection import Connection
+from store.users import data_keys
 from tests.support.events import add_user, event
 from tests.support.http import BASE_URL, Clients, bearer, new_key
 from tests.support.processes import PerennialProcess
@@ -41,19 +41,19 @@ async def narrow(
 
 
 @pytest.fixture
-async def long(narrow: tuple[httpx.AsyncClient, PerennialProcess], database: Database, sealer: Sealer) -> str:
-    """Somebody with a long history: one sealed body, which is bound to the person and not to the row."""
+async def long(narrow: tuple[httpx.AsyncClient, PerennialProcess], database: Database, cipher: Cipher) -> str:
+    """Somebody with a long history: one encrypted body, which is bound to the person and not to the row."""
     client, _ = narrow
     await add_user(client)
     assert (await client.post("/events", json=event("e-0"))).status_code == 202
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, "u-1")
+        key = await data_keys.require(connection, cipher, "u-1")
         await connection.execute(
             """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
                                    historical, body)
                SELECT 'e-' || n, user_id, event_type, timestamp, session_id, shard, generation, historical, $1
                  FROM events, generate_series(1, $2::integer) AS numbers (n)""",
-            key.seal_json("events.body", {"event_properties": {"text": "x" * BULK}}),
+            key.encrypt_json("events.body", {"event_properties": {"text": "x" * BULK}}),
             EVENTS - 1,
         )
     return "/users/u-1/export"
@@ -75,7 +75,7 @@ async def test_a_slow_reader_holds_no_connection_and_gets_no_whole_of_a_part(
             async for _ in parts:
                 pass
     assert "an answer broke off" in process.log()
-    assert "UserErased" in process.log()
+    assert "UserErasedError" in process.log()
     assert "unexpected failure" not in process.log()
     assert (await client.get(long)).status_code == 410
 

@@ -11,7 +11,7 @@ from temporalio.client import Client
 
 from runtime.database import Database
 from runtime.settings import Settings
-from runtime.temporal import SealedPayloads
+from runtime.temporal import EncryptedPayloads
 from tests.support.little_stack import LittleStack, little_stack
 from tests.support.temporal import skipping_temporal
 
@@ -39,7 +39,7 @@ async def two(stack: LittleStack, database: Database) -> AsyncIterator[list[http
 
 
 @pytest.fixture
-async def fresh(codec: SealedPayloads) -> AsyncIterator[Client]:
+async def fresh(codec: EncryptedPayloads) -> AsyncIterator[Client]:
     """A Temporal that knows nothing: the one that was there has lost its database."""
     async with skipping_temporal(codec) as environment:
         yield environment.client

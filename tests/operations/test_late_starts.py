@@ -10,10 +10,11 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
 from models.vocabulary import InstanceStatus, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store import replays, withdrawals
+from store.consents import withdrawals
+from store.instances import replays
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
@@ -25,14 +26,14 @@ async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_ca
     customer: Customer,
     skipping: WorkflowEnvironment,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     worker_settings: Settings,
 ) -> None:
     new = await runs.stored(customer.user_id)
     async with database.transaction() as connection:
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
         await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
-    carrier = Outbox(database, sealer, skipping.client, worker_settings.task_queue, startables())
+    carrier = Outbox(database, cipher, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     run = runs.at(new.workflow_id, new.instance_id)
     async with asyncio.timeout(60):
@@ -53,7 +54,7 @@ async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_and_the_re
     customer: Customer,
     skipping: WorkflowEnvironment,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     worker_settings: Settings,
     mail: MailServer,
 ) -> None:
@@ -65,12 +66,12 @@ async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_and_the_re
     mail.refuse_recipients = None
     async with database.transaction() as connection:
         letter_id = await connection.fetchval("SELECT dead_letter_id FROM dead_letters")
-        await replays.request(connection, sealer, letter_id)
+        await replays.request(connection, cipher, letter_id)
     async with database.transaction() as connection:
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
         await connection.execute("UPDATE temporal_outbox SET due_at = now() + interval '3 seconds'")
         await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
-    carrier = Outbox(database, sealer, skipping.client, worker_settings.task_queue, startables())
+    carrier = Outbox(database, cipher, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     async with database.connection() as connection, asyncio.timeout(60):
         while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE kind = 'replay'"):

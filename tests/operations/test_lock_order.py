@@ -20,18 +20,20 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.messages import Messages
 from activities.outbox import Outbox, Startable
-from activities.templates import TEMPLATES
-from models.errors import ConsentRequired, PerennialError
-from models.messages.execution import Message, StepContext, StepFailure
+from delivery.templates import TEMPLATES
+from models.errors import ConsentRequiredError, PerennialError
+from models.temporal.execution import Message, StepContext, StepFailure
 from models.vocabulary import InstanceStatus, MessageStatus, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import consents, data_keys, dead_letters, endings, instances, replays, steps
-from store.consents import Statement
-from store.dead_letters import Filter, StoredDeadLetter
-from store.departures import FrequencyCap
-from store.endings import Ending, Unfinished
-from store.instances import NewInstance
+from store.consents import consents
+from store.consents.consents import Statement
+from store.instances import attempts, dead_letters, instances, replays, terminal
+from store.instances.dead_letters import Filter, StoredDeadLetter
+from store.instances.instances import NewInstance
+from store.instances.terminal import Ending, Unfinished
+from store.messages.send_gate import FrequencyCap
+from store.users import data_keys
 from tests.support.locks import until_blocked
 from tests.support.people import Customer
 
@@ -48,7 +50,7 @@ class Person:
 
     customer: Customer
     database: Database
-    sealer: Sealer
+    cipher: Cipher
 
     async def send(self) -> MessageStatus:
         """A message by the real activity; it ends in the outbox, since there is no transport."""
@@ -62,7 +64,7 @@ class Person:
         )
         activity = Messages(
             self.database,
-            self.sealer,
+            self.cipher,
             {},
             PURPOSES,
             resend_unconfirmed=False,
@@ -86,7 +88,7 @@ class Person:
             uuid.uuid4().hex, "win_back", self.customer.user_id, 1, {}, "test", purpose=Purpose.MARKETING
         )
         async with self.database.transaction() as connection:
-            key = await data_keys.require(connection, self.sealer, self.customer.user_id)
+            key = await data_keys.require(connection, self.cipher, self.customer.user_id)
             await instances.insert(connection, key, new)
         await self._end(new.instance_id)
 
@@ -95,14 +97,14 @@ class Person:
         unfinished = Unfinished(instance_id, "win_back", self.customer.user_id, "send", None)
         ending = Ending(InstanceStatus.FAILED, uuid.uuid4().hex, failure, None, None)
         async with self.database.transaction() as connection:
-            await endings.end(connection, self.sealer, unfinished, ending)
+            await terminal.end(connection, self.cipher, unfinished, ending)
 
     async def replay(self) -> None:
         """A letter is replayed, and what comes of it: given back, failed anew, or its step completed; meanwhile
         others ask for the same."""
         async with self.database.connection() as connection:
             wanted = Filter(user_id=self.customer.user_id)
-            letters = await dead_letters.page(connection, self.sealer, wanted, before=None, limit=LETTERS)
+            letters = await dead_letters.page(connection, self.cipher, wanted, before=None, limit=LETTERS)
         letter = random.choice(letters)
         outcomes = [self._request(letters), self._give_back(letter), self._end(letter.instance_id)]
         if random.random() < 0.2:
@@ -114,7 +116,7 @@ class Person:
         async with self.database.transaction() as connection:
             try:
                 if random.random() < 0.5:
-                    await replays.request(connection, self.sealer, random.choice(letters).dead_letter_id)
+                    await replays.request(connection, self.cipher, random.choice(letters).dead_letter_id)
                 else:
                     await replays.request_all(connection, letters, pause=timedelta())
             except PerennialError:
@@ -122,7 +124,7 @@ class Person:
 
     async def _give_back(self, letter: StoredDeadLetter) -> None:
         async with self.database.transaction() as connection:
-            await replays.give_back(connection, self.sealer, letter)
+            await replays.give_back(connection, self.cipher, letter)
 
     async def _complete(self, letter: StoredDeadLetter) -> None:
         context = StepContext(
@@ -134,8 +136,8 @@ class Person:
             max_attempts=1,
         )
         async with self.database.connection() as connection:
-            begun, key = await steps.begin_attempt(connection, self.sealer, context, uuid.uuid4().hex)
-            await steps.complete_attempt(connection, context, begun.number, key, {})
+            begun, key = await attempts.begin_attempt(connection, self.cipher, context, uuid.uuid4().hex)
+            await attempts.complete_attempt(connection, context, begun.number, key, {})
 
     async def trigger(self) -> None:
         """A start's letter in the outbox."""
@@ -182,16 +184,16 @@ async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
     two_pools: tuple[Database, Database],
     owner: asyncpg.Connection[asyncpg.Record],
     skipping: WorkflowEnvironment,
-    sealer: Sealer,
+    cipher: Cipher,
 ) -> None:
-    customer = await Customer.new(two_pools[0], sealer, Purpose.MARKETING)
-    sides = [Person(customer, pool, sealer) for pool in two_pools]
+    customer = await Customer.new(two_pools[0], cipher, Purpose.MARKETING)
+    sides = [Person(customer, pool, cipher) for pool in two_pools]
     for _ in range(LETTERS):
         await sides[0].fail()
     before = await _deadlocks(owner)
     over = asyncio.Event()
     carriers = [
-        Outbox(side.database, sealer, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE})
+        Outbox(side.database, cipher, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE})
         for side in sides
     ]
     async with asyncio.TaskGroup() as group:
@@ -217,14 +219,14 @@ async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
 
 @pytest.mark.parametrize("begin", ["trigger", "replay"])
 async def test_who_begins_while_a_withdrawal_is_made_waits_for_it_and_begins_nothing(
-    database: Database, sealer: Sealer, skipping: WorkflowEnvironment, begin: str
+    database: Database, cipher: Cipher, skipping: WorkflowEnvironment, begin: str
 ) -> None:
     """To look without waiting would see the consent that is about to go, and begin what nobody ends."""
-    customer = await Customer.new(database, sealer, Purpose.MARKETING)
-    person = Person(customer, database, sealer)
+    customer = await Customer.new(database, cipher, Purpose.MARKETING)
+    person = Person(customer, database, cipher)
     if begin == "replay":
         await person.fail()
-    carrier = Outbox(database, sealer, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE})
+    carrier = Outbox(database, cipher, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE})
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         async with database.transaction() as withdrawing:
@@ -245,6 +247,6 @@ async def test_who_begins_while_a_withdrawal_is_made_waits_for_it_and_begins_not
 
 async def _replayed(person: Person) -> None:
     async with person.database.transaction() as connection:
-        [letter] = await dead_letters.open_ones(connection, person.sealer, Filter(), 1)
-        with pytest.raises(ConsentRequired):
-            await replays.request(connection, person.sealer, letter.dead_letter_id)
+        [letter] = await dead_letters.open_ones(connection, person.cipher, Filter(), 1)
+        with pytest.raises(ConsentRequiredError):
+            await replays.request(connection, person.cipher, letter.dead_letter_id)

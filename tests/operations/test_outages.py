@@ -15,7 +15,7 @@ from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client
 
 from activities.outbox import AWAY_PAUSE, Outbox
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.builders import user
@@ -96,14 +96,14 @@ async def test_what_was_stored_answers_when_the_history_is_gone(frail: LittleSta
 
 
 async def test_a_withdrawal_during_an_outage_ends_its_instances_as_soon_as_temporal_is_back(
-    frail: LittleStack, database: Database, sealer: Sealer
+    frail: LittleStack, database: Database, cipher: Cipher
 ) -> None:
     """However long it was gone: what waits is tried again soon, and no try counts against it.
 
     The outbox of the test's own is there throughout; that of the worker may be between two of its turns.
     """
     temporal = await Client.connect(frail.temporal.address)
-    outbox = Outbox(database, sealer, temporal, "outages", startables())
+    outbox = Outbox(database, cipher, temporal, "outages", startables())
     async with frail.clients(database) as [client], database.connection() as connection:
         await client.post("/users", json=user(consents={"data_collection": True, "marketing": True}))
         path = (await client.post("/workflows/newsletter/execute", json={"user_id": "u-1"})).headers["location"]

@@ -11,15 +11,15 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.reconciler import LOST_AFTER, Reconciler
-from models.messages.identity import temporal_workflow_id
-from models.messages.reconciling import Look
-from models.messages.starting import start_message, start_options
+from models.temporal.identity import temporal_workflow_id
+from models.temporal.reconciler import ReconcileRequest
+from models.temporal.starting import start_message, start_options
 from models.vocabulary import DeadLetterStatus, InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from runtime.temporal import SealedPayloads, data_converter
-from store import dead_letters, instances
-from store.dead_letters import Filter
+from runtime.temporal import EncryptedPayloads, data_converter
+from store.instances import dead_letters, instances
+from store.instances.dead_letters import Filter
 from tests.support.builders import user
 from tests.support.little_stack import LittleStack
 from tests.support.people import Customer
@@ -27,8 +27,8 @@ from tests.support.runs import Run, Runs
 
 
 @pytest.fixture
-def reconciler(skipping: WorkflowEnvironment, database: Database, sealer: Sealer) -> Reconciler:
-    return Reconciler(database, sealer, skipping.client)
+def reconciler(skipping: WorkflowEnvironment, database: Database, cipher: Cipher) -> Reconciler:
+    return Reconciler(database, cipher, skipping.client)
 
 
 async def _looked(reconciler: Reconciler, runs: Runs, run: Run) -> None:
@@ -36,7 +36,7 @@ async def _looked(reconciler: Reconciler, runs: Runs, run: Run) -> None:
     since = datetime.now(UTC) - timedelta(minutes=5)
     async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
-            await reconciler.look(Look(since=since))
+            await reconciler.look(ReconcileRequest(since=since))
             await asyncio.sleep(0.05)
 
 
@@ -82,7 +82,7 @@ async def test_a_time_out_is_stored_as_failed_and_leaves_a_dead_letter(
     assert context.error["error_type"] == "TimedOut"
     async with runs.database.connection() as connection:
         [letter] = await dead_letters.page(
-            connection, runs.sealer, Filter(instance_id=new.instance_id), before=None, limit=2
+            connection, runs.cipher, Filter(instance_id=new.instance_id), before=None, limit=2
         )
     assert letter.status is DeadLetterStatus.OPEN
 
@@ -95,7 +95,7 @@ async def test_an_end_that_was_recorded_stays_as_it_is(
         await run.handle.result()
     before = await runs.context(run)
     await asyncio.sleep(1)
-    await reconciler.look(Look())
+    await reconciler.look(ReconcileRequest())
     assert await runs.context(run) == before
 
 
@@ -110,7 +110,7 @@ async def test_the_closed_run_that_a_replay_has_replaced_ends_nothing(
             "UPDATE instances SET end_time = NULL, status = 'running', replaced_runs = ARRAY[run_id]"
         )
     await asyncio.sleep(1)
-    await reconciler.look(Look())
+    await reconciler.look(ReconcileRequest())
     assert (await runs.context(run)).end_time is None
 
 
@@ -124,7 +124,7 @@ async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_star
             "UPDATE instances SET start_time = now() - interval '2 minutes' WHERE instance_id = $1",
             new.instance_id,
         )
-    await reconciler.look(Look())
+    await reconciler.look(ReconcileRequest())
     run = runs.at(new.workflow_id, new.instance_id)
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "not_started")
@@ -135,7 +135,9 @@ async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_star
         assert await connection.fetchval("SELECT count(*) FROM dead_letters") == 0
 
     async with runs.database.transaction() as connection:
-        admission = await instances.admission(connection, runs.sealer, new.workflow_id, new.user_id, purpose=None)
+        admission = await instances.eligibility(
+            connection, runs.cipher, new.workflow_id, new.user_id, purpose=None
+        )
         placed = await instances.insert(connection, admission.key, new)
     assert not placed.begun
     begun = await runs.begin(new)
@@ -144,7 +146,7 @@ async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_star
 
 
 async def test_an_instance_whose_history_is_lost_fails_with_the_reason_once_that_is_certain(
-    runs: Runs, customer: Customer, database: Database, sealer: Sealer, fresh: Client, reconciler: Reconciler
+    runs: Runs, customer: Customer, database: Database, cipher: Cipher, fresh: Client, reconciler: Reconciler
 ) -> None:
     lost = await runs.start(customer.user_id, still=True)
     await runs.until(lost, "wait_for_first_activity")
@@ -152,14 +154,14 @@ async def test_an_instance_whose_history_is_lost_fails_with_the_reason_once_that
     await done.handle.result()
     finished = await runs.context(done)
     long_ago = datetime.now(UTC) - LOST_AFTER
-    assert (await reconciler.look(Look(watching_since=long_ago))).ended == 0  # Temporal has it
+    assert (await reconciler.look(ReconcileRequest(watching_since=long_ago))).ended == 0  # Temporal has it
 
-    forgetful = Reconciler(database, sealer, fresh)
-    first = await forgetful.look(Look())
+    forgetful = Reconciler(database, cipher, fresh)
+    first = await forgetful.look(ReconcileRequest())
     assert first.watching_since is not None
     assert first.ended == 0  # it may be the wrong Temporal
-    assert (await forgetful.look(Look(watching_since=first.watching_since))).ended == 0
-    assert (await forgetful.look(Look(watching_since=long_ago))).ended == 1
+    assert (await forgetful.look(ReconcileRequest(watching_since=first.watching_since))).ended == 0
+    assert (await forgetful.look(ReconcileRequest(watching_since=long_ago))).ended == 1
     context = await runs.context(lost)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
     assert context.end_time is not None
@@ -180,7 +182,7 @@ async def test_lost_histories_are_asked_for_in_turn(
     runs: Runs,
     customer: Customer,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     fresh: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -188,9 +190,9 @@ async def test_lost_histories_are_asked_for_in_turn(
     started = [await runs.stored(customer.user_id) for _ in range(5)]
     async with database.connection() as connection:
         await connection.execute("UPDATE instances SET run_id = instance_id")
-    forgetful, after, ended = Reconciler(database, sealer, fresh), "", []
+    forgetful, after, ended = Reconciler(database, cipher, fresh), "", []
     for _ in range(3):
-        looked = await forgetful.look(Look(watching_since=datetime.now(UTC) - LOST_AFTER, after=after))
+        looked = await forgetful.look(ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER, after=after))
         after = looked.after
         ended.append(looked.ended)
     assert (ended, after) == ([2, 2, 1], "")
@@ -200,7 +202,7 @@ async def test_lost_histories_are_asked_for_in_turn(
 
 
 async def test_on_a_running_stack_a_termination_shows_in_the_list_within_a_minute(
-    two: list[httpx.AsyncClient], stack: LittleStack, codec: SealedPayloads, database: Database
+    two: list[httpx.AsyncClient], stack: LittleStack, codec: EncryptedPayloads, database: Database
 ) -> None:
     await two[0].post("/users", json=user())
     path = (await two[0].post("/workflows/onboarding/execute", json={"user_id": "u-1"})).headers["location"]

@@ -13,14 +13,16 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
 from activities.reconciler import LOST_AFTER, Reconciler
-from models.messages.execution import RecordedEvent
-from models.messages.reconciling import Look
+from models.temporal.execution import RecordedEvent
+from models.temporal.reconciler import ReconcileRequest
 from models.vocabulary import InstanceStatus, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import data_keys, outbox, waits
+from store import outbox
 from store.connection import Connection
+from store.instances import waits
 from store.outbox import GIVE_UP_AFTER
+from store.users import data_keys
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from worker import startables
@@ -29,14 +31,14 @@ STEP = "wait_for_first_activity"
 
 
 @pytest.fixture
-async def customer(database: Database, sealer: Sealer) -> Customer:
-    return await Customer.new(database, sealer, Purpose.MARKETING)
+async def customer(database: Database, cipher: Cipher) -> Customer:
+    return await Customer.new(database, cipher, Purpose.MARKETING)
 
 
 @asynccontextmanager
 async def delivering(runs: Runs, client: Client) -> AsyncIterator[None]:
     """The outbox of a worker that speaks to some Temporal."""
-    carrier = Outbox(runs.database, runs.sealer, client, runs.task_queue, startables())
+    carrier = Outbox(runs.database, runs.cipher, client, runs.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     yield
     task.cancel()
@@ -60,7 +62,7 @@ async def _left(connection: Connection) -> list[str]:
 async def _happened(runs: Runs, run: Run, customer: Customer) -> None:
     """Write what the projector writes of an event that is waited for."""
     async with runs.database.transaction() as connection:
-        key = await data_keys.require(connection, runs.sealer, customer.user_id)
+        key = await data_keys.require(connection, runs.cipher, customer.user_id)
         registered = await waits.of_instance(connection, key, run.instance_id)
         [waiting] = [each for each in registered if each.step == STEP]
         event = RecordedEvent(event_id="e-1", event_type="engagement.search", timestamp=datetime.now(UTC))
@@ -117,7 +119,7 @@ async def test_an_event_outlasts_a_worker_that_speaks_to_the_wrong_temporal(
 
 
 async def test_letters_of_an_instance_are_settled_once_its_history_counts_as_lost(
-    runs: Runs, run: Run, customer: Customer, fresh: Client, database: Database, sealer: Sealer
+    runs: Runs, run: Run, customer: Customer, fresh: Client, database: Database, cipher: Cipher
 ) -> None:
     async with delivering(runs, fresh):
         await _happened(runs, run, customer)
@@ -125,8 +127,8 @@ async def test_letters_of_an_instance_are_settled_once_its_history_counts_as_los
         await _tried(runs)
         async with database.connection() as connection:
             assert await _left(connection) == ["cancel", "signal"]
-        looked = Look(watching_since=datetime.now(UTC) - LOST_AFTER)
-        assert (await Reconciler(database, sealer, fresh).look(looked)).ended == 1
+        looked = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER)
+        assert (await Reconciler(database, cipher, fresh).look(looked)).ended == 1
         await _gone(runs)
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")

@@ -1,1 +1,1 @@
-"""Tests of sealing, keys and masks."""
+"""Tests of encrypting, keys and masks."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from privacy.keyring import KEY_BYTES, BadKeyFile, KeyFile
+from privacy.keyring import KEY_BYTES, KeyFile, KeyFileError
 
 
 def test_a_new_file_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_of_creators_at_once_one_wins(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BadKeyFile, match="does not exist"):
+    with pytest.raises(KeyFileError, match="does not exist"):
         KeyFile(tmp_path / "none.json").load()
 
 
@@ -46,7 +46,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys.json")
     file.create()
     file.path.chmod(0o640)
-    with pytest.raises(BadKeyFile, match="chmod 600"):
+    with pytest.raises(KeyFileError, match="chmod 600"):
         file.load()
 
 
@@ -76,7 +76,7 @@ def test_a_spoilt_file_is_refused_without_showing_a_key(
     file.create()
     document = json.loads(file.path.read_text())
     file.path.write_text(json.dumps(spoil(document)))
-    with pytest.raises(BadKeyFile) as refused:
+    with pytest.raises(KeyFileError) as refused:
         file.load()
     for value in (*document["kek"]["keys"].values(), document["blind_index"]):
         assert value not in str(refused.value)
@@ -86,7 +86,7 @@ def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.touch(mode=0o600)
     path.write_bytes(b"\xff\xfe{")
-    with pytest.raises(BadKeyFile, match="can't be read"):
+    with pytest.raises(KeyFileError, match="can't be read"):
         KeyFile(path).load()
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from api.masking import USER_MASKS, masked_profile
 from models.personal import Mask, personal_columns
+from models.schemas.users import Demographics, UserProfile
 from models.tables.people import User
-from models.wire.users import Demographics, UserProfile
 from privacy.masking import HIDDEN, mask
 
 WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=2, max_size=12)

@@ -1,4 +1,4 @@
-"""Rotating the key-encryption key: data keys are wrapped anew, and what they have sealed opens as before."""
+"""Rotating the key-encryption key: data keys are wrapped anew, and what they have encrypted opens as before."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from privacy.encryption import Cipher, DecryptionError
 from privacy.keyring import KeyFile
-from privacy.sealing import CannotOpen, Sealer
 from runtime.database import Database
-from store import data_keys
 from store.connection import Connection
+from store.users import data_keys
 from tests.support.locks import until_blocked
 from tests.support.processes import ROOT
 
@@ -28,7 +28,7 @@ async def rotated(database: Database, key_file: Path, tmp_path: Path) -> Path:
     """A key file whose current key-encryption key is a new one; people's keys are wrapped with the old one."""
     ring = KeyFile(key_file).load()
     async with database.transaction() as connection:
-        fresh = {user_id: Sealer(ring).new_key(user_id)[1] for user_id in PEOPLE}
+        fresh = {user_id: Cipher(ring).new_key(user_id)[1] for user_id in PEOPLE}
         await data_keys.insert(connection, fresh)
     document = json.loads(key_file.read_text())
     document["kek"]["keys"]["new"] = base64.b64encode(os.urandom(32)).decode()
@@ -44,16 +44,16 @@ async def test_after_a_rewrap_the_old_key_may_go(
 ) -> None:
     old = KeyFile(key_file).load()
     async with database.transaction() as connection:
-        sealed = (await data_keys.require(connection, Sealer(old), "u-1")).seal("x.y", b"kept")
+        encrypted = (await data_keys.require(connection, Cipher(old), "u-1")).encrypt("x.y", b"kept")
         await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = 'u-2'")
     said = await rewrap(rotated, database_url)
     assert "Wrapped 2 keys anew" in said
     ring = KeyFile(rotated).load()
     only = dataclasses.replace(ring, kek=dataclasses.replace(ring.kek, keys={"new": ring.kek.keys["new"]}))
     async with database.transaction() as connection:
-        assert (await data_keys.require(connection, Sealer(only), "u-1")).open("x.y", sealed) == b"kept"
-        with pytest.raises(CannotOpen):
-            await data_keys.require(connection, Sealer(old), "u-1")
+        assert (await data_keys.require(connection, Cipher(only), "u-1")).decrypt("x.y", encrypted) == b"kept"
+        with pytest.raises(DecryptionError):
+            await data_keys.require(connection, Cipher(old), "u-1")
         assert await connection.fetchval("SELECT wrapped IS NULL FROM data_keys WHERE subject = 'u-2'")
         details = await connection.fetchval("SELECT details FROM audit_log WHERE action = 'keys.rewrap'")
     assert details == {"keys": 2}
@@ -63,11 +63,11 @@ async def test_after_a_rewrap_the_old_key_may_go(
 async def test_a_key_that_is_destroyed_meanwhile_stays_destroyed(
     rotated: Path, database: Database, owner: Connection
 ) -> None:
-    sealer = Sealer(KeyFile(rotated).load())
+    cipher = Cipher(KeyFile(rotated).load())
 
     async def wrapped_anew() -> int:
         async with database.transaction() as connection:
-            return (await data_keys.rewrap(connection, sealer, "", actor="test")).count
+            return (await data_keys.rewrap(connection, cipher, "", actor="test")).count
 
     async with owner.transaction():
         await owner.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = 'u-1'")

@@ -10,13 +10,13 @@ from typing import Any
 
 from activities.expired_events import ExpiredEvents
 from activities.expired_months import owner_database
-from activities.sweeping import Sweeping
-from models.messages.projection import PROJECTOR
+from activities.purging import Purging
 from models.rules.retention import EVENTS
 from models.rules.sharding import SHARDS
+from models.temporal.projection import PROJECTOR
 from runtime.database import Database
-from store import retention
 from store.connection import Connection
+from store.retention import periods
 
 WHOLE = datetime(2025, 3, 1, tzinfo=UTC)
 """The begin of a month that is past 365 days as a whole."""
@@ -60,12 +60,12 @@ async def read_by_the_projector(connection: Connection) -> None:
     )
 
 
-async def sweeping(database: Database, data_type: str = EVENTS, run_id: str = RUN) -> Sweeping:
+async def sweeping(database: Database, data_type: str = EVENTS, run_id: str = RUN) -> Purging:
     """A sweep of a type of data that begins now."""
     async with database.connection() as connection:
-        older_than = (await retention.find(connection, data_type)).older_than(datetime.now(UTC))
+        older_than = (await periods.find(connection, data_type)).older_than(datetime.now(UTC))
     assert older_than is not None
-    return Sweeping(database, run_id, data_type, older_than)
+    return Purging(database, run_id, data_type, older_than)
 
 
 @asynccontextmanager

@@ -13,13 +13,13 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.ports import free_port
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
-from store import retention
 from store.connection import Connection
+from store.retention import periods
 from tests.retention.filling import (
     WHOLE,
     audited,
@@ -40,8 +40,8 @@ ROWS = 10_000
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer) -> Log:
-    return Log(database, sealer)
+def log(database: Database, cipher: Cipher) -> Log:
+    return Log(database, cipher)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ async def test_an_event_whose_month_went_under_a_shorter_period_is_expired(
     async with with_owner(database, postgres.owner_url) as expired:
         await expired.remove(await sweeping(database))
     assert MONTH not in await standings(owner)
-    today = retention.days_of
+    today = periods.days_of
     asked = 0
 
     async def as_it_was_when_the_request_began(connection: Connection, data_type: str) -> int:
@@ -139,7 +139,7 @@ async def test_an_event_whose_month_went_under_a_shorter_period_is_expired(
         asked += 1
         return 3650 if asked == 1 else await today(connection, data_type)
 
-    monkeypatch.setattr(retention, "days_of", as_it_was_when_the_request_began)
+    monkeypatch.setattr(periods, "days_of", as_it_was_when_the_request_began)
     answer = await api.admin.post("/events", json=event(timestamp=WHOLE.isoformat()))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["code"] == "event_expired"

@@ -8,13 +8,13 @@ from datetime import timedelta
 import pytest
 
 from activities.expired_events import ExpiredEvents
-from activities.sweeping import PeriodLifted
-from privacy.sealing import Sealer
+from activities.purging import RetentionExtendedError
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
-from store import retention
 from store.connection import Connection
-from store.partitions import month_start
+from store.events.partitions import month_start
+from store.retention import periods
 from tests.retention.filling import (
     WHOLE,
     audited,
@@ -29,7 +29,7 @@ from tests.retention.filling import (
 )
 from tests.support.events import add_user
 from tests.support.http import Clients
-from tests.support.refusals import carry_out
+from tests.support.redactions import carry_out
 
 MONTH = f"events_{WHOLE:%Y_%m}"
 LATER = WHOLE + timedelta(days=31)
@@ -156,9 +156,9 @@ async def test_a_period_that_is_lengthened_meanwhile_holds_at_once(
     await read_by_the_projector(owner)
     begun = await sweeping(database)
     async with database.transaction() as connection:
-        await retention.change(connection, "events", 3650, actor="an-admin")
+        await periods.change(connection, "events", 3650, actor="an-admin")
     async with with_owner(database, postgres.owner_url) as expired:
-        with pytest.raises(PeriodLifted):
+        with pytest.raises(RetentionExtendedError):
             await expired.remove(begun)
     await ExpiredEvents(database, None).remove(begun)
     assert await count(owner, "events") == await count(owner, "event_ids") == 100
@@ -172,16 +172,16 @@ async def test_a_detached_month_whose_period_is_lengthened_is_put_back(
     begun = await sweeping(database)
     await owner.execute(f"ALTER TABLE events DETACH PARTITION {MONTH} CONCURRENTLY")
     async with database.transaction() as connection:
-        await retention.change(connection, "events", 3650, actor="an-admin")
+        await periods.change(connection, "events", 3650, actor="an-admin")
     async with with_owner(database, postgres.owner_url) as expired:
-        with pytest.raises(PeriodLifted):
+        with pytest.raises(RetentionExtendedError):
             await expired.remove(begun)
     assert (await standings(owner))[MONTH] is False
     assert await count(owner, "events") == 100
 
 
 async def test_what_was_refused_while_a_month_was_out_goes_from_it_when_it_is_put_back(
-    api: Clients, database: Database, owner: Connection, postgres: EmbeddedPostgres, sealer: Sealer
+    api: Clients, database: Database, owner: Connection, postgres: EmbeddedPostgres, cipher: Cipher
 ) -> None:
     for user_id in ("u-1", "u-2"):
         await add_user(api.admin, user_id)
@@ -191,13 +191,13 @@ async def test_what_was_refused_while_a_month_was_out_goes_from_it_when_it_is_pu
     begun = await sweeping(database)
     await owner.execute(f"ALTER TABLE events DETACH PARTITION {MONTH} CONCURRENTLY")
     await api.admin.patch("/users/u-1", json={"privacy_preferences": {"country": False}})
-    await carry_out(database, sealer)
+    await carry_out(database, cipher)
     async with database.transaction() as connection:
-        await retention.change(connection, "events", 3650, actor="an-admin")
+        await periods.change(connection, "events", 3650, actor="an-admin")
     async with with_owner(database, postgres.owner_url) as expired:
-        with pytest.raises(PeriodLifted):
+        with pytest.raises(RetentionExtendedError):
             await expired.remove(begun)
-    await carry_out(database, sealer)
+    await carry_out(database, cipher)
     assert await count(owner, "events", "user_id = 'u-1'") > 0
     assert await count(owner, "events", "user_id = 'u-1' AND dimensions IS NOT NULL") == 0
     assert await count(owner, "events", "user_id = 'u-2' AND dimensions IS NULL") == 0

@@ -13,14 +13,14 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
 from activities.retention import Retention, schedule_retention
-from models.messages.identity import temporal_workflow_id
-from models.messages.retention import RETENTION_SCHEDULE_ID, Sweep
 from models.rules.retention import EXECUTION_LOGS, IDEMPOTENCY_ANSWERS, MESSAGES
+from models.temporal.identity import temporal_workflow_id
+from models.temporal.retention import RETENTION_SCHEDULE_ID, Sweep
 from models.vocabulary import InstanceStatus
 from runtime.database import Database
 from runtime.settings import Settings
-from store import retention_runs
 from store.connection import Connection
+from store.retention import runs
 from tests.retention.filling import RUN, audited, count, results
 from tests.support.http import Clients
 from tests.support.people import Customer
@@ -35,7 +35,7 @@ SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 @pytest.fixture
 async def enforced(database: Database, temporal: Client) -> Retention:
     async with database.transaction() as connection:
-        await retention_runs.begin(connection, RUN, "a-test", [EXECUTION_LOGS])
+        await runs.begin(connection, RUN, "a-test", [EXECUTION_LOGS])
     return Retention(database, None, temporal)
 
 

@@ -14,8 +14,8 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
-from models.messages.retention import RETENTION, RetentionOutcome, RetentionRun, retention_workflow_id
 from models.rules.retention import EVENTS
+from models.temporal.retention import RETENTION, RetentionOutcome, RetentionRun, retention_workflow_id
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from activities.expired_events import by_place
-from models.messages.callbacks import CallbackDue
 from models.rules.retention import WEBHOOK_DELIVERIES
+from models.temporal.callbacks import CallbackDue
 from models.vocabulary import InstanceStatus
 from runtime.database import Database
-from store import callbacks, expired, retention_runs
 from store.connection import Connection
+from store.instances import callbacks
+from store.retention import purge, runs
 from tests.retention.filling import RUN, audited, count, sweeping
 from tests.support.http import Clients
 
@@ -23,7 +24,7 @@ ENDED_LONG_AGO = {"told": "delivered", "refused": "gone", "given-up": "failed", 
 async def run(database: Database) -> str:
     """A run that the sweeps of a test belong to."""
     async with database.transaction() as connection:
-        await retention_runs.begin(connection, RUN, "a-test", [WEBHOOK_DELIVERIES])
+        await runs.begin(connection, RUN, "a-test", [WEBHOOK_DELIVERIES])
     return RUN
 
 
@@ -64,7 +65,7 @@ async def test_what_is_told_goes_and_what_is_to_be_told_stays(
     await called_back(owner, "runs-again", "failed", tried=91, ended=None)
     await called_back(owner, "alone", "delivered", tried=91, ended=91)
     await owner.execute("DELETE FROM instances WHERE instance_id = 'alone'")
-    await by_place(await sweeping(database, WEBHOOK_DELIVERIES), table=expired.CALLBACKS)
+    await by_place(await sweeping(database, WEBHOOK_DELIVERIES), table=purge.CALLBACKS)
     assert await left(owner) == {"to-be-tried", "told-lately", "never-tried", "runs", "runs-again"}
     assert await audited(owner, WEBHOOK_DELIVERIES) == {("callbacks", "deleted"): 4}
     assert await count(owner, "instances") == 8
@@ -80,7 +81,7 @@ async def test_the_end_of_a_replayed_instance_that_is_still_to_be_told_keeps_its
         for instance_id in ("told", "wants-no-more", "nobody-asked"):
             await callbacks.due(connection, instance_id)
     assert [row[0] for row in await owner.fetch("SELECT instance_id FROM temporal_outbox")] == ["told"]
-    await by_place(await sweeping(database, WEBHOOK_DELIVERIES), table=expired.CALLBACKS)
+    await by_place(await sweeping(database, WEBHOOK_DELIVERIES), table=purge.CALLBACKS)
     assert await left(owner) == {"told"}
     async with database.transaction() as connection:
         await callbacks.tried(connection, CallbackDue(instance_id="told", ending=0), "delivered", 204)

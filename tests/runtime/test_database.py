@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from activities.expired_months import ExpiredMonths, owner_database
-from activities.wake_ups import WakeUps
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.wake_ups import WakeUps
 
 LOCK = 0x7465_7374
 

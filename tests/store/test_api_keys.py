@@ -8,13 +8,13 @@ import time
 import pytest
 
 from api.resources import limiter_database
-from models.errors import KeyNotFound
+from models.errors import KeyNotFoundError
 from models.vocabulary import Role
 from runtime.database import Database
 from store import api_keys
 
 
-async def admit(database: Database, secret: str) -> api_keys.Admission | None:
+async def admit(database: Database, secret: str) -> api_keys.AuthenticatedKey | None:
     async with database.connection() as connection:
         return await api_keys.admit(connection, secret, default_quota=100)
 
@@ -36,7 +36,7 @@ async def test_a_revoked_key_is_unknown(database: Database) -> None:
         assert revoked.revoked_at is not None
     assert await admit(database, secret) is None
     async with database.transaction() as connection:
-        with pytest.raises(KeyNotFound):
+        with pytest.raises(KeyNotFoundError):
             await api_keys.revoke(connection, "key_none")
 
 

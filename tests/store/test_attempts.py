@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import pytest
 
-from models.errors import UserErased
-from models.messages.execution import StepContext
-from privacy.sealing import Sealer
+from models.errors import UserErasedError
+from models.temporal.execution import StepContext
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import data_keys, instances, steps
-from store.instances import NewInstance
+from store.instances import attempts, instances
+from store.instances.instances import NewInstance
+from store.users import data_keys
 from tests.support.people import Customer
 
 
 async def test_a_step_of_an_erased_person_leaves_no_attempt_and_moves_nothing(
-    database: Database, sealer: Sealer
+    database: Database, cipher: Cipher
 ) -> None:
-    user_id = (await Customer.new(database, sealer)).user_id
+    user_id = (await Customer.new(database, cipher)).user_id
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, user_id)
+        key = await data_keys.require(connection, cipher, user_id)
         await instances.insert(connection, key, NewInstance("i-1", "onboarding", user_id, 3, {}, "test"))
         await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = $1", user_id)
     context = StepContext(
         workflow_id="onboarding", instance_id="i-1", user_id=user_id, step="first", position=1, max_attempts=3
     )
     async with database.connection() as connection:
-        with pytest.raises(UserErased):
-            await steps.begin_attempt(connection, sealer, context, "run")
+        with pytest.raises(UserErasedError):
+            await attempts.begin_attempt(connection, cipher, context, "run")
         assert await connection.fetchval("SELECT count(*) FROM attempts") == 0
         assert await connection.fetchval("SELECT num_nulls(current_step, run_id) FROM instances") == 2
 
 
-async def test_a_step_that_begins_gives_the_key_that_seals_its_result(database: Database, sealer: Sealer) -> None:
-    user_id = (await Customer.new(database, sealer)).user_id
+async def test_a_step_that_begins_gives_the_key_that_encrypts_its_result(
+    database: Database, cipher: Cipher
+) -> None:
+    user_id = (await Customer.new(database, cipher)).user_id
     context = StepContext(
         workflow_id="onboarding", instance_id="i-1", user_id=user_id, step="first", position=1, max_attempts=3
     )
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, user_id)
+        key = await data_keys.require(connection, cipher, user_id)
         await instances.insert(connection, key, NewInstance("i-1", "onboarding", user_id, 3, {}, "test"))
     async with database.connection() as connection:
-        begun, key = await steps.begin_attempt(connection, sealer, context, "run")
+        begun, key = await attempts.begin_attempt(connection, cipher, context, "run")
         assert (begun.number, begun.done, begun.known) == (1, False, True)
-        await steps.complete_attempt(connection, context, begun.number, key, {"stage": "active"})
-        again, key = await steps.begin_attempt(connection, sealer, context, "run")
+        await attempts.complete_attempt(connection, context, begun.number, key, {"stage": "active"})
+        again, key = await attempts.begin_attempt(connection, cipher, context, "run")
         assert again.done
-        assert key.open_json("steps.result", again.result) == {"stage": "active"}
+        assert key.decrypt_json("steps.result", again.result) == {"stage": "active"}

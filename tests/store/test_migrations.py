@@ -55,7 +55,7 @@ async def test_who_had_refused_something_before_there_was_a_list_is_on_it() -> N
                                   ('u-3', '{}')) AS people (id, said)"""
             )
             await asyncio.to_thread(migrate.upgrade, settings_of(server))
-            assert await owner.fetchval("SELECT array_agg(user_id) FROM refusals") == ["u-2"]
+            assert await owner.fetchval("SELECT array_agg(user_id) FROM redactions") == ["u-2"]
         finally:
             await owner.close()
 
@@ -78,7 +78,7 @@ ERASABLE = {"SELECT", "INSERT", "DELETE"}
 NARROWER = {
     "consent_history": APPEND_ONLY,
     "audit_log": {"SELECT"},  # and to insert, by columns
-    "audit_seals": APPEND_ONLY,
+    "audit_checkpoints": APPEND_ONLY,
     "events": ERASABLE,  # and to change two columns
     "event_ids": ERASABLE,
     "log_generation": {"SELECT", "UPDATE"},
@@ -111,8 +111,8 @@ async def test_the_runtime_role_may_do_its_work_and_nothing_else(database: Datab
         "DELETE FROM audit_log",
         "INSERT INTO audit_log (occurred_at, actor, role, action, outcome) VALUES (now(), 'a', 'b', 'c', 'd')",
         "TRUNCATE audit_log",
-        "UPDATE audit_seals SET rows = 0",
-        "DELETE FROM audit_seals",
+        "UPDATE audit_checkpoints SET rows = 0",
+        "DELETE FROM audit_checkpoints",
         "UPDATE events SET user_id = 'nobody'",
         "UPDATE events SET xid = '1', sequence = 1",
         "UPDATE alembic_version SET version_num = 'x'",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import ConsentRequired
+from models.errors import ConsentRequiredError
 from models.rules.profile import CORE, DEMOGRAPHICS, Profile, change, create, missing_core
 from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 
@@ -49,7 +49,7 @@ def after(profile: Profile, *patches: dict[str, Any]) -> Profile:
     for patch in patches:
         try:
             profile = change(profile, patch)
-        except ConsentRequired:
+        except ConsentRequiredError:
             continue
     return profile
 
@@ -90,7 +90,7 @@ def test_a_patch_is_the_rfcs_merge_and_then_the_preferences(
     profile = after(CONSENTING, *before)
     try:
         changed = change(profile, patch)
-    except ConsentRequired:
+    except ConsentRequiredError:
         return
     document = reference(as_document(profile), {k: v for k, v in patch.items() if k != "consents"})
     forbidden = [name for name, kept in document.get("privacy_preferences", {}).items() if not kept]
@@ -117,7 +117,7 @@ def test_nothing_new_is_collected_without_consent(before: list[dict[str, Any]], 
     profile = after(CONSENTING, *before)
     try:
         changed = change(profile, patch)
-    except ConsentRequired:
+    except ConsentRequiredError:
         return
     if not changed.consents_to(Purpose.DATA_COLLECTION):
         assert changed.demographics.items() <= profile.demographics.items()
@@ -128,8 +128,8 @@ def test_a_creation_is_a_change_of_the_bare_core(patch: dict[str, Any]) -> None:
     document = core() | patch
     try:
         created = create(document)
-    except ConsentRequired:
-        with pytest.raises(ConsentRequired):
+    except ConsentRequiredError:
+        with pytest.raises(ConsentRequiredError):
             change(create(core()), patch)
     else:
         assert created == change(create(core()), patch)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from models.rules.sharding import SHARDS
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import data_keys, instances, triggers
 from store.connection import Connection
-from store.instances import NewInstance
+from store.instances import instances, triggers
+from store.instances.instances import NewInstance
+from store.users import data_keys
 from tests.support.people import Customer
 from tests.support.plans import explained
 
@@ -33,13 +34,13 @@ async def _fill(owner: Connection, moment: datetime) -> None:
 
 
 async def test_the_event_that_started_an_instance_is_found_without_a_look_at_the_others_of_its_month(
-    database: Database, owner: Connection, sealer: Sealer, customer: Customer
+    database: Database, owner: Connection, cipher: Cipher, customer: Customer
 ) -> None:
     """The month is full of other people's events, and the look is part of the transaction that admits a start."""
     moment = datetime(2026, 3, 14, 12, tzinfo=UTC)
     await _fill(owner, moment)
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, customer.user_id)
+        key = await data_keys.require(connection, cipher, customer.user_id)
         new = NewInstance("i-1", "onboarding", customer.user_id, 3, {}, "trigger")
         await instances.insert(connection, key, new)
         received_at = await connection.fetchval(

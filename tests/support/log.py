@@ -11,11 +11,11 @@ from typing import Any
 from activities.projector import Follower, Found
 from models.rules.activity import Activity
 from models.rules.sharding import SHARDS, shard_of
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import data_keys, users
 from store.connection import Connection
-from store.events import BODY
+from store.events.events import BODY
+from store.users import data_keys, users
 from tests.support.people import Customer
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -50,19 +50,19 @@ def click(user_id: str, feature: Any, **changes: Any) -> Happening:
 class Log:
     """Writes events, and has them projected."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, cipher: Cipher) -> None:
         self.database = database
-        self.sealer = sealer
+        self.cipher = cipher
 
     async def person(self, shard: int | None = None) -> str:
         """A new person's id, in a shard if one is wanted."""
         while True:
-            customer = await Customer.new(self.database, self.sealer)
+            customer = await Customer.new(self.database, self.cipher)
             if shard is None or shard_of(customer.user_id) == shard:
                 return customer.user_id
 
     async def write(self, *happenings: Happening, raw: bytes | None = None) -> None:
-        """Commit events, each body sealed with its person's key; ``raw`` stands in for the bodies."""
+        """Commit events, each body encrypted with its person's key; ``raw`` stands in for the bodies."""
         for month in {each.timestamp.date().replace(day=1) for each in happenings}:
             async with self.database.connection() as connection:
                 await connection.execute("SELECT ensure_events_partition($1)", month)
@@ -73,13 +73,13 @@ class Log:
         self, connection: Connection, happenings: Sequence[Happening], *, raw: bytes | None = None
     ) -> None:
         """Insert events in a transaction of the caller's; their partitions must be there."""
-        keys = await data_keys.find(connection, self.sealer, {each.user_id for each in happenings})
+        keys = await data_keys.find(connection, self.cipher, {each.user_id for each in happenings})
         generation = await connection.fetchval("SELECT coalesce((SELECT generation FROM log_generation), 1)")
         rows = []
         for each in happenings:
             key = keys[each.user_id]
             assert key is not None
-            body = raw or key.seal_json(BODY, {"event_properties": dict(each.properties)})
+            body = raw or key.encrypt_json(BODY, {"event_properties": dict(each.properties)})
             shard = shard_of(each.user_id)
             rows.append(
                 (
@@ -103,7 +103,7 @@ class Log:
 
     def follower(self, shard: int) -> Follower:
         """A follower of a shard, without Temporal around it."""
-        return Follower(self.database, self.sealer, (), shard)
+        return Follower(self.database, self.cipher, (), shard)
 
     async def project(self, shards: Sequence[int] = range(SHARDS)) -> None:
         """Fold all that is settled."""
@@ -113,7 +113,7 @@ class Log:
     async def activity(self, user_id: str) -> Activity:
         """What is computed of a person by now."""
         async with self.database.connection() as connection:
-            return (await users.find(connection, self.sealer, user_id)).activity
+            return (await users.find(connection, self.cipher, user_id)).activity
 
 
 async def drain(follower: Follower) -> None:

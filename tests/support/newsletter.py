@@ -8,8 +8,8 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.messages import Messages
-    from models.messages.execution import Message
     from models.rules.durations import Duration
+    from models.temporal.execution import Message
     from models.vocabulary import Purpose
     from workflows.base import LifecycleWorkflow
     from workflows.catalog import Parameters, lifecycle

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 from models.rules.profile import Profile
 from models.vocabulary import AccountStatus, LifecycleStage, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import consents, users
+from store.consents import consents
+from store.users import users
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Customer:
 
     @classmethod
     async def new(
-        cls, database: Database, sealer: Sealer, *purposes: Purpose, timezone: str | None = None
+        cls, database: Database, cipher: Cipher, *purposes: Purpose, timezone: str | None = None
     ) -> Customer:
         """A customer who has consented to some purposes, and may have told where they live."""
         mark = uuid.uuid4().hex[:12]
@@ -40,7 +41,7 @@ class Customer:
             consents={purpose.value: True for purpose in purposes},
         )
         async with database.transaction() as connection:
-            await users.create(connection, sealer, profile, actor="test")
+            await users.create(connection, cipher, profile, actor="test")
         return customer
 
     async def stage(self) -> str:

@@ -1,6 +1,6 @@
 """Histories that the replay tests read: made by `python -m tests.support.recorded`, and committed.
 
-They are sealed with a key that is no secret, since nobody's data is in them. One that is there is left alone:
+They are encrypted with a key that is no secret, since nobody's data is in them. One that is there is left alone:
 running instances have a history like it.
 """
 
@@ -15,28 +15,28 @@ from temporalio.testing import WorkflowEnvironment
 
 import activities.outbox
 import activities.projector
-import activities.refusals
+import activities.redaction
 from activities.outbox import start_outbox
 from activities.projector import start_projectors
-from activities.refusals import start_refusals
-from models.messages.audit import AUDIT_SEAL, AUDIT_SEAL_ID
-from models.messages.callbacks import CALLBACK, CallbackDue, callback_workflow_id
-from models.messages.identity import SEARCH_ATTRIBUTES
-from models.messages.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
-from models.messages.partitions import PARTITIONS, PARTITIONS_ID
-from models.messages.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
-from models.messages.reconciling import RECONCILER, RECONCILER_ID
-from models.messages.refusals import REFUSALS, REFUSALS_WORKFLOW_ID
-from models.messages.retention import RETENTION, RETENTION_SCHEDULE_ID, RetentionRun
+from activities.redaction import start_redaction
+from models.temporal.audit import AUDIT_CHECKPOINT, AUDIT_CHECKPOINT_ID
+from models.temporal.callbacks import CALLBACK, CallbackDue, callback_workflow_id
+from models.temporal.identity import SEARCH_ATTRIBUTES
+from models.temporal.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
+from models.temporal.partitions import PARTITIONS, PARTITIONS_ID
+from models.temporal.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
+from models.temporal.reconciler import RECONCILER, RECONCILER_ID
+from models.temporal.redaction import REDACTION, REDACTION_WORKFLOW_ID
+from models.temporal.retention import RETENTION, RETENTION_SCHEDULE_ID, RetentionRun
 from models.vocabulary import Purpose
+from privacy.encryption import Cipher
 from privacy.keyring import KeyRing, KeySet
-from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.embedded.scratch import scratch_postgres
 from runtime.embedded.temporal_server import find_temporal
 from runtime.migrate import upgrade
 from runtime.settings import Settings
-from runtime.temporal import SealedPayloads, data_converter
+from runtime.temporal import EncryptedPayloads, data_converter
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from tests.support.temporal import skipping_temporal
@@ -47,7 +47,7 @@ HISTORIES = Path(__file__).parent.parent / "workflows" / "histories"
 _KNOWN = KeySet("known", {"known": bytes(range(32))})
 RING = KeyRing(kek=_KNOWN, payload=_KNOWN, blind_index=bytes(32))
 _NOBODY_LISTENS = "smtp://127.0.0.1:9"
-CODEC = SealedPayloads(RING.payload.current, RING.payload.keys)
+CODEC = EncryptedPayloads(RING.payload.current, RING.payload.keys)
 
 
 async def _onboarding(runs: Runs, customer: Customer) -> dict[str, Run]:
@@ -137,12 +137,12 @@ async def _given_up(runs: Runs, customer: Customer) -> dict[str, Run]:
 
 async def _write_turns(client: Client, task_queue: str) -> None:
     """A run of each of the platform's own workflows; of the endless ones, a turn that was followed by another."""
-    activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = activities.refusals.TURN_SECONDS = 0.5
+    activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = activities.redaction.TURN_SECONDS = 0.5
     await start_projectors(client, task_queue)
     await start_outbox(client, task_queue)
-    await start_refusals(client, task_queue)
+    await start_redaction(client, task_queue)
     partitions = await client.start_workflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue)
-    sealing = await client.start_workflow(AUDIT_SEAL, id=AUDIT_SEAL_ID, task_queue=task_queue)
+    encrypting = await client.start_workflow(AUDIT_CHECKPOINT, id=AUDIT_CHECKPOINT_ID, task_queue=task_queue)
     retention = await client.start_workflow(
         RETENTION, RetentionRun(), id=RETENTION_SCHEDULE_ID, task_queue=task_queue
     )
@@ -151,7 +151,7 @@ async def _write_turns(client: Client, task_queue: str) -> None:
     calling = await client.start_workflow(CALLBACK, due, id=callback_workflow_id(due), task_queue=task_queue)
     for name, handle in {
         PARTITIONS: partitions,
-        AUDIT_SEAL: sealing,
+        AUDIT_CHECKPOINT: encrypting,
         RETENTION: retention,
         RECONCILER: looking,
         CALLBACK: calling,
@@ -160,7 +160,7 @@ async def _write_turns(client: Client, task_queue: str) -> None:
         _keep(f"{name}-turn", await handle.fetch_history())
     _keep(f"{PROJECTOR}-turn", await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)))
     _keep(f"{OUTBOX}-turn", await _first_turn(client, OUTBOX_WORKFLOW_ID))
-    _keep(f"{REFUSALS}-turn", await _first_turn(client, REFUSALS_WORKFLOW_ID))
+    _keep(f"{REDACTION}-turn", await _first_turn(client, REDACTION_WORKFLOW_ID))
 
 
 async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:
@@ -191,26 +191,26 @@ async def record() -> None:
             search_attributes=SEARCH_ATTRIBUTES,
         )
         customer = await Customer.new(
-            database, Sealer(RING), Purpose.MARKETING, Purpose.DATA_COLLECTION, timezone="Europe/Berlin"
+            database, Cipher(RING), Purpose.MARKETING, Purpose.DATA_COLLECTION, timezone="Europe/Berlin"
         )
-        async with await local as environment, build_worker(environment.client, settings, database, Sealer(RING)):
+        async with await local as environment, build_worker(environment.client, settings, database, Cipher(RING)):
             await _write(
-                await _onboarding(Runs(environment, database, Sealer(RING), settings.task_queue), customer)
+                await _onboarding(Runs(environment, database, Cipher(RING), settings.task_queue), customer)
             )
             await _write_turns(environment.client, settings.task_queue)
         async with (
             skipping_temporal(CODEC) as environment,
-            build_worker(environment.client, settings, database, Sealer(RING)),
+            build_worker(environment.client, settings, database, Cipher(RING)),
         ):
-            runs = Runs(environment, database, Sealer(RING), settings.task_queue)
+            runs = Runs(environment, database, Cipher(RING), settings.task_queue)
             await _write(await _others(runs, customer))
             await _write(await _heard(runs, customer))
         refusing = settings.model_copy(update={"smtp_url": _NOBODY_LISTENS})
         async with (
             skipping_temporal(CODEC) as environment,
-            build_worker(environment.client, refusing, database, Sealer(RING)),
+            build_worker(environment.client, refusing, database, Cipher(RING)),
         ):
-            await _write(await _given_up(Runs(environment, database, Sealer(RING), settings.task_queue), customer))
+            await _write(await _given_up(Runs(environment, database, Cipher(RING), settings.task_queue), customer))
         await database.close()
 
 

@@ -12,14 +12,15 @@ from typing import Any
 from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
-from models.messages.execution import LifecycleOutcome, RecordedEvent
-from models.messages.identity import temporal_workflow_id
-from models.messages.starting import exit_requests, start_message, start_options
 from models.rules.folding import FoldedEvent
-from privacy.sealing import Sealer
+from models.temporal.execution import LifecycleOutcome, RecordedEvent
+from models.temporal.identity import temporal_workflow_id
+from models.temporal.starting import exit_requests, start_message, start_options
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import data_keys, instances, triggers, waits
-from store.instances import NewInstance, StoredInstance
+from store.instances import instances, triggers, waits
+from store.instances.instances import NewInstance, StoredInstance
+from store.users import data_keys
 from workflows.base import LifecycleWorkflow
 from workflows.catalog import catalog
 
@@ -40,13 +41,13 @@ class Runs:
         self,
         environment: WorkflowEnvironment,
         database: Database,
-        sealer: Sealer,
+        cipher: Cipher,
         task_queue: str,
         lifecycles: Sequence[type[LifecycleWorkflow[Any]]] = (),
     ) -> None:
         self.environment = environment
         self.database = database
-        self.sealer = sealer
+        self.cipher = cipher
         self.task_queue = task_queue
         own = {each.definition.workflow_id: each.definition for each in lifecycles}
         self.definitions = {**catalog(), **own}
@@ -93,7 +94,7 @@ class Runs:
 
     async def _store(self, new: NewInstance, trigger: FoldedEvent | None = None) -> None:
         async with self.database.transaction() as connection:
-            key = await data_keys.require(connection, self.sealer, new.user_id)
+            key = await data_keys.require(connection, self.cipher, new.user_id)
             await instances.insert(connection, key, new)
             if trigger is not None:
                 await triggers.remember(connection, new.instance_id, trigger.event_id, trigger.timestamp)
@@ -119,7 +120,7 @@ class Runs:
 
     async def _find(self, run: Run) -> StoredInstance | None:
         async with self.database.connection() as connection:
-            return await instances.find(connection, self.sealer, run.workflow_id, run.instance_id)
+            return await instances.find(connection, self.cipher, run.workflow_id, run.instance_id)
 
     async def until(self, run: Run, step: str, within: float = 60.0) -> StoredInstance:
         """The context once the instance has come to a step."""

@@ -13,12 +13,12 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
 
-from models.messages.identity import SEARCH_ATTRIBUTES
+from models.temporal.identity import SEARCH_ATTRIBUTES
+from privacy.encryption import Cipher
 from privacy.keyring import KeyRing
-from privacy.sealing import Sealer
 from runtime.database import Database
 from runtime.settings import Settings
-from runtime.temporal import SealedPayloads, data_converter
+from runtime.temporal import EncryptedPayloads, data_converter
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
@@ -26,19 +26,19 @@ from worker import build_worker
 
 
 @pytest.fixture(scope="session")
-def codec(key_ring: KeyRing) -> SealedPayloads:
-    return SealedPayloads(key_ring.payload.current, key_ring.payload.keys)
+def codec(key_ring: KeyRing) -> EncryptedPayloads:
+    return EncryptedPayloads(key_ring.payload.current, key_ring.payload.keys)
 
 
 @pytest.fixture(scope="session")
-async def skipping(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]:
+async def skipping(codec: EncryptedPayloads) -> AsyncIterator[WorkflowEnvironment]:
     """A Temporal whose workflows each have a virtual clock."""
     async with skipping_temporal(codec) as environment:
         yield environment
 
 
 @asynccontextmanager
-async def skipping_temporal(codec: SealedPayloads, *more: str) -> AsyncIterator[WorkflowEnvironment]:
+async def skipping_temporal(codec: EncryptedPayloads, *more: str) -> AsyncIterator[WorkflowEnvironment]:
     """A time-skipping Temporal; ``more`` are dynamic configuration values."""
     binary = shutil.which("temporal") or shutil.which("temporal", path=str(Path(sys.executable).parent))
     dynamic = (
@@ -85,16 +85,16 @@ def worker_settings(mail: MailServer) -> Settings:
 
 @pytest.fixture
 async def runs(
-    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[Runs]:
     """Starts workflows on a worker of this test's own."""
-    async with build_worker(skipping.client, worker_settings, database, sealer):
-        yield Runs(skipping, database, sealer, worker_settings.task_queue)
+    async with build_worker(skipping.client, worker_settings, database, cipher):
+        yield Runs(skipping, database, cipher, worker_settings.task_queue)
 
 
 DAY = timedelta(days=1)
 
 
 @pytest.fixture
-async def customer(database: Database, sealer: Sealer) -> Customer:
-    return await Customer.new(database, sealer)
+async def customer(database: Database, cipher: Cipher) -> Customer:
+    return await Customer.new(database, cipher)

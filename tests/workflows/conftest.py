@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.journeys import JOURNEYS
@@ -18,9 +18,9 @@ from worker import build_worker, implementations
 
 @pytest.fixture
 async def journeys(
-    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[Runs]:
     """Starts real and test workflows on a worker of this test's own."""
     lifecycles: list[type[Any]] = [*JOURNEYS, *implementations()]
-    async with build_worker(skipping.client, worker_settings, database, sealer, lifecycles=lifecycles):
-        yield Runs(skipping, database, sealer, worker_settings.task_queue, JOURNEYS)
+    async with build_worker(skipping.client, worker_settings, database, cipher, lifecycles=lifecycles):
+        yield Runs(skipping, database, cipher, worker_settings.task_queue, JOURNEYS)

@@ -12,7 +12,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from models.vocabulary import InstanceStatus
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.journeys import JOURNEYS, After, Before, PatchDeprecated, Patched
@@ -39,24 +39,24 @@ async def test_a_bug_fails_its_instance_with_its_place_and_does_not_hang(
 async def test_a_deployment_that_cannot_follow_holds_its_instances_until_it_is_rolled_back(
     skipping: WorkflowEnvironment,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     worker_settings: Settings,
     customer: Customer,
     mail: MailServer,
 ) -> None:
     """The workflow task fails again and again, the instance stays, and nothing has an effect meanwhile."""
     client, queue = skipping.client, worker_settings.task_queue
-    runs = Runs(skipping, database, sealer, queue, JOURNEYS)
-    async with build_worker(client, worker_settings, database, sealer, lifecycles=[Before]):
+    runs = Runs(skipping, database, cipher, queue, JOURNEYS)
+    async with build_worker(client, worker_settings, database, cipher, lifecycles=[Before]):
         run = await runs.start(customer.user_id, "changing", still=True)
         await runs.until(run, "wait_for_never_comes")
-    async with build_worker(client, worker_settings, database, sealer, lifecycles=[After]):
+    async with build_worker(client, worker_settings, database, cipher, lifecycles=[After]):
         await runs.tell(run, "never.comes")
         await _until_a_task_has_failed(run)
         held = await runs.context(run)
         assert (held.status, held.current_step) == (InstanceStatus.RUNNING, "wait_for_never_comes")
         assert len(mail.to(customer.email)) == 1
-    async with build_worker(client, worker_settings, database, sealer, lifecycles=[Before]):
+    async with build_worker(client, worker_settings, database, cipher, lifecycles=[Before]):
         assert (await run.handle.result()).reason == "as it was"
     assert len(mail.to(customer.email)) == 2
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
@@ -65,16 +65,16 @@ async def test_a_deployment_that_cannot_follow_holds_its_instances_until_it_is_r
 async def test_a_patched_change_leaves_running_instances_their_course_and_gives_new_ones_the_new(
     skipping: WorkflowEnvironment,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     worker_settings: Settings,
     customer: Customer,
     mail: MailServer,
 ) -> None:
     """Three deployments, as the guide has them: the patch, and its end when the last old instance has ended."""
-    runs = Runs(skipping, database, sealer, worker_settings.task_queue, JOURNEYS)
+    runs = Runs(skipping, database, cipher, worker_settings.task_queue, JOURNEYS)
 
     def deployed(lifecycle: type[Any]) -> Worker:
-        return build_worker(skipping.client, worker_settings, database, sealer, lifecycles=[lifecycle])
+        return build_worker(skipping.client, worker_settings, database, cipher, lifecycles=[lifecycle])
 
     async with deployed(Before):
         old = await runs.start(customer.user_id, "changing", still=True)
@@ -117,7 +117,7 @@ async def _until_a_task_has_failed(run: Run) -> None:
 async def test_workflows_come_to_the_same_where_every_task_is_a_replay(
     skipping: WorkflowEnvironment,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     worker_settings: Settings,
     customer: Customer,
     workflow_id: str,
@@ -126,10 +126,10 @@ async def test_workflows_come_to_the_same_where_every_task_is_a_replay(
     """Without a cache each workflow task begins at the history's first event: what isn't deterministic fails."""
     lifecycles: list[type[Any]] = [*JOURNEYS, *implementations()]
     worker = build_worker(
-        skipping.client, worker_settings, database, sealer, lifecycles=lifecycles, workflow_cache=0
+        skipping.client, worker_settings, database, cipher, lifecycles=lifecycles, workflow_cache=0
     )
     async with worker:
-        runs = Runs(skipping, database, sealer, worker_settings.task_queue, JOURNEYS)
+        runs = Runs(skipping, database, cipher, worker_settings.task_queue, JOURNEYS)
         run = await runs.start(customer.user_id, workflow_id)
         assert (await run.handle.result()).reason == reason
         history = await run.handle.fetch_history()

@@ -6,27 +6,27 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from activities.events import Events, emitted_event_id
-from models.messages.execution import NewEvent, StepContext
 from models.rules.event_types import EventType
+from models.temporal.execution import NewEvent, StepContext
 from models.vocabulary import Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import event_types
+from store.events import types
 from tests.support.log import Log
 from tests.support.people import Customer
 from tests.support.runs import Runs
 
 
-async def test_an_instance_hears_what_it_has_told(journeys: Runs, database: Database, sealer: Sealer) -> None:
-    customer = await Customer.new(database, sealer, Purpose.DATA_COLLECTION)
+async def test_an_instance_hears_what_it_has_told(journeys: Runs, database: Database, cipher: Cipher) -> None:
+    customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
     run = await journeys.start(customer.user_id, "teller")
     assert (await run.handle.result()).reason == "heard"
 
 
 async def test_without_consent_the_event_is_not_stored_and_the_journey_goes_on(
-    journeys: Runs, database: Database, sealer: Sealer
+    journeys: Runs, database: Database, cipher: Cipher
 ) -> None:
-    customer = await Customer.new(database, sealer)
+    customer = await Customer.new(database, cipher)
     run = await journeys.start(customer.user_id, "teller")
     assert (await run.handle.result()).reason == "nothing"
     emission = (await journeys.context(run)).results["emit_teller_spoke"]
@@ -43,33 +43,33 @@ def bound(customer: Customer, **properties: object) -> NewEvent:
 
 
 async def test_an_attempt_that_is_repeated_after_its_commit_counts_once(
-    database: Database, sealer: Sealer
+    database: Database, cipher: Cipher
 ) -> None:
     """The process died between the commit and the recording of the step: the next attempt emits again."""
-    customer = await Customer.new(database, sealer, Purpose.DATA_COLLECTION)
-    first = await Events(database, sealer).emit(bound(customer, said="hello"))
-    second = await Events(database, sealer).emit(bound(customer, said="hello"))
+    customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
+    first = await Events(database, cipher).emit(bound(customer, said="hello"))
+    second = await Events(database, cipher).emit(bound(customer, said="hello"))
     assert (first.status, second.status) == ("accepted", "duplicate")
     assert first.event_id == second.event_id == emitted_event_id(bound(customer).step_context)
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM events") == 1
 
 
-async def test_what_a_workflow_records_is_no_visit_of_the_customer(database: Database, sealer: Sealer) -> None:
-    customer = await Customer.new(database, sealer, Purpose.DATA_COLLECTION)
-    await Events(database, sealer).emit(bound(customer))
-    log = Log(database, sealer)
+async def test_what_a_workflow_records_is_no_visit_of_the_customer(database: Database, cipher: Cipher) -> None:
+    customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
+    await Events(database, cipher).emit(bound(customer))
+    log = Log(database, cipher)
     await log.project()
     assert (await log.activity(customer.user_id)).session_count == 0
 
 
 async def test_an_event_that_its_type_s_schema_refuses_fails_the_instance_with_the_place(
-    journeys: Runs, database: Database, sealer: Sealer
+    journeys: Runs, database: Database, cipher: Cipher
 ) -> None:
-    customer = await Customer.new(database, sealer, Purpose.DATA_COLLECTION)
+    customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
     schema = {"type": "object", "properties": {"loudly": {"type": "string"}}}
     async with database.transaction() as connection:
-        await event_types.declare(connection, EventType("teller.spoke", "", schema, (), ()))
+        await types.declare(connection, EventType("teller.spoke", "", schema, (), ()))
     run = await journeys.start(customer.user_id, "teller")
     with pytest.raises(WorkflowFailureError):
         await run.handle.result()

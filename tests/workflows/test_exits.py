@@ -13,9 +13,10 @@ from temporalio.client import WorkflowFailureError
 from temporalio.worker import Replayer
 
 from models.vocabulary import InstanceStatus, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from store import callbacks, data_keys
+from store.instances import callbacks
+from store.users import data_keys
 from tests.events.test_outbox import Log as EventLog
 from tests.support.journeys import Eager, Parting
 from tests.support.mail import MailServer
@@ -32,13 +33,13 @@ HEARD = (EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, EventType.EVENT_TYPE_TIME
 
 
 @pytest.fixture
-async def customer(database: Database, sealer: Sealer) -> Customer:
-    return await Customer.new(database, sealer, Purpose.DATA_COLLECTION)
+async def customer(database: Database, cipher: Cipher) -> Customer:
+    return await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer, customer: Customer) -> EventLog:
-    return EventLog(database, sealer, customer)
+def log(database: Database, cipher: Cipher, customer: Customer) -> EventLog:
+    return EventLog(database, cipher, customer)
 
 
 async def test_an_exit_interrupts_a_wait_and_what_comes_after_it_runs(journeys: Runs, customer: Customer) -> None:
@@ -53,12 +54,12 @@ async def test_an_exit_interrupts_a_wait_and_what_comes_after_it_runs(journeys: 
 
 
 async def test_an_exit_is_an_end_like_any_other_and_whoever_asked_is_told(
-    journeys: Runs, customer: Customer, database: Database, sealer: Sealer
+    journeys: Runs, customer: Customer, database: Database, cipher: Cipher
 ) -> None:
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
     async with database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, customer.user_id)
+        key = await data_keys.require(connection, cipher, customer.user_id)
         await callbacks.place(connection, key, run.instance_id, "https://example.com/hook")
     await journeys.tell(run, "cart.drop")
     await run.handle.result()

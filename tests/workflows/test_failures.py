@@ -9,8 +9,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
 
 from models.vocabulary import InstanceStatus
-from privacy.sealing import Sealer
-from store import data_keys
+from privacy.encryption import Cipher
+from store.users import data_keys
 from tests.support.locks import until_blocked
 from tests.support.mail import MailServer
 from tests.support.people import Customer
@@ -66,7 +66,7 @@ async def test_a_permanent_refusal_is_not_tried_again(runs: Runs, customer: Cust
     context = await runs.context(run)
     assert len(context.attempts) == 1
     assert context.error is not None
-    assert context.error["error_type"] == "MessageRefused"
+    assert context.error["error_type"] == "MessageRejectedError"
 
 
 async def test_parameters_that_do_not_fit_fail_the_instance_and_do_not_hang(
@@ -141,14 +141,14 @@ async def test_a_run_that_a_replay_has_replaced_ends_and_writes_nothing(runs: Ru
 
 @pytest.mark.parametrize("address", ["zoe@exämple.com", "üni@example.com"])
 async def test_addresses_beyond_ascii_get_their_messages(
-    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer, address: str
+    runs: Runs, customer: Customer, mail: MailServer, cipher: Cipher, address: str
 ) -> None:
     async with runs.database.transaction() as connection:
-        key = await data_keys.require(connection, sealer, customer.user_id)
+        key = await data_keys.require(connection, cipher, customer.user_id)
         await connection.execute(
             "UPDATE users SET email = $2 WHERE user_id = $1",
             customer.user_id,
-            key.seal_json("users.email", address),
+            key.encrypt_json("users.email", address),
         )
     run = await runs.start(customer.user_id)
     assert (await run.handle.result()).status is InstanceStatus.COMPLETED

@@ -15,9 +15,9 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import _Definition
 
 from models.vocabulary import Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
-from runtime.temporal import SealedPayloads, data_converter
+from runtime.temporal import EncryptedPayloads, data_converter
 from tests.support.people import Customer
 from tests.support.recorded import CODEC, HISTORIES
 from tests.support.runs import Runs
@@ -56,17 +56,17 @@ def payloads(message: Any) -> Iterator[Payload]:
 
 
 async def test_nobody_learns_from_history_where_a_customer_lives_or_is_written_to(
-    runs: Runs, database: Database, sealer: Sealer, codec: SealedPayloads
+    runs: Runs, database: Database, cipher: Cipher, codec: EncryptedPayloads
 ) -> None:
     """Decoded, as an admin sees it: ids and moments, no zone, no address, no name."""
-    customer = await Customer.new(database, sealer, Purpose.MARKETING, timezone="Asia/Kathmandu")
+    customer = await Customer.new(database, cipher, Purpose.MARKETING, timezone="Asia/Kathmandu")
     run = await runs.start(customer.user_id, "win_back")
     await run.handle.result()
     history = await run.handle.fetch_history()
     found = [each for event in history.events for each in payloads(event)]
-    sealed = [each for each in found if each.metadata["encoding"] == b"binary/encrypted"]
-    assert len(sealed) >= 10
-    decoded = b"".join(each.data for each in await codec.decode(sealed))
+    encrypted = [each for each in found if each.metadata["encoding"] == b"binary/encrypted"]
+    assert len(encrypted) >= 10
+    decoded = b"".join(each.data for each in await codec.decode(encrypted))
     assert customer.user_id.encode() in decoded
     for secret in ("Kathmandu", customer.email, customer.name):
         assert secret.encode() not in decoded

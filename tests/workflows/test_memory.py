@@ -9,7 +9,7 @@ import pytest
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from activities.messages import Messages
-from models.messages.execution import Carried, Delivery, DoneWait, ExitRequest, RecordedEvent
+from models.temporal.execution import Carried, Delivery, DoneWait, ExitRequest, RecordedEvent
 from models.vocabulary import MessageStatus, Suppression
 from workflows.interceptors import failure_of
 from workflows.memory import Inbox, Memory, step_failure
@@ -57,12 +57,16 @@ def test_a_failure_that_the_journey_lived_with_comes_back_as_the_same_failure() 
         activity_id="send",
         retry_state=None,
     )
-    error.__cause__ = ApplicationError("no such mailbox", type="MessageRefused")
+    error.__cause__ = ApplicationError("no such mailbox", type="MessageRejectedError")
     first.failed("send", error, NOW)
     with pytest.raises(ActivityError) as again:
         Memory(carried_by(first), NOW).retell("send", Messages.send)
     told = failure_of(again.value)
-    assert (told.error_type, told.error_message, told.failed_step) == ("MessageRefused", "no such mailbox", "send")
+    assert (told.error_type, told.error_message, told.failed_step) == (
+        "MessageRejectedError",
+        "no such mailbox",
+        "send",
+    )
 
 
 def test_an_open_wait_keeps_its_deadline_and_its_place_and_an_ended_one_its_event() -> None:

@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from runtime.temporal import SealedPayloads
+from runtime.temporal import EncryptedPayloads
 from tests.support.journeys import JOURNEYS
 from tests.support.mail import MailServer
 from tests.support.people import Customer
@@ -24,7 +24,7 @@ ROUNDS = 12
 
 
 @pytest.fixture(scope="module")
-async def impatient(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]:
+async def impatient(codec: EncryptedPayloads) -> AsyncIterator[WorkflowEnvironment]:
     """A Temporal that finds a history long when it has sixty events."""
     async with skipping_temporal(codec, "limit.historyCount.suggestContinueAsNew=60") as environment:
         yield environment
@@ -32,10 +32,10 @@ async def impatient(codec: SealedPayloads) -> AsyncIterator[WorkflowEnvironment]
 
 @pytest.fixture
 async def wanderers(
-    impatient: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings
+    impatient: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[Runs]:
-    async with build_worker(impatient.client, worker_settings, database, sealer, lifecycles=JOURNEYS):
-        yield Runs(impatient, database, sealer, worker_settings.task_queue, JOURNEYS)
+    async with build_worker(impatient.client, worker_settings, database, cipher, lifecycles=JOURNEYS):
+        yield Runs(impatient, database, cipher, worker_settings.task_queue, JOURNEYS)
 
 
 async def run_ids(runs: Runs, run: Run) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
-from models.messages.identity import STATUS, STEP, USER, WORKFLOW
+from models.temporal.identity import STATUS, STEP, USER, WORKFLOW
 from models.vocabulary import InstanceStatus
 from tests.support.mail import MailServer
 from tests.support.people import Customer

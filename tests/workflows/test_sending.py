@@ -15,13 +15,13 @@ import orjson
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from models.messages.execution import Message, StepContext
+from models.temporal.execution import Message, StepContext
 from models.vocabulary import MessageStatus, Purpose, Suppression
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import BadConfiguration, Settings
-from store import departures, messages
-from store.departures import FrequencyCap
+from store.messages import messages, send_gate
+from store.messages.send_gate import FrequencyCap
 from tests.support.journeys import JOURNEYS
 from tests.support.mail import MailServer
 from tests.support.people import Customer
@@ -32,8 +32,8 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
-async def customer(database: Database, sealer: Sealer) -> Customer:
-    return await Customer.new(database, sealer, Purpose.MARKETING)
+async def customer(database: Database, cipher: Cipher) -> Customer:
+    return await Customer.new(database, cipher, Purpose.MARKETING)
 
 
 @dataclass
@@ -68,7 +68,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 async def promoting(
     skipping: WorkflowEnvironment,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     worker_settings: Settings,
     endpoint: Endpoint,
 ) -> AsyncIterator[Runs]:
@@ -80,8 +80,8 @@ async def promoting(
             "message_webhook_secret": "whsec_" + base64.b64encode(SECRET).decode(),
         }
     )
-    async with build_worker(skipping.client, settings, database, sealer, lifecycles=JOURNEYS):
-        yield Runs(skipping, database, sealer, settings.task_queue, JOURNEYS)
+    async with build_worker(skipping.client, settings, database, cipher, lifecycles=JOURNEYS):
+        yield Runs(skipping, database, cipher, settings.task_queue, JOURNEYS)
 
 
 async def stored(runs: Runs, customer: Customer) -> list[tuple[str, str | None]]:
@@ -174,7 +174,7 @@ def context(customer: Customer, instance_id: str) -> Message:
 
 
 async def test_the_cap_is_exact_when_many_send_to_one_person_at_once(
-    database: Database, sealer: Sealer, customer: Customer, database_url: str
+    database: Database, cipher: Cipher, customer: Customer, database_url: str
 ) -> None:
     """From two pools of connections, as from two processes: what decides is in Postgres alone."""
     other = Database(database_url, size=8, application="test")
@@ -184,10 +184,10 @@ async def test_the_cap_is_exact_when_many_send_to_one_person_at_once(
     async def send(pool: Database, number: int) -> Suppression | None:
         async with pool.transaction() as connection:
             intent = await messages.intend(
-                connection, sealer, context(customer, f"i-{number}"), Purpose.MARKETING, lambda name: ("s", "b")
+                connection, cipher, context(customer, f"i-{number}"), Purpose.MARKETING, lambda name: ("s", "b")
             )
         async with pool.transaction() as connection:
-            return await departures.let_go(connection, intent, customer.user_id, MessageStatus.SENDING, cap)
+            return await send_gate.authorize(connection, intent, customer.user_id, MessageStatus.SENDING, cap)
 
     verdicts = await asyncio.gather(*(send((database, other)[number % 2], number) for number in range(16)))
     await other.close()
@@ -196,14 +196,14 @@ async def test_the_cap_is_exact_when_many_send_to_one_person_at_once(
 
 
 async def test_no_message_leaves_after_a_withdrawal_was_answered(
-    database: Database, sealer: Sealer, customer: Customer
+    database: Database, cipher: Cipher, customer: Customer
 ) -> None:
     """A withdrawal and a sender race, again and again: whichever comes second sees the other."""
 
     async def prepared(number: int) -> messages.Intent:
         async with database.transaction() as connection:
             return await messages.intend(
-                connection, sealer, context(customer, f"r-{number}"), Purpose.MARKETING, lambda name: ("s", "b")
+                connection, cipher, context(customer, f"r-{number}"), Purpose.MARKETING, lambda name: ("s", "b")
             )
 
     intents = [await prepared(number) for number in range(12)]
@@ -213,7 +213,7 @@ async def test_no_message_leaves_after_a_withdrawal_was_answered(
     async def send(intent: messages.Intent) -> None:
         began_after = answered.is_set()
         async with database.transaction() as connection:
-            verdict = await departures.let_go(connection, intent, customer.user_id, MessageStatus.SENDING, None)
+            verdict = await send_gate.authorize(connection, intent, customer.user_id, MessageStatus.SENDING, None)
         if began_after:
             late.append(verdict)
 
@@ -255,7 +255,7 @@ async def test_an_endpoint_that_refuses_a_message_for_good_fails_the_step(
         await run.handle.result()
     error = (await promoting.context(run)).error
     assert error is not None
-    assert (error["error_type"], error["failed_step"]) == ("MessageRefused", "push")
+    assert (error["error_type"], error["failed_step"]) == ("MessageRejectedError", "push")
     assert len(endpoint.received) == 1
 
 

@@ -14,10 +14,11 @@ from activities.outbox import Outbox, Startable
 from models.rules.folding import FoldedEvent
 from models.rules.triggers import WorkflowTrigger
 from models.vocabulary import Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store import outbox, triggers
+from store import outbox
+from store.instances import triggers
 from tests.events.test_outbox import Log as EventLog
 from tests.support.journeys import Leaver
 from tests.support.people import Customer
@@ -31,17 +32,17 @@ STARTABLES: Mapping[str, Startable] = {"leaver": startable_of(Leaver.definition)
 
 
 @pytest.fixture
-async def customer(database: Database, sealer: Sealer) -> Customer:
-    return await Customer.new(database, sealer, Purpose.DATA_COLLECTION)
+async def customer(database: Database, cipher: Cipher) -> Customer:
+    return await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
 
 
 @pytest.fixture
-def log(database: Database, sealer: Sealer, customer: Customer) -> EventLog:
-    return EventLog(database, sealer, customer)
+def log(database: Database, cipher: Cipher, customer: Customer) -> EventLog:
+    return EventLog(database, cipher, customer)
 
 
 async def deliver(
-    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, settings: Settings, *, carriers: int = 1
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, settings: Settings, *, carriers: int = 1
 ) -> None:
     """Have the outbox emptied, by some carriers at once."""
     async with database.connection() as connection:
@@ -57,7 +58,7 @@ async def deliver(
             await asyncio.gather(
                 watch(),
                 *(
-                    Outbox(database, sealer, skipping.client, settings.task_queue, STARTABLES).carry_on(
+                    Outbox(database, cipher, skipping.client, settings.task_queue, STARTABLES).carry_on(
                         lambda: not over.is_set()
                     )
                     for _ in range(carriers)
@@ -76,21 +77,21 @@ async def started(database: Database) -> int:
 
 
 async def test_many_events_at_once_start_one_instance_within_the_window(
-    journeys: Runs, database: Database, sealer: Sealer, worker_settings: Settings, log: EventLog
+    journeys: Runs, database: Database, cipher: Cipher, worker_settings: Settings, log: EventLog
 ) -> None:
     """Three carriers at once, as when two workers follow the outbox for a moment; each letter twice."""
     events = [await log.store("cart.fill") for _ in range(8)]
     await enqueue(log, *events)
     await enqueue(log, *events)
-    await deliver(journeys.environment, database, sealer, worker_settings, carriers=3)
+    await deliver(journeys.environment, database, cipher, worker_settings, carriers=3)
     assert await started(database) == 1
 
 
 async def test_the_next_window_starts_it_again(
-    journeys: Runs, database: Database, sealer: Sealer, worker_settings: Settings, log: EventLog
+    journeys: Runs, database: Database, cipher: Cipher, worker_settings: Settings, log: EventLog
 ) -> None:
     await enqueue(log, await log.store("cart.fill"))
-    await deliver(journeys.environment, database, sealer, worker_settings)
+    await deliver(journeys.environment, database, cipher, worker_settings)
     async with database.connection() as connection:
         await connection.execute("UPDATE trigger_windows SET opened_at = now() - interval '6 days 23 hours'")
     assert await enqueue(log, await log.store("cart.fill")) == 0  # nobody is told in vain
@@ -98,14 +99,14 @@ async def test_the_next_window_starts_it_again(
     async with database.connection() as connection:
         await connection.execute("UPDATE trigger_windows SET opened_at = now() - interval '7 days'")
     await enqueue(log, await log.store("cart.fill"))
-    await deliver(journeys.environment, database, sealer, worker_settings)
+    await deliver(journeys.environment, database, cipher, worker_settings)
     assert await started(database) == 2
 
 
 async def test_requests_neither_open_a_window_nor_are_bound_by_one(
     journeys: Runs,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     worker_settings: Settings,
     log: EventLog,
     customer: Customer,
@@ -113,31 +114,31 @@ async def test_requests_neither_open_a_window_nor_are_bound_by_one(
     for _ in range(2):
         await journeys.start(customer.user_id, "leaver", still=True)
     await enqueue(log, await log.store("cart.fill"))
-    await deliver(journeys.environment, database, sealer, worker_settings)
+    await deliver(journeys.environment, database, cipher, worker_settings)
     assert await started(database) == 3
     await journeys.start(customer.user_id, "leaver", still=True)
     assert await started(database) == 4
 
 
 async def test_a_triggered_instance_has_its_exits(
-    journeys: Runs, database: Database, sealer: Sealer, worker_settings: Settings, log: EventLog
+    journeys: Runs, database: Database, cipher: Cipher, worker_settings: Settings, log: EventLog
 ) -> None:
     event = await log.store("cart.fill")
     await enqueue(log, event)
-    await deliver(journeys.environment, database, sealer, worker_settings)
+    await deliver(journeys.environment, database, cipher, worker_settings)
     run = journeys.at("leaver", outbox.triggered_instance_id("leaver", event.event_id))
     await journeys.until(run, "wait_for_never_comes")
     await enqueue(log, await log.store("cart.buy", currency="EUR"))
-    await deliver(journeys.environment, database, sealer, worker_settings)
+    await deliver(journeys.environment, database, cipher, worker_settings)
     assert (await run.handle.result()).reason == "bought"
 
 
 async def test_a_triggered_instance_is_told_of_its_exits_before_its_first_step(
-    skipping: WorkflowEnvironment, database: Database, sealer: Sealer, worker_settings: Settings, log: EventLog
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings, log: EventLog
 ) -> None:
     """No worker has touched it yet."""
     await enqueue(log, await log.store("cart.fill"))
-    await deliver(skipping, database, sealer, worker_settings)
+    await deliver(skipping, database, cipher, worker_settings)
     assert await enqueue(log, await log.store("cart.drop")) == 1
 
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from models.vocabulary import InstanceStatus, Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from tests.support.log import Happening, Log
 from tests.support.mail import MailServer
@@ -24,9 +24,9 @@ BERLIN = "Europe/Berlin"
 
 
 @pytest.fixture
-async def customer(database: Database, sealer: Sealer) -> Customer:
+async def customer(database: Database, cipher: Cipher) -> Customer:
     """Somebody who lives in Berlin and has consented to what marketing needs."""
-    return await Customer.new(database, sealer, Purpose.MARKETING, Purpose.DATA_COLLECTION, timezone=BERLIN)
+    return await Customer.new(database, cipher, Purpose.MARKETING, Purpose.DATA_COLLECTION, timezone=BERLIN)
 
 
 def subjects(mail: MailServer, customer: Customer) -> list[str]:
@@ -117,9 +117,9 @@ async def test_a_purchase_ends_the_reminders_at_once(runs: Runs, customer: Custo
 
 
 async def test_a_purchase_between_two_reminders_spares_the_customer_the_second(
-    runs: Runs, database: Database, sealer: Sealer, mail: MailServer
+    runs: Runs, database: Database, cipher: Cipher, mail: MailServer
 ) -> None:
-    customer = await Customer.new(database, sealer, Purpose.MARKETING, timezone=where_it_is_noon())
+    customer = await Customer.new(database, cipher, Purpose.MARKETING, timezone=where_it_is_noon())
     run = await runs.start(customer.user_id, "cart_recovery", still=True)
     await runs.until(run, "wait_for_end_of_shopping")
     await runs.environment.fast_forward(run.handle, timedelta(hours=1))
@@ -130,13 +130,13 @@ async def test_a_purchase_between_two_reminders_spares_the_customer_the_second(
 
 
 async def test_somebody_who_goes_on_shopping_is_not_reminded_yet(
-    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer
+    runs: Runs, customer: Customer, mail: MailServer, cipher: Cipher
 ) -> None:
     """A further item half an hour on: the hour counts from that one."""
     run = await runs.start(customer.user_id, "cart_recovery", still=True)
     await runs.until(run, "wait_for_end_of_shopping")
     later = datetime.now(UTC) + timedelta(minutes=30)
-    await Log(runs.database, sealer).write(Happening(customer.user_id, "transaction.cart_add", later))
+    await Log(runs.database, cipher).write(Happening(customer.user_id, "transaction.cart_add", later))
     await runs.environment.fast_forward(run.handle, timedelta(hours=1, minutes=5))
     assert (await runs.context(run)).current_step == "wait_for_end_of_shopping"
     await runs.environment.fast_forward(run.handle, timedelta(minutes=30))
@@ -174,11 +174,11 @@ async def test_a_second_purchase_is_told_of_once_and_ends_the_story(runs: Runs, 
 
 
 async def test_a_second_purchase_counts_however_much_was_looked_at_after_it(
-    runs: Runs, customer: Customer, sealer: Sealer
+    runs: Runs, customer: Customer, cipher: Cipher
 ) -> None:
     """It comes before anybody waits for it: the look back must pass all that followed."""
     instance = await runs.stored(customer.user_id, "post_purchase")
-    log, now = Log(runs.database, sealer), datetime.now(UTC)
+    log, now = Log(runs.database, cipher), datetime.now(UTC)
     await log.write(Happening(customer.user_id, "transaction.purchase_complete", now, historical=False))
     views = (now + timedelta(milliseconds=number) for number in range(1, 1501))
     await log.write(*(Happening(customer.user_id, timestamp=each, historical=False) for each in views))
@@ -198,10 +198,10 @@ async def test_a_refund_ends_it_before_the_question(runs: Runs, customer: Custom
 
 
 async def test_a_customer_who_stays_active_never_hears_of_it(
-    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer
+    runs: Runs, customer: Customer, mail: MailServer, cipher: Cipher
 ) -> None:
     now = datetime.now(UTC)
-    await Log(runs.database, sealer).write(
+    await Log(runs.database, cipher).write(
         *(Happening(customer.user_id, timestamp=now + day * DAY) for day in range(0, 63, 9))
     )
     run = await runs.start(customer.user_id, "churn_prevention")
@@ -212,10 +212,10 @@ async def test_a_customer_who_stays_active_never_hears_of_it(
 
 
 async def test_a_customer_who_falls_silent_is_written_to_twice_and_handed_to_win_back(
-    runs: Runs, customer: Customer, mail: MailServer, sealer: Sealer
+    runs: Runs, customer: Customer, mail: MailServer, cipher: Cipher
 ) -> None:
     now = datetime.now(UTC)
-    await Log(runs.database, sealer).write(Happening(customer.user_id, timestamp=now + 10 * DAY))
+    await Log(runs.database, cipher).write(Happening(customer.user_id, timestamp=now + 10 * DAY))
     run = await runs.start(customer.user_id, "churn_prevention")
     assert (await run.handle.result()).reason == "dormant"
     assert subjects(mail, customer) == ["Ada, all well?", "Ada, what is missing?"]

@@ -15,7 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 from activities.outbox import Outbox
 from api.app import create_app
 from api.resources import Resources, limiter_database
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.http import Clients, clients_of
@@ -44,12 +44,12 @@ async def api(
     temporal: Client,
     database: Database,
     database_url: str,
-    sealer: Sealer,
+    cipher: Cipher,
 ) -> AsyncIterator[Clients]:
     """Clients for each role; instances run on the real clock."""
     limiter = limiter_database(database_url)
     await limiter.open()
-    app = create_app(Resources(settings, database, limiter, sealer, temporal))
+    app = create_app(Resources(settings, database, limiter, cipher, temporal))
     with skipping.with_time_skipping_disabled():
         async with clients_of(app, database) as clients:
             yield clients
@@ -57,18 +57,18 @@ async def api(
 
 
 @pytest.fixture
-async def working(settings: Settings, temporal: Client, database: Database, sealer: Sealer) -> AsyncIterator[None]:
+async def working(settings: Settings, temporal: Client, database: Database, cipher: Cipher) -> AsyncIterator[None]:
     """A worker for this test's task queue."""
-    async with build_worker(temporal, settings, database, sealer):
+    async with build_worker(temporal, settings, database, cipher):
         yield
 
 
 @pytest.fixture
 async def delivering(
-    settings: Settings, temporal: Client, database: Database, sealer: Sealer
+    settings: Settings, temporal: Client, database: Database, cipher: Cipher
 ) -> AsyncIterator[None]:
     """The outbox's activity, run directly."""
-    carrier = Outbox(database, sealer, temporal, settings.task_queue, startables())
+    carrier = Outbox(database, cipher, temporal, settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     yield
     task.cancel()

@@ -15,7 +15,7 @@ from temporalio.client import Client
 from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.http import Clients, assert_problem, field_errors
@@ -27,7 +27,7 @@ UI = "http://127.0.0.1:8233"
 TOKEN = "a1" * 24
 
 
-async def _sealed(temporal: Client, api: Clients, customer: Customer) -> dict[str, Any]:
+async def _encrypted(temporal: Client, api: Clients, customer: Customer) -> dict[str, Any]:
     """The first input of an instance, as the Web UI reads it."""
     instance = (await execute(api, customer)).json()
     handle = temporal.get_workflow_handle(instance["temporal"]["workflow_id"])
@@ -38,18 +38,20 @@ async def _sealed(temporal: Client, api: Clients, customer: Customer) -> dict[st
     return json_format.MessageToDict(payload)
 
 
-async def test_an_admin_opens_what_is_sealed_in_history_and_nobody_else(
+async def test_an_admin_opens_what_is_encrypted_in_history_and_nobody_else(
     api: Clients, customer: Customer, temporal: Client
 ) -> None:
-    sealed = await _sealed(temporal, api, customer)
-    answer = await api.admin.post("/codec/decode", json={"payloads": [sealed, sealed]}, headers={"origin": UI})
+    encrypted = await _encrypted(temporal, api, customer)
+    answer = await api.admin.post(
+        "/codec/decode", json={"payloads": [encrypted, encrypted]}, headers={"origin": UI}
+    )
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == UI
     opened = [json_format.ParseDict(each, Payload()) for each in answer.json()["payloads"]]
     assert len(opened) == 2
     assert customer.user_id.encode() in opened[0].data
     for role in (Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR):
-        assert_problem(await api.of(role).post("/codec/decode", json={"payloads": [sealed]}), 403, "forbidden")
+        assert_problem(await api.of(role).post("/codec/decode", json={"payloads": [encrypted]}), 403, "forbidden")
     assert_problem(await api.anonymous.post("/codec/decode", json={"payloads": []}), 401, "unauthenticated")
 
 
@@ -61,9 +63,9 @@ async def test_what_was_opened_is_in_the_audit_log_and_of_whom(
     database: Database,
 ) -> None:
     """By the token's path as well, under the Web UI's name. A user id that is sent in the clear is nobody's."""
-    sealed = await _sealed(temporal, api, customer)
+    encrypted = await _encrypted(temporal, api, customer)
     plain = Payload(metadata={"encoding": b"json/plain"}, data=b'{"user_id": "u-anybody"}')
-    body = {"payloads": [sealed, json_format.MessageToDict(plain)]}
+    body = {"payloads": [encrypted, json_format.MessageToDict(plain)]}
     said = {"action": "payloads.decode", "user_id": None, "subjects": [customer.user_id], "outcome": "done"}
     assert (await api.admin.post("/codec/decode", json=body, headers={"X-Request-Id": "r-key"})).is_success
     path, headers = f"/codec/{TOKEN}/decode", {"X-Request-Id": "r-token"}
@@ -80,7 +82,7 @@ async def test_nothing_is_opened_that_the_audit_log_could_not_tell_of(
     temporal: Client,
     owner: asyncpg.Connection[asyncpg.Record],
 ) -> None:
-    body = {"payloads": [await _sealed(temporal, api, customer)]}
+    body = {"payloads": [await _encrypted(temporal, api, customer)]}
     await owner.execute("ALTER TABLE audit_log ADD CONSTRAINT shut CHECK (action <> 'payloads.decode') NOT VALID")
     try:
         for client, path in ((api.admin, "/codec/decode"), (embedded["local"], f"/codec/{TOKEN}/decode")):
@@ -94,9 +96,9 @@ async def test_nothing_is_opened_that_the_audit_log_could_not_tell_of(
 async def test_what_does_not_open_is_422_with_its_place(
     api: Clients, customer: Customer, temporal: Client
 ) -> None:
-    sealed = await _sealed(temporal, api, customer)
-    spoilt = {**sealed, "data": sealed["data"][:-8] + "AAAAAAA="}
-    body = {"payloads": [sealed, spoilt, {"data": 5}, {"metadata": 3}]}
+    encrypted = await _encrypted(temporal, api, customer)
+    spoilt = {**encrypted, "data": encrypted["data"][:-8] + "AAAAAAA="}
+    body = {"payloads": [encrypted, spoilt, {"data": 5}, {"metadata": 3}]}
     assert field_errors(await api.admin.post("/codec/decode", json=body)) == {
         (f"/payloads/{place}", "undecodable") for place in (1, 2, 3)
     }
@@ -118,7 +120,7 @@ async def test_only_pages_of_the_web_ui_may_ask(api: Clients) -> None:
 
 @pytest.fixture
 async def embedded(
-    settings: Settings, temporal: Client, database: Database, database_url: str, sealer: Sealer
+    settings: Settings, temporal: Client, database: Database, database_url: str, cipher: Cipher
 ) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
     """Without a key, at an API by its address, at one by another name, and at one of production."""
     limiter = limiter_database(database_url)
@@ -131,7 +133,7 @@ async def embedded(
         ("production", "http://127.0.0.1:8080", "production"),
     ):
         chosen = tokened.model_copy(update={"environment": environment})
-        app = create_app(Resources(chosen, database, limiter, sealer, temporal))
+        app = create_app(Resources(chosen, database, limiter, cipher, temporal))
         clients[name] = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base, trust_env=False)
     yield clients
     for client in clients.values():
@@ -142,7 +144,7 @@ async def embedded(
 async def test_the_embedded_stacks_web_ui_needs_no_key_but_its_token(
     embedded: dict[str, httpx.AsyncClient], api: Clients, customer: Customer, temporal: Client
 ) -> None:
-    body = {"payloads": [await _sealed(temporal, api, customer)]}
+    body = {"payloads": [await _encrypted(temporal, api, customer)]}
     path = f"/codec/{TOKEN}/decode?preserveStorageRefs=true"  # as the Web UI asks
     assert (await embedded["local"].post(path, json=body)).status_code == 200
     assert (await embedded["local"].options(path, headers={"origin": UI})).status_code == 204

@@ -11,7 +11,7 @@ import pytest
 from temporalio.client import Client
 
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.http import Clients, assert_problem, field_errors
@@ -23,13 +23,13 @@ from worker import build_worker
 
 @pytest.fixture
 async def refusing(
-    settings: Settings, temporal: Client, database: Database, sealer: Sealer, delivering: None
+    settings: Settings, temporal: Client, database: Database, cipher: Cipher, delivering: None
 ) -> AsyncIterator[MailServer]:
     """A worker whose mail server refuses everything, until it is told not to."""
     async with MailServer() as mail:
         mail.refuse_recipients = "450 ada@example.com is away"
         mailing = settings.model_copy(update={"smtp_url": mail.url})
-        async with build_worker(temporal, mailing, database, sealer):
+        async with build_worker(temporal, mailing, database, cipher):
             yield mail
 
 
@@ -109,7 +109,7 @@ async def test_an_address_that_was_corrected_is_used_by_the_replay(
 ) -> None:
     refusing.refuse_recipients = "550 no such mailbox"
     path, letter = await _failed(api, customer)
-    assert letter["error"]["error_type"] == "MessageRefused"
+    assert letter["error"]["error_type"] == "MessageRejectedError"
     address = f"corrected-{customer.email}"
     assert (await api.admin.patch(f"/users/{customer.user_id}", json={"email": address})).status_code == 200
     refusing.refuse_recipients = None
@@ -144,9 +144,9 @@ async def test_a_discarded_letter_is_settled_and_its_instance_stays_failed(
 
 
 async def test_many_are_replayed_by_a_filter_at_a_pace(
-    api: Clients, customer: Customer, refusing: MailServer, database: Database, sealer: Sealer
+    api: Clients, customer: Customer, refusing: MailServer, database: Database, cipher: Cipher
 ) -> None:
-    other = await Customer.new(database, sealer)
+    other = await Customer.new(database, cipher)
     paths = [(await _failed(api, customer))[0] for _ in range(3)]
     untouched, _ = await _failed(api, other)
     refusing.refuse_recipients = None

@@ -10,10 +10,10 @@ import pytest
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from models.messages.execution import RecordedEvent
-from models.messages.identity import temporal_workflow_id
+from models.temporal.execution import RecordedEvent
+from models.temporal.identity import temporal_workflow_id
 from models.vocabulary import Purpose
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.http import Clients, assert_problem, field_errors
@@ -27,12 +27,12 @@ from workflows.catalog import catalog
 
 @pytest.fixture
 async def refusing(
-    settings: Settings, temporal: Client, database: Database, sealer: Sealer, mail: MailServer
+    settings: Settings, temporal: Client, database: Database, cipher: Cipher, mail: MailServer
 ) -> AsyncIterator[None]:
     """A worker whose mail server never takes anything."""
     mail.refuse_recipients = "450 come back later"
     there = settings.model_copy(update={"smtp_url": mail.url})
-    async with build_worker(temporal, there, database, sealer):
+    async with build_worker(temporal, there, database, cipher):
         yield
 
 
@@ -67,9 +67,9 @@ async def test_the_definition_s_maximum_holds_where_nobody_says_otherwise(
 
 
 async def test_an_instance_that_a_request_started_has_its_exits_too(
-    api: Clients, database: Database, sealer: Sealer, temporal: Client, working: None
+    api: Clients, database: Database, cipher: Cipher, temporal: Client, working: None
 ) -> None:
-    customer = await Customer.new(database, sealer, Purpose.MARKETING)
+    customer = await Customer.new(database, cipher, Purpose.MARKETING)
     answer = await api.operator.post("/workflows/cart_recovery/execute", json={"user_id": customer.user_id})
     instance_id = answer.json()["instance_id"]
     path = f"/workflows/cart_recovery/instances/{instance_id}"
@@ -132,8 +132,8 @@ async def test_the_catalogue_is_listed_in_pages_as_every_list_is(api: Clients) -
     }
 
 
-async def test_a_parameter_that_does_not_fit_is_named(api: Clients, database: Database, sealer: Sealer) -> None:
-    customer = await Customer.new(database, sealer, Purpose.MARKETING)
+async def test_a_parameter_that_does_not_fit_is_named(api: Clients, database: Database, cipher: Cipher) -> None:
+    customer = await Customer.new(database, cipher, Purpose.MARKETING)
     answer = await api.operator.post(
         "/workflows/win_back/execute",
         json={"user_id": customer.user_id, "parameters": {"news_after": "soon", "unheard_of": 1}},

@@ -9,7 +9,7 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from models.vocabulary import Role
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.http import Clients, assert_problem
@@ -110,12 +110,12 @@ async def test_integrators_see_no_instances_and_analysts_steer_none(
 
 
 async def test_error_texts_are_for_admins(
-    api: Clients, customer: Customer, settings: Settings, temporal: Client, database: Database, sealer: Sealer
+    api: Clients, customer: Customer, settings: Settings, temporal: Client, database: Database, cipher: Cipher
 ) -> None:
     async with MailServer() as mail:
         mail.refuse_recipients = f"450 {customer.email} is away"
         mailing = settings.model_copy(update={"smtp_url": mail.url})
-        async with build_worker(temporal, mailing, database, sealer):
+        async with build_worker(temporal, mailing, database, cipher):
             path = (await execute(api, customer, max_attempts=1)).headers["location"]
             full = await until(api, path, status="failed")
     assert full["error"]["failed_step"] == "send_welcome"
@@ -172,7 +172,7 @@ async def test_commands_that_come_before_the_first_step_are_carried_out(
     settings: Settings,
     temporal: Client,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     commands: list[str],
 ) -> None:
     """All of them reach the workflow together with its start: the worker comes only afterwards."""
@@ -184,7 +184,7 @@ async def test_commands_that_come_before_the_first_step_are_carried_out(
         else:
             sent.append(asyncio.create_task(api.operator.post(f"{path}/{command}")))
         await asyncio.sleep(0.2)
-    async with build_worker(temporal, settings, database, sealer):
+    async with build_worker(temporal, settings, database, cipher):
         answers = await asyncio.gather(*sent)
         if "delete" in commands:
             await until(api, path, status="cancelled")

@@ -13,8 +13,8 @@ from standardwebhooks.webhooks import Webhook
 from temporalio.client import Client
 
 from activities.outbox import Outbox
-from models.messages.callbacks import CallbackDue, callback_workflow_id
-from privacy.sealing import Sealer
+from models.temporal.callbacks import CallbackDue, callback_workflow_id
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from tests.support.hooks import HookServer
@@ -27,13 +27,13 @@ from worker import build_worker, startables
 
 @pytest.fixture
 async def refusing(
-    settings: Settings, temporal: Client, database: Database, sealer: Sealer
+    settings: Settings, temporal: Client, database: Database, cipher: Cipher
 ) -> AsyncIterator[MailServer]:
     """A worker whose mail server refuses everything, until it is told not to."""
     async with MailServer() as mail:
         mail.refuse_recipients = "450 ada@example.com is away"
         mailing = settings.model_copy(update={"smtp_url": mail.url})
-        async with build_worker(temporal, mailing, database, sealer):
+        async with build_worker(temporal, mailing, database, cipher):
             yield mail
 
 
@@ -102,7 +102,7 @@ async def test_a_replayed_instance_can_be_paused_and_cancelled_before_temporal_h
     refusing: MailServer,
     temporal: Client,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -113,7 +113,7 @@ async def test_a_replayed_instance_can_be_paused_and_cancelled_before_temporal_h
         hurried.setattr("api.executions.RPC_TIMEOUT", timedelta(seconds=0.5))
         assert_problem(await api.operator.post(f"{path}/pause"), 503, "worker_unavailable")
     pausing = asyncio.create_task(api.operator.post(f"{path}/pause"))
-    carrier = Outbox(database, sealer, temporal, settings.task_queue, startables())
+    carrier = Outbox(database, cipher, temporal, settings.task_queue, startables())
     carrying = asyncio.create_task(carrier.carry_on(lambda: True))
     paused = await pausing
     assert (paused.status_code, paused.json()["status"]) == (200, "paused")

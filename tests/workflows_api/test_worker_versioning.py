@@ -10,7 +10,7 @@ from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionR
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from privacy.sealing import Sealer
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import BadConfiguration, Settings
 from tests.support.http import Clients
@@ -44,28 +44,28 @@ async def test_instances_run_on_the_current_build_and_go_on_with_the_next(
     settings: Settings,
     temporal: Client,
     database: Database,
-    sealer: Sealer,
+    cipher: Cipher,
 ) -> None:
     name = f"perennial-{uuid.uuid4().hex[:8]}"
 
     def build(build_id: str) -> Settings:
         return settings.model_copy(update={"worker_deployment": name, "worker_build_id": build_id})
 
-    async with build_worker(temporal, build("build-1"), database, sealer):
+    async with build_worker(temporal, build("build-1"), database, cipher):
         await _make_current(temporal, name, "build-1")
         short = (await execute(api, customer, parameters=SHORT)).headers["location"]
         await until(api, short, status="completed")
         long = (await execute(api, customer)).headers["location"]
         await until(api, long, current_step="wait_for_first_activity")
-    async with build_worker(temporal, build("build-2"), database, sealer):
+    async with build_worker(temporal, build("build-2"), database, cipher):
         await _make_current(temporal, name, "build-2")
         assert (await api.operator.delete(long)).status_code == 202
         await until(api, long, status="cancelled")
 
 
 def test_half_a_version_stops_the_start(
-    settings: Settings, temporal: Client, database: Database, sealer: Sealer
+    settings: Settings, temporal: Client, database: Database, cipher: Cipher
 ) -> None:
     for half in ({"worker_deployment": "perennial"}, {"worker_build_id": "build-1"}):
         with pytest.raises(BadConfiguration):
-            build_worker(temporal, settings.model_copy(update=half), database, sealer)
+            build_worker(temporal, settings.model_copy(update=half), database, cipher)

@@ -10,8 +10,8 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.callbacks import Callbacks
-    from models.messages.callbacks import CALLBACK, CallbackDue
-    from models.messages.public_text import PublicText
+    from models.temporal.callbacks import CALLBACK, CallbackDue
+    from models.temporal.public_text import PublicText
 
 
 @workflow.defn(name=CALLBACK)

@@ -6,8 +6,8 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.outbox import Outbox
-    from models.messages.outbox import OUTBOX
-    from models.messages.public_text import PublicText
+    from models.temporal.outbox import OUTBOX
+    from models.temporal.public_text import PublicText
     from workflows.system.turns import HEARTBEAT, RETRY, TURN
 
 

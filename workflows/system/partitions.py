@@ -8,8 +8,8 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.partitions import Partitions
-    from models.messages.partitions import PARTITIONS, PartitionsMade
-    from models.messages.public_text import PublicText
+    from models.temporal.partitions import PARTITIONS, PartitionsMade
+    from models.temporal.public_text import PublicText
 
 
 @workflow.defn(name=PARTITIONS)

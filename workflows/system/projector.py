@@ -6,7 +6,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.projector import Projector
-    from models.messages.projection import PROJECTOR, ShardOfLog
+    from models.temporal.projection import PROJECTOR, ShardOfLog
     from workflows.system.turns import HEARTBEAT, RETRY, TURN
 
 

@@ -10,8 +10,8 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.retention import Retention
-    from models.messages.public_text import PublicText, in_words
-    from models.messages.retention import RETENTION, RetentionOutcome, RetentionRun, Sweep
+    from models.temporal.public_text import PublicText, in_words
+    from models.temporal.retention import RETENTION, RetentionOutcome, RetentionRun, Sweep
     from workflows.system.turns import HEARTBEAT
 
 _SHORT = timedelta(seconds=30)

@@ -1,0 +1,122 @@
+"""One attribute's rule in a mapping: which columns make it, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from clients.importer.templates import InvalidTemplateError, Template
+from clients.importer.values import Value, ValueType, convert
+
+_OPTIONS = ("from", "type", "pick", "shift", "required", "default", "map", "format")
+_TIMES = (ValueType.TIMESTAMP, ValueType.DATE)
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Pick(StrEnum):
+    """Which of the values that the rows of one profile give is taken."""
+
+    FIRST = "first"
+    LAST = "last"
+    MIN = "min"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """How one attribute is made."""
+
+    path: tuple[str, ...]
+    """Where it goes: `("demographics", "country")`."""
+    template: Template | None
+    """None for a constant, whose value is ``default``."""
+    type: ValueType = ValueType.STRING
+    pick: Pick = Pick.LAST
+    shift: bool = False
+    required: bool = False
+    default: Value | None = None
+    values: Mapping[str, str] | None = None
+    """Replaces a rendered text by another before it is converted; one that isn't listed is a problem."""
+    pattern: str | None = None
+    """How dates and times are written, in the terms of strptime; ISO 8601 where None."""
+
+    @property
+    def name(self) -> str:
+        """The attribute as the mapping file writes it."""
+        return ".".join(self.path)
+
+    @property
+    def pointer(self) -> str:
+        """The attribute as an RFC 6901 pointer into the item."""
+        return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in self.path)
+
+
+def parse_field(path: tuple[str, ...], value: object) -> FieldRule:
+    """Read what the mapping file says of the attribute at ``path``.
+
+    Raises :class:`InvalidTemplateError` or :class:`importer.values.InvalidValueError` with the end of a sentence.
+    """
+    if isinstance(value, str):
+        value = {"from": value}
+    if isinstance(value, bool | int | float):
+        return FieldRule(path, None, default=value)
+    if not isinstance(value, dict):
+        raise InvalidTemplateError(
+            'must be a template, a number, a boolean or a table such as { from = "{column}" }'
+        )
+    _check_options(value)
+    kind = _choice(value, "type", ValueType, ValueType.TIMESTAMP if value.get("shift") else ValueType.STRING)
+    default = value.get("default")
+    if isinstance(default, str):
+        default = convert(default, kind)
+    rule = FieldRule(
+        path,
+        Template.parse(value["from"]),
+        type=kind,
+        pick=_choice(value, "pick", Pick, Pick.LAST),
+        shift=value.get("shift", False),
+        required=value.get("required", False),
+        default=default,
+        values=value.get("map"),
+        pattern=value.get("format"),
+    )
+    for option in ("shift", "format"):
+        if value.get(option) and kind not in _TIMES:
+            raise InvalidTemplateError(f"has '{option}', which is for the types timestamp and date")
+    return rule
+
+
+def is_group(value: object) -> bool:
+    """Whether a table holds further attributes (`[fields.demographics]`) and is no rule itself."""
+    return isinstance(value, dict) and bool(value) and not any(option in value for option in _OPTIONS)
+
+
+def _check_options(value: dict[str, Any]) -> None:
+    for option in value:
+        if option not in _OPTIONS:
+            raise InvalidTemplateError(f"has the unknown option '{option}'; there are {', '.join(_OPTIONS)}")
+    if not isinstance(value.get("from"), str):
+        raise InvalidTemplateError("needs 'from', a template such as \"{column}\"")
+    expected: dict[str, type | tuple[type, ...]] = {
+        "shift": bool,
+        "required": bool,
+        "format": str,
+        "default": (str, bool, int, float),
+    }
+    for option, types in expected.items():
+        if option in value and not isinstance(value[option], types):
+            raise InvalidTemplateError(f"has a '{option}' of the wrong type")
+    table = value.get("map", {})
+    if not isinstance(table, dict) or not all(isinstance(to, str) for to in table.values()):
+        raise InvalidTemplateError("has a 'map' that isn't a table of strings, such as { M = \"male\" }")
+
+
+def _choice(value: dict[str, Any], option: str, choices: type[Choice], default: Choice) -> Choice:
+    try:
+        return choices(value.get(option, default))
+    except ValueError:
+        raise InvalidTemplateError(f"has an unknown '{option}'; there are {', '.join(choices)}") from None

@@ -1,0 +1,201 @@
+"""`perennial import`: read, map, send, report."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import httpx
+from rich.console import Console
+
+from clients.importer.batches import Batch, batches
+from clients.importer.calls import Calls, Patience
+from clients.importer.consents import Consents
+from clients.importer.delivery import Delivery, Outcome
+from clients.importer.flight import InFlight
+from clients.importer.items import Assembler, Item, Refused
+from clients.importer.kinds import Taken
+from clients.importer.mapping import ImportMapping, load_mapping
+from clients.importer.options import ImportOptions, ImportStoppedError
+from clients.importer.progress import Reporter, reporter
+from clients.importer.rejects import Rejects
+from clients.importer.sources import Row, Source, has_column, open_source
+from clients.importer.summary import Summary, show
+
+__all__ = ["ImportOptions", "run_import"]
+
+ALL_TAKEN, SOME_REJECTED, STOPPED = 0, 1, 2
+"""Exit codes."""
+_REQUESTS_AT_ONCE = 3
+_TIMEOUT = httpx.Timeout(60, connect=5)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def run_import(
+    options: ImportOptions,
+    *,
+    output: Console | None = None,
+    errors: Console | None = None,
+    patience: Patience | None = None,
+) -> int:
+    """Import a file. Gives 0 when all rows were taken, 1 when some were rejected, 2 when it couldn't run.
+
+    Shows progress and a summary on ``output`` and what stopped it, in one sentence, on ``errors``. Running
+    it again is safe: the API takes what is there already as unchanged.
+    """
+    output = output or Console()
+    errors = errors or Console(stderr=True)
+    try:
+        run = ImportRun(options, output, patience or Patience())
+    except ImportStoppedError as stopped:
+        errors.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        return STOPPED
+    sentence = None
+    try:
+        asyncio.run(run.run())
+    except ImportStoppedError as stopped:
+        sentence = f"{stopped} What was taken before is in; run it again to carry on."
+    except KeyboardInterrupt:
+        sentence = "Interrupted. What was taken before is in; run it again to carry on."
+    try:
+        run.finish()
+    except ImportStoppedError as stopped:
+        sentence = sentence or str(stopped)
+    if sentence is not None:
+        errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        return STOPPED
+    return SOME_REJECTED if run.summary.rejected_rows else ALL_TAKEN
+
+
+class ImportRun:
+    """One run over one file."""
+
+    def __init__(self, options: ImportOptions, output: Console, patience: Patience) -> None:
+        """Look at everything that can be wrong before the first row. Raises :class:`ImportStoppedError`."""
+        self._options = options
+        self._output = output
+        self._patience = patience
+        self._mapping: ImportMapping = load_mapping(options.mapping)
+        kind = self._mapping.kind
+        self._batch_size = kind.max_batch if options.batch_size is None else options.batch_size
+        if not 1 <= self._batch_size <= kind.max_batch:
+            raise ImportStoppedError(f"--batch-size must be between 1 and {kind.max_batch} for {kind.name}.")
+        self._source: Source = open_source(options.file, self._mapping.delimiter)
+        if self._source.columns is not None:
+            self._mapping.check_columns(self._source.columns)
+        self._unseen = self._mapping.columns() if self._source.columns is None else set[str]()
+        self._rejects = Rejects(self._source, options.file)
+        self._first: bytes | None = None
+        self._began = time.monotonic()
+        self.summary = Summary()
+
+    async def run(self) -> None:
+        """Read, map and send everything. Raises :class:`ImportStoppedError`."""
+        with reporter(self._output, self._estimate()) as report:
+            sized = batches(self._items(), self._batch_size, lambda refused: self._refuse(refused, report))
+            if self._options.dry_run:
+                for batch in sized:
+                    self._first = self._first or batch[0].body
+                    self.summary.items += len(batch)
+                    report.settled(sum(len(item.lines) for item in batch))
+                return
+            async with _client(self._options) as client:
+                await self._send(sized, Calls(client, self._patience, report.note), report)
+
+    def finish(self) -> None:
+        """Write the rejects file and show the summary. Raises :class:`ImportStoppedError`."""
+        self.summary.seconds = time.monotonic() - self._began
+        self.summary.rejected_rows = len(self._rejects)
+        self._rejects.write()
+        show(self._output, self._mapping.kind, self.summary, self._first)
+        for column in sorted(self._unseen):
+            self._say(f"No row had '{column}', which the mapping uses.")
+        if self._rejects:
+            self._say(f"The rejected rows are in {self._rejects.path}, each with the reason.")
+
+    async def _send(self, sized: Iterator[Batch], calls: Calls, report: Reporter) -> None:
+        kind = self._mapping.kind
+        delivery = Delivery(calls, kind, historical=self._mapping.historical)
+        consents = Consents(calls, self._mapping.grants, kind.name, report.consented)
+        flight = InFlight(_REQUESTS_AT_ONCE)
+        try:
+            for batch in sized:
+                identities = (item.identity for item in batch)
+                await flight.add(self._deliver(delivery, consents, batch, report), identities)
+            await flight.drain()
+        finally:
+            await flight.cancel()
+            self.summary.consents = consents.granted
+
+    async def _deliver(self, delivery: Delivery, consents: Consents, batch: Batch, report: Reporter) -> None:
+        if self._mapping.kind.consents_first:
+            await consents.ensure(item.person for item in batch)
+            outcomes = await delivery.send(batch)
+        else:
+            outcomes = await delivery.send(batch)
+            await consents.ensure(
+                outcome.item.person for outcome in outcomes if outcome.taken is not Taken.REJECTED
+            )
+        self._settle(outcomes, report)
+
+    def _settle(self, outcomes: Sequence[Outcome], report: Reporter) -> None:
+        for outcome in outcomes:
+            if outcome.taken is Taken.REJECTED:
+                self._rejects.add(dict.fromkeys(outcome.item.lines, outcome.problems))
+        self.summary.items += len(outcomes)
+        self.summary.taken += Counter(outcome.taken for outcome in outcomes)
+        report.settled(sum(len(outcome.item.lines) for outcome in outcomes))
+
+    def _refuse(self, refused: Refused, report: Reporter) -> None:
+        self._rejects.add(refused.problems)
+        report.settled(len(refused.problems))
+
+    def _items(self) -> Iterator[Item | Refused]:
+        return Assembler(self._mapping, self._options.shift_days).items(self._rows())
+
+    def _rows(self) -> Iterator[Row]:
+        for row in self._source.rows():
+            self.summary.rows += 1
+            if self._unseen:
+                self._unseen = {name for name in self._unseen if not has_column(row.values, name)}
+            yield row
+
+    def _estimate(self) -> int:
+        """About how many rows there are, by counting line ends."""
+        with self._options.file.open("rb") as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        return max(lines - (self._source.columns is not None), 1)
+
+    def _say(self, text: str) -> None:
+        self._output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _client(options: ImportOptions) -> httpx.AsyncClient:
+    try:
+        url = httpx.URL(options.url.rstrip("/"))
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ImportStoppedError("--url must be the API's address, such as http://127.0.0.1:8080.")
+    if not options.key or not options.key.isascii() or not options.key.isprintable():
+        raise ImportStoppedError("An API key is needed: give one with --key.")
+    return httpx.AsyncClient(
+        base_url=url,
+        headers={"Authorization": f"Bearer {options.key}", "User-Agent": "perennial-import"},
+        timeout=_TIMEOUT,
+        limits=httpx.Limits(max_connections=_REQUESTS_AT_ONCE),
+        trust_env=url.host not in _LOOPBACK,
+        verify=_trusted(options),
+    )
+
+
+def _trusted(options: ImportOptions) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if options.ca_file is not None:
+        with suppress(FileNotFoundError):
+            context.load_verify_locations(options.ca_file)
+    return context

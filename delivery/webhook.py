@@ -1,0 +1,83 @@
+"""Messages by webhook: for a provider of push, text or chat messages, which knows the user by its id.
+
+The request is signed as Standard Webhooks 1.0 has it: `webhook-id` is the message's id, the same at every
+attempt, by which the receiver drops repetitions; so an uncertain hand-over is simply tried again. It stays marked
+as `sending` until then: the receiver may have it, whatever is withdrawn meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import httpx
+import orjson
+
+from delivery.smtp import Envelope, HandoverUncertainError, MessageRejectedError
+from privacy.signatures import signed_headers
+
+TIMEOUT_SECONDS = 20
+_FOR_NOW = frozenset({408, 409, 425, 429})
+"""Client errors that another attempt may be spared."""
+_GATEWAYS_OWN = frozenset({502, 504})
+"""Answers of something in between, which can't say what became of the request behind it."""
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""Failures before there was anybody to send to."""
+
+
+class MessageNotAcceptedError(Exception):
+    """The endpoint didn't take the message for now."""
+
+
+class WebhookTransport:
+    """Delivery by HTTP POST. The body has the user's id and the rendered text, and no address."""
+
+    drops_repetitions = True
+
+    def __init__(self, url: str, secret: str | None) -> None:
+        self._url = url
+        self._secret = secret
+
+    async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
+        """See :class:`delivery.smtp.Transport`."""
+        now = datetime.now(UTC)
+        body = orjson.dumps(
+            {
+                "type": "message.send",
+                "timestamp": now.isoformat(),
+                "data": {
+                    "message_id": envelope.message_id,
+                    "user_id": envelope.recipient,
+                    "template": envelope.template,
+                    "subject": envelope.subject,
+                    "body": envelope.body,
+                },
+            }
+        )
+        headers = {"content-type": "application/json", **self._identified(envelope.message_id, now, body)}
+        await about_to()
+        answer = await self._post(body, headers)
+        if answer.is_success:
+            return
+        if answer.status_code in _GATEWAYS_OWN:
+            raise HandoverUncertainError(f"a gateway answered {answer.status_code} for the message endpoint")
+        if answer.is_client_error and answer.status_code not in _FOR_NOW:
+            raise MessageRejectedError(f"the message endpoint refused the message with {answer.status_code}")
+        raise MessageNotAcceptedError(f"the message endpoint answered {answer.status_code}")
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        try:
+            async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+                return await client.post(self._url, content=body, headers=headers)
+        except _NEVER_LEFT:
+            raise
+        except httpx.RequestError as error:
+            kind = type(error).__name__
+            raise HandoverUncertainError(
+                f"the message endpoint had the message and didn't answer: {kind}"
+            ) from error
+
+    def _identified(self, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
+        if self._secret is not None:
+            return signed_headers(self._secret, message_id, now, body)
+        return {"webhook-id": message_id, "webhook-timestamp": str(int(now.timestamp()))}

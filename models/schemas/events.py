@@ -1,0 +1,222 @@
+"""Events on the wire. Their checks run in pydantic's core: a batch costs microseconds an item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StrictBool, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from models.rules.event_types import NAME, NAME_LENGTH
+from models.schemas.fields import USER_ID_IS_PERSONAL, USER_ID_PATTERN, Answer, AnyMoment, Wire
+from models.schemas.pages import Page
+from models.schemas.users import ItemError
+
+MAX_BATCH = 2000
+MAX_ID = 128
+MAX_REFERRER = 2048
+_PRINTABLE = r"^(?:[^\p{C}\p{Z}]| )+$"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A string of a form, checked without a call into Python. ``code`` and ``message`` say what is wrong.
+
+    Of several in one annotation, the first that doesn't fit says so."""
+
+    pattern: str
+    code: str
+    message: str
+    max_length: int | None = None
+    """None allows any length, none included."""
+    examples: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        shortest = None if self.max_length is None else 1
+        formed = core_schema.str_schema(pattern=self.pattern, min_length=shortest, max_length=self.max_length)
+        return core_schema.chain_schema(
+            [
+                handler(source),
+                core_schema.custom_error_schema(formed, self.code, custom_error_message=self.message),
+            ]
+        )
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        if self.max_length is None:
+            return handler(core)
+        schema: JsonSchemaValue = {"type": "string", "minLength": 1, "maxLength": self.max_length}
+        if self.examples:
+            schema["examples"] = list(self.examples)
+        return schema
+
+
+class AsItIs:
+    """A JSON object whose content is checked elsewhere. Not copied: that would cost more than all other checks."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            core_schema.is_instance_schema(dict), "invalid_type", custom_error_message="must be an object"
+        )
+
+    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "object", "additionalProperties": True}
+
+
+JsonObject = Annotated[dict[str, Any], AsItIs()]
+EventId = Annotated[
+    str, Word(_PRINTABLE, "invalid_event_id", "must be 1 to 128 printable characters", MAX_ID, ("e-1",))
+]
+SessionId = Annotated[
+    str, Word(_PRINTABLE, "invalid_session_id", "must be 1 to 128 printable characters", MAX_ID, ("s-1",))
+]
+OfUser = Annotated[
+    str,
+    Word("^[^@]*$", "user_id_is_personal", USER_ID_IS_PERSONAL),
+    Word(
+        f"^(?:{USER_ID_PATTERN.pattern})$",
+        "invalid_user_id",
+        "must be 1 to 128 of A-Z a-z 0-9 . _ : -",
+        MAX_ID,
+        ("u-1",),
+    ),
+]
+EventTypeName = Annotated[
+    str,
+    Word(
+        f"^(?:{NAME.pattern})$",
+        "invalid_event_type",
+        "must be category.action, in lower case with underscores, like transaction.cart_add",
+        NAME_LENGTH,
+        ("transaction.cart_add",),
+    ),
+]
+
+
+class EventInput(Wire):
+    """An event, as it is captured."""
+
+    event_id: EventId = Field(description="Identifies the event, alone, for as long as events are kept.")
+    user_id: OfUser
+    event_type: EventTypeName
+    timestamp: AnyMoment = Field(
+        description="When it happened: at most 24 h ahead, and inside the retention of events."
+    )
+    session_id: SessionId
+    event_properties: JsonObject | None = Field(default=None, description="As the event type's schema has them.")
+    device_info: JsonObject | None = None
+    location: JsonObject | None = None
+    referrer: Annotated[str, Field(max_length=MAX_REFERRER)] | None = None
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What is encrypted of the event: those of the last four that were sent."""
+        found: dict[str, Any] = {}
+        if self.event_properties is not None:
+            found["event_properties"] = self.event_properties
+        if self.device_info is not None:
+            found["device_info"] = self.device_info
+        if self.location is not None:
+            found["location"] = self.location
+        if self.referrer is not None:
+            found["referrer"] = self.referrer
+        return found
+
+
+EVENTS: TypeAdapter[list[EventInput]] = TypeAdapter(list[EventInput])
+"""Checks all items of a batch in one call; its error's locations begin with the item's index."""
+
+
+class EventBatch(Wire):
+    """Up to 2,000 events; each is judged on its own, so one bad item never costs the others."""
+
+    judged_apart: ClassVar[str] = "events"
+
+    events: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
+        json_schema_extra={"items": {"$ref": "#/components/schemas/EventInput"}}
+    )
+    historical: StrictBool = Field(
+        default=False, description="Old data: it shapes profiles and analytics and starts no workflow."
+    )
+
+
+class EventAnswer(Answer):
+    """An event is on disk, by this request or by an earlier one."""
+
+    event_id: str
+    status: str = Field(json_schema_extra={"enum": ["accepted", "duplicate"]})
+
+
+class EventResult(Answer):
+    """What became of one item."""
+
+    index: int
+    event_id: str | None = Field(description="Null where the item has no usable one.")
+    status: str = Field(json_schema_extra={"enum": ["accepted", "duplicate", "rejected"]})
+    errors: list[ItemError]
+
+
+class EventBatchAnswer(Answer):
+    """What became of a batch."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[EventResult]
+
+
+class EventView(Answer):
+    """A stored event. What is personal is masked for all but admins."""
+
+    event_id: str
+    user_id: str
+    event_type: str
+    timestamp: datetime
+    session_id: str
+    event_properties: dict[str, Any] | None
+    device_info: dict[str, Any] | None
+    location: dict[str, Any] | None
+    referrer: str | None
+    historical: bool
+    received_at: datetime
+
+
+EventPage = Page[EventView]
+
+JsonSchema = Annotated[dict[str, Any], Field(json_schema_extra={"type": "object"})]
+
+
+class EventTypeInput(Wire):
+    """A custom event type."""
+
+    description: Annotated[str, Field(max_length=1000)] = ""
+    json_schema: JsonSchema = Field(
+        alias="schema",
+        description="JSON Schema (2020-12) of `event_properties`, referring to nothing outside itself.",
+    )
+    pii: list[str] = Field(default_factory=list, description="JSON pointers into `event_properties`.")
+    dimensions: list[str] = Field(
+        default_factory=list, description="Names of properties that analytics may group by; never personal ones."
+    )
+
+
+class EventTypeView(Answer):
+    """A declared event type."""
+
+    event_type: str
+    description: str
+    json_schema: JsonSchema = Field(serialization_alias="schema")
+    pii: list[str]
+    dimensions: list[str]
+    standard: bool
+    changed_at: datetime | None = Field(description="Null for a standard type.")
+
+
+def usable_event_id(item: object) -> str | None:
+    """The id of a rejected item, where it has one that can be repeated."""
+    event_id = item.get("event_id") if isinstance(item, Mapping) else None
+    usable = isinstance(event_id, str) and 0 < len(event_id) <= MAX_ID and event_id.isprintable()
+    return event_id if usable else None

@@ -1,0 +1,193 @@
+"""The scalar types of the wire: strict, and with errors whose code and text are ours.
+
+Every check raises :class:`pydantic_core.PydanticCustomError` with a stable code and a text that says what is
+wanted and never what was sent. Types come before content: a number where a text belongs is `invalid_type`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+import zoneinfo
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+import email_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from models.errors import FieldError
+from models.schemas.countries import COUNTRIES
+
+email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
+"""The library's documented switch: `.test`, `.local` and the like are addresses, as companies use them inside."""
+
+USER_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+RESERVED_USER_IDS = frozenset({"null", "undefined", "none", "anonymous", "0"})
+USER_ID_IS_PERSONAL = "must not be an e-mail address: it travels in URLs and workflow ids"
+_YEARS = range(1900, 9999)
+"""Postgres' ends of time, and what is before anybody's signup, are refused."""
+_ALL_YEARS = range(1, 10_000)
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+_LANGUAGE_LENGTH = 35
+_EMAIL_LENGTH = 254
+
+
+class Wire(BaseModel):
+    """Base of what comes from outside: strict types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class UnusableItem:
+    """Stands in a batch for an item that could be parsed but never be stored; it is rejected for its errors."""
+
+    __slots__ = ("errors", "item")
+
+    def __init__(self, item: object, errors: Sequence[FieldError]) -> None:
+        self.item = item
+        self.errors = tuple(errors)
+
+
+class Answer(BaseModel):
+    """Base of what goes out."""
+
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
+
+
+def absent() -> Any:
+    """The default of a field that may be left out but, where it is sent, may not be null."""
+    return Field(default_factory=lambda: None)
+
+
+def _user_id(value: str) -> str:
+    if "@" in value:
+        raise PydanticCustomError("user_id_is_personal", USER_ID_IS_PERSONAL)
+    if value.casefold() in RESERVED_USER_IDS:
+        raise PydanticCustomError("user_id_reserved", "is a reserved word")
+    if USER_ID_PATTERN.fullmatch(value) is None:
+        raise PydanticCustomError("invalid_user_id", "must be 1 to 128 of A-Z a-z 0-9 . _ : -")
+    return value
+
+
+def is_user_id(value: str) -> bool:
+    """Whether a text can be the id of a user at all."""
+    return USER_ID_PATTERN.fullmatch(value) is not None and value.casefold() not in RESERVED_USER_IDS
+
+
+def _email(value: str) -> str:
+    try:
+        parts = email_validator.validate_email(value, check_deliverability=False, globally_deliverable=False)
+    except email_validator.EmailNotValidError:
+        parts = None
+    if parts is None or "." not in parts.domain or len(value) > _EMAIL_LENGTH:
+        raise PydanticCustomError("invalid_email", "must be an e-mail address like name@example.com")
+    return value
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("blank", "must not be blank")
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise PydanticCustomError("invalid_characters", "must not contain control characters")
+    return value
+
+
+def parse_moment(value: str, years: range = _YEARS) -> datetime:
+    """An RFC 3339 time with an offset, in UTC. ValueError where it isn't one, or out of the range of years."""
+    if _MOMENT.fullmatch(value) is None:
+        raise ValueError("not RFC 3339")
+    try:
+        moment = datetime.fromisoformat(value if value.isupper() else value.upper())
+        if moment.tzinfo is not UTC:
+            moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
+    if moment.year not in years:
+        raise ValueError("out of range")
+    return moment
+
+
+def _moment(value: object) -> datetime:
+    return _moment_in(value, _YEARS)
+
+
+def _any_moment(value: object) -> datetime:
+    return _moment_in(value, _ALL_YEARS)
+
+
+def _moment_in(value: object, years: range) -> datetime:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC)
+    if not isinstance(value, str):
+        raise PydanticCustomError("invalid_type", "must be a string")
+    try:
+        return parse_moment(value, years)
+    except ValueError:
+        raise PydanticCustomError(
+            "invalid_time", "must be a time with an offset, like 2026-01-05T10:00:00Z (RFC 3339)"
+        ) from None
+
+
+def _past_date(value: str) -> str:
+    try:
+        if _DATE.fullmatch(value) is None:
+            raise ValueError("not a date")
+        day = date.fromisoformat(value)
+    except ValueError:
+        raise PydanticCustomError("invalid_date", "must be a date like 1992-01-31") from None
+    if day > datetime.now(UTC).date():
+        raise PydanticCustomError("date_in_future", "must not be in the future")
+    return value
+
+
+def _country(value: str) -> str:
+    code = value.upper()
+    if code not in COUNTRIES:
+        raise PydanticCustomError("unknown_country", "must be a country code of ISO 3166-1 alpha-2, like DE")
+    return code
+
+
+@functools.cache
+def _zones() -> set[str]:
+    return zoneinfo.available_timezones()
+
+
+def _timezone(value: str) -> str:
+    if value not in _zones():
+        raise PydanticCustomError("unknown_timezone", "must be an IANA time zone, like Europe/Berlin")
+    return value
+
+
+def _language(value: str) -> str:
+    if len(value) > _LANGUAGE_LENGTH or _LANGUAGE.fullmatch(value) is None:
+        raise PydanticCustomError("invalid_language", "must be a language tag of BCP 47, like de or pt-BR")
+    return value
+
+
+def _schema(**schema: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **schema})
+
+
+UserId = Annotated[
+    StrictStr,
+    AfterValidator(_user_id),
+    _schema(pattern=f"^{USER_ID_PATTERN.pattern}$", minLength=1, maxLength=128, examples=["u-1"]),
+]
+Email = Annotated[StrictStr, AfterValidator(_email), _schema(format="email", maxLength=_EMAIL_LENGTH)]
+Name = Annotated[StrictStr, Field(max_length=300), AfterValidator(_text)]
+City = Annotated[StrictStr, Field(max_length=200), AfterValidator(_text)]
+ShortText = Annotated[StrictStr, Field(max_length=64), AfterValidator(_text)]
+Moment = Annotated[datetime, BeforeValidator(_moment), _schema(format="date-time")]
+AnyMoment = Annotated[datetime, BeforeValidator(_any_moment), _schema(format="date-time")]
+"""For what is compared with a window of time before it is stored: a year 9999 is too late and no mistake."""
+PastDate = Annotated[StrictStr, AfterValidator(_past_date), _schema(format="date")]
+Country = Annotated[StrictStr, AfterValidator(_country), _schema(minLength=2, maxLength=2, examples=["DE"])]
+TimeZone = Annotated[StrictStr, AfterValidator(_timezone), _schema(examples=["Europe/Berlin"])]
+Language = Annotated[
+    StrictStr, AfterValidator(_language), _schema(maxLength=_LANGUAGE_LENGTH, examples=["de", "pt-BR"])
+]

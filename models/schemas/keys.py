@@ -1,0 +1,47 @@
+"""API keys, as they are created and listed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from models.schemas.fields import Answer, ShortText, Wire
+from models.vocabulary import Role
+
+MAX_RATE_LIMIT = 1_000_000
+
+RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_LIMIT)]
+
+
+class KeyCreate(Wire):
+    """A new key."""
+
+    name: ShortText = Field(description="Who or what will use it.", examples=["crm-sync"])
+    role: Annotated[Role, Field(strict=False)]
+    rate_limit: RateLimit | None = Field(
+        default=None, description="Requests a minute; null: the installation's default."
+    )
+
+
+class Key(Answer):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    role: Role
+    rate_limit: int | None
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class KeyCreated(Answer):
+    """A new key, with the secret: it is shown this once and kept nowhere."""
+
+    id: str
+    key: str
+    name: str
+    role: Role
+    rate_limit: int | None
+    created_at: datetime

@@ -1,0 +1,244 @@
+"""Profiles, as they come and go. The contract's page on users says what each rule is for."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field, StrictBool
+from pydantic_core import PydanticCustomError
+
+from models.schemas.fields import (
+    Answer,
+    City,
+    Country,
+    Email,
+    Language,
+    Moment,
+    Name,
+    PastDate,
+    ShortText,
+    TimeZone,
+    UserId,
+    Wire,
+    absent,
+)
+from models.schemas.pages import Page
+from models.vocabulary import AccountStatus, LifecycleStage
+
+MAX_BATCH = 1000
+
+
+def _refuse(_: object) -> None:
+    raise PydanticCustomError("read_only", "is computed and can't be set")
+
+
+ReadOnly = Annotated[Any, AfterValidator(_refuse), Field(json_schema_extra={"readOnly": True})]
+Status = Annotated[AccountStatus, Field(strict=False)]
+Stage = Annotated[LifecycleStage, Field(strict=False)]
+
+
+class DemographicsInput(Wire):
+    """Collected data: kept only with the consent `data_collection`. Null removes an attribute."""
+
+    age: Annotated[int, Field(ge=0, le=150)] | None = None
+    date_of_birth: PastDate | None = None
+    gender: ShortText | None = None
+    country: Country | None = None
+    city: City | None = None
+    timezone: TimeZone | None = None
+    language: Language | None = None
+    device_type: ShortText | None = None
+
+
+class PreferencesInput(Wire):
+    """`false` keeps a demographic attribute from being stored, and removes what is stored of it."""
+
+    age: StrictBool | None = None
+    date_of_birth: StrictBool | None = None
+    gender: StrictBool | None = None
+    country: StrictBool | None = None
+    city: StrictBool | None = None
+    timezone: StrictBool | None = None
+    language: StrictBool | None = None
+    device_type: StrictBool | None = None
+
+
+class ConsentsInput(Wire):
+    """What the person has agreed to. Null is `false`: without consent everything is denied."""
+
+    data_collection: StrictBool | None = None
+    profiling: StrictBool | None = None
+    marketing: StrictBool | None = None
+    third_party_sharing: StrictBool | None = None
+
+
+class TransactionsInput(Wire):
+    """Of the transaction attributes only the tier can be set; the others are computed from events."""
+
+    subscription_tier: ShortText | None = None
+    total_purchases: ReadOnly = None
+    total_revenue: ReadOnly = None
+    average_order_value: ReadOnly = None
+    currency: ReadOnly = None
+    revenue_by_currency: ReadOnly = None
+    last_purchase_date: ReadOnly = None
+    customer_lifetime_value: ReadOnly = None
+    purchase_frequency: ReadOnly = None
+
+
+class _Attributes(Wire):
+    """What every form of a profile may carry beside the core attributes."""
+
+    lifecycle_stage_pinned: StrictBool | None = Field(
+        default=None, description="`true` holds the stage: no rule moves it."
+    )
+    demographics: DemographicsInput | None = None
+    privacy_preferences: PreferencesInput | None = None
+    consents: ConsentsInput | None = None
+    transactions: TransactionsInput | None = None
+    behavior: ReadOnly = None
+    created_at: ReadOnly = None
+    updated_at: ReadOnly = None
+
+
+class UserCreate(_Attributes):
+    """A new profile: the six core attributes are required."""
+
+    user_id: UserId
+    email: Email
+    name: Name
+    signup_date: Moment
+    account_status: Status
+    lifecycle_stage: Stage
+
+
+class UserPatch(_Attributes):
+    """A JSON merge patch (RFC 7396): what is left out stays, null removes what is optional."""
+
+    user_id: UserId = absent()
+    email: Email = absent()
+    name: Name = absent()
+    signup_date: Moment = absent()
+    account_status: Status = absent()
+    lifecycle_stage: Stage = absent()
+
+
+class UserUpsert(UserPatch):
+    """An item of a batch: creates a profile, or patches the one that is there."""
+
+    user_id: UserId
+
+
+class UserBatch(Wire):
+    """Up to 1,000 profiles; each is judged on its own, so one bad item never costs the others."""
+
+    judged_apart: ClassVar[str] = "users"
+
+    users: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
+        json_schema_extra={"items": {"$ref": "#/components/schemas/UserUpsert"}}
+    )
+
+
+class UserSearch(Wire):
+    """A search by e-mail address, without regard to case."""
+
+    email: Email
+
+
+class Demographics(Answer):
+    """Demographic attributes; null where unknown, or not consented to."""
+
+    age: int | str | None = Field(default=None, description="A string only where it is masked.")
+    date_of_birth: str | None = Field(default=None, examples=["1992-01-01"])
+    gender: str | None = None
+    country: str | None = None
+    city: str | None = None
+    timezone: str | None = None
+    language: str | None = None
+    device_type: str | None = None
+
+
+class Behavior(Answer):
+    """What events tell of a person. The defaults are those of a person without events."""
+
+    session_count: int = 0
+    last_session_date: datetime | None = None
+    total_session_duration: float = Field(default=0.0, description="Seconds.")
+    feature_usage_map: dict[str, int] = Field(default_factory=dict)
+    engagement_score: float | None = Field(default=None, description="0 to 100; null without `profiling`.")
+
+
+class Transactions(Answer):
+    """What purchases tell of a person. Money is a decimal string; currencies are never added together."""
+
+    total_purchases: int = Field(default=0, description="In all currencies.")
+    total_revenue: str = Field(default="0.00", description="Purchases less refunds, in `currency`.")
+    average_order_value: str | None = Field(default=None, description="In `currency`.")
+    currency: str | None = Field(default=None, description="The one with most purchases; the latest of several.")
+    revenue_by_currency: dict[str, str] = Field(
+        default_factory=dict, description="Purchases less refunds.", examples=[{"USD": "59.06"}]
+    )
+    last_purchase_date: datetime | None = None
+    subscription_tier: str | None = None
+    customer_lifetime_value: str | None = None
+    purchase_frequency: float | None = Field(default=None, description="Purchases a month.")
+
+
+class Consents(Answer):
+    """All purposes, with what the person has said; nothing said is `false`."""
+
+    data_collection: bool = False
+    profiling: bool = False
+    marketing: bool = False
+    third_party_sharing: bool = False
+
+
+class UserProfile(Answer):
+    """A profile with its four groups of attributes."""
+
+    user_id: str
+    email: str
+    name: str
+    signup_date: datetime
+    account_status: AccountStatus
+    lifecycle_stage: LifecycleStage
+    lifecycle_stage_pinned: bool
+    demographics: Demographics
+    privacy_preferences: dict[str, bool]
+    consents: Consents
+    behavior: Behavior
+    transactions: Transactions
+    created_at: datetime
+    updated_at: datetime
+
+
+UserPage = Page[UserProfile]
+
+
+class ItemError(Answer):
+    """Why an item was rejected; never what it held."""
+
+    pointer: str = Field(examples=["/users/3/email"])
+    code: str = Field(examples=["invalid_email"])
+    message: str
+
+
+class UserBatchResult(Answer):
+    """What became of one item. `changed` is false for one that found everything as it was."""
+
+    index: int
+    user_id: str | None = Field(description="Null where the item has no usable one.")
+    status: str = Field(json_schema_extra={"enum": ["created", "updated", "rejected"]})
+    changed: bool
+    errors: list[ItemError]
+
+
+class UserBatchAnswer(Answer):
+    """What became of a batch. `unchanged` counts those of `updated` that found everything as it was."""
+
+    created: int
+    updated: int
+    rejected: int
+    unchanged: int
+    results: list[UserBatchResult]

@@ -1,0 +1,1 @@
+"""The audit log, its checkpoints and their verification."""

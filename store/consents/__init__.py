@@ -1,0 +1,1 @@
+"""Consents, their locks and withdrawals."""

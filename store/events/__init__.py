@@ -1,0 +1,1 @@
+"""The event log: ingest, cursors, partitions, projection."""

@@ -1,0 +1,1 @@
+"""Workflow instances: rows, transitions, attempts, waits, dead letters."""

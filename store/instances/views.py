@@ -1,0 +1,93 @@
+"""Instances as each role sees them: what the edge answers, and what a callback tells."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from sqlmodel import SQLModel
+
+from models.schemas.workflows import AttemptView, CallbackView, ErrorView, InstanceView, TemporalView
+from models.tables.execution import Attempt, Instance, Step
+from models.temporal.identity import temporal_workflow_id
+from models.vocabulary import Role
+from privacy.masking import value_for
+from store.instances.instances import StoredAttempt, StoredInstance
+
+_ERROR_TEXTS = ("error_message", "stack_trace")
+
+
+@dataclass(frozen=True)
+class TemporalPlace:
+    """Where Temporal's Web UI shows instances; without a URL nowhere."""
+
+    ui_url: str | None
+    namespace: str
+
+
+def instance_view(
+    role: Role,
+    stored: StoredInstance,
+    place: TemporalPlace,
+    known: Collection[str],
+    *,
+    stale: bool = False,
+) -> InstanceView:
+    """An instance as a role reads it. Error texts may quote anything, so only admins see them.
+
+    ``known`` are the words that the workflow's own schema names.
+    """
+    return InstanceView(
+        workflow_id=stored.workflow_id,
+        instance_id=stored.instance_id,
+        user_id=stored.user_id,
+        current_step=stored.current_step,
+        status=stored.status,
+        start_time=stored.start_time,
+        end_time=stored.end_time,
+        parameters=value_for(role, Instance, "parameters", stored.parameters, known=known),
+        variables=value_for(role, Instance, "variables", stored.variables, known=known),
+        results={
+            step: value_for(role, Step, "result", each, known=known) for step, each in stored.results.items()
+        },
+        error=error_view(role, Instance, stored.error),
+        retries=[_attempt(role, attempt) for attempt in stored.attempts],
+        max_attempts=stored.max_attempts,
+        temporal=_temporal(stored, place),
+        stale=stale,
+        reason=stored.reason,
+        callback=CallbackView(**vars(stored.callback)) if stored.callback else None,
+    )
+
+
+def error_view(role: Role, table: type[SQLModel], error: Mapping[str, Any] | None) -> ErrorView | None:
+    """An error, opened from a table's column ``error``, as a role reads it."""
+    if error is None:
+        return None
+    texts = {name: value_for(role, table, "error", error[name]) for name in _ERROR_TEXTS}
+    return ErrorView(**{**error, **texts})
+
+
+def _attempt(role: Role, attempt: StoredAttempt) -> AttemptView:
+    return AttemptView(
+        step=attempt.step,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at,
+        ended_at=attempt.ended_at,
+        error_type=attempt.error_type,
+        error_message=value_for(role, Attempt, "error_message", attempt.error_message),
+        interrupted=attempt.interrupted,
+    )
+
+
+def _temporal(stored: StoredInstance, place: TemporalPlace) -> TemporalView:
+    workflow_id = temporal_workflow_id(stored.workflow_id, stored.instance_id)
+    ui = None
+    if place.ui_url:
+        namespace = f"{place.ui_url.rstrip('/')}/namespaces/{quote(place.namespace)}"
+        ui = f"{namespace}/workflows/{quote(workflow_id, safe='')}"
+        if stored.run_id:
+            ui = f"{ui}/{stored.run_id}/history"
+    return TemporalView(workflow_id=workflow_id, run_id=stored.run_id, ui=ui)

@@ -1,0 +1,1 @@
+"""Profiles, their data keys, and account closures."""

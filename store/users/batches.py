@@ -1,0 +1,85 @@
+"""Many profiles at once: a handful of statements, and no deadlock however batches overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.errors import ConsentRequiredError, FieldError, StoreUnavailableError
+from models.rules.profile import Profile, change, create, missing_core
+from privacy.encryption import Cipher
+from store.connection import Connection
+from store.users import users
+
+_ATTEMPTS = 20
+"""Each lost race means that another batch created one of our people, so a few are always enough."""
+
+
+class _LostRaceError(Exception):
+    """Another transaction has created one of our people in the meantime."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item: created, changed, neither, or rejected for the errors."""
+
+    created: bool = False
+    changed: bool = False
+    errors: tuple[FieldError, ...] = ()
+
+
+async def upsert(
+    connection: Connection, cipher: Cipher, patches: Sequence[Mapping[str, Any]], *, actor: str
+) -> list[Outcome]:
+    """Create or patch the people of a batch, item by item in order; a rejected item changes nothing.
+
+    Each patch holds a valid `user_id` and what was sent. An attempt is a savepoint: it locks all rows that
+    exist, in order, before it inserts any new ones, in order. One that loses a race for a new id gives all its
+    locks back before it starts again, so that no cycle of waiting can form.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            async with connection.transaction():
+                return await _attempt(connection, cipher, patches, actor)
+        except _LostRaceError:
+            continue
+    raise StoreUnavailableError
+
+
+async def _attempt(
+    connection: Connection, cipher: Cipher, patches: Sequence[Mapping[str, Any]], actor: str
+) -> list[Outcome]:
+    locked = await users.lock(connection, cipher, {patch["user_id"] for patch in patches})
+    profiles = {user_id: stored.profile for user_id, stored in locked.users.items()}
+    outcomes = [_apply(profiles, locked.erased, patch) for patch in patches]
+    new = [profile for user_id, profile in profiles.items() if user_id not in locked.users]
+    if new and len(await users.insert_new(connection, cipher, new, actor=actor)) < len(new):
+        raise _LostRaceError
+    changed = [
+        profiles[user_id] for user_id, stored in locked.users.items() if profiles[user_id] != stored.profile
+    ]
+    await users.update(connection, cipher, locked, changed, actor=actor)
+    return outcomes
+
+
+def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any]) -> Outcome:
+    """Carry one item out on the profiles as the items before it have left them."""
+    user_id = patch["user_id"]
+    if user_id in erased:
+        return _rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))
+    before = profiles.get(user_id)
+    if before is None and (missing := missing_core(patch)):
+        return _rejected(*missing)
+    try:
+        after = create(patch) if before is None else change(before, patch)
+    except ConsentRequiredError:
+        return _rejected(
+            FieldError("/demographics", ConsentRequiredError.code, "needs the consent 'data_collection'")
+        )
+    profiles[user_id] = after
+    return Outcome(created=before is None, changed=after != before)
+
+
+def _rejected(*errors: FieldError) -> Outcome:
+    return Outcome(errors=errors)

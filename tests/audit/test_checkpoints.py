@@ -1,0 +1,220 @@
+"""Checkpointing misses no row that commits late, several checkpoint workers make one chain, and rows go as checkpointed hours alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+
+from activities import audit as checkpointing
+from activities.audit import schedule_audit_checkpoint
+from models.audit import AuditEntry
+from models.temporal.audit import AUDIT_CHECKPOINT_ID
+from privacy.audit_chain import ChainBrokenError
+from runtime.database import Database, DatabaseUnreachable
+from runtime.settings import Settings
+from store.audit import checkpoints, entries
+from store.retention import periods
+from tests.audit.log import Log, hours_ago
+from tests.support.runs import Runs
+
+LATE = """INSERT INTO audit_log (occurred_at, actor, role, action, outcome)
+          VALUES ($1, 'late', 'admin', 'a', 'done')"""
+
+
+async def test_a_row_whose_transaction_commits_after_the_hour_is_in_its_checkpoint(log: Log) -> None:
+    await log.fill(4)
+    late = log.superuser.transaction()
+    await late.start()
+    await log.superuser.execute(LATE, hours_ago(3, 59))
+    work = asyncio.create_task(log.checkpoint())
+    await asyncio.sleep(0.5)  # several looks at the horizon
+    assert not work.done()
+    async with log.database.connection() as connection:
+        assert await checkpoints.last(connection) is None
+    await late.commit()
+    assert (await work).hours >= 3
+    assert (await log.verify()).rows == 4
+
+
+async def test_an_hour_that_stays_open_fails_the_attempt_and_is_checkpointed_by_a_later_one(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing, "_PATIENCE_SECONDS", 0.3)
+    await log.fill(3)
+    async with log.superuser.transaction():
+        await log.superuser.execute(LATE, hours_ago(3, 59))
+        with pytest.raises(ApplicationError, match="still open"):
+            await log.checkpoint()
+    await log.checkpoint()
+    assert (await log.verify()).rows == 4
+
+
+async def test_a_row_of_an_hour_before_the_first_one_that_commits_late_is_in_the_chain(log: Log) -> None:
+    await log.fill(2)
+    late = log.superuser.transaction()
+    await late.start()
+    await log.superuser.execute(LATE, hours_ago(5, 10))
+    work = asyncio.create_task(log.checkpoint())
+    await asyncio.sleep(0.3)
+    await late.commit()
+    await work
+    await log.checkpoint()
+    assert (await log.verify()).rows == 4
+
+
+async def test_a_row_has_its_transactions_id_before_it_reads_the_clock(log: Log) -> None:
+    """The default is changed for once to one that tells."""
+    entry = AuditEntry("key-1", "admin", "users.read")
+    column = "ALTER TABLE audit_log ALTER occurred_at SET DEFAULT"
+    await log.superuser.execute(
+        f"{column} CASE WHEN pg_current_xact_id_if_assigned() IS NULL THEN 'epoch' ELSE clock_timestamp() END"
+    )
+    try:
+        for written in ([entry], [entry, entry]):
+            async with log.database.transaction() as connection:
+                assert await connection.fetchval("SELECT pg_current_xact_id_if_assigned()") is None
+                await entries.append(connection, written)
+    finally:
+        await log.superuser.execute(f"{column} clock_timestamp()")
+    rows = await log.rows()
+    assert len(rows) == 3
+    assert all(row["occurred_at"] > hours_ago(1) for row in rows)
+
+
+async def test_a_row_tells_its_own_time_and_not_its_transactions(log: Log) -> None:
+    async with log.database.transaction() as connection:
+        began = await connection.fetchval("SELECT now()")
+        await connection.execute("SELECT pg_sleep(0.05)")
+        await entries.append(connection, [AuditEntry("key-1", "admin", "users.read")])
+    [row] = await log.rows()
+    assert (row["occurred_at"] - began).total_seconds() >= 0.05
+
+
+async def test_checkpoint_workers_at_once_make_one_chain(log: Log, database_url: str) -> None:
+    await log.fill(30, 20, 5)
+    other = Database(database_url, size=2, application="other")
+    await other.open()
+    try:
+        for _ in range(3):  # one of two may fail at an hour; Temporal would try again
+            await asyncio.gather(
+                log.checkpoint(), Log(other, log.superuser, log.key).checkpoint(), return_exceptions=True
+            )
+    finally:
+        await other.close()
+    found = await log.verify()
+    assert (found.hours, found.rows) == (await log.superuser.fetchval("SELECT count(*) FROM audit_checkpoints"), 9)
+    assert found.hours >= 29
+
+
+async def _checkpoint_and_lose_the_connection(log: Log) -> None:
+    async with log.database.transaction() as connection:
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        due = checkpoints.DueHour(hours_ago(4), 0)
+        assert await checkpoints.closed(connection, due)
+        await checkpoints.checkpoint(connection, log.key, due)
+        pid = await connection.fetchval("SELECT pg_backend_pid()")
+        await log.superuser.execute("SELECT pg_terminate_backend($1)", pid)
+
+
+async def test_a_checkpoint_worker_whose_connection_dies_leaves_no_half_checkpoint(log: Log) -> None:
+    await log.fill(4)
+    with pytest.raises(DatabaseUnreachable):
+        await _checkpoint_and_lose_the_connection(log)
+    async with log.database.connection() as connection:
+        assert await checkpoints.last(connection) is None
+    await log.checkpoint()
+    assert (await log.verify()).rows == 3
+
+
+async def expire(log: Log) -> list[int]:
+    """Let go what may go; the rows of each hour."""
+    gone: list[int] = []
+    while True:
+        async with log.database.transaction() as connection:
+            rows = await connection.fetchval("SELECT expired_rows FROM expire_audit_hour()")
+        if rows is None:
+            return gone
+        gone.append(rows)
+
+
+async def keep(log: Log, days: int) -> None:
+    async with log.database.transaction() as connection:
+        await periods.change(connection, "audit", days, actor="key-1")
+
+
+DAYS_31 = 31 * 24
+
+
+async def test_checkpointed_hours_expire_as_a_whole_and_their_checkpoints_stay(log: Log) -> None:
+    await log.fill(DAYS_31 + 1, DAYS_31, 2)
+    assert await expire(log) == []  # nothing is checkpointed
+    await log.checkpoint()
+    assert await expire(log) == []  # kept for longer, by the last checkpoint
+    await keep(log, 30)
+    await log.superuser.execute(
+        "DELETE FROM audit_checkpoints WHERE hour = (SELECT max(hour) FROM audit_checkpoints)"
+    )
+    await log.checkpoint()  # the newest hour again, now with the new retention
+    assert await expire(log) == [3, 3]
+    found = await log.verify()
+    assert (found.rows, found.expired_hours) == (3, 2)
+    assert found.hours >= DAYS_31 - 1
+
+
+async def test_a_retention_that_was_lengthened_again_holds_at_once(log: Log) -> None:
+    await keep(log, 30)
+    await log.fill(DAYS_31 + 1, DAYS_31, 2)
+    await log.checkpoint()
+    await keep(log, 60)
+    assert await expire(log) == []
+    await keep(log, 30)
+    assert await expire(log) == [3, 3]
+
+
+async def test_an_expired_hour_of_which_rows_came_back_is_found(log: Log) -> None:
+    await keep(log, 30)
+    await log.fill(DAYS_31, 2)
+    await log.checkpoint()
+    assert await expire(log) == [3]
+    await log.verify()
+    await log.add(hours_ago(DAYS_31, 5))
+    with pytest.raises(ChainBrokenError, match="3 rows were checkpointed, 1 are there"):
+        await log.verify()
+
+
+async def test_nothing_younger_than_thirty_days_goes_whatever_the_database_says(log: Log) -> None:
+    await keep(log, 1)
+    await log.fill(29 * 24, 2)
+    await log.checkpoint()
+    assert await expire(log) == []
+    await log.superuser.execute("UPDATE audit_checkpoints SET expires_before = 'infinity'")
+    assert await expire(log) == []
+
+
+async def test_the_schedule_checkpoints_and_finds_out_when_a_checkpoint_that_it_has_made_is_gone(
+    skipping: WorkflowEnvironment, runs: Runs, log: Log, worker_settings: Settings
+) -> None:
+    await log.fill(3)
+    try:
+        with skipping.with_time_skipping_disabled():
+            await _scheduled(skipping, worker_settings, 1)
+            await _scheduled(skipping, worker_settings, 2)
+            assert (await log.verify()).rows == len(await log.rows()) == 3
+            await log.superuser.execute("DELETE FROM audit_checkpoints WHERE hour >= $1", hours_ago(2))
+            await _scheduled(skipping, worker_settings, 3)
+    finally:
+        await skipping.client.get_schedule_handle(AUDIT_CHECKPOINT_ID).delete()
+    assert [row["action"] for row in await log.rows()][3:] == ["audit.chain_lost"]
+    await log.verify()
+
+
+async def _scheduled(environment: WorkflowEnvironment, settings: Settings, runs: int) -> None:
+    """Start a worker's schedule, and wait until so many of its runs have ended."""
+    await schedule_audit_checkpoint(environment.client, settings.task_queue)
+    handle = environment.client.get_schedule_handle(AUDIT_CHECKPOINT_ID)
+    async with asyncio.timeout(20):
+        while (told := (await handle.describe()).info).running_actions or told.num_actions < runs:
+            await asyncio.sleep(0.05)

@@ -1,0 +1,189 @@
+"""Imports of events, with the consents of their people, against a server of the tests' own."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.clients.importer.conftest import Ran
+from tests.clients.importer.peer import Answer, Peer
+
+Write = Callable[..., Path]
+Run = Callable[..., Ran]
+
+EVENTS = """\
+kind = "events"
+name = "visits"
+historical = true
+
+[consents]
+data_collection = { source = "paper form", policy_version = "2" }
+
+[fields]
+event_id = "{mapping}-{line}"
+user_id = "u-{id}"
+event_type = "transaction.purchase_complete"
+timestamp = { from = "{at}T00:00:00Z", shift = true }
+session_id = "s-{id}-{at}"
+event_properties.amount = { from = "{amount}", type = "decimal" }
+event_properties.currency = "USD"
+device_info.device_type = "{device}"
+referrer = "{device}"
+"""
+HEADER = "id,at,amount,device\n"
+PROFILES = """\
+kind = "profiles"
+
+[consents]
+data_collection = { source = "paper form" }
+profiling = { source = "paper form", legal_basis = "contract" }
+
+[fields]
+user_id = "u-{id}"
+email = "p{id}@example.com"
+name = "Person"
+signup_date = "{at}T00:00:00Z"
+account_status = "active"
+lifecycle_stage = "onboarding"
+"""
+
+
+def numbers(ran: Ran) -> list[str]:
+    """The summary's counts: rows, events, accepted, duplicates, consents granted (where any), rejected rows."""
+    names = "rows|events|accepted|duplicates|consents granted|rejected rows"
+    return re.findall(rf"^(?:{names}) +([0-9,]+) *$", ran.output, re.MULTILINE)
+
+
+def visits(count: int, people: int) -> str:
+    """A CSV of so many events."""
+    return HEADER + "".join(f"{n % people},2026-01-{n % 28 + 1:02},{n}.50,mobile\n" for n in range(count))
+
+
+def know(peer: Peer, people: int) -> None:
+    """Let the server have people."""
+    peer.users = {f"u-{n}": {"user_id": f"u-{n}"} for n in range(people)}
+
+
+def test_rows_become_events_of_people_who_have_consented(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 8)
+    write("visits.csv", HEADER + "7,2026-01-05,29.30,mobile\n7,2026-01-06,0.00,\n")
+    ran = run("visits.csv", mapping=EVENTS, shift_days=2)
+    assert (ran.code, ran.errors, numbers(ran)) == (0, "", ["2", "2", "2", "0", "1", "0"])
+    assert peer.events["visits-2"] == {
+        "event_id": "visits-2",
+        "user_id": "u-7",
+        "event_type": "transaction.purchase_complete",
+        "timestamp": "2026-01-07T00:00:00Z",
+        "session_id": "s-7-2026-01-05",
+        "event_properties": {"amount": "29.30", "currency": "USD"},
+        "device_info": {"device_type": "mobile"},
+        "referrer": "mobile",
+    }
+    assert peer.events["visits-3"]["event_properties"]["amount"] == "0.00"
+    assert "device_info" not in peer.events["visits-3"]
+    [request] = peer.requests
+    assert request["historical"] is True
+    assert peer.consents == {
+        "u-7": {"data_collection": {"granted": True, "source": "paper form", "policy_version": "2"}}
+    }
+
+
+def test_new_data_is_not_marked_as_historical(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 1)
+    write("visits.csv", visits(1, 1))
+    assert run("visits.csv", mapping=EVENTS.replace("historical = true\n", "")).code == 0
+    assert set(peer.requests[0]) == {"events"}
+
+
+def test_a_second_run_changes_nothing_and_grants_nothing(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 20)
+    write("visits.csv", visits(4500, 20))
+    assert numbers(run("visits.csv", mapping=EVENTS)) == ["4,500", "4,500", "4,500", "0", "20", "0"]
+    assert sorted(len(request["events"]) for request in peer.requests) == [500, 2000, 2000]
+    assert sorted(peer.asked) == sorted(
+        f"{what} u-{n}{purpose}" for n in range(20) for what, purpose in (("GET", ""), ("PUT", " data_collection"))
+    )
+    peer.asked.clear()
+    again = run("visits.csv", mapping=EVENTS)
+    assert (again.code, numbers(again)) == (0, ["4,500", "4,500", "0", "4,500", "0"])
+    assert sorted(peer.asked) == sorted(f"GET u-{n}" for n in range(20))
+
+
+def test_what_a_person_has_said_meanwhile_stands(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 1)
+    withdrawn = {"granted": False, "source": "api"}
+    peer.consents = {"u-0": {"data_collection": withdrawn}}
+    write("visits.csv", visits(1, 1))
+    run("visits.csv", mapping=EVENTS)
+    assert peer.consents["u-0"]["data_collection"] == withdrawn
+
+
+def test_a_key_that_may_not_read_consents_grants_them_without_looking(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 5)
+    peer.may_read = False
+    write("visits.csv", visits(50, 5))
+    assert numbers(run("visits.csv", mapping=EVENTS)) == ["50", "50", "50", "0", "5", "0"]
+    assert sum(asked.startswith("GET") for asked in peer.asked) <= 3
+
+
+def test_the_keys_limit_is_waited_out_by_consents_too(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 3)
+    peer.unusual.append(Answer(429, {}, {"retry-after": "1"}))
+    write("visits.csv", visits(6, 3))
+    ran = run("visits.csv", mapping=EVENTS)
+    assert (ran.code, len(peer.events), len(peer.consents)) == (0, 6, 3)
+    assert "are spent; going on in 1 s" in ran.output
+    assert peer.times[-1] - peer.times[0] >= 1
+
+
+def test_an_api_that_fails_on_a_consent_stops_the_import(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 50)
+    peer.unusual.extend([Answer(500, {"detail": "Something broke."})] * 3)
+    write("visits.csv", visits(100, 50))
+    ran = run("visits.csv", mapping=EVENTS, batch_size=10)
+    assert ran.code == 2
+    assert "The API refuses the request with 500: Something broke." in ran.errors
+    assert len(peer.events) < 100
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_rejected_events_go_to_the_file_and_keep_their_ids_when_mended(
+    peer: Peer, write: Write, run: Run, tmp_path: Path, all_of_them: bool
+) -> None:
+    know(peer, 1 if not all_of_them else 0)
+    write("visits.csv", visits(4, 2) + "0,2026-01-01,ten,mobile\n")
+    ran = run("visits.csv", mapping=EVENTS)
+    assert ran.code == 1
+    assert numbers(ran)[-1] == ("5" if all_of_them else "3")
+    with (tmp_path / "visits.rejects.csv").open(newline="") as file:
+        rejects = {int(row["line"]): row for row in csv.DictReader(file)}
+    assert (rejects[3]["pointer"], rejects[3]["code"]) == ("/user_id", "user_unknown")
+    assert (rejects[6]["pointer"], rejects[6]["code"]) == ("/event_properties/amount", "not_a_decimal")
+    know(peer, 2)
+    mended = tmp_path / "visits.rejects.csv"
+    mended.write_text(mended.read_text().replace("ten", "10"))
+    assert run("visits.rejects.csv", mapping=EVENTS).code == 0
+    assert sorted(peer.events) == [f"visits-{line}" for line in range(2, 7)]
+
+
+def test_profiles_are_there_before_their_consents(peer: Peer, write: Write, run: Run) -> None:
+    peer.refuse = {"u-2": "invalid_email"}
+    write("visits.csv", visits(3, 3))
+    ran = run("visits.csv", mapping=PROFILES)
+    assert ran.code == 1
+    assert re.search(r"^consents granted +4 *$", ran.output, re.MULTILINE)
+    said = {
+        "data_collection": {"granted": True, "source": "paper form"},
+        "profiling": {"granted": True, "source": "paper form", "legal_basis": "contract"},
+    }
+    assert peer.consents == {"u-0": said, "u-1": said}
+
+
+def test_a_batch_may_not_be_larger_than_the_route_takes(peer: Peer, write: Write, run: Run) -> None:
+    write("visits.csv", visits(1, 1))
+    assert "between 1 and 2000 for events" in run("visits.csv", mapping=EVENTS, batch_size=2001).errors
+    assert "between 1 and 1000 for profiles" in run("visits.csv", mapping=PROFILES, batch_size=1001).errors

@@ -1,0 +1,100 @@
+"""Encrypting: what is encrypted opens for its person and its place, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy.encryption import Cipher, DataKey, DecryptionError
+from privacy.keyring import KEY_BYTES, KeyFileError, KeyRing, KeySet
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_what_is_encrypted_opens_again(value: Any) -> None:
+    key = DataKey.new("u-1")
+    assert key.decrypt_json("users.name", key.encrypt_json("users.name", value)) == value
+
+
+def test_the_same_value_is_encrypted_differently_each_time() -> None:
+    key = DataKey.new("u-1")
+    assert len({key.encrypt("users.name", b"Ada") for _ in range(100)}) == 100
+
+
+@given(st.binary(min_size=1, max_size=64), st.data())
+def test_a_encrypted_value_that_was_changed_does_not_open(value: bytes, data: st.DataObject) -> None:
+    key = DataKey.new("u-1")
+    encrypted = bytearray(key.encrypt("users.name", value))
+    place = data.draw(st.integers(0, len(encrypted) - 1))
+    encrypted[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(DecryptionError):
+        key.decrypt("users.name", bytes(encrypted))
+
+
+@pytest.mark.parametrize("encrypted", [b"", b"\x01", b"\x01" + b"x" * 12, b"\x02" + b"x" * 40])
+def test_what_was_never_encrypted_does_not_open(encrypted: bytes) -> None:
+    with pytest.raises(DecryptionError):
+        DataKey.new("u-1").decrypt("users.name", encrypted)
+
+
+def test_a_value_is_bound_to_its_place_and_person() -> None:
+    material = b"k" * KEY_BYTES
+    encrypted = DataKey("u-1", material).encrypt("users.name", b"Ada")
+    for subject, place in (("u-2", "users.name"), ("u-1", "users.city"), ("u-1", "messages.name")):
+        with pytest.raises(DecryptionError):
+            DataKey(subject, material).decrypt(place, encrypted)
+
+
+def test_a_wrapped_key_opens_after_rotation_and_only_for_its_person() -> None:
+    old = KeySet("a", {"a": b"a" * KEY_BYTES})
+    rotated = KeySet("b", {"a": b"a" * KEY_BYTES, "b": b"b" * KEY_BYTES})
+    key = DataKey.new("u-1")
+    encrypted, wrapped = key.encrypt("users.name", b"Ada"), key.wrap(old)
+    assert DataKey.unwrap(rotated, "u-1", wrapped).decrypt("users.name", encrypted) == b"Ada"
+    with pytest.raises(DecryptionError):
+        DataKey.unwrap(rotated, "u-2", wrapped)
+    with pytest.raises(DecryptionError):
+        DataKey.unwrap(KeySet("b", {"b": b"b" * KEY_BYTES}), "u-1", wrapped)
+    with pytest.raises(DecryptionError):
+        DataKey.unwrap(KeySet("a", {"a": b"x" * KEY_BYTES}), "u-1", wrapped)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("ada@example.com", "ADA@Example.COM"),
+        ("ada@example.com", " ada@example.com "),
+        ("stra\u00dfe@example.com", "STRASSE@example.com"),
+        ("e\u0301va@example.com", "\u00e9va@example.com"),
+    ],
+)
+def test_two_spellings_of_an_address_have_one_index(cipher: Cipher, first: str, second: str) -> None:
+    assert cipher.email_index(first) == cipher.email_index(second)
+    assert cipher.email_index(first) != cipher.email_index("eve@example.com")
+
+
+def test_an_index_tells_nothing_without_its_key(cipher: Cipher, key_ring: KeyRing) -> None:
+    other = Cipher(KeyRing(key_ring.kek, key_ring.payload, b"o" * KEY_BYTES))
+    assert cipher.email_index("ada@example.com") != other.email_index("ada@example.com")
+    assert cipher.fingerprint(b"a", b"b") != cipher.fingerprint(b"ab")
+
+
+def test_a_ring_shows_no_key(key_ring: KeyRing, cipher: Cipher) -> None:
+    shown = repr(key_ring) + repr(key_ring.kek) + repr(cipher) + repr(cipher.new_key("u-1")[0])
+    for key in (*key_ring.kek.keys.values(), *key_ring.payload.keys.values(), key_ring.blind_index):
+        assert repr(key)[2:-1] not in shown
+
+
+def test_a_set_needs_its_current_key_and_keys_of_the_right_length() -> None:
+    with pytest.raises(KeyFileError):
+        KeySet("b", {"a": b"a" * KEY_BYTES})
+    with pytest.raises(KeyFileError):
+        KeySet("a", {"a": b"short"})
