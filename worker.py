@@ -47,7 +47,6 @@ from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import EncryptedPayloads, connect
 from store.messages.send_gate import FrequencyCap
 from workflows.catalog import Definition, catalog, templates, triggers
-from workflows.interceptors import OutcomeInterceptor
 from workflows.system.registry import SYSTEM_WORKFLOWS
 
 logger = logging.getLogger("perennial.worker")
@@ -75,11 +74,11 @@ PASSED_THROUGH_WORKFLOWS = (
     "authoring",
     "base",
     "catalog",
+    "inbox",
     "instance",
-    "interceptors",
-    "memory",
     "policies",
     "steps",
+    "tasks",
 )
 
 
@@ -160,7 +159,7 @@ def build_worker(
         ],
         workflow_runner=workflow_runner(),
         max_cached_workflows=workflow_cache,
-        interceptors=[OutcomeInterceptor(), StepRecorder(database, cipher)],
+        interceptors=[StepRecorder(database, cipher)],
         max_concurrent_activities=settings.worker_max_activities,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -47,7 +47,7 @@ class Instances:
             key = (await data_keys.find(connection, self._cipher, [progress.user_id])).get(progress.user_id)
             if key is None:
                 return Recorded()
-            asked = await waits.resolved(connection, key, progress.instance_id, _asked(progress))
+            asked = await waits.resolved(connection, key, progress.instance_id, progress.registers)
             if await instances.write_progress(connection, key, progress, run_id):
                 await _settle(connection, key, progress, asked, run_id)
             elif not (
@@ -67,15 +67,6 @@ class Instances:
         stored one stays."""
         async with self._database.connection() as connection:
             return StoredEnd(outcome=await instances.end_of(connection, asked.instance_id))
-
-
-def _asked(progress: Progress) -> dict[str, WaitRequest]:
-    """What begins to be waited for: exits, and a wait."""
-    asked: dict[str, WaitRequest] = dict(progress.exits)
-    step = progress.waiting_for.step or progress.current_step if progress.waiting_for else None
-    if progress.waiting_for is not None and step is not None:
-        asked[step] = progress.waiting_for
-    return asked
 
 
 async def _settle(

@@ -10,8 +10,6 @@ Where the reset point lies:
 - A local activity leaves no event when it is scheduled, only a marker when it has ended, and that maybe workflow
   tasks later, since a long one is kept alive by empty ones. The step shows itself as a search attribute in the
   very task that begins it; that task is the point. The marker is looked at as well, for histories without it.
-- A step whose failure was caught, carried into a new run (ADR 0020) and raised there: as above, in the run that
-  tried it. What that run's successors did beside it is read back, and waits that came after it begin anew.
 - A bug in the journey: at the workflow task in which the instance first showed itself as failed. The code before
   ran well and is replayed, the code that raised runs anew.
 
@@ -35,7 +33,6 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from models.temporal.execution import LifecycleInput
 from models.temporal.identity import STATUS, STEP, temporal_workflow_id
 from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher
@@ -84,11 +81,12 @@ class Replays:
         latest = await self._client.get_workflow_handle(workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
         if latest.run_id != letter.run_id and latest.status is WorkflowExecutionStatus.RUNNING:
             return
-        run_id, events = await self._run_of(workflow_id, letter)
+        failed = self._client.get_workflow_handle(workflow_id, run_id=letter.run_id)
+        events = [event async for event in failed.fetch_history_events(rpc_timeout=RPC_TIMEOUT)]
         await self._client.workflow_service.reset_workflow_execution(
             ResetWorkflowExecutionRequest(
                 namespace=self._client.namespace,
-                workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
+                workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=letter.run_id),
                 reason="replay of a dead letter",
                 workflow_task_finish_event_id=reset_point(events, letter.failed_step),
                 request_id=f"{letter.dead_letter_id}-{letter.attempts}",
@@ -96,20 +94,6 @@ class Replays:
             ),
             timeout=RPC_TIMEOUT,
         )
-
-    async def _run_of(self, workflow_id: str, letter: StoredDeadLetter) -> tuple[str, list[HistoryEvent]]:
-        """The run in which the step failed, and its history: the letter's, or one that it was carried on from."""
-        run_id = letter.run_id
-        while True:
-            handle = self._client.get_workflow_handle(workflow_id, run_id=run_id)
-            events = [event async for event in handle.fetch_history_events(rpc_timeout=RPC_TIMEOUT)]
-            started = events[0].workflow_execution_started_event_attributes
-            if not started.continued_execution_run_id or letter.failed_step is None:
-                return run_id, events
-            [start] = await self._client.data_converter.decode(started.input.payloads, [LifecycleInput])
-            if start.carried is None or letter.failed_step not in start.carried.steps:
-                return run_id, events
-            run_id = started.continued_execution_run_id
 
 
 def reset_point(events: Iterable[HistoryEvent], failed_step: str | None) -> int:

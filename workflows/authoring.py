@@ -1,7 +1,7 @@
-"""All that a lifecycle workflow's file imports, in one place.
+"""Everything that the file of a lifecycle workflow imports.
 
-The modules behind it pass through the sandbox, so that a workflow's file needs no
-``workflow.unsafe.imports_passed_through()``; the file itself stays under the sandbox's restrictions.
+These modules pass through the sandbox, so the file needs no ``workflow.unsafe.imports_passed_through()``. The file
+itself stays under the restrictions of the sandbox.
 """
 
 from activities.messages import Messages

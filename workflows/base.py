@@ -1,12 +1,12 @@
-"""What an author of a lifecycle workflow writes against: :class:`LifecycleWorkflow`.
+"""The base class of lifecycle workflows: :class:`LifecycleWorkflow`, with all steps and waits of a journey.
 
-The words of a journey (send, wait, sleep, emit ...), each said with the parts of :mod:`workflows.instance`. All of
-them are durable, wait while the instance is paused, and end when an exit does; none does any I/O by itself.
+Steps and waits are durable, hold while the instance is paused, and end when an event of ``exit_on`` arrives. None
+does any I/O by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -19,7 +19,6 @@ with workflow.unsafe.imports_passed_through():
     from activities.profiles import Profiles
     from models.temporal.execution import (
         Delivery,
-        DoneWait,
         Emission,
         LastSeen,
         LocalTime,
@@ -27,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
         NewEvent,
         Quiet,
         RecordedEvent,
-        RestResult,
+        SleepResult,
         StageChange,
         WaitRequest,
         WaitResult,
@@ -35,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
     from models.vocabulary import Channel, LifecycleStage
     from workflows.instance import Instance, P
     from workflows.policies import OUTSIDE, STORE, StepPolicy
-    from workflows.steps import ask
+    from workflows.steps import Q, R, start_local
 
 NIGHT = Quiet()
 """From nine in the evening to eight in the morning."""
@@ -48,9 +47,8 @@ EVERY_DAY = (1, 2, 3, 4, 5, 6, 7)
 class LifecycleWorkflow(Instance[P]):
     """Base of the lifecycle workflows; declare them with :func:`workflows.catalog.lifecycle`.
 
-    An author writes :meth:`journey`, and :meth:`at_exit` where something is to be done when an event of
-    ``exit_on`` ends it. A journey may ask for nothing of the world but what its steps and waits give it,
-    :meth:`now` and :attr:`random`: so it comes to the same each time it is told again.
+    Authors write :meth:`journey`, and :meth:`at_exit` for what follows an exit. Replays need the same course each
+    time: a journey depends only on its parameters, on steps and waits, :meth:`now` and :attr:`random`.
     """
 
     async def send(
@@ -58,9 +56,9 @@ class LifecycleWorkflow(Instance[P]):
     ) -> Delivery:
         """Send the customer a message, once.
 
-        Whether it may go is decided at the moment of sending: the consent for the workflow's purpose and the
-        frequency cap. A message that may not go has the status ``suppressed`` and a reason, and the journey goes
-        on. Raises ``ActivityError`` where it was refused, or couldn't be delivered within `max_attempts`.
+        The activity checks the consent for the workflow's purpose and the frequency cap when it sends. A message
+        that may not leave has the status ``suppressed`` and a reason, and the journey continues. Raises
+        ``ActivityError`` if the receiver refuses it or all attempts fail.
         """
         message = Message(template=template, channel=by)
         return await self.step(name or f"send_{template}", Messages.send, message, policy=policy)
@@ -68,11 +66,11 @@ class LifecycleWorkflow(Instance[P]):
     async def emit(
         self, event_type: str, properties: Mapping[str, Any] | None = None, *, name: str | None = None
     ) -> Emission:
-        """Record an event of this customer: it reaches profiles, triggers, webhooks and waits as any other does.
+        """Record an event of this customer: profiles, triggers, webhooks and waits see it as any other.
 
-        Counted once: its id follows from the instance and the step. Without the customer's consent to the
-        collection of data it is ``rejected`` with a reason, and the journey goes on. Content that the event
-        type's schema refuses is a bug of the workflow: that raises ``ActivityError``.
+        It counts once: its id follows from the instance and the step. Without the customer's consent to the
+        collection of data it is ``rejected`` with a reason, and the journey continues. Raises ``ActivityError`` if
+        the properties don't fit the event type's schema.
         """
         event = NewEvent(event_type=event_type, properties=dict(properties or {}))
         return await self.step(name or f"emit_{_as_name(event_type)}", Events.emit, event, policy=STORE)
@@ -92,60 +90,55 @@ class LifecycleWorkflow(Instance[P]):
     ) -> RecordedEvent | None:
         """Wait for an event of this user, durably; None when none came ``within`` that time.
 
-        ``event_type`` is a type or a whole category (``engagement.*``), or ``*``; ``where`` names properties
-        and the values they must have. Events that were received since the instance began (or since the event
-        that triggered it) and weren't taken by another wait count, also those from before this wait; with
-        ``since`` only those that happened from then on. Pausing doesn't stop the clock: what fell due meanwhile
-        happens on resume.
+        ``event_type`` is a type, a whole category (``engagement.*``) or ``*``; ``where`` names properties and the
+        values they must have. An event counts if it was received after the instance began (or after its trigger),
+        even before this wait, unless another wait took it. With ``since`` it must also have happened from then on.
+        A pause doesn't stop the clock: on resume the wait ends if it fell due meanwhile.
         """
         step = self._enter(name or f"wait_for_{_as_name(event_type)}")
-        position = self._position
-        if self._memory.holds(step):
-            return self._memory.retell_wait(step).event
-        deadline = self._memory.begin_wait(step, workflow.now() + within)
-        request = WaitRequest(event_type=event_type, where=dict(where or {}), since=since)
-        event = await self._first_event(step, request, deadline)
+        deadline = workflow.now() + within
+        await self.record({step: WaitRequest(event_type=event_type, where=dict(where or {}), since=since)})
+
+        def first() -> RecordedEvent | None:
+            return self._inbox.first(step, event_type, since)
+
+        await self._until(step, deadline, lambda: first() is not None)
+        event = first()
+        if event is not None:
+            self._inbox.take(event)
         result = WaitResult(
-            position=position,
+            position=self._positions[step],
             event_type=event.event_type if event else None,
             event_id=event.event_id if event else None,
             timed_out=event is None,
         )
-        await self._wait_ended(step, result, DoneWait(event=event, at=workflow.now()))
+        await self._wait_ended(step, result)
         return event
 
-    async def wait_for_silence(
+    async def wait_for_inactivity(
         self, event_type: str, *, lasting: timedelta, within: timedelta, name: str | None = None
     ) -> bool:
-        """Wait until no event of a type, a category or any (``*``) has come for so long; False when that doesn't
+        """Wait until no event of a type, a category or any (``*``) has come for ``lasting``; False if that didn't
         happen ``within`` the time.
 
-        A customer who does a lot costs nothing: the log is looked at once in a ``lasting``, and no event wakes
-        the instance.
+        The instance reads the log once in a ``lasting`` and is not notified of events, so a busy customer costs no
+        more than others.
         """
-        step = self._enter(name or f"wait_for_silence_of_{_as_name(event_type)}")
-        position = self._position
-        if self._memory.holds(step):
-            return bool(self._memory.retell_wait(step).silent)
-        deadline = self._memory.begin_wait(step, workflow.now() + within)
-        last = deadline - within
-        await self._write(self._status())
-        while last + lasting > workflow.now() and workflow.now() < deadline:
+        step = self._enter(name or f"wait_for_inactivity_of_{_as_name(event_type)}")
+        last = workflow.now()
+        deadline = last + within
+        await self.record()
+        while workflow.now() < min(last + lasting, deadline):
             await self._until(step, min(last + lasting, deadline))
             last = max(last, await self._last_seen(event_type) or last)
-        silent = last + lasting <= workflow.now()
-        result = RestResult(position=position, until=workflow.now(), silent=silent)
-        await self._wait_ended(step, result, DoneWait(silent=silent, at=workflow.now()))
-        return silent
+        inactive = last + lasting <= workflow.now()
+        await self._sleep_ended(step, workflow.now(), inactive)
+        return inactive
 
     async def sleep(self, duration: timedelta, *, name: str = "sleep") -> None:
-        """Let some time pass, durably. Pausing doesn't stop the clock."""
+        """Sleep, durably. A pause doesn't stop the clock."""
         step = self._enter(name)
-        position = self._position
-        if self._memory.holds(step):
-            self._memory.retell_wait(step)
-        else:
-            await self._rest(step, position, self._memory.begin_wait(step, workflow.now() + duration))
+        await self._sleep_until(step, workflow.now() + duration)
 
     async def sleep_until_local(
         self,
@@ -156,53 +149,46 @@ class LifecycleWorkflow(Instance[P]):
         within: timedelta | None = None,
         name: str = "sleep_until_local",
     ) -> None:
-        """Sleep until the next time that it is ``at`` o'clock where the customer lives, on one of some weekdays
-        (1 is Monday), outside the quiet hours. Without ``at``: until it is no longer quiet, which may be now.
-        No longer than ``within``, whatever time it is then: with no time at all, the hour doesn't matter.
+        """Sleep until it is ``at`` o'clock in the customer's time zone, on one of some weekdays (1 is Monday) and
+        outside the quiet hours. Without ``at``: until the quiet hours are over, which may be now. No longer than
+        ``within``.
 
-        A time that summer time skips comes as much later as the clocks were put forward; of one that there is
-        twice the first counts. A customer whose time zone isn't known lives in UTC.
+        A time that the change to summer time skips comes later by the skipped hour. Of a time that comes twice the
+        first counts. A customer without a known time zone is in UTC.
         """
         step = self._enter(name)
-        position = self._position
-        if self._memory.holds(step):
-            self._memory.retell_wait(step)
-            return
-        if step not in self._memory.deadlines:
-            latest = datetime.max.replace(tzinfo=UTC) if within is None else workflow.now() + within
-            self._memory.begin_wait(step, min(await self._local(at, weekdays, quiet), latest))
-        await self._rest(step, position, self._memory.begin_wait(step, workflow.now()))
+        now = workflow.now()
+        latest = datetime.max.replace(tzinfo=UTC) if within is None else now + within
+        query = LocalTime(user_id=self.user_id, after=now, at=at, weekdays=sorted(weekdays), quiet=quiet)
+        answer = await self._ask(Clocks.next_local, query, "Ask for the local time")
+        await self._sleep_until(step, min(answer.at, latest))
 
     def patched(self, change: str) -> bool:
-        """Whether a change of the journey holds for this instance: True unless it has passed here before the
-        change was deployed (docs/changing-a-workflow.md)."""
-        known = self._memory.patches.get(change)
-        if known is None:
-            retelling = self._memory.moment is not None
-            known = self._memory.patches[change] = not retelling and workflow.patched(change)
-        return known
+        """Whether a change of the journey holds for this instance: False if it passed here before the deployment
+        (docs/changing-a-workflow.md)."""
+        return workflow.patched(change)
 
     def deprecate_patch(self, change: str) -> None:
-        """Stands where :meth:`patched` stood, once no instance from before the change is left."""
+        """Replaces :meth:`patched` once no instance from before the change is left."""
         workflow.deprecate_patch(change)
 
-    async def _rest(self, step: str, position: int, until: datetime) -> None:
+    async def _sleep_until(self, step: str, until: datetime) -> None:
         if until > workflow.now():
-            await self._write(self._status())
+            await self.record()
             await self._until(step, until)
-        await self._wait_ended(step, RestResult(position=position, until=until), DoneWait(at=workflow.now()))
+        await self._sleep_ended(step, until)
 
-    async def _local(self, at: time | None, weekdays: Collection[int], quiet: Quiet) -> datetime:
-        question = LocalTime(
-            user_id=self.user_id, after=workflow.now(), at=at, weekdays=sorted(weekdays), quiet=quiet
-        )
-        with self._busy():
-            return (await ask(Clocks.next_local, question, "Ask for the local time")).at
+    async def _sleep_ended(self, step: str, until: datetime, inactive: bool | None = None) -> None:
+        result = SleepResult(position=self._positions[step], until=until, inactive=inactive)
+        await self._wait_ended(step, result)
 
     async def _last_seen(self, event_type: str) -> datetime | None:
-        question = LastSeen(user_id=self.user_id, event_type=event_type)
-        with self._busy():
-            return (await ask(Events.last_seen, question, "Look for the latest event")).at
+        query = LastSeen(user_id=self.user_id, event_type=event_type)
+        return (await self._ask(Events.last_seen, query, "Look for the latest event")).at
+
+    async def _ask(self, activity: Callable[[Any, Q], Awaitable[R]], query: Q, summary: str) -> R:
+        """Read from Postgres. The answer is not recorded as a step."""
+        return await self._finish(start_local(activity, query, summary))
 
 
 def _as_name(event_type: str) -> str:

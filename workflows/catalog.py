@@ -1,4 +1,4 @@
-"""Which lifecycle workflows exist: found in :mod:`workflows.lifecycle`, described by their decorator."""
+"""The catalogue of lifecycle workflows: the declared classes in :mod:`workflows.lifecycle`."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class Parameters(BaseModel):
-    """Base of a workflow's parameters: every one has a default, unknown ones are refused."""
+    """Base of a workflow's parameters. Each one has a default; unknown ones are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What the catalogue knows of a lifecycle workflow."""
+    """The declaration of a lifecycle workflow."""
 
     workflow_id: str
     description: str
     purpose: Purpose | None
-    """The consent that it needs; None for a service workflow, which needs none."""
+    """The consent that it needs; None for a service workflow."""
     trigger: Trigger | None
-    """The event that starts it by itself."""
+    """The event that starts it."""
     exits: tuple[Exit, ...]
     """The events that end it early."""
     once_per: timedelta | None
-    """Within which time its trigger starts it at most once for a user."""
+    """The time in which its trigger starts it at most once for a user."""
     max_attempts: int
     messages: Mapping[str, MessageTemplate]
-    """The texts that it brings, by name."""
+    """Its own message texts, by name."""
     parameters: type[Parameters]
     implementation: type[LifecycleWorkflow[Any]]
 
@@ -59,13 +59,12 @@ class Definition:
         return self.parameters().model_dump(mode="json")
 
     def parameters_from(self, stored: Mapping[str, Any]) -> Parameters:
-        """The parameters that an instance was started with. One that the definition has lost since is passed over;
-        the edge refuses it to new instances."""
+        """The parameters of a started instance, without those that the definition has lost since."""
         fields = self.parameters.model_fields
         return self.parameters.model_validate({name: value for name, value in stored.items() if name in fields})
 
     def parameter_schema(self) -> dict[str, Any]:
-        """JSON Schema of the parameters; waits are `"format": "duration"`."""
+        """JSON Schema of the parameters; durations have `"format": "duration"`."""
         return self.parameters.model_json_schema()
 
 
@@ -84,14 +83,13 @@ def lifecycle(
 ) -> Callable[[type[Workflow]], type[Workflow]]:
     """Declare a lifecycle workflow. The first paragraph of the class's docstring becomes its description.
 
-    ``purpose`` is the consent that it needs, None for a service. ``trigger`` is the event that starts it, for a
-    user at most once within ``once_per``; a request may start it as often as it likes. An event of ``exit_on``
-    ends it, however it was started, and interrupts any wait at once. ``max_attempts`` is how often a step is
-    tried, unless an admin or a request says otherwise. ``messages`` are texts of its own, by the names under which
-    it sends them.
+    ``purpose`` is the consent that it needs, None for a service. The event ``trigger`` starts it, for a user at
+    most once within ``once_per``; requests may start it any number of times. An event of ``exit_on`` ends it and
+    interrupts any wait at once. ``max_attempts`` is the number of attempts at a step, unless an admin or a request
+    sets another. ``messages`` are its own message texts, by template name.
 
-    The parameter model is the type argument of ``LifecycleWorkflow[...]``. The Temporal workflow type is
-    the workflow's id, so renaming the class changes nothing for running instances.
+    The parameter model is the type argument of ``LifecycleWorkflow[...]``. The Temporal workflow type is the
+    workflow's id, so renaming the class doesn't affect running instances.
     """
 
     def declare(cls: type[Workflow]) -> type[Workflow]:
@@ -141,14 +139,14 @@ def _parameters_of(cls: type[Any]) -> type[Parameters]:
 
 
 def _check_durations(parameters: type[Parameters]) -> None:
-    """Every wait is a duration on the wire: a bare timedelta would take seconds as numbers as well."""
+    """Waits must be ISO 8601 durations in the API; a bare timedelta would also accept a number of seconds."""
     for name, field in parameters.model_fields.items():
         if field.annotation is timedelta and not field.metadata:
             raise TypeError(f"{parameters.__name__}.{name} must be a Duration")
 
 
 def _as_temporal_workflow(cls: type[Workflow], workflow_id: str) -> type[Workflow]:
-    """Give the class a constructor and a run method of its own: the SDK wants both on the class, not on a base."""
+    """Add a constructor and a run method: the SDK requires both on the class itself, not on a base."""
 
     def init(self: LifecycleWorkflow[Any], start: LifecycleInput) -> None:
         super(cls, self).__init__(start)
@@ -174,7 +172,7 @@ def _modules() -> Iterator[str]:
 
 
 def find(workflow_id: str) -> Definition:
-    """One lifecycle workflow; raises :class:`WorkflowNotFoundError`."""
+    """One lifecycle workflow. Raises :class:`WorkflowNotFoundError`."""
     definition = catalog().get(workflow_id)
     if definition is None:
         raise WorkflowNotFoundError
@@ -196,17 +194,17 @@ def catalog() -> Mapping[str, Definition]:
 
 
 def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate]:
-    """The texts of messages that all share, and those that workflows bring; a name stands for one text."""
+    """The shared message texts and those of workflows, by name. Raises TypeError for a name with two texts."""
     found = dict(TEMPLATES)
     for definition in definitions:
         for name, text in definition.messages.items():
             if found.setdefault(name, text) != text:
-                raise TypeError(f"'{definition.workflow_id}' brings another message called '{name}'")
+                raise TypeError(f"'{definition.workflow_id}' has another message called '{name}'")
     return found
 
 
 def triggers() -> list[WorkflowTrigger]:
-    """Which events start which workflows."""
+    """The events that start workflows."""
     return [
         WorkflowTrigger(definition.workflow_id, definition.trigger, definition.once_per)
         for definition in catalog().values()

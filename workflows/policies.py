@@ -1,7 +1,7 @@
 """The named retry policies and time-outs; a step picks one by name.
 
-No policy bounds the number of attempts: the interceptor around activities counts them, since an attempt that
-Postgres' absence or a killed process cut short must not use up what `max_attempts` promises (ADR 0006).
+No policy limits the number of attempts. The interceptor around activities counts them, so that an attempt which an
+absent Postgres or a killed process cut short doesn't use up `max_attempts` (ADR 0006).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from temporalio.common import RetryPolicy
 
 @dataclass(frozen=True)
 class StepPolicy:
-    """How a step is tried."""
+    """Time-outs and retries of a step."""
 
     attempt_timeout: timedelta
     heartbeat_timeout: timedelta | None
-    """How soon a dead worker is noticed; the interceptor beats three times as often."""
+    """How soon Temporal notices a dead worker. The interceptor sends heartbeats three times as often."""
     retry: RetryPolicy
 
 
@@ -29,14 +29,14 @@ OUTSIDE = StepPolicy(
         initial_interval=timedelta(seconds=2), backoff_coefficient=3.0, maximum_interval=timedelta(minutes=10)
     ),
 )
-"""For steps that call the world outside."""
+"""For steps that call other systems."""
 
 LONG = StepPolicy(
     attempt_timeout=timedelta(minutes=30),
     heartbeat_timeout=timedelta(seconds=6),
     retry=OUTSIDE.retry,
 )
-"""For steps that call the world outside and may take minutes, such as making an export."""
+"""For steps that call other systems and may take minutes, such as an export."""
 
 STORE = StepPolicy(
     attempt_timeout=timedelta(seconds=10),
@@ -47,4 +47,4 @@ STORE = StepPolicy(
         maximum_interval=timedelta(seconds=10),
     ),
 )
-"""For short steps and recordings that touch Postgres alone; run as local activities."""
+"""For short steps and recordings that touch Postgres alone; these run as local activities."""

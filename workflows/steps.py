@@ -1,24 +1,25 @@
-"""Calling activities: as steps, which have an effect, and as questions, which have none."""
+"""Activities of an instance: how they are started, and what their failures mean."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+import traceback
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
-from temporalio.exceptions import TimeoutError as TemporalTimeout
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.instances import INSTANCE_UNKNOWN, Instances
-    from models.temporal.execution import InstanceQuestion, LifecycleOutcome, StepInput, TemporalPayload
+    from models.temporal.execution import (
+        InstanceQuestion,
+        LifecycleOutcome,
+        StepFailure,
+        StepInput,
+        TemporalPayload,
+    )
     from models.temporal.public_text import PublicText, in_words
     from models.vocabulary import InstanceStatus
-    from workflows.memory import step_failure
     from workflows.policies import STORE, StepPolicy
 
 A = TypeVar("A", bound=StepInput)
@@ -26,113 +27,13 @@ Q = TypeVar("Q", bound=TemporalPayload)
 R = TypeVar("R")
 
 
-@dataclass(eq=False)
-class _Trial:
-    handle: workflow.ActivityHandle[Any]
-    patience: timedelta
-    """How long an attempt may take."""
-
-
-class Trials:
-    """Steps that call the world outside, while they are tried; an exit waits for an attempt, not for all. And the
-    branches of a journey that do steps and wait."""
-
-    def __init__(self) -> None:
-        self.over = False
-        """Whether the journey has ended, so that no branch of it goes on."""
-        self._doing = 0
-        self._branches: dict[asyncio.Task[Any], None] = {}
-        self._under_way: dict[str, _Trial] = {}
-        self._let_be: set[_Trial] = set()
-        self._broken_off: set[str] = set()
-
-    async def follow(self, step: str, handle: workflow.ActivityHandle[R], policy: StepPolicy) -> R:
-        """Wait for a step."""
-        self._under_way[step] = _Trial(handle, policy.attempt_timeout)
-        try:
-            return await handle
-        finally:
-            del self._under_way[step]
-
-    def branch(self) -> None:
-        """The present task is about to do a step, or to wait."""
-        if (task := asyncio.current_task()) is not None:
-            self._branches[task] = None
-
-    @contextlib.contextmanager
-    def doing(self) -> Iterator[None]:
-        """A step is done meanwhile."""
-        self._doing += 1
-        try:
-            yield
-        finally:
-            self._doing -= 1
-
-    async def end_beside(self, journey: asyncio.Task[None]) -> None:
-        """The journey has ended, and with it the branches that it had beside: a step under way ends first, as with
-        an exit; what waits is cancelled."""
-        beside = [task for task in self._branches if task is not journey and not task.done()]
-        if not beside or not workflow.patched("branches-end-with-the-journey"):
-            return
-        self.over = True
-        try:
-            while self._doing:
-                await workflow.wait_condition(lambda: not self._doing or self.hold_up())
-                if self.hold_up():
-                    await self.break_off(lambda: True)
-        finally:
-            for task in beside:
-                task.cancel()
-        await workflow.wait(beside)
-
-    def hold_up(self) -> bool:
-        """Whether a step is under way that an exit has not met yet."""
-        return any(trial not in self._let_be for trial in self._under_way.values())
-
-    def broke_off(self, step: str) -> bool:
-        """Whether it was an exit that ended a step."""
-        return step in self._broken_off
-
-    async def break_off(self, may: Callable[[], bool]) -> None:
-        """An exit has come: let the attempts that are under way end, then give those steps up that go on failing,
-        as soon as that ``may`` be."""
-        met = dict(self._under_way)
-        self._let_be.update(met.values())
-        if not workflow.patched("exits-end-retries"):
-            return
-
-        def going_on() -> dict[str, _Trial]:
-            return {step: trial for step, trial in met.items() if self._under_way.get(step) is trial}
-
-        with contextlib.suppress(TimeoutError):
-            await workflow.wait_condition(
-                lambda: not going_on(),
-                timeout=max(trial.patience for trial in met.values()),
-                timeout_summary=PublicText("Wait for the attempt under way"),
-            )
-        await workflow.wait_condition(lambda: may() or not going_on())
-        for step, trial in going_on().items():
-            self._broken_off.add(step)
-            trial.handle.cancel()
-
-
-async def perform(
-    activity: Callable[[Any, A], Awaitable[R]], message: A, step: str, policy: StepPolicy, trials: Trials
-) -> R:
-    """Carry a step out: one that touches Postgres alone as a local activity, any other as an ordinary one."""
+def start_step(
+    activity: Callable[[Any, A], Awaitable[R]], message: A, step: str, policy: StepPolicy
+) -> workflow.ActivityHandle[R]:
+    """Start a step. One that touches Postgres alone is a local activity."""
     if policy is STORE:
-        try:
-            return await workflow.execute_local_activity_method(
-                activity,
-                message,
-                activity_id=step,
-                start_to_close_timeout=policy.attempt_timeout,
-                retry_policy=policy.retry,
-                summary=PublicText(in_words(step)),
-            )
-        except (ApplicationError, TemporalTimeout) as error:  # the SDK tells of these without the step
-            raise step_failure(step, error) from error
-    handle = workflow.start_activity_method(
+        return start_local(activity, message, in_words(step), step)
+    return workflow.start_activity_method(
         activity,
         message,
         activity_id=step,
@@ -141,29 +42,72 @@ async def perform(
         retry_policy=policy.retry,
         summary=PublicText(in_words(step)),
     )
-    return await trials.follow(step, handle, policy)
+
+
+def start_local(
+    activity: Callable[[Any, Q], Awaitable[R]], message: Q, summary: str, activity_id: str | None = None
+) -> workflow.ActivityHandle[R]:
+    """Start a local activity, which Temporal retries until Postgres answers."""
+    return workflow.start_local_activity_method(
+        activity,
+        message,
+        activity_id=activity_id,
+        start_to_close_timeout=STORE.attempt_timeout,
+        retry_policy=STORE.retry,
+        summary=PublicText(summary),
+    )
+
+
+def step_failure(step: str, cause: BaseException) -> ActivityError:
+    """The failure of a local activity, in the form in which Temporal raises that of an ordinary one."""
+    error = ActivityError(
+        "Activity task failed",
+        scheduled_event_id=0,
+        started_event_id=0,
+        identity="",
+        activity_type="",
+        activity_id=step,
+        retry_state=None,
+    )
+    error.__cause__ = cause
+    return error
+
+
+def failure_of(error: BaseException) -> StepFailure:
+    """The type, text and stack of the innermost cause, and the step that raised it."""
+    step = error.activity_id if isinstance(error, ActivityError) else None
+    reason = error.cause if isinstance(error, ActivityError) and error.cause else error
+    kind = reason.type if isinstance(reason, ApplicationError) and reason.type else type(reason).__name__
+    return StepFailure(
+        error_type=kind,
+        error_message=str(getattr(reason, "message", reason)),
+        failed_step=step,
+        stack_trace=_stack_of(reason),
+    )
+
+
+def _stack_of(reason: BaseException) -> str:
+    """The deepest recorded stack: where the error was raised, not where it was passed on."""
+    stack = ""
+    cause: BaseException | None = reason
+    while cause is not None:
+        if isinstance(cause, FailureError) and cause.failure is not None and cause.failure.stack_trace:
+            stack = cause.failure.stack_trace
+        elif not isinstance(cause, FailureError):  # a bug of the journey itself
+            stack = "".join(traceback.format_tb(cause.__traceback__))
+        cause = cause.__cause__
+    return stack
 
 
 async def stored_end(error: BaseException, instance_id: str) -> LifecycleOutcome | None:
-    """How an instance has been completed before, where that is why a step was refused; None for any other failure.
+    """The outcome of an instance that had completed before; None if that isn't why the step failed.
 
-    Its end is recorded in the workflow task that completes it. If Temporal refuses that task, since a signal came
-    meanwhile, it is done again with the signal, and may take another course; what was recorded stays.
+    The workflow task that completes an instance records the end. Temporal refuses that task if a signal arrives
+    meanwhile. The task is then repeated with the signal and may take another course, but the recorded end stays.
     """
     cause = error.cause if isinstance(error, ActivityError) else None
     if not isinstance(cause, ApplicationError) or cause.type != INSTANCE_UNKNOWN:
         return None
     question = InstanceQuestion(instance_id=instance_id)
-    outcome = (await ask(Instances.end, question, "Look how the instance has ended")).outcome
+    outcome = (await start_local(Instances.end, question, "Read how the instance ended")).outcome
     return outcome if outcome is not None and outcome.status is InstanceStatus.COMPLETED else None
-
-
-async def ask(activity: Callable[[Any, Q], Awaitable[R]], question: Q, summary: str) -> R:
-    """Look something up in Postgres. The answer isn't recorded as a step; a repeated one may be newer."""
-    return await workflow.execute_local_activity_method(
-        activity,
-        question,
-        start_to_close_timeout=STORE.attempt_timeout,
-        retry_policy=STORE.retry,
-        summary=PublicText(summary),
-    )

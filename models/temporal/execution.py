@@ -23,7 +23,7 @@ class RecordedEvent(TemporalPayload):
     event_type: str
     timestamp: datetime
     step: str | None = None
-    """The wait that it is told for; None: for any."""
+    """The wait or exit that it was matched for; None: any."""
 
 
 class WaitRequest(TemporalPayload):
@@ -34,57 +34,16 @@ class WaitRequest(TemporalPayload):
     where: dict[str, Any] = Field(default_factory=dict)
     """Property names of the event and the values they must have."""
     same: list[str] = Field(default_factory=list)
-    """Property names whose values must be those of the event that started the instance: these are looked up where
-    the wait is registered, and don't come into Temporal."""
+    """Property names whose values must be those of the event that started the instance. The activity that
+    registers the wait reads these values, so they don't reach Temporal."""
     since: datetime | None = None
-    """Events that happened before are passed over."""
-    step: str | None = None
-    """The wait's name; None in old histories: the current step."""
+    """Events that happened before are ignored."""
 
 
 class ExitRequest(WaitRequest):
-    """An event that ends an instance, wherever its journey stands."""
+    """An event that ends an instance at any point of its journey."""
 
     reason: str
-
-
-class DoneStep(TemporalPayload):
-    """A step that a run has done: its result as JSON, or how it failed for good."""
-
-    result: Any = None
-    error_type: str | None = None
-    error_message: str | None = None
-    at: datetime
-
-
-class DoneWait(TemporalPayload):
-    """A wait that a run has ended. ``silent`` belongs to a wait for silence."""
-
-    event: RecordedEvent | None = None
-    silent: bool | None = None
-    at: datetime
-
-
-class Carried(TemporalPayload):
-    """What a run hands to the one that continues it, so that the journey gets to where it stood."""
-
-    began_at: datetime
-    """When the first run began its journey."""
-    current_step: str | None
-    steps: dict[str, DoneStep] = Field(default_factory=dict)
-    waits: dict[str, DoneWait] = Field(default_factory=dict)
-    deadlines: dict[str, datetime] = Field(default_factory=dict)
-    """Of waits that have begun and not ended."""
-    positions: dict[str, int] = Field(default_factory=dict)
-    """The how-manyth each was."""
-    patches: dict[str, bool] = Field(default_factory=dict)
-    """What was answered to whether a change holds for the instance."""
-    told: list[RecordedEvent] = Field(default_factory=list)
-    """Events that no wait has taken yet."""
-    taken: list[str] = Field(default_factory=list)
-    """Ids of events that waits have taken."""
-    unwritten: dict[str, WaitResult | RestResult] = Field(default_factory=dict)
-    """Results of waits that aren't in the stored context yet."""
 
 
 class LifecycleInput(TemporalPayload):
@@ -96,9 +55,7 @@ class LifecycleInput(TemporalPayload):
     parameters: dict[str, Any] = Field(default_factory=dict)
     """As the definition's parameter model dumps them; validated again by the workflow."""
     exits: list[ExitRequest] = Field(default_factory=list)
-    """What ends it early. A part of the start, so that a change of the definition leaves running instances be."""
-    carried: Carried | None = None
-    """What a run that went on in this one had done."""
+    """Events that end it early. They are part of the start, so that a changed definition doesn't affect it."""
 
 
 class LifecycleOutcome(TemporalPayload):
@@ -128,7 +85,7 @@ class StepContext(TemporalPayload):
     user_id: str
     step: str
     position: int
-    """The how-manyth step of the instance it is, from 1."""
+    """Ordinal of the step in the instance, from 1."""
     max_attempts: int
 
 
@@ -255,23 +212,23 @@ class WaitResult(TemporalPayload):
     timed_out: bool
 
 
-class RestResult(TemporalPayload):
-    """How a sleep or a wait for silence ended."""
+class SleepResult(TemporalPayload):
+    """How a sleep or a wait for inactivity ended."""
 
     position: int
     until: datetime
-    silent: bool | None = None
-    """Whether the silence came; None for a sleep."""
+    inactive: bool | None = None
+    """Whether the user was inactive for long enough; None for a sleep."""
 
 
 class Recorded(TemporalPayload):
-    """What the writing of progress found: events that the wait it registered had been too late for."""
+    """The events that were in the log before the recording registered the waits that they match."""
 
     events: list[RecordedEvent] = Field(default_factory=list)
 
 
 class Progress(TemporalPayload):
-    """Where an instance stands: written when it begins a wait, pauses, resumes or ends."""
+    """The state of an instance: written when it begins a wait, pauses, resumes or ends."""
 
     workflow_id: str = ""
     instance_id: str
@@ -279,13 +236,11 @@ class Progress(TemporalPayload):
     status: InstanceStatus
     current_step: str | None
     variables: dict[str, Any] | None = None
-    """The variables, where they have changed since they were last written."""
-    waits: dict[str, WaitResult | RestResult] = Field(default_factory=dict)
-    """Results of waits that have ended since the last writing."""
+    """None: unchanged since the last recording."""
+    waits: dict[str, WaitResult | SleepResult] = Field(default_factory=dict)
+    """Results of waits that have ended since the last recording, by step."""
     error: StepFailure | None = None
-    waiting_for: WaitRequest | None = None
-    """The wait that begins now."""
-    exits: dict[str, ExitRequest] = Field(default_factory=dict)
-    """What ends the instance early, to be registered like waits; by the names under which it is told."""
+    registers: dict[str, WaitRequest] = Field(default_factory=dict)
+    """Events that the instance waits for from now on, by the name of the wait or exit."""
     reason: str | None = None
-    """Why the journey has ended, where it says so."""
+    """Why the journey ended."""

@@ -1,4 +1,4 @@
-"""Journeys whose steps fail when they are told to."""
+"""Journeys whose steps fail on demand."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ with workflow.unsafe.imports_passed_through():
 
 
 class Done(TemporalPayload):
-    """What an act gave."""
+    """The result of an act."""
 
     step: str
 
 
 class Acts:
-    """Counts what it does, and fails at steps that are told to."""
+    """Counts its effects, and fails at the steps in ``failing``."""
 
     def __init__(self) -> None:
         self.effects: Counter[str] = Counter()
@@ -44,7 +44,7 @@ class Acts:
 
 
 class Waits(Parameters):
-    """How long the journey rests."""
+    """How long the journey sleeps."""
 
     rest: Duration = timedelta(0)
 
@@ -63,7 +63,7 @@ class InARow(LifecycleWorkflow[Waits]):
 
 @lifecycle("side_by_side", purpose=None)
 class SideBySide(LifecycleWorkflow[Waits]):
-    """Steps at the same time, and one after them."""
+    """Steps at the same time, with one before and one after them."""
 
     async def journey(self, parameters: Waits) -> None:
         await self.step("before", Acts.act, StepInput())
@@ -83,21 +83,15 @@ class WithAWait(LifecycleWorkflow[Waits]):
         self.variables["visited"] = event is not None
 
 
-class Rounds(Waits):
-    """How often it rests."""
+@lifecycle("raises_later", purpose=None)
+class RaisesLater(LifecycleWorkflow[Waits]):
+    """Catches the failure of a step, does further steps, and raises it then."""
 
-    rounds: int = 1
-
-
-@lifecycle("lives_with_it", purpose=None)
-class LivesWithIt(LifecycleWorkflow[Rounds]):
-    """Catches the failure of a step, goes on for so long that a new run carries it, and gives up then."""
-
-    async def journey(self, parameters: Rounds) -> None:
+    async def journey(self, parameters: Waits) -> None:
         await self.step("before", Acts.act, StepInput())
         tried = (self.step(name, Acts.act, StepInput()) for name in ("one", "two", "three"))
         failures = [each for each in await asyncio.gather(*tried, return_exceptions=True) if each is not None]
-        for _ in range(parameters.rounds):
+        for _ in range(3):
             await self.step("round", Acts.act, StepInput(), policy=STORE)
             await self.sleep(parameters.rest)
         for failure in failures:
@@ -121,7 +115,7 @@ class Buggy(LifecycleWorkflow[Waits]):
 
 @lifecycle("mended", purpose=None)
 class Mended(LifecycleWorkflow[Waits]):
-    """Has none any more."""
+    """The same without the bug."""
 
     async def journey(self, parameters: Waits) -> None:
         await self.step("first", Acts.act, StepInput())
@@ -130,7 +124,7 @@ class Mended(LifecycleWorkflow[Waits]):
 
 @lifecycle("mended", purpose=None)
 class Patient(LifecycleWorkflow[Waits]):
-    """Has none any more either, and waits where it was."""
+    """The same without the bug, with a wait in its place."""
 
     async def journey(self, parameters: Waits) -> None:
         await self.step("first", Acts.act, StepInput())

@@ -108,6 +108,31 @@ async def test_another_step_that_fails_after_a_replay_has_a_letter_of_its_own(
     assert [tuple(row) for row in rows] == [("local", "replayed", 1), ("outside", "open", 1)]
 
 
+async def test_a_failure_that_the_journey_caught_and_raised_later_is_replayed_from_the_step_that_failed(
+    played: Stage, customer: Customer
+) -> None:
+    played.acts.failing = {"two"}
+    run = await played.failed(customer, "raises_later", rest="PT0.02S")
+    letter = await played.letter(run)
+    assert (letter.failed_step, letter.attempts) == ("two", 1)
+    assert played.acts.effects["two"] == 0
+
+    await played.replay(letter)  # in vain: the same dead letter, from the run that failed this time
+    again = await played.letter(run)
+    assert (again.dead_letter_id, again.attempts) == (letter.dead_letter_id, 2)
+    assert again.run_id != letter.run_id
+
+    played.acts.failing = set()
+    await played.replay(again)
+    assert await played.ended(run) is InstanceStatus.COMPLETED
+    await played.letter(run, DeadLetterStatus.REPLAYED)
+    done = {"before", "one", "two", "three", "round", "round_2", "round_3", "after"}
+    assert played.acts.effects == dict.fromkeys(done, 1)
+    context = await played.runs.context(run)
+    assert done <= set(context.results)
+    assert [each.attempt for each in context.attempts if each.step == "two"] == [1, 2, 3]
+
+
 async def test_a_journey_with_a_bug_leaves_a_letter_and_goes_on_with_the_mended_code(
     stage: Stage, customer: Customer
 ) -> None:

@@ -150,5 +150,5 @@ async def test_a_look_for_what_is_due_steps_over_no_dead_letter(
     await owner.execute("ANALYZE temporal_outbox")
     async with database.transaction() as connection:
         [plan] = await explained(connection, lambda: outbox.due(connection, AT_ONCE, []))
-    assert plan.looked_at("temporal_outbox") == 3
+    assert plan.rows_read("temporal_outbox") == 3
     assert plan.blocks < 10

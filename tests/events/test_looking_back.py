@@ -148,7 +148,7 @@ async def test_each_statement_passes_a_bounded_number_of_events(
             found = await waits.already_recorded(connection, key, INSTANCE, waiter.user_id, asked)
             assert _ids(found) == [wanted.event_id]
 
-        looked_at = [plan.looked_at("events") for plan in await explained(connection, look)]
+        looked_at = [plan.rows_read("events") for plan in await explained(connection, look)]
     assert sum(looked_at) == 2 * MANY + 1
     assert max(looked_at) <= 1000
 

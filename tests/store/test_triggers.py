@@ -55,7 +55,7 @@ async def test_the_event_that_started_an_instance_is_found_without_a_look_at_the
         [plan] = await explained(connection, lambda: triggers.remember(connection, "i-1", "started", moment))
         await triggers.remember(connection, "i-1", "started", moment)
         stored = await connection.fetchrow("SELECT trigger_event_id, events_since, events_from FROM instances")
-    assert plan.looked_at("events") == 1
+    assert plan.rows_read("events") == 1
     assert plan.blocks < FEW
     assert stored is not None
     assert tuple(stored) == ("started", received_at, moment)

@@ -1,4 +1,4 @@
-"""A real HTTP server that keeps what is POSTed to it, and can be told what to answer."""
+"""A real HTTP server that keeps requests and sends the given answers."""
 
 from __future__ import annotations
 

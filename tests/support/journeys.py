@@ -1,4 +1,4 @@
-"""Lifecycle workflows of the tests' own; without pytest, since the sandbox imports this module for each run."""
+"""Lifecycle workflows for tests; without pytest, since the sandbox imports this module for each run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Patience(Parameters):
     exit_on=(when("cart.buy", reason="bought", currency="EUR"), "cart.drop"),
 )
 class Leaver(LifecycleWorkflow[Patience]):
-    """Waits, and leaves when the cart is bought or dropped."""
+    """Waits, and exits when the cart is bought or dropped."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Wait for what never comes; an author's `except Exception` doesn't hold an exit up."""
+        """An author's `except Exception` doesn't catch an exit."""
         try:
             await self.wait_for_event("never.comes", within=parameters.patience)
         except Exception:  # noqa: BLE001 - as careless authors write
@@ -49,7 +49,6 @@ class Leaver(LifecycleWorkflow[Patience]):
         self.complete(reason="stayed")
 
     async def at_exit(self, parameters: Patience, event: RecordedEvent) -> None:
-        """A step after the exit."""
         await self.emit("cart.left", {"by": event.event_type})
 
 
@@ -58,7 +57,6 @@ class Promoter(LifecycleWorkflow[Patience]):
     """Sends one message after the other."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Count what went."""
         self.variables["sent"] = 0
         for _ in range(parameters.rounds):
             delivery = await self.send("welcome")
@@ -68,84 +66,57 @@ class Promoter(LifecycleWorkflow[Patience]):
         self.complete(reason="done")
 
 
-@lifecycle("teller", purpose=None)
-class Teller(LifecycleWorkflow[Patience]):
+@lifecycle("emitter", purpose=None)
+class Emitter(LifecycleWorkflow[Patience]):
     """Emits an event and waits for it."""
 
     async def journey(self, parameters: Patience) -> None:
         """The wait begins after the event was recorded, and sees it all the same."""
-        emission = await self.emit("teller.spoke", {"loudly": True})
+        emission = await self.emit("emitter.done", {"large": True})
         self.variables["emission"] = emission.status
-        heard = await self.wait_for_event("teller.*", within=parameters.patience, where={"loudly": True})
-        self.complete(reason="heard" if heard and heard.event_id == emission.event_id else "nothing")
+        event = await self.wait_for_event("emitter.*", within=parameters.patience, where={"large": True})
+        self.complete(reason="received" if event and event.event_id == emission.event_id else "nothing")
 
 
-@lifecycle("wanderer", purpose=None, exit_on=when("wander.home", reason="home"))
-class Wanderer(LifecycleWorkflow[Patience]):
-    """A journey of many stages, with a branch beside it, whose history becomes long."""
+@lifecycle("rounds", purpose=None)
+class Rounds(LifecycleWorkflow[Patience]):
+    """Many rounds of waits and messages, with a branch that nothing awaits until the end."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Chance, time, events, failures and results must come to the same in every run."""
         log: list[Any] = []
         self.variables["log"] = log
         began = self.now()
-        beside = asyncio.create_task(self._beside(parameters))
-        for stage in range(parameters.rounds):
+        branch = asyncio.create_task(self._branch(parameters))
+        for number in range(parameters.rounds):
             await self.sleep(hours(1), name="rest")
-            event = await self.wait_for_event("wander.meet", within=parameters.patience, name="meet")
+            event = await self.wait_for_event("rounds.next", within=parameters.patience, name="next")
             if event is not None:
                 log.append(event.event_id)
-            log.append([stage, self.random.randrange(1_000_000), (self.now() - began).total_seconds() // 60])
-            if stage >= 9:
-                log.append(self.patched("late-change"))
-            if stage % 5 == 0:
+            log.append([number, self.random.randrange(1_000_000), (self.now() - began).total_seconds() // 60])
+            if number % 5 == 0:
                 delivery = await self.send("welcome", name="postcard")
                 log.append(delivery.message_id)
-        await beside
-        self.complete(reason="arrived")
+        await branch
+        self.complete(reason="done")
 
-    async def _beside(self, parameters: Patience) -> None:
+    async def _branch(self, parameters: Patience) -> None:
         for _ in range(parameters.rounds):
-            await self.wait_for_event("wander.beside", within=hours(2), name="beside")
-
-
-@lifecycle("punctual", purpose=None)
-class Punctual(LifecycleWorkflow[Patience]):
-    """Notes when it went on, beside a branch that is over early."""
-
-    async def journey(self, parameters: Patience) -> None:
-        """What it notes must be the same in every run."""
-        await self.sleep(hours(1), name="nap")
-        self.variables["went_on_at"] = self.now().isoformat()
-        await asyncio.gather(self._walk(parameters), self._greet())
-        self.complete(reason="arrived")
-
-    async def _walk(self, parameters: Patience) -> None:
-        laps: list[str] = []
-        self.variables["laps"] = laps
-        for _ in range(parameters.rounds):
-            await self.sleep(hours(1), name="lap")
-            laps.append(self.now().isoformat())
-
-    async def _greet(self) -> None:
-        await self.sleep(hours(0.5), name="before_greeting")
-        self.variables["greeted_at"] = self.now().isoformat()
+            await self.wait_for_event("rounds.other", within=hours(2), name="other")
 
 
 @lifecycle("twins", purpose=None, exit_on=when("twins.apart", reason="apart"))
 class Twins(LifecycleWorkflow[Patience]):
-    """Two branches side by side, one of which sends when its wait is over."""
+    """Two branches that sleep, send and wait for an event."""
 
     async def journey(self, parameters: Patience) -> None:
-        """An exit ends both."""
         await asyncio.gather(self._wait("left", parameters), self._wait("right", parameters))
         self.complete(reason="together")
 
     async def _wait(self, side: str, parameters: Patience) -> None:
         await self.sleep(parameters.patience, name=f"sleep_{side}")
         await self.send("welcome", name=f"send_{side}")
-        heard = await self.wait_for_event("twins.speak", within=parameters.patience, name=f"hear_{side}")
-        self.variables[side] = heard.event_id if heard else None
+        event = await self.wait_for_event("twins.meet", within=parameters.patience, name=f"wait_{side}")
+        self.variables[side] = event.event_id if event else None
 
 
 @lifecycle("parting", purpose=None, exit_on=when("parting.now", reason="parted"))
@@ -153,23 +124,84 @@ class Parting(LifecycleWorkflow[Patience]):
     """A message in one branch, a wait and a bug in the others."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Whatever ends one ends all."""
-        await asyncio.gather(self._message(parameters), self._linger(parameters), self._stumble())
+        await asyncio.gather(self._message(), self._wait(parameters), self._fail())
 
-    async def _message(self, parameters: Patience) -> None:
+    async def _message(self) -> None:
         await self.send("welcome")
         await self.send("onboarding_nudge")
 
-    async def _linger(self, parameters: Patience) -> None:
+    async def _wait(self, parameters: Patience) -> None:
         await self.wait_for_event("never.comes", within=parameters.patience, name="long")
 
-    async def _stumble(self) -> None:
-        if await self.wait_for_event("parting.stumble", within=days(9), name="stumble"):
-            raise LookupError("stumbled")
+    async def _fail(self) -> None:
+        if await self.wait_for_event("parting.fail", within=days(9), name="fail"):
+            raise LookupError("failed")
 
     async def at_exit(self, parameters: Patience, event: RecordedEvent) -> None:
         """A step that must come after the message."""
         await self.emit("parting.done")
+
+
+class Branching(Parameters):
+    """How the branches are run."""
+
+    grouped: bool = False
+    """In a task group, or by `asyncio.gather`."""
+
+
+@lifecycle("branches", purpose=None, max_attempts=100, exit_on=when("branches.stop", reason="stopped"))
+class Branches(LifecycleWorkflow[Branching]):
+    """Three branches: two send a message, the third waits."""
+
+    async def journey(self, parameters: Branching) -> None:
+        branches = (self._send("welcome"), self._send("onboarding_nudge"), self._wait())
+        try:
+            if not parameters.grouped:
+                await asyncio.gather(*branches)
+                return
+            async with asyncio.TaskGroup() as group:
+                for branch in branches:
+                    group.create_task(branch)
+        finally:
+            self.variables["finally"] = True
+
+    async def _send(self, template: str) -> None:
+        try:
+            await self.send(template)
+        except Exception as error:  # noqa: BLE001 - as careless authors write
+            self.variables["caught"] = type(error).__name__
+        self.variables[template] = "sent"
+        await self.send("order_thanks", name=f"send_after_{template}")
+
+    async def _wait(self) -> None:
+        try:
+            await self.wait_for_event("never.comes", within=days(9))
+        finally:
+            self.variables["wait"] = "left"
+
+    async def at_exit(self, parameters: Branching, event: RecordedEvent) -> None:
+        """A step that must come after the attempts."""
+        await self.emit("branches.stopped")
+
+
+@lifecycle("group", purpose=None)
+class Group(LifecycleWorkflow[Patience]):
+    """A task group in which one step fails for good while another is under way, and two branches wait."""
+
+    async def journey(self, parameters: Patience) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send())
+            group.create_task(self._fail())
+            for name in ("one", "two"):
+                group.create_task(self.sleep(days(9), name=name))
+
+    async def _send(self) -> None:
+        await self.send("welcome")
+        await self.send("order_thanks")
+
+    async def _fail(self) -> None:
+        await self.wait_for_event("group.fail", within=days(1))
+        await self.send("onboarding_nudge")
 
 
 @lifecycle("eager", purpose=None, max_attempts=10, exit_on="cart.drop")
@@ -177,7 +209,6 @@ class Eager(LifecycleWorkflow[Patience]):
     """Begins with a step."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Send, send, wait."""
         await self.send("welcome")
         await self.send("onboarding_nudge")
         await self.wait_for_event("never.comes", within=parameters.patience)
@@ -188,9 +219,19 @@ class Buggy(LifecycleWorkflow[Patience]):
     """Has a bug after its first step."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Divide by nothing."""
         await self.send("welcome")
         self.variables["share"] = 1 / len(self.variables)
+
+
+@lifecycle("self_cancelling", purpose=None)
+class SelfCancelling(LifecycleWorkflow[Patience]):
+    """Cancels its own task."""
+
+    async def journey(self, parameters: Patience) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await self.send("welcome")
 
 
 @lifecycle("changing", purpose=None)
@@ -198,7 +239,6 @@ class Before(LifecycleWorkflow[Patience]):
     """A workflow as it was when it was deployed."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Welcome, wait, nudge."""
         await self.send("welcome")
         await self.wait_for_event("never.comes", within=parameters.patience)
         await self.send("onboarding_nudge")
@@ -207,10 +247,9 @@ class Before(LifecycleWorkflow[Patience]):
 
 @lifecycle("changing", purpose=None)
 class After(LifecycleWorkflow[Patience]):
-    """The same workflow, changed without a patch: running instances can't follow it."""
+    """The same workflow, changed without a patch: running instances can't replay it."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Another step comes first."""
         await self.sleep_until_local(name="wait_for_morning")
         await self.sleep(parameters.patience, name="first_a_sleep")
         await self.send("welcome")
@@ -222,7 +261,7 @@ class Patched(LifecycleWorkflow[Patience]):
     """The same workflow, changed as the guide says."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Another message comes in between, for whoever hasn't passed there yet."""
+        """Another message comes in between, for instances that haven't passed there."""
         await self.send("welcome")
         if self.patched("thanks-in-between"):
             await self.send("order_thanks")
@@ -236,7 +275,6 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
     """The same, when no instance from before is left."""
 
     async def journey(self, parameters: Patience) -> None:
-        """The old course is gone."""
         await self.send("welcome")
         self.deprecate_patch("thanks-in-between")
         await self.send("order_thanks")
@@ -245,4 +283,17 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
         self.complete(reason="deprecated")
 
 
-JOURNEYS = (Leaver, Promoter, Teller, Wanderer, Punctual, Twins, Parting, Eager, Buggy, Before)
+JOURNEYS = (
+    Leaver,
+    Promoter,
+    Emitter,
+    Rounds,
+    Twins,
+    Parting,
+    Branches,
+    Group,
+    Eager,
+    Buggy,
+    SelfCancelling,
+    Before,
+)

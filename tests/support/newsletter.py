@@ -1,4 +1,4 @@
-"""A marketing workflow for tests: it waits for a long time, and then sends."""
+"""A marketing workflow for tests: it waits for a long time and then sends."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ with workflow.unsafe.imports_passed_through():
 
 
 class NewsletterParameters(Parameters):
-    """How patient it is."""
+    """How long it waits."""
 
     within: Duration = timedelta(days=1)
 
 
 @lifecycle("newsletter", purpose=Purpose.MARKETING)
 class Newsletter(LifecycleWorkflow[NewsletterParameters]):
-    """Waits for a visit, and sends a message then or when none came."""
+    """Waits for a visit, and sends a message after it or after the wait."""
 
     async def journey(self, parameters: NewsletterParameters) -> None:
-        """Wait, send."""
         await self.wait_for_event("shop.visit", within=parameters.within, name="wait_for_visit")
         await self.step("send", Messages.send, Message(template="welcome"))

@@ -1,4 +1,4 @@
-"""What Postgres does for the statements of a call: how many rows and blocks it looks at."""
+"""Execution plans of the statements of a call: rows and blocks that Postgres reads."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """How many blocks were read, of tables and indexes: a walk through a whole index shows in nothing else."""
+        """Blocks read of tables and indexes. Only this shows a scan of a whole index."""
         return int(self.root["Shared Hit Blocks"] + self.root["Shared Read Blocks"])
 
-    def looked_at(self, table: str) -> int:
-        """How many rows of a table, or of its partitions, were read: those that a filter threw away as well."""
+    def rows_read(self, table: str) -> int:
+        """Rows read of a table, or of its partitions, with those that a filter removed."""
         return sum(
             round(node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)))
             for node in _nodes(self.root)
@@ -33,7 +33,7 @@ class Plan:
 
 
 async def explained(connection: Connection, call: Callable[[], Awaitable[Any]]) -> list[Plan]:
-    """What Postgres does for each statement of a call, by itself. In a transaction; nothing stays of it."""
+    """The plan of each statement of a call, executed alone, in a transaction that is rolled back."""
     statements: list[LoggedQuery] = []
     undone = connection.transaction()
     await undone.start()
@@ -48,9 +48,9 @@ async def _plan(connection: Connection, statement: LoggedQuery) -> Plan:
     undone = connection.transaction()
     await undone.start()
     explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.query}"
-    [told] = json.loads(await connection.fetchval(explain, *statement.args))
+    [explained] = json.loads(await connection.fetchval(explain, *statement.args))
     await undone.rollback()
-    return Plan(told["Plan"])
+    return Plan(explained["Plan"])
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Histories that the replay tests read: made by `python -m tests.support.recorded`, and committed.
+"""Records the committed histories that the replay tests read: `python -m tests.support.recorded`.
 
-They are encrypted with a key that is no secret, since nobody's data is in them. One that is there is left alone:
-running instances have a history like it.
+They are encrypted with a public key, since they hold no real data. An existing history is kept: running instances
+may have one like it.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from workflows.policies import OUTSIDE
 HISTORIES = Path(__file__).parent.parent / "workflows" / "histories"
 _KNOWN = KeySet("known", {"known": bytes(range(32))})
 RING = KeyRing(kek=_KNOWN, payload=_KNOWN, blind_index=bytes(32))
-_NOBODY_LISTENS = "smtp://127.0.0.1:9"
+_NO_LISTENER = "smtp://127.0.0.1:9"
 CODEC = EncryptedPayloads(RING.payload.current, RING.payload.keys)
 
 
 async def _onboarding(runs: Runs, customer: Customer) -> dict[str, Run]:
-    """One instance of each course that onboarding can take."""
+    """One instance for each course of onboarding."""
     nudged = await runs.start(
         customer.user_id, parameters={"first_activity_within": "PT0.2S", "nudge_within": "PT0.2S"}
     )
     await nudged.handle.result()
     active = await runs.start(customer.user_id)
     await runs.until(active, "wait_for_first_activity")
-    await runs.tell(active, "engagement.page_view")
+    await runs.notify(active, "engagement.page_view")
     await active.handle.result()
     paused = await runs.start(
         customer.user_id, parameters={"first_activity_within": "PT0.5S", "nudge_within": "PT0.2S"}
@@ -74,22 +74,22 @@ async def _onboarding(runs: Runs, customer: Customer) -> dict[str, Run]:
     failed = await runs.start(customer.user_id, parameters={"first_activity_within": "nonsense"})
     closed = await runs.start(customer.user_id)
     await runs.until(closed, "wait_for_first_activity")
-    await runs.tell(closed, "user.account_deletion")
+    await runs.notify(closed, "user.account_deletion")
     for ended in (cancelled, failed, closed):
         with contextlib.suppress(WorkflowFailureError):
             await ended.handle.result()
     return {
-        "onboarding-exits-nudged": nudged,
-        "onboarding-exits-active": active,
-        "onboarding-exits-paused": paused,
-        "onboarding-exits-cancelled": cancelled,
-        "onboarding-exits-failed": failed,
-        "onboarding-exits-closed": closed,
+        "onboarding-nudged": nudged,
+        "onboarding-active": active,
+        "onboarding-paused": paused,
+        "onboarding-cancelled": cancelled,
+        "onboarding-failed": failed,
+        "onboarding-closed": closed,
     }
 
 
 async def _others(runs: Runs, customer: Customer) -> dict[str, Run]:
-    """Each of the other workflows to its end, and one that an exit ends: over weeks of virtual time."""
+    """Each of the other workflows to its end, and one that exits: over weeks of virtual time."""
     exits = {
         "cart_recovery": ("wait_for_end_of_shopping", "transaction.purchase_complete"),
         "churn_prevention": ("watch", "user.account_deletion"),
@@ -101,22 +101,22 @@ async def _others(runs: Runs, customer: Customer) -> dict[str, Run]:
     for workflow_id, (wait, event_type) in exits.items():
         found[f"{workflow_id}-to_the_end"] = to_the_end = await runs.start(customer.user_id, workflow_id)
         await to_the_end.handle.result()
-        found[f"{workflow_id}-left"] = left = await runs.start(customer.user_id, workflow_id, still=True)
+        found[f"{workflow_id}-exited"] = left = await runs.start(customer.user_id, workflow_id, still=True)
         await runs.until(left, wait)
-        await runs.tell(left, event_type)
+        await runs.notify(left, event_type)
         await left.handle.result()
     return found
 
 
-async def _heard(runs: Runs, customer: Customer) -> dict[str, Run]:
+async def _waits(runs: Runs, customer: Customer) -> dict[str, Run]:
     """Waits that an event ends."""
     second = await runs.start(customer.user_id, "post_purchase", still=True)
     await runs.until(second, "wait_before_thanks")
-    await runs.tell(second, "transaction.purchase_complete")
+    await runs.notify(second, "transaction.purchase_complete")
     await runs.environment.fast_forward(second.handle)
     used = await runs.start(customer.user_id, "trial_conversion", still=True)
     await runs.until(used, "wait_for_first_use")
-    await runs.tell(used, "engagement.feature_click")
+    await runs.notify(used, "engagement.feature_click")
     await runs.until(used, "wait_for_halfway")
     await runs.environment.fast_forward(used.handle)
     for ended in (second, used):
@@ -125,18 +125,18 @@ async def _heard(runs: Runs, customer: Customer) -> dict[str, Run]:
 
 
 async def _given_up(runs: Runs, customer: Customer) -> dict[str, Run]:
-    """A step that goes on failing, since no mail is taken, until an exit gives it up."""
+    """A step that keeps failing, since no mail server listens, until an exit gives it up."""
     given_up = await runs.start(customer.user_id, max_attempts=100, still=True)
     while len((await runs.context(given_up)).attempts) < 2:
         await asyncio.sleep(0.1)
-    await runs.tell(given_up, "user.account_deletion")
+    await runs.notify(given_up, "user.account_deletion")
     await runs.environment.fast_forward(given_up.handle, OUTSIDE.attempt_timeout * 2)
     await given_up.handle.result()
     return {"onboarding-given_up": given_up}
 
 
 async def _write_turns(client: Client, task_queue: str) -> None:
-    """A run of each of the platform's own workflows; of the endless ones, a turn that was followed by another."""
+    """A run of each system workflow; of the endless ones, a run that continued as new."""
     activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = activities.redaction.TURN_SECONDS = 0.5
     await start_projectors(client, task_queue)
     await start_outbox(client, task_queue)
@@ -172,14 +172,13 @@ async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:
 
 
 def _keep(name: str, history: WorkflowHistory) -> None:
-    """One that is there already stays: it is what was released."""
     file = HISTORIES / f"{name}.json"
     if not file.exists():
         file.write_text(history.to_json())
 
 
 async def record() -> None:
-    """Run the stories on a real Temporal and write their histories."""
+    """Run the scenarios on a real Temporal and write their histories."""
     async with scratch_postgres() as postgres:
         settings = Settings(database_url=postgres.runtime_url, migration_database_url=postgres.owner_url)
         await asyncio.to_thread(upgrade, settings)
@@ -204,18 +203,18 @@ async def record() -> None:
         ):
             runs = Runs(environment, database, Cipher(RING), settings.task_queue)
             await _write(await _others(runs, customer))
-            await _write(await _heard(runs, customer))
-        refusing = settings.model_copy(update={"smtp_url": _NOBODY_LISTENS})
+            await _write(await _waits(runs, customer))
+        rejecting = settings.model_copy(update={"smtp_url": _NO_LISTENER})
         async with (
             skipping_temporal(CODEC) as environment,
-            build_worker(environment.client, refusing, database, Cipher(RING)),
+            build_worker(environment.client, rejecting, database, Cipher(RING)),
         ):
             await _write(await _given_up(Runs(environment, database, Cipher(RING), settings.task_queue), customer))
         await database.close()
 
 
-async def _write(stories: dict[str, Run]) -> None:
-    for name, run in stories.items():
+async def _write(scenarios: dict[str, Run]) -> None:
+    for name, run in scenarios.items():
         _keep(name, await run.handle.fetch_history())
 
 

@@ -1,4 +1,4 @@
-"""Running lifecycle workflows in tests, and looking at what they left in Postgres."""
+"""Runs lifecycle workflows in tests, and reads what they left in Postgres."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer
 
 from models.rules.folding import FoldedEvent
 from models.temporal.execution import LifecycleOutcome, RecordedEvent
@@ -21,6 +23,7 @@ from runtime.database import Database
 from store.instances import instances, triggers, waits
 from store.instances.instances import NewInstance, StoredInstance
 from store.users import data_keys
+from worker import workflow_runner
 from workflows.base import LifecycleWorkflow
 from workflows.catalog import catalog
 
@@ -35,7 +38,7 @@ class Run:
 
 
 class Runs:
-    """Starts instances the way the edge does, without the edge."""
+    """Starts instances as the API does, without the API."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Runs:
         return new
 
     async def begin(self, new: NewInstance, *, still: bool = False) -> Run:
-        """Tell Temporal of an instance."""
+        """Start a stored instance in Temporal."""
         if still:
             with self.environment.with_time_skipping_disabled():
                 handle = await self._start(new)
@@ -86,7 +89,7 @@ class Runs:
         return Run(new.instance_id, new.workflow_id, handle)
 
     def at(self, workflow_id: str, instance_id: str) -> Run:
-        """An instance that something else has started."""
+        """An instance that was started elsewhere."""
         handle = self.environment.client.get_workflow_handle(
             temporal_workflow_id(workflow_id, instance_id), result_type=LifecycleOutcome
         )
@@ -113,7 +116,6 @@ class Runs:
         )
 
     async def context(self, run: Run) -> StoredInstance:
-        """What is stored of the instance."""
         found = await self._find(run)
         assert found is not None
         return found
@@ -123,20 +125,48 @@ class Runs:
             return await instances.find(connection, self.cipher, run.workflow_id, run.instance_id)
 
     async def until(self, run: Run, step: str, within: float = 60.0) -> StoredInstance:
-        """The context once the instance has come to a step."""
+        """The context once the instance is at a step."""
         async with asyncio.timeout(within):
             while (found := await self._find(run)) is None or found.current_step != step:
                 await asyncio.sleep(0.02)
         return found
 
+    async def until_tried(self, run: Run, step: str, times: int, within: float = 60.0) -> None:
+        """Wait until so many attempts at a step have ended."""
+        async with asyncio.timeout(within):
+            while (
+                len([each for each in (await self.context(run)).attempts if each.step == step and each.ended_at])
+                < times
+            ):
+                await asyncio.sleep(0.05)
+
+    async def until_handled(self, run: Run, within: float = 60.0) -> None:
+        """Wait until a workflow task has handled the last signal."""
+        async with asyncio.timeout(within):
+            while True:
+                types = [event.event_type for event in reversed((await run.handle.fetch_history()).events)]
+                handled = types.index(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+                if handled < types.index(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED):
+                    return
+                await asyncio.sleep(0.05)
+
+    async def replay(self, run: Run) -> None:
+        """Replay the history, as a worker without a cache does; raises where the code takes another course."""
+        replayer = Replayer(
+            workflows=[self.definitions[run.workflow_id].implementation],
+            workflow_runner=workflow_runner(),
+            data_converter=self.environment.client.data_converter,
+        )
+        await replayer.replay_workflow(await run.handle.fetch_history())
+
     async def until_run(self, run: Run, run_id: str, within: float = 60.0) -> StoredInstance:
-        """The context once this run of the instance has recorded a wait."""
+        """The context once this run of the instance has recorded a step."""
         async with asyncio.timeout(within):
             while (found := await self.context(run)).run_id != run_id or not found.current_step:
                 await asyncio.sleep(0.02)
         return found
 
-    async def tell(
+    async def notify(
         self,
         run: Run,
         event_type: str,
@@ -145,7 +175,7 @@ class Runs:
         at: datetime | None = None,
         step: str | None = None,
     ) -> None:
-        """The fact that an event was recorded, for one wait or for any; it happened ``at`` that time, or now."""
+        """Signal that an event was recorded, for one wait or for any; it happened ``at`` that time, or now."""
         event = RecordedEvent(
             event_id=event_id or uuid.uuid4().hex,
             event_type=event_type,

@@ -1,4 +1,4 @@
-"""A worker that serves the tests' own journeys beside the real ones."""
+"""A worker with the real workflows and those of the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker import build_worker, implementations
 async def journeys(
     skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[Runs]:
-    """Starts real and test workflows on a worker of this test's own."""
+    """Starts real and test workflows on a worker for this test."""
     lifecycles: list[type[Any]] = [*JOURNEYS, *implementations()]
     async with build_worker(skipping.client, worker_settings, database, cipher, lifecycles=lifecycles):
         yield Runs(skipping, database, cipher, worker_settings.task_queue, JOURNEYS)

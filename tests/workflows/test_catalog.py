@@ -1,4 +1,4 @@
-"""What the catalogue takes, and what it refuses at import, before anything runs."""
+"""Declarations that the catalogue accepts, and those that it rejects at import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workflows.catalog import catalog
 LIFECYCLES = Path(__file__).parents[2] / "workflows" / "lifecycle"
 REAL = sorted(path for path in LIFECYCLES.glob("*.py") if path.name != "__init__.py")
 ALLOWED_MODULES = {"__future__", "asyncio", "dataclasses", "datetime", "enum", "typing", "collections.abc"}
-ALLOWED_ROOMS = ("workflows.authoring", "activities.", "models.")
+ALLOWED_PACKAGES = ("workflows.authoring", "activities.", "models.")
 FORBIDDEN_CALLS = {"sleep", "wait_for", "timeout", "timeout_at", "today", "utcnow", "open", "eval", "exec"}
 
 
@@ -58,14 +58,14 @@ def test_every_parameter_is_a_described_duration_with_a_default(definition: Any)
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda each: each.stem)
-def test_every_wait_for_an_hour_is_bounded_by_a_parameter(path: Path) -> None:
+def test_a_parameter_limits_every_wait_for_an_hour(path: Path) -> None:
     for call in ast.walk(ast.parse(path.read_text())):
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "self.sleep_until_local":
             within = {each.arg: ast.unparse(each.value) for each in call.keywords}["within"]
             assert within.startswith("parameters."), call.lineno
 
 
-def test_a_declaration_takes_exits_in_each_of_their_forms() -> None:
+def test_a_declaration_accepts_each_form_of_an_exit() -> None:
     assert declared(exit_on="a.b").definition.exits == (Exit("a.b", "a.b"),)
     assert declared(exit_on=when("a.b", reason="c", d=1)).definition.exits == (Exit("a.b", "c", {"d": 1}),)
     assert [each.reason for each in Leaver.definition.exits] == ["bought", "cart.drop"]
@@ -80,17 +80,17 @@ def test_a_declaration_takes_exits_in_each_of_their_forms() -> None:
         ({"purpose": "spam"}, "not a valid Purpose"),
     ],
 )
-def test_a_declaration_that_makes_no_sense_is_refused(options: dict[str, Any], text: str) -> None:
+def test_an_inconsistent_declaration_is_rejected(options: dict[str, Any], text: str) -> None:
     with pytest.raises((TypeError, ValueError), match=text):
         declared(**options)
 
 
-def test_an_id_that_could_not_stand_in_a_url_is_refused() -> None:
+def test_an_id_that_does_not_fit_a_url_is_rejected() -> None:
     with pytest.raises(TypeError, match="no workflow id"):
         lifecycle("Cart Recovery", purpose=None)(Leaver)
 
 
-def test_parameters_without_a_default_or_with_a_bare_time_are_refused() -> None:
+def test_parameters_without_a_default_or_with_a_bare_timedelta_are_rejected() -> None:
     class Naked(Parameters):
         wait: Duration
 
@@ -105,11 +105,11 @@ def test_parameters_without_a_default_or_with_a_bare_time_are_refused() -> None:
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
-def test_a_workflow_s_file_asks_nothing_of_the_world(path: Path) -> None:
-    """What it may import and call is what comes to the same in every telling; time and chance are the base's."""
+def test_a_workflow_s_file_imports_and_calls_deterministic_code_alone(path: Path) -> None:
+    """Time and random numbers come from the base class."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            assert node.module in ALLOWED_MODULES or str(node.module).startswith(ALLOWED_ROOMS), node.module
+            assert node.module in ALLOWED_MODULES or str(node.module).startswith(ALLOWED_PACKAGES), node.module
         if isinstance(node, ast.Import):
             assert {alias.name for alias in node.names} <= ALLOWED_MODULES
         if isinstance(node, ast.Call):

@@ -1,5 +1,4 @@
-"""What becomes of running instances when code is deployed that has a bug, can't follow them, or keeps none of them
-in memory."""
+"""Running instances after a deployment of code that has a bug, can't replay them, or keeps none in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from tests.support.runs import Run, Runs
 from worker import build_worker, implementations
 
 
-async def test_a_bug_fails_its_instance_with_its_place_and_does_not_hang(
+async def test_a_bug_fails_its_instance_and_shows_its_place(
     journeys: Runs, customer: Customer, mail: MailServer
 ) -> None:
     run = await journeys.start(customer.user_id, "buggy")
@@ -36,7 +35,16 @@ async def test_a_bug_fails_its_instance_with_its_place_and_does_not_hang(
     assert len(mail.to(customer.email)) == 1
 
 
-async def test_a_deployment_that_cannot_follow_holds_its_instances_until_it_is_rolled_back(
+async def test_a_journey_that_cancels_itself_fails(journeys: Runs, customer: Customer, mail: MailServer) -> None:
+    run = await journeys.start(customer.user_id, "self_cancelling")
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    context = await journeys.context(run)
+    assert (context.status, (context.error or {})["error_type"]) == (InstanceStatus.FAILED, "CancelledError")
+    assert mail.received == []
+
+
+async def test_a_deployment_that_cannot_replay_instances_holds_them_until_its_roll_back(
     skipping: WorkflowEnvironment,
     database: Database,
     cipher: Cipher,
@@ -44,14 +52,14 @@ async def test_a_deployment_that_cannot_follow_holds_its_instances_until_it_is_r
     customer: Customer,
     mail: MailServer,
 ) -> None:
-    """The workflow task fails again and again, the instance stays, and nothing has an effect meanwhile."""
+    """The workflow task fails repeatedly, the instance stays, and nothing has an effect meanwhile."""
     client, queue = skipping.client, worker_settings.task_queue
     runs = Runs(skipping, database, cipher, queue, JOURNEYS)
     async with build_worker(client, worker_settings, database, cipher, lifecycles=[Before]):
         run = await runs.start(customer.user_id, "changing", still=True)
         await runs.until(run, "wait_for_never_comes")
     async with build_worker(client, worker_settings, database, cipher, lifecycles=[After]):
-        await runs.tell(run, "never.comes")
+        await runs.notify(run, "never.comes")
         await _until_a_task_has_failed(run)
         held = await runs.context(run)
         assert (held.status, held.current_step) == (InstanceStatus.RUNNING, "wait_for_never_comes")
@@ -62,7 +70,7 @@ async def test_a_deployment_that_cannot_follow_holds_its_instances_until_it_is_r
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
 
 
-async def test_a_patched_change_leaves_running_instances_their_course_and_gives_new_ones_the_new(
+async def test_a_patched_change_holds_for_new_instances_alone(
     skipping: WorkflowEnvironment,
     database: Database,
     cipher: Cipher,
@@ -70,7 +78,7 @@ async def test_a_patched_change_leaves_running_instances_their_course_and_gives_
     customer: Customer,
     mail: MailServer,
 ) -> None:
-    """Three deployments, as the guide has them: the patch, and its end when the last old instance has ended."""
+    """Three deployments, as in the guide: before, patched, and deprecated once no old instance is left."""
     runs = Runs(skipping, database, cipher, worker_settings.task_queue, JOURNEYS)
 
     def deployed(lifecycle: type[Any]) -> Worker:
@@ -80,14 +88,14 @@ async def test_a_patched_change_leaves_running_instances_their_course_and_gives_
         old = await runs.start(customer.user_id, "changing", still=True)
         await runs.until(old, "wait_for_never_comes")
     async with deployed(Patched):
-        await runs.tell(old, "never.comes")
+        await runs.notify(old, "never.comes")
         assert (await old.handle.result()).reason == "as it was"
         assert len(mail.to(customer.email)) == 2
         new = await runs.start(customer.user_id, "changing", still=True)
         await runs.until(new, "wait_for_never_comes")
         assert len(mail.to(customer.email)) == 4
     async with deployed(PatchDeprecated):
-        await runs.tell(new, "never.comes")
+        await runs.notify(new, "never.comes")
         assert (await new.handle.result()).reason == "deprecated"
     assert len(mail.to(customer.email)) == 5
 
@@ -111,10 +119,10 @@ async def _until_a_task_has_failed(run: Run) -> None:
         ("churn_prevention", "dormant"),
         ("win_back", "lost"),
         ("trial_conversion", "not_converted"),
-        ("wanderer", "arrived"),
+        ("rounds", "done"),
     ],
 )
-async def test_workflows_come_to_the_same_where_every_task_is_a_replay(
+async def test_workflows_have_the_same_result_if_every_task_is_a_replay(
     skipping: WorkflowEnvironment,
     database: Database,
     cipher: Cipher,
@@ -123,7 +131,7 @@ async def test_workflows_come_to_the_same_where_every_task_is_a_replay(
     workflow_id: str,
     reason: str,
 ) -> None:
-    """Without a cache each workflow task begins at the history's first event: what isn't deterministic fails."""
+    """Without a cache each workflow task replays the whole history: code that isn't deterministic fails."""
     lifecycles: list[type[Any]] = [*JOURNEYS, *implementations()]
     worker = build_worker(
         skipping.client, worker_settings, database, cipher, lifecycles=lifecycles, workflow_cache=0

@@ -17,19 +17,21 @@ from tests.support.people import Customer
 from tests.support.runs import Runs
 
 
-async def test_an_instance_hears_what_it_has_told(journeys: Runs, database: Database, cipher: Cipher) -> None:
+async def test_an_instance_receives_the_event_that_it_emitted(
+    journeys: Runs, database: Database, cipher: Cipher
+) -> None:
     customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
-    run = await journeys.start(customer.user_id, "teller")
-    assert (await run.handle.result()).reason == "heard"
+    run = await journeys.start(customer.user_id, "emitter")
+    assert (await run.handle.result()).reason == "received"
 
 
-async def test_without_consent_the_event_is_not_stored_and_the_journey_goes_on(
+async def test_without_consent_the_event_is_not_stored_and_the_journey_continues(
     journeys: Runs, database: Database, cipher: Cipher
 ) -> None:
     customer = await Customer.new(database, cipher)
-    run = await journeys.start(customer.user_id, "teller")
+    run = await journeys.start(customer.user_id, "emitter")
     assert (await run.handle.result()).reason == "nothing"
-    emission = (await journeys.context(run)).results["emit_teller_spoke"]
+    emission = (await journeys.context(run)).results["emit_emitter_done"]
     assert (emission["status"], emission["reason"]) == ("rejected", "consent_required")
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM events") == 0
@@ -37,9 +39,9 @@ async def test_without_consent_the_event_is_not_stored_and_the_journey_goes_on(
 
 def bound(customer: Customer, **properties: object) -> NewEvent:
     context = StepContext(
-        workflow_id="teller", instance_id="i-1", user_id=customer.user_id, step="emit", position=1, max_attempts=3
+        workflow_id="emitter", instance_id="i-1", user_id=customer.user_id, step="emit", position=1, max_attempts=3
     )
-    return NewEvent(event_type="teller.spoke", properties=properties, context=context)
+    return NewEvent(event_type="emitter.done", properties=properties, context=context)
 
 
 async def test_an_attempt_that_is_repeated_after_its_commit_counts_once(
@@ -55,7 +57,7 @@ async def test_an_attempt_that_is_repeated_after_its_commit_counts_once(
         assert await connection.fetchval("SELECT count(*) FROM events") == 1
 
 
-async def test_what_a_workflow_records_is_no_visit_of_the_customer(database: Database, cipher: Cipher) -> None:
+async def test_an_emitted_event_makes_no_session(database: Database, cipher: Cipher) -> None:
     customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
     await Events(database, cipher).emit(bound(customer))
     log = Log(database, cipher)
@@ -63,17 +65,17 @@ async def test_what_a_workflow_records_is_no_visit_of_the_customer(database: Dat
     assert (await log.activity(customer.user_id)).session_count == 0
 
 
-async def test_an_event_that_its_type_s_schema_refuses_fails_the_instance_with_the_place(
+async def test_an_event_that_does_not_fit_its_schema_fails_the_instance_and_shows_the_place(
     journeys: Runs, database: Database, cipher: Cipher
 ) -> None:
     customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
-    schema = {"type": "object", "properties": {"loudly": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"large": {"type": "string"}}}
     async with database.transaction() as connection:
-        await types.declare(connection, EventType("teller.spoke", "", schema, (), ()))
-    run = await journeys.start(customer.user_id, "teller")
+        await types.declare(connection, EventType("emitter.done", "", schema, (), ()))
+    run = await journeys.start(customer.user_id, "emitter")
     with pytest.raises(WorkflowFailureError):
         await run.handle.result()
     error = (await journeys.context(run)).error
     assert error is not None
-    assert (error["error_type"], error["failed_step"]) == ("InvalidEvent", "emit_teller_spoke")
-    assert "/event_properties/loudly" in error["error_message"]
+    assert (error["error_type"], error["failed_step"]) == ("InvalidEvent", "emit_emitter_done")
+    assert "/event_properties/large" in error["error_message"]

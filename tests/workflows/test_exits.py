@@ -1,16 +1,13 @@
-"""Exits by event: at once, whatever the journey waits for, and however the event is learnt of."""
+"""Exits by event: they take effect at once, in any wait, after a signal and after a look at the log."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
-from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
-from temporalio.worker import Replayer
 
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
@@ -18,18 +15,11 @@ from runtime.database import Database
 from store.instances import callbacks
 from store.users import data_keys
 from tests.events.test_outbox import Log as EventLog
-from tests.support.journeys import Eager, Parting
 from tests.support.mail import MailServer
 from tests.support.people import Customer
-from tests.support.runs import Run, Runs
+from tests.support.runs import Runs
 from tests.support.temporal import DAY
-from worker import workflow_runner
-from workflows.base import LifecycleWorkflow
-from workflows.interceptors import OutcomeInterceptor
 from workflows.policies import OUTSIDE
-from workflows.steps import Trials
-
-HEARD = (EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, EventType.EVENT_TYPE_TIMER_STARTED)
 
 
 @pytest.fixture
@@ -42,10 +32,10 @@ def log(database: Database, cipher: Cipher, customer: Customer) -> EventLog:
     return EventLog(database, cipher, customer)
 
 
-async def test_an_exit_interrupts_a_wait_and_what_comes_after_it_runs(journeys: Runs, customer: Customer) -> None:
+async def test_an_exit_interrupts_a_wait_and_at_exit_runs(journeys: Runs, customer: Customer) -> None:
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
-    await journeys.tell(run, "cart.drop")
+    await journeys.notify(run, "cart.drop")
     assert (await run.handle.result()).reason == "cart.drop"
     context = await journeys.context(run)
     assert (context.status, context.reason) == (InstanceStatus.COMPLETED, "cart.drop")
@@ -53,7 +43,7 @@ async def test_an_exit_interrupts_a_wait_and_what_comes_after_it_runs(journeys: 
     assert "wait_for_never_comes" not in context.results
 
 
-async def test_an_exit_is_an_end_like_any_other_and_whoever_asked_is_told(
+async def test_an_exit_sends_the_callback_as_any_other_end_does(
     journeys: Runs, customer: Customer, database: Database, cipher: Cipher
 ) -> None:
     run = await journeys.start(customer.user_id, "leaver", still=True)
@@ -61,18 +51,18 @@ async def test_an_exit_is_an_end_like_any_other_and_whoever_asked_is_told(
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, customer.user_id)
         await callbacks.place(connection, key, run.instance_id, "https://example.com/hook")
-    await journeys.tell(run, "cart.drop")
+    await journeys.notify(run, "cart.drop")
     await run.handle.result()
     async with database.connection() as connection:
-        told = await connection.fetch("SELECT kind, instance_id FROM temporal_outbox")
-        assert [tuple(row) for row in told] == [("callback", run.instance_id)]
+        entries = await connection.fetch("SELECT kind, instance_id FROM temporal_outbox")
+        assert [tuple(row) for row in entries] == [("callback", run.instance_id)]
         assert await connection.fetchval("SELECT count(*) FROM event_waits") == 0
 
 
-async def test_an_exit_counts_only_with_the_properties_asked_for(
+async def test_an_exit_counts_only_with_the_required_properties(
     journeys: Runs, customer: Customer, log: EventLog
 ) -> None:
-    """Told by the projector, through registrations that stand for as long as the instance runs."""
+    """The projector notifies the instance. Its registrations last until its end."""
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
     assert await log.project(await log.store("cart.buy", currency="USD")) == 0
@@ -94,7 +84,7 @@ async def test_an_exit_during_a_pause_happens_on_resume(journeys: Runs, customer
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
     await run.handle.execute_update("pause")
-    await journeys.tell(run, "cart.drop")
+    await journeys.notify(run, "cart.drop")
     await journeys.environment.fast_forward(run.handle, 2 * DAY)  # the wait has fallen due as well
     assert (await journeys.context(run)).status is InstanceStatus.PAUSED
     await run.handle.execute_update("resume")
@@ -105,7 +95,7 @@ async def test_an_instance_that_has_an_exit_pending_can_be_cancelled(journeys: R
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
     await run.handle.execute_update("pause")
-    await journeys.tell(run, "cart.drop")
+    await journeys.notify(run, "cart.drop")
     await run.handle.cancel()
     with pytest.raises(Exception, match="Workflow execution failed"):
         await run.handle.result()
@@ -114,11 +104,11 @@ async def test_an_instance_that_has_an_exit_pending_can_be_cancelled(journeys: R
     assert context.results["clean_up"] == {"messages_withdrawn": 0}
 
 
-async def test_an_end_that_was_recorded_stays_where_its_workflow_task_is_done_again_with_an_exit(
+async def test_a_recorded_end_stays_if_its_workflow_task_is_repeated_with_an_exit(
     journeys: Runs, customer: Customer
 ) -> None:
-    """Temporal refused the completing task, since the exit's signal came in that moment: done again, the journey
-    leaves instead, and the step after that is refused. The instance completes as it had."""
+    """Temporal refused the completing task, since the signal arrived meanwhile. The repeated task exits, and its
+    next step fails, since the instance has ended. The instance completes with the recorded reason."""
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
     async with journeys.database.connection() as connection:
@@ -127,42 +117,17 @@ async def test_an_end_that_was_recorded_stays_where_its_workflow_task_is_done_ag
                WHERE instance_id = $1""",
             run.instance_id,
         )
-    await journeys.tell(run, "cart.drop")
+    await journeys.notify(run, "cart.drop")
     assert (await run.handle.result()).reason == "stayed"
     context = await journeys.context(run)
     assert (context.status, context.reason) == (InstanceStatus.COMPLETED, "stayed")
     assert "emit_cart_left" not in context.results
 
 
-async def test_an_exit_ends_every_branch(journeys: Runs, customer: Customer, mail: MailServer) -> None:
-    run = await journeys.start(customer.user_id, "twins", still=True)
-    await journeys.until(run, "sleep_right")
-    await journeys.tell(run, "twins.apart")
-    assert (await run.handle.result()).reason == "apart"
-    assert mail.received == []
-
-
-async def test_branches_that_wait_side_by_side_register_each_its_own_wait(
-    journeys: Runs, customer: Customer, log: EventLog
-) -> None:
-    run = await journeys.start(customer.user_id, "twins", still=True)
-    await journeys.until(run, "sleep_right")
-    await journeys.environment.fast_forward(run.handle, DAY)
-    async with journeys.database.connection() as connection, asyncio.timeout(60):
-        while True:
-            rows = await connection.fetch("SELECT step FROM event_waits WHERE step LIKE 'hear%' ORDER BY step")
-            if len(rows) == 2:
-                break
-            await asyncio.sleep(0.02)
-    assert [row["step"] for row in rows] == ["hear_left", "hear_right"]
-    assert await log.project(await log.store("twins.speak")) == 2
-    await run.handle.terminate()
-
-
 async def test_what_happened_between_the_trigger_and_a_late_start_counts(
     journeys: Runs, customer: Customer, log: EventLog
 ) -> None:
-    """Temporal was away for a while: the purchase came before the instance began, and after its trigger."""
+    """Temporal was not available: the purchase came after the trigger and before the instance began."""
     before = await log.store("cart.drop")
     trigger = await log.store("cart.fill")
     after = await log.store("cart.buy", currency="EUR")
@@ -181,22 +146,20 @@ async def test_the_trigger_itself_ends_none_of_the_instance_s_waits(
     assert (await run.handle.result()).reason == "stayed"
 
 
-async def test_the_same_event_for_an_exit_and_told_twice_changes_nothing(
-    journeys: Runs, customer: Customer
-) -> None:
+async def test_an_exit_event_that_is_signalled_twice_counts_once(journeys: Runs, customer: Customer) -> None:
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
     event_id = uuid.uuid4().hex
-    await journeys.tell(run, "cart.drop", event_id)
-    await journeys.tell(run, "cart.drop", event_id)
+    await journeys.notify(run, "cart.drop", event_id)
+    await journeys.notify(run, "cart.drop", event_id)
     assert (await run.handle.result()).reason == "cart.drop"
 
 
 @pytest.mark.parametrize(("order_id", "ends"), [("o-1", True), ("o-2", False)])
-async def test_of_refunds_that_of_the_order_which_the_instance_is_about_ends_it(
+async def test_only_a_refund_of_the_instance_s_order_ends_it(
     journeys: Runs, customer: Customer, log: EventLog, order_id: str, ends: bool
 ) -> None:
-    """Told by the projector, and found in the log."""
+    """By a signal of the projector, and by the look at the log."""
     purchase = await log.store("transaction.purchase_complete", order_id="o-1")
     instance = await journeys.stored(customer.user_id, "post_purchase", trigger=purchase)
     run = await journeys.begin(instance, still=True)
@@ -213,7 +176,7 @@ async def test_of_refunds_that_of_the_order_which_the_instance_is_about_ends_it(
     )
 
 
-async def test_an_instance_that_a_request_started_is_about_no_order_and_any_refund_ends_it(
+async def test_any_refund_ends_an_instance_that_a_request_started_since_it_has_no_order(
     journeys: Runs, customer: Customer, log: EventLog
 ) -> None:
     run = await journeys.start(customer.user_id, "post_purchase", still=True)
@@ -222,10 +185,10 @@ async def test_an_instance_that_a_request_started_is_about_no_order_and_any_refu
     await run.handle.terminate()
 
 
-async def test_an_exit_during_the_first_step_is_told_and_the_journey_left_after_it(
+async def test_an_exit_during_the_first_step_ends_the_journey_after_that_step(
     journeys: Runs, customer: Customer, log: EventLog, mail: MailServer
 ) -> None:
-    """Registered with the instance itself, not with its first wait. The step that is under way ends."""
+    """Exits are registered with the instance itself, not with its first wait."""
     arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
     mail.on_recipient = lambda _: arrived.set()
     run = await journeys.start(customer.user_id, "eager", still=True)
@@ -233,20 +196,20 @@ async def test_an_exit_during_the_first_step_is_told_and_the_journey_left_after_
         await arrived.wait()
     event = await log.store("cart.drop")
     assert await log.project(event) == 1
-    await journeys.tell(run, "cart.drop", event.event_id, step="~exit_1")
+    await journeys.notify(run, "cart.drop", event.event_id, step="~exit_1")
     mail.hold_recipients.set()
     assert (await run.handle.result()).reason == "cart.drop"
     assert len(mail.received) == 1
     assert set((await journeys.context(run)).results) == {"send_welcome"}
 
 
-async def test_an_exit_does_not_wait_for_all_attempts_of_a_step_that_goes_on_failing(
+async def test_an_exit_does_not_wait_for_all_attempts_of_a_step_that_keeps_failing(
     journeys: Runs, customer: Customer, mail: MailServer
 ) -> None:
     mail.refuse_recipients = "450 try later"
     run = await journeys.start(customer.user_id, "eager", max_attempts=100, still=True)
-    await _tried(journeys, run, 2)
-    await journeys.tell(run, "cart.drop")
+    await journeys.until_tried(run, "send_welcome", 2)
+    await journeys.notify(run, "cart.drop")
     await journeys.environment.fast_forward(run.handle, OUTSIDE.attempt_timeout * 2)
     assert (await run.handle.result()).reason == "cart.drop"
     context = await journeys.context(run)
@@ -255,14 +218,14 @@ async def test_an_exit_does_not_wait_for_all_attempts_of_a_step_that_goes_on_fai
     assert mail.received == []
 
 
-async def test_an_exit_lets_a_failing_step_be_while_paused(
+async def test_an_exit_does_not_give_up_a_failing_step_during_a_pause(
     journeys: Runs, customer: Customer, mail: MailServer
 ) -> None:
     mail.refuse_recipients = "450 try later"
     run = await journeys.start(customer.user_id, "eager", max_attempts=100, still=True)
-    await _tried(journeys, run, 1)
+    await journeys.until_tried(run, "send_welcome", 1)
     await run.handle.execute_update("pause")
-    await journeys.tell(run, "cart.drop")
+    await journeys.notify(run, "cart.drop")
     await journeys.environment.fast_forward(run.handle, OUTSIDE.attempt_timeout * 2)
     assert (await journeys.context(run)).status is InstanceStatus.PAUSED
     await run.handle.execute_update("resume")
@@ -270,113 +233,31 @@ async def test_an_exit_lets_a_failing_step_be_while_paused(
     assert (await run.handle.result()).reason == "cart.drop"
 
 
-async def test_who_cancels_while_an_exit_waits_for_a_failing_step_cancels(
+async def test_a_cancellation_while_an_exit_waits_for_a_failing_step_cancels_the_instance(
     journeys: Runs, customer: Customer, mail: MailServer
 ) -> None:
     mail.refuse_recipients = "450 try later"
     run = await journeys.start(customer.user_id, "eager", max_attempts=100, still=True)
-    await _tried(journeys, run, 1)
-    await journeys.tell(run, "cart.drop")
+    await journeys.until_tried(run, "send_welcome", 1)
+    await journeys.notify(run, "cart.drop")
     await run.handle.cancel()
     with pytest.raises(WorkflowFailureError):
         await run.handle.result()
     assert (await journeys.context(run)).status is InstanceStatus.CANCELLED
 
 
-async def _heard(run: Run) -> bool:
-    """Whether the workflow has taken in what it was told."""
-    types = [event.event_type for event in (await run.handle.fetch_history()).events]
-    told = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
-    return told in types and EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED in types[types.index(told) :]
-
-
-async def _tried(journeys: Runs, run: Run, times: int) -> None:
-    """Wait until attempts have failed."""
-    async with asyncio.timeout(60):
-        while len([each for each in (await journeys.context(run)).attempts if each.ended_at]) < times:
-            await asyncio.sleep(0.05)
-
-
-@pytest.mark.parametrize(("event_type", "status"), [("parting.now", "completed"), ("parting.stumble", "failed")])
-async def test_a_step_of_another_branch_ends_before_what_ends_the_journey_is_followed(
-    journeys: Runs, customer: Customer, mail: MailServer, event_type: str, status: str
+async def test_an_exit_that_arrived_during_a_step_replays(
+    journeys: Runs, customer: Customer, mail: MailServer
 ) -> None:
-    arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
-    mail.on_recipient = lambda _: arrived.set()
-    run = await journeys.start(customer.user_id, "parting", still=True)
-    async with asyncio.timeout(60):
-        await arrived.wait()
-    await journeys.tell(run, event_type)
-    async with asyncio.timeout(60):
-        while not await _heard(run):
-            await asyncio.sleep(0.05)
-    assert set((await journeys.context(run)).results) <= {"stumble"}
-    mail.hold_recipients.set()
-    with contextlib.suppress(WorkflowFailureError):
-        await run.handle.result()
-    context = await journeys.context(run)
-    assert context.status == status
-    assert "send_welcome" in context.results
-    assert "send_onboarding_nudge" not in context.results
-    assert context.end_time is not None
-    (attempt,) = [each for each in context.attempts if each.step == "send_welcome"]
-    later = [each.started_at for each in context.attempts if each.step == "emit_parting_done"]
-    assert attempt.ended_at is not None
-    assert [each for each in (*later, context.end_time) if each < attempt.ended_at] == []
-    assert len(mail.received) == 1
-
-
-@pytest.mark.parametrize("before", [True, False])
-async def test_an_exit_that_came_during_a_step_replays_as_it_was(
-    journeys: Runs, customer: Customer, mail: MailServer, monkeypatch: pytest.MonkeyPatch, before: bool
-) -> None:
-    """Also from before exits gave failing steps up: then nothing told the exit apart until the step was over."""
-    if before:
-        monkeypatch.setattr(Trials, "hold_up", lambda _: False)
     arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
     mail.on_recipient = lambda _: arrived.set()
     run = await journeys.start(customer.user_id, "eager", still=True)
     async with asyncio.timeout(60):
         await arrived.wait()
-    await journeys.tell(run, "cart.drop")
-    async with asyncio.timeout(60):  # until it has been heard
-        while (await run.handle.fetch_history()).events[-1].event_type not in HEARD:
+    await journeys.notify(run, "cart.drop")
+    async with asyncio.timeout(60):  # until the workflow has handled it
+        while (await run.handle.fetch_history()).events[-1].event_type != EventType.EVENT_TYPE_TIMER_STARTED:
             await asyncio.sleep(0.05)
     mail.hold_recipients.set()
     assert (await run.handle.result()).reason == "cart.drop"
-    monkeypatch.undo()
-    history = await run.handle.fetch_history()
-    assert any(event.event_type == EventType.EVENT_TYPE_TIMER_STARTED for event in history.events) is not before
-    await _replay(journeys, run, Eager)
-
-
-async def test_a_journey_that_left_its_branches_behind_replays_as_it_was(
-    journeys: Runs, customer: Customer, mail: MailServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From before branches ended with it."""
-
-    async def left_behind(_: Trials, journey: object) -> None:
-        """As it was."""
-
-    monkeypatch.setattr(Trials, "end_beside", left_behind)
-    arrived, mail.hold_recipients = asyncio.Event(), asyncio.Event()
-    mail.on_recipient = lambda _: arrived.set()
-    run = await journeys.start(customer.user_id, "parting", still=True)
-    async with asyncio.timeout(60):
-        await arrived.wait()
-    await journeys.tell(run, "parting.stumble")
-    with pytest.raises(WorkflowFailureError):
-        await run.handle.result()
-    mail.hold_recipients.set()
-    monkeypatch.undo()
-    await _replay(journeys, run, Parting)
-
-
-async def _replay(journeys: Runs, run: Run, lifecycle: type[LifecycleWorkflow[Any]]) -> None:
-    replayer = Replayer(
-        workflows=[lifecycle],
-        workflow_runner=workflow_runner(),
-        data_converter=journeys.environment.client.data_converter,
-        interceptors=[OutcomeInterceptor()],
-    )
-    await replayer.replay_workflow(await run.handle.fetch_history())
+    await journeys.replay(run)

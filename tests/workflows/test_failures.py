@@ -16,7 +16,7 @@ from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
 from tests.support.temporal import DAY
-from workflows.interceptors import failure_of
+from workflows.steps import failure_of
 
 
 async def test_a_step_that_recovers_leaves_its_attempts_and_no_error(
@@ -58,7 +58,7 @@ async def test_a_step_that_fails_for_good_ends_the_instance_as_failed(
     assert mail.received == []
 
 
-async def test_a_permanent_refusal_is_not_tried_again(runs: Runs, customer: Customer, mail: MailServer) -> None:
+async def test_a_permanent_rejection_is_not_retried(runs: Runs, customer: Customer, mail: MailServer) -> None:
     mail.refuse_recipients = "550 no such mailbox"
     run = await runs.start(customer.user_id)
     with pytest.raises(WorkflowFailureError):
@@ -83,7 +83,7 @@ async def test_parameters_that_do_not_fit_fail_the_instance_and_do_not_hang(
 
 
 async def rows(runs: Runs, *tables: str) -> list[int]:
-    """How many rows tables have."""
+    """Row counts of tables."""
     async with runs.database.connection() as connection:
         return [await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
 
@@ -92,7 +92,7 @@ async def rows(runs: Runs, *tables: str) -> list[int]:
 async def test_an_instance_that_was_taken_back_ends_before_any_effect(
     runs: Runs, customer: Customer, mail: MailServer, workflow_id: str
 ) -> None:
-    """Whether it begins with a step or with a wait, which then isn't begun."""
+    """If it begins with a step, and if it begins with a wait."""
     run = await runs.start(customer.user_id, workflow_id, stored=False)
     with pytest.raises(WorkflowFailureError) as ended:
         await run.handle.result()
@@ -103,17 +103,15 @@ async def test_an_instance_that_was_taken_back_ends_before_any_effect(
     assert await rows(runs, "instances", "steps", "attempts", "event_waits", "dead_letters") == [0] * 5
 
 
-async def test_what_a_cancelled_writing_was_about_to_write_is_written_with_the_end(
-    runs: Runs, customer: Customer
-) -> None:
+async def test_the_end_writes_the_results_of_a_cancelled_recording(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id, "trial_conversion", still=True)
     await runs.until(run, "wait_for_first_use")
     async with runs.database.transaction() as holding, runs.database.connection() as looking:
         await holding.execute("SELECT FROM instances FOR UPDATE")
-        await runs.tell(run, "engagement.feature_click")
+        await runs.notify(run, "engagement.feature_click")
         await until_blocked(runs.database, 1)
         await run.handle.cancel()
-        async with asyncio.timeout(60):  # the writing has been given up when the step of the end waits instead
+        async with asyncio.timeout(60):  # until the clean-up step waits in its place
             while not await looking.fetchval(
                 "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH key AS%'"
             ):
@@ -125,7 +123,7 @@ async def test_what_a_cancelled_writing_was_about_to_write_is_written_with_the_e
     assert context.results["wait_for_first_use"]["event_type"] == "engagement.feature_click"
 
 
-async def test_a_run_that_a_replay_has_replaced_ends_and_writes_nothing(runs: Runs, customer: Customer) -> None:
+async def test_a_run_that_a_replay_replaced_ends_and_writes_nothing(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id, "win_back", still=True)
     context = await runs.until(run, "wait_before_whats_new")
     async with runs.database.connection() as connection:

@@ -1,4 +1,4 @@
-"""What Temporal keeps of an instance, and replay."""
+"""Histories: what they hold, and that they replay."""
 
 from __future__ import annotations
 
@@ -23,13 +23,10 @@ from tests.support.recorded import CODEC, HISTORIES
 from tests.support.runs import Runs
 from worker import workflow_runner
 from workflows.catalog import catalog
-from workflows.interceptors import OutcomeInterceptor
 from workflows.system.registry import SYSTEM_WORKFLOWS
 
 
-async def test_history_holds_nothing_personal_and_a_summary_that_a_person_reads(
-    runs: Runs, customer: Customer
-) -> None:
+async def test_history_has_no_personal_data_and_a_readable_summary(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id)
     await run.handle.result()
     history = await run.handle.fetch_history()
@@ -55,10 +52,10 @@ def payloads(message: Any) -> Iterator[Payload]:
             yield from payloads(part)
 
 
-async def test_nobody_learns_from_history_where_a_customer_lives_or_is_written_to(
+async def test_history_has_neither_time_zone_nor_address_of_a_customer(
     runs: Runs, database: Database, cipher: Cipher, codec: EncryptedPayloads
 ) -> None:
-    """Decoded, as an admin sees it: ids and moments, no zone, no address, no name."""
+    """Decoded, as an admin sees it: ids and times, no zone, no address, no name."""
     customer = await Customer.new(database, cipher, Purpose.MARKETING, timezone="Asia/Kathmandu")
     run = await runs.start(customer.user_id, "win_back")
     await run.handle.result()
@@ -73,8 +70,8 @@ async def test_nobody_learns_from_history_where_a_customer_lives_or_is_written_t
 
 
 def strict_runner() -> SandboxedWorkflowRunner:
-    """The workers' sandbox, which also refuses what a worker would let pass in silence: a module that is imported
-    while a workflow runs, or that is shared between runs although nobody said so."""
+    """The workers' sandbox, which also rejects modules that a worker would accept: imported while a workflow runs,
+    or shared between runs without being listed."""
     policy = (
         workflow.SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
         | workflow.SandboxImportNotificationPolicy.RAISE_ON_UNINTENTIONAL_PASSTHROUGH
@@ -86,12 +83,11 @@ def strict_runner() -> SandboxedWorkflowRunner:
 
 @pytest.mark.parametrize("recorded", sorted(HISTORIES.glob("*.json")), ids=lambda path: path.stem)
 async def test_a_committed_history_replays(recorded: Path) -> None:
-    """A change to a workflow that breaks running instances breaks this: patch it, or keep it as it was."""
+    """Fails after a change that breaks running instances: patch the change (docs/changing-a-workflow.md)."""
     replayer = Replayer(
         workflows=[*(definition.implementation for definition in catalog().values()), *SYSTEM_WORKFLOWS],
         workflow_runner=strict_runner(),
         data_converter=data_converter(CODEC),
-        interceptors=[OutcomeInterceptor()],
     )
     workflow_id = recorded.stem.split("-")[0] + "/recorded"
     await replayer.replay_workflow(WorkflowHistory.from_json(workflow_id, recorded.read_text()))

@@ -58,8 +58,8 @@ async def test_a_first_activity_ends_the_wait_without_a_nudge(
 ) -> None:
     run = await runs.start(customer.user_id, still=True)
     await runs.until(run, "wait_for_first_activity")
-    await runs.tell(run, "user.login")
-    await runs.tell(run, "engagement.page_view", "event-1")
+    await runs.notify(run, "user.login")
+    await runs.notify(run, "engagement.page_view", "event-1")
     outcome = await run.handle.result()
 
     assert outcome.reason == "activated"
@@ -81,23 +81,23 @@ async def test_an_activity_after_the_nudge_counts_as_well(
     await runs.until(run, "wait_for_first_activity")
     await runs.environment.fast_forward(run.handle, 3 * DAY)
     await runs.until(run, "wait_after_nudge")
-    await runs.tell(run, "engagement.search")
+    await runs.notify(run, "engagement.search")
     assert (await run.handle.result()).reason == "activated"
     assert len(mail.to(customer.email)) == 2
 
 
-async def test_the_same_event_told_twice_ends_one_wait_only(runs: Runs, customer: Customer) -> None:
+async def test_an_event_that_is_signalled_twice_ends_one_wait(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id, still=True, parameters={"first_activity_within": "P1D"})
     await runs.until(run, "wait_for_first_activity")
-    await runs.tell(run, "user.login", "twice")
-    await runs.tell(run, "user.login", "twice")
+    await runs.notify(run, "user.login", "twice")
+    await runs.notify(run, "user.login", "twice")
     await runs.environment.fast_forward(run.handle, DAY)
     context = await runs.until(run, "wait_after_nudge")
     assert context.results["wait_for_first_activity"]["timed_out"] is True
     await run.handle.terminate()
 
 
-async def test_a_pinned_stage_is_left_alone(runs: Runs, customer: Customer) -> None:
+async def test_a_pinned_stage_stays(runs: Runs, customer: Customer) -> None:
     await customer.pin("prospect")
     run = await runs.start(customer.user_id)
     await run.handle.result()
@@ -105,7 +105,7 @@ async def test_a_pinned_stage_is_left_alone(runs: Runs, customer: Customer) -> N
     assert (await runs.context(run)).results["set_stage"] == {"stage": "at_risk", "changed": False}
 
 
-async def test_a_pause_holds_the_next_step_while_time_runs_on(
+async def test_a_pause_holds_the_next_step_while_time_passes(
     runs: Runs, customer: Customer, mail: MailServer
 ) -> None:
     run = await runs.start(customer.user_id, still=True, parameters={"first_activity_within": "P1D"})
@@ -125,7 +125,7 @@ async def test_a_pause_holds_the_next_step_while_time_runs_on(
     await run.handle.terminate()
 
 
-async def test_pausing_twice_and_resuming_twice_are_the_same_as_once(runs: Runs, customer: Customer) -> None:
+async def test_a_second_pause_or_resume_changes_nothing(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id, still=True)
     await runs.until(run, "wait_for_first_activity")
     for command, status in (
@@ -202,17 +202,17 @@ async def test_instances_of_one_user_do_not_see_each_other(runs: Runs, customer:
     second = await runs.start(customer.user_id, still=True)
     for run in (first, second):
         await runs.until(run, "wait_for_first_activity")
-    await runs.tell(first, "engagement.share")
+    await runs.notify(first, "engagement.share")
     assert (await first.handle.result()).reason == "activated"
     assert (await runs.context(second)).current_step == "wait_for_first_activity"
     assert (await runs.context(second)).variables == {}
     await second.handle.terminate()
 
 
-async def test_a_wait_that_begins_during_a_pause_has_its_deadline_all_the_same(
+async def test_a_wait_that_begins_during_a_pause_keeps_its_deadline(
     runs: Runs, customer: Customer, mail: MailServer
 ) -> None:
-    """The pause comes while the welcome is on its way; the wait after it falls due before the resume."""
+    """The pause comes during the welcome; the wait after it falls due before the resume."""
     leave = asyncio.Event()
 
     async def slowly(message: object) -> None:

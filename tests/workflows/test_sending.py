@@ -1,4 +1,4 @@
-"""Messages at the moment of sending: consent, the frequency cap, and the channels."""
+"""Messages when they leave: consent, the frequency cap, and the channels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def customer(database: Database, cipher: Cipher) -> Customer:
 
 @dataclass
 class Endpoint:
-    """A real HTTP server that keeps what it is posted, and answers what it is told to."""
+    """A real HTTP server that keeps requests and sends the given answers."""
 
     answers: list[int] = field(default_factory=list)
     received: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -92,7 +92,7 @@ async def stored(runs: Runs, customer: Customer) -> list[tuple[str, str | None]]
     return [(row["status"], row["reason"]) for row in rows]
 
 
-async def test_without_consent_nothing_is_sent_and_the_journey_goes_on(
+async def test_without_consent_nothing_is_sent_and_the_journey_continues(
     promoting: Runs, customer: Customer, mail: MailServer, endpoint: Endpoint
 ) -> None:
     await customer.withdraw(Purpose.MARKETING)
@@ -106,7 +106,7 @@ async def test_without_consent_nothing_is_sent_and_the_journey_goes_on(
     assert context.variables == {"sent": 0, "last": "consent_required"}
 
 
-async def test_a_consent_withdrawn_while_the_message_waits_for_its_next_attempt_holds_it_back(
+async def test_a_withdrawal_before_the_next_attempt_suppresses_the_message(
     promoting: Runs, customer: Customer, mail: MailServer
 ) -> None:
     async def refuse_once(message: object) -> str:
@@ -120,7 +120,7 @@ async def test_a_consent_withdrawn_while_the_message_waits_for_its_next_attempt_
     assert (await stored(promoting, customer))[0] == ("suppressed", "consent_required")
 
 
-async def test_nothing_leaves_for_somebody_who_is_erased_meanwhile(
+async def test_no_message_leaves_to_a_person_who_was_erased_meanwhile(
     promoting: Runs, customer: Customer, mail: MailServer
 ) -> None:
     async def erase(message: object) -> str:
@@ -148,7 +148,7 @@ async def test_no_more_messages_than_the_cap_allows(
     assert (await promoting.context(run)).variables["sent"] == 2
 
 
-async def test_service_messages_are_neither_asked_for_nor_counted(
+async def test_service_messages_need_no_consent_and_do_not_count(
     promoting: Runs, customer: Customer, mail: MailServer
 ) -> None:
     await customer.withdraw(Purpose.MARKETING)
@@ -176,7 +176,7 @@ def context(customer: Customer, instance_id: str) -> Message:
 async def test_the_cap_is_exact_when_many_send_to_one_person_at_once(
     database: Database, cipher: Cipher, customer: Customer, database_url: str
 ) -> None:
-    """From two pools of connections, as from two processes: what decides is in Postgres alone."""
+    """From two pools of connections, as from two processes: Postgres alone decides."""
     other = Database(database_url, size=8, application="test")
     await other.open()
     cap = FrequencyCap(3, timedelta(days=7))
@@ -198,7 +198,7 @@ async def test_the_cap_is_exact_when_many_send_to_one_person_at_once(
 async def test_no_message_leaves_after_a_withdrawal_was_answered(
     database: Database, cipher: Cipher, customer: Customer
 ) -> None:
-    """A withdrawal and a sender race, again and again: whichever comes second sees the other."""
+    """A withdrawal and senders race: the second one sees the first."""
 
     async def prepared(number: int) -> messages.Intent:
         async with database.transaction() as connection:
@@ -226,7 +226,7 @@ async def test_no_message_leaves_after_a_withdrawal_was_answered(
     assert late.count(Suppression.CONSENT_REQUIRED) == len(late) >= 6
 
 
-async def test_a_message_by_webhook_is_signed_and_repeats_its_id_until_it_is_taken(
+async def test_a_message_by_webhook_is_signed_and_keeps_its_id_in_each_attempt(
     promoting: Runs, customer: Customer, endpoint: Endpoint, mail: MailServer
 ) -> None:
     endpoint.answers = [503]
@@ -246,7 +246,7 @@ async def test_a_message_by_webhook_is_signed_and_repeats_its_id_until_it_is_tak
     assert (await promoting.context(run)).results["push"]["status"] == "sent"
 
 
-async def test_an_endpoint_that_refuses_a_message_for_good_fails_the_step(
+async def test_an_endpoint_that_answers_400_fails_the_step(
     promoting: Runs, customer: Customer, endpoint: Endpoint
 ) -> None:
     endpoint.answers = [400]

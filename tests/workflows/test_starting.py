@@ -1,4 +1,4 @@
-"""Starts by trigger: once per event, and at most once in a window for a user, whoever tells of it."""
+"""Starts by trigger: once per event, and at most once in a window for a user."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def log(database: Database, cipher: Cipher, customer: Customer) -> EventLog:
 async def deliver(
     skipping: WorkflowEnvironment, database: Database, cipher: Cipher, settings: Settings, *, carriers: int = 1
 ) -> None:
-    """Have the outbox emptied, by some carriers at once."""
+    """Empty the outbox, with some carriers at once."""
     async with database.connection() as connection:
         over = asyncio.Event()
 
@@ -79,7 +79,7 @@ async def started(database: Database) -> int:
 async def test_many_events_at_once_start_one_instance_within_the_window(
     journeys: Runs, database: Database, cipher: Cipher, worker_settings: Settings, log: EventLog
 ) -> None:
-    """Three carriers at once, as when two workers follow the outbox for a moment; each letter twice."""
+    """With three carriers at once, as when two workers deliver the outbox, and each entry twice."""
     events = [await log.store("cart.fill") for _ in range(8)]
     await enqueue(log, *events)
     await enqueue(log, *events)
@@ -94,7 +94,7 @@ async def test_the_next_window_starts_it_again(
     await deliver(journeys.environment, database, cipher, worker_settings)
     async with database.connection() as connection:
         await connection.execute("UPDATE trigger_windows SET opened_at = now() - interval '6 days 23 hours'")
-    assert await enqueue(log, await log.store("cart.fill")) == 0  # nobody is told in vain
+    assert await enqueue(log, await log.store("cart.fill")) == 0  # no signal without effect
     assert await started(database) == 1
     async with database.connection() as connection:
         await connection.execute("UPDATE trigger_windows SET opened_at = now() - interval '7 days'")
@@ -133,16 +133,16 @@ async def test_a_triggered_instance_has_its_exits(
     assert (await run.handle.result()).reason == "bought"
 
 
-async def test_a_triggered_instance_is_told_of_its_exits_before_its_first_step(
+async def test_a_triggered_instance_gets_its_exits_before_its_first_step(
     skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings, log: EventLog
 ) -> None:
-    """No worker has touched it yet."""
+    """No worker has run it yet."""
     await enqueue(log, await log.store("cart.fill"))
     await deliver(skipping, database, cipher, worker_settings)
     assert await enqueue(log, await log.store("cart.drop")) == 1
 
 
-async def test_a_window_is_exact_across_connections_and_given_back_by_a_rollback(
+async def test_a_window_opens_once_across_connections_and_a_rollback_closes_it(
     database: Database, customer: Customer
 ) -> None:
     week = timedelta(days=7)

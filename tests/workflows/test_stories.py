@@ -1,4 +1,4 @@
-"""The lifecycle workflows over weeks of virtual time, as customers live them."""
+"""The lifecycle workflows over weeks of virtual time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BERLIN = "Europe/Berlin"
 
 @pytest.fixture
 async def customer(database: Database, cipher: Cipher) -> Customer:
-    """Somebody who lives in Berlin and has consented to what marketing needs."""
+    """A customer in Berlin with consent to marketing."""
     return await Customer.new(database, cipher, Purpose.MARKETING, Purpose.DATA_COLLECTION, timezone=BERLIN)
 
 
 def subjects(mail: MailServer, customer: Customer) -> list[str]:
-    """What the customer got, without the name."""
+    """Subjects of the customer's messages, with a fixed name."""
     return [str(each["Subject"]).replace(customer.name, "Ada") for each in mail.to(customer.email)]
 
 
@@ -55,7 +55,7 @@ def local_hour(results: Mapping[str, Any], step: str) -> tuple[int, int]:
 
 
 def where_it_is_noon() -> str:
-    """A time zone; its sign is the other way round from what one would think."""
+    """A time zone. In `Etc/GMT` names a plus means west."""
     ahead = 12 - datetime.now(UTC).hour
     return f"Etc/GMT{-ahead:+d}"
 
@@ -70,7 +70,7 @@ async def lasted(run: Run, since: datetime) -> timedelta:
 
 
 @pytest.mark.parametrize("definition", catalog().values(), ids=lambda each: each.workflow_id)
-async def test_each_is_over_at_once_at_any_hour_when_none_of_its_waits_lasts(
+async def test_each_ends_at_once_at_any_hour_if_its_waits_take_no_time(
     runs: Runs, customer: Customer, definition: Definition
 ) -> None:
     no_time = dict.fromkeys(definition.parameters.model_fields, "PT0S")
@@ -83,7 +83,7 @@ async def test_each_is_over_at_once_at_any_hour_when_none_of_its_waits_lasts(
 # Cart recovery
 
 
-async def test_a_cart_that_nobody_buys_is_remembered_three_times_and_never_at_night(
+async def test_an_abandoned_cart_gets_three_reminders_and_none_at_night(
     runs: Runs, customer: Customer, mail: MailServer
 ) -> None:
     began = datetime.now(UTC)
@@ -105,7 +105,7 @@ async def test_a_cart_that_nobody_buys_is_remembered_three_times_and_never_at_ni
 async def test_a_purchase_ends_the_reminders_at_once(runs: Runs, customer: Customer, mail: MailServer) -> None:
     run = await runs.start(customer.user_id, "cart_recovery", still=True)
     await runs.until(run, "wait_for_end_of_shopping")
-    await runs.tell(run, "transaction.purchase_complete")
+    await runs.notify(run, "transaction.purchase_complete")
     assert (await run.handle.result()).reason == "purchased"
     assert mail.received == []
     context = await runs.context(run)
@@ -116,7 +116,7 @@ async def test_a_purchase_ends_the_reminders_at_once(runs: Runs, customer: Custo
     )
 
 
-async def test_a_purchase_between_two_reminders_spares_the_customer_the_second(
+async def test_a_purchase_after_the_first_reminder_prevents_the_second(
     runs: Runs, database: Database, cipher: Cipher, mail: MailServer
 ) -> None:
     customer = await Customer.new(database, cipher, Purpose.MARKETING, timezone=where_it_is_noon())
@@ -124,15 +124,15 @@ async def test_a_purchase_between_two_reminders_spares_the_customer_the_second(
     await runs.until(run, "wait_for_end_of_shopping")
     await runs.environment.fast_forward(run.handle, timedelta(hours=1))
     await runs.until(run, "wait_before_second_reminder")
-    await runs.tell(run, "transaction.purchase_complete")
+    await runs.notify(run, "transaction.purchase_complete")
     assert (await run.handle.result()).reason == "purchased"
     assert subjects(mail, customer) == ["Ada, your cart is waiting"]
 
 
-async def test_somebody_who_goes_on_shopping_is_not_reminded_yet(
+async def test_a_customer_who_keeps_shopping_gets_no_reminder_yet(
     runs: Runs, customer: Customer, mail: MailServer, cipher: Cipher
 ) -> None:
-    """A further item half an hour on: the hour counts from that one."""
+    """The hour counts from the last item."""
     run = await runs.start(customer.user_id, "cart_recovery", still=True)
     await runs.until(run, "wait_for_end_of_shopping")
     later = datetime.now(UTC) + timedelta(minutes=30)
@@ -143,7 +143,7 @@ async def test_somebody_who_goes_on_shopping_is_not_reminded_yet(
     async with asyncio.timeout(60):
         while (await runs.context(run)).current_step == "wait_for_end_of_shopping":
             await asyncio.sleep(0.02)
-    assert (await results(runs, run))["wait_for_end_of_shopping"]["silent"] is True
+    assert (await results(runs, run))["wait_for_end_of_shopping"]["inactive"] is True
     await run.handle.terminate()
 
 
@@ -164,19 +164,19 @@ async def test_a_buyer_is_thanked_helped_and_asked(runs: Runs, customer: Custome
     assert context.variables == {"bought_again": False}
 
 
-async def test_a_second_purchase_is_told_of_once_and_ends_the_story(runs: Runs, customer: Customer) -> None:
+async def test_a_second_purchase_is_recorded_once_and_ends_the_instance(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id, "post_purchase", still=True)
     await runs.until(run, "wait_before_thanks")
-    await runs.tell(run, "transaction.purchase_complete")
+    await runs.notify(run, "transaction.purchase_complete")
     await runs.environment.fast_forward(run.handle)
     assert (await run.handle.result()).reason == "bought_again"
     assert await emitted(runs, customer) == ["lifecycle.second_purchase"]
 
 
-async def test_a_second_purchase_counts_however_much_was_looked_at_after_it(
+async def test_a_second_purchase_counts_after_any_number_of_later_page_views(
     runs: Runs, customer: Customer, cipher: Cipher
 ) -> None:
-    """It comes before anybody waits for it: the look back must pass all that followed."""
+    """It comes before the wait: the look at the log must find it among 1,500 events."""
     instance = await runs.stored(customer.user_id, "post_purchase")
     log, now = Log(runs.database, cipher), datetime.now(UTC)
     await log.write(Happening(customer.user_id, "transaction.purchase_complete", now, historical=False))
@@ -189,7 +189,7 @@ async def test_a_second_purchase_counts_however_much_was_looked_at_after_it(
 async def test_a_refund_ends_it_before_the_question(runs: Runs, customer: Customer, mail: MailServer) -> None:
     run = await runs.start(customer.user_id, "post_purchase", still=True)
     await runs.until(run, "wait_before_thanks")
-    await runs.tell(run, "transaction.refund", step="~exit_1")
+    await runs.notify(run, "transaction.refund", step="~exit_1")
     assert (await run.handle.result()).reason == "refunded"
     assert mail.received == []
 
@@ -197,7 +197,7 @@ async def test_a_refund_ends_it_before_the_question(runs: Runs, customer: Custom
 # Churn prevention
 
 
-async def test_a_customer_who_stays_active_never_hears_of_it(
+async def test_a_customer_who_stays_active_gets_no_message(
     runs: Runs, customer: Customer, mail: MailServer, cipher: Cipher
 ) -> None:
     now = datetime.now(UTC)
@@ -211,7 +211,7 @@ async def test_a_customer_who_stays_active_never_hears_of_it(
     assert await customer.stage() == "onboarding"
 
 
-async def test_a_customer_who_falls_silent_is_written_to_twice_and_handed_to_win_back(
+async def test_an_inactive_customer_gets_two_messages_and_win_back_takes_over(
     runs: Runs, customer: Customer, mail: MailServer, cipher: Cipher
 ) -> None:
     now = datetime.now(UTC)
@@ -224,17 +224,17 @@ async def test_a_customer_who_falls_silent_is_written_to_twice_and_handed_to_win
     assert (10 + 14 + 7 + 14) * DAY <= await lasted(run, now) < 50 * DAY
 
 
-async def test_a_customer_who_comes_back_after_the_first_message_is_active_again(
+async def test_a_customer_who_returns_after_the_first_message_is_active_again(
     runs: Runs, customer: Customer, mail: MailServer
 ) -> None:
     run = await runs.start(customer.user_id, "churn_prevention", still=True)
     await runs.until(run, "watch")
-    await runs.tell(run, "engagement.page_view", "from-before")  # before the silence: no return
+    await runs.notify(run, "engagement.page_view", "from-before")  # before the inactivity: no return
     await runs.environment.fast_forward(run.handle, 14 * DAY)
     await runs.until(run, "wait_for_ten_before_we_miss_you")
     await runs.environment.fast_forward(run.handle, DAY)
     await runs.until(run, "wait_after_we_miss_you")
-    await runs.tell(run, "engagement.page_view", "back", at=datetime.now(UTC) + 16 * DAY)
+    await runs.notify(run, "engagement.page_view", "back", at=datetime.now(UTC) + 16 * DAY)
     assert (await run.handle.result()).reason == "retained"
     assert subjects(mail, customer) == ["Ada, all well?"]
     assert await customer.stage() == "active"
@@ -244,7 +244,7 @@ async def test_a_customer_who_comes_back_after_the_first_message_is_active_again
 # Win-back
 
 
-async def test_a_dormant_customer_hears_three_times_and_then_no_more(
+async def test_a_dormant_customer_gets_three_messages_and_no_more(
     runs: Runs, customer: Customer, mail: MailServer
 ) -> None:
     began = datetime.now(UTC)
@@ -261,12 +261,12 @@ async def test_a_dormant_customer_hears_three_times_and_then_no_more(
 @pytest.mark.parametrize(
     ("sign", "reason"), [("user.login", "returned"), ("transaction.purchase_complete", "purchased")]
 )
-async def test_a_sign_of_life_ends_win_back_and_makes_the_customer_reactivated(
+async def test_activity_ends_win_back_and_makes_the_customer_reactivated(
     runs: Runs, customer: Customer, mail: MailServer, sign: str, reason: str
 ) -> None:
     run = await runs.start(customer.user_id, "win_back", still=True)
     await runs.until(run, "wait_before_whats_new")
-    await runs.tell(run, sign)
+    await runs.notify(run, sign)
     assert (await run.handle.result()).reason == reason
     assert await customer.stage() == "reactivated"
     assert await emitted(runs, customer) == ["lifecycle.won_back"]
@@ -295,10 +295,12 @@ async def test_an_unused_trial_is_helped_reminded_and_offered_an_extension(
     assert abs(ends - began - 14 * DAY) < timedelta(minutes=5)
 
 
-async def test_a_used_trial_is_shown_more(runs: Runs, customer: Customer, mail: MailServer) -> None:
+async def test_a_used_trial_gets_a_message_about_further_features(
+    runs: Runs, customer: Customer, mail: MailServer
+) -> None:
     run = await runs.start(customer.user_id, "trial_conversion", still=True)
     await runs.until(run, "wait_for_first_use")
-    await runs.tell(run, "engagement.feature_click")
+    await runs.notify(run, "engagement.feature_click")
     await runs.until(run, "wait_for_halfway")
     await runs.environment.fast_forward(run.handle)
     await run.handle.result()
@@ -311,7 +313,7 @@ async def test_a_trial_that_converts_ends_and_makes_the_customer_active(
 ) -> None:
     run = await runs.start(customer.user_id, "trial_conversion", still=True)
     await runs.until(run, "wait_for_first_use")
-    await runs.tell(run, "transaction.purchase_complete")
+    await runs.notify(run, "transaction.purchase_complete")
     assert (await run.handle.result()).reason == "converted"
     assert await customer.stage() == "active"
     assert mail.received == []
@@ -321,7 +323,7 @@ async def test_a_trial_that_converts_ends_and_makes_the_customer_active(
     "workflow_id",
     ["onboarding", "post_purchase", "cart_recovery", "churn_prevention", "win_back", "trial_conversion"],
 )
-async def test_who_closes_the_account_hears_nothing_more(
+async def test_a_customer_who_closes_the_account_gets_no_further_message(
     runs: Runs, customer: Customer, mail: MailServer, workflow_id: str
 ) -> None:
     run = await runs.start(customer.user_id, workflow_id, still=True)
@@ -329,6 +331,6 @@ async def test_who_closes_the_account_hears_nothing_more(
         while not str((await runs.context(run)).current_step).startswith(("wait", "watch")):
             await asyncio.sleep(0.02)
     sent = len(mail.received)
-    await runs.tell(run, "user.account_deletion")
+    await runs.notify(run, "user.account_deletion")
     assert (await run.handle.result()).reason == "account_closed"
     assert len(mail.received) == sent

@@ -1,1 +1,1 @@
-"""One file per lifecycle workflow; the catalogue finds them."""
+"""One file per lifecycle workflow. The catalogue finds them."""

@@ -1,4 +1,4 @@
-"""Cart recovery: the cart that was left behind."""
+"""Cart recovery: reminders of a cart that wasn't bought."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from workflows.authoring import Duration, LifecycleWorkflow, Parameters, days, h
 
 
 class CartRecoveryParameters(Parameters):
-    """How soon and how often the customer is reminded."""
+    """Times of the reminders."""
 
     abandoned_after: Duration = hours(1)
-    """How long nothing may be put into the cart before it counts as left behind."""
+    """How long no item is added before the cart counts as abandoned."""
     shopping_within: Duration = days(1)
-    """How long to watch somebody who goes on shopping."""
+    """How long to wait for the shopping to end."""
     second_reminder_after: Duration = days(1)
-    """How long after the first reminder the second comes."""
+    """From the first reminder to the second."""
     last_reminder_after: Duration = days(2)
-    """How long after the second reminder the last comes."""
+    """From the second reminder to the last."""
     purchase_within: Duration = days(4)
-    """How long after the last reminder a purchase is still waited for."""
+    """How long to wait for a purchase after the last reminder."""
     good_hour_within: Duration = days(4)
-    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
+    """Longest wait for the hour of a message; P0D: send at any hour."""
 
 
 @lifecycle(
@@ -33,18 +33,16 @@ class CartRecoveryParameters(Parameters):
     ),
 )
 class CartRecovery(LifecycleWorkflow[CartRecoveryParameters]):
-    """Reminds a customer of a cart left behind, three times at most, and stops the moment it is bought.
+    """Reminds a customer of an abandoned cart, three times at most, and stops when it is bought.
 
-    An hour without a further item is what makes a cart abandoned: before that the customer is still shopping. The
-    first reminder comes then, while the wish is fresh; the second a day later offers help, since most carts are
-    left over a question; the last, two days on, says that it is the last. None comes at night. At most one such
-    series in a week, however often the cart is filled.
+    A cart is abandoned after an hour without a further item. The first reminder leaves then. The second offers
+    help a day later, since most carts are abandoned over a question. The last leaves after two more days and says
+    that it is the last. No reminder leaves at night. A customer gets at most one series in a week.
     """
 
     async def journey(self, parameters: CartRecoveryParameters) -> None:
-        """Wait until the shopping ends, then remind three times; a purchase ends it anywhere."""
         self.variables["reminders"] = 0
-        await self.wait_for_silence(
+        await self.wait_for_inactivity(
             "transaction.cart_add",
             lasting=parameters.abandoned_after,
             within=parameters.shopping_within,

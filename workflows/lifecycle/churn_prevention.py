@@ -1,4 +1,4 @@
-"""Churn prevention: noticing that somebody falls silent, while it still helps."""
+"""Churn prevention: messages to a customer who becomes inactive."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from workflows.authoring import Duration, LifecycleStage, LifecycleWorkflow, Par
 
 
 class ChurnPreventionParameters(Parameters):
-    """What counts as silence, and how long to try."""
+    """Times of inactivity and of the messages."""
 
-    silent_for: Duration = days(14)
-    """How long nothing may be heard of a customer who is well."""
+    inactive_for: Duration = days(14)
+    """How long a customer has no event before they count as inactive."""
     watch_for: Duration = days(60)
     """How long to watch; the next login after that begins a new watch."""
     return_within: Duration = days(7)
-    """How long to wait for the customer after the first message."""
+    """How long to wait for activity after the first message."""
     answer_within: Duration = days(14)
-    """How long to wait after the second."""
+    """How long to wait for activity after the second."""
     good_hour_within: Duration = days(4)
-    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
+    """Longest wait for the hour of a message; P0D: send at any hour."""
 
 
 @lifecycle(
@@ -30,20 +30,19 @@ class ChurnPreventionParameters(Parameters):
     exit_on=when("user.account_deletion", reason="account_closed"),
 )
 class ChurnPrevention(LifecycleWorkflow[ChurnPreventionParameters]):
-    """Watches over an active customer; after two weeks of silence writes twice, and tells when it was in vain.
+    """Watches an active customer, and sends two messages after two weeks of inactivity.
 
-    A login begins a watch of sixty days. Most customers never notice it: no event wakes it, it looks into the log
-    once in a fortnight. Who falls silent is `at_risk` and gets a message at ten in the morning where they live,
-    and a week later a question what is missing. Whoever comes back is `active` again; whoever doesn't is
-    `dormant`, which is said by an event, so that win-back takes over.
+    A login begins a watch of sixty days. It reads the log once in two weeks, and no event wakes it. An inactive
+    customer becomes `at_risk` and gets a message at ten in the morning, local time, and another one a week later.
+    A customer who returns becomes `active` again. Otherwise the customer becomes `dormant`, and the event
+    `lifecycle.dormant` starts win-back.
     """
 
     async def journey(self, parameters: ChurnPreventionParameters) -> None:
-        """Watch; on silence write, wait, ask, wait; then say how it ended."""
-        silent = await self.wait_for_silence(
-            "*", lasting=parameters.silent_for, within=parameters.watch_for, name="watch"
+        inactive = await self.wait_for_inactivity(
+            "*", lasting=parameters.inactive_for, within=parameters.watch_for, name="watch"
         )
-        if not silent:
+        if not inactive:
             return self.complete(reason="stayed_active")
         at_risk_since = self.now()
         await self.set_stage(LifecycleStage.AT_RISK)
@@ -54,16 +53,16 @@ class ChurnPrevention(LifecycleWorkflow[ChurnPreventionParameters]):
             await self.sleep_until_local(
                 time(10), within=parameters.good_hour_within, name=f"wait_for_ten_before_{message}"
             )
-            if await self._back(at_risk_since, days(0), name=f"look_before_{message}"):
+            if await self._returned(at_risk_since, days(0), name=f"check_before_{message}"):
                 return await self._retained()
             await self.send(message)
-            if await self._back(at_risk_since, within, name=f"wait_after_{message}"):
+            if await self._returned(at_risk_since, within, name=f"wait_after_{message}"):
                 return await self._retained()
         await self.set_stage(LifecycleStage.DORMANT)
         await self.emit("lifecycle.dormant")
         return self.complete(reason="dormant")
 
-    async def _back(self, since: datetime, within: timedelta, *, name: str) -> bool:
+    async def _returned(self, since: datetime, within: timedelta, *, name: str) -> bool:
         return await self.wait_for_event("engagement.*", within=within, since=since, name=name) is not None
 
     async def _retained(self) -> None:

@@ -6,7 +6,7 @@ from workflows.authoring import Duration, LifecycleStage, LifecycleWorkflow, Par
 
 
 class OnboardingParameters(Parameters):
-    """How patient onboarding is."""
+    """Times of the waits."""
 
     first_activity_within: Duration = days(3)
     """How long to wait for a first activity before the nudge."""
@@ -23,12 +23,11 @@ class OnboardingParameters(Parameters):
 class Onboarding(LifecycleWorkflow[OnboardingParameters]):
     """Welcomes a new customer, waits for a first activity, nudges once, and sets the lifecycle stage.
 
-    A service workflow: the messages belong to the account that the person opened, so it needs no consent.
-    A customer who becomes active ends in stage `active`; one who stays away after the nudge is `at_risk`.
+    A service workflow: its messages belong to the account, so it needs no consent. A customer with an activity
+    gets the stage `active`; one without, also after the nudge, gets `at_risk`.
     """
 
     async def journey(self, parameters: OnboardingParameters) -> None:
-        """Welcome, wait, nudge, wait again, set the stage."""
         await self.send("welcome")
         activity = await self.wait_for_event(
             "engagement.*", within=parameters.first_activity_within, name="wait_for_first_activity"

@@ -1,4 +1,4 @@
-"""After a purchase: thanks, help with what was bought, and one question."""
+"""After a purchase: thanks, help with the order, and one question."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from workflows.authoring import WEEKDAYS, Duration, LifecycleWorkflow, Parameter
 
 
 class PostPurchaseParameters(Parameters):
-    """When the customer hears from us."""
+    """Times of the messages."""
 
     thanks_after: Duration = hours(1)
-    """How long after the purchase to say thanks: the receipt comes first."""
+    """From the purchase to the thanks: the receipt comes first."""
     help_after: Duration = days(5)
-    """How long after the thanks to help with what was bought: it has arrived by then."""
+    """From the thanks to the help: the order has arrived by then."""
     review_after: Duration = days(9)
-    """How long after that to ask how it went: it has been used by then."""
+    """From the help to the question: the goods have been used by then."""
     second_purchase_within: Duration = days(30)
-    """How long after that a further purchase is still taken for this one's fruit."""
+    """How long after the question a further purchase counts as a second one."""
     good_hour_within: Duration = days(4)
-    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
+    """Longest wait for the hour of a message; P0D: send at any hour."""
 
 
 @lifecycle(
@@ -33,17 +33,15 @@ class PostPurchaseParameters(Parameters):
     ),
 )
 class PostPurchase(LifecycleWorkflow[PostPurchaseParameters]):
-    """Thanks for a purchase, helps with it once it has arrived, asks how it went, and looks for a second one.
+    """Thanks for a purchase, helps with the order, asks for a review, and waits for a second purchase.
 
-    A service workflow: it speaks of the order and of nothing else, so it needs no consent. Who buys often is
-    thanked once a month. A refund of the order ends it at once: nobody wants to be asked how they like what they
-    sent back; that of another order doesn't. Executed by a request it knows no order, and any refund ends it.
-    The question comes on a weekday at ten, where the customer lives: that is when most people answer. Whether a
-    second purchase follows is the figure that tells whether all this was worth it, so it is kept as an event.
+    A service workflow: its messages belong to the order, so it needs no consent. A customer gets at most one
+    series in a month. A refund of the same order ends it, a refund of another order doesn't. An instance that a
+    request started has no order, so any refund ends it. The question leaves on a weekday at ten, local time, when
+    most people answer. A second purchase is recorded as an event, since it measures the effect of the series.
     """
 
     async def journey(self, parameters: PostPurchaseParameters) -> None:
-        """Thank, help, ask, and wait for the second purchase."""
         await self.sleep(parameters.thanks_after, name="wait_before_thanks")
         await self.sleep_until_local(within=parameters.good_hour_within, name="wait_for_morning")
         await self.send("order_thanks")

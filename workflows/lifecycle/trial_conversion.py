@@ -1,4 +1,4 @@
-"""Trial conversion: from the first day of a trial to a subscription, or to a good parting."""
+"""Trial conversion: from the first day of a trial to a subscription or to its end."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from workflows.authoring import (
 
 
 class TrialConversionParameters(Parameters):
-    """How long the trial is, and when to speak."""
+    """Length of the trial, and times of the messages."""
 
     trial: Duration = days(14)
-    """How long the trial lasts, from its start."""
+    """Length of the trial, from its start."""
     first_use_within: Duration = days(2)
     """How long to wait for a first use before the tip."""
     halfway_after: Duration = days(7)
-    """When to show what else there is, from the trial's start."""
+    """From the start of the trial to the message about further features."""
     reminder_before_end: Duration = days(3)
-    """How long before the end to say that it is near."""
+    """From the first reminder to the end of the trial."""
     last_call_before_end: Duration = hours(24)
-    """How long before the end to say it for the last time."""
+    """From the last reminder to the end of the trial."""
     grace: Duration = days(3)
-    """How long after the end a subscription is still taken for the trial's; the extension is offered then."""
+    """How long to wait for a subscription after the end, with an offer to extend."""
     good_hour_within: Duration = days(4)
-    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
+    """Longest wait for the hour of a message; P0D: send at any hour."""
 
 
 @lifecycle(
@@ -49,16 +49,15 @@ class TrialConversionParameters(Parameters):
     ),
 )
 class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
-    """Accompanies a trial: help with the first use, what else there is, two words before the end, an extension.
+    """Accompanies a trial: help with the first use, further features, two reminders of the end, an extension.
 
-    Who has used the product is shown more of it, who hasn't gets a hand: the same reminder would be wrong for one
-    of them. The end is told three days and one day ahead, since nobody likes to be surprised by it; after it comes
-    one offer to extend, and no more. A purchase ends it at once and makes the customer `active`; whoever doesn't
-    buy is `at_risk`. One series a year, however many trials.
+    A customer who used the product gets a message about further features, any other customer gets help. The
+    reminders leave three days and one day before the end. After the end one offer to extend follows. A purchase
+    ends the series and makes the customer `active`; without one the customer becomes `at_risk`. A customer gets at
+    most one series in a year.
     """
 
     async def journey(self, parameters: TrialConversionParameters) -> None:
-        """Help, show, remind twice, offer an extension; a purchase ends it anywhere."""
         ends = self.now() + parameters.trial
         halfway = self.now() + parameters.halfway_after
         used = await self.wait_for_event(
@@ -83,6 +82,5 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
         self.complete(reason="not_converted")
 
     async def at_exit(self, parameters: TrialConversionParameters, event: RecordedEvent) -> None:
-        """A subscription makes an active customer."""
         if event.event_type == "transaction.purchase_complete":
             await self.set_stage(LifecycleStage.ACTIVE)

@@ -1,4 +1,4 @@
-"""Win-back: a last attempt to be of interest again, and then an honest goodbye."""
+"""Win-back: three messages to a dormant customer."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from workflows.authoring import (
 
 
 class WinBackParameters(Parameters):
-    """How much room there is between the messages."""
+    """Times between the messages."""
 
     news_after: Duration = days(14)
-    """How long to leave a dormant customer in peace before the first message."""
+    """From the start to the first message."""
     offer_after: Duration = days(21)
-    """How long after the first message the second comes."""
+    """From the first message to the second."""
     goodbye_after: Duration = days(30)
-    """How long after the second message the last comes."""
+    """From the second message to the last."""
     answer_within: Duration = days(14)
-    """How long to wait after the last before the customer counts as lost."""
+    """How long to wait for an answer to the last."""
     good_hour_within: Duration = days(4)
-    """How long at most to wait for the hour at which the customer is written to; P0D: at any hour."""
+    """Longest wait for the hour of a message; P0D: send at any hour."""
 
 
 @lifecycle(
@@ -46,16 +46,15 @@ class WinBackParameters(Parameters):
     ),
 )
 class WinBack(LifecycleWorkflow[WinBackParameters]):
-    """Writes to a dormant customer three times in three months: what is new, an offer, a goodbye.
+    """Sends a dormant customer three messages in three months: news, an offer, a goodbye.
 
-    Churn prevention begins it with `lifecycle.dormant`. The pauses grow, since every unread message makes the next
-    one less welcome and hurts delivery to everybody else. The last one says that it is the last and asks for a
-    word: many a customer answers that one. Any sign of life ends it and makes the customer `reactivated`; without
-    one the customer is `churned`, and nothing more is sent. At most once in half a year.
+    Churn prevention starts it with the event `lifecycle.dormant`. The time between messages grows, since unread
+    messages hurt the delivery of all others. The last message says that it is the last. Any activity ends the
+    series and makes the customer `reactivated`; without one the customer becomes `churned`. A customer gets at
+    most one series in half a year.
     """
 
     async def journey(self, parameters: WinBackParameters) -> None:
-        """News, an offer, a goodbye; each on a weekday at ten, where the customer lives."""
         for template, after in (
             ("whats_new", parameters.news_after),
             ("comeback_offer", parameters.offer_after),
@@ -74,7 +73,6 @@ class WinBack(LifecycleWorkflow[WinBackParameters]):
         self.complete(reason="lost")
 
     async def at_exit(self, parameters: WinBackParameters, event: RecordedEvent) -> None:
-        """A sign of life: the customer is back, and analytics learns which."""
         if event.event_type != "user.account_deletion":
             await self.set_stage(LifecycleStage.REACTIVATED)
             await self.emit("lifecycle.won_back")

@@ -1,0 +1,54 @@
+"""The events that an instance was notified of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from models.rules.triggers import type_matches
+from models.temporal.execution import ExitRequest, RecordedEvent
+from models.temporal.starting import named_exits
+
+
+class Inbox:
+    """Events for the waits and exits of an instance, in the order of their signals."""
+
+    def __init__(self, exits: Sequence[ExitRequest]) -> None:
+        self.exits = named_exits(exits)
+        self.exit: tuple[ExitRequest, RecordedEvent] | None = None
+        """The first event that matched an exit."""
+        # The same event may be matched for several waits, and each match may be signalled twice.
+        self._events: dict[tuple[str, str | None], RecordedEvent] = {}
+        self._taken: set[str] = set()
+
+    def add(self, event: RecordedEvent) -> None:
+        """Keep an event; a repeated one changes nothing."""
+        key = (event.event_id, event.step)
+        if key in self._events:
+            return
+        self._events[key] = event
+        matched = self._matching_exit(event)
+        if matched is not None and self.exit is None:
+            self.exit = (matched, event)
+
+    def _matching_exit(self, event: RecordedEvent) -> ExitRequest | None:
+        """The sender has checked property filters, if it names the exit. They can't be checked here."""
+        if event.step is not None:
+            return self.exits.get(event.step)
+        for each in self.exits.values():
+            if not each.where and not each.same and type_matches(each.event_type, event.event_type):
+                return each
+        return None
+
+    def first(self, step: str, event_type: str, since: datetime | None = None) -> RecordedEvent | None:
+        """The first event for this wait, or for any wait, that no wait has taken."""
+        for event in self._events.values():
+            free = event.step in (None, step) and event.event_id not in self._taken
+            late_enough = since is None or event.timestamp >= since
+            if free and late_enough and type_matches(event_type, event.event_type):
+                return event
+        return None
+
+    def take(self, event: RecordedEvent) -> None:
+        """Give an event to one wait; no other wait gets it."""
+        self._taken.add(event.event_id)
