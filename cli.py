@@ -21,7 +21,7 @@ from models.vocabulary import Role
 from privacy.keyring import KeyFile, KeyFileError, KeyRing
 from runtime.database import UNREACHABLE, Database
 from runtime.embedded.home import endpoints_of
-from runtime.settings import BadConfiguration, Settings, load_settings
+from runtime.settings import ConfigurationError, Settings, load_settings
 
 T = TypeVar("T")
 LONGEST_NAME = 64
@@ -61,7 +61,7 @@ def dev(
     workers: Annotated[int, typer.Option(min=1, max=32, help="How many worker processes.")] = 1,
 ) -> None:
     """Run the embedded stack: Postgres, Temporal with its Web UI, API and workers."""
-    from runtime.embedded.options import StackOptions
+    from runtime.embedded.ports import StackOptions
     from runtime.embedded.supervisor import run_stack
 
     settings = load_settings()
@@ -79,19 +79,21 @@ def dev(
 @app.command()
 def api() -> None:
     """Serve the HTTP API."""
+    settings = load_settings()  # a bad setting is reported before the slow import
     from api.server import serve
 
-    _leave(serve(load_settings()))
+    _leave(serve(settings))
 
 
 @app.command()
 def worker() -> None:
     """Run workflows and activities."""
+    settings = load_settings()
     import uvloop
 
     from worker import run
 
-    uvloop.run(run(load_settings()))
+    uvloop.run(run(settings))
     _leave(0)
 
 
@@ -119,7 +121,7 @@ def bootstrap() -> None:
 @app.command(name="check-migrations", hidden=True)
 def check_migrations() -> None:
     """Fail unless the migrations give exactly the schema that the models declare."""
-    from runtime.embedded.scratch import scratch_postgres
+    from runtime.embedded.postgres import scratch_postgres
     from runtime.migrate import check, upgrade
 
     async def run() -> None:
@@ -143,11 +145,11 @@ def data_map(
     try:
         wanted = page()
     except UndeclaredError as problem:
-        raise BadConfiguration(str(problem)) from None
+        raise ConfigurationError(str(problem)) from None
     if not check:
         file.write_text(wanted)
     elif not file.exists() or file.read_text() != wanted:
-        raise BadConfiguration(f"{file} is out of date; write it anew with `perennial data-map`.")
+        raise ConfigurationError(f"{file} is out of date; write it anew with `perennial data-map`.")
     typer.echo(f"{file} says what the tables declare.")
 
 
@@ -172,7 +174,7 @@ def import_file(
     settings = load_settings()
     endpoints = endpoints_of(home or settings.home)
     if not dry_run and not (url or endpoints):
-        raise BadConfiguration("No running stack was found; give --url and --key, or start one with `make run`.")
+        raise ConfigurationError("No running stack was found; give --url and --key, or start one with `make run`.")
     options = ImportOptions(
         file=file,
         mapping=mapping,
@@ -197,7 +199,7 @@ def keys_create(
 ) -> None:
     """Create an API key. It is shown this once, alone on standard output."""
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
-        raise BadConfiguration(f"A key's name has 1 to {LONGEST_NAME} printable characters.")
+        raise ConfigurationError(f"A key's name has 1 to {LONGEST_NAME} printable characters.")
     settings = _for_running_stack(load_settings(), home)
     record, key = _with_database(settings, lambda connection: _create_key(connection, name, role, rate_limit))
     typer.echo(f"Created key {record.key_id} ({record.role}). It is shown this once:", err=True)
@@ -235,7 +237,7 @@ def keys_revoke(
 def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.")]) -> None:
     """Write a new key file. Keep a copy: without it nothing that was encrypted can be opened."""
     if not KeyFile(file).create():
-        raise BadConfiguration(f"{file} exists; it was left as it is.")
+        raise ConfigurationError(f"{file} exists; it was left as it is.")
     typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it encrypts can't be opened without it.")
 
 
@@ -252,7 +254,7 @@ def keyfile_rewrap(home: HomeOption = None) -> None:
         try:
             page = _with_database(settings, work)
         except DecryptionError as problem:
-            raise BadConfiguration(f"The key file doesn't fit the database: {problem}.") from None
+            raise ConfigurationError(f"The key file doesn't fit the database: {problem}.") from None
         count += page.count
     typer.echo(f"Wrapped {count} keys anew; all are wrapped with the current key-encryption key.")
 
@@ -297,7 +299,7 @@ def _head_of(given: str | None) -> bytes | None:
     except ValueError:
         head = b""
     if len(head) != _HEAD_BYTES:
-        raise BadConfiguration(f"A head has {2 * _HEAD_BYTES} hexadecimal digits.")
+        raise ConfigurationError(f"A head has {2 * _HEAD_BYTES} hexadecimal digits.")
     return head
 
 
@@ -314,7 +316,7 @@ def _migrated(settings: Settings) -> None:
     try:
         upgrade(settings)
     except (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise BadConfiguration(
+        raise ConfigurationError(
             f"The database can't be migrated ({type(error).__name__}); is it there, and does its role own it?"
         ) from error
     _with_database(settings, generation.settle)
@@ -359,7 +361,7 @@ def _for_running_stack(settings: Settings, home: Path | None) -> Settings:
         return settings
     found = endpoints_of(home or settings.home).get("postgres")
     if not found:
-        raise BadConfiguration(
+        raise ConfigurationError(
             "No running stack was found; start one with `make run`, give --home, or set PERENNIAL_DATABASE_URL."
         )
     return settings.model_copy(update={"database_url": found})
@@ -383,7 +385,7 @@ def main() -> None:
     """The entry point: expected failures are one sentence and exit code 1."""
     try:
         app()
-    except (BadConfiguration, KeyFileError, PerennialError) as problem:
+    except (ConfigurationError, KeyFileError, PerennialError) as problem:
         typer.echo(f"perennial: {problem}", err=True)
     except UNREACHABLE:
         typer.echo("perennial: the database can't be reached; is it running?", err=True)

@@ -39,10 +39,9 @@ from privacy.audit_chain import CheckpointKey
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile, KeyRing
 from privacy.masking import closed_words
-from runtime.collector import collect_rarely
 from runtime.database import Database
-from runtime.readiness import announce_ready
-from runtime.settings import BadConfiguration, Settings
+from runtime.process import announce_ready, collect_rarely
+from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import EncryptedPayloads, connect
 from store.messages.send_gate import FrequencyCap
@@ -120,13 +119,13 @@ def implementations() -> list[type[Any]]:
 
 
 def transports(settings: Settings) -> dict[Channel, Transport]:
-    """The ways out for messages that are configured. Raises :class:`BadConfiguration`."""
+    """The ways out for messages that are configured. Raises :class:`ConfigurationError`."""
     found: dict[Channel, Transport] = {}
     if settings.smtp_url:
         found[Channel.EMAIL] = SmtpTransport(settings)
     if url := settings.message_webhook_url:
         if url.startswith("http:") and settings.environment != "embedded":
-            raise BadConfiguration("PERENNIAL_MESSAGE_WEBHOOK_URL must be https outside the embedded stack.")
+            raise ConfigurationError("PERENNIAL_MESSAGE_WEBHOOK_URL must be https outside the embedded stack.")
         found[Channel.WEBHOOK] = WebhookTransport(url, settings.message_webhook_secret)
     return found
 
@@ -228,11 +227,11 @@ def _keeping_activities(
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
-    """Which build this worker is, where workers are versioned; raises :class:`BadConfiguration` for half of it."""
+    """Which build this worker is, where versioned; raises :class:`ConfigurationError` for half of it."""
     if settings.worker_deployment is None and settings.worker_build_id is None:
         return None
     if settings.worker_deployment is None or settings.worker_build_id is None:
-        raise BadConfiguration("PERENNIAL_WORKER_DEPLOYMENT and PERENNIAL_WORKER_BUILD_ID belong together.")
+        raise ConfigurationError("PERENNIAL_WORKER_DEPLOYMENT and PERENNIAL_WORKER_BUILD_ID belong together.")
     return WorkerDeploymentConfig(
         version=WorkerDeploymentVersion(settings.worker_deployment, settings.worker_build_id),
         use_worker_versioning=True,

@@ -17,9 +17,8 @@ import uvloop
 
 from api.app import create_app
 from api.resources import Resources
-from runtime.collector import collect_rarely
-from runtime.readiness import announce_ready
-from runtime.settings import BadConfiguration, Settings
+from runtime.process import announce_ready, collect_rarely
+from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 
 _GRACE_SECONDS = 2
@@ -111,7 +110,7 @@ def _listen(host: str, port: int) -> socket.socket | None:
 def _tls_context(
     settings: Settings,
 ) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext] | None:
-    """TLS 1.3 and nothing older, where there is a certificate; raises :class:`BadConfiguration`."""
+    """TLS 1.3 and nothing older, where there is a certificate; raises :class:`ConfigurationError`."""
     if settings.tls_certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -119,5 +118,5 @@ def _tls_context(
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
     except (OSError, ssl.SSLError):
-        raise BadConfiguration("PERENNIAL_TLS_CERTIFICATE and PERENNIAL_TLS_KEY can't be used.") from None
+        raise ConfigurationError("PERENNIAL_TLS_CERTIFICATE and PERENNIAL_TLS_KEY can't be used.") from None
     return lambda _config, _default: context

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     import uvloop
 
     from benchmarks.children import NICENESS, announce
-    from runtime.collector import collect_rarely
+    from runtime.process import collect_rarely
     from runtime.settings import Settings
 
 QUEUE = "bare-steps"

@@ -18,8 +18,8 @@ from fastapi import FastAPI
 
 from benchmarks.bare_steps import MOVE, STAGES
 from benchmarks.children import announce
-from runtime.collector import collect_rarely
 from runtime.embedded.ports import LOOPBACK
+from runtime.process import collect_rarely
 
 _KEPT_SECONDS = 600
 """The connection is idle while others have their turn."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import catalogue
 from cli import main
-from runtime.embedded.options import StackOptions
+from runtime.embedded.ports import StackOptions
 from runtime.embedded.supervisor import run_stack
 from runtime.settings import load_settings
 

@@ -1,4 +1,4 @@
-"""The pool of connections to Postgres, and transactions."""
+"""The connection pool to Postgres, and transactions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ else:  # only the stubs make it generic
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
-class DatabaseUnreachable(Exception):
-    """Postgres is away. A retry finds it back. Nothing was committed, except where the connection broke during
-    COMMIT, so whoever retries must be idempotent."""
+class DatabaseUnreachableError(Exception):
+    """Postgres does not answer; a later retry can succeed.
+
+    Nothing was committed, unless the connection broke during COMMIT. So every retry must be idempotent.
+    """
 
 
-UNREACHABLE = (DatabaseUnreachable,)
-"""What to catch where Postgres may be away."""
+UNREACHABLE = (DatabaseUnreachableError,)
 
+# Other clients raise some of these too, which is why :meth:`Database.connection` translates them.
 _SIGNS = (
     OSError,
     TimeoutError,
@@ -40,23 +42,23 @@ _SIGNS = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
-"""What asyncpg raises then. Other clients raise some of these too, which is why they are translated here."""
-
 
 _CLOSE_SECONDS = 2.0
 
 
 class _PooledConnection(_Connection):
-    """A connection without the reset statement that asyncpg sends on every return to the pool, which cost a round
-    trip for each use: nothing in a session outlives a use of it. Who needs that has a :meth:`Database.session`."""
+    """A connection without asyncpg's reset statement on every return to the pool, which cost a round trip.
+
+    No use of a pooled connection leaves state in the session; :meth:`Database.session` is for those that do.
+    asyncpg still rolls back an open transaction.
+    """
 
     def get_reset_query(self) -> str:
-        """Nothing to reset; an open transaction is rolled back all the same."""
         return ""
 
 
 class Database:
-    """A pool of connections. Broken ones are replaced on use, so a restart of Postgres needs no restart here."""
+    """A pool of connections. A use replaces a broken one, so a restart of Postgres needs no restart here."""
 
     def __init__(self, url: str, *, size: int, application: str, settings: dict[str, str] | None = None) -> None:
         self._url = url
@@ -65,7 +67,7 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
-        """Make the pool. It connects on use, so a process may start before Postgres does."""
+        """Make the pool. It connects on first use, so a process can start before Postgres does."""
         self._pool = await asyncpg.create_pool(
             self._url,
             min_size=0,
@@ -78,7 +80,7 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Give the connections back, within two seconds."""
+        """Close the connections, within two seconds."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
             try:
@@ -89,37 +91,37 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection outside a transaction: each statement commits by itself.
+        """Lend a connection outside a transaction: each statement commits by itself.
 
-        Raises :class:`DatabaseUnreachable`. Do nothing but speak to Postgres while holding it.
+        Raises :class:`DatabaseUnreachableError`. Await nothing but Postgres inside, or others wait for the pool.
         """
         if self._pool is None:
-            raise DatabaseUnreachable("the pool is not open")
+            raise DatabaseUnreachableError("the pool is not open")
         try:
             async with self._pool.acquire(timeout=5) as connection:
                 yield connection  # type: ignore[misc]  # the proxy has the connection's methods
         except _SIGNS as error:
-            if isinstance(error, ValueError):  # an argument that doesn't fit: a bug of ours, not Postgres' absence
+            if isinstance(error, ValueError):  # an argument of the wrong type: a bug of ours, and no outage
                 raise
-            raise DatabaseUnreachable(type(error).__name__) from error
+            raise DatabaseUnreachableError(type(error).__name__) from error
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
-        """A connection for who leaves something in its session: LISTEN, SET, a session lock.
+        """Lend a connection for state of the session: LISTEN, SET, a session lock.
 
-        It is closed and not given back, so that nothing of it is left also where a statement was cancelled whose
-        effect nobody can know any more. Raises :class:`DatabaseUnreachable`.
+        Closes it instead of returning it to the pool. So no state is left, even after a cancelled statement,
+        which may or may not have taken effect. Raises :class:`DatabaseUnreachableError`.
         """
         async with self.connection() as connection:
             try:
                 yield connection
             finally:
-                with contextlib.suppress(*_SIGNS):  # it is closed all the same, as when this is cancelled
+                with contextlib.suppress(*_SIGNS):  # asyncpg closes it also on an error or a cancellation
                     await connection.close(timeout=_CLOSE_SECONDS)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection in a READ COMMITTED transaction, committed on leaving and rolled back on an error."""
+        """Lend a connection in a READ COMMITTED transaction: commit on exit, roll back on an error."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 

@@ -1,14 +1,18 @@
-"""Logs as JSON lines that carry the trace id and never personal data, and traces over OTLP.
+"""Logs as JSON lines with the trace id, and traces over OTLP; neither holds personal data.
 
-Exceptions are logged by type and place, without their text: a text may hold what a customer typed. The
-Temporal SDK logs each failed activity with its message and traceback; its records pass the same formatter. What
-Python itself writes to standard error (an exception that nobody caught, a warning, a record that can't be
-rendered) passes it too, and traces leave without the texts of exceptions.
+The rule for logs:
+
+- Our own loggers (``perennial...``) write constant texts (ruff's rules ``G`` check that) and ``extra`` fields.
+- Any other library may have put a person's data into its text. Its record keeps the template of a text with
+  arguments, or the known text at its start, and its place in the source.
+- An exception is logged as its type and places, without its text, which may quote a customer's input.
+
+This covers Python's own output on standard error too: uncaught exceptions, warnings, and records that can't be
+rendered.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 import threading
@@ -28,45 +32,68 @@ from opentelemetry.trace import Status
 
 from runtime.settings import Settings
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+WITHHELD = "(text withheld)"
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _OURS = ("perennial",)
 _LONGEST = 200
-_SHORTEST = 4
 _EXCEPTION_TEXTS = frozenset({"exception.message", "exception.stacktrace"})
+
+# Beginnings of texts without arguments that an operator needs. The formatter writes this much of them and no more.
+_KNOWN_TEXTS = (
+    "Application shutdown failed",
+    "Application startup complete",
+    "Application startup failed",
+    "Beginning worker shutdown",
+    "Completing activity as failed",
+    "Completing as failure during heartbeat",
+    "Exception in ASGI application",
+    "Failed activation on workflow",
+    "Failed completing activity task",
+    "Shutting down",
+    "Task exception was never retrieved",
+    "Worker failed, shutting down",
+)
+# Temporal's SDK adds these to its records: ids, which hold no personal data.
+_TEMPORAL_FIELDS = ("temporal_activity", "temporal_workflow")
+_TEMPORAL_IDS = (
+    "workflow_type",
+    "workflow_id",
+    "run_id",
+    "workflow_run_id",
+    "activity_type",
+    "attempt",
+    "task_queue",
+)
 
 logger = logging.getLogger("perennial.process")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, trace id, extras, and where an error came from.
-
-    Records of other libraries keep what their code has written, and nothing of what it was told: see
-    :func:`_template`.
-    """
+    """One JSON object a line: time, level, logger, message, trace id, extra fields, and an error's places."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render a record."""
         ours = record.name.startswith(_OURS)
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage() if ours else _template(record),
+            "message": record.getMessage() if ours else _scrubbed_text(record),
         }
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             line["trace_id"] = f"{span.trace_id:032x}"
         if ours:
-            line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+            line.update({key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS})
         else:
             line["at"] = f"{record.filename}:{record.lineno} {record.funcName}"
+            line.update(_temporal_ids(record))
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = describe_error(record.exc_info[0], record.exc_info[2])
-        return orjson.dumps(line, default=str).decode()
+        return orjson.dumps(line, default=_type_name).decode()
 
 
 def describe_error(kind: type[BaseException], stack: TracebackType | None) -> dict[str, Any]:
-    """An exception as its type and the places it passed, without its text."""
+    """Return an exception's type and the last places in its traceback, without its text."""
     frames = traceback.extract_tb(stack)[-8:]
     return {
         "type": f"{kind.__module__}.{kind.__qualname__}",
@@ -74,36 +101,29 @@ def describe_error(kind: type[BaseException], stack: TracebackType | None) -> di
     }
 
 
-def _template(record: logging.LogRecord) -> str:
-    """A library's message without its arguments.
-
-    One with arguments is a template. One without may have been put together before: then the longest literal of
-    the code that logged it is kept, with which it begins; without any the record says only where it is from.
-    """
+def _scrubbed_text(record: logging.LogRecord) -> str:
     text = str(record.msg)
-    if not record.args:
-        text = max(
-            (each for each in _literals(record) if text.startswith(each) and len(each) >= _SHORTEST),
-            key=len,
-            default="",
-        )
-    return text[:_LONGEST]
+    if record.args:
+        return text[:_LONGEST]  # the template; the arguments may be personal
+    return next((known for known in _KNOWN_TEXTS if text.startswith(known)), WITHHELD)
 
 
-def _literals(record: logging.LogRecord) -> list[str]:
-    """The texts in the code of the function that has logged a record; handlers run below it."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_filename == record.pathname and frame.f_lineno == record.lineno:
-            return [each for each in frame.f_code.co_consts if isinstance(each, str)]
-        frame = frame.f_back
-    return []
+def _temporal_ids(record: logging.LogRecord) -> dict[str, Any]:
+    for field in _TEMPORAL_FIELDS:
+        details = getattr(record, field, None)
+        if isinstance(details, dict):
+            return {"temporal": {name: details[name] for name in _TEMPORAL_IDS if name in details}}
+    return {}
+
+
+def _type_name(value: object) -> str:
+    # An object's own text may quote anything: an exception's does.
+    return type(value).__name__
 
 
 class _Lines(logging.StreamHandler[Any]):
-    """Writes lines; where a record can't be rendered, says so without quoting it as the base class does."""
-
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class names it
+        # The base class would print the record's text and arguments.
         kind = sys.exc_info()[0]
         line = {"level": "error", "logger": record.name, "message": "a record can't be rendered"}
         place = {"at": f"{record.filename}:{record.lineno}", "error": kind.__name__ if kind else None}
@@ -111,7 +131,7 @@ class _Lines(logging.StreamHandler[Any]):
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send all logs of this process to standard error as JSON lines, and what Python itself would write there."""
+    """Write all logs of this process to standard error as JSON lines, and Python's own output there too."""
     handler = _Lines(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
@@ -128,36 +148,33 @@ def configure_logging(settings: Settings) -> None:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, stack: TracebackType | None) -> None:
-    logger.critical("an exception that nobody caught", extra={"error": describe_error(kind, stack)})
+    logger.critical("uncaught exception", extra={"error": describe_error(kind, stack)})
 
 
-class WithoutTexts(SpanExporter):
-    """Exports spans without the texts of exceptions: an error is its type, and where it happened is the span."""
+class ScrubbingSpanExporter(SpanExporter):
+    """Passes spans to an exporter without the texts of exceptions; an error keeps its type and its span."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Hand the spans on, each without the texts."""
-        return self._exporter.export([_without_texts(span) for span in spans])
+        return self._exporter.export([_scrub(span) for span in spans])
 
     def shutdown(self) -> None:
-        """End the exporter behind this one."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Let the exporter behind this one send what it holds."""
         return self._exporter.force_flush(timeout_millis)
 
 
-def _without_texts(span: ReadableSpan) -> ReadableSpan:
+def _scrub(span: ReadableSpan) -> ReadableSpan:
     return ReadableSpan(
         name=span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
         attributes=span.attributes,
-        events=[_event_without_texts(event) for event in span.events],
+        events=[_scrub_event(event) for event in span.events],
         links=span.links,
         kind=span.kind,
         status=Status(span.status.status_code),
@@ -167,17 +184,17 @@ def _without_texts(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-def _event_without_texts(event: Event) -> Event:
+def _scrub_event(event: Event) -> Event:
     kept = {name: value for name, value in (event.attributes or {}).items() if name not in _EXCEPTION_TEXTS}
     return Event(event.name, kept, event.timestamp)
 
 
 def configure_tracing(settings: Settings, service: str) -> TracerProvider | None:
-    """Export traces where ``PERENNIAL_OTLP_ENDPOINT`` says; None where it says nothing."""
+    """Export traces to ``PERENNIAL_OTLP_ENDPOINT``; return None where it is not set."""
     if not settings.otlp_endpoint:
         return None
     provider = TracerProvider(resource=Resource.create({"service.name": f"perennial-{service}"}))
     endpoint = settings.otlp_endpoint.rstrip("/") + "/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(WithoutTexts(OTLPSpanExporter(endpoint=endpoint))))
+    provider.add_span_processor(BatchSpanProcessor(ScrubbingSpanExporter(OTLPSpanExporter(endpoint=endpoint))))
     trace.set_tracer_provider(provider)
     return provider

@@ -1,8 +1,8 @@
-"""The Temporal client: pydantic converter, encrypted payloads, failures whose texts are encrypted too.
+"""The Temporal client, with a pydantic converter and encrypted payloads.
 
-History holds no readable payload: every input, result, message, failure text and stack passes
-:class:`EncryptedPayloads`. The one exception is text that is meant for people in the Web UI and is known to
-hold nothing personal: a string whose class says ``stays_readable``.
+A workflow's history holds no readable payload: :class:`EncryptedPayloads` encrypts every input, result, message,
+failure text and stack. One exception: a string whose class sets ``stays_readable``. It is for people in the Web UI
+and holds no personal data.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ _PUBLIC = "perennial-public"
 _NONCE_BYTES = 12
 
 RPC_TIMEOUT = timedelta(seconds=5)
-"""How long a call to Temporal may take before it counts as unreachable."""
+"""After this time without an answer Temporal counts as unreachable."""
 
 
 class MarkingPayloadConverter(PydanticPayloadConverter):
-    """The pydantic converter, which also marks the payloads of values that say ``stays_readable``."""
+    """The pydantic converter; it marks the payloads of values that set ``stays_readable``."""
 
     def to_payloads(self, values: Sequence[Any]) -> list[Payload]:
-        """Convert values; those marked public carry the mark in their metadata."""
         payloads = super().to_payloads(values)
         for value, payload in zip(values, payloads, strict=True):
             if getattr(value, "stays_readable", False):
@@ -54,19 +53,19 @@ class MarkingPayloadConverter(PydanticPayloadConverter):
 
 
 class EncryptedPayloads(PayloadCodec):
-    """AES-256-GCM for payloads; the key's id travels with each, so that keys can be rotated."""
+    """Encrypts payloads with AES-256-GCM. Each carries the id of its key, so that keys can be rotated."""
 
     def __init__(self, current: str, keys: Mapping[str, bytes]) -> None:
         self._current = current
         self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Encrypt payloads, except those that are public or encrypted already."""
+        """Encrypt payloads, except public ones and those that are encrypted already."""
         return [self._encrypt(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Open what :meth:`encode` encrypted; others pass. ValueError where one doesn't open."""
-        return [self._open(payload) for payload in payloads]
+        """Decrypt the results of :meth:`encode`, and leave others as they are. Raises ValueError."""
+        return [self._decrypt(payload) for payload in payloads]
 
     def _encrypt(self, payload: Payload) -> Payload:
         if _PUBLIC in payload.metadata or payload.metadata.get("encoding") == _ENCODING:
@@ -83,22 +82,22 @@ class EncryptedPayloads(PayloadCodec):
             data=nonce + encrypted,
         )
 
-    def _open(self, payload: Payload) -> Payload:
+    def _decrypt(self, payload: Payload) -> Payload:
         if payload.metadata.get("encoding") != _ENCODING:
             return payload
         key_id = payload.metadata.get("encryption-key-id", b"")
         cipher = self._ciphers.get(key_id.decode(errors="replace"))
         if cipher is None:
-            raise ValueError("a payload was encrypted with a key that is not at hand")
+            raise ValueError("a payload was encrypted with an unknown key")
         try:
             plain = cipher.decrypt(payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:], key_id)
         except InvalidTag:
-            raise ValueError("a encrypted payload does not open") from None
+            raise ValueError("an encrypted payload can't be decrypted") from None
         return Payload.FromString(plain)
 
 
 def data_converter(codec: PayloadCodec) -> DataConverter:
-    """The converter that every client, worker and replayer uses."""
+    """Return the converter for every client, worker and replayer."""
     return dataclasses.replace(
         pydantic_data_converter,
         payload_converter_class=MarkingPayloadConverter,
@@ -110,7 +109,7 @@ def data_converter(codec: PayloadCodec) -> DataConverter:
 async def connect(
     settings: Settings, codec: PayloadCodec, *, interceptors: Iterable[Interceptor] = (), lazy: bool = True
 ) -> Client:
-    """A client. A lazy one connects at its first call, so that a process can start before Temporal does."""
+    """Return a client. A lazy one connects at its first call, so a process can start before Temporal does."""
     return await Client.connect(
         settings.temporal_address,
         namespace=settings.temporal_namespace,
@@ -123,10 +122,10 @@ async def connect(
 
 
 async def keep_histories(client: Client, period: timedelta) -> bool:
-    """Have the namespace keep closed workflows for a period; whether it does.
+    """Make the namespace keep histories of closed workflows for a period; return whether it does.
 
-    It holds for those that close from now on. A Temporal that doesn't answer, or lets nobody do this (there is a
-    control plane for it, say), is left as it is with a warning.
+    Affects workflows that close from now on. Logs a warning where Temporal doesn't answer, or refuses because
+    retention is set elsewhere (a control plane, say).
     """
     service, wanted = client.workflow_service, Duration()
     wanted.FromTimedelta(period)

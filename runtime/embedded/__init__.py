@@ -1,1 +1,1 @@
-"""The local stack of one command."""
+"""The embedded stack: Postgres, Temporal, the API and workers under one supervisor."""

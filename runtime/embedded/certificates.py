@@ -1,4 +1,4 @@
-"""A certificate authority of this home's own and a server certificate for 127.0.0.1, for `--tls`."""
+"""The home's certificate authority and its server certificate for 127.0.0.1, for `--tls`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ADDRESSES = (ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))
 
 @dataclass(frozen=True)
 class ServerCertificate:
-    """Files in PEM: what the server shows, its private key (0600), and what a client is to trust."""
+    """PEM files: the server's certificate, its private key (0600), and the authority for clients to trust."""
 
     certificate: Path
     key: Path
@@ -31,7 +31,7 @@ class ServerCertificate:
 
 
 def ensure_certificate(directory: Path, *, now: datetime | None = None) -> ServerCertificate:
-    """Make or renew what is missing or ends within 30 days; what is good stays as it is."""
+    """Make each certificate that is missing or expires within 30 days; keep the others."""
     now = now or datetime.now(UTC)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = ServerCertificate(directory / "server.crt", directory / "server.key", directory / "ca.crt")
@@ -57,7 +57,7 @@ def _is_good(certificate: Path, key: Path, now: datetime) -> bool:
 
 
 def _authority(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
-    """An authority that can speak for this machine only: whoever trusts it trusts it for nothing else."""
+    # Valid for this machine alone: a client that trusts the authority trusts it for no other name.
     name = _name("Perennial local authority")
     own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     here: list[x509.GeneralName] = [x509.DNSName("localhost")]

@@ -1,4 +1,4 @@
-"""The directory that an embedded stack lives in: who holds it, its secrets, its files."""
+"""The state directory of one embedded stack: its lock, its secrets and its files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from runtime.embedded.errors import StackError
+from runtime.embedded.parts import StackError
 
 _ENDPOINTS = "endpoints.json"
 
 
 def endpoints_of(home: Path) -> dict[str, Any]:
-    """What a running embedded stack says of itself; empty where none runs."""
+    """Return the addresses that a running stack has published in ``home``; empty where none runs."""
     try:
         document = json.loads((home / _ENDPOINTS).read_text())
     except (OSError, ValueError):
@@ -26,10 +26,10 @@ def endpoints_of(home: Path) -> dict[str, Any]:
 
 
 class Home:
-    """Where everything of one embedded stack is kept; making the object makes the directories, 0700.
+    """Paths and small files of one stack. Makes the directories, with mode 0700.
 
-    As root the home itself becomes 0711 once Postgres, which refuses to be root, has to pass through it to
-    its data; what is inside stays closed.
+    As root the home itself becomes 0711, because Postgres's system user passes through it to the data. The
+    directories inside stay closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,12 +51,11 @@ class Home:
             raise StackError(f"The state directory {self.path} can't be used: {error.strerror}.") from error
 
     def log_file(self, name: str) -> Path:
-        """The log of the part ``name``."""
         return self.logs / f"{name}.log"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the home for this process. Raises :class:`StackError` while another process does."""
+    def locked(self) -> Iterator[None]:
+        """Lock the home for this process. Raises :class:`StackError` while another process has it locked."""
         descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -74,7 +73,7 @@ class Home:
             os.close(descriptor)
 
     def secret(self, name: str) -> str:
-        """The secret ``name``, made at random the first time; letters and digits, safe in a URL."""
+        """Return the secret ``name``, random the first time; letters and digits, safe in a URL."""
         file = self.secrets / name
         with suppress(FileNotFoundError):
             return file.read_text("ascii").strip()
@@ -82,22 +81,19 @@ class Home:
         write_private(file, value + "\n")
         return value
 
-    def remembered_port(self, name: str) -> int | None:
-        """The port that the part ``name`` had last time."""
+    def saved_port(self, name: str) -> int | None:
+        """Return the port that the part ``name`` had at the last start."""
         with suppress(FileNotFoundError, ValueError):
             return int(self._port_file(name).read_text("ascii"))
         return None
 
-    def remember_port(self, name: str, port: int) -> None:
-        """Keep a port for the next start."""
+    def save_port(self, name: str, port: int) -> None:
         write_private(self._port_file(name), f"{port}\n")
 
     def write_endpoints(self, endpoints: Mapping[str, Any]) -> None:
-        """Publish where everything is; readers see the old or the new text, never a half."""
         write_private(self.endpoints_file, json.dumps(endpoints, indent=2) + "\n")
 
     def remove_endpoints(self) -> None:
-        """Say that nothing runs here any more."""
         self.endpoints_file.unlink(missing_ok=True)
 
     def _port_file(self, name: str) -> Path:
@@ -105,7 +101,7 @@ class Home:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write ``text`` at once and for the owner alone (0600)."""
+    """Write ``text`` for the owner alone (0600). Readers see the old text or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

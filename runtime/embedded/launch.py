@@ -1,12 +1,11 @@
-"""Becomes another program, as another user where asked, that ends when the supervisor does.
+"""Becomes another program that ends when the supervisor does, as another user where asked.
 
 Run as a script, by path and with ``python -I -S`` so that it costs some 15 ms::
 
     launch.py PARENT_PID DEATH_SIGNAL USER|- NICENESS PROGRAM [ARGUMENT ...]
 
-A wrapper and not subprocess's ``preexec_fn``, which runs Python between fork and exec and can deadlock in a
-process with threads. The user is changed here, before the death signal is asked for: Linux forgets that wish
-when a process changes its user. Standard library only, and nothing of ours: this file is not imported.
+This replaces subprocess's ``preexec_fn``, which runs Python between fork and exec and can deadlock in a process
+with threads. Standard library only: no other file imports this one.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ def become_user(name: str) -> None:
 
 
 def die_with_parent(parent: int, death_signal: int) -> None:
-    """Ask Linux for ``death_signal`` when the parent's thread ends; elsewhere the next start cleans up."""
+    """Ask Linux to send ``death_signal`` when the parent ends; elsewhere the next start ends leftovers."""
     if sys.platform != "linux":
         return
     library = ctypes.CDLL(None, use_errno=True)
     if library.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the wish was made
+    if os.getppid() != parent:  # the parent ended before the request
         os._exit(1)
 
 
@@ -45,13 +44,14 @@ def main() -> None:
     os.nice(int(niceness))
     if user != "-":
         become_user(user)
-    # A shell that starts the stack in the background makes it ignore these; a child would inherit that.
+    # A shell that starts the stack in the background makes it ignore these, and children inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    # Python ignores these two for itself; the program is to find the system's defaults.
+    # Python ignores these two for itself; the program expects the system's defaults.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    # After the change of user: Linux drops the request when a process changes its user.
     die_with_parent(int(parent), int(death_signal))
     os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
 

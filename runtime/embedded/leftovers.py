@@ -1,7 +1,7 @@
-"""Children of a supervisor that was killed: recorded while they run, ended at the next start.
+"""Ends processes of an earlier run whose supervisor was killed.
 
-On Linux they die with their supervisor; this is for where and when they don't. A process id alone may have
-been given to a stranger since, so the time it started and its command line have to match too.
+On Linux children end with their supervisor. This covers other systems, and Postgres backends whose postmaster
+was killed.
 """
 
 from __future__ import annotations
@@ -14,45 +14,80 @@ from pathlib import Path
 import psutil
 
 from runtime.embedded.home import Home, write_private
-from runtime.embedded.processes import stop_strangers
+from runtime.embedded.processes import stop_processes
 
 _SAME_START_SECONDS = 1.0
+_POSTMASTER_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 2.0))
+_ORPHAN_SECONDS = 2.0
 
 
 def record(home: Home, process_ids: Iterable[int]) -> None:
-    """Write down which processes belong to the running stack."""
+    """Store which processes belong to the running stack."""
     entries = []
     for process_id in process_ids:
         try:
             process = psutil.Process(process_id)
-            entries.append(
-                {"pid": process_id, "started": process.create_time(), "command": process.cmdline()},
-            )
+            entries.append({"pid": process_id, "started": process.create_time(), "command": process.cmdline()})
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     write_private(_file(home), json.dumps(entries))
 
 
 def stop_recorded(home: Home) -> None:
-    """End what the last run has left, waiting for it; blocks."""
+    """End the recorded processes that still run; blocks until they have ended."""
     try:
         entries = json.loads(_file(home).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return
-    left = [process for entry in entries if (process := _still_alive(entry)) is not None]
-    stop_strangers(left, (signal.SIGINT, 3.0))
+    alive = [process for entry in entries if (process := _find(entry)) is not None]
+    stop_processes(alive, (signal.SIGINT, 3.0))
     _file(home).unlink(missing_ok=True)
 
 
-def _still_alive(entry: dict[str, object]) -> psutil.Process | None:
+def stop_postgres(data: Path) -> None:
+    """End every Postgres process that works in ``data``; blocks until the directory is free.
+
+    A postmaster shuts down in good order. Backends without a postmaster end within moments, and a new
+    postmaster refuses the directory until then. Those that stay are killed.
+    """
+    postmaster_file = data / "postmaster.pid"
+    if not postmaster_file.exists():
+        return
+    postmaster_id = _first_number(postmaster_file)
+    working = _working_in(data)
+    stop_processes([process for process in working if process.pid == postmaster_id], *_POSTMASTER_STEPS)
+    _, remaining = psutil.wait_procs(working, timeout=_ORPHAN_SECONDS)
+    if remaining:
+        stop_processes(remaining)
+
+
+def _find(entry: dict[str, object]) -> psutil.Process | None:
     process_id, started = entry.get("pid"), entry.get("started")
     if not isinstance(process_id, int) or not isinstance(started, int | float):
         return None
     try:
         process = psutil.Process(process_id)
+        # The system reuses process ids: start time and command line must match too.
         same_start = abs(process.create_time() - started) < _SAME_START_SECONDS
         return process if same_start and process.cmdline() == entry.get("command") else None
     except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+def _working_in(data: Path) -> list[psutil.Process]:
+    directory = str(data.resolve())
+    # Every Postgres process changes into its data directory.
+    return [
+        process
+        for process in psutil.process_iter(["name", "cwd"])
+        if process.info["name"] == "postgres" and process.info["cwd"] == directory
+    ]
+
+
+def _first_number(file: Path) -> int | None:
+    try:
+        return int(file.read_text("utf-8").splitlines()[0])
+    except (FileNotFoundError, IndexError, ValueError):
         return None
 
 

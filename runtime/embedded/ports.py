@@ -1,23 +1,46 @@
-"""TCP ports on this machine: is one free, and which one is."""
+"""TCP ports of one stack, chosen before anything starts, and the API's address."""
 
 from __future__ import annotations
 
 import errno
 import secrets
 import socket
-from collections.abc import Collection
+import ssl
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from runtime.embedded.errors import StackError
+import httpx
+
+from runtime.embedded.certificates import ServerCertificate
+from runtime.embedded.parts import StackError
 
 LOOPBACK = "127.0.0.1"
-# Below the range from which systems number outgoing connections (32768 and up, or 49152 and up): no
-# connection takes a port picked here between the pick and the start of the server that is to have it.
-_PICK_FROM = range(18_000, 32_000)
-_PICK_ATTEMPTS = 500
+# Below the range from which systems number outgoing connections (from 32768, or from 49152): no connection
+# takes such a port between the choice and the start of the server.
+_CHOICE = range(18_000, 32_000)
+_ATTEMPTS = 500
+_EVERY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - recognised here, not listened on
+_PROBE_SECONDS = 5.0
+
+Probe = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """The command line of `perennial dev`; a port of 0 means any free one."""
+
+    home: Path
+    api_port: int = 8080
+    temporal_port: int = 7233
+    ui_port: int = 8233
+    tls: bool = False
+    workers: int = 1
 
 
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen on ``host:port`` now; connections in TIME_WAIT don't count."""
+    """Return whether a server could listen on ``host:port`` now; connections in TIME_WAIT don't count."""
     try:
         _listen_once(port, host)
     except OSError as error:
@@ -28,12 +51,71 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free_port(avoid: Collection[int] = (), host: str = LOOPBACK) -> int:
-    """A port that is free now and not in ``avoid``. Raises :class:`StackError` when none is found."""
-    for _ in range(_PICK_ATTEMPTS):
-        port = secrets.choice(_PICK_FROM)
+    """Return a port that is free now and not in ``avoid``. Raises :class:`StackError` where none is found."""
+    for _ in range(_ATTEMPTS):
+        port = secrets.choice(_CHOICE)
         if port not in avoid and port_is_free(port, host):
             return port
-    raise StackError(f"No free port was found on {host} between {_PICK_FROM.start} and {_PICK_FROM.stop}.")
+    raise StackError(f"No free port was found on {host} between {_CHOICE.start} and {_CHOICE.stop}.")
+
+
+def choose_ports(options: StackOptions, api_host: str) -> StackOptions:
+    """Return the options with a free port in place of each 0. Raises :class:`StackError` for a taken port."""
+    wanted = {
+        "--api-port": options.api_port,
+        "--temporal-port": options.temporal_port,
+        "--ui-port": options.ui_port,
+    }
+    fixed = [port for port in wanted.values() if port]
+    for flag, port in reversed(wanted.items()):
+        if fixed.count(port) > 1:
+            raise StackError(f"Port {port} is asked for twice; choose another one with {flag}.")
+    chosen: list[int] = []
+    for flag, port in wanted.items():
+        host = api_host if flag == "--api-port" else LOOPBACK
+        if port and not _is_free(port, host):
+            raise StackError(f"Port {port} is taken; choose another one with {flag} (0 picks a free one).")
+        chosen.append(port or free_port(avoid=[*fixed, *chosen]))
+    api, temporal, ui = chosen
+    return replace(options, api_port=api, temporal_port=temporal, ui_port=ui)
+
+
+@dataclass(frozen=True)
+class ApiAddress:
+    """The API's address as processes on this machine use it."""
+
+    host: str
+    port: int
+    certificate: ServerCertificate | None
+
+    @property
+    def url(self) -> str:
+        host = LOOPBACK if self.host in _EVERY_ADDRESS else self.host
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.certificate else 'http'}://{shown}:{self.port}"
+
+    def probe(self) -> Probe:
+        """Return a check that is true once the API and everything it depends on are healthy."""
+        trusted: Any = True
+        if self.certificate:
+            trusted = ssl.create_default_context(cafile=str(self.certificate.authority))
+        address = f"{self.url}/health/ready"
+
+        async def is_healthy() -> bool:
+            try:
+                async with httpx.AsyncClient(verify=trusted, timeout=_PROBE_SECONDS, trust_env=False) as client:
+                    return (await client.get(address)).status_code == httpx.codes.OK
+            except httpx.TransportError:
+                return False
+
+        return is_healthy
+
+
+def _is_free(port: int, host: str) -> bool:
+    try:
+        return port_is_free(port, host)
+    except OSError as error:
+        raise StackError(f"PERENNIAL_API_HOST can't be listened on: {error.strerror}.") from error
 
 
 def _listen_once(port: int, host: str) -> None:

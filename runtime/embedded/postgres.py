@@ -1,19 +1,24 @@
-"""The embedded PostgreSQL: a server of our own, on 127.0.0.1, with its data in the home."""
+"""The embedded PostgreSQL: a server on 127.0.0.1 with its data in the home."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 
 import asyncpg
 
 from runtime.embedded import postgres_files as files
-from runtime.embedded.errors import PartFailedError, StackError
 from runtime.embedded.home import Home
+from runtime.embedded.leftovers import stop_postgres
+from runtime.embedded.machine import prepare_machine
+from runtime.embedded.parts import PartFailedError, StackError
 from runtime.embedded.ports import LOOPBACK, free_port, port_is_free
-from runtime.embedded.postgres_leftovers import stop_leftovers
 from runtime.embedded.postgres_roles import APP_ROLE, DATABASE, OWNER_ROLE, ensure_roles
 from runtime.embedded.processes import ChildProcess, Command, last_line
 
@@ -34,8 +39,8 @@ _SETTINGS = {
     "password_encryption": "scram-sha-256",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # No personal data reaches the log: neither statements nor parameters nor the values that an error quotes.
-    # `log` ranks above `error` there: what the server says of itself is logged, clients' errors are theirs.
+    # No personal data reaches the log: no statement, no parameter, no value that an error quotes. `log` ranks
+    # above `error` here: Postgres logs its own state, and leaves clients' errors out.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
@@ -49,7 +54,7 @@ _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit":
 class EmbeddedPostgres:
     """PostgreSQL as a child process. ``async with`` starts and stops it.
 
-    The port is picked at the first start, remembered in the home, and kept across restarts of this object.
+    The first start picks a port, saves it in the home, and keeps it across restarts of this object.
     ``durable=False`` is for tests: faster, and a power cut loses everything.
     """
 
@@ -59,6 +64,7 @@ class EmbeddedPostgres:
         self._home = home
         self._data = home.postgres_data
         self._durable = durable
+        self._user: str | None = None
         self._port: int | None = None
         self._port_served = False
         self._has_roles = False
@@ -73,24 +79,20 @@ class EmbeddedPostgres:
 
     @property
     def port(self) -> int:
-        """The TCP port on 127.0.0.1; there is one once it was started."""
         if self._port is None:
             raise RuntimeError("Postgres was not started yet.")
         return self._port
 
     @property
     def address(self) -> str:
-        """``host:port``."""
         return f"{LOOPBACK}:{self.port}"
 
     @property
     def runtime_url(self) -> str:
-        """The serving role's connection, `postgresql://...`."""
         return self._url(APP_ROLE, self._home.secret("postgres-app"), DATABASE)
 
     @property
     def owner_url(self) -> str:
-        """The connection of the role that owns the database and migrates it."""
         return self._url(OWNER_ROLE, self._home.secret("postgres-owner"), DATABASE)
 
     @property
@@ -99,15 +101,22 @@ class EmbeddedPostgres:
         return self._url(files.SUPERUSER, self._home.secret("postgres-superuser"), "postgres")
 
     async def start(self) -> None:
-        """Start the server and wait until it serves, with roles and database made.
+        """Start the server and wait until it serves and has its roles and database.
 
-        What a killed run has left in the data directory is ended first. Raises :class:`PartFailedError`.
+        Ends processes of a killed run in the data directory first. Raises :class:`PartFailedError`.
         """
         if self.pid is not None:
             raise RuntimeError("Postgres is running.")
-        await asyncio.to_thread(stop_leftovers, self._data)
-        password = self._home.secret("postgres-superuser")
-        await files.prepare(self._data, password, log_file=self.log_file, durable=self._durable)
+        await asyncio.to_thread(stop_postgres, self._data)
+        self._user = await asyncio.to_thread(prepare_machine, files.binaries(), self._data)
+        if not files.is_initialised(self._data):
+            await files.initialise(
+                self._data,
+                self._home.secret("postgres-superuser"),
+                user=self._user,
+                log_file=self.log_file,
+                durable=self._durable,
+            )
         try:
             await self._start_on_some_port()
             await self._ensure_roles()
@@ -116,20 +125,19 @@ class EmbeddedPostgres:
             raise
 
     async def wait(self) -> int:
-        """Wait until the server has ended; gives its exit code."""
         if self._process is None:
             raise RuntimeError("Postgres was not started yet.")
         return await self._process.wait()
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Stop in good order within ``grace`` seconds, else at once (the next start then recovers)."""
+        """Shut the server down within ``grace`` seconds, else at once: the next start then recovers."""
         if self._process is not None:
             await self._process.stop((signal.SIGINT, grace), (signal.SIGQUIT, 0.5))
             self._process = None
-            await asyncio.to_thread(stop_leftovers, self._data)
+            await asyncio.to_thread(stop_postgres, self._data)
 
     def kill(self) -> None:
-        """End it this instant; its own children end with it."""
+        """Kill the postmaster; its children end with it."""
         if self._process:
             self._process.kill()
 
@@ -143,14 +151,14 @@ class EmbeddedPostgres:
         await self.stop()
 
     async def _start_on_some_port(self) -> None:
-        """Start; while the port was never served on, another is tried when it was taken meanwhile."""
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port if self._port_served else self._choose_port()
             self._process = await ChildProcess.spawn(self._command())
             if await self._becomes_ready():
                 self._port_served = True
-                self._home.remember_port(self.name, self.port)
+                self._home.save_port(self.name, self.port)
                 return
+            # Another program may have taken the port since the choice; clients know a port that has served.
             if self._port_served or port_is_free(self.port):
                 break
         raise PartFailedError(
@@ -159,7 +167,7 @@ class EmbeddedPostgres:
         )
 
     async def _becomes_ready(self) -> bool:
-        """Whether it serves; False when it ended. Raises :class:`PartFailedError` when it takes too long."""
+        """Return whether Postgres serves; False once it has ended. Raises :class:`PartFailedError` on time-out."""
         assert self._process is not None
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
@@ -173,11 +181,11 @@ class EmbeddedPostgres:
         )
 
     def _says_ready(self, pid: int) -> bool:
-        """Postmaster.pid: the process id is its first line, the state its eighth."""
         try:
             lines = (self._data / "postmaster.pid").read_text("utf-8").splitlines()
         except FileNotFoundError:
             return False
+        # The file's first line is the process id, its eighth the state. A killed run leaves another id.
         return len(lines) >= 8 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
 
     async def _ensure_roles(self) -> None:
@@ -204,8 +212,8 @@ class EmbeddedPostgres:
         self._has_roles = True
 
     def _choose_port(self) -> int:
-        remembered = self._home.remembered_port(self.name)
-        return remembered if remembered and port_is_free(remembered) else free_port()
+        saved = self._home.saved_port(self.name)
+        return saved if saved and port_is_free(saved) else free_port()
 
     def _command(self) -> Command:
         settings = {**_SETTINGS, "port": str(self.port), **({} if self._durable else _NOT_DURABLE)}
@@ -216,10 +224,20 @@ class EmbeddedPostgres:
             arguments,
             self.log_file,
             files.environment(),
-            user=files.system_user(),
-            # A stop in good order, also when the supervisor is killed: the next start needs no recovery.
+            user=self._user,
+            # A shutdown in good order also when the supervisor is killed: the next start needs no recovery.
             death_signal=signal.SIGINT,
         )
 
     def _url(self, role: str, password: str, database: str) -> str:
         return f"postgresql://{role}:{password}@{self.address}/{database}"
+
+
+@asynccontextmanager
+async def scratch_postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """Run an empty server in a temporary directory, not durable; stop it and remove the directory on exit."""
+    with tempfile.TemporaryDirectory(prefix="perennial-scratch-") as directory:
+        home = Home(Path(directory) / "home")
+        with home.locked():
+            async with EmbeddedPostgres(home, durable=False) as postgres:
+                yield postgres

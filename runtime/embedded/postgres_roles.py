@@ -1,4 +1,4 @@
-"""The database and its two roles: one owns and migrates it, the other one serves and owns nothing."""
+"""The database and its two roles: the owner migrates it, and the other role serves and owns nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ APP_ROLE = "perennial_app"
 async def ensure_roles(
     *, host: str, port: int, superuser: str, password: str, owner_password: str, app_password: str
 ) -> None:
-    """Make roles and database where missing; safe to repeat, also after having been interrupted.
+    """Make roles and database where missing; repeating it after a crash at any line completes them.
 
-    What the serving role may do with each table is said by the migration that makes the table.
+    Each migration grants the serving role its rights to the tables that the migration makes.
     """
     connection = await asyncpg.connect(
         host=host, port=port, user=superuser, password=password, database="postgres", ssl=False, timeout=30
@@ -32,9 +32,9 @@ async def ensure_roles(
 
 
 async def _ensure_role(connection: asyncpg.Connection, role: str, password: str) -> None:
-    """Make the role or give it the password we know. Both words are ours: letters, digits, underscores."""
     exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
     verb = "ALTER" if exists else "CREATE"
+    # No parameters are possible here; both words are ours and hold letters, digits and underscores only.
     await connection.execute(
         f"{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS "
         f"PASSWORD '{password}'"

@@ -1,4 +1,4 @@
-"""Child processes: started in a session of their own, dying with the supervisor, stopped within a time."""
+"""Child processes: each in a session of its own, ended with the supervisor or stopped within a time."""
 
 from __future__ import annotations
 
@@ -19,36 +19,28 @@ _LOG_BYTES_KEPT = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Command:
-    """What to run: ``arguments[0]`` is the program; output is appended to ``log_file``."""
+    """A program to run: ``arguments[0]`` is its path; its output is appended to ``log_file``."""
 
     arguments: Sequence[str]
     log_file: Path
     environment: Mapping[str, str]
     user: str | None = None
-    """The system user to become; only root can."""
+    """The system user to become; for root alone."""
     death_signal: signal.Signals = signal.SIGKILL
-    """What the child gets when the supervisor dies without having stopped it (Linux)."""
+    """The signal that Linux sends the child when the supervisor ends without a stop."""
     niceness: int = 0
-    """How far the program yields the processor to others, 0 to 19."""
+    """From 0 to 19; a higher number leaves more of the processor to others."""
 
 
 class ChildProcess:
-    """A child that was started and may have ended since."""
+    """A child process that was started; it may have ended since."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     @classmethod
     async def spawn(cls, command: Command) -> ChildProcess:
-        """Start ``command``. The child leads its own session, so that Ctrl-C reaches only the supervisor."""
-        launch = [
-            sys.executable,
-            "-I",
-            "-S",
-            str(_LAUNCHER),
-            str(os.getpid()),
-            str(int(command.death_signal)),
-        ]
+        launch = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(command.death_signal))]
         with _open_log(command.log_file) as log:
             process = await asyncio.create_subprocess_exec(
                 *launch,
@@ -59,37 +51,34 @@ class ChildProcess:
                 stdout=log,
                 stderr=log,
                 env=dict(command.environment),
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C then reaches the supervisor alone
             )
         return cls(process)
 
     @property
     def pid(self) -> int:
-        """The process id; the launcher becomes the program, so it is the program's."""
-        return self._process.pid
+        return self._process.pid  # the launcher becomes the program, so the id is the program's
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative for the signal that ended it."""
+        """None while the child runs; minus the signal's number where a signal ended it."""
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Wait for the end and give the exit code."""
         return await self._process.wait()
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens when the child has ended."""
         if self._process.returncode is None:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it this instant, with those of its children that stayed in its session's first group."""
+        """Kill the child, and those of its children that stayed in its process group."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def stop(self, *steps: tuple[signal.Signals, float]) -> int:
-        """Send each step's signal and wait its seconds for the end, at last kill; gives the exit code."""
+        """Send each step's signal and wait its seconds for the end, at last kill; return the exit code."""
         for number, seconds in steps:
             self.send(number)
             try:
@@ -101,7 +90,7 @@ class ChildProcess:
 
 
 async def run_to_end(command: Command) -> int:
-    """Run a command that ends by itself; cancelling kills it. Gives the exit code."""
+    """Run a command that ends by itself and return its exit code; cancelling kills the command."""
     child = await ChildProcess.spawn(command)
     try:
         return await child.wait()
@@ -110,8 +99,8 @@ async def run_to_end(command: Command) -> int:
             await child.stop()
 
 
-def stop_strangers(processes: Sequence[psutil.Process], *steps: tuple[signal.Signals, float]) -> None:
-    """End processes that are no children of ours, signal by signal, at last by kill; blocks meanwhile."""
+def stop_processes(processes: Sequence[psutil.Process], *steps: tuple[signal.Signals, float]) -> None:
+    """Do as :meth:`ChildProcess.stop` does, for processes that are not our children; blocks."""
     alive = list(processes)
     for number, seconds in (*steps, (signal.SIGKILL, 5.0)):
         for process in alive:
@@ -125,7 +114,7 @@ def stop_strangers(processes: Sequence[psutil.Process], *steps: tuple[signal.Sig
 
 
 def last_line(log_file: Path) -> str:
-    """The last line that says something, to explain a failure with; empty when there is none."""
+    """Return the last line that is not blank, to explain a failure; empty where there is none."""
     try:
         with log_file.open("rb") as log:
             log.seek(0, os.SEEK_END)
@@ -138,7 +127,6 @@ def last_line(log_file: Path) -> str:
 
 @contextmanager
 def _open_log(path: Path) -> Iterator[int]:
-    """A descriptor that appends to ``path``, readable by its owner alone; a large log is set aside."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _LOG_BYTES_KEPT:
         path.replace(path.with_name(path.name + ".1"))

@@ -1,29 +1,32 @@
-"""The API and the workers: processes of ours that say when they serve."""
+"""The API and the workers as child processes, which report when they serve, and their environment."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runtime.embedded.errors import PartFailedError
+import runtime
+from runtime.embedded.certificates import ServerCertificate
 from runtime.embedded.home import Home
+from runtime.embedded.parts import PartFailedError
+from runtime.embedded.ports import Probe
 from runtime.embedded.processes import ChildProcess, Command, last_line
+from runtime.embedded.temporal_server import EmbeddedTemporal
+from runtime.settings import Settings
 
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _PROBE_SECONDS = 0.1
-
-Probe = Callable[[], Awaitable[bool]]
+# The whole stack stops within 5 s, so a worker gives its activities less time than in production.
+_WORKER_GRACE_SECONDS = "2"
 
 
 class Service:
-    """One of our own processes; it serves once it has written its ready file and ``probe`` agrees.
-
-    Every start has a ready file of its own, so that a file of an earlier one is not taken for this one's.
-    """
+    """An API or worker process. It serves once its ready file exists and ``probe`` is true."""
 
     def __init__(
         self,
@@ -46,23 +49,20 @@ class Service:
 
     @property
     def name(self) -> str:
-        """A word for messages and file names."""
         return self._name
 
     @property
     def log_file(self) -> Path:
-        """Where the process's output goes."""
         return self._home.log_file(self._name)
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
         running = self._process is not None and self._process.exit_code is None
         return self._process.pid if self._process and running else None
 
     async def start(self) -> None:
-        """Start it and wait until it serves. Raises :class:`PartFailedError`, leaving no process behind."""
         self._starts += 1
+        # A file of its own for each start: the process of an earlier start may still write its own.
         ready_file = self._home.run / f"{self._name}.{self._starts}.ready"
         ready_file.unlink(missing_ok=True)
         environment = {**self._environment, "PERENNIAL_READY_FILE": str(ready_file)}
@@ -77,19 +77,16 @@ class Service:
             ready_file.unlink(missing_ok=True)
 
     async def wait(self) -> int:
-        """Wait until it has ended; gives the exit code."""
         if self._process is None:
             raise RuntimeError(f"{self._name} was not started yet.")
         return await self._process.wait()
 
     async def stop(self, grace: float) -> None:
-        """Ask it to end (SIGTERM) and kill it after ``grace`` seconds."""
         if self._process is not None:
             await self._process.stop((signal.SIGTERM, grace))
             self._process = None
 
     def kill(self) -> None:
-        """End it this instant."""
         if self._process:
             self._process.kill()
 
@@ -102,7 +99,7 @@ class Service:
                     self.log_file,
                 )
             await asyncio.sleep(_POLL_SECONDS)
-        # Not healthy yet means that something it depends on is away: starting it again would not help.
+        # No time limit: an unhealthy process waits for Postgres or Temporal, and a restart would not help.
         while process.exit_code is None and self._probe and not await self._probe():  # noqa: ASYNC110
             await asyncio.sleep(_PROBE_SECONDS)
         if process.exit_code is not None:
@@ -112,3 +109,50 @@ class Service:
                 f"see {self.log_file}.",
                 self.log_file,
             )
+
+
+def service_environment(
+    home: Home,
+    settings: Settings,
+    *,
+    runtime_url: str,
+    owner_url: str,
+    temporal: EmbeddedTemporal,
+    api_port: int,
+    certificate: ServerCertificate | None,
+) -> dict[str, str]:
+    """Return the caller's environment, overridden by the embedded stack's own addresses and files."""
+    environment = {"PERENNIAL_WORKER_GRACEFUL_SHUTDOWN_SECONDS": _WORKER_GRACE_SECONDS, **os.environ}
+    environment |= {
+        "PERENNIAL_HOME": str(home.path),
+        "PERENNIAL_ENVIRONMENT": "embedded",
+        "PERENNIAL_DATABASE_URL": runtime_url,
+        "PERENNIAL_MIGRATION_DATABASE_URL": owner_url,
+        "PERENNIAL_KEY_FILE": str((settings.key_file or home.key_file).resolve()),
+        "PERENNIAL_TEMPORAL_ADDRESS": temporal.address,
+        "PERENNIAL_TEMPORAL_UI_URL": temporal.ui_url,
+        "PERENNIAL_TEMPORAL_TLS": "false",
+        "PERENNIAL_API_PORT": str(api_port),
+        "PYTHONPATH": _python_path(),
+        "PYTHONUNBUFFERED": "1",
+    }
+    # Each run of a workflow imports its module again, and would compile it each time without bytecode.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    token = codec_token(home, settings)
+    if token is not None:
+        environment["PERENNIAL_CODEC_TOKEN"] = token
+    if certificate is not None:
+        environment["PERENNIAL_TLS_CERTIFICATE"] = str(certificate.certificate)
+        environment["PERENNIAL_TLS_KEY"] = str(certificate.key)
+    return environment
+
+
+def codec_token(home: Home, settings: Settings) -> str | None:
+    """Return the secret that the Web UI's pages show to the API; None where the Web UI may not decode payloads."""
+    return home.secret("codec") if settings.codec_in_ui else None
+
+
+def _python_path() -> str:
+    # Our own modules first, so that a stray cli.py in the caller's directory is not imported.
+    own = str(Path(runtime.__file__ or "").resolve().parents[1])
+    return os.pathsep.join([own, *filter(None, [os.environ.get("PYTHONPATH")])])

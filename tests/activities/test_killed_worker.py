@@ -79,6 +79,7 @@ async def stage(
         await worker.end()
 
 
+@pytest.mark.slow
 async def test_a_worker_that_dies_before_the_message_could_leave_sends_it_later(stage: Stage) -> None:
     def die_once(address: str) -> None:
         stage.mail.on_recipient = None
@@ -105,6 +106,7 @@ async def test_a_worker_that_dies_between_sending_and_recording_does_not_send_tw
     assert context.error is None
 
 
+@pytest.mark.slow
 async def test_a_worker_that_dies_after_recording_does_not_send_twice(stage: Stage) -> None:
     async def watch() -> None:
         async with stage.runs.database.connection() as connection:
@@ -120,6 +122,7 @@ async def test_a_worker_that_dies_after_recording_does_not_send_twice(stage: Sta
     assert stage.subjects() == stage.expected()
 
 
+@pytest.mark.slow
 async def test_killed_attempts_do_not_use_up_what_max_attempts_promises(stage: Stage) -> None:
     deaths = 2
 

@@ -16,8 +16,7 @@ from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime import migrate
 from runtime.database import Database
-from runtime.embedded.postgres import EmbeddedPostgres
-from runtime.embedded.scratch import scratch_postgres
+from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.settings import Settings
 from tests.support.builders import user
 from tests.support.events import add_user, event

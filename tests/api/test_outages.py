@@ -19,9 +19,8 @@ from models.errors import StoreUnavailableError, TemporalUnavailableError
 from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime import migrate
-from runtime.database import Database, DatabaseUnreachable
-from runtime.embedded.postgres import EmbeddedPostgres
-from runtime.embedded.scratch import scratch_postgres
+from runtime.database import Database, DatabaseUnreachableError
+from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.settings import Settings
 from tests.support.builders import user
 from tests.support.http import BASE_URL, Clients, assert_problem, bearer, new_key
@@ -129,7 +128,7 @@ async def test_a_temporal_that_is_there_is_handed_over(resources: Resources, tem
     [
         (RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), TemporalUnavailableError),
         (RPCError("slow", RPCStatusCode.DEADLINE_EXCEEDED, b""), TemporalUnavailableError),
-        (DatabaseUnreachable("gone"), StoreUnavailableError),
+        (DatabaseUnreachableError("gone"), StoreUnavailableError),
         (asyncpg.DeadlockDetectedError("again"), StoreUnavailableError),
     ],
 )

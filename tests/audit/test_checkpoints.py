@@ -13,7 +13,7 @@ from activities.audit import schedule_audit_checkpoint
 from models.audit import AuditEntry
 from models.temporal.audit import AUDIT_CHECKPOINT_ID
 from privacy.audit_chain import ChainBrokenError
-from runtime.database import Database, DatabaseUnreachable
+from runtime.database import Database, DatabaseUnreachableError
 from runtime.settings import Settings
 from store.audit import checkpoints, entries
 from store.retention import periods
@@ -121,7 +121,7 @@ async def _checkpoint_and_lose_the_connection(log: Log) -> None:
 
 async def test_a_checkpoint_worker_whose_connection_dies_leaves_no_half_checkpoint(log: Log) -> None:
     await log.fill(4)
-    with pytest.raises(DatabaseUnreachable):
+    with pytest.raises(DatabaseUnreachableError):
         await _checkpoint_and_lose_the_connection(log)
     async with log.database.connection() as connection:
         assert await checkpoints.last(connection) is None

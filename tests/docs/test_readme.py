@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.embedded.directories import temporary_directory
 from tests.embedded.running import ROOT, RunningStack
 
@@ -27,6 +29,7 @@ def tour() -> list[tuple[str, list[str]]]:
     return steps
 
 
+@pytest.mark.slow
 def test_every_line_of_the_tour_works_and_answers_what_it_says() -> None:
     steps = tour()
     assert sum(len(expected) for _, expected in steps) >= 5

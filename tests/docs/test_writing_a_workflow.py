@@ -60,6 +60,7 @@ def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(copy:
     assert int(passed[1]) >= 2 + 7 + 7, done.stdout  # the guide's two; each workflow's parameters and file
 
 
+@pytest.mark.slow
 def test_the_guide_s_workflow_runs_in_a_stack_that_has_just_been_started(copy: Path) -> None:
     found = re.search(r"```sh\n(.*?)```\n```json\n(.*?)\n```", GUIDE.split("## 3.")[1], re.DOTALL)
     assert found is not None

@@ -1,4 +1,4 @@
-"""Homes for real servers."""
+"""Directories and homes for real servers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""`perennial dev` with the stand-in for our own processes; the options are the real command's."""
+"""`perennial dev` with a stand-in for the API and the workers; the options are those of the real command."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from runtime.embedded.options import StackOptions
+from runtime.embedded.ports import StackOptions
 from runtime.embedded.supervisor import run_stack
 from runtime.settings import load_settings
 

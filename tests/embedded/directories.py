@@ -1,4 +1,4 @@
-"""Directories for homes of real servers."""
+"""Directories for the homes of real servers."""
 
 import shutil
 import tempfile
@@ -9,9 +9,8 @@ from pathlib import Path
 
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """Not under `tmp_path`: pytest closes its base directory to other users again and again, and Postgres, which
-    refuses to be root, has to pass through the directories above its data.
-    """
+    # Not under `tmp_path`: pytest closes its base directory to other users repeatedly, and Postgres's system user
+    # passes through the directories above its data.
     path = Path(tempfile.mkdtemp(prefix="perennial-"))
     try:
         yield path

@@ -1,6 +1,6 @@
-"""Stands in for `python -m cli` where a test is about the supervisor: `bootstrap`, `api` and `worker`.
+"""Replaces `python -m cli` in tests of the supervisor: `bootstrap`, `api` and `worker`.
 
-`STAND_IN_FAILS=worker` makes that one end at once, `STAND_IN_STUBBORN=worker` makes it deaf to SIGTERM.
+`STAND_IN_FAILS=worker` ends the worker at its start; `STAND_IN_STUBBORN=worker` makes it ignore SIGTERM.
 """
 
 import os
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import FrameType
 
-from runtime.readiness import announce_ready
+from runtime.process import announce_ready
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -42,15 +42,15 @@ def serve() -> None:
 
 
 def main() -> None:
-    what = sys.argv[1]
-    if os.environ.get("STAND_IN_FAILS") == what:
-        sys.stderr.write(f"the {what} can't go on like this\n")
+    command = sys.argv[1]
+    if os.environ.get("STAND_IN_FAILS") == command:
+        sys.stderr.write(f"the {command} can't continue\n")
         raise SystemExit(3)
-    is_stubborn = os.environ.get("STAND_IN_STUBBORN") == what
+    is_stubborn = os.environ.get("STAND_IN_STUBBORN") == command
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_stubborn else leave)
-    if what == "bootstrap":
+    if command == "bootstrap":
         Path(os.environ["PERENNIAL_HOME"], "admin.key").write_text("key\n")
-    elif what == "api":
+    elif command == "api":
         serve()
     else:
         announce_ready(Path(os.environ["PERENNIAL_READY_FILE"]))

@@ -1,4 +1,4 @@
-"""A stack in a process of its own, as a person at a terminal has it."""
+"""Runs a whole stack as a process of its own."""
 
 import itertools
 import json
@@ -14,14 +14,14 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-ANY_PORTS = ("--api-port", "0", "--temporal-port", "0", "--ui-port", "0")
+ANY_PORTS = ("--api-port", "0", "--temporal-port", "0", "--ui-port", "0")  # other stacks may run
 REAL = ("-m", "cli", "dev")
 _numbers = itertools.count()
 STAND_IN = (str(Path(__file__).with_name("dev.py")),)
 
 
 class RunningStack:
-    """``with`` starts it, waits until it serves, and leaves nothing of it behind."""
+    """Starts a stack. ``with`` waits until it serves, and stops it."""
 
     def __init__(
         self,
@@ -33,12 +33,11 @@ class RunningStack:
     ) -> None:
         self.home = home
         self._output = home.with_name(f"{home.name}.{next(_numbers)}.output")
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("PERENNIAL_")}
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *command, "--home", str(home), *(arguments or ANY_PORTS)],
                 cwd=root,
-                env={**ours, "PYTHONPATH": str(root), **(environment or {})},
+                env={**os.environ, "PYTHONPATH": str(root), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -70,12 +69,12 @@ class RunningStack:
         return int(self.endpoints["pids"][name])
 
     def family(self) -> list[psutil.Process]:
-        """The supervisor and everything below it."""
+        """Return the supervisor and all its descendants."""
         supervisor = psutil.Process(self.process.pid)
         return [supervisor, *supervisor.children(recursive=True)]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Exit code and seconds it took."""
+        """Send a signal; return the exit code and the seconds until the end."""
         began = time.monotonic()
         self.process.send_signal(number)
         code = self.process.wait(20)
@@ -91,7 +90,7 @@ class RunningStack:
 
 
 def assert_gone(processes: Sequence[psutil.Process], within: float) -> None:
-    """Whether all have ended; a zombie that waits for the system to take note of it has."""
+    """Assert that all end within so many seconds; a zombie has ended."""
     deadline = time.monotonic() + within
     while (alive := [process for process in processes if _is_alive(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)

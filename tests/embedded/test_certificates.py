@@ -9,7 +9,7 @@ import pytest
 from runtime.embedded.certificates import ServerCertificate, ensure_certificate
 
 
-async def test_the_certificate_serves_tls_1_3_to_who_trusts_the_authority(tmp_path: Path) -> None:
+async def test_the_certificate_serves_tls_1_3_to_clients_that_trust_the_authority(tmp_path: Path) -> None:
     files = ensure_certificate(tmp_path / "tls")
     server = await asyncio.start_server(_close, "127.0.0.1", 0, ssl=_server_side(files))
     port = server.sockets[0].getsockname()[1]

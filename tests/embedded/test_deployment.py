@@ -1,4 +1,4 @@
-"""What can be said of the files for deployment without a container engine."""
+"""The files for deployment, checked without a container engine."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def test_the_example_environment_shows_the_defaults(monkeypatch: pytest.MonkeyPa
     assert Settings() == untouched
 
 
-def test_the_image_is_without_what_only_development_needs() -> None:
+def test_the_image_lacks_packages_for_development() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [re.split(r"[<>=\[; ]", each)[0] for each in project["optional-dependencies"]["dev"]]
     recipe = (ROOT / "deploy" / "Dockerfile").read_text()
@@ -54,7 +54,7 @@ def test_compose_services_get_settings_that_exist(compose: dict[str, Any]) -> No
         assert set(compose["services"][name]["environment"]) <= known, name
 
 
-def test_compose_hands_the_owner_connection_to_migrations_only(compose: dict[str, Any]) -> None:
+def test_compose_gives_the_owners_connection_to_migrations_only(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         owns = "perennial_owner" in str(service.get("environment"))
         assert owns == (name == "migrate"), name
@@ -89,7 +89,7 @@ def test_compose_makes_the_roles_of_the_embedded_stack() -> None:
         assert word in script.read_text()
 
 
-def test_the_image_holds_every_package_and_nothing_that_is_not_there() -> None:
+def test_the_image_copies_every_package_and_names_no_missing_file() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
@@ -104,9 +104,7 @@ def test_the_lock_has_hashes_and_no_address_or_path() -> None:
         assert "--hash=sha256:" in block, block.splitlines()[0]
 
 
-def test_the_lock_has_what_the_project_declares() -> None:
-    import tomllib
-
+def test_the_lock_has_every_package_that_the_project_declares() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {re.split(r"[\[<>=;~! ]", requirement)[0].lower() for requirement in declared}

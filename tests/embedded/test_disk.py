@@ -1,4 +1,4 @@
-"""Nothing of a person is readable on the disk of a whole stack: Postgres' data and WAL, Temporal's, every log."""
+"""No personal data is readable on the disk of a stack: in data and WAL of Postgres, data of Temporal, or logs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.support.disk import Canaries
 from tests.support.events import event
 from tests.support.mail import MailServer
 
+# Canaries too: the parameters of the onboarding can only be durations.
 WAIT = {"first_activity_within": "P11DT7H41M23S", "nudge_within": "P13DT5H43M29S"}
-"""Canaries of their own: the only form that parameters of today's workflows can have."""
 
 
 @pytest.fixture
@@ -68,15 +68,15 @@ def events_of(user_id: str, canaries: Canaries) -> list[dict[str, Any]]:
     ]
 
 
-async def until(ask: Callable[[], Awaitable[httpx.Response]], holds: Callable[[Any], bool]) -> Any:
+async def until(request: Callable[[], Awaitable[httpx.Response]], holds: Callable[[Any], bool]) -> Any:
     async with asyncio.timeout(30):
-        while not holds(answer := (await ask()).json()):
+        while not holds(answer := (await request()).json()):
             await asyncio.sleep(0.05)
     return answer
 
 
-def refuse_by_name(mail: MailServer) -> None:
-    """A mail server that quotes the address in its refusals, as they do."""
+def reject_by_name(mail: MailServer) -> None:
+    """Make the mail server quote the address where it rejects one, as real ones do."""
 
     def decide(address: str) -> None:
         mail.refuse_recipients = None
@@ -88,7 +88,7 @@ def refuse_by_name(mail: MailServer) -> None:
 
 
 async def run(api: httpx.AsyncClient, user_id: str, holds: Callable[[Any], bool]) -> Any:
-    """Onboard somebody, until something holds of the instance."""
+    """Start an onboarding and wait for a condition on its instance."""
     body = {"user_id": user_id, "parameters": WAIT, "max_attempts": 1}
     answer = await api.post("/workflows/onboarding/execute", json=body)
     assert answer.status_code == 202, answer.text
@@ -98,7 +98,7 @@ async def run(api: httpx.AsyncClient, user_id: str, holds: Callable[[Any], bool]
 
 
 async def fill(api: httpx.AsyncClient, canaries: Canaries) -> None:
-    """People, events, and workflows that do their work or fail at it."""
+    """Store people and events, and run workflows that succeed or fail."""
     people = [person(user_id, canaries) for user_id in ("u-well", "u-gone", "u-busy")]
     for each in people:
         key = {"Idempotency-Key": canaries.called("idempotency")}
@@ -117,7 +117,7 @@ async def fill(api: httpx.AsyncClient, canaries: Canaries) -> None:
 
 
 async def exported(api: httpx.AsyncClient, canaries: Canaries) -> None:
-    """What real work has left of somebody is in the export, opened."""
+    """Assert that the export holds everything that is stored of a person, in the clear."""
     text = (await api.get("/users/u-well/export")).text
     for place in ("u-well", "surname", "gender", "city", "property", "deep", "device-id", "location", "referrer"):
         assert canaries.called(place) in text, place
@@ -125,12 +125,12 @@ async def exported(api: httpx.AsyncClient, canaries: Canaries) -> None:
     assert canaries.called("order") in {each["order_id"] for each in held["transactions"]}
     assert any(canaries.called("u-well") in each["recipient"] for each in held["messages"])
     busy = (await api.get("/users/u-busy/export")).json()
-    for told in (busy["instances"][0]["error"], busy["dead_letters"][0]["error"], busy["attempts"][-1]):
-        assert canaries.called("u-busy") in told["error_message"]
+    for error in (busy["instances"][0]["error"], busy["dead_letters"][0]["error"], busy["attempts"][-1]):
+        assert canaries.called("u-busy") in error["error_message"]
 
 
 async def send_nonsense(api: httpx.AsyncClient, canaries: Canaries) -> None:
-    """What is refused must not be logged either."""
+    """Send requests that the API rejects; their content must not be logged either."""
     called = canaries.called
     bad_user = person("u-bad", canaries) | {"email": called("no-address"), "account_status": called("status")}
     bad_event = event("e-bad", "u-well", timestamp=called("when"), event_properties={"x": called("x")})
@@ -172,9 +172,10 @@ async def checkpoint(stack: RunningStack) -> None:
         await connection.close()
 
 
+@pytest.mark.slow
 async def test_no_canary_is_on_the_disk_of_a_whole_stack(directory: Path, canaries: Canaries) -> None:
     async with MailServer() as mail, running(directory / "home", mail) as stack:
-        refuse_by_name(mail)
+        reject_by_name(mail)
         key = Path(stack.endpoints["admin_key_file"]).read_text().strip()
         headers = {"Authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(base_url=stack.endpoints["api"], headers=headers, trust_env=False) as api:
@@ -188,7 +189,7 @@ async def test_no_canary_is_on_the_disk_of_a_whole_stack(directory: Path, canari
         assert (await asyncio.to_thread(stack.stop))[0] == 0
 
     found = canaries.found_in(directory)
-    assert {what for what, _ in found} == {canaries.called("dimension")}, found
+    assert {canary for canary, _ in found} == {canaries.called("dimension")}, found
     assert {path.split("/")[2] for _, path in found} >= {"base", "pg_wal"}, "the search reaches data and WAL"
     for parameter in WAIT.values():
         assert not files_with(directory, parameter.encode())

@@ -12,8 +12,8 @@ import asyncpg
 import psutil
 import pytest
 
-from runtime.embedded.errors import StackError
 from runtime.embedded.home import Home
+from runtime.embedded.parts import StackError
 from runtime.embedded.ports import port_is_free
 from runtime.embedded.postgres import EmbeddedPostgres
 from tests.embedded.directories import temporary_directory
@@ -68,7 +68,9 @@ async def test_another_port_is_taken_when_the_remembered_one_is_not_free(home: H
         assert again.port != port
 
 
-async def test_neither_role_is_a_superuser_and_the_serving_one_makes_nothing(postgres: EmbeddedPostgres) -> None:
+async def test_neither_role_is_a_superuser_and_the_serving_role_can_create_nothing(
+    postgres: EmbeddedPostgres,
+) -> None:
     powers = "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
     assert await ask(postgres.runtime_url, powers) is False
     assert await ask(postgres.owner_url, powers) is False
@@ -89,7 +91,7 @@ async def test_text_is_utf_8_and_sorts_the_same_on_every_machine(postgres: Embed
     assert await ask(postgres.runtime_url, "SHOW data_checksums") == "on"
 
 
-async def test_the_log_holds_nothing_of_what_clients_send(postgres: EmbeddedPostgres) -> None:
+async def test_the_log_holds_nothing_that_clients_send(postgres: EmbeddedPostgres) -> None:
     canary = "ada.canary@example.com"
     connection = await asyncpg.connect(postgres.owner_url, ssl=False)
     await connection.execute("CREATE TABLE people (email text PRIMARY KEY)")
@@ -105,7 +107,7 @@ async def test_the_log_holds_nothing_of_what_clients_send(postgres: EmbeddedPost
     assert canary not in postgres.log_file.read_text()
 
 
-async def test_what_is_secret_is_closed_to_others(postgres: EmbeddedPostgres) -> None:
+async def test_secrets_logs_and_data_are_closed_to_other_users(postgres: EmbeddedPostgres) -> None:
     home = Home(postgres.log_file.parents[1])
     for file in (*home.secrets.iterdir(), *home.logs.iterdir()):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
@@ -129,11 +131,11 @@ async def test_a_postmaster_that_a_killed_run_left_is_stopped_first(
 
 @pytest.fixture
 def lingering() -> Callable[[EmbeddedPostgres], psutil.Process]:
-    """The postmaster of one that nobody stopped."""
+    """Returns the postmaster's process, which the test leaves running."""
     return lambda postgres: psutil.Process(postgres.pid)
 
 
-async def test_an_interrupted_initialisation_is_begun_anew(home: Home) -> None:
+async def test_an_interrupted_initialisation_is_repeated(home: Home) -> None:
     half = home.postgres_data.with_name("postgres.new")
     half.mkdir()
     (half / "PG_VERSION").write_text("18\n")
@@ -142,14 +144,14 @@ async def test_an_interrupted_initialisation_is_begun_anew(home: Home) -> None:
     assert not half.exists()
 
 
-async def test_data_of_another_version_is_refused_in_a_sentence(home: Home) -> None:
+async def test_data_of_another_version_is_rejected_in_a_sentence(home: Home) -> None:
     home.postgres_data.mkdir()
     (home.postgres_data / "PG_VERSION").write_text("17\n")
     with pytest.raises(StackError, match="holds data of PostgreSQL 17"):
         await EmbeddedPostgres(home).start()
 
 
-async def test_lost_secrets_are_named_in_a_sentence(home: Home) -> None:
+async def test_a_lost_password_is_named_in_a_sentence(home: Home) -> None:
     async with EmbeddedPostgres(home, durable=False):
         pass
     shutil.rmtree(home.secrets)
@@ -158,8 +160,8 @@ async def test_lost_secrets_are_named_in_a_sentence(home: Home) -> None:
         await EmbeddedPostgres(home, durable=False).start()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-async def test_an_ordinary_user_can_run_it_too(open_directory: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_an_ordinary_user_can_run_it(open_directory: Path) -> None:
     script = (
         "import asyncio, pathlib, sys\n"
         "from runtime.embedded.home import Home\n"

@@ -1,4 +1,4 @@
-"""The whole stack as `make run` starts it, every part the real one."""
+"""The whole stack as `make run` starts it, with the real API and workers."""
 
 import signal
 import ssl
@@ -9,6 +9,8 @@ import psutil
 import pytest
 
 from tests.embedded.running import ANY_PORTS, RunningStack, assert_gone
+
+pytestmark = pytest.mark.slow
 
 
 def is_ready(stack: RunningStack) -> bool:
@@ -39,7 +41,7 @@ def test_one_command_serves_and_one_signal_ends_it(directory: Path) -> None:
         assert [key["name"] for key in keys_of(stack)] == ["admin"]
         with httpx.Client(trust_env=False) as client:
             assert "<html" in client.get(stack.endpoints["temporal_ui"]).text.lower()
-            assert_the_web_ui_opens_payloads(stack, client)
+            assert_the_web_ui_decrypts_payloads(stack, client)
         processes = stack.family()
         code, seconds = stack.stop()
     assert code == 0
@@ -47,8 +49,8 @@ def test_one_command_serves_and_one_signal_ends_it(directory: Path) -> None:
     assert_gone(processes, within=0)
 
 
-def assert_the_web_ui_opens_payloads(stack: RunningStack, client: httpx.Client) -> None:
-    """Do what its pages do: read where to decode, ask whether they may, and send a payload."""
+def assert_the_web_ui_decrypts_payloads(stack: RunningStack, client: httpx.Client) -> None:
+    """Do as its pages do: read the codec's address, ask for permission, and send a payload."""
     ui = stack.endpoints["temporal_ui"]
     codec = client.get(f"{ui}/api/v1/settings").json()["Codec"]["Endpoint"]
     assert codec.startswith(f"{stack.endpoints['api']}/codec/")
@@ -59,9 +61,8 @@ def assert_the_web_ui_opens_payloads(stack: RunningStack, client: httpx.Client) 
     assert opened.json() == {"payloads": [plain]}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["api", "worker", "temporal", "postgres"])
-def test_a_killed_part_comes_back_and_the_stack_is_healthy(directory: Path, name: str) -> None:
+def test_a_killed_part_restarts_and_the_stack_is_healthy(directory: Path, name: str) -> None:
     with RunningStack(directory / "home") as stack:
         before = stack.endpoints
         old = before["pids"][name]
@@ -73,15 +74,13 @@ def test_a_killed_part_comes_back_and_the_stack_is_healthy(directory: Path, name
         assert keys_of(stack)
 
 
-@pytest.mark.slow
-def test_a_second_start_finds_everything_as_it_was(directory: Path) -> None:
+def test_a_second_start_keeps_the_data(directory: Path) -> None:
     with RunningStack(directory / "home") as stack:
         keys = keys_of(stack)
     with RunningStack(directory / "home") as stack:
         assert [key["id"] for key in keys_of(stack)] == [key["id"] for key in keys]
 
 
-@pytest.mark.slow
 def test_two_stacks_run_side_by_side(directory: Path) -> None:
     first, second = RunningStack(directory / "one"), RunningStack(directory / "two")
     with first, second:
@@ -93,8 +92,7 @@ def test_two_stacks_run_side_by_side(directory: Path) -> None:
         assert is_ready(second)
 
 
-@pytest.mark.slow
-def test_nothing_outlives_a_killed_supervisor(directory: Path) -> None:
+def test_all_processes_end_with_a_killed_supervisor(directory: Path) -> None:
     with RunningStack(directory / "home", *ANY_PORTS, "--workers", "2") as stack:
         processes = stack.family()
         stack.process.kill()
@@ -102,7 +100,6 @@ def test_nothing_outlives_a_killed_supervisor(directory: Path) -> None:
         assert_gone(processes, within=5)
 
 
-@pytest.mark.slow
 def test_the_api_speaks_tls_when_asked(directory: Path) -> None:
     with RunningStack(directory / "home", *ANY_PORTS, "--tls") as stack:
         assert stack.endpoints["api"].startswith("https://")

@@ -1,6 +1,6 @@
 """The supervisor with real Postgres and Temporal.
 
-Our own processes are a stand-in here, to be fast and to fail at will; test_stack.py has the real ones.
+A stand-in replaces the API and the workers: it starts fast and fails on demand. test_stack.py runs the real ones.
 """
 
 import json
@@ -20,7 +20,8 @@ from tests.embedded.directories import temporary_directory
 from tests.embedded.running import ANY_PORTS, STAND_IN, RunningStack, assert_gone
 
 
-def test_everything_comes_back_on_its_address_and_nothing_stays(directory: Path) -> None:
+@pytest.mark.slow
+def test_every_killed_part_restarts_on_its_address_and_a_stop_ends_all(directory: Path) -> None:
     with RunningStack(directory / "home", *ANY_PORTS, "--workers", "2", command=STAND_IN) as stack:
         before = stack.endpoints
         assert len(set(before["workers"])) == 2
@@ -60,7 +61,7 @@ def test_endpoints_are_as_the_contract_says_and_closed_to_others(tls_stack: Runn
     assert endpoints["postgres"] not in tls_stack.output
 
 
-def test_tls_is_for_who_trusts_the_authority_of_the_home(tls_stack: RunningStack) -> None:
+def test_clients_that_trust_the_authority_of_the_home_connect_over_tls(tls_stack: RunningStack) -> None:
     address = f"{tls_stack.endpoints['api']}/health/ready"
     trusted = ssl.create_default_context(cafile=tls_stack.endpoints["ca_file"])
     assert address.startswith("https://127.0.0.1:")
@@ -77,19 +78,20 @@ def test_a_home_in_use_is_one_sentence(tls_stack: RunningStack) -> None:
     assert (tls_stack.home / "endpoints.json").exists()
 
 
-def test_nothing_outlives_a_killed_supervisor_and_the_next_one_starts(directory: Path) -> None:
+@pytest.mark.slow
+def test_all_processes_end_with_a_killed_supervisor_and_the_next_one_starts(directory: Path) -> None:
     stack = RunningStack(directory / "home", command=STAND_IN)
     stack.wait_until_up()
     processes = stack.family()
     stack.process.kill()
     stack.process.wait()
     assert_gone(processes, within=5)
-    (stack.home / "endpoints.json").unlink()  # a killed one can't
+    (stack.home / "endpoints.json").unlink()  # a killed supervisor leaves it
     with RunningStack(directory / "home", command=STAND_IN) as again:
         assert again.endpoints["pids"]["postgres"]
 
 
-def test_a_stop_while_it_starts_leaves_nothing(directory: Path) -> None:
+def test_a_stop_during_the_start_ends_every_process(directory: Path) -> None:
     stack = RunningStack(directory / "home", command=STAND_IN)
     stack.wait_for(lambda: "temporal is up" in stack.output)
     processes = stack.family()
@@ -110,17 +112,22 @@ def test_a_taken_port_is_one_sentence_that_names_the_option(directory: Path, fla
     assert stack.output == wanted
 
 
-def test_the_same_port_twice_is_one_sentence(directory: Path) -> None:
-    stack = RunningStack(directory / "home", "--api-port", "7991", "--ui-port", "7991", command=STAND_IN)
-    assert stack.process.wait(20) == 1
-    assert stack.output == "Port 7991 is asked for twice; choose another one with --ui-port.\n"
+@pytest.mark.parametrize(("first", "second"), [("--api-port", "--ui-port"), ("--api-port", "--temporal-port")])
+def test_the_same_port_twice_is_one_sentence(directory: Path, first: str, second: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])  # taken, so that no other program can have it
+        arguments = [*ANY_PORTS, first, port, second, port]
+        stack = RunningStack(directory / "home", *arguments, command=STAND_IN)
+        assert stack.process.wait(20) == 1
+    assert stack.output == f"Port {port} is asked for twice; choose another one with {second}.\n"
 
 
 def test_a_home_that_cannot_be_made_is_one_sentence(directory: Path) -> None:
     (directory / "file").touch()
     with pytest.raises(NotADirectoryError):
         (directory / "file" / "home").mkdir()
-    stack = RunningStack(directory / "home", "--home", str(directory / "file" / "home"), command=STAND_IN)
+    arguments = [*ANY_PORTS, "--home", str(directory / "file" / "home")]
+    stack = RunningStack(directory / "home", *arguments, command=STAND_IN)
     assert stack.process.wait(20) == 1
     assert "can't be used: Not a directory.\n" in stack.output
     assert stack.output.count("\n") == 1
@@ -129,7 +136,7 @@ def test_a_home_that_cannot_be_made_is_one_sentence(directory: Path) -> None:
 def test_a_failing_preparation_ends_it_with_the_reason(directory: Path) -> None:
     stack = RunningStack(directory / "home", command=STAND_IN, environment={"STAND_IN_FAILS": "bootstrap"})
     assert stack.process.wait(30) == 1
-    assert "The database could not be prepared (the bootstrap can't go on like this); see" in stack.output
+    assert "The database could not be prepared (the bootstrap can't continue); see" in stack.output
     assert not (directory / "home" / "endpoints.json").exists()
 
 
@@ -138,21 +145,21 @@ def test_a_part_that_never_starts_ends_it_with_the_reason(directory: Path) -> No
     stack = RunningStack(directory / "home", command=STAND_IN, environment={"STAND_IN_FAILS": "worker"})
     assert stack.process.wait(90) == 1
     last = [line for line in stack.output.splitlines() if line][-1]
-    assert last.startswith("The worker ended with exit code 3 before it served (the worker can't go on like this)")
+    assert last.startswith("The worker ended with exit code 3 before it served (the worker can't continue)")
     assert str(directory / "home" / "logs" / "worker.log") in last
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("wishes", "at_least", "at_most"), [(1, 2.0, 5.0), (2, 0.5, 2.0)])
-def test_who_does_not_listen_is_killed_in_time_and_at_once_by_a_second_wish(
-    directory: Path, wishes: int, at_least: float, at_most: float
+@pytest.mark.parametrize(("signals", "at_least", "at_most"), [(1, 2.0, 5.0), (2, 0.5, 2.0)])
+def test_a_worker_that_ignores_sigterm_is_killed_in_time_or_at_once_by_a_second_signal(
+    directory: Path, signals: int, at_least: float, at_most: float
 ) -> None:
     environment = {"STAND_IN_STUBBORN": "worker"}
     with RunningStack(directory / "home", command=STAND_IN, environment=environment) as stack:
         processes = stack.family()
         began = time.monotonic()
         stack.process.send_signal(signal.SIGINT)
-        if wishes == 2:
+        if signals == 2:
             time.sleep(0.5)
             stack.process.send_signal(signal.SIGINT)
         assert stack.process.wait(20) == 0

@@ -9,8 +9,8 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
-from runtime.embedded.errors import StackError
 from runtime.embedded.home import Home
+from runtime.embedded.parts import StackError
 from runtime.embedded.temporal_server import SEARCH_ATTRIBUTES, EmbeddedTemporal, find_temporal
 
 
@@ -50,7 +50,7 @@ def test_a_configured_program_that_is_missing_is_named_in_a_sentence(tmp_path: P
         find_temporal(tmp_path / "temporal")
 
 
-def test_the_program_is_found_beside_python_without_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_is_found_in_the_virtual_environment_without_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert find_temporal().name == "temporal"
 

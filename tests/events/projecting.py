@@ -14,7 +14,7 @@ from activities.projector import Projector, start_projectors
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
 from runtime.database import Database
-from runtime.readiness import announce_ready
+from runtime.process import announce_ready
 from runtime.settings import Settings, load_settings
 from runtime.telemetry import configure_logging
 from runtime.temporal import EncryptedPayloads, connect

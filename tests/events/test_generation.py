@@ -20,9 +20,8 @@ from models.vocabulary import Purpose, Role
 from privacy.encryption import Cipher
 from runtime import migrate
 from runtime.database import Database
-from runtime.embedded.postgres import EmbeddedPostgres
+from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.embedded.postgres_files import binaries, environment
-from runtime.embedded.scratch import scratch_postgres
 from runtime.settings import Settings
 from store.consents import consents
 from store.consents.consents import Statement

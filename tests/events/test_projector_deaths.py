@@ -36,6 +36,7 @@ POINTS = {
     "before the effects": "SELECT FROM sessions FOR UPDATE",
     "after the effects": "LOCK TABLE event_waits IN ACCESS EXCLUSIVE MODE",
 }
+FIRST, *OTHERS = POINTS
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within: float = 30.0) -> float:
@@ -114,7 +115,7 @@ async def workers(
         await skipping.client.get_workflow_handle(projector_workflow_id(shard)).terminate()
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_every_event_to_count_once(
     log: Log,
     workers: Workers,
@@ -153,6 +154,7 @@ async def test_each_of_three_heartbeats_in_a_time_out_is_sent(
     assert throttle < HEARTBEAT / 3
 
 
+@pytest.mark.slow
 async def test_a_dead_workers_shards_are_taken_over_within_ten_seconds(log: Log, workers: Workers) -> None:
     processes = [await workers.start() for _ in range(2)]
     people = [await log.person(shard) for shard in range(SHARDS)]
@@ -188,6 +190,7 @@ async def test_a_worker_that_stops_in_good_order_hands_its_shards_over_at_once(l
     assert await until(folded) < 2
 
 
+@pytest.mark.slow
 async def test_workers_killed_at_any_moment_lose_nothing_and_count_nothing_twice(
     log: Log, workers: Workers
 ) -> None:
@@ -232,6 +235,7 @@ async def restart(server: EmbeddedPostgres) -> None:
     await server.start()
 
 
+@pytest.mark.slow
 async def test_postgres_killed_in_the_middle_of_a_batch_leaves_every_event_to_count_once(
     own_log: Log, server: EmbeddedPostgres
 ) -> None:

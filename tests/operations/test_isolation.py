@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.builders import user
 
@@ -43,6 +44,7 @@ async def _run(client: httpx.AsyncClient, number: int) -> dict[str, Any]:
     return ended
 
 
+@pytest.mark.slow
 async def test_a_hundred_instances_of_one_user_never_see_each_others_context(two: list[httpx.AsyncClient]) -> None:
     await two[0].post("/users", json=user())
     async with asyncio.timeout(240), asyncio.TaskGroup() as group:

@@ -180,6 +180,7 @@ async def _again(act: Callable[[], Awaitable[object]], over: asyncio.Event) -> N
         await asyncio.sleep(random.uniform(0, 0.005))
 
 
+@pytest.mark.slow
 async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
     two_pools: tuple[Database, Database],
     owner: asyncpg.Connection[asyncpg.Record],

@@ -23,6 +23,8 @@ from tests.support.http import assert_problem
 from tests.support.little_stack import LittleStack, little_stack
 from worker import startables
 
+pytestmark = pytest.mark.slow
+
 EXECUTE = "/workflows/onboarding/execute"
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 

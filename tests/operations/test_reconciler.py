@@ -201,6 +201,7 @@ async def test_lost_histories_are_asked_for_in_turn(
     }
 
 
+@pytest.mark.slow
 async def test_on_a_running_stack_a_termination_shows_in_the_list_within_a_minute(
     two: list[httpx.AsyncClient], stack: LittleStack, codec: EncryptedPayloads, database: Database
 ) -> None:

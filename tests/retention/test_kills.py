@@ -31,6 +31,8 @@ from tests.retention.filling import (
 )
 from tests.support.processes import PerennialProcess
 
+pytestmark = pytest.mark.slow
+
 MONTH = f"events_{WHOLE:%Y_%m}"
 ROWS = 20_000
 

@@ -1,1 +1,1 @@
-"""Tests of settings, pools and what else knows no domain."""
+"""Tests of settings, connection pools and telemetry."""

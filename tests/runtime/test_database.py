@@ -1,4 +1,4 @@
-"""What a session leaves behind, and where it doesn't."""
+"""State of a session ends with it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ async def _until(database: Database, condition: str, *values: object) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_lock_that_was_taken_by_a_cancelled_statement_is_gone_with_its_session(database: Database) -> None:
-    """Postgres keeps it when the statement fails, and whoever cancelled it can't know that it was granted."""
-
+async def test_a_lock_of_a_cancelled_statement_ends_with_its_session(database: Database) -> None:
+    # Postgres keeps a session lock when the statement fails, and the caller can't know that it was granted.
     async def lock() -> None:
         async with database.session() as connection:
             await connection.fetchval("SELECT pg_advisory_lock($1), pg_sleep(600)", LOCK)
@@ -36,7 +35,7 @@ async def test_a_lock_that_was_taken_by_a_cancelled_statement_is_gone_with_its_s
     await _until(database, f"NOT {held}", LOCK)
 
 
-async def test_a_connection_that_has_listened_is_not_given_back(database: Database) -> None:
+async def test_a_connection_that_has_listened_does_not_return_to_the_pool(database: Database) -> None:
     listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%rung%'"
     async with WakeUps(database, "rung").bell():
         await _until(database, f"EXISTS ({listening})")
@@ -45,7 +44,7 @@ async def test_a_connection_that_has_listened_is_not_given_back(database: Databa
     await _until(database, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
 
 
-async def test_a_connection_that_has_had_the_turn_of_the_months_is_not_given_back(
+async def test_a_connection_that_has_held_the_lock_of_the_partitions_does_not_return_to_the_pool(
     database: Database, postgres: EmbeddedPostgres
 ) -> None:
     owner = owner_database(postgres.owner_url)

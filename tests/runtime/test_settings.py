@@ -1,4 +1,4 @@
-"""Bad configuration stops the start with one sentence, which never repeats what was set."""
+"""A bad setting stops the start with one sentence, which never repeats the value."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from runtime.database import Database, DatabaseUnreachable
-from runtime.settings import BadConfiguration, load_settings
+from runtime.database import Database, DatabaseUnreachableError
+from runtime.settings import ConfigurationError, load_settings
 from tests.support.processes import ROOT
 
-KEPT = {name: value for name, value in os.environ.items() if not name.startswith("PERENNIAL_")}
 UNREACHABLE = "postgresql://nobody:s3cret@127.0.0.1:1/nowhere"
 
 
 def perennial(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with settings of its own."""
+    """Run a command with these settings alone."""
     given = {f"PERENNIAL_{name}": value for name, value in settings.items()}
     return subprocess.run(
         [sys.executable, "-m", "cli", *arguments],
         cwd=ROOT,
-        env={**KEPT, **given},
+        env={**os.environ, **given},
         capture_output=True,
         text=True,
         timeout=60,
@@ -70,9 +69,9 @@ def test_a_setting_that_cannot_be_used_is_named_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"PERENNIAL_{name}", value)
-    with pytest.raises(BadConfiguration, match=rf"PERENNIAL_{name} can't be used: .+\.") as refusal:
+    with pytest.raises(ConfigurationError, match=rf"PERENNIAL_{name} can't be used: .+\.") as raised:
         load_settings()
-    assert "s3cret" not in str(refusal.value)
+    assert "s3cret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +117,9 @@ def test_a_database_that_does_not_answer_is_one_sentence(arguments: list[str]) -
 @pytest.mark.parametrize(
     "sign", [asyncpg.InternalClientError("gone"), asyncpg.CrashShutdownError("gone"), ConnectionResetError()]
 )
-async def test_whatever_a_dying_postgres_makes_the_driver_raise_is_its_absence(
+async def test_each_error_of_the_driver_during_a_crash_of_postgres_means_unreachable(
     pool: Database, sign: Exception
 ) -> None:
-    with pytest.raises(DatabaseUnreachable):
+    with pytest.raises(DatabaseUnreachableError):
         async with pool.connection():
             raise sign

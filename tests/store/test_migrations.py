@@ -11,8 +11,7 @@ import pytest
 from models.tables.registry import TABLES
 from runtime import migrate
 from runtime.database import Database
-from runtime.embedded.postgres import EmbeddedPostgres
-from runtime.embedded.scratch import scratch_postgres
+from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.migrate import SchemaDiffersError
 from runtime.settings import Settings
 from store.connection import Connection

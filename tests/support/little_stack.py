@@ -1,4 +1,4 @@
-"""API processes and a worker process over a real Temporal, for tests that need several of them."""
+"""API processes and a worker process on a real Temporal, for tests that need several processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODULE = "tests.support.marketed"
 
 @dataclass
 class LittleStack:
-    """Its addresses; ``clients`` has an admin's client of each API process, as long as the database is kept."""
+    """A running stack and the addresses of its API processes."""
 
     temporal: EmbeddedTemporal
     settings: Settings
@@ -32,6 +32,7 @@ class LittleStack:
 
     @asynccontextmanager
     async def clients(self, database: Database) -> AsyncIterator[list[httpx.AsyncClient]]:
+        """Open an admin's client of each API process. Emptying the database makes its key invalid."""
         headers = bearer(await new_key(database, Role.ADMIN))
         async with AsyncExitStack() as stack:
             yield [
@@ -44,7 +45,7 @@ class LittleStack:
 
 @asynccontextmanager
 async def little_stack(settings: Settings, directory: Path, apis: int = 2) -> AsyncIterator[LittleStack]:
-    """Start one; its Temporal is its own, its database is the one that the settings name."""
+    """Start a stack with a Temporal of its own, on the database that the settings name."""
     async with EmbeddedTemporal(Home(directory / "home")) as temporal, AsyncExitStack() as stack:
         common = settings.model_copy(update={"temporal_address": temporal.address})
         worker = await stack.enter_async_context(PerennialProcess("worker", common, directory, MODULE))

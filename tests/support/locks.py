@@ -1,4 +1,4 @@
-"""Watching who waits for whom in Postgres."""
+"""Waits for sessions that are blocked in Postgres."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runtime.database import Database
 
 
 async def until_blocked(database: Database, sessions: int) -> None:
-    """Wait until so many sessions wait for a lock."""
+    """Wait until at least ``sessions`` sessions wait for a lock."""
     async with database.connection() as connection, asyncio.timeout(60):
         count = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
         while await connection.fetchval(count) < sessions:

@@ -1,4 +1,4 @@
-"""A server that a test may kill."""
+"""A server for tests that kill it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.embedded.directories import temporary_directory
 
 @asynccontextmanager
 async def durable_postgres() -> AsyncIterator[EmbeddedPostgres]:
-    """A durable Postgres of the test's own, migrated, to be killed."""
+    """Run a durable, migrated Postgres for one test."""
     with temporary_directory() as directory:
         home = Home(directory / "home")
-        with home.held():
+        with home.locked():
             async with EmbeddedPostgres(home) as server:
                 settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
                 await asyncio.to_thread(migrate.upgrade, settings)

@@ -1,4 +1,4 @@
-"""Perennial's own processes, started for a test and ended by their id."""
+"""API and worker processes for tests."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The environment that gives another process the same settings, and nothing of this one's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PERENNIAL_")}
+    """Return an environment from which another process reads these settings."""
     given = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    return {**kept, **{f"PERENNIAL_{name.upper()}": str(value) for name, value in given.items()}}
+    return {**os.environ, **{f"PERENNIAL_{name.upper()}": str(value) for name, value in given.items()}}
 
 
 class PerennialProcess:
-    """`perennial api` or `perennial worker` as a process of its own; or another module's command."""
+    """`perennial api` or `perennial worker` as a process, or a command of another module."""
 
     def __init__(self, command: str, settings: Settings, directory: Path, module: str = "cli") -> None:
         self._command = command
@@ -32,7 +31,7 @@ class PerennialProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start it, and wait until it serves."""
+        """Start the process and wait until it serves."""
         ready = await self.launch()
         assert self._process is not None
         async with asyncio.timeout(60):
@@ -41,7 +40,7 @@ class PerennialProcess:
                 await asyncio.sleep(0.02)
 
     async def launch(self) -> Path:
-        """Start it; returns the file that is there once it serves."""
+        """Start the process; return the file that it writes once it serves."""
         ready = self._directory / f"{self._command}-{os.urandom(4).hex()}.ready"
         settings = self._settings.model_copy(update={"ready_file": ready})
         with (self._directory / f"{self._command}.log").open("ab") as log:
@@ -60,37 +59,34 @@ class PerennialProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         assert self._process is not None
         return self._process.pid
 
     def kill(self) -> None:
-        """`kill -9`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
 
     async def wait(self, within: float = 60.0) -> int:
-        """Wait for its end, and its exit code."""
+        """Wait for the end and return the exit code."""
         assert self._process is not None
         async with asyncio.timeout(within):
             return await self._process.wait()
 
     async def end(self) -> None:
-        """Make sure that it has ended."""
+        """Kill the process unless it has ended."""
         if self._process is not None:
             if self._process.returncode is None:
                 self.kill()
             await self._process.wait()
 
     async def stop(self) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM and return the exit code."""
         assert self._process is not None
         if self._process.returncode is None:
             self._process.terminate()
         return await self._process.wait()
 
     def log(self) -> str:
-        """What it has written so far."""
         return (self._directory / f"{self._command}.log").read_text()
 
     async def __aenter__(self) -> PerennialProcess:

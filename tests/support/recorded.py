@@ -32,7 +32,7 @@ from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from privacy.keyring import KeyRing, KeySet
 from runtime.database import Database
-from runtime.embedded.scratch import scratch_postgres
+from runtime.embedded.postgres import scratch_postgres
 from runtime.embedded.temporal_server import find_temporal
 from runtime.migrate import upgrade
 from runtime.settings import Settings

@@ -1,4 +1,4 @@
-"""A time-skipping Temporal, a worker on it, and a customer to run workflows for."""
+"""Fixtures: a time-skipping Temporal, a worker on it, and a customer."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ def codec(key_ring: KeyRing) -> EncryptedPayloads:
 
 @pytest.fixture(scope="session")
 async def skipping(codec: EncryptedPayloads) -> AsyncIterator[WorkflowEnvironment]:
-    """A Temporal whose workflows each have a virtual clock."""
     async with skipping_temporal(codec) as environment:
         yield environment
 
 
 @asynccontextmanager
 async def skipping_temporal(codec: EncryptedPayloads, *more: str) -> AsyncIterator[WorkflowEnvironment]:
-    """A time-skipping Temporal; ``more`` are dynamic configuration values."""
+    """Run a Temporal that skips time; ``more`` are dynamic configuration values."""
     binary = shutil.which("temporal") or shutil.which("temporal", path=str(Path(sys.executable).parent))
     dynamic = (
         "frontend.WorkflowTimeSkippingEnabled=true",
         'history.timerProcessorMaxTimeShift="1ms"',
         "history.timerProcessorMaxPollRPS=1000",
         "history.transferProcessorMaxPollRPS=300",
-        # A history can be deleted once its closing was acknowledged, which is every 30 s by default.
+        # Temporal deletes a history only after acknowledging its end, by default every 30 s.
         'history.transferProcessorUpdateAckInterval="1s"',
         *more,
     )
@@ -87,7 +86,6 @@ def worker_settings(mail: MailServer) -> Settings:
 async def runs(
     skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[Runs]:
-    """Starts workflows on a worker of this test's own."""
     async with build_worker(skipping.client, worker_settings, database, cipher):
         yield Runs(skipping, database, cipher, worker_settings.task_queue)
 

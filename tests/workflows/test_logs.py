@@ -15,7 +15,7 @@ from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from runtime.telemetry import WithoutTexts
+from runtime.telemetry import ScrubbingSpanExporter
 from tests.support.logs import logged
 
 CANARY = "kanarie@example.com"
@@ -42,7 +42,7 @@ class Failing:
 async def test_a_failing_workflow_writes_nothing_of_its_person(temporal: Client) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(WithoutTexts(exporter)))
+    provider.add_span_processor(SimpleSpanProcessor(ScrubbingSpanExporter(exporter)))
     tracing = TracingInterceptor(provider.get_tracer("test"))
     config = temporal.config()
     config["interceptors"] = [tracing]

@@ -19,7 +19,7 @@ from models.temporal.execution import Message, StepContext
 from models.vocabulary import MessageStatus, Purpose, Suppression
 from privacy.encryption import Cipher
 from runtime.database import Database
-from runtime.settings import BadConfiguration, Settings
+from runtime.settings import ConfigurationError, Settings
 from store.messages import messages, send_gate
 from store.messages.send_gate import FrequencyCap
 from tests.support.journeys import JOURNEYS
@@ -261,5 +261,5 @@ async def test_an_endpoint_that_answers_400_fails_the_step(
 
 def test_a_message_endpoint_without_tls_stops_the_start_outside_the_embedded_stack() -> None:
     settings = Settings(environment="production", message_webhook_url="http://127.0.0.1:1/x")
-    with pytest.raises(BadConfiguration, match="PERENNIAL_MESSAGE_WEBHOOK_URL must be https"):
+    with pytest.raises(ConfigurationError, match="PERENNIAL_MESSAGE_WEBHOOK_URL must be https"):
         transports(settings)

@@ -12,7 +12,7 @@ from temporalio.service import RPCError
 
 from privacy.encryption import Cipher
 from runtime.database import Database
-from runtime.settings import BadConfiguration, Settings
+from runtime.settings import ConfigurationError, Settings
 from tests.support.http import Clients
 from tests.support.people import Customer
 from tests.workflows_api.conftest import SHORT, execute, until
@@ -67,5 +67,5 @@ def test_half_a_version_stops_the_start(
     settings: Settings, temporal: Client, database: Database, cipher: Cipher
 ) -> None:
     for half in ({"worker_deployment": "perennial"}, {"worker_build_id": "build-1"}):
-        with pytest.raises(BadConfiguration):
+        with pytest.raises(ConfigurationError):
             build_worker(temporal, settings.model_copy(update=half), database, cipher)

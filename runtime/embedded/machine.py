@@ -1,0 +1,116 @@
+"""Prepares the machine for Postgres when the stack runs as root: a system user, and access to the program files.
+
+All stacks on the machine share both, so one lock covers both. A stack that waits for the lock finds them finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.embedded.parts import StackError
+
+SYSTEM_USER = "pgserver"
+LOCK_FILE = Path("/var/run/perennial.lock")
+_LOCK_SECONDS = 60.0
+_POLL_SECONDS = 0.02
+
+
+def prepare_machine(programs: Path, data: Path) -> str | None:
+    """Return the system user that runs Postgres, able to reach ``data`` and to run ``programs``; blocks.
+
+    Postgres refuses to run as root. Returns None for any other user: the server then runs as that user. Raises
+    :class:`StackError` where root can't make the system user.
+    """
+    if os.geteuid() != 0:
+        return None
+    with _machine_lock() as lock:
+        user_id = _ensure_user(lock)
+        for directory in {*data.resolve().parents, *programs.resolve().parents}:
+            if directory.stat().st_uid != user_id:
+                _add_permissions(directory, stat.S_IXOTH)  # to pass through; others still can't list it
+        open_to_others(programs)
+    return SYSTEM_USER
+
+
+def open_to_others(programs: Path) -> None:
+    """Let every user read and run the installation around ``programs``, also one made under a strict umask."""
+    last = programs / "postgres"
+    if last.stat().st_mode & stat.S_IXOTH:
+        return
+    installed = [path for path in programs.parent.rglob("*") if path != last and not path.is_symlink()]
+    # After a kill in the middle the next start does it all again, because the program that it asks for is last.
+    for path in (programs.parent, *installed, last):
+        executable = stat.S_IXOTH if path.stat().st_mode & stat.S_IXUSR else 0
+        _add_permissions(path, stat.S_IROTH | executable)
+
+
+def _add_permissions(path: Path, wanted: int) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & wanted != wanted:
+        path.chmod(mode | wanted)
+
+
+def _ensure_user(lock: int) -> int:
+    """Return the user id of Postgres's system user, made here where it is missing.
+
+    Two `useradd` at once both succeed, and the second replaces the entry by one with another id. Files that
+    were given to the first id are closed to the user from then on. Hence the lock.
+    """
+    try:
+        return pwd.getpwnam(SYSTEM_USER).pw_uid
+    except KeyError:
+        _add_user(lock)
+    return pwd.getpwnam(SYSTEM_USER).pw_uid
+
+
+def _add_user(lock: int) -> None:
+    # `su` without `-` leaves root a path without these directories.
+    search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    program = shutil.which("useradd", path=search) or "useradd"
+    command = [program, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    try:
+        # `useradd` inherits the lock: after a kill of this process, others wait until `useradd` has ended.
+        subprocess.run(command, check=True, capture_output=True, pass_fds=[lock])  # noqa: S603 - fixed words
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise StackError(
+            f"PostgreSQL refuses to run as root and the system user {SYSTEM_USER} could not be made; "
+            "make it by hand or start the stack as an ordinary user."
+        ) from error
+
+
+@contextmanager
+def _machine_lock() -> Iterator[int]:
+    """Hold the lock of the machine. The kernel releases it once every process that inherited it has ended."""
+    try:
+        # In a directory of root's: other users can neither hold this lock nor put a link in its place.
+        lock = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StackError(f"The lock file {LOCK_FILE} can't be used: {error.strerror}.") from error
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _try_lock(lock):
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"Another process has held {LOCK_FILE} for {_LOCK_SECONDS:.0f} s; end that process."
+                )
+            time.sleep(_POLL_SECONDS)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
