@@ -311,7 +311,7 @@ def _migrated(settings: Settings) -> None:
     from sqlalchemy.exc import DBAPIError
 
     from runtime.migrate import upgrade
-    from store.events import generation
+    from store.events import log
 
     try:
         upgrade(settings)
@@ -319,7 +319,7 @@ def _migrated(settings: Settings) -> None:
         raise ConfigurationError(
             f"The database can't be migrated ({type(error).__name__}); is it there, and does its role own it?"
         ) from error
-    _with_database(settings, generation.settle)
+    _with_database(settings, log.settle_generation)
 
 
 async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:

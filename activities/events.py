@@ -1,10 +1,10 @@
-"""Events that workflows record and look for.
+"""Activities on events: workflows record them and look for them.
 
-An event of a step counts once: its id follows from (instance, step), and ids deduplicate. By the line at which the
-process dies:
+An event of a step counts once: its id follows from (instance, step), and ids deduplicate. Argument, by the point
+at which the worker dies:
 
-1. before the transaction of ingest commits: nothing happened; the next attempt stores it.
-2. after it: the next attempt finds the id taken by the same event, and answers `duplicate`.
+1. before the transaction of ingest commits: nothing happened; the next attempt stores the event.
+2. after it: the next attempt finds the id taken by the same event, and returns `duplicate`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EMITTED = uuid.UUID("7a1b0a55-9f0e-4d0f-8f0b-6f3f1f0a9c2e")
 
 
 class Events:
-    """Records events as ingest does, under the same consent, in the same transaction."""
+    """Records events as ingest does, under the same consent."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
@@ -44,7 +44,8 @@ class Events:
     async def emit(self, event: NewEvent) -> Emission:
         """Record an event of the step's user, dated now.
 
-        One that its person doesn't consent to is `rejected`; one that its type's schema refuses fails for good.
+        The status is `rejected` without the user's consent. An event that its type's schema rejects fails the
+        step without a retry.
         """
         async with self._database.connection() as connection:
             types = await self._types.find(connection, {event.event_type})
@@ -53,16 +54,16 @@ class Events:
             try:
                 async with connection.transaction():
                     [outcome] = await events.record(connection, self._cipher, [ready])
-            except asyncpg.CheckViolationError:  # the partition has gone: the next attempt makes it
+            except asyncpg.CheckViolationError:  # retention dropped the partition: the next attempt creates it
                 self._partitions.forget()
                 raise
-            await log.announce(connection)
+            await log.notify(connection)
         reason = outcome.errors[0].code if outcome.errors else None
         return Emission(event_id=ready.event_id, status=outcome.status, reason=reason)
 
     @activity.defn(name="events.last_seen")
     async def last_seen(self, asked: LastSeen) -> LastEvent:
-        """When the latest event of a kind happened; what workflows emit isn't the customer's doing."""
+        """The time of the user's latest event of a type, without those that workflows recorded."""
         async with self._database.connection() as connection:
             return LastEvent(at=await events.last_seen(connection, asked.user_id, asked.event_type))
 
@@ -83,8 +84,8 @@ def _ready(event: NewEvent, types: Mapping[str, EventType]) -> Ingestible:
         historical=False,
     )
     if isinstance(prepared, Outcome):
-        told = "; ".join(f"{error.pointer} {error.code}" for error in prepared.errors)
-        raise ApplicationError(f"the event isn't valid: {told}", type="InvalidEvent", non_retryable=True)
+        errors = "; ".join(f"{error.pointer} {error.code}" for error in prepared.errors)
+        raise ApplicationError(f"the event isn't valid: {errors}", type="InvalidEvent", non_retryable=True)
     return prepared
 
 

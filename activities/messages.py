@@ -1,23 +1,22 @@
-"""Messages to customers: the intent first, then the effect, once.
+"""Activities on messages to customers: write the intent first, then send, once.
 
-Argument, by the line at which the process dies (the message's status in brackets is what is stored then):
+Argument, by the point at which the worker dies (the status in brackets is the stored one):
 
 1. before the intent commits [none]: nothing happened.
-2. after it, while connecting or naming the recipient [pending]: the server has nothing; the next attempt
+2. after it, while the worker connects or names the recipient [pending]: the server has nothing; the next attempt
    sends.
-3. after ``about_to`` commits [sending]: the message may be gone or not. The next attempt doesn't send it
-   again but records it as ``unconfirmed``. Where the receiver drops repetitions it does, under the same id: a
-   message endpoint does, and a mail server with ``PERENNIAL_SMTP_UNCONFIRMED=resend``.
+3. after ``about_to`` commits [sending]: the message may have left. The next attempt does not send it again and
+   records it as ``unconfirmed``. Where the receiver drops repetitions, it sends again under the same id: to a
+   message endpoint, and to a mail server with ``PERENNIAL_SMTP_UNCONFIRMED=resend``.
 4. after ``sent`` commits [sent]: the next attempt reads it back.
 
-A refusal or failure that the server has answered for is known, and puts the message back to ``pending``; but not
-one that an earlier attempt may have handed over: of that this attempt's failure says nothing. Without an answer
-all is as in 3.
+A rejection or failure that the server has answered is a known outcome, and puts the message back to ``pending``.
+The exception is a message that an earlier attempt may have handed over: this attempt's failure says nothing about
+that one. Without an answer, 3 applies.
 
-Consent to the purpose of the message's workflow, and the frequency cap, are looked at twice: with the intent, so
-that a mail server isn't even told of the address; and, what counts, in the transaction of ``about_to``, behind the
-lock that a withdrawal takes (:func:`store.messages.messages.send_gate.authorize`). A message that something speaks against then is
-``suppressed``, and stays so.
+Consent for the workflow's purpose and the frequency cap are checked twice. The check with the intent keeps the
+address from the mail server. The one that counts is in the transaction of ``about_to``, under the locks that a
+withdrawal takes (:func:`store.messages.send_gate.authorize`). A message that it suppresses stays ``suppressed``.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from delivery.smtp import Envelope, HandoverUncertainError, MessageRejectedError, Transport
 from delivery.templates import MessageTemplate
+from delivery.transport import Envelope, HandoverUncertainError, MessageRejectedError, Transport
 from models.temporal.execution import CleanedUp, CleanUp, Delivery, Message
 from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
 from privacy.encryption import Cipher
@@ -42,11 +41,11 @@ from store.messages.send_gate import FrequencyCap, MessageWithdrawnError
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 30.0
-"""How long to wait for Postgres while a message is on the wire; below the step's time-out."""
+"""The time to wait for Postgres while a transport has a message; below the step's time-out."""
 
 
 class Messages:
-    """Sends messages through the outbox table and, where one is configured for their channel, a transport."""
+    """Sends messages by the transport of their channel; without one, a message stays `outbox`."""
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class Messages:
         cap: FrequencyCap | None,
         templates: Mapping[str, MessageTemplate],
     ) -> None:
-        """``purposes`` has the purpose of each lifecycle workflow; one that isn't there counts as marketing."""
+        """``purposes`` has the purpose of each lifecycle workflow; the default is marketing."""
         self._database = database
         self._cipher = cipher
         self._transports = transports
@@ -70,10 +69,9 @@ class Messages:
 
     @activity.defn(name="messages.send")
     async def send(self, message: Message) -> Delivery:
-        """Send a message to the step's user; returns what became of it.
+        """Send a message to the step's user; a suppressed message is no failure.
 
-        The recipient's address is read now, just in time, and is the same at every attempt of this step. Whether
-        it may go is looked at last of all, see :mod:`store.messages.messages.send_gate`; one that may not is no failure.
+        The first attempt reads the recipient's address; later attempts of the step use the same.
         """
         text = self._templates.get(message.template)
         if text is None:
@@ -84,9 +82,10 @@ class Messages:
         purpose = self._purposes.get(message.step_context.workflow_id, Purpose.MARKETING)
         async with self._database.transaction() as connection:
             intent = await messages.intend(connection, self._cipher, message, purpose, text.render)
-            if intent.status is MessageStatus.PENDING:  # so that no mail server is told of the address in vain
-                reason = await send_gate.objection(connection, intent, user_id, self._cap)
-                if reason and await messages.settle(
+            if intent.status is MessageStatus.PENDING:
+                # Without this check a mail server would get the address of a message that the gate suppresses.
+                reason = await send_gate.suppression_reason(connection, intent, user_id, self._cap)
+                if reason and await messages.change_status(
                     connection, intent.message_id, MessageStatus.SUPPRESSED, reason=reason
                 ):
                     return _delivery(intent, MessageStatus.SUPPRESSED, reason)
@@ -94,12 +93,12 @@ class Messages:
         if intent.status is MessageStatus.PENDING or self._may_resend(intent.status, transport):
             return await self._transmit(intent, transport, message)
         if intent.status is MessageStatus.SENDING:
-            return await self._settle(intent, MessageStatus.UNCONFIRMED)
+            return await self._record(intent, MessageStatus.UNCONFIRMED)
         return _delivery(intent, intent.status, intent.reason)
 
     @activity.defn(name="messages.withdraw")
     async def withdraw(self, clean_up: CleanUp) -> CleanedUp:
-        """Withdraw what a cancelled instance has intended but not handed over."""
+        """Withdraw the pending messages of a cancelled instance."""
         async with self._database.transaction() as connection:
             count = await messages.withdraw(connection, clean_up.step_context.instance_id)
         return CleanedUp(messages_withdrawn=count)
@@ -111,8 +110,8 @@ class Messages:
 
     async def _transmit(self, intent: messages.Intent, transport: Transport | None, message: Message) -> Delivery:
         async def about_to(status: MessageStatus = MessageStatus.SENDING) -> None:
-            if reason := await self._let_go(intent, message.step_context.user_id, status):
-                raise _HeldBackError(reason)
+            if reason := await self._authorize(intent, message.step_context.user_id, status):
+                raise _SuppressedError(reason)
 
         try:
             if transport is None:
@@ -122,39 +121,40 @@ class Messages:
                 Envelope(intent.message_id, intent.recipient, intent.subject, intent.body, message.template),
                 about_to,
             )
-        except _HeldBackError as error:
-            return _delivery(intent, send_gate.held_back(intent), error.reason)
+        except _SuppressedError as error:
+            return _delivery(intent, send_gate.suppressed_status(intent), error.reason)
         except MessageWithdrawnError:
             return _delivery(intent, MessageStatus.WITHDRAWN)
         except HandoverUncertainError:
             if self._may_resend(MessageStatus.SENDING, transport):
                 raise
-            return await self._settle(intent, MessageStatus.UNCONFIRMED)
+            return await self._record(intent, MessageStatus.UNCONFIRMED)
         except MessageRejectedError as error:
-            await self._settle(intent, MessageStatus.REFUSED)
+            await self._record(intent, MessageStatus.REFUSED)
             raise ApplicationError(str(error), type="MessageRejectedError", non_retryable=True) from error
         except Exception:
             await self._put_back(intent)
             raise
-        return await self._settle(intent, MessageStatus.SENT)
+        return await self._record(intent, MessageStatus.SENT)
 
     async def _put_back(self, intent: messages.Intent) -> None:
-        """After an attempt that certainly did nothing."""
-        if intent.status is MessageStatus.PENDING:  # else an earlier one may have handed it over
-            await self._settle(intent, MessageStatus.PENDING)
+        """Make a message `pending` again after an attempt that certainly sent nothing."""
+        if intent.status is MessageStatus.PENDING:  # else an earlier attempt may have handed it over
+            await self._record(intent, MessageStatus.PENDING)
 
-    async def _settle(self, intent: messages.Intent, status: MessageStatus) -> Delivery:
-        await self._patiently(lambda connection: messages.settle(connection, intent.message_id, status))
+    async def _record(self, intent: messages.Intent, status: MessageStatus) -> Delivery:
+        await self._in_transaction(
+            lambda connection: messages.change_status(connection, intent.message_id, status)
+        )
         return _delivery(intent, status)
 
-    async def _let_go(self, intent: messages.Intent, user_id: str, status: MessageStatus) -> Suppression | None:
-        return await self._patiently(
+    async def _authorize(self, intent: messages.Intent, user_id: str, status: MessageStatus) -> Suppression | None:
+        return await self._in_transaction(
             lambda connection: send_gate.authorize(connection, intent, user_id, status, self._cap)
         )
 
-    async def _patiently(self, write: Callable[[Connection], Awaitable[T]]) -> T:
-        """Write in a transaction, again and again: what is known of a message on the wire must not be lost
-        because Postgres is being restarted at that moment."""
+    async def _in_transaction(self, write: Callable[[Connection], Awaitable[T]]) -> T:
+        """Write in a transaction, and retry while Postgres is away: a restart must not lose a known outcome."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while True:
             try:
@@ -170,8 +170,8 @@ def _delivery(intent: messages.Intent, status: MessageStatus, reason: Suppressio
     return Delivery(message_id=intent.message_id, status=status, reason=reason)
 
 
-class _HeldBackError(Exception):
-    """At the last moment something spoke against the message."""
+class _SuppressedError(Exception):
+    """The send gate suppressed the message."""
 
     def __init__(self, reason: Suppression) -> None:
         super().__init__(reason.value)

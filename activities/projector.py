@@ -1,23 +1,23 @@
-"""The projector: follows a shard of the log and folds its events into profiles, sessions and transactions.
+"""The projector: follows a shard of the log and projects its events into profiles, sessions and transactions.
 
-An event counts exactly once. Argument, by the point at which a process, or Postgres, dies; the effects, the
-events set aside, the letters to Temporal and the cursor's move are one transaction:
+Each event counts exactly once. The effects, the events set aside, the outbox entries for Temporal and the move of
+the cursor are one transaction. Argument, by the point at which the worker or Postgres dies:
 
-1. after the batch is read: nothing was written; whoever takes the shard over reads the same again.
-2. after the cursor is moved, before all effects are written: all of it is rolled back; as 1.
+1. after the batch is read: nothing was written; the next worker on the shard reads the same events.
+2. after the cursor is moved, before all effects are written: Postgres rolls back; as 1.
 3. after the effects, before the commit: as 2.
-4. during the commit, where the answer doesn't come: effects and move are both there or both not.
-5. after the commit: the cursor is behind the batch. A commit that the disk hadn't got yet when Postgres
-   crashed is forgotten whole, and the events, which the disk had before they were answered, are read again.
+4. during the commit, without an answer: effects and move are both committed, or neither.
+5. after the commit: the cursor is behind the batch. Where Postgres crashes before the commit is on disk, effects
+   and move are lost together. The events are on disk, since ingest answers after that, and are read again.
 
-The cursor isn't kept in memory: each batch begins with reading where Postgres says that it is.
+The worker doesn't keep the cursor in memory: each batch begins by reading it from Postgres.
 
-Two workers that follow one shard for a moment, as after a heartbeat that came late, are harmless: the cursor
-moves by compare-and-set before anything else is written, so the second waits for the first and finds it moved.
+Two workers may follow one shard for a moment, for instance after a late heartbeat. The cursor moves by
+compare-and-set before anything else is written, so the second worker waits for the first and finds it moved.
 
-An event that can't be folded never stops its shard: it is tried a few times, alone, then set aside in the same
-way (:mod:`store.events.poison`). So is one that Postgres refuses to store, once a batch of nothing else fails. What would
-befall any event, a bug of ours among it, stops the shard, and is tried again until it passes.
+An event that can't be projected never stops its shard. The worker tries it a few times, alone, and then sets it
+aside (:mod:`store.events.poison`), also where Postgres rejects its data. An error that would befall any event
+stops the shard, for instance a bug: the worker retries until it succeeds.
 """
 
 from __future__ import annotations
@@ -44,36 +44,35 @@ from store.connection import Connection
 from store.consents import locks
 from store.events import log, poison, projection
 from store.events.log import BEGINNING, CHANNEL, CursorMovedError, LoggedEvent, Position
-from store.events.poison import Refused
-from store.users import closures, data_keys
+from store.events.poison import UnusableEvent
+from store.users import data_keys, users
 
 logger = logging.getLogger("perennial.projector")
 
 BATCH = 5000
-"""How many events at most go into one transaction. One who is behind takes more at once, and many events of the
-same people and sessions cost little more than one."""
+"""The most events in one transaction. Events of the same users and sessions share most of their cost."""
 YIELD_EVERY = 250
-"""After how many events others of this process have their turn: workflow tasks wait on the same loop."""
+"""The events after which the loop yields: workflow tasks wait on the same event loop."""
 TRIES = 3
-"""How often an event is tried alone before it is set aside."""
+"""The attempts at an event, alone, before it is set aside."""
 TURN_SECONDS = 20 * 60.0
-"""How long an activity follows a shard before it lets the workflow continue as new."""
+"""The time after which the activity ends, so that the workflow can continue as new."""
 POLL_SECONDS = 0.25
-"""How soon it looks by itself, when no notification comes."""
+"""The pause after an empty read, unless a notification comes."""
 UNSETTLED_SECONDS = 0.01
-"""How soon it looks again while rows wait for an open transaction to end."""
+"""The pause while rows wait for an open transaction to end."""
 GATHER_SECONDS = 0.025
-"""How long at least it lets events gather after a batch, so that a steady stream makes fewer batches."""
+"""The shortest pause after a batch, so that a steady stream makes fewer batches."""
 PACE = 2.0
 MOST_GATHERED_SECONDS = 0.25
-"""It rests so many times as long as the batch took, within limits: where the machine is full, what waits for an
-answer goes first, and larger batches cost less an event."""
+"""The pause is ``PACE`` times the batch's duration, up to this. On a busy machine requests then go first, and
+larger batches cost less for each event."""
 AGAIN_SECONDS = 0.5
-"""How soon it tries again what wasn't an event's fault."""
+"""The pause after an error that no event has caused."""
 
 
 class Found(Enum):
-    """What a look at the log has found."""
+    """The result of reading a batch."""
 
     NOTHING = "nothing"
     UNSETTLED = "unsettled"
@@ -82,7 +81,7 @@ class Found(Enum):
 
 
 class Projector:
-    """Follows shards of the log. One for a process: its shards share a listening connection."""
+    """Follows shards of the log; one for each process, whose shards share a listening connection."""
 
     def __init__(self, database: Database, cipher: Cipher, triggers: Sequence[WorkflowTrigger]) -> None:
         self._database = database
@@ -92,7 +91,7 @@ class Projector:
 
     @activity.defn(name="projector.follow")
     async def follow(self, shard: ShardOfLog) -> None:
-        """Fold what comes, until the turn is over or the worker stops."""
+        """Project events until the turn is over or the worker stops."""
         follower = Follower(self._database, self._cipher, self._triggers, shard.shard)
         over = asyncio.get_running_loop().time() + TURN_SECONDS
         async with heartbeats(), self._wake_ups.bell() as bell:
@@ -102,7 +101,7 @@ class Projector:
 
 
 async def _rest(bell: WakeUp, found: Found | None, taken: float) -> None:
-    """Wait as long as what was found, and how long it took, make sense of; None is a failure."""
+    """Pause after a batch that took ``taken`` seconds; None is a failed one."""
     if found is Found.NOTHING:
         await bell.wait(POLL_SECONDS)
     elif found is Found.UNSETTLED:
@@ -115,19 +114,19 @@ async def _rest(bell: WakeUp, found: Found | None, taken: float) -> None:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Events that were read, folded."""
+    """A batch that was read and projected."""
 
     before: Position
     to: Position
     events: list[FoldedEvent]
     projection: Projection
-    refused: list[Refused]
+    unusable: list[UnusableEvent]
     keys: Mapping[str, DataKey]
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """How often the one event after a position has failed, alone."""
+    """The failed attempts at the one event after a position."""
 
     after: Position
     tries: int
@@ -135,7 +134,7 @@ class _Failure:
 
 
 class Follower:
-    """Where one activity stands in one shard."""
+    """The state of one activity in one shard."""
 
     def __init__(
         self, database: Database, cipher: Cipher, triggers: Sequence[WorkflowTrigger], shard: int
@@ -144,15 +143,14 @@ class Follower:
         self._cipher = cipher
         self._triggers = triggers
         self._shard = shard
+        # Read again for each batch: a crash of Postgres may have put the cursor back.
         self._cursor = BEGINNING
-        """Where the batch under way begins. Read anew for each: a crash of Postgres may have put it back."""
         self._limit = BATCH
         self._failure: _Failure | None = None
-        self._stopped_by: str | None = None
-        """What was logged already of why the shard stands still: it is tried twice a second, and told once."""
+        self._logged_error: str | None = None
 
     async def step(self) -> Found | None:
-        """Take the next batch; None where it has to be tried again later."""
+        """Project the next batch; None where it must be tried again later."""
         try:
             found = await self._advance()
         except CursorMovedError:
@@ -161,27 +159,27 @@ class Follower:
             logger.warning("Postgres does not answer", extra={"shard": self._shard})
         except Exception as error:  # noqa: BLE001 - it is logged, and the shard waits
             if poison.is_of_the_event(error):
-                self._look_closer(error)
+                self._isolate_event(error)
                 return Found.FULL
-            self._tell_why_it_stops(error)
+            self._log_once(error)
         else:
-            self._stopped_by = None
+            self._logged_error = None
             return found
         return None
 
-    def _tell_why_it_stops(self, error: Exception) -> None:
-        """Log what keeps the shard from going on, unless it is what was logged last."""
-        why = f"{type(error).__name__}: {error}"
-        if why == self._stopped_by:
+    def _log_once(self, error: Exception) -> None:
+        """Log an error that stops the shard, unless it was logged last: the batch is tried twice a second."""
+        text = f"{type(error).__name__}: {error}"
+        if text == self._logged_error:
             return
-        self._stopped_by, place = why, {"shard": self._shard}
+        self._logged_error, shard = text, {"shard": self._shard}
         if isinstance(error, KeyUnwrapError):
-            logger.error("the shard waits for a key file that opens its data keys: %s", error, extra=place)
+            logger.error("the shard waits for a key file that opens its data keys: %s", error, extra=shard)
         else:
-            logger.error("the shard waits, since a batch can't be folded", exc_info=error, extra=place)
+            logger.error("the shard waits, since a batch can't be projected", exc_info=error, extra=shard)
 
-    def _look_closer(self, error: Exception) -> None:
-        """After a batch that failed for one of its events: smaller ones, until the event stands alone."""
+    def _isolate_event(self, error: Exception) -> None:
+        """Halve the batches after one failed for the data of an event, until the event is alone in its batch."""
         if self._limit > 1:
             self._limit //= 2
             return
@@ -195,55 +193,55 @@ class Follower:
             if not logged:
                 waiting = await log.more(connection, self._shard, self._cursor)
                 return Found.UNSETTLED if waiting else Found.NOTHING
-            await self._take(connection, await self._fold(connection, logged))
+            await self._write(connection, await self._project(connection, logged))
         full = len(logged) == self._limit
         self._limit = min(self._limit * 2, BATCH)
         return Found.FULL if full else Found.SOME
 
-    async def _fold(self, connection: Connection, logged: Sequence[LoggedEvent]) -> _Batch:
-        """Fold events of people who have a key; whose key is destroyed, or never was, is passed over. Events of
-        somebody whose key is damaged are set aside.
+    async def _project(self, connection: Connection, logged: Sequence[LoggedEvent]) -> _Batch:
+        """Project the events of users who have a data key; events of erased users are skipped.
 
-        The lock is the one that erasure takes exclusively: who is erased from now on is erased after this
-        transaction, with what it has written.
+        Events of a user whose key is damaged are set aside.
         """
-        await closures.hold(connection, {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION})
-        users = {each.user_id for each in logged}
-        await locks.share(connection, users)
-        found = await data_keys.find_each(connection, self._cipher, users)
+        closing = {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION}
+        await users.lock_rows(connection, closing)
+        user_ids = {each.user_id for each in logged}
+        # An erasure takes the same locks exclusively: it waits for this transaction, and erases its effects too.
+        await locks.share(connection, user_ids)
+        found = await data_keys.find_each(connection, self._cipher, user_ids)
         keys = {user_id: key for user_id, key in found.items() if isinstance(key, DataKey)}
         batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys)
         for number, each in enumerate(logged, 1):
             if each.user_id in keys:
-                self._try(batch, each.opened_with(keys[each.user_id]))
+                self._add(batch, each.decrypted_with(keys[each.user_id]))
             elif isinstance(damaged := found.get(each.user_id), DecryptionError):
-                batch.refused.append(Refused(each.opened_with(None), 1, damaged))
+                batch.unusable.append(UnusableEvent(each.decrypted_with(None), 1, damaged))
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return batch
 
-    def _try(self, batch: _Batch, event: FoldedEvent) -> None:
-        """Fold one event in, or see after some tries that it can't be."""
+    def _add(self, batch: _Batch, event: FoldedEvent) -> None:
+        """Add one event to the projection, or to the unusable ones after :data:`TRIES` attempts."""
         failed = self._failure
         if failed is not None and failed.after == batch.before and failed.tries >= TRIES:
-            batch.refused.append(Refused(event, failed.tries, failed.error))
+            batch.unusable.append(UnusableEvent(event, failed.tries, failed.error))
             return
         for tries in range(1, TRIES + 1):
             try:
                 batch.projection.add(event)
-            except Exception as error:  # noqa: BLE001 - whatever an event raises is its own fault
+            except Exception as error:  # noqa: BLE001 - any error of the pure code comes from the event
                 if tries == TRIES:
-                    batch.refused.append(Refused(event, tries, error))
+                    batch.unusable.append(UnusableEvent(event, tries, error))
             else:
                 batch.events.append(event)
                 return
 
-    async def _take(self, connection: Connection, batch: _Batch) -> None:
+    async def _write(self, connection: Connection, batch: _Batch) -> None:
         await log.move(connection, PROJECTOR, self._shard, batch.before, batch.to)
         await projection.write(connection, batch.projection, batch.keys)
         await outbox.enqueue(connection, batch.events, self._triggers, batch.keys)
-        await poison.set_aside(connection, PROJECTOR, batch.refused)
-        for each in batch.refused:
+        await poison.set_aside(connection, PROJECTOR, batch.unusable)
+        for each in batch.unusable:
             logger.error(
                 "an event was set aside",
                 extra={"event_id": each.event.event_id, "error_type": type(each.error).__name__},
@@ -251,7 +249,7 @@ class Follower:
 
 
 async def start_projectors(client: Client, task_queue: str) -> None:
-    """Make sure that each shard has its workflow on this task queue."""
+    """Start the workflow of each shard that has none."""
     for shard in ALL_SHARDS:
         await ensure_running(
             client,

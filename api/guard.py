@@ -183,7 +183,7 @@ async def _admit(request: Request, resources: Resources, route: GuardedRoute) ->
 async def _spend(resources: Resources, secret: str) -> AuthenticatedKey | None:
     quota = resources.settings.rate_limit_per_minute
     async with resources.limiter.connection() as connection:
-        return await api_keys.admit(connection, secret, default_quota=quota)
+        return await api_keys.authenticate(connection, secret, default_quota=quota)
 
 
 def _presented_key(request: Request) -> str | None:

@@ -93,11 +93,10 @@ class Ingest:
         prepared: Sequence[NewEvent | Outcome],
         account: Callable[[Sequence[Outcome]], Sequence[AuditEntry]],
     ) -> list[Outcome]:
-        fresh = [each for each in prepared if isinstance(each, NewEvent)]
-        await self._partitions.ensure(connection, {month_of(event.timestamp) for event in fresh})
+        months = {month_of(event.timestamp) for event in prepared if isinstance(event, NewEvent)}
+        await self._partitions.ensure(connection, months)
         async with connection.transaction():
-            recorded = iter(await events.record(connection, self._cipher, fresh))
-            outcomes = [next(recorded) if isinstance(each, NewEvent) else each for each in prepared]
+            outcomes = await events.record(connection, self._cipher, prepared)
             await entries.append(connection, account(outcomes))
             return outcomes
 

@@ -48,5 +48,5 @@ class Notifier:
             self._due.clear()
             with suppress(asyncpg.PostgresError, *UNREACHABLE):  # consumers look by themselves as well
                 async with self._database.connection() as connection:
-                    await log.announce(connection)
+                    await log.notify(connection)
             await asyncio.sleep(_QUIET_SECONDS)

@@ -1,1 +1,1 @@
-"""Outgoing mail and HTTP: transports, templates, signatures."""
+"""Delivery to other systems: SMTP, webhooks, guarded HTTP, templates."""

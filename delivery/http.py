@@ -1,8 +1,8 @@
-"""Requests to systems of others, at addresses that others have named.
+"""HTTP requests to URLs that callers of the API have given, guarded against private addresses.
 
-The name is resolved here, each of its addresses is judged (:mod:`models.rules.outside`), and the very address that
-was judged is connected to: a name that resolves to something else a moment later gains nothing. Redirects are not
-followed and proxies of the environment not used. TLS is checked against the name.
+The guard resolves the name, checks each of its addresses (:mod:`models.rules.outside`), and connects to an address
+that it has checked. A name that resolves to another address a moment later gains nothing. The client follows no
+redirects and uses no proxies of the environment. It verifies TLS against the name.
 """
 
 from __future__ import annotations
@@ -21,50 +21,49 @@ _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 
 
 class AddressForbiddenError(Exception):
-    """The name resolves to addresses that nothing is sent to."""
+    """The name resolves to an address to which no request may go."""
 
 
 class UnreachableError(Exception):
-    """The name doesn't resolve, or there is nobody, or no answer in time. The text names the kind of failure."""
+    """The name doesn't resolve, no connection is made, or no answer comes in time; the text names the failure."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, as far as it matters; the body is not read."""
+    """An HTTP answer, without its body, which is not read."""
 
     status: int
     retry_after: float | None
-    """Seconds, where the answer names some."""
+    """Seconds, where the answer gives them."""
 
     @property
     def taken(self) -> bool:
-        """Whether the other side has it."""
         return 200 <= self.status < 300
 
 
 class Outbound:
-    """Sends requests. ``loopback``: also to 127.0.0.1, where it is named so, as only the embedded stack does."""
+    """Sends requests. ``loopback`` also permits URLs that name 127.0.0.1, which only the embedded stack uses."""
 
     def __init__(self, *, loopback: bool) -> None:
         self._loopback = loopback
         self._tls = ssl.create_default_context()
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """POST a body. Raises :class:`AddressForbiddenError` and :class:`UnreachableError`."""
-        wanted = httpx.URL(url)
-        address = await self._address(wanted)
-        request_headers = {**headers, "host": wanted.netloc.decode("ascii")}
-        # A client for each request: pooled connections are known by address, and would serve another name's TLS.
+        """Raises :class:`AddressForbiddenError` or :class:`UnreachableError`."""
+        target = httpx.URL(url)
+        address = await self._address(target)
+        request_headers = {**headers, "host": target.netloc.decode("ascii")}
+        # A client for each request: a pool finds connections by address, and would mix the TLS of several names.
         async with httpx.AsyncClient(
             verify=self._tls, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
         ) as client:
             try:
                 async with client.stream(
                     "POST",
-                    wanted.copy_with(host=address),
+                    target.copy_with(host=address),
                     content=body,
                     headers=request_headers,
-                    extensions={"sni_hostname": wanted.host},
+                    extensions={"sni_hostname": target.host},
                 ) as response:
                     return Answer(response.status_code, _seconds(response.headers.get("retry-after")))
             except httpx.HTTPError as error:
@@ -84,5 +83,5 @@ class Outbound:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Retry-After in its form of seconds; a date is as good as none."""
+    """Parse Retry-After where it is a number of seconds; a date counts as none."""
     return float(value) if value is not None and value.isascii() and value.isdecimal() and len(value) < 9 else None

@@ -1,65 +1,28 @@
-"""Handing messages over to the outside: by SMTP, or to nobody where none is configured."""
+"""Messages by SMTP."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from email.utils import formatdate, make_msgid, parseaddr
-from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+from delivery.transport import Envelope, HandoverUncertainError, MessageRejectedError
 from runtime.settings import Settings
 
 TIMEOUT_SECONDS = 20
 
 
-class MessageRejectedError(Exception):
-    """The mail server refused the message for good (5xx); trying again would not help."""
-
-
-class HandoverUncertainError(Exception):
-    """The connection broke, or there was no answer, while the other side had the message: nobody can know whether
-    it kept it."""
-
-
-@dataclass(frozen=True, repr=False)
-class Envelope:
-    """One message, ready to go. ``message_id`` is the same at every attempt."""
-
-    message_id: str
-    recipient: str
-    subject: str
-    body: str
-    template: str
-
-
-class Transport(Protocol):
-    """A way out for messages."""
-
-    @property
-    def drops_repetitions(self) -> bool:
-        """Whether the receiver knows a repeated message by its id, so that an uncertain one may go again."""
-        ...
-
-    async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
-        """Deliver. ``about_to`` is awaited at the last moment before the message itself leaves.
-
-        Raises :class:`MessageRejectedError` for good, :class:`HandoverUncertainError` when the outcome can't be known,
-        and anything else when the message certainly didn't leave.
-        """
-        ...
-
-
 class SmtpTransport:
-    """Delivery by SMTP, one connection a message; STARTTLS where the server offers it.
+    """Sends each message on a connection of its own, with STARTTLS where the server offers it.
 
-    SMTP has no idempotency key. The Message-ID stays the same at every attempt, for what lies behind the
-    server; and ``about_to`` runs between RCPT and DATA, so that whoever records it knows afterwards whether
-    a process died before the message could leave, or possibly after (ADR 0007).
+    SMTP has no idempotency key. The Message-ID is the same at every attempt, for systems behind the server that
+    drop repetitions. ``about_to`` runs between RCPT and DATA. Its record tells afterwards whether a process died
+    before the message could leave, or possibly after (ADR 0007).
     """
 
     drops_repetitions = False
@@ -75,7 +38,7 @@ class SmtpTransport:
         self._sender_address = parseaddr(settings.smtp_from)[1]
 
     async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
-        """See :class:`Transport`."""
+        """See :class:`delivery.transport.Transport`."""
         envelope = replace(envelope, recipient=in_ascii_where_possible(envelope.recipient))
         content = self._compose(envelope)
         client = aiosmtplib.SMTP(
@@ -125,7 +88,7 @@ class SmtpTransport:
 
 
 def in_ascii_where_possible(address: str) -> str:
-    """An address with its domain in ASCII (IDNA); a local part beyond ASCII needs SMTPUTF8 all the same."""
+    """The address with its domain in ASCII (IDNA). Its local part may still need SMTPUTF8."""
     local, _, domain = address.rpartition("@")
     try:
         return f"{local}@{domain.encode('idna').decode()}"

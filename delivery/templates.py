@@ -1,4 +1,4 @@
-"""The texts of messages. ``$name`` is the customer's name. A workflow may bring texts of its own."""
+"""The templates of messages; ``$name`` is the customer's name. A workflow may define templates of its own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ class MessageTemplate:
     body: str
 
     def render(self, name: str) -> tuple[str, str]:
-        """Subject and body for a customer. Line breaks in the name can't reach the headers."""
-        values = {"name": " ".join(name.split())}
+        values = {"name": " ".join(name.split())}  # a line break in the name must not reach the headers
         return Template(self.subject).substitute(values), Template(self.body).substitute(values)
 
 

@@ -1,8 +1,8 @@
-"""Messages by webhook: for a provider of push, text or chat messages, which knows the user by its id.
+"""Messages by webhook, to a provider of push, text or chat messages that knows the user by its id.
 
-The request is signed as Standard Webhooks 1.0 has it: `webhook-id` is the message's id, the same at every
-attempt, by which the receiver drops repetitions; so an uncertain hand-over is simply tried again. It stays marked
-as `sending` until then: the receiver may have it, whatever is withdrawn meanwhile.
+The request is signed as Standard Webhooks 1.0 defines. `webhook-id` is the message's id and the same at every
+attempt. The receiver drops repetitions by it, so an uncertain hand-over is tried again. Until then the message
+stays `sending`, also where its instance is cancelled: the receiver may have it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from datetime import UTC, datetime
 import httpx
 import orjson
 
-from delivery.smtp import Envelope, HandoverUncertainError, MessageRejectedError
+from delivery.transport import Envelope, HandoverUncertainError, MessageRejectedError
 from privacy.signatures import signed_headers
 
 TIMEOUT_SECONDS = 20
-_FOR_NOW = frozenset({408, 409, 425, 429})
-"""Client errors that another attempt may be spared."""
-_GATEWAYS_OWN = frozenset({502, 504})
-"""Answers of something in between, which can't say what became of the request behind it."""
+_TEMPORARY = frozenset({408, 409, 425, 429})
+"""Client errors that a later attempt may not get."""
+_FROM_GATEWAYS = frozenset({502, 504})
+"""Answers of a gateway, which may have passed the request on."""
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-"""Failures before there was anybody to send to."""
+"""Failures before a connection was made."""
 
 
 class MessageNotAcceptedError(Exception):
-    """The endpoint didn't take the message for now."""
+    """The endpoint did not accept the message; a later attempt may succeed."""
 
 
 class WebhookTransport:
-    """Delivery by HTTP POST. The body has the user's id and the rendered text, and no address."""
+    """Posts each message as JSON, with the user's id and the rendered text, and no address."""
 
     drops_repetitions = True
 
@@ -39,7 +39,7 @@ class WebhookTransport:
         self._secret = secret
 
     async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
-        """See :class:`delivery.smtp.Transport`."""
+        """See :class:`delivery.transport.Transport`."""
         now = datetime.now(UTC)
         body = orjson.dumps(
             {
@@ -54,14 +54,14 @@ class WebhookTransport:
                 },
             }
         )
-        headers = {"content-type": "application/json", **self._identified(envelope.message_id, now, body)}
+        headers = {"content-type": "application/json", **self._webhook_headers(envelope.message_id, now, body)}
         await about_to()
         answer = await self._post(body, headers)
         if answer.is_success:
             return
-        if answer.status_code in _GATEWAYS_OWN:
+        if answer.status_code in _FROM_GATEWAYS:
             raise HandoverUncertainError(f"a gateway answered {answer.status_code} for the message endpoint")
-        if answer.is_client_error and answer.status_code not in _FOR_NOW:
+        if answer.is_client_error and answer.status_code not in _TEMPORARY:
             raise MessageRejectedError(f"the message endpoint refused the message with {answer.status_code}")
         raise MessageNotAcceptedError(f"the message endpoint answered {answer.status_code}")
 
@@ -77,7 +77,7 @@ class WebhookTransport:
                 f"the message endpoint had the message and didn't answer: {kind}"
             ) from error
 
-    def _identified(self, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
+    def _webhook_headers(self, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
         if self._secret is not None:
             return signed_headers(self._secret, message_id, now, body)
         return {"webhook-id": message_id, "webhook-timestamp": str(int(now.timestamp()))}

@@ -1,8 +1,8 @@
-"""API keys: made, checked, counted against their limit, listed, revoked.
+"""API keys and their rate limits.
 
-A key is ``prn_``, 30 random characters of base62 (178 bits) and six of their CRC32, so that a mistyped one is
-refused without asking the database. Only the SHA-256 is kept: a random key of that length needs no salt and
-no slow hash.
+A key is ``prn_``, 30 random characters of base62 (178 bits) and six of their CRC32, so that the API rejects a
+mistyped key without asking Postgres. Only its SHA-256 is stored: a random key of that length needs no salt and no
+slow hash.
 """
 
 from __future__ import annotations
@@ -13,13 +13,31 @@ import secrets
 import string
 import zlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-import asyncpg
+from asyncpg import Record
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    bindparam,
+    case,
+    cast,
+    extract,
+    func,
+    literal_column,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.errors import KeyNotFoundError
+from models.tables.access import ApiKey, RateWindow
 from models.vocabulary import Role
 from store.connection import Connection
+from store.statements import Statement, filtered, parameters, select, statement
 
 WINDOW_SECONDS = 60
 _PREFIX = "prn_"
@@ -27,12 +45,19 @@ _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM_LENGTH = 30
 _SUM_LENGTH = 6
 _FORM = re.compile(rf"prn_([0-9A-Za-z]{{{_RANDOM_LENGTH}}})([0-9A-Za-z]{{{_SUM_LENGTH}}})")
-_COLUMNS = "key_id, name, role, rate_limit, created_at, revoked_at"
+_STORED: list[Any] = [
+    col(ApiKey.key_id),
+    col(ApiKey.name),
+    col(ApiKey.role),
+    col(ApiKey.rate_limit),
+    col(ApiKey.created_at),
+    col(ApiKey.revoked_at),
+]
 
 
 @dataclass(frozen=True)
 class ApiKeyRecord:
-    """A key as it is kept: without its secret."""
+    """A key as it is stored, without its secret."""
 
     key_id: str
     name: str
@@ -44,7 +69,7 @@ class ApiKeyRecord:
 
 @dataclass(frozen=True)
 class AuthenticatedKey:
-    """Who is calling, and where the caller's minute stands with this request counted in."""
+    """The key of a request, and its rate-limit window with this request counted in."""
 
     key_id: str
     name: str
@@ -52,16 +77,15 @@ class AuthenticatedKey:
     quota: int
     used: int
     reset_seconds: int
-    """1 to 60: until the window ends."""
+    """1 to 60: the time until the window ends."""
 
     @property
     def remaining(self) -> int:
-        """Requests left in this window."""
         return max(0, self.quota - self.used)
 
     @property
     def exceeded(self) -> bool:
-        """Whether this very request is one too many."""
+        """Whether this request is above the limit."""
         return self.used > self.quota
 
 
@@ -72,7 +96,7 @@ def new_secret() -> str:
 
 
 def well_formed(secret: str) -> bool:
-    """Whether a text can be a key: its form, and its check sum."""
+    """Whether a text has the form and the check sum of a key."""
     match = _FORM.fullmatch(secret)
     return match is not None and _check_sum(match[1]) == match[2]
 
@@ -89,82 +113,112 @@ def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-async def admit(connection: Connection, secret: str, *, default_quota: int) -> AuthenticatedKey | None:
-    """Authenticate and count one request, in one statement; None for an unknown or revoked key.
-
-    The window starts with a key's first request and lasts :data:`WINDOW_SECONDS`. The row lock makes the count
-    exact however many processes ask at once. ``now()`` is one value for the whole statement, so a window is
-    either over for all of its columns or for none.
-    """
-    row = await connection.fetchrow(
-        """WITH caller AS MATERIALIZED (
-               SELECT key_id, name, role, coalesce(rate_limit, $2::integer) AS quota
-                 FROM api_keys WHERE hash = $1 AND revoked_at IS NULL),
-           spent AS (
-               INSERT INTO rate_windows AS w (key_id, started_at, used) SELECT key_id, now(), 1 FROM caller
-               ON CONFLICT (key_id) DO UPDATE SET
-                   started_at = CASE WHEN w.started_at <= now() - $3::float8 * interval '1 second'
-                                     THEN now() ELSE w.started_at END,
-                   used = CASE WHEN w.started_at <= now() - $3::float8 * interval '1 second'
-                               THEN 1 ELSE w.used + 1 END
-               RETURNING used, ceil($3 - extract(epoch FROM now() - started_at))::integer AS reset)
-           SELECT key_id, name, role, quota, used, reset FROM caller, spent""",
-        _hash(secret),
-        default_quota,
-        float(WINDOW_SECONDS),
+def _authenticate_statement() -> Statement:
+    # MATERIALIZED: the key's row is read once, although two parts of the statement use it.
+    caller = (
+        select(
+            col(ApiKey.key_id),
+            col(ApiKey.name),
+            col(ApiKey.role),
+            func.coalesce(col(ApiKey.rate_limit), cast(bindparam("default_quota"), Integer)).label("quota"),
+        )
+        .where(col(ApiKey.hash) == bindparam("hash"), col(ApiKey.revoked_at).is_(None))
+        .cte("caller")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
+    one: ColumnElement[int] = literal_column("1")
+    # now() is one value for the whole statement, so that a window is over for all of its columns or for none.
+    window: ColumnElement[timedelta] = literal_column(f"interval '{WINDOW_SECONDS} seconds'")
+    is_over = col(RateWindow.started_at) <= func.now() - window
+    age = extract("epoch", func.now() - col(RateWindow.started_at))
+    # The row lock of the upsert makes the count exact, however many processes count at the same time.
+    counted = (
+        insert(RateWindow)
+        .from_select(["key_id", "started_at", "used"], select(caller.c.key_id, func.now(), one))
+        .on_conflict_do_update(
+            index_elements=["key_id"],
+            set_={
+                "started_at": case((is_over, func.now()), else_=col(RateWindow.started_at)),
+                "used": case((is_over, one), else_=col(RateWindow.used) + one),
+            },
+        )
+        .returning(col(RateWindow.used), cast(func.ceil(extract("epoch", window) - age), Integer).label("reset"))
+        .cte("counted")
+    )
+    return statement(select(*caller.c, *counted.c).select_from(caller).join(counted, true()))
+
+
+_AUTHENTICATE = _authenticate_statement()
+
+
+async def authenticate(connection: Connection, secret: str, *, default_quota: int) -> AuthenticatedKey | None:
+    """Find the key and count one request in one statement; None for an unknown or revoked key.
+
+    A window starts with the key's first request and lasts :data:`WINDOW_SECONDS`.
+    """
+    row = await _AUTHENTICATE.fetchrow(connection, hash=_hash(secret), default_quota=default_quota)
     if row is None:
         return None
     reset = min(max(row["reset"], 1), WINDOW_SECONDS)
     return AuthenticatedKey(row["key_id"], row["name"], Role(row["role"]), row["quota"], row["used"], reset)
 
 
+_CREATE = statement(
+    insert(ApiKey).values(parameters("key_id", "name", "role", "rate_limit", "hash")).returning(*_STORED)
+)
+
+
 async def create(
     connection: Connection, name: str, role: Role, rate_limit: int | None = None
 ) -> tuple[ApiKeyRecord, str]:
-    """A new key, and its secret, which is nowhere to be found afterwards."""
+    """A new key and its secret, which is stored nowhere."""
     secret = new_secret()
-    row = await connection.fetchrow(
-        f"""INSERT INTO api_keys (key_id, name, role, rate_limit, hash) VALUES ($1, $2, $3, $4, $5)
-            RETURNING {_COLUMNS}""",
-        f"key_{secrets.token_hex(8)}",
-        name,
-        role,
-        rate_limit,
-        _hash(secret),
+    row = await _CREATE.fetchrow(
+        connection,
+        key_id=f"key_{secrets.token_hex(8)}",
+        name=name,
+        role=role,
+        rate_limit=rate_limit,
+        hash=_hash(secret),
     )
+    assert row is not None  # RETURNING gives the row
     return _record(row), secret
+
+
+_LIST = filtered(
+    select(*_STORED).order_by(col(ApiKey.created_at), col(ApiKey.key_id)).limit(bindparam("limit")),
+    after=tuple_(col(ApiKey.created_at), col(ApiKey.key_id))
+    > tuple_(bindparam("created_at"), bindparam("key_id")),
+)
 
 
 async def list_keys(
     connection: Connection, *, limit: int | None = None, after: tuple[datetime, str] | None = None
 ) -> list[ApiKeyRecord]:
-    """Keys in the order of their making, revoked ones included, after a (time, id)."""
-    rows = await connection.fetch(
-        f"""SELECT {_COLUMNS} FROM api_keys
-             WHERE $2::timestamptz IS NULL OR (created_at, key_id) > ($2, $3)
-             ORDER BY created_at, key_id LIMIT $1""",
-        limit,
-        *(after or (None, None)),
-    )
+    """Keys in the order of their creation, revoked ones included, after a (time, id)."""
+    created_at, key_id = after or (None, None)
+    rows = await _LIST.fetch(connection, limit=limit, created_at=created_at, key_id=key_id)
     return [_record(row) for row in rows]
 
 
-async def revoke(connection: Connection, key_id: str) -> ApiKeyRecord:
-    """Revoke a key, for the very next request in every process; raises :class:`KeyNotFoundError`.
+_REVOKE = statement(
+    update(ApiKey)
+    .values(revoked_at=func.coalesce(col(ApiKey.revoked_at), func.now()))
+    .where(col(ApiKey.key_id) == bindparam("key_id"))
+    .returning(*_STORED)
+)
 
-    One that is revoked already keeps its first time.
+
+async def revoke(connection: Connection, key_id: str) -> ApiKeyRecord:
+    """Revoke a key for the next request in every process; raises :class:`KeyNotFoundError`.
+
+    A revoked key keeps the time of its first revocation.
     """
-    row = await connection.fetchrow(
-        f"""UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1
-            RETURNING {_COLUMNS}""",
-        key_id,
-    )
+    row = await _REVOKE.fetchrow(connection, key_id=key_id)
     if row is None:
         raise KeyNotFoundError
     return _record(row)
 
 
-def _record(row: asyncpg.Record | None) -> ApiKeyRecord:
-    assert row is not None  # RETURNING gives the row
+def _record(row: Record) -> ApiKeyRecord:
     return ApiKeyRecord(**{**row, "role": Role(row["role"])})

@@ -1,23 +1,30 @@
-"""The first answers to requests with an `Idempotency-Key`, encrypted, for a day."""
+"""The first responses to requests with an `Idempotency-Key`, stored encrypted for a day."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import bindparam, func, null, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.errors import IdempotencyKeyReusedError, UserErasedError
+from models.tables.access import IdempotentAnswer
 from privacy.encryption import Cipher
 from store.connection import Connection
+from store.statements import parameters, select, statement
 from store.users import data_keys
 
 KEPT_HOURS = 24
-_PLACE = "idempotent_answers.body"
+_BODY = "idempotent_answers.body"
 
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """An answer as it went out the first time."""
+    """A response as it was sent the first time."""
 
     status: int
     headers: Mapping[str, str]
@@ -26,11 +33,11 @@ class StoredAnswer:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a request found under its key, of which only the digest is kept.
+    """A request's claim to its key; ``idempotency_key`` is a digest of the header.
 
-    ``replay`` is the answer to repeat, if there is one. ``token`` is the same for every request under the
-    same claim and for no other, 22 characters of base64url: what is named after it is made once, however often
-    a client sends its request again.
+    ``replay`` is the stored response, if there is one. ``token`` is 22 characters of base64url, equal for each
+    request under the same claim and for no other. A resource that is named after it is created once, however
+    often a client repeats the request.
     """
 
     key_id: str
@@ -39,44 +46,60 @@ class Claim:
     replay: StoredAnswer | None
 
 
+_NEW = insert(IdempotentAnswer).values(parameters("key_id", "idempotency_key", "fingerprint"))
+_CLAIM = statement(
+    _NEW.on_conflict_do_update(
+        index_elements=["key_id", "idempotency_key"],
+        set_={
+            "fingerprint": _NEW.excluded.fingerprint,
+            **dict.fromkeys(("subject", "status", "headers", "body"), null()),
+            "created_at": func.now(),
+        },
+        where=col(IdempotentAnswer.created_at) < func.now() - timedelta(hours=KEPT_HOURS),
+    ).returning(col(IdempotentAnswer.created_at))
+)
+_UNDER_THE_KEY = (
+    col(IdempotentAnswer.key_id) == bindparam("key_id"),
+    col(IdempotentAnswer.idempotency_key) == bindparam("idempotency_key"),
+)
+_FIND = statement(
+    select(
+        col(IdempotentAnswer.fingerprint),
+        col(IdempotentAnswer.subject),
+        col(IdempotentAnswer.status),
+        col(IdempotentAnswer.headers),
+        col(IdempotentAnswer.body),
+        col(IdempotentAnswer.created_at),
+    ).where(*_UNDER_THE_KEY)
+)
+
+
 async def claim(
     connection: Connection, cipher: Cipher, *, key_id: str, idempotency_key: str, fingerprint: bytes
 ) -> Claim:
-    """Claim a key for a request, or find what became of the first one under it.
+    """Claim a key for a request, or find the response to the first request under it.
 
-    While another transaction holds the same claim uncommitted, this waits for it. Claims older than
-    :data:`KEPT_HOURS` count for nothing. Raises :class:`IdempotencyKeyReusedError` where the request is another
-    one, and :class:`UserErasedError` where the answer was about a person who has been erased since.
+    Waits while another transaction holds the claim uncommitted. A claim older than :data:`KEPT_HOURS` is replaced.
+    Raises :class:`IdempotencyKeyReusedError` for a different request, and :class:`UserErasedError` where the
+    response was about a user who has been erased since.
     """
     idempotency_key = cipher.fingerprint(b"idempotency-key", idempotency_key.encode()).hex()
     while True:
-        fresh = await connection.fetchval(
-            f"""INSERT INTO idempotent_answers AS a (key_id, idempotency_key, fingerprint) VALUES ($1, $2, $3)
-                ON CONFLICT (key_id, idempotency_key) DO UPDATE SET fingerprint = excluded.fingerprint,
-                    subject = NULL, status = NULL, headers = NULL, body = NULL, created_at = now()
-                WHERE a.created_at < now() - interval '{KEPT_HOURS} hours'
-                RETURNING a.created_at""",
-            key_id,
-            idempotency_key,
-            fingerprint,
+        new = await _CLAIM.fetchval(
+            connection, key_id=key_id, idempotency_key=idempotency_key, fingerprint=fingerprint
         )
-        row = await connection.fetchrow(
-            """SELECT fingerprint, subject, status, headers, body, created_at FROM idempotent_answers
-                WHERE key_id = $1 AND idempotency_key = $2""",
-            key_id,
-            idempotency_key,
-        )
-        if row is not None:  # else its retention ended between the two statements
+        row = await _FIND.fetchrow(connection, key_id=key_id, idempotency_key=idempotency_key)
+        if row is not None:  # None: retention deleted it between the two statements
             break
     if row["fingerprint"] != fingerprint:
         raise IdempotencyKeyReusedError
     token = _token(cipher, key_id, idempotency_key, row["created_at"].isoformat())
-    if fresh is not None or row["status"] is None:
+    if new is not None or row["status"] is None:
         return Claim(key_id, idempotency_key, token, None)
     key = (await data_keys.find(connection, cipher, [row["subject"]])).get(row["subject"])
     if key is None:
         raise UserErasedError
-    body = b"" if row["body"] is None else key.decrypt(_PLACE, row["body"])
+    body = b"" if row["body"] is None else key.decrypt(_BODY, row["body"])
     return Claim(key_id, idempotency_key, token, StoredAnswer(row["status"], row["headers"], body))
 
 
@@ -85,26 +108,32 @@ def _token(cipher: Cipher, *parts: str) -> str:
     return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
 
+_KEEP = statement(
+    update(IdempotentAnswer)
+    .values({name: bindparam(f"new_{name}") for name in ("subject", "status", "headers", "body")})
+    .where(*_UNDER_THE_KEY, col(IdempotentAnswer.status).is_(None))
+)
+
+
 async def keep(
     connection: Connection, cipher: Cipher, held: Claim, answer: StoredAnswer, *, subject: str | None
 ) -> None:
-    """Keep the answer under a claim; the first one stays.
+    """Store the response under a claim, unless one is stored.
 
-    It is encrypted with the key of the person it is about, and so unreadable once that person is erased; without a
-    person, with the service's own.
+    It is encrypted with the key of the user it is about, so that an erasure makes it unreadable. Without a user
+    it is encrypted with the service's own key.
     """
     owner = subject or data_keys.SERVICE_SUBJECT
     if subject is None:
         key = await data_keys.ensure(connection, cipher, owner)
     else:
         key = await data_keys.require(connection, cipher, owner)
-    await connection.execute(
-        """UPDATE idempotent_answers SET subject = $3, status = $4, headers = $5, body = $6
-            WHERE key_id = $1 AND idempotency_key = $2 AND status IS NULL""",
-        held.key_id,
-        held.idempotency_key,
-        owner,
-        answer.status,
-        dict(answer.headers),
-        key.encrypt(_PLACE, answer.body) if answer.body else None,
+    await _KEEP.execute(
+        connection,
+        key_id=held.key_id,
+        idempotency_key=held.idempotency_key,
+        new_subject=owner,
+        new_status=answer.status,
+        new_headers=dict(answer.headers),
+        new_body=key.encrypt(_BODY, answer.body) if answer.body else None,
     )

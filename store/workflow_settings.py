@@ -1,25 +1,58 @@
-"""What an admin has changed of workflows' definitions."""
+"""The settings by which an admin overrides workflow definitions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sqlalchemy import Boolean, SmallInteger, bindparam, case, func, null
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
+
+from models.tables.execution import WorkflowSetting
 from store.connection import Connection
+from store.statements import select, statement
 
 
 @dataclass(frozen=True)
 class WorkflowSettings:
-    """Overrides of one definition; ``max_attempts`` None leaves the definition's own."""
+    """Overrides of one definition; ``max_attempts`` None keeps the definition's own."""
 
     max_attempts: int | None = None
     enabled: bool = True
 
 
+_ALL = statement(
+    select(col(WorkflowSetting.workflow_id), col(WorkflowSetting.max_attempts), col(WorkflowSetting.enabled))
+)
+
+
 async def all_settings(connection: Connection) -> Mapping[str, WorkflowSettings]:
-    """The overrides by workflow id; a workflow without any is absent."""
-    rows = await connection.fetch("SELECT workflow_id, max_attempts, enabled FROM workflow_settings")
+    """The overrides by workflow id, for workflows that have any."""
+    rows = await _ALL.fetch(connection)
     return {row["workflow_id"]: WorkflowSettings(row["max_attempts"], row["enabled"]) for row in rows}
+
+
+_MAX_ATTEMPTS = bindparam("new_max_attempts", type_=SmallInteger)
+_ENABLED = bindparam("new_enabled", type_=Boolean)
+_CHANGE = statement(
+    insert(WorkflowSetting)
+    .values(
+        workflow_id=bindparam("workflow_id"), max_attempts=_MAX_ATTEMPTS, enabled=func.coalesce(_ENABLED, True)
+    )
+    .on_conflict_do_update(
+        index_elements=["workflow_id"],
+        set_={
+            "max_attempts": case(
+                (bindparam("as_defined", type_=Boolean), null()),
+                else_=func.coalesce(_MAX_ATTEMPTS, col(WorkflowSetting.max_attempts)),
+            ),
+            "enabled": func.coalesce(_ENABLED, col(WorkflowSetting.enabled)),
+            "changed_at": func.now(),
+        },
+    )
+    .returning(col(WorkflowSetting.max_attempts), col(WorkflowSetting.enabled))
+)
 
 
 async def change(
@@ -30,23 +63,16 @@ async def change(
     enabled: bool | None,
     as_defined: bool = False,
 ) -> WorkflowSettings:
-    """Change what is given, keep the rest; returns the overrides as they are now.
+    """Change the settings that are not None, keep the others; returns the present ones.
 
-    ``as_defined`` takes an override of ``max_attempts`` back.
+    ``as_defined`` removes the override of ``max_attempts``.
     """
-    row = await connection.fetchrow(
-        """
-        INSERT INTO workflow_settings AS s (workflow_id, max_attempts, enabled)
-        VALUES ($1, $2, coalesce($3, true))
-        ON CONFLICT (workflow_id) DO UPDATE
-        SET max_attempts = CASE WHEN $4 THEN NULL ELSE coalesce($2, s.max_attempts) END,
-            enabled = coalesce($3, s.enabled), changed_at = now()
-        RETURNING max_attempts, enabled
-        """,
-        workflow_id,
-        max_attempts,
-        enabled,
-        as_defined,
+    row = await _CHANGE.fetchrow(
+        connection,
+        workflow_id=workflow_id,
+        new_max_attempts=max_attempts,
+        new_enabled=enabled,
+        as_defined=as_defined,
     )
-    assert row is not None  # RETURNING of an upsert always gives a row
+    assert row is not None  # an upsert without a condition always returns its row
     return WorkflowSettings(row["max_attempts"], row["enabled"])

@@ -13,10 +13,9 @@ from typing import Any
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.clocks import Clocks
     from activities.events import Events
     from activities.messages import Messages
-    from activities.profiles import Profiles
+    from activities.profiles import Clocks, Profiles
     from models.temporal.execution import (
         Delivery,
         Emission,

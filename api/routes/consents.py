@@ -15,7 +15,7 @@ from models.schemas.consents import ConsentHistory, ConsentInput, ConsentRecordV
 from models.schemas.users import Consents
 from models.vocabulary import Purpose, Role
 from store.consents import consents
-from store.consents.consents import ConsentEntry, Statement
+from store.consents.consents import ConsentDecision, ConsentEntry
 from store.users import users
 
 router = APIRouter(route_class=GuardedRoute, tags=["consents"])
@@ -53,9 +53,9 @@ async def put_consent(
     After the answer to a withdrawal of `data_collection` no event of the person is stored while it stands,
     not even one that was under way in another process.
     """
-    said = Statement(purpose, **body.model_dump())
+    said = ConsentDecision(purpose, **body.model_dump())
     audit.note(fields=[purpose], details={"granted": said.granted})
-    entry = await consents.state(connection, user_id, said, actor=caller.key_id)
+    entry = await consents.decide(connection, user_id, said, actor=caller.key_id)
     return json_response(_view(user_id, purpose, entry))
 
 
@@ -87,7 +87,7 @@ async def get_consent_history(
 
 
 def _view(user_id: str, purpose: Purpose, entry: ConsentEntry | None) -> ConsentView:
-    said = entry.statement if entry else None
+    said = entry.decision if entry else None
     return ConsentView(
         user_id=user_id,
         purpose=purpose,
@@ -100,7 +100,7 @@ def _view(user_id: str, purpose: Purpose, entry: ConsentEntry | None) -> Consent
 
 
 def _record(entry: ConsentEntry) -> ConsentRecordView:
-    said = entry.statement
+    said = entry.decision
     return ConsentRecordView(
         purpose=said.purpose,
         granted=said.granted,

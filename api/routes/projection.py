@@ -28,7 +28,6 @@ from models.schemas.projection import PoisonEventView, TransactionView
 from models.vocabulary import Role
 from store.events import poison, projection
 from store.events.poison import PoisonStatus, StoredPoison
-from store.events.refold import replay
 from store.users import data_keys, users
 from workflows.catalog import triggers
 
@@ -103,7 +102,7 @@ async def replay_poison_event(
     poison_id: str, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
     """Fold an event that was set aside, now that it can be; it counts once, and stays open where it fails."""
-    settled = await replay(connection, resources.cipher, triggers(), poison_id)
+    settled = await poison.replay(connection, resources.cipher, triggers(), poison_id)
     audit.note(settled.user_id)
     return json_response(_poison(settled))
 

@@ -245,7 +245,7 @@ async def patch_user(
     audit.note(fields=names_of(sent))
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
-        updated = await users.update(connection, resources.cipher, locked, [changed], actor=caller.key_id)
+        updated = await users.update_locked(connection, resources.cipher, locked, [changed], actor=caller.key_id)
         stored = updated[user_id]
     return json_response(answer_to_writer(caller.role, stored, sent), headers={"ETag": etag(caller.role, stored)})
 

@@ -21,7 +21,7 @@ async def _statement(stack: Stack, count: int) -> Figure:
 
     async def admit() -> None:
         async with stack.limiter.connection() as connection:
-            admission = await api_keys.admit(connection, stack.key, default_quota=HIGH_LIMIT)
+            admission = await api_keys.authenticate(connection, stack.key, default_quota=HIGH_LIMIT)
         assert admission is not None
 
     async def select() -> None:

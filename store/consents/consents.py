@@ -1,4 +1,4 @@
-"""Consents: the present state and its append-only history."""
+"""Consents: the present state in `consents`, and the append-only `consent_history`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-import asyncpg
+from asyncpg import Record
+from sqlalchemy import bindparam, func, update
+from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlmodel import col
 
 from models.errors import UserErasedError, UserNotFoundError
+from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.vocabulary import Purpose
 from store.connection import Connection
 from store.consents import locks, withdrawals
+from store.statements import one_of, parameters, select, sql, statement
 
 
 @dataclass(frozen=True)
 class ConsentChange:
-    """What a person has said about one purpose."""
+    """A consent to one purpose that a profile grants or withdraws."""
 
     user_id: str
     purpose: str
@@ -25,8 +31,8 @@ class ConsentChange:
 
 
 @dataclass(frozen=True)
-class Statement:
-    """What a person has said about one purpose, and what it rests on."""
+class ConsentDecision:
+    """A person's consent to one purpose, or its withdrawal, with its legal basis."""
 
     purpose: Purpose
     granted: bool
@@ -37,147 +43,189 @@ class Statement:
 
 @dataclass(frozen=True)
 class ConsentEntry:
-    """A statement in the history. ``record_id`` grows with every one."""
+    """A decision in the history; later ones have a higher ``record_id``."""
 
     record_id: int
-    statement: Statement
+    decision: ConsentDecision
     actor: str
     recorded_at: datetime
 
 
-async def of_users(connection: Connection, user_ids: Collection[str]) -> Mapping[str, dict[str, bool]]:
-    """What some people have said, by purpose; empty for one who has said nothing."""
-    rows = await connection.fetch(
-        "SELECT user_id, purpose, granted FROM consents WHERE user_id = ANY($1::text[])", list(user_ids)
+_OF_USERS = statement(
+    select(col(Consent.user_id), col(Consent.purpose), col(Consent.granted)).where(
+        one_of(col(Consent.user_id), "user_ids")
     )
+)
+
+
+async def of_users(connection: Connection, user_ids: Collection[str]) -> Mapping[str, dict[str, bool]]:
+    """The consents of some users by purpose; empty for a user who has decided nothing."""
+    rows = await _OF_USERS.fetch(connection, user_ids=list(user_ids))
     found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
         found[row["user_id"]][row["purpose"]] = row["granted"]
     return found
 
 
+# SQL text: a CTE that writes two tables.
+_RECORD = sql(
+    """
+    WITH changed AS (
+        INSERT INTO consents AS c (user_id, purpose, granted)
+        SELECT given.user_id, given.purpose, given.granted
+          FROM unnest(cast(:user_ids AS text[]), cast(:purposes AS text[]), cast(:granted AS boolean[]))
+               AS given (user_id, purpose, granted)
+        ON CONFLICT (user_id, purpose) DO UPDATE
+        SET granted = excluded.granted, changed_at = clock_timestamp()
+        WHERE c.granted <> excluded.granted
+        RETURNING user_id, purpose, granted)
+    INSERT INTO consent_history (user_id, purpose, granted, source, actor)
+    SELECT user_id, purpose, granted, :source, :actor FROM changed
+    """
+)
+
+
 async def record(connection: Connection, changes: Sequence[ConsentChange], *, source: str, actor: str) -> None:
-    """Set consents, and write those that differ from what stood to the history, in one statement.
+    """Set consents, and append those that differ from the present state to the history.
 
-    To be called with the people's rows locked and, for a withdrawal, their buckets (:mod:`store.consents.consents.locks`):
-    the time of an entry is the clock's, so that it is later than that of every event that was still taken before
-    a withdrawal, and the last entry is the one that stands.
+    Call it with the people's rows locked and, for a withdrawal, their buckets (:mod:`store.consents.locks`). The
+    clock then gives the entry a later time than any event that was stored before the withdrawal, and the last
+    entry is the one in force.
 
-    ``actor`` is the id of the API key that passed them on. Rows are taken in one order, so that two
-    transactions with the same people wait for each other instead of deadlocking.
+    ``actor`` is the id of the API key. Rows are written in one order, so that two transactions with the same
+    people wait for each other instead of deadlocking.
     """
     if not changes:
         return
     ordered = sorted(changes, key=lambda change: (change.user_id, change.purpose))
-    await connection.execute(
-        """WITH changed AS (
-               INSERT INTO consents AS c (user_id, purpose, granted)
-               SELECT * FROM unnest($1::text[], $2::text[], $3::boolean[])
-               ON CONFLICT (user_id, purpose) DO UPDATE
-               SET granted = excluded.granted, changed_at = clock_timestamp()
-               WHERE c.granted <> excluded.granted
-               RETURNING user_id, purpose, granted)
-           INSERT INTO consent_history (user_id, purpose, granted, source, actor)
-           SELECT user_id, purpose, granted, $4, $5 FROM changed""",
-        [change.user_id for change in ordered],
-        [change.purpose for change in ordered],
-        [change.granted for change in ordered],
-        source,
-        actor,
+    await _RECORD.execute(
+        connection,
+        user_ids=[change.user_id for change in ordered],
+        purposes=[change.purpose for change in ordered],
+        granted=[change.granted for change in ordered],
+        source=source,
+        actor=actor,
     )
 
 
-async def state(connection: Connection, user_id: str, said: Statement, *, actor: str) -> ConsentEntry:
-    """Take a person's statement: the history gets an entry unless the last one says the same.
+async def decide(connection: Connection, user_id: str, decision: ConsentDecision, *, actor: str) -> ConsentEntry:
+    """Take a person's decision; the history gets an entry unless the last one is equal.
 
-    Raises :class:`UserNotFoundError` or :class:`UserErasedError`. The person's row is locked first and then the gate of
-    ingest (see :mod:`store.consents.consents.locks`): when the transaction of a withdrawal has committed, no event of the
-    person is stored any more, and none that is stored has a later time than the withdrawal.
+    Raises :class:`UserNotFoundError` or :class:`UserErasedError`. The person's row is locked first, then for a
+    withdrawal the bucket (:mod:`store.consents.locks`). After the commit of a withdrawal no transaction stores an
+    event of the person, and no stored event was received later than the withdrawal.
     """
     await _lock_user(connection, user_id)
-    last = (await latest(connection, user_id)).get(said.purpose)
-    if last is not None and last.statement == said:
+    last = (await latest(connection, user_id)).get(decision.purpose)
+    if last is not None and last.decision == decision:
         return last
-    return await _append(connection, user_id, said, actor)
+    return await _append(connection, user_id, decision, actor)
 
 
 async def withdraw(connection: Connection, user_id: str, purpose: Purpose, *, actor: str) -> ConsentEntry:
-    """Withdraw a consent, as :func:`state` does; one that stands withdrawn keeps its entry."""
+    """Withdraw a consent as :func:`decide` does; a withdrawn one keeps its entry."""
     await _lock_user(connection, user_id)
     last = (await latest(connection, user_id)).get(purpose)
-    if last is not None and not last.statement.granted:
+    if last is not None and not last.decision.granted:
         return last
-    said = Statement(purpose, granted=False, source="api", policy_version=None, legal_basis="consent")
-    return await _append(connection, user_id, said, actor)
+    decision = ConsentDecision(purpose, granted=False, source="api", policy_version=None, legal_basis="consent")
+    return await _append(connection, user_id, decision, actor)
 
 
-async def _append(connection: Connection, user_id: str, said: Statement, actor: str) -> ConsentEntry:
-    if not said.granted:
-        await locks.exclude(connection, [user_id])
-    await connection.execute(
-        """INSERT INTO consents AS c (user_id, purpose, granted) VALUES ($1, $2, $3)
-           ON CONFLICT (user_id, purpose) DO UPDATE
-           SET granted = excluded.granted, changed_at = clock_timestamp()""",
-        user_id,
-        said.purpose,
-        said.granted,
+_NEW = insert(Consent).values(parameters("user_id", "purpose", "granted"))
+_SET = statement(
+    _NEW.on_conflict_do_update(
+        index_elements=["user_id", "purpose"],
+        set_={"granted": _NEW.excluded.granted, "changed_at": func.clock_timestamp()},
     )
-    row = await connection.fetchrow(
-        """INSERT INTO consent_history (user_id, purpose, granted, source, policy_version, legal_basis, actor)
-           VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING record_id, recorded_at""",
-        user_id,
-        said.purpose,
-        said.granted,
-        said.source,
-        said.policy_version,
-        said.legal_basis,
-        actor,
+)
+_APPEND = statement(
+    insert(ConsentRecord)
+    .values(parameters("user_id", "purpose", "granted", "source", "policy_version", "legal_basis", "actor"))
+    .returning(col(ConsentRecord.record_id), col(ConsentRecord.recorded_at))
+)
+_TOUCH_USER = statement(
+    update(User)
+    .values(version=col(User.version) + 1, updated_at=func.statement_timestamp())
+    .where(col(User.user_id) == bindparam("user_id"))
+)
+
+
+async def _append(connection: Connection, user_id: str, decision: ConsentDecision, actor: str) -> ConsentEntry:
+    if not decision.granted:
+        await locks.exclude(connection, [user_id])
+    await _SET.execute(connection, user_id=user_id, purpose=decision.purpose, granted=decision.granted)
+    row = await _APPEND.fetchrow(
+        connection,
+        user_id=user_id,
+        purpose=decision.purpose,
+        granted=decision.granted,
+        source=decision.source,
+        policy_version=decision.policy_version,
+        legal_basis=decision.legal_basis,
+        actor=actor,
     )
     assert row is not None  # RETURNING gives the row
-    await connection.execute(
-        "UPDATE users SET version = version + 1, updated_at = statement_timestamp() WHERE user_id = $1", user_id
-    )
-    if not said.granted:
-        await withdrawals.end_instances(connection, [(user_id, said.purpose.value)])
-    return ConsentEntry(row["record_id"], said, actor, row["recorded_at"])
+    await _TOUCH_USER.execute(connection, user_id=user_id)
+    if not decision.granted:
+        await withdrawals.end_instances(connection, [(user_id, decision.purpose.value)])
+    return ConsentEntry(row["record_id"], decision, actor, row["recorded_at"])
+
+
+_LOCK_USER = statement(
+    select(col(User.user_id)).where(col(User.user_id) == bindparam("user_id")).with_for_update()
+)
+_IS_ERASED = statement(select(col(DataKey.wrapped).is_(None)).where(col(DataKey.subject) == bindparam("user_id")))
 
 
 async def _lock_user(connection: Connection, user_id: str) -> None:
-    """Lock the row, and look for an erasure in the statement after: it sees one that the lock waited for."""
-    locked = await connection.fetchval("SELECT true FROM users WHERE user_id = $1 FOR UPDATE", user_id)
-    if await connection.fetchval("SELECT wrapped IS NULL FROM data_keys WHERE subject = $1", user_id):
+    locked = await _LOCK_USER.fetchval(connection, user_id=user_id)
+    # A statement of its own: it sees the erasure whose transaction the lock has waited for.
+    if await _IS_ERASED.fetchval(connection, user_id=user_id):
         raise UserErasedError
     if locked is None:
         raise UserNotFoundError
 
 
-_ENTRY = "record_id, purpose, granted, source, policy_version, legal_basis, actor, recorded_at"
+_ENTRY: list[Any] = [
+    col(ConsentRecord.record_id),
+    col(ConsentRecord.purpose),
+    col(ConsentRecord.granted),
+    col(ConsentRecord.source),
+    col(ConsentRecord.policy_version),
+    col(ConsentRecord.legal_basis),
+    col(ConsentRecord.actor),
+    col(ConsentRecord.recorded_at),
+]
+_LATEST = statement(
+    select(*_ENTRY)
+    .ext(distinct_on(col(ConsentRecord.purpose)))
+    .where(col(ConsentRecord.user_id) == bindparam("user_id"))
+    .order_by(col(ConsentRecord.purpose), col(ConsentRecord.record_id).desc())
+)
 
 
 async def latest(connection: Connection, user_id: str) -> dict[Purpose, ConsentEntry]:
-    """The last statement of a person about each purpose."""
-    rows = await connection.fetch(
-        f"""SELECT DISTINCT ON (purpose) {_ENTRY} FROM consent_history
-             WHERE user_id = $1 ORDER BY purpose, record_id DESC""",
-        user_id,
-    )
-    return {entry.statement.purpose: entry for entry in map(_entry, rows)}
+    """A person's last decision on each purpose."""
+    rows = await _LATEST.fetch(connection, user_id=user_id)
+    return {entry.decision.purpose: entry for entry in map(_entry, rows)}
+
+
+_HISTORY = statement(
+    select(*_ENTRY)
+    .where(col(ConsentRecord.user_id) == bindparam("user_id"), col(ConsentRecord.record_id) > bindparam("after"))
+    .order_by(col(ConsentRecord.record_id))
+    .limit(bindparam("limit"))
+)
 
 
 async def history(connection: Connection, user_id: str, *, limit: int, after: int) -> list[ConsentEntry]:
-    """Up to ``limit`` statements of a person, the oldest first, after a record id."""
-    rows = await connection.fetch(
-        f"""SELECT {_ENTRY} FROM consent_history
-             WHERE user_id = $1 AND record_id > $2 ORDER BY record_id LIMIT $3""",
-        user_id,
-        after,
-        limit,
-    )
-    return [_entry(row) for row in rows]
+    """Up to ``limit`` decisions of a person, the oldest first, after a record id."""
+    return [_entry(row) for row in await _HISTORY.fetch(connection, user_id=user_id, after=after, limit=limit)]
 
 
-def _entry(row: asyncpg.Record) -> ConsentEntry:
-    said = Statement(
+def _entry(row: Record) -> ConsentEntry:
+    decision = ConsentDecision(
         Purpose(row["purpose"]), row["granted"], row["source"], row["policy_version"], row["legal_basis"]
     )
-    return ConsentEntry(row["record_id"], said, row["actor"], row["recorded_at"])
+    return ConsentEntry(row["record_id"], decision, row["actor"], row["recorded_at"])

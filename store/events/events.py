@@ -1,15 +1,21 @@
-"""The log of events: written under its people's consent, read back by person."""
+"""The event log: written under the consent of its users, and read back by user."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any
 
 import orjson
+from asyncpg import Record
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, true, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.errors import UserErasedError, UserNotFoundError
+from models.personal import columns_of
 from models.rules.event_privacy import Forbidden, without
 from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import (
@@ -23,41 +29,24 @@ from models.rules.ingest import (
     Outcome,
 )
 from models.rules.sharding import shard_of
+from models.tables.events import Event, EventId, LogGeneration
+from models.tables.people import Consent, User
+from models.tables.people import DataKey as DataKeyRow
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.consents import locks
-from store.events import ids
+from store.statements import Statement, filtered, one_of, select, statement, unnested
 
 BODY = "events.body"
-_COLUMNS = (
-    "event_id",
-    "user_id",
-    "event_type",
-    "timestamp",
-    "session_id",
-    "shard",
-    "generation",
-    "historical",
-    "body",
-    "dimensions",
-)
-
-_GATE = """
-    SELECT w.user_id, k.wrapped, u.present, u.preferences, c.granted, g.generation
-      FROM (SELECT coalesce((SELECT generation FROM log_generation), 1) AS generation) g
-     CROSS JOIN unnest($1::text[]) AS w(user_id)
-      JOIN LATERAL (SELECT wrapped FROM data_keys WHERE subject = w.user_id LIMIT 1) k ON true
-      LEFT JOIN LATERAL (SELECT true AS present, nullif(privacy_preferences, '{}') AS preferences
-                           FROM users WHERE user_id = w.user_id LIMIT 1) u ON true
-      LEFT JOIN LATERAL (SELECT granted FROM consents WHERE user_id = w.user_id AND purpose = $2 LIMIT 1) c ON true
-"""
-"""LIMIT keeps the planner at three look-ups for each person; left to itself it reads all consents for a batch."""
+_COPIED = [each.name for each in columns_of(Event) if each.server_default is None]
+"""The columns that COPY writes, in the order of :func:`_row`; Postgres fills in the others."""
+_ONE: ColumnElement[int] = literal_column("1")
 
 
 @dataclass(frozen=True, slots=True)
 class _Person:
-    """Somebody of whom events may be stored."""
+    """A user whose events may be stored."""
 
     key: DataKey
     forbidden: Forbidden | None
@@ -66,16 +55,16 @@ class _Person:
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """Whom a batch may speak of, why not of the others, and the generation of the log."""
+    """The users of a batch whose events may be stored, the rejections of the others, and the log's generation."""
 
     people: Mapping[str, _Person]
-    refusals: Mapping[str, Outcome]
+    rejections: Mapping[str, Outcome]
     generation: int
 
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """An event as it is stored, opened."""
+    """An event as it is stored, decrypted."""
 
     event_id: str
     user_id: str
@@ -87,71 +76,133 @@ class StoredEvent:
     body: Mapping[str, Any]
 
 
-async def record(connection: Connection, cipher: Cipher, events: Sequence[NewEvent]) -> list[Outcome]:
-    """Store those events of a batch that may be stored; what became of each, in their order.
+async def record(connection: Connection, cipher: Cipher, events: Sequence[NewEvent | Outcome]) -> list[Outcome]:
+    """Store the events of a batch that consent permits; returns the outcome of each item, in their order.
 
-    To be called in a READ COMMITTED transaction that has read nothing yet and does nothing else. Raises
-    asyncpg's CheckViolationError where the partition of a month is missing.
+    An item that was rejected before is its own outcome. Call this in a READ COMMITTED transaction that has read
+    nothing yet and does nothing else. Raises asyncpg's CheckViolationError where the partition of a month is
+    missing.
     """
-    if not events:
-        return []
-    user_ids = {event.user_id for event in events}
+    user_ids = {event.user_id for event in events if isinstance(event, NewEvent)}
     await locks.share(connection, user_ids)
+    # The statement after the lock: it sees every withdrawal that the lock has waited for.
     gate = await _read_gate(connection, cipher, user_ids)
-    permitted = [place for place, event in enumerate(events) if event.user_id in gate.people]
-    outcomes = [ACCEPTED] * len(events)
-    if len(permitted) < len(events):
-        outcomes = [_refusal(event, gate) or ACCEPTED for event in events]
-    first: dict[str, int] = {}
-    repeats = [place for place in permitted if first.setdefault(events[place].event_id, place) != place]
-    marks = {event_id: _mark(events[place]) for event_id, place in first.items()}
-    ordered = sorted(first)
-    free = await ids.take(connection, [(each, marks[each], events[first[each]].timestamp) for each in ordered])
-    if free < len(first):
-        ours, others = await ids.settle(connection, ordered)
-        repeats += [first[event_id] for event_id in ordered if event_id not in ours]
-        ordered = [event_id for event_id in ordered if event_id in ours]
-        marks |= others
-    for place in repeats:
-        same = _mark(events[place]) == marks[events[place].event_id]
-        outcomes[place] = DUPLICATE if same else EVENT_ID_CONFLICT
-    await _write(connection, [events[first[each]] for each in ordered], gate)
+    outcomes: list[Outcome] = []
+    first: dict[str, NewEvent] = {}
+    for event in events:
+        if isinstance(event, Outcome):
+            outcomes.append(event)
+            continue
+        outcomes.append(gate.rejections.get(event.user_id, ACCEPTED))
+        if event.user_id in gate.people:
+            first.setdefault(event.event_id, event)
+    new, fingerprints = await _take_ids(connection, first)
+    for place, event in enumerate(events):
+        if outcomes[place] is ACCEPTED and isinstance(event, NewEvent) and new.get(event.event_id) is not event:
+            same = _fingerprint(event) == fingerprints[event.event_id]
+            outcomes[place] = DUPLICATE if same else EVENT_ID_CONFLICT
+    await _write(connection, new.values(), gate)
     return outcomes
 
 
-def _refusal(event: NewEvent, gate: _Gate) -> Outcome | None:
-    return None if event.user_id in gate.people else gate.refusals.get(event.user_id, USER_UNKNOWN)
+def _gate_statement() -> Statement:
+    asked = unnested("asked", col(User.user_id))
+    # LIMIT keeps the planner at three index look-ups for each user: without it, it reads all consents for a batch.
+    key = select(col(DataKeyRow.wrapped)).where(col(DataKeyRow.subject) == asked.c.user_id).limit(_ONE)
+    preferences = func.nullif(col(User.privacy_preferences), literal_column("'{}'::jsonb")).label("preferences")
+    user = select(true().label("present"), preferences).where(col(User.user_id) == asked.c.user_id).limit(_ONE)
+    consent = (
+        select(col(Consent.granted))
+        .where(col(Consent.user_id) == asked.c.user_id, col(Consent.purpose) == Purpose.DATA_COLLECTION)
+        .limit(_ONE)
+    )
+    k, u, c = key.lateral("k"), user.lateral("u"), consent.lateral("c")
+    generation = func.coalesce(select(col(LogGeneration.generation)).scalar_subquery(), 1).label("generation")
+    return statement(
+        select(asked.c.user_id, k.c.wrapped, u.c.present, u.c.preferences, c.c.granted, generation)
+        .select_from(asked)
+        .join(k, true())
+        .outerjoin(u, true())
+        .outerjoin(c, true())
+    )
 
 
-def _mark(event: NewEvent) -> int:
-    return ids.fingerprint(event.user_id, event.event_type)
+_GATE = _gate_statement()
 
 
 async def _read_gate(connection: Connection, cipher: Cipher, user_ids: Collection[str]) -> _Gate:
-    """What some people permit; the statement after the one that took the locks."""
-    rows = await connection.fetch(_GATE, list(user_ids), Purpose.DATA_COLLECTION)
-    people, refusals = {}, {}
+    rows = await _GATE.fetch(connection, user_id=list(user_ids))
+    people: dict[str, _Person] = {}
+    rejections = dict.fromkeys(user_ids, USER_UNKNOWN)
     for user_id, wrapped, present, preferences, granted, _ in rows:
         if wrapped is None:
-            refusals[user_id] = USER_ERASED
+            rejections[user_id] = USER_ERASED
         elif present and not granted:
-            refusals[user_id] = CONSENT_REQUIRED
+            rejections[user_id] = CONSENT_REQUIRED
         elif present:
             key = cipher.unwrap(user_id, wrapped)
             people[user_id] = _Person(key, Forbidden.by(preferences), shard_of(user_id))
-    return _Gate(people, refusals, rows[0]["generation"] if rows else 1)
+            del rejections[user_id]
+    return _Gate(people, rejections, rows[0]["generation"] if rows else 1)
 
 
-async def _write(connection: Connection, events: Sequence[NewEvent], gate: _Gate) -> None:
+_GIVEN = unnested("given", col(EventId.event_id), col(EventId.fingerprint), col(EventId.timestamp))
+_TAKE_IDS = statement(
+    insert(EventId)
+    .from_select([each.name for each in _GIVEN.c], select(*_GIVEN.c))
+    .on_conflict_do_nothing(index_elements=["event_id"])
+)
+# `xmin` is the transaction that inserted a row: this one, as long as it uses no savepoints.
+_OURS: ColumnElement[bool] = literal_column("event_ids.xmin = pg_current_xact_id()::xid").label("ours")
+_FIND_IDS = statement(
+    select(col(EventId.event_id), col(EventId.fingerprint), _OURS).where(
+        one_of(col(EventId.event_id), "event_ids")
+    )
+)
+
+
+async def _take_ids(
+    connection: Connection, events: Mapping[str, NewEvent]
+) -> tuple[Mapping[str, NewEvent], Mapping[str, int]]:
+    """Insert the ids that are free; returns the events whose ids were, and the fingerprints stored for all ids.
+
+    Ids are inserted in their order. A transaction that inserts the same id is waited for, and never in a circle;
+    where it rolls back, the id is free.
+    """
+    ordered = sorted(events)
+    fingerprints = {event_id: _fingerprint(events[event_id]) for event_id in ordered}
+    taken = await _TAKE_IDS.execute(
+        connection,
+        event_id=ordered,
+        fingerprint=list(fingerprints.values()),
+        timestamp=[events[event_id].timestamp for event_id in ordered],
+    )
+    if taken < len(ordered):
+        # A statement of its own: it sees the ids that the insert has waited for. Retention may have deleted one
+        # since: then it is missing here, and its event counts as a duplicate.
+        rows = await _FIND_IDS.fetch(connection, event_ids=ordered)
+        fingerprints |= {row["event_id"]: row["fingerprint"] for row in rows}
+        ordered = sorted(row["event_id"] for row in rows if row["ours"])
+    return {event_id: events[event_id] for event_id in ordered}, fingerprints
+
+
+def _fingerprint(event: NewEvent) -> int:
+    """64 bits of the event's user and type: the same id with another fingerprint is a conflict."""
+    digest = blake2b(f"{event.user_id}\x00{event.event_type}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+async def _write(connection: Connection, events: Collection[NewEvent], gate: _Gate) -> None:
     if events:
-        await connection.copy_records_to_table(
-            "events", records=[_row(event, gate) for event in events], columns=_COLUMNS
-        )
+        await connection.copy_records_to_table(Event.__tablename__, records=_rows(events, gate), columns=_COPIED)
 
 
-def _row(event: NewEvent, gate: _Gate) -> tuple[Any, ...]:
-    """The columns of an event, its body encrypted, without what its person's preferences forbid."""
-    person = gate.people[event.user_id]
+def _rows(events: Iterable[NewEvent], gate: _Gate) -> list[tuple[Any, ...]]:
+    return [_row(event, gate.people[event.user_id], gate.generation) for event in events]
+
+
+def _row(event: NewEvent, person: _Person, generation: int) -> tuple[Any, ...]:
+    """The values of :data:`_COPIED`, without the attributes that the person's preferences forbid."""
     parts, body = event.parts, event.body
     if person.forbidden:
         parts = without(parts, person.forbidden)
@@ -163,66 +214,103 @@ def _row(event: NewEvent, gate: _Gate) -> tuple[Any, ...]:
         event.timestamp,
         event.session_id,
         person.shard,
-        gate.generation,
+        generation,
         event.historical,
         person.key.encrypt(BODY, body),
         event.dimensions(parts),
     )
 
 
-async def last_seen(connection: Connection, user_id: str, pattern: str) -> datetime | None:
-    """When the latest event of a user happened, of a type, a category (`engagement.*`) or any (`*`); events that
-    workflows record don't count."""
-    latest: datetime | None = await connection.fetchval(
-        r"""SELECT timestamp FROM events
-             WHERE user_id = $1 AND NOT starts_with(session_id, $3)
-               AND ($2 = '*' OR event_type = $2
-                    OR ($2 LIKE '%.*' AND starts_with(event_type, left($2, -1))))
-             ORDER BY timestamp DESC LIMIT 1""",
-        user_id,
-        pattern,
-        WORKFLOW_SESSION,
+_LAST_SEEN = filtered(
+    select(col(Event.timestamp))
+    .where(
+        col(Event.user_id) == bindparam("user_id"),
+        ~func.starts_with(col(Event.session_id), WORKFLOW_SESSION),
     )
-    return latest
+    .order_by(col(Event.timestamp).desc())
+    .limit(_ONE),
+    event_type=col(Event.event_type) == bindparam("event_type"),
+    category=func.starts_with(col(Event.event_type), bindparam("category")),
+)
+
+
+async def last_seen(connection: Connection, user_id: str, pattern: str) -> datetime | None:
+    """The time of a user's latest event that no workflow recorded.
+
+    ``pattern`` is a type, a category (`engagement.*`) or `*` for any event.
+    """
+    by_type = pattern != "*" and not pattern.endswith(".*")
+    category = pattern[:-1] if pattern.endswith(".*") else None
+    rows = await _LAST_SEEN.fetch(
+        connection, user_id=user_id, event_type=pattern if by_type else None, category=category
+    )
+    return rows[0]["timestamp"] if rows else None
+
+
+_SHOWN: list[Any] = [
+    col(Event.event_id),
+    col(Event.event_type),
+    col(Event.timestamp),
+    col(Event.session_id),
+    col(Event.historical),
+    col(Event.received_at),
+    col(Event.body),
+]
+
+
+def _list_of_user(*conditions: ColumnElement[bool]) -> Statement:
+    page = (
+        select(*_SHOWN)
+        .where(col(Event.user_id) == col(DataKeyRow.subject), col(DataKeyRow.wrapped).is_not(None), *conditions)
+        .order_by(col(Event.timestamp).desc(), col(Event.event_id).desc())
+        .limit(bindparam("limit"))
+        .correlate(DataKeyRow)
+        .lateral("page")
+    )
+    return statement(
+        select(col(DataKeyRow.wrapped), col(User.user_id).is_not(None).label("present"), *page.c)
+        .select_from(DataKeyRow)
+        .outerjoin(User, col(User.user_id) == col(DataKeyRow.subject))
+        .outerjoin(page, true())
+        .where(col(DataKeyRow.subject) == bindparam("user_id"))
+    )
+
+
+_FIRST_PAGE = _list_of_user()
+_NEXT_PAGE = _list_of_user(
+    tuple_(col(Event.timestamp), col(Event.event_id)) < tuple_(bindparam("timestamp"), bindparam("event_id"))
+)
 
 
 async def list_of_user(
     connection: Connection, cipher: Cipher, user_id: str, *, limit: int, before: tuple[datetime, str] | None
 ) -> list[StoredEvent]:
-    """Up to ``limit`` events of a user, the newest first, before a (timestamp, id).
+    """Up to ``limit`` events of a user, the newest first, before a (timestamp, event id).
 
     Raises :class:`UserNotFoundError` or :class:`UserErasedError`.
     """
-    rows = await connection.fetch(
-        """SELECT k.wrapped, u.user_id IS NOT NULL AS present, e.*
-             FROM data_keys k
-             LEFT JOIN users u ON u.user_id = k.subject
-             LEFT JOIN LATERAL (
-                   SELECT event_id, event_type, timestamp, session_id, historical, received_at, body
-                     FROM events WHERE user_id = k.subject AND k.wrapped IS NOT NULL
-                      AND ($3::timestamptz IS NULL OR (timestamp, event_id) < ($3, $4))
-                    ORDER BY timestamp DESC, event_id DESC LIMIT $2) e ON true
-            WHERE k.subject = $1""",
-        user_id,
-        limit,
-        *(before or (None, None)),
-    )
+    if before is None:
+        rows = await _FIRST_PAGE.fetch(connection, user_id=user_id, limit=limit)
+    else:
+        rows = await _NEXT_PAGE.fetch(
+            connection, user_id=user_id, limit=limit, timestamp=before[0], event_id=before[1]
+        )
     if not rows or (rows[0]["wrapped"] is not None and not rows[0]["present"]):
         raise UserNotFoundError
     if rows[0]["wrapped"] is None:
         raise UserErasedError
     key = cipher.unwrap(user_id, rows[0]["wrapped"])
-    return [
-        StoredEvent(
-            event_id=row["event_id"],
-            user_id=user_id,
-            event_type=row["event_type"],
-            timestamp=row["timestamp"],
-            session_id=row["session_id"],
-            historical=row["historical"],
-            received_at=row["received_at"],
-            body=key.decrypt_json(BODY, row["body"]),
-        )
-        for row in rows
-        if row["event_id"] is not None
-    ]
+    return [_stored(row, user_id, key) for row in rows if row["event_id"] is not None]
+
+
+def _stored(row: Record, user_id: str, key: DataKey) -> StoredEvent:
+    return StoredEvent(
+        event_id=row["event_id"],
+        user_id=user_id,
+        event_type=row["event_type"],
+        timestamp=row["timestamp"],
+        session_id=row["session_id"],
+        historical=row["historical"],
+        received_at=row["received_at"],
+        body=key.decrypt_json(BODY, row["body"]),
+    )

@@ -1,9 +1,14 @@
-"""The event log as its consumers read it: in order, from a cursor, and nothing is ever skipped.
+"""The event log as its consumers read it: in order, from a cursor, without skipping an event.
 
-A row is *settled* once every transaction below its own has ended (``xid < pg_snapshot_xmin``), or where it is
-of an earlier generation of the log. Only settled rows are read, since an open transaction may still put rows
-before the others. The horizon is that of the whole cluster: a long write transaction in any of its databases
-delays consumers, and loses nothing.
+A row is *settled* once each transaction with a lower id has ended (``xid < pg_snapshot_xmin``). Rows of earlier
+generations are settled. Consumers read settled rows alone: an open transaction may still commit rows
+that come before the others. The horizon is that of the whole cluster. A long write transaction in any of its
+databases delays consumers; no event is lost by it.
+
+A generation begins where transaction ids have started anew. A logical dump restores rows with their old
+transaction ids into a cluster whose own ids may be lower. New events would then come before those that consumers
+have read. So each migration, which runs before anything serves, compares the present transaction id with the
+highest one of the log, and begins a new generation where it is lower.
 """
 
 from __future__ import annotations
@@ -12,23 +17,24 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import asyncpg
+from asyncpg import Record
+from sqlalchemy import bindparam, func, text, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.rules.folding import FoldedEvent, UnfoldableError
+from models.tables.events import Event, LogCursor, LogGeneration
 from privacy.encryption import DataKey
 from store.connection import Connection
 from store.events.events import BODY
+from store.statements import parameters, select, sql, statement
 
 CHANNEL = "events_recorded"
-"""What ingest notifies when events have been committed."""
-
-_ROW = """generation, xid, sequence, event_id, user_id, event_type, timestamp, session_id, historical, body,
-          received_at"""
-"""What a :class:`LoggedEvent` is made of, in its order."""
+"""The channel that ingest notifies after events were committed."""
 
 
 class CursorMovedError(Exception):
-    """Another worker has moved the cursor in the meantime: nothing of this transaction may stay."""
+    """Another worker has moved the cursor: this transaction must roll back."""
 
 
 class Position(NamedTuple):
@@ -41,125 +47,201 @@ class Position(NamedTuple):
 
 BEGINNING = Position(0, 0, 0)
 
+# LoggedEvent reads these columns by their position.
+_LOGGED: list[Any] = [
+    col(Event.generation),
+    col(Event.xid),
+    col(Event.sequence),
+    col(Event.event_id),
+    col(Event.user_id),
+    col(Event.event_type),
+    col(Event.timestamp),
+    col(Event.session_id),
+    col(Event.historical),
+    col(Event.body),
+    col(Event.received_at),
+]
+
 
 class LoggedEvent:
-    """A row of the log, encrypted. There is one for each event of a batch, so it takes only what is asked for."""
+    """A row of the log, encrypted."""
 
-    __slots__ = ("_key", "_opened", "_row")
+    # A batch has thousands of these, so each reads from its row only what is asked for.
+    __slots__ = ("_body", "_key", "_row")
 
-    def __init__(self, row: asyncpg.Record) -> None:
+    def __init__(self, row: Record) -> None:
         self._row = row
         self._key: DataKey | None = None
-        self._opened: Mapping[str, Any] | None = None
+        self._body: Mapping[str, Any] | None = None
 
     @property
     def position(self) -> Position:
-        """Where it stands."""
         return Position(*self._row[:3])
 
     @property
     def user_id(self) -> str:
-        """Whose event it is."""
         return str(self._row["user_id"])
 
     @property
     def event_type(self) -> str:
-        """What kind of event it is."""
         return str(self._row["event_type"])
 
-    def opened_with(self, key: DataKey | None) -> FoldedEvent:
-        """The event for its consumers; its body is opened on use, once. Without a key nobody may use it."""
+    def decrypted_with(self, key: DataKey | None) -> FoldedEvent:
+        """The event for its consumers; the body is decrypted on its first use. Without a key it can't be used."""
         self._key = key
         _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at = self._row
         return FoldedEvent(
-            event_id, user_id, event_type, timestamp, session_id, received_at, historical, self._body
+            event_id, user_id, event_type, timestamp, session_id, received_at, historical, self._decrypted_body
         )
 
-    def _body(self) -> Mapping[str, Any]:
-        if self._opened is None:
-            assert self._key is not None  # it is given where this method is handed out
-            opened = self._key.decrypt_json(BODY, self._row["body"])
-            if not isinstance(opened, Mapping):
+    def _decrypted_body(self) -> Mapping[str, Any]:
+        if self._body is None:
+            assert self._key is not None  # an event without a key is set aside, and no consumer reads it
+            body = self._key.decrypt_json(BODY, self._row["body"])
+            if not isinstance(body, Mapping):
                 raise UnfoldableError("an event's body is an object")
-            self._opened = opened
-        return self._opened
+            self._body = body
+        return self._body
 
 
-async def announce(connection: Connection) -> None:
-    """Wake consumers. Not in a transaction that writes: NOTIFY lets those commit only one after the other."""
-    await connection.execute(f"NOTIFY {CHANNEL}")
+_NOTIFY = sql(f"NOTIFY {CHANNEL}")  # no SQLModel statement: a command without parameters
+
+
+async def notify(connection: Connection) -> None:
+    """Wake the consumers. Call it outside transactions that write: NOTIFY makes those commit one after another."""
+    await _NOTIFY.execute(connection)
+
+
+_CURSOR = statement(
+    select(col(LogCursor.generation), col(LogCursor.xid), col(LogCursor.sequence)).where(
+        col(LogCursor.consumer) == bindparam("consumer"), col(LogCursor.shard) == bindparam("shard")
+    )
+)
 
 
 async def cursor(connection: Connection, consumer: str, shard: int) -> Position:
-    """Where a consumer stands in a shard; a new one stands before everything."""
-    row = await connection.fetchrow(
-        "SELECT generation, xid, sequence FROM log_cursors WHERE consumer = $1 AND shard = $2", consumer, shard
-    )
+    """The position of a consumer in a shard; a new consumer's is before everything."""
+    row = await _CURSOR.fetchrow(connection, consumer=consumer, shard=shard)
     return BEGINNING if row is None else Position(*row)
+
+
+_PLACE = (col(Event.generation), col(Event.xid), col(Event.sequence))
+_IN_SHARD_AFTER = (
+    col(Event.shard) == bindparam("shard"),
+    tuple_(*_PLACE) > tuple_(bindparam("generation"), bindparam("xid"), bindparam("sequence")),
+)
+_GENERATION = func.coalesce(select(col(LogGeneration.generation)).scalar_subquery(), 1)
+_HORIZON = tuple_(_GENERATION, func.pg_snapshot_xmin(func.pg_current_snapshot()))
+# The horizon is a bound of the index scan: Postgres reads none of the rows that wait behind an open transaction.
+_READ = statement(
+    select(*_LOGGED)
+    .where(*_IN_SHARD_AFTER, tuple_(col(Event.generation), col(Event.xid)) < _HORIZON)
+    .order_by(*_PLACE)
+    .limit(bindparam("limit"))
+)
 
 
 async def read(connection: Connection, shard: int, after: Position, limit: int) -> list[LoggedEvent]:
     """The next settled events after a position, in log order.
 
-    Call it before the transaction writes anything: its own transaction id would hide later rows. The horizon is a
-    bound of the index: however many rows wait behind an open transaction, none of them is looked at.
+    Call it before the transaction writes anything: its own transaction id would hide later rows.
     """
-    rows = await connection.fetch(
-        f"""SELECT {_ROW} FROM events
-             WHERE shard = $1 AND (generation, xid, sequence) > ($2, $3, $4)
-               AND (generation, xid) < (coalesce((SELECT generation FROM log_generation), 1),
-                                        pg_snapshot_xmin(pg_current_snapshot()))
-             ORDER BY generation, xid, sequence LIMIT $5""",
-        shard,
-        *after,
-        limit,
-    )
+    rows = await _READ.fetch(connection, shard=shard, limit=limit, **after._asdict())
     return [LoggedEvent(row) for row in rows]
+
+
+_MORE = statement(select(select(text("1")).select_from(Event).where(*_IN_SHARD_AFTER).exists()))
 
 
 async def more(connection: Connection, shard: int, after: Position) -> bool:
     """Whether there are committed events after a position, settled or not."""
-    found: bool = await connection.fetchval(
-        """SELECT EXISTS (SELECT FROM events
-                           WHERE shard = $1 AND (generation, xid, sequence) > ($2, $3, $4))""",
-        shard,
-        *after,
-    )
+    found: bool = await _MORE.fetchval(connection, shard=shard, **after._asdict())
     return found
 
 
-async def move(connection: Connection, consumer: str, shard: int, before: Position, to: Position) -> None:
-    """Move a cursor, in the transaction of the effects; raises :class:`CursorMovedError` where another was faster.
+_NEW_CURSOR = insert(LogCursor).values(parameters("consumer", "shard", "generation", "xid", "sequence"))
+_MOVE = statement(
+    _NEW_CURSOR.on_conflict_do_update(
+        index_elements=["consumer", "shard"],
+        set_={
+            "generation": _NEW_CURSOR.excluded.generation,
+            "xid": _NEW_CURSOR.excluded.xid,
+            "sequence": _NEW_CURSOR.excluded.sequence,
+            "moved_at": func.now(),
+        },
+        where=tuple_(col(LogCursor.generation), col(LogCursor.xid), col(LogCursor.sequence))
+        == tuple_(bindparam("from_generation"), bindparam("from_xid"), bindparam("from_sequence")),
+        # The commit doesn't wait for the disk: a crash that forgets it forgets the cursor and the effects
+        # together, and the events, which are on disk, are read again.
+    ).returning(func.set_config("synchronous_commit", "off", True))
+)
 
-    To be called before the effects are written: of two workers on one shard the second then waits here, and
-    finds that it has nothing to do. The commit doesn't wait for the disk: a crash forgets effects and move
-    together, and the events are there to be read again.
+
+async def move(connection: Connection, consumer: str, shard: int, before: Position, to: Position) -> None:
+    """Move a cursor in the transaction of the effects; raises :class:`CursorMovedError` if another worker has.
+
+    Call it before the effects are written. Of two workers on one shard the second then waits here, and finds
+    the cursor moved before it has written anything.
     """
-    moved = await connection.fetchval(
-        """INSERT INTO log_cursors AS c (consumer, shard, generation, xid, sequence)
-           VALUES ($1, $2, $6, $7, $8)
-           ON CONFLICT (consumer, shard) DO UPDATE
-           SET generation = excluded.generation, xid = excluded.xid, sequence = excluded.sequence, moved_at = now()
-           WHERE (c.generation, c.xid, c.sequence) = ($3, $4, $5)
-           RETURNING set_config('synchronous_commit', 'off', true)""",
-        consumer,
-        shard,
-        *before,
-        *to,
+    moved = await _MOVE.fetchval(
+        connection,
+        consumer=consumer,
+        shard=shard,
+        from_generation=before.generation,
+        from_xid=before.xid,
+        from_sequence=before.sequence,
+        **to._asdict(),
     )
     if moved is None:
         raise CursorMovedError
 
 
+_FIND = statement(
+    select(*_LOGGED).where(
+        col(Event.user_id) == bindparam("user_id"),
+        col(Event.timestamp) == bindparam("timestamp"),
+        col(Event.event_id) == bindparam("event_id"),
+    )
+)
+
+
 async def find_event(
     connection: Connection, user_id: str, timestamp: datetime, event_id: str
 ) -> LoggedEvent | None:
-    """One event by its id; user and timestamp say where to look. None where retention has taken it."""
-    row = await connection.fetchrow(
-        f"""SELECT {_ROW} FROM events
-             WHERE user_id = $1 AND timestamp = $2 AND event_id = $3""",
-        user_id,
-        timestamp,
-        event_id,
-    )
+    """One event by its id; user and timestamp name its partition. None where retention has deleted it."""
+    row = await _FIND.fetchrow(connection, user_id=user_id, timestamp=timestamp, event_id=event_id)
     return None if row is None else LoggedEvent(row)
+
+
+_LOCK_GENERATION = statement(select(col(LogGeneration.generation)).with_for_update())
+# SQL text: snapshot functions, and a LATERAL that is twice as long as a SQLModel statement.
+_SETTLE_GENERATION = sql(
+    """
+    WITH highest AS (
+        SELECT greatest(
+            g.highest_xid,
+            (SELECT max(c.xid) FROM log_cursors c WHERE c.generation = g.generation),
+            (SELECT max(newest.xid)
+               FROM generate_series(0, (SELECT max(shard) FROM events)) AS shards (shard),
+                    LATERAL (SELECT e.xid FROM events e
+                              WHERE e.shard = shards.shard AND e.generation = g.generation
+                              ORDER BY e.xid DESC LIMIT 1) AS newest)) AS xid
+        FROM log_generation g)
+    UPDATE log_generation
+    SET generation = generation + (pg_current_xact_id() < highest.xid)::integer,
+        highest_xid = CASE WHEN pg_current_xact_id() < highest.xid THEN pg_current_xact_id()
+                      ELSE greatest(highest.xid, pg_current_xact_id()) END
+    FROM highest RETURNING generation
+    """
+)
+
+
+async def settle_generation(connection: Connection) -> int:
+    """Begin a new generation where this cluster's transaction ids are lower than the log's; returns the latest.
+
+    Call it in a transaction, as the owner or the runtime role, while nothing ingests. Consumers would miss the
+    events of an ingest that had read the old generation and commits later.
+    """
+    await _LOCK_GENERATION.execute(connection)
+    generation: int = await _SETTLE_GENERATION.fetchval(connection)
+    return generation

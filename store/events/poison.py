@@ -1,4 +1,4 @@
-"""Events that a consumer could not take: set aside with the type of their error, never its text."""
+"""Poison events: events that a consumer could not process and has set aside, with the type of the error alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import asyncpg
+from sqlalchemy import bindparam, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
-from models.errors import AlreadySettledError, PoisonEventNotFoundError
-from models.rules.folding import FoldedEvent
+from models.errors import AlreadySettledError, EventGoneError, PoisonEventNotFoundError, StillUnusableError
+from models.rules.folding import FoldedEvent, Projection
+from models.rules.triggers import WorkflowTrigger
+from models.tables.events import PoisonEvent
+from privacy.encryption import Cipher, DecryptionError
+from store import outbox
 from store.connection import Connection
+from store.consents import locks
+from store.events import log, projection
+from store.statements import filtered, parameters, select, statement
+from store.users import data_keys, users
 
 PoisonStatus = Literal["open", "replayed", "discarded"]
-_NAMES = "poison_id, consumer, event_id, user_id, timestamp, tries, error_type, status, set_aside_at"
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,8 @@ class StoredPoison:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """An event that can't be taken, and why."""
+class UnusableEvent:
+    """An event that can't be processed, and its error."""
 
     event: FoldedEvent
     tries: int
@@ -43,67 +53,127 @@ class Refused:
 
 
 def is_of_the_event(error: Exception) -> bool:
-    """Whether a failure to write what was folded can come from an event's content, so that setting it aside
-    would help: Postgres refused the data.
+    """Whether Postgres rejected the data of an event, so that setting it aside helps.
 
-    Anything else would befall every event, be it for Postgres' reasons (no space, a deadlock, a table that isn't
-    there), a key that this process lacks, or a bug of ours: that calls for patience, or for mending, and sets
-    nothing aside.
+    Any other error would befall every event: no disk space, a deadlock, a missing table, a key that this process
+    lacks, a bug. Nothing is set aside for it; the consumer waits until the cause is gone.
     """
     return isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
 
 
-async def set_aside(connection: Connection, consumer: str, refused: Sequence[Refused]) -> None:
-    """Keep what a consumer passes over, in the transaction in which it does."""
-    if not refused:
-        return
-    await connection.executemany(
-        """INSERT INTO poison_events (poison_id, consumer, event_id, user_id, timestamp, tries, error_type, status)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, 'open')""",
-        [
-            (
-                uuid.uuid4().hex,
-                consumer,
-                each.event.event_id,
-                each.event.user_id,
-                each.event.timestamp,
-                each.tries,
-                type(each.error).__name__,
-            )
-            for each in refused
-        ],
+_SET_ASIDE = statement(
+    insert(PoisonEvent).values(
+        **parameters("poison_id", "consumer", "event_id", "user_id", "timestamp", "tries", "error_type"),
+        status="open",
     )
+)
+
+
+async def set_aside(connection: Connection, consumer: str, events: Sequence[UnusableEvent]) -> None:
+    """Keep the events that a consumer skips, in the transaction in which it skips them."""
+    if events:
+        await _SET_ASIDE.executemany(
+            connection,
+            [
+                {
+                    "poison_id": uuid.uuid4().hex,
+                    "consumer": consumer,
+                    "event_id": each.event.event_id,
+                    "user_id": each.event.user_id,
+                    "timestamp": each.event.timestamp,
+                    "tries": each.tries,
+                    "error_type": type(each.error).__name__,
+                }
+                for each in events
+            ],
+        )
+
+
+# StoredPoison takes these columns by their position.
+_STORED: list[Any] = [
+    col(PoisonEvent.poison_id),
+    col(PoisonEvent.consumer),
+    col(PoisonEvent.event_id),
+    col(PoisonEvent.user_id),
+    col(PoisonEvent.timestamp),
+    col(PoisonEvent.tries),
+    col(PoisonEvent.error_type),
+    col(PoisonEvent.status),
+    col(PoisonEvent.set_aside_at),
+]
+_SETTLE = statement(
+    update(PoisonEvent)
+    .values(status=bindparam("status"))
+    .where(col(PoisonEvent.poison_id) == bindparam("poison_id"), col(PoisonEvent.status) == "open")
+    .returning(*_STORED)
+)
+_FIND = statement(select(col(PoisonEvent.poison_id)).where(col(PoisonEvent.poison_id) == bindparam("poison_id")))
 
 
 async def settle(connection: Connection, poison_id: str, status: PoisonStatus) -> StoredPoison:
-    """Settle an open one, which only one caller can; raises :class:`PoisonEventNotFoundError`, :class:`AlreadySettledError`.
+    """Settle an open event; of several callers one succeeds, and a rollback leaves the event open.
 
-    Where the transaction is rolled back it stays open.
+    Raises :class:`PoisonEventNotFoundError` or :class:`AlreadySettledError`.
     """
-    row = await connection.fetchrow(
-        f"UPDATE poison_events SET status = $2 WHERE poison_id = $1 AND status = 'open' RETURNING {_NAMES}",
-        poison_id,
-        status,
-    )
+    row = await _SETTLE.fetchrow(connection, poison_id=poison_id, status=status)
     if row is None:
-        if await connection.fetchval("SELECT true FROM poison_events WHERE poison_id = $1", poison_id):
+        if await _FIND.fetchval(connection, poison_id=poison_id):
             raise AlreadySettledError
         raise PoisonEventNotFoundError
     return StoredPoison(*row)
 
 
+async def replay(
+    connection: Connection, cipher: Cipher, triggers: Sequence[WorkflowTrigger], poison_id: str
+) -> StoredPoison:
+    """Project an event that was set aside, exactly once, in the caller's transaction.
+
+    Raises :class:`StillUnusableError` where it fails again, :class:`EventGoneError`,
+    :class:`models.errors.UserErasedError`, and the errors of :func:`settle`. The caller then rolls back, and the
+    event stays open.
+    """
+    settled = await settle(connection, poison_id, "replayed")
+    await users.lock_rows(connection, [settled.user_id])
+    await locks.share(connection, [settled.user_id])
+    try:
+        key = await data_keys.require(connection, cipher, settled.user_id)
+    except DecryptionError as error:
+        raise StillUnusableError(type(error).__name__) from None
+    logged = await log.find_event(connection, settled.user_id, settled.timestamp, settled.event_id)
+    if logged is None:
+        raise EventGoneError
+    event = logged.decrypted_with(key)
+    projected, keys = Projection(), {settled.user_id: key}
+    try:
+        projected.add(event)
+    except Exception as error:  # noqa: BLE001 - any error of the pure code comes from the event
+        raise StillUnusableError(type(error).__name__) from None
+    try:
+        await projection.write(connection, projected, keys)
+        await outbox.enqueue(connection, [event], triggers, keys)
+    except Exception as error:
+        if is_of_the_event(error):
+            raise StillUnusableError(type(error).__name__) from None
+        raise
+    return settled
+
+
+_PAGE = filtered(
+    select(*_STORED)
+    .order_by(col(PoisonEvent.set_aside_at).desc(), col(PoisonEvent.poison_id).desc())
+    .limit(bindparam("limit")),
+    status=col(PoisonEvent.status) == bindparam("status"),
+    before=tuple_(col(PoisonEvent.set_aside_at), col(PoisonEvent.poison_id))
+    < tuple_(bindparam("set_aside_at"), bindparam("poison_id")),
+)
+
+
 async def page(
     connection: Connection, *, status: PoisonStatus | None, before: tuple[datetime, str] | None, limit: int
 ) -> list[StoredPoison]:
-    """Events that were set aside, newest first, after a position in that order."""
-    rows = await connection.fetch(
-        f"""SELECT {_NAMES} FROM poison_events
-             WHERE ($1::text IS NULL OR status = $1)
-               AND ($2::timestamptz IS NULL OR (set_aside_at, poison_id) < ($2, $3))
-             ORDER BY set_aside_at DESC, poison_id DESC LIMIT $4""",
-        status,
-        before[0] if before else None,
-        before[1] if before else None,
-        limit,
+    """Events that were set aside, the newest first, before a (time, poison id)."""
+    set_aside_at, poison_id = before or (None, None)
+    rows = await _PAGE.fetch(
+        connection, limit=limit, status=status, set_aside_at=set_aside_at, poison_id=poison_id
     )
     return [StoredPoison(*row) for row in rows]

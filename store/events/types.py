@@ -1,88 +1,121 @@
-"""Custom event types: declared by an admin, valid for the next event in every process."""
+"""Custom event types: declared by an admin, and valid for the next event in every process."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-import asyncpg
+from asyncpg import Record
+from sqlalchemy import func, literal_column
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.rules.event_types import EventType
 from models.rules.taxonomy import STANDARD
+from models.tables.events import EventType as EventTypeRow
 from store.connection import Connection
+from store.statements import one_of, parameters, select, statement
 
-_KEPT = 1000
+_CACHE_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class StoredEventType:
-    """A custom event type, and when it was last changed."""
+    """A custom event type, and the time of its last change."""
 
     declared: EventType
     changed_at: datetime
 
 
+_STORED: list[Any] = [
+    col(EventTypeRow.event_type),
+    col(EventTypeRow.description),
+    col(EventTypeRow.json_schema),
+    col(EventTypeRow.pii),
+    col(EventTypeRow.dimensions),
+    col(EventTypeRow.changed_at),
+]
+_LIST = statement(select(*_STORED).order_by(col(EventTypeRow.event_type)))
+
+
 async def list_all(connection: Connection) -> list[StoredEventType]:
     """All custom types in the order of their names."""
-    return [_stored(row) for row in await connection.fetch("SELECT * FROM event_types ORDER BY event_type")]
+    return [_stored(row) for row in await _LIST.fetch(connection)]
+
+
+_CHANGED = ("description", "json_schema", "pii", "dimensions")
+_NEW = insert(EventTypeRow).values(parameters("event_type", *_CHANGED))
+_DECLARE = statement(
+    _NEW.on_conflict_do_update(
+        index_elements=["event_type"],
+        set_={name: _NEW.excluded[name] for name in _CHANGED}
+        # A later time even where the clock stands still or goes back: caches compare it.
+        | {
+            "changed_at": func.greatest(
+                func.clock_timestamp(), col(EventTypeRow.changed_at) + timedelta(microseconds=1)
+            )
+        },
+    ).returning(*_STORED, literal_column("old.event_type IS NULL").label("is_new"))
+)
 
 
 async def declare(connection: Connection, declared: EventType) -> tuple[StoredEventType, bool]:
-    """Add a custom type or put it in place of the one that is there; whether it is new."""
-    row = await connection.fetchrow(
-        """INSERT INTO event_types AS t (event_type, description, json_schema, pii, dimensions)
-           VALUES ($1, $2, $3, $4, $5)
-           ON CONFLICT (event_type) DO UPDATE SET
-               description = excluded.description, json_schema = excluded.json_schema, pii = excluded.pii,
-               dimensions = excluded.dimensions,
-               changed_at = greatest(clock_timestamp(), t.changed_at + interval '1 microsecond')
-           RETURNING *, old.event_type IS NULL AS fresh""",
-        declared.event_type,
-        declared.description,
-        declared.schema,
-        list(declared.pii),
-        list(declared.dimensions),
+    """Add or replace a custom type; returns it, and whether it is new."""
+    row = await _DECLARE.fetchrow(
+        connection,
+        event_type=declared.event_type,
+        description=declared.description,
+        json_schema=declared.schema,
+        pii=list(declared.pii),
+        dimensions=list(declared.dimensions),
     )
     assert row is not None  # RETURNING gives the row
-    return _stored(row), bool(row["fresh"])
+    return _stored(row), bool(row["is_new"])
 
 
-def _stored(row: asyncpg.Record) -> StoredEventType:
+def _stored(row: Record) -> StoredEventType:
     declared = EventType(
         row["event_type"], row["description"], row["json_schema"], tuple(row["pii"]), tuple(row["dimensions"])
     )
     return StoredEventType(declared, row["changed_at"])
 
 
+_CHANGES = statement(
+    select(col(EventTypeRow.event_type), col(EventTypeRow.changed_at)).where(
+        one_of(col(EventTypeRow.event_type), "names")
+    )
+)
+_LOAD = statement(select(*_STORED).where(one_of(col(EventTypeRow.event_type), "names")))
+
+
 class EventTypes:
-    """Event types for use: compiled once for each change, looked up anew every time."""
+    """A cache of compiled event types; each look-up asks Postgres for their last changes."""
 
     def __init__(self) -> None:
         self._compiled: dict[str, StoredEventType] = {}
 
     async def find(self, connection: Connection, names: Collection[str]) -> Mapping[str, EventType]:
-        """The declared ones of some types, as they are now."""
+        """The standard types, and those of ``names`` that are declared now."""
         custom = set(names) - STANDARD.keys()
         if not custom:
             return STANDARD
-        rows = await connection.fetch(
-            "SELECT event_type, changed_at FROM event_types WHERE event_type = ANY($1::text[])", list(custom)
-        )
+        rows = await _CHANGES.fetch(connection, names=list(custom))
         current = {row["event_type"]: self._compiled[row["event_type"]] for row in rows if self._is_current(row)}
         stale = [row["event_type"] for row in rows if row["event_type"] not in current]
         if stale:
             current |= await self._load(connection, stale)
         return {**STANDARD, **{name: stored.declared for name, stored in current.items()}}
 
-    def _is_current(self, row: asyncpg.Record) -> bool:
-        known = self._compiled.get(row["event_type"])
-        return known is not None and known.changed_at == row["changed_at"]
+    def _is_current(self, row: Record) -> bool:
+        cached = self._compiled.get(row["event_type"])
+        return cached is not None and cached.changed_at == row["changed_at"]
 
     async def _load(self, connection: Connection, names: list[str]) -> dict[str, StoredEventType]:
-        rows = await connection.fetch("SELECT * FROM event_types WHERE event_type = ANY($1::text[])", names)
+        rows = await _LOAD.fetch(connection, names=names)
         loaded = {row["event_type"]: _stored(row) for row in rows}
-        if len(self._compiled) + len(loaded) > _KEPT:
+        if len(self._compiled) + len(loaded) > _CACHE_SIZE:
             self._compiled.clear()
         self._compiled |= loaded
         return loaded

@@ -1,4 +1,4 @@
-"""The outbox of messages to customers."""
+"""Messages to customers in `messages`: their intent and their status."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from asyncpg import Record
+from sqlalchemy import Text, bindparam, case, func, or_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.errors import UserErasedError
+from models.tables.execution import OutboxMessage
+from models.tables.people import DataKey as DataKeyRow
+from models.tables.people import User
 from models.temporal.execution import Message
 from models.vocabulary import Channel, MessageStatus, Purpose, Suppression
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
+from store.statements import Statement, one_of, parameters, select, statement
 
 _NAMESPACE = uuid.UUID("5f0c3f0e-8d7c-4a57-9d6d-0f6f1c1b8a11")
 
-_SETTLES_FROM = {
+_PREDECESSORS = {
     MessageStatus.OUTBOX: ("pending",),
     MessageStatus.SENDING: ("pending", "sending"),
     MessageStatus.PENDING: ("pending", "sending"),
@@ -25,22 +32,48 @@ _SETTLES_FROM = {
     MessageStatus.REFUSED: ("pending", "sending", "unconfirmed"),
     MessageStatus.SUPPRESSED: ("pending", "sending"),
 }
-"""From which statuses a message may come into each: a withdrawn or sent one stays what it is. On its way out it
-goes through :func:`store.messages.messages.send_gate.authorize` alone."""
+"""The statuses from which a message may change into each; a withdrawn or sent message keeps its status.
+
+Only the send gate changes one to `sending` or `outbox` (:func:`store.messages.send_gate.authorize`)."""
 
 
 @dataclass(frozen=True, repr=False)
 class Intent:
-    """A message as it is to be sent; in the clear, so it has no ``repr``."""
+    """A message to be sent. It is in plaintext, so it has no ``repr``."""
 
     message_id: str
     status: MessageStatus
     recipient: str
-    """The e-mail address; on another channel the user's id."""
+    """The e-mail address; on other channels the user's id."""
     subject: str
     body: str
     purpose: Purpose | None = None
     reason: Suppression | None = None
+
+
+_FIND = statement(
+    select(
+        col(User.email),
+        col(User.name),
+        col(DataKeyRow.wrapped),
+        col(OutboxMessage.status),
+        col(OutboxMessage.recipient),
+        col(OutboxMessage.subject),
+        col(OutboxMessage.body),
+        col(OutboxMessage.reason),
+    )
+    .select_from(User)
+    .join(DataKeyRow, col(DataKeyRow.subject) == col(User.user_id))
+    .outerjoin(OutboxMessage, col(OutboxMessage.message_id) == bindparam("message_id"))
+    .where(col(User.user_id) == bindparam("user_id"), col(DataKeyRow.wrapped).is_not(None))
+)
+_NAMES = ("message_id", "instance_id", "step", "user_id", "channel", "template", "status")
+_ENCRYPTED = ("recipient", "subject", "body")
+_INSERT = statement(
+    insert(OutboxMessage)
+    .values(parameters(*_NAMES, *_ENCRYPTED, "purpose"))
+    .on_conflict_do_nothing(index_elements=["message_id"])
+)
 
 
 async def intend(
@@ -50,23 +83,13 @@ async def intend(
     purpose: Purpose | None,
     render: Callable[[str], tuple[str, str]],
 ) -> Intent:
-    """Write the intent to send a message for a step, or read back the one that was written before.
+    """Write the intent to send a message for a step, or read the one that an earlier attempt wrote.
 
-    The message id follows from (instance, step). Raises :class:`UserErasedError` where the person is gone.
+    The message id follows from (instance, step). Raises :class:`UserErasedError`.
     """
     context = message.step_context
     message_id = uuid.uuid5(_NAMESPACE, f"{context.instance_id}/{context.step}").hex
-    row = await connection.fetchrow(
-        """
-        SELECT u.email, u.name, k.wrapped, m.status, m.recipient, m.subject, m.body, m.reason
-        FROM users u
-        JOIN data_keys k ON k.subject = u.user_id
-        LEFT JOIN messages m ON m.message_id = $2
-        WHERE u.user_id = $1 AND k.wrapped IS NOT NULL
-        """,
-        context.user_id,
-        message_id,
-    )
+    row = await _FIND.fetchrow(connection, user_id=context.user_id, message_id=message_id)
     if row is None:
         raise UserErasedError
     key = cipher.unwrap(context.user_id, row["wrapped"])
@@ -94,57 +117,67 @@ def _read_back(key: DataKey, message_id: str, purpose: Purpose | None, row: Reco
 
 async def _insert(connection: Connection, key: DataKey, message: Message, intent: Intent) -> None:
     context = message.step_context
-    await connection.execute(
-        """
-        INSERT INTO messages (message_id, instance_id, step, user_id, channel, template, status,
-                              recipient, subject, body, purpose)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-        ON CONFLICT (message_id) DO NOTHING
-        """,
-        intent.message_id,
-        context.instance_id,
-        context.step,
-        context.user_id,
-        message.channel.value,
-        message.template,
-        intent.status.value,
-        key.encrypt_json("messages.recipient", intent.recipient),
-        key.encrypt_json("messages.subject", intent.subject),
-        key.encrypt_json("messages.body", intent.body),
-        intent.purpose.value if intent.purpose else None,
+    await _INSERT.execute(
+        connection,
+        message_id=intent.message_id,
+        instance_id=context.instance_id,
+        step=context.step,
+        user_id=context.user_id,
+        channel=message.channel,
+        template=message.template,
+        status=intent.status,
+        purpose=intent.purpose,
+        **{name: key.encrypt_json(f"messages.{name}", getattr(intent, name)) for name in _ENCRYPTED},
     )
 
 
-async def settle(
+_NEW_STATUS = bindparam("new_status", type_=Text)
+_LEAVES = or_(_NEW_STATUS == MessageStatus.SENDING, _NEW_STATUS == MessageStatus.OUTBOX)
+_CHANGE_STATUS = statement(
+    update(OutboxMessage)
+    .values(
+        status=_NEW_STATUS,
+        reason=bindparam("new_reason"),
+        sent_at=case((_NEW_STATUS == MessageStatus.SENT, func.now()), else_=col(OutboxMessage.sent_at)),
+        left_at=case((_LEAVES, func.now()), else_=col(OutboxMessage.left_at)),
+    )
+    .where(
+        col(OutboxMessage.message_id) == bindparam("message_id"), one_of(col(OutboxMessage.status), "predecessors")
+    )
+)
+
+
+async def change_status(
     connection: Connection, message_id: str, status: MessageStatus, *, reason: Suppression | None = None
 ) -> bool:
-    """Move a message to a status it may come into; says whether it did."""
-    moved = await connection.fetchval(
-        """
-        UPDATE messages
-        SET status = $2, reason = $4, sent_at = CASE WHEN $2 = 'sent' THEN now() ELSE sent_at END,
-            left_at = CASE WHEN $2 IN ('sending', 'outbox') THEN now() ELSE left_at END
-        WHERE message_id = $1 AND status = ANY($3::text[])
-        RETURNING true
-        """,
-        message_id,
-        status.value,
-        list(_SETTLES_FROM[status]),
-        reason.value if reason else None,
+    """Change the status of a message if its present one permits it; returns whether it did."""
+    changed = await _CHANGE_STATUS.execute(
+        connection,
+        message_id=message_id,
+        new_status=status,
+        new_reason=reason,
+        predecessors=list(_PREDECESSORS[status]),
     )
-    return bool(moved)
+    return changed > 0
+
+
+def _withdraw_statement(present: MessageStatus, new: MessageStatus) -> Statement:
+    return statement(
+        update(OutboxMessage)
+        .values(status=new)
+        .where(col(OutboxMessage.instance_id) == bindparam("instance_id"), col(OutboxMessage.status) == present)
+    )
+
+
+_DOUBT_SENDING = _withdraw_statement(MessageStatus.SENDING, MessageStatus.UNCONFIRMED)
+_WITHDRAW_PENDING = _withdraw_statement(MessageStatus.PENDING, MessageStatus.WITHDRAWN)
 
 
 async def withdraw(connection: Connection, instance_id: str) -> int:
-    """Withdraw the messages of an instance that haven't left; says how many.
+    """Withdraw the pending messages of an instance; returns their number.
 
-    One that is on the wire can't be called back, and nobody waits for its outcome any more: it is unconfirmed,
-    until a straggler of an attempt says that it was sent.
+    A message that a transport has can't be called back, and its instance no longer waits for the outcome. It
+    becomes unconfirmed, until a late attempt records that it was sent.
     """
-    await connection.execute(
-        "UPDATE messages SET status = 'unconfirmed' WHERE instance_id = $1 AND status = 'sending'", instance_id
-    )
-    tag = await connection.execute(
-        "UPDATE messages SET status = 'withdrawn' WHERE instance_id = $1 AND status = 'pending'", instance_id
-    )
-    return int(tag.rpartition(" ")[2])
+    await _DOUBT_SENDING.execute(connection, instance_id=instance_id)
+    return await _WITHDRAW_PENDING.execute(connection, instance_id=instance_id)

@@ -1,4 +1,4 @@
-"""Many profiles at once: a handful of statements, and no deadlock however batches overlap."""
+"""Batches of profiles: a few statements for all of them, and no deadlock between overlapping batches."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from privacy.encryption import Cipher
 from store.connection import Connection
 from store.users import users
 
+# Each lost race means that another transaction created a user of this batch, so that few attempts are needed.
 _ATTEMPTS = 20
-"""Each lost race means that another batch created one of our people, so a few are always enough."""
 
 
 class _LostRaceError(Exception):
-    """Another transaction has created one of our people in the meantime."""
+    """Another transaction created a user of this batch after the rows were locked."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item: created, changed, neither, or rejected for the errors."""
+    """The result of one item: created, changed, unchanged, or rejected with errors."""
 
     created: bool = False
     changed: bool = False
@@ -32,17 +32,17 @@ class Outcome:
 async def upsert(
     connection: Connection, cipher: Cipher, patches: Sequence[Mapping[str, Any]], *, actor: str
 ) -> list[Outcome]:
-    """Create or patch the people of a batch, item by item in order; a rejected item changes nothing.
+    """Create or patch the users of a batch, item by item in order; a rejected item changes nothing.
 
-    Each patch holds a valid `user_id` and what was sent. An attempt is a savepoint: it locks all rows that
-    exist, in order, before it inserts any new ones, in order. One that loses a race for a new id gives all its
-    locks back before it starts again, so that no cycle of waiting can form.
+    Each patch holds a valid `user_id` and the attributes that were sent. An attempt is a savepoint. It locks the
+    existing rows in the order of their ids, and then inserts new ones in that order.
     """
     for _ in range(_ATTEMPTS):
         try:
             async with connection.transaction():
                 return await _attempt(connection, cipher, patches, actor)
         except _LostRaceError:
+            # The rollback has released the attempt's locks, so that no cycle of waiting can form.
             continue
     raise StoreUnavailableError
 
@@ -59,12 +59,12 @@ async def _attempt(
     changed = [
         profiles[user_id] for user_id, stored in locked.users.items() if profiles[user_id] != stored.profile
     ]
-    await users.update(connection, cipher, locked, changed, actor=actor)
+    await users.update_locked(connection, cipher, locked, changed, actor=actor)
     return outcomes
 
 
 def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any]) -> Outcome:
-    """Carry one item out on the profiles as the items before it have left them."""
+    """Apply one item to ``profiles``, which hold the changes of the items before it."""
     user_id = patch["user_id"]
     if user_id in erased:
         return _rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))

@@ -5,21 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from sqlalchemy import bindparam, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
+
 from models.audit import SYSTEM, AuditEntry
 from models.errors import UserErasedError
+from models.tables.people import DataKey as DataKeyRow
 from privacy.encryption import Cipher, DataKey, DecryptionError, KeyUnwrapError
 from store.audit import entries
 from store.connection import Connection
+from store.statements import one_of, select, statement, unnested
 
-_REWRAPPED_AT_ONCE = 5000
+_REWRAP_PAGE = 5000
 
 SERVICE_SUBJECT = "~service"
-"""Encrypts what belongs to no single person; no user id starts with `~`."""
+"""The subject whose key encrypts what belongs to no person; no user id starts with `~`."""
+
+_FIND = statement(
+    select(col(DataKeyRow.subject), col(DataKeyRow.wrapped)).where(one_of(col(DataKeyRow.subject), "subjects"))
+)
 
 
 async def find(connection: Connection, cipher: Cipher, subjects: Iterable[str]) -> dict[str, DataKey | None]:
-    """The data keys of some subjects; None for a destroyed one, absent for one that never had a key. Raises
-    :class:`DecryptionError` where one doesn't open."""
+    """The data keys of some subjects: None for a destroyed key, no entry for a subject that never had one.
+
+    Raises :class:`DecryptionError` for a damaged key.
+    """
     found: dict[str, DataKey | None] = {}
     for subject, key in (await find_each(connection, cipher, subjects)).items():
         if isinstance(key, DecryptionError):
@@ -31,15 +43,17 @@ async def find(connection: Connection, cipher: Cipher, subjects: Iterable[str]) 
 async def find_each(
     connection: Connection, cipher: Cipher, subjects: Iterable[str]
 ) -> dict[str, DataKey | DecryptionError | None]:
-    """As :func:`find`, with the failure of a damaged key in its place. Raises :class:`KeyUnwrapError` where the key
-    file isn't the right one, which is nobody's own affair."""
-    rows = await connection.fetch(
-        "SELECT subject, wrapped FROM data_keys WHERE subject = ANY($1::text[])", list(subjects)
-    )
-    return {subject: None if wrapped is None else _opened(cipher, subject, wrapped) for subject, wrapped in rows}
+    """As :func:`find`, with the error in the place of a damaged key.
+
+    Raises :class:`KeyUnwrapError` where this process has the wrong key file: that concerns every person.
+    """
+    rows = await _FIND.fetch(connection, subjects=list(subjects))
+    return {
+        subject: None if wrapped is None else _unwrapped(cipher, subject, wrapped) for subject, wrapped in rows
+    }
 
 
-def _opened(cipher: Cipher, subject: str, wrapped: bytes) -> DataKey | DecryptionError:
+def _unwrapped(cipher: Cipher, subject: str, wrapped: bytes) -> DataKey | DecryptionError:
     try:
         return cipher.unwrap(subject, wrapped)
     except KeyUnwrapError:
@@ -49,66 +63,78 @@ def _opened(cipher: Cipher, subject: str, wrapped: bytes) -> DataKey | Decryptio
 
 
 async def require(connection: Connection, cipher: Cipher, subject: str) -> DataKey:
-    """The data key of one subject; :class:`UserErasedError` where it has been destroyed or never was."""
+    """The data key of a subject; raises :class:`UserErasedError` where it was destroyed or never existed."""
     key = (await find(connection, cipher, [subject])).get(subject)
     if key is None:
         raise UserErasedError
     return key
 
 
-async def insert(connection: Connection, wrapped: Mapping[str, bytes]) -> set[str]:
-    """Store new keys; says for which subjects. One that has a key, or had one, keeps what it has."""
-    rows = await connection.fetch(
-        """INSERT INTO data_keys (subject, wrapped)
-           SELECT * FROM unnest($1::text[], $2::bytea[])
-           ON CONFLICT (subject) DO NOTHING RETURNING subject""",
-        list(wrapped),
-        list(wrapped.values()),
-    )
+_GIVEN = unnested("given", col(DataKeyRow.subject), col(DataKeyRow.wrapped))
+_INSERT = statement(
+    insert(DataKeyRow)
+    .from_select(["subject", "wrapped"], select(*_GIVEN.c))
+    .on_conflict_do_nothing(index_elements=["subject"])
+    .returning(col(DataKeyRow.subject))
+)
+
+
+async def insert_new(connection: Connection, wrapped: Mapping[str, bytes]) -> set[str]:
+    """Store the keys of subjects that never had one; returns those subjects."""
+    rows = await _INSERT.fetch(connection, subject=list(wrapped), wrapped=list(wrapped.values()))
     return {row["subject"] for row in rows}
 
 
 async def ensure(connection: Connection, cipher: Cipher, subject: str) -> DataKey:
-    """The subject's key, made if there is none; for services' own subjects."""
+    """The key of a service's own subject, created where it is missing."""
     key = (await find(connection, cipher, [subject])).get(subject)
     if key is None:
-        fresh, wrapped = cipher.new_key(subject)
-        if await insert(connection, {subject: wrapped}):
-            return fresh
+        new, wrapped = cipher.new_key(subject)
+        if await insert_new(connection, {subject: wrapped}):
+            return new
         key = await require(connection, cipher, subject)
     return key
 
 
 @dataclass(frozen=True)
 class Rewrapped:
-    """A page of keys: how many got another wrapping, and where the next one begins; None after the last."""
+    """The result of one page: the number of rewrapped keys, and the last subject; None after the last page."""
 
     count: int
     after: str | None
 
 
-async def rewrap(connection: Connection, cipher: Cipher, after: str, *, actor: str) -> Rewrapped:
-    """Wrap the keys of a page of subjects anew where an older key-encryption key has wrapped them; the audit log
-    says that ``actor`` did.
+_PAGE = statement(
+    select(col(DataKeyRow.subject), col(DataKeyRow.wrapped))
+    .where(col(DataKeyRow.subject) > bindparam("after"), col(DataKeyRow.wrapped).is_not(None))
+    .order_by(col(DataKeyRow.subject))
+    .limit(_REWRAP_PAGE)
+)
+_OLD_AND_NEW = unnested(
+    "given", col(DataKeyRow.subject), col(DataKeyRow.wrapped).label("old"), col(DataKeyRow.wrapped).label("new")
+)
+_REPLACE = statement(
+    update(DataKeyRow)
+    .values(wrapped=_OLD_AND_NEW.c.new)
+    # A key that was destroyed since it was read stays destroyed.
+    .where(col(DataKeyRow.subject) == _OLD_AND_NEW.c.subject, col(DataKeyRow.wrapped) == _OLD_AND_NEW.c.old)
+)
 
-    A key that is destroyed meanwhile stays destroyed: only what was read is replaced. Raises
-    :class:`privacy.encryption.DecryptionError`.
+
+async def rewrap(connection: Connection, cipher: Cipher, after: str, *, actor: str) -> Rewrapped:
+    """Wrap a page of keys with the newest key-encryption key where an older one wrapped them; audited.
+
+    Raises :class:`privacy.encryption.DecryptionError`.
     """
-    rows = await connection.fetch(
-        """SELECT subject, wrapped FROM data_keys
-            WHERE subject > $1 AND wrapped IS NOT NULL ORDER BY subject LIMIT $2""",
-        after,
-        _REWRAPPED_AT_ONCE,
+    rows = await _PAGE.fetch(connection, after=after)
+    rewrapped = [(subject, old, cipher.rewrapped(subject, old)) for subject, old in rows]
+    stale = [(subject, old, new) for subject, old, new in rewrapped if new is not None]
+    count = await _REPLACE.execute(
+        connection,
+        subject=[subject for subject, _, _ in stale],
+        old=[old for _, old, _ in stale],
+        new=[new for _, _, new in stale],
     )
-    fresh = [(subject, old, cipher.rewrapped(subject, old)) for subject, old in rows]
-    stale = [each for each in fresh if each[2] is not None]
-    status = await connection.execute(
-        """UPDATE data_keys k SET wrapped = n.fresh
-             FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS n (subject, old, fresh)
-            WHERE k.subject = n.subject AND k.wrapped = n.old""",
-        *([each[place] for each in stale] for place in range(3)),
-    )
-    count = int(status.rpartition(" ")[2])
     if count:
         await entries.append(connection, [AuditEntry(actor, SYSTEM, "keys.rewrap", details={"keys": count})])
     return Rewrapped(count, rows[-1]["subject"] if rows else None)

@@ -1,63 +1,100 @@
-"""Between a profile and its encrypted row: the only place that knows which column holds what."""
+"""Maps a profile to its encrypted row in `users` and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import asyncpg
+from asyncpg import Record
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.sql.elements import SQLCoreOperations
+from sqlmodel import col
 
-from models.personal import personal_columns
-from models.rules.activity import Activity
+from models.personal import columns_of, personal_columns
+from models.rules.activity import Activity, CurrencyTotal
 from models.rules.profile import DEMOGRAPHICS, Profile
-from models.tables.people import User
+from models.tables.people import Consent, User
+from models.tables.projections import FeatureUsage, PurchaseTotal, UserActivity
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.encryption import Cipher, DataKey
-from store.events.projection import activity_of
+from store.statements import select
 
-PERSONAL = frozenset(personal_columns(User))
+_PERSONAL = frozenset(personal_columns(User))
+_SET_BY_STATEMENTS = {"version", "created_at", "updated_at", "closed_at"}
 
-COLUMNS: dict[str, str] = {
-    "user_id": "text",
-    "email": "bytea",
-    "email_index": "bytea",
-    "name": "bytea",
-    "signup_date": "timestamptz",
-    "account_status": "text",
-    "lifecycle_stage": "text",
-    "lifecycle_stage_pinned": "boolean",
-    "age": "bytea",
-    "date_of_birth": "bytea",
-    "gender": "bytea",
-    "country": "text",
-    "city": "bytea",
-    "timezone": "bytea",
-    "language": "bytea",
-    "device_type": "bytea",
-    "privacy_preferences": "jsonb",
-    "subscription_tier": "text",
-}
-"""What a profile writes, with the types of the columns; version and times are the statements' own."""
+WRITTEN = [each for each in columns_of(User) if each.name not in _SET_BY_STATEMENTS]
+"""The columns that a profile determines."""
+_READ = [each.name for each in WRITTEN if each.name != "email_index"]
+
+
+def _of_user(value: Any, owner: SQLCoreOperations[str], name: str) -> Any:
+    return select(value).where(owner == col(User.user_id)).scalar_subquery().label(name)
+
+
+_ACTIVITY: list[Any] = [
+    _of_user(
+        func.row(
+            col(UserActivity.session_count),
+            col(UserActivity.last_session_date),
+            col(UserActivity.total_session_seconds),
+        ),
+        col(UserActivity.user_id),
+        "activity",
+    ),
+    _of_user(
+        func.jsonb_object_agg(col(FeatureUsage.feature), col(FeatureUsage.uses)),
+        col(FeatureUsage.user_id),
+        "features",
+    ),
+    _of_user(
+        func.array_agg(
+            aggregate_order_by(
+                func.row(
+                    col(PurchaseTotal.currency),
+                    col(PurchaseTotal.purchases),
+                    col(PurchaseTotal.revenue),
+                    col(PurchaseTotal.last_purchase_at),
+                ),
+                col(PurchaseTotal.currency),
+            )
+        ),
+        col(PurchaseTotal.user_id),
+        "totals",
+    ),
+]
+CONSENTS = _of_user(
+    func.jsonb_object_agg(col(Consent.purpose), col(Consent.granted)), col(Consent.user_id), "consents"
+)
+STORED: list[Any] = [
+    *(each for each in WRITTEN if each.name in _READ),
+    col(User.version),
+    col(User.created_at),
+    col(User.updated_at),
+    *_ACTIVITY,
+]
+"""What :func:`open_row` reads in a statement over `users`."""
 
 
 @dataclass(frozen=True)
 class StoredUser:
-    """A profile as it is stored. ``version`` grows by one with every change."""
+    """A profile as it is stored. ``version`` grows by one with each change."""
 
     profile: Profile
     version: int
     created_at: datetime
     updated_at: datetime
     activity: Activity = field(default_factory=Activity)
-    """What is computed from events."""
+    """The projector computes it from events."""
 
 
-def open_row(row: asyncpg.Record, key: DataKey, consents: Mapping[str, bool]) -> StoredUser:
-    """The profile in a row of `users` with :data:`store.events.events.projection.ACTIVITY`; raises
-    :class:`privacy.encryption.DecryptionError`."""
-    values = {name: _open(row, key, name) for name in COLUMNS if name != "email_index"}
+def open_row(row: Record, key: DataKey, consents: Mapping[str, bool]) -> StoredUser:
+    """Decrypt a row with the columns :data:`STORED`; raises :class:`privacy.encryption.DecryptionError`."""
+    values = {
+        name: key.decrypt_json(f"users.{name}", row[name]) if name in _PERSONAL else row[name] for name in _READ
+    }
     profile = Profile(
         user_id=values["user_id"],
         email=values["email"],
@@ -71,15 +108,22 @@ def open_row(row: asyncpg.Record, key: DataKey, consents: Mapping[str, bool]) ->
         consents=dict(consents),
         subscription_tier=values["subscription_tier"],
     )
-    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], activity_of(row))
+    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], _activity_of(row))
 
 
-def _open(row: asyncpg.Record, key: DataKey, name: str) -> Any:
-    return key.decrypt_json(f"users.{name}", row[name]) if name in PERSONAL else row[name]
+def _activity_of(row: Record) -> Activity:
+    count, last, seconds = row["activity"] or (0, None, 0.0)
+    return Activity(
+        session_count=count,
+        last_session_date=last,
+        total_session_seconds=seconds,
+        features=row["features"] or {},
+        totals=tuple(CurrencyTotal(*total) for total in row["totals"] or ()),
+    )
 
 
 def encrypted_row(profile: Profile, key: DataKey, cipher: Cipher) -> dict[str, Any]:
-    """The columns of a profile, personal ones encrypted with the person's key."""
+    """The columns :data:`WRITTEN` of a profile, personal ones encrypted with the person's key."""
     values = {
         "user_id": profile.user_id,
         "email": profile.email,
@@ -94,16 +138,12 @@ def encrypted_row(profile: Profile, key: DataKey, cipher: Cipher) -> dict[str, A
         "subscription_tier": profile.subscription_tier,
     }
     return {
-        name: key.encrypt_json(f"users.{name}", value) if name in PERSONAL else value
+        name: key.encrypt_json(f"users.{name}", value) if name in _PERSONAL else value
         for name, value in values.items()
     }
 
 
-def as_arrays(rows: Iterable[Mapping[str, Any]]) -> list[Sequence[Any]]:
-    """Rows as one array a column, in the order of :data:`COLUMNS`, for `unnest`."""
+def as_lists(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as one list for each column, the parameters of an `unnest`."""
     held = list(rows)
-    return [[row[name] for row in held] for name in COLUMNS]
-
-
-UNNEST = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(COLUMNS.values(), start=1))
-NAMES = ", ".join(COLUMNS)
+    return {each.name: [row[each.name] for row in held] for each in WRITTEN}

@@ -1,47 +1,56 @@
-"""Profiles: read, listed, searched, written. Every read opens with a key row of its own statement."""
+"""Profiles in `users`.
+
+Each read decrypts with a key row of its own statement: a key that was destroyed before it opens nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
-import asyncpg
+from asyncpg import Record
+from sqlalchemy import bindparam, case, func, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.errors import UserErasedError, UserExistsError, UserNotFoundError
 from models.rules.activity import Activity
 from models.rules.profile import Profile
+from models.tables.people import DataKey as DataKeyRow
+from models.tables.people import User
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.consents import consents, locks, withdrawals
 from store.consents.consents import ConsentChange
 from store.events import redactions
-from store.events.projection import ACTIVITY
+from store.statements import filtered, one_of, select, statement, unnested
 from store.users import data_keys
-from store.users.rows import NAMES, UNNEST, StoredUser, as_arrays, encrypted_row, open_row
+from store.users.rows import CONSENTS, STORED, WRITTEN, StoredUser, as_lists, encrypted_row, open_row
 
-_CONSENTS = """(SELECT jsonb_object_agg(c.purpose, c.granted)
-                  FROM consents c WHERE c.user_id = u.user_id) AS consents"""
 _SOURCE = "profile"
 
 
 @dataclass(frozen=True)
 class LockedUsers:
-    """Profiles that no other transaction changes until this one ends."""
+    """Profiles whose rows this transaction holds."""
 
     users: Mapping[str, StoredUser]
     keys: Mapping[str, DataKey]
     erased: frozenset[str]
 
 
+_FIND = statement(
+    select(col(DataKeyRow.wrapped), *STORED, CONSENTS)
+    .select_from(DataKeyRow)
+    .outerjoin(User, col(User.user_id) == col(DataKeyRow.subject))
+    .where(col(DataKeyRow.subject) == bindparam("user_id"))
+)
+
+
 async def find(connection: Connection, cipher: Cipher, user_id: str) -> StoredUser:
     """One profile; raises :class:`UserNotFoundError` or :class:`UserErasedError`."""
-    row = await connection.fetchrow(
-        f"""SELECT k.wrapped, u.*, {_CONSENTS}, {ACTIVITY}
-              FROM data_keys k LEFT JOIN users u ON u.user_id = k.subject WHERE k.subject = $1""",
-        user_id,
-    )
+    row = await _FIND.fetchrow(connection, user_id=user_id)
     if row is None or (row["wrapped"] is not None and row["user_id"] is None):
         raise UserNotFoundError
     if row["wrapped"] is None:
@@ -49,17 +58,34 @@ async def find(connection: Connection, cipher: Cipher, user_id: str) -> StoredUs
     return _open(row, cipher)
 
 
+_IS_PRESENT = statement(
+    select(col(DataKeyRow.wrapped).is_(None).label("erased"), col(User.user_id).is_not(None).label("present"))
+    .select_from(DataKeyRow)
+    .outerjoin(User, col(User.user_id) == col(DataKeyRow.subject))
+    .where(col(DataKeyRow.subject) == bindparam("user_id"))
+)
+
+
 async def require_present(connection: Connection, user_id: str) -> None:
-    """Raise :class:`UserNotFoundError` or :class:`UserErasedError` unless the user is there; nothing is opened."""
-    row = await connection.fetchrow(
-        """SELECT k.wrapped IS NULL AS erased, u.user_id IS NOT NULL AS present
-             FROM data_keys k LEFT JOIN users u ON u.user_id = k.subject WHERE k.subject = $1""",
-        user_id,
-    )
+    """Raise :class:`UserNotFoundError` or :class:`UserErasedError` unless the user exists; decrypts nothing."""
+    row = await _IS_PRESENT.fetchrow(connection, user_id=user_id)
     if row is not None and row["erased"]:
         raise UserErasedError
     if row is None or not row["present"]:
         raise UserNotFoundError
+
+
+_LIST = filtered(
+    select(col(DataKeyRow.wrapped), *STORED, CONSENTS)
+    .join(User, col(User.user_id) == col(DataKeyRow.subject))
+    .where(col(DataKeyRow.wrapped).is_not(None))
+    .order_by(col(User.user_id))
+    .limit(bindparam("limit")),
+    after=col(User.user_id) > bindparam("after"),
+    stage=col(User.lifecycle_stage) == bindparam("stage"),
+    status=col(User.account_status) == bindparam("status"),
+    email=col(User.email_index) == bindparam("email_index"),
+)
 
 
 async def list_page(
@@ -72,41 +98,35 @@ async def list_page(
     status: AccountStatus | None = None,
     email: str | None = None,
 ) -> list[StoredUser]:
-    """Up to ``limit`` profiles in the order of their ids, after an id. Erased people are not among them."""
-    wanted = {"u.user_id >": after, "u.lifecycle_stage =": stage, "u.account_status =": status}
-    values: list[object] = [limit]
-    conditions = ["k.wrapped IS NOT NULL"]
-    for condition, value in wanted.items():
-        if value is not None:
-            values.append(value)
-            conditions.append(f"{condition} ${len(values)}")
-    if email is not None:
-        values.append(cipher.email_index(email))
-        conditions.append(f"u.email_index = ${len(values)}")
-    rows = await connection.fetch(
-        f"""SELECT k.wrapped, u.*, {_CONSENTS}, {ACTIVITY}
-              FROM users u JOIN data_keys k ON k.subject = u.user_id
-             WHERE {" AND ".join(conditions)} ORDER BY u.user_id LIMIT $1""",
-        *values,
+    """Up to ``limit`` profiles in the order of their ids, after an id; without erased people."""
+    email_index = None if email is None else cipher.email_index(email)
+    rows = await _LIST.fetch(
+        connection, limit=limit, after=after, stage=stage, status=status, email_index=email_index
     )
     return [_open(row, cipher) for row in rows]
 
 
-def _open(row: asyncpg.Record, cipher: Cipher) -> StoredUser:
+def _open(row: Record, cipher: Cipher) -> StoredUser:
     return open_row(row, cipher.unwrap(row["user_id"], row["wrapped"]), row["consents"] or {})
 
 
+_LOCK = statement(
+    select(*STORED).where(one_of(col(User.user_id), "user_ids")).order_by(col(User.user_id)).with_for_update()
+)
+
+
 async def lock(connection: Connection, cipher: Cipher, user_ids: Collection[str]) -> LockedUsers:
-    """Take profiles for change, in the order of their ids, so that two transactions never deadlock."""
-    rows = await connection.fetch(
-        f"SELECT u.*, {ACTIVITY} FROM users u WHERE u.user_id = ANY($1::text[]) ORDER BY u.user_id FOR UPDATE",
-        list(user_ids),
-    )
+    """Lock profiles and read them.
+
+    Rows are locked in the order of their ids, so that two transactions never deadlock.
+    """
+    rows = await _LOCK.fetch(connection, user_ids=list(user_ids))
+    # The statements after the lock see what its holder before has committed: an erasure, a consent.
     found = await data_keys.find(connection, cipher, user_ids)
     keys = {subject: key for subject, key in found.items() if key is not None}
-    said = await consents.of_users(connection, user_ids)
+    by_user = await consents.of_users(connection, user_ids)
     users = {
-        row["user_id"]: open_row(row, keys[row["user_id"]], said.get(row["user_id"], {}))
+        row["user_id"]: open_row(row, keys[row["user_id"]], by_user.get(row["user_id"], {}))
         for row in rows
         if row["user_id"] in keys
     }
@@ -114,7 +134,7 @@ async def lock(connection: Connection, cipher: Cipher, user_ids: Collection[str]
 
 
 async def lock_one(connection: Connection, cipher: Cipher, user_id: str) -> LockedUsers:
-    """Take one profile for change; raises :class:`UserNotFoundError` or :class:`UserErasedError`."""
+    """Lock one profile and read it; raises :class:`UserNotFoundError` or :class:`UserErasedError`."""
     locked = await lock(connection, cipher, [user_id])
     if user_id in locked.erased:
         raise UserErasedError
@@ -123,8 +143,29 @@ async def lock_one(connection: Connection, cipher: Cipher, user_id: str) -> Lock
     return locked
 
 
+_LOCK_ROWS = statement(
+    select(col(User.user_id))
+    .where(one_of(col(User.user_id), "user_ids"))
+    .order_by(col(User.user_id))
+    .with_for_update()
+)
+
+
+async def lock_rows(connection: Connection, user_ids: Collection[str]) -> None:
+    """Lock profiles in the order of their ids without reading them, before consent buckets are locked.
+
+    The order matters (:mod:`store.consents.locks`). A projector that held a bucket and waited for a row would
+    deadlock with a withdrawal, which holds the row and waits for the bucket.
+    """
+    if user_ids:
+        await _LOCK_ROWS.execute(connection, user_ids=list(user_ids))
+
+
 async def create(connection: Connection, cipher: Cipher, profile: Profile, *, actor: str) -> StoredUser:
-    """Store a new profile; raises :class:`UserExistsError`, or :class:`UserErasedError` for an id that stays taken."""
+    """Store a new profile.
+
+    Raises :class:`UserExistsError`, or :class:`UserErasedError` for the id of an erased person: it stays taken.
+    """
     stored = await insert_new(connection, cipher, [profile], actor=actor)
     if profile.user_id in stored:
         return stored[profile.user_id]
@@ -132,32 +173,58 @@ async def create(connection: Connection, cipher: Cipher, profile: Profile, *, ac
     raise UserExistsError
 
 
+_GIVEN = unnested("given", *WRITTEN)
+_NOW = func.statement_timestamp()
+_VERSION = [col(User.user_id), col(User.version), col(User.created_at), col(User.updated_at)]
+_IS_CLOSED = _GIVEN.c.account_status == AccountStatus.CLOSED
+
+_INSERT = statement(
+    insert(User)
+    .from_select(
+        [each.name for each in WRITTEN] + ["closed_at"],
+        select(*_GIVEN.c, case((_IS_CLOSED, _NOW))),
+    )
+    .returning(*_VERSION)
+)
+
+
 async def insert_new(
     connection: Connection, cipher: Cipher, profiles: Iterable[Profile], *, actor: str
 ) -> dict[str, StoredUser]:
-    """Store those profiles whose ids are free, and say which; waits for others who insert the same.
+    """Store the profiles whose ids are free and return them; wait for transactions that insert the same ids.
 
-    The data key goes first: its row is what decides between two who create the same person, and it outlives
-    the profile of an erased one.
+    The data key is inserted first. Its row decides between two requests that create the same person, and it
+    outlives the profile of an erased person.
     """
-    fresh = {profile.user_id: profile for profile in sorted(profiles, key=lambda each: each.user_id)}
-    made = {user_id: cipher.new_key(user_id) for user_id in fresh}
-    taken = await data_keys.insert(connection, {user_id: wrapped for user_id, (_, wrapped) in made.items()})
-    won = [profile for profile in fresh.values() if profile.user_id in taken]
-    if not won:
+    given = {profile.user_id: profile for profile in sorted(profiles, key=lambda each: each.user_id)}
+    keys = {user_id: cipher.new_key(user_id) for user_id in given}
+    inserted = await data_keys.insert_new(connection, {user_id: wrapped for user_id, (_, wrapped) in keys.items()})
+    new = [profile for profile in given.values() if profile.user_id in inserted]
+    if not new:
         return {}
-    rows = await connection.fetch(
-        f"""INSERT INTO users ({NAMES}, closed_at)
-            SELECT d.*, CASE WHEN d.account_status = 'closed' THEN statement_timestamp() END
-              FROM unnest({UNNEST}) AS d ({NAMES})
-            RETURNING user_id, version, created_at, updated_at""",
-        *as_arrays(encrypted_row(profile, made[profile.user_id][0], cipher) for profile in won),
+    rows = await _INSERT.fetch(
+        connection, **as_lists(encrypted_row(profile, keys[profile.user_id][0], cipher) for profile in new)
     )
-    await _record_consents(connection, [({}, profile) for profile in won], actor)
-    return {row["user_id"]: _stored(fresh[row["user_id"]], row, Activity()) for row in rows}
+    await _record_consents(connection, [({}, profile) for profile in new], actor)
+    return {row["user_id"]: _stored(given[row["user_id"]], row, Activity()) for row in rows}
 
 
-async def update(
+_UPDATE = statement(
+    update(User)
+    .values(
+        {each.name: _GIVEN.c[each.name] for each in WRITTEN if each.name != "user_id"}
+        | {
+            "version": col(User.version) + 1,
+            "updated_at": _NOW,
+            "closed_at": case((_IS_CLOSED, func.coalesce(col(User.closed_at), _NOW))),
+        }
+    )
+    .where(col(User.user_id) == _GIVEN.c.user_id)
+    .returning(*_VERSION)
+)
+
+
+async def update_locked(
     connection: Connection,
     cipher: Cipher,
     locked: LockedUsers,
@@ -165,51 +232,44 @@ async def update(
     *,
     actor: str,
 ) -> dict[str, StoredUser]:
-    """Write changed profiles over those that :func:`lock` took; each gets its next version.
+    """Write changed profiles over those that :func:`lock` read; each gets its next version.
 
-    Where one permits less than before, the gate of ingest is closed (see :mod:`store.consents.consents.locks`): when
-    the transaction has committed, nothing is stored any more that it forbids. What stored events have of an
-    attribute that is refused now is on the list of :mod:`store.events.events.redactions` then.
+    A change that permits less takes the consent locks exclusively (:mod:`store.consents.locks`). After the commit
+    no transaction stores what the person has forbidden. Stored events are redacted later
+    (:mod:`store.events.redactions`).
     """
     if not changed:
         return {}
-    fresh = {profile.user_id: profile for profile in changed}
-    assignments = ", ".join(f"{name} = d.{name}" for name in NAMES.split(", ") if name != "user_id")
-    rows = await connection.fetch(
-        f"""UPDATE users u SET {assignments}, version = u.version + 1, updated_at = statement_timestamp(),
-                   closed_at = CASE WHEN d.account_status = 'closed'
-                                    THEN coalesce(u.closed_at, statement_timestamp()) END
-              FROM unnest({UNNEST}) AS d ({NAMES}) WHERE u.user_id = d.user_id
-            RETURNING u.user_id, u.version, u.created_at, u.updated_at""",
-        *as_arrays(encrypted_row(profile, locked.keys[profile.user_id], cipher) for profile in changed),
+    profiles = {profile.user_id: profile for profile in changed}
+    rows = await _UPDATE.fetch(
+        connection, **as_lists(encrypted_row(each, locked.keys[each.user_id], cipher) for each in changed)
     )
     before = {user_id: stored.profile for user_id, stored in locked.users.items()}
-    activity = {user_id: stored.activity for user_id, stored in locked.users.items()}
     withdrawn = [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)]
-    refusing = [each.user_id for each in changed if _forbids_more(before[each.user_id], each)]
-    await redactions.ask(connection, refusing)
-    await locks.exclude(connection, {*refusing, *(user_id for user_id, _ in withdrawn)})
+    opted_out = [each.user_id for each in changed if _forbids_more(before[each.user_id], each)]
+    await redactions.ask(connection, opted_out)
+    await locks.exclude(connection, {*opted_out, *(user_id for user_id, _ in withdrawn)})
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
     await withdrawals.end_instances(connection, withdrawn)
-    return {row["user_id"]: _stored(fresh[row["user_id"]], row, activity[row["user_id"]]) for row in rows}
+    return {
+        row["user_id"]: _stored(profiles[row["user_id"]], row, locked.users[row["user_id"]].activity)
+        for row in rows
+    }
 
 
 def _withdrawn(before: Profile, after: Profile) -> list[str]:
-    """The purposes that were agreed to before and aren't any more."""
     return [purpose for purpose, granted in before.consents.items() if granted and not after.consents.get(purpose)]
 
 
 def _forbids_more(before: Profile, after: Profile) -> bool:
-    """Whether an attribute is forbidden that wasn't before."""
     return any(
         not allowed and before.privacy_preferences.get(name) is not False
         for name, allowed in after.privacy_preferences.items()
     )
 
 
-def _stored(profile: Profile, row: asyncpg.Record, activity: Activity) -> StoredUser:
-    created: datetime = row["created_at"]
-    return StoredUser(profile, row["version"], created, row["updated_at"], activity)
+def _stored(profile: Profile, row: Record, activity: Activity) -> StoredUser:
+    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], activity)
 
 
 async def _record_consents(
@@ -222,3 +282,51 @@ async def _record_consents(
         if before.get(purpose) is not granted
     ]
     await consents.record(connection, changes, source=_SOURCE, actor=actor)
+
+
+_MOVE_TO_STAGE = statement(
+    update(User)
+    .values(lifecycle_stage=bindparam("stage"), version=col(User.version) + 1, updated_at=func.now())
+    .where(
+        col(User.user_id) == bindparam("user_id"),
+        ~col(User.lifecycle_stage_pinned),
+        col(User.lifecycle_stage) != bindparam("stage"),
+    )
+)
+
+
+async def move_to_stage(connection: Connection, user_id: str, stage: LifecycleStage) -> bool:
+    """Move a user to a stage unless it is pinned; returns whether the stage changed."""
+    return await _MOVE_TO_STAGE.execute(connection, user_id=user_id, stage=stage) > 0
+
+
+_CLOSE = statement(
+    update(User)
+    .values(account_status=AccountStatus.CLOSED, closed_at=_NOW, version=col(User.version) + 1, updated_at=_NOW)
+    .where(one_of(col(User.user_id), "user_ids"), col(User.account_status) != AccountStatus.CLOSED)
+)
+
+
+async def close_accounts(connection: Connection, user_ids: Collection[str]) -> None:
+    """Close open accounts whose rows :func:`lock_rows` has locked.
+
+    The period after which a closed account is erased begins now, not at the event's time. A mistaken event that
+    arrives late, or in an import, leaves as much time as any to put it right.
+    """
+    await _CLOSE.execute(connection, user_ids=list(user_ids))
+
+
+_TIME_ZONE = statement(
+    select(col(User.timezone), col(DataKeyRow.wrapped))
+    .join(DataKeyRow, col(DataKeyRow.subject) == col(User.user_id))
+    .where(col(User.user_id) == bindparam("user_id"), col(DataKeyRow.wrapped).is_not(None))
+)
+
+
+async def time_zone(connection: Connection, cipher: Cipher, user_id: str) -> str | None:
+    """The IANA name of a user's time zone; None where it is unknown or the person was erased."""
+    row = await _TIME_ZONE.fetchrow(connection, user_id=user_id)
+    if row is None or row["timezone"] is None:
+        return None
+    name: str = cipher.unwrap(user_id, row["wrapped"]).decrypt_json("users.timezone", row["timezone"])
+    return name

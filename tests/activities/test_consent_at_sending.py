@@ -1,4 +1,4 @@
-"""Consent to a message's purpose, as it stands when the message is about to leave."""
+"""Consent to a message's purpose at the time when the message is about to leave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
 from store.consents import consents
-from store.consents.consents import Statement
+from store.consents.consents import ConsentDecision
 from store.messages import messages, send_gate
 from store.messages.messages import Intent
 from tests.support.mail import MailServer
@@ -42,11 +42,11 @@ def message(customer: Customer, workflow_id: str = "win_back") -> Message:
 
 
 async def consent(database: Database, customer: Customer, granted: bool) -> None:
-    """As `PUT` and `DELETE /users/{id}/consents/marketing` have it: it is answered when this has returned."""
+    """As `PUT` and `DELETE /users/{id}/consents/marketing`, which answer when this has returned."""
     async with database.transaction() as connection:
         if granted:
-            said = Statement(Purpose.MARKETING, True, "form", None, "consent")
-            await consents.state(connection, customer.user_id, said, actor="test")
+            said = ConsentDecision(Purpose.MARKETING, True, "form", None, "consent")
+            await consents.decide(connection, customer.user_id, said, actor="test")
         else:
             await consents.withdraw(connection, customer.user_id, Purpose.MARKETING, actor="test")
 
@@ -82,7 +82,7 @@ def send(database: Database, cipher: Cipher, worker_settings: Settings) -> Sendi
     return sender(database, cipher, worker_settings)
 
 
-async def test_without_consent_the_mail_server_is_not_even_told_of_the_address(
+async def test_without_consent_the_mail_server_does_not_get_the_address(
     customer: Customer, send: Sending, mail: MailServer
 ) -> None:
     told: list[str] = []
@@ -98,13 +98,13 @@ async def test_a_service_workflows_message_needs_no_consent(
     assert len(mail.to(customer.email)) == 1
 
 
-async def test_a_workflow_that_the_catalogue_does_not_know_counts_as_marketing(
+async def test_the_messages_of_an_unknown_workflow_need_consent_to_marketing(
     customer: Customer, send: Sending
 ) -> None:
     assert await send(message(customer, "of_another_version")) is MessageStatus.SUPPRESSED
 
 
-async def test_with_consent_it_leaves(
+async def test_with_consent_the_message_is_sent(
     customer: Customer, database: Database, send: Sending, mail: MailServer
 ) -> None:
     await consent(database, customer, granted=True)
@@ -112,7 +112,7 @@ async def test_with_consent_it_leaves(
     assert len(mail.to(customer.email)) == 1
 
 
-async def test_a_withdrawal_between_two_attempts_means_no_message(
+async def test_a_withdrawal_between_two_attempts_suppresses_the_message(
     customer: Customer, database: Database, send: Sending, mail: MailServer
 ) -> None:
     await consent(database, customer, granted=True)
@@ -126,7 +126,7 @@ async def test_a_withdrawal_between_two_attempts_means_no_message(
     assert mail.received == []
 
 
-async def test_a_withdrawal_while_the_mail_server_has_the_address_means_no_message(
+async def test_a_withdrawal_while_the_mail_server_has_the_address_suppresses_the_message(
     customer: Customer, database: Database, send: Sending, mail: MailServer
 ) -> None:
     await consent(database, customer, granted=True)
@@ -143,7 +143,7 @@ async def test_a_withdrawal_while_the_mail_server_has_the_address_means_no_messa
     assert await send(offer) is MessageStatus.SUPPRESSED, "it stays so: the person had said no when it was due"
 
 
-async def test_a_withdrawal_is_answered_only_after_a_mark_that_came_before_it(
+async def test_a_withdrawal_waits_for_the_send_gate_that_came_before_it(
     customer: Customer, database: Database, cipher: Cipher
 ) -> None:
     await consent(database, customer, granted=True)
@@ -164,7 +164,7 @@ async def _waits_for_a_lock(database: Database) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_mark_that_waits_for_a_withdrawal_sees_it(
+async def test_a_send_gate_that_waited_for_a_withdrawal_sees_it(
     customer: Customer, database: Database, send: Sending, mail: MailServer
 ) -> None:
     await consent(database, customer, granted=True)
@@ -176,7 +176,7 @@ async def test_a_mark_that_waits_for_a_withdrawal_sees_it(
     assert mail.received == []
 
 
-async def test_without_a_transport_nothing_is_put_out_that_is_not_consented_to(
+async def test_without_a_transport_a_message_needs_consent_too(
     customer: Customer, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> None:
     send = sender(database, cipher, worker_settings.model_copy(update={"smtp_url": None}))
@@ -185,7 +185,7 @@ async def test_without_a_transport_nothing_is_put_out_that_is_not_consented_to(
     assert await send(message(customer)) is MessageStatus.OUTBOX
 
 
-async def test_what_may_have_been_handed_over_is_not_sent_again_without_consent(
+async def test_a_message_that_may_have_been_sent_is_not_sent_again_without_consent(
     customer: Customer, database: Database, cipher: Cipher, worker_settings: Settings, mail: MailServer
 ) -> None:
     send = sender(database, cipher, worker_settings, resend=True)
@@ -199,7 +199,7 @@ async def test_what_may_have_been_handed_over_is_not_sent_again_without_consent(
     assert mail.received == []
 
 
-async def test_an_erased_person_gets_nothing_not_even_a_service_message(
+async def test_an_erased_user_gets_no_message_not_even_a_service_message(
     customer: Customer, database: Database, cipher: Cipher
 ) -> None:
     bill = message(customer, "invoices")

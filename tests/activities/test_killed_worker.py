@@ -1,7 +1,6 @@
-"""`kill -9` of the worker at each line that the docstrings argue about: every message leaves once.
+"""`kill -9` of the worker at each point of the crash arguments: each message is sent once.
 
-The mail server is the witness: it kills the worker the moment it has come to a certain point of the
-conversation, and counts what it was given.
+The mail server kills the worker at a given point of the SMTP conversation, and counts the messages that it got.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 
 
 class Stage:
-    """A worker process that can be killed, and what it works on."""
+    """A worker process that can be killed, and the customer and mail server of its workflow."""
 
     def __init__(self, runs: Runs, worker: PerennialProcess, mail: MailServer, customer: Customer) -> None:
         self.runs = runs
@@ -34,7 +33,7 @@ class Stage:
         self.customer = customer
 
     async def run_with_one_death(self) -> Run:
-        """Run an onboarding whose worker dies on the way; a new worker takes over."""
+        """Run an onboarding whose worker is killed; a new worker takes over."""
         run = await self.runs.start(self.customer.user_id, still=True, parameters=SHORT)
         await self.worker.start()
         await self.worker.wait()
@@ -44,7 +43,7 @@ class Stage:
         return run
 
     def subjects(self) -> list[str]:
-        """What has arrived, in order."""
+        """The messages that have arrived, in order."""
         return [str(message["Subject"]) for message in self.mail.to(self.customer.email)]
 
     def expected(self) -> list[str]:
@@ -80,7 +79,7 @@ async def stage(
 
 
 @pytest.mark.slow
-async def test_a_worker_that_dies_before_the_message_could_leave_sends_it_later(stage: Stage) -> None:
+async def test_a_message_is_sent_later_where_the_worker_died_before_it_could_leave(stage: Stage) -> None:
     def die_once(address: str) -> None:
         stage.mail.on_recipient = None
         stage.worker.kill()
@@ -93,7 +92,7 @@ async def test_a_worker_that_dies_before_the_message_could_leave_sends_it_later(
     assert [(attempt.attempt, attempt.interrupted) for attempt in context.attempts[:2]] == [(1, True), (2, False)]
 
 
-async def test_a_worker_that_dies_between_sending_and_recording_does_not_send_twice(stage: Stage) -> None:
+async def test_a_message_is_sent_once_where_the_worker_died_between_sending_and_recording(stage: Stage) -> None:
     async def die_once(message: object) -> None:
         stage.mail.answer = None
         stage.worker.kill()
@@ -107,7 +106,7 @@ async def test_a_worker_that_dies_between_sending_and_recording_does_not_send_tw
 
 
 @pytest.mark.slow
-async def test_a_worker_that_dies_after_recording_does_not_send_twice(stage: Stage) -> None:
+async def test_a_message_is_sent_once_where_the_worker_died_after_recording(stage: Stage) -> None:
     async def watch() -> None:
         async with stage.runs.database.connection() as connection:
             while not await connection.fetchval(
@@ -123,7 +122,7 @@ async def test_a_worker_that_dies_after_recording_does_not_send_twice(stage: Sta
 
 
 @pytest.mark.slow
-async def test_killed_attempts_do_not_use_up_what_max_attempts_promises(stage: Stage) -> None:
+async def test_attempts_that_were_killed_do_not_count_towards_max_attempts(stage: Stage) -> None:
     deaths = 2
 
     def die_some_times(address: str) -> None:

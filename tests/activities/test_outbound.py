@@ -1,4 +1,4 @@
-"""Where requests go that others have asked for, and where not."""
+"""The guard of HTTP requests to URLs that callers have given."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.hooks import HookServer
 
 
 def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Let every name resolve to these; what is connected to stays real."""
+    """Resolve every name to these addresses; connections stay real."""
     loop = asyncio.get_running_loop()
 
     async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
@@ -44,7 +44,7 @@ def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         ["93.184.216.34", "10.0.0.1"],
     ],
 )
-async def test_a_name_that_resolves_to_a_private_address_is_refused_when_it_is_connected_to(
+async def test_no_request_goes_to_a_name_that_resolves_to_a_private_address(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     _resolving(monkeypatch, *addresses)
@@ -53,7 +53,7 @@ async def test_a_name_that_resolves_to_a_private_address_is_refused_when_it_is_c
             await Outbound(loopback=loopback).post("https://shop.example.com/", b"{}", {})
 
 
-async def test_loopback_is_for_the_embedded_stack_alone() -> None:
+async def test_the_embedded_stack_alone_may_send_to_loopback() -> None:
     async with HookServer() as hooks:
         assert (await Outbound(loopback=True).post(hooks.url, b"{}", {})).taken
         with pytest.raises(AddressForbiddenError):
@@ -63,13 +63,13 @@ async def test_loopback_is_for_the_embedded_stack_alone() -> None:
     assert objection(hooks.url, loopback=False) == ("https_required", "must be an https URL")
 
 
-def test_public_addresses_may_be_connected_to() -> None:
+def test_requests_may_go_to_public_addresses() -> None:
     for address in ("93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"):
         assert may_connect("shop.example.com", address, loopback=False)
     assert objection("https://shop.example.com:8443/hooks?a=b", loopback=False) is None
 
 
-async def test_tls_is_checked_against_the_name_and_nobody_is_unreachable(
+async def test_tls_is_verified_against_the_name_and_a_closed_port_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A certificate for localhost, from an authority that isn't trusted, and then one that is."""

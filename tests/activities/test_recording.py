@@ -1,4 +1,4 @@
-"""The recording around steps: a result that is stored is read back, never made twice."""
+"""The recording around steps: a stored result is read back, and its step isn't repeated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.runs import Run, Runs
 
 
 async def _reset_to_the_beginning(runs: Runs, run: Run) -> str:
-    """Carry the instance on from its first workflow task, as a replay of a dead letter does."""
+    """Reset the instance to its first workflow task, as the replay of a dead letter does."""
     history = await run.handle.fetch_history()
     first = next(
         event.event_id
@@ -37,7 +37,7 @@ async def _reset_to_the_beginning(runs: Runs, run: Run) -> str:
     return answer.run_id
 
 
-async def test_a_reset_does_no_completed_step_again(runs: Runs, customer: Customer, mail: MailServer) -> None:
+async def test_a_reset_repeats_no_completed_step(runs: Runs, customer: Customer, mail: MailServer) -> None:
     run = await runs.start(customer.user_id, still=True)
     before = await runs.until(run, "wait_for_first_activity")
     new_run_id = await _reset_to_the_beginning(runs, run)
@@ -55,7 +55,7 @@ async def test_a_reset_does_no_completed_step_again(runs: Runs, customer: Custom
     await handle.terminate()
 
 
-async def test_what_is_stored_of_steps_and_messages_is_encrypted(runs: Runs, customer: Customer) -> None:
+async def test_stored_steps_and_messages_are_encrypted(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id)
     await run.handle.result()
     async with runs.database.connection() as connection:

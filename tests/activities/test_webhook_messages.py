@@ -1,4 +1,4 @@
-"""A message endpoint that has the message and doesn't say so: it may have taken it, and is asked again."""
+"""A message endpoint that gets a message and gives no answer: the message is sent again under its id."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from activities.messages import Messages
 from delivery import webhook
-from delivery.smtp import HandoverUncertainError
 from delivery.templates import TEMPLATES
+from delivery.transport import HandoverUncertainError
 from delivery.webhook import MessageNotAcceptedError, WebhookTransport
 from models.temporal.execution import Message
 from models.vocabulary import Channel, MessageStatus, Purpose
@@ -51,7 +51,7 @@ async def stored(database: Database) -> str:
 
 
 @pytest.mark.parametrize("answer", ["", "502 Bad Gateway", "504 Gateway Timeout"])
-async def test_a_broken_connection_leaves_the_message_as_perhaps_taken_and_it_goes_again_under_its_id(
+async def test_after_a_broken_connection_the_message_stays_sending_and_is_sent_again_under_its_id(
     database: Database, cipher: Cipher, customer: Customer, endpoint: HookServer, answer: str
 ) -> None:
     sending, offer = sender(database, cipher, endpoint.url), push(customer)
@@ -64,7 +64,7 @@ async def test_a_broken_connection_leaves_the_message_as_perhaps_taken_and_it_go
     assert len({hook.headers["webhook-id"] for hook in endpoint.received}) == 1
 
 
-async def test_an_answer_that_does_not_come_in_time_leaves_it_as_perhaps_taken(
+async def test_after_a_timeout_the_message_stays_sending(
     database: Database, cipher: Cipher, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 0.2)
@@ -83,10 +83,10 @@ async def test_an_answer_that_does_not_come_in_time_leaves_it_as_perhaps_taken(
     server.close()
 
 
-async def test_a_withdrawal_after_a_broken_connection_does_not_say_that_nothing_was_sent(
+async def test_a_withdrawal_after_a_broken_connection_leaves_the_message_unconfirmed(
     database: Database, cipher: Cipher, customer: Customer, endpoint: HookServer
 ) -> None:
-    """Nor do tries in between that certainly did nothing: they say nothing of the first one."""
+    """Later attempts that certainly sent nothing don't change that: they say nothing about the first one."""
     offer = push(customer)
     endpoint.answers = ["", "503 Later"]
     for url, error in (
@@ -102,7 +102,7 @@ async def test_a_withdrawal_after_a_broken_connection_does_not_say_that_nothing_
     assert len(endpoint.received) == 2
 
 
-async def test_the_cap_counts_what_may_have_been_taken_and_not_what_certainly_was_not(
+async def test_the_cap_counts_messages_that_may_have_been_received_and_no_rejected_ones(
     database: Database, cipher: Cipher, customer: Customer, endpoint: HookServer
 ) -> None:
     cap = FrequencyCap(1, timedelta(days=7))

@@ -1,4 +1,4 @@
-"""The application over a real Postgres, as the tests of the API have it; and as two processes."""
+"""The API over a real Postgres: in this process, as the tests of the API run it, and as two processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def addresses(api_settings: Settings, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 async def two(addresses: list[str], database: Database) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """A client of each process."""
+    """A client for each process."""
     headers = bearer(await new_key(database, Role.ADMIN))
     async with AsyncExitStack() as stack:
         yield [

@@ -1,4 +1,4 @@
-"""A worker that projects and does nothing else, as a process: ``python -m tests.events.projecting worker``."""
+"""A worker process with the projector alone: ``python -m tests.events.projecting worker``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workflows.system.projector import ProjectorWorkflow
 
 
 async def work(settings: Settings) -> None:
-    """Project until told to stop, or killed."""
+    """Project until SIGTERM."""
     configure_logging(settings)
     ring = KeyFile(settings.require_key_file()).load()
     database = Database(settings.require_database_url(), size=settings.database_pool_size, application="worker")

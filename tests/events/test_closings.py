@@ -1,4 +1,4 @@
-"""An event closes its person's account, once, and waits for whoever is changing the profile."""
+"""An event closes its user's account, once, and waits for transactions that change the profile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.vocabulary import AccountStatus
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.consents import locks
-from store.events import refold
+from store.events import poison
 from store.users import users
 from store.users.rows import StoredUser
 from tests.support.locks import until_blocked
@@ -31,7 +31,7 @@ async def profile(log: Log, user: str) -> StoredUser:
         return await users.find(connection, log.cipher, user)
 
 
-async def test_a_deletion_of_the_account_closes_it(log: Log) -> None:
+async def test_a_deletion_event_closes_the_account(log: Log) -> None:
     user, other = await log.person(shard=2), await log.person(shard=2)
     before = await profile(log, user)
     await log.write(purchase(user, "1"), Happening(user, DELETION), purchase(user, "1"), purchase(other, "1"))
@@ -58,7 +58,7 @@ async def test_an_account_closes_once(log: Log) -> None:
         assert (await profile(log, user)).version == first.version
 
 
-async def test_a_deletion_that_was_set_aside_closes_the_account_when_it_is_replayed(log: Log) -> None:
+async def test_a_deletion_event_that_was_set_aside_closes_the_account_when_it_is_replayed(log: Log) -> None:
     user = await log.person()
     deletion = Happening(user, DELETION)
     await log.write(deletion)
@@ -72,12 +72,12 @@ async def test_a_deletion_that_was_set_aside_closes_the_account_when_it_is_repla
             deletion.timestamp,
         )
     async with log.database.transaction() as connection:
-        await refold.replay(connection, log.cipher, (), "p-1")
+        await poison.replay(connection, log.cipher, (), "p-1")
     assert (await profile(log, user)).profile.account_status is AccountStatus.CLOSED
 
 
-async def test_a_closing_waits_for_a_withdrawal_without_a_deadlock(log: Log) -> None:
-    """Who withdraws holds the row and then wants the bucket: the projector may not have the bucket by then."""
+async def test_closing_an_account_waits_for_a_withdrawal_without_a_deadlock(log: Log) -> None:
+    """A withdrawal holds the row and then waits for the bucket, so the projector must not hold the bucket."""
     user = await log.person()
     await log.write(Happening(user, DELETION))
     async with asyncio.timeout(30):
@@ -86,5 +86,5 @@ async def test_a_closing_waits_for_a_withdrawal_without_a_deadlock(log: Log) -> 
             closing = asyncio.create_task(log.follower(shard_of(user)).step())
             await until_blocked(log.database, 1)
             await locks.exclude(withdrawing, [user])
-        assert await closing is Found.SOME  # a deadlock would have made it begin again
+        assert await closing is Found.SOME  # after a deadlock it would be None
     assert (await profile(log, user)).profile.account_status is AccountStatus.CLOSED

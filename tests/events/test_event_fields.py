@@ -1,4 +1,4 @@
-"""What an event's fields may hold, and what one that could never be stored costs the others: nothing."""
+"""The values of an event's fields, and events that can't be stored within a batch of others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize("order_id", ["", "x" * 129, 1.5, True, None, [], 1 << 63, 123456789012345678901])
-async def test_what_is_no_order_id_is_refused(api: Clients, order_id: Any) -> None:
+async def test_an_invalid_order_id_is_rejected(api: Clients, order_id: Any) -> None:
     await add_user(api.admin)
     answer = await api.integrator.post("/events", json=purchase(order_id=order_id))
     assert {pointer for pointer, _ in field_errors(answer)} == {"/event_properties/order_id"}
@@ -35,7 +35,7 @@ async def test_what_is_no_order_id_is_refused(api: Clients, order_id: Any) -> No
         ("", "invalid_user_id"),
     ],
 )
-async def test_an_id_that_no_user_may_have_is_refused_for_what_it_is(
+async def test_an_invalid_user_id_is_rejected_with_the_code_of_its_defect(
     api: Clients, user_id: str, code: str
 ) -> None:
     await add_user(api.admin)
@@ -59,12 +59,14 @@ async def test_an_id_that_no_user_may_have_is_refused_for_what_it_is(
         ("2026-02-29T00:00:00Z", "invalid_time"),
     ],
 )
-async def test_a_time_that_is_none_and_one_out_of_the_window(api: Clients, timestamp: str, code: str) -> None:
+async def test_an_invalid_time_and_one_outside_the_window_are_rejected(
+    api: Clients, timestamp: str, code: str
+) -> None:
     answer = await api.integrator.post("/events", json=event(timestamp=timestamp))
     assert field_errors(answer) == {("/timestamp", code)}
 
 
-async def test_the_window_is_of_moments_whatever_their_offset(api: Clients) -> None:
+async def test_the_time_window_does_not_depend_on_utc_offsets(api: Clients) -> None:
     await add_user(api.admin)
     ahead = datetime.now(UTC) + timedelta(hours=23)
     stamps = [
@@ -98,7 +100,7 @@ def _nested(levels: int) -> Any:
         ({"event_properties": {"a": _nested(100)}}, [("/events/1/event_properties", "too_deep")]),
     ],
 )
-async def test_an_event_that_could_never_be_stored_costs_the_others_nothing(
+async def test_an_event_that_cannot_be_stored_does_not_affect_the_others_of_its_batch(
     api: Clients, owner: Connection, bad: dict[str, Any], errors: list[tuple[str, str]]
 ) -> None:
     await add_user(api.admin)
@@ -116,7 +118,7 @@ async def test_an_event_that_could_never_be_stored_costs_the_others_nothing(
     ]
 
 
-async def test_a_number_that_is_none_costs_the_others_of_its_batch_nothing(api: Clients) -> None:
+async def test_a_number_out_of_range_does_not_affect_the_other_events_of_its_batch(api: Clients) -> None:
     await add_user(api.admin)
     good, bad = json.dumps(event("e-1")), json.dumps(event("e-2", event_properties={"a": [0]}))
     content = '{"events": [' + good + "," + bad.replace("[0]", "[0, 1e999]") + "]}"
@@ -125,7 +127,7 @@ async def test_a_number_that_is_none_costs_the_others_of_its_batch_nothing(api: 
     assert codes(sent.json())[1] == [("/events/1/event_properties/a/1", "number_out_of_range")]
 
 
-async def test_a_number_of_very_many_digits_costs_the_others_of_its_batch_nothing(api: Clients) -> None:
+async def test_a_number_of_thousands_of_digits_does_not_affect_the_other_events_of_its_batch(api: Clients) -> None:
     await add_user(api.admin)
     good, bad = json.dumps(event("e-1")), json.dumps(event("e-2", event_properties={"a": [0]}))
     content = '{"events": [' + good + "," + bad.replace("[0]", "9" * 5000) + "]}"
@@ -134,7 +136,7 @@ async def test_a_number_of_very_many_digits_costs_the_others_of_its_batch_nothin
     assert codes(sent.json())[1] == [("/events/1/event_properties/a", "number_out_of_range")]
 
 
-async def test_of_an_item_with_very_many_errors_only_their_number_is_told(api: Clients) -> None:
+async def test_an_item_with_very_many_errors_gets_one_error_for_all(api: Clients) -> None:
     await add_user(api.admin)
     unknown: dict[str, Any] = {f"field-{number}": number for number in range(50_000)}
     few = dict(list(unknown.items())[:20])
@@ -144,7 +146,7 @@ async def test_of_an_item_with_very_many_errors_only_their_number_is_told(api: C
     assert codes(answer)[2] == [(f"/events/2/field-{number}", "unknown_field") for number in range(20)]
 
 
-async def test_a_batch_of_nothing_but_unusable_events_is_422_and_one_such_event_alone_as_well(
+async def test_a_batch_of_unusable_events_is_422_and_so_is_a_single_unusable_event(
     api: Clients,
 ) -> None:
     await add_user(api.admin)
@@ -158,7 +160,7 @@ async def test_a_batch_of_nothing_but_unusable_events_is_422_and_one_such_event_
 
 
 @pytest.mark.parametrize("extra", ["NaN", "-Infinity", '"\n"', "01", "[" * 3000 + "]" * 3000, "{"])
-async def test_what_is_no_json_stays_none_beside_half_a_surrogate_pair(api: Clients, extra: str) -> None:
+async def test_malformed_json_is_reported_also_next_to_half_a_surrogate_pair(api: Clients, extra: str) -> None:
     content = '{"events": ["\\ud83d", ' + extra + "]}"
     answer = await api.integrator.post("/events/batch", content=content, headers=JSON)
     assert_problem(answer, 400, "malformed_json")

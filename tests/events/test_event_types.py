@@ -1,4 +1,4 @@
-"""Event types: the standard ones, and those that an admin declares."""
+"""Event types: standard ones, and custom ones that an admin declares."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ async def test_the_standard_types_are_those_of_the_contract(api: Clients) -> Non
     assert all(each["standard"] and each["schema"]["properties"] and each["description"] for each in listed)
 
 
-def test_no_standard_type_has_a_dimension_that_is_personal() -> None:
+def test_no_standard_type_has_a_personal_dimension() -> None:
     for declared in STANDARD.values():
         assert not {f"/{name}" for name in declared.dimensions} & set(declared.pii)
         assert set(declared.dimensions) <= declared.declared
 
 
-async def test_a_declared_type_is_enforced_from_the_next_event_on(api: Clients) -> None:
+async def test_a_declared_type_is_enforced_for_the_next_event(api: Clients) -> None:
     await add_user(api.admin)
     loose = event(event_properties={"anything": [1, {"x": None}]})
     assert (await api.integrator.post("/events", json=loose)).status_code == 202
@@ -89,11 +89,11 @@ async def test_a_declared_type_is_enforced_from_the_next_event_on(api: Clients) 
         ({"more": 1}, "/more", "unknown_field"),
     ],
 )
-async def test_a_declaration_that_cannot_be_used(api: Clients, changes: Any, pointer: str, code: str) -> None:
+async def test_an_invalid_declaration_is_rejected(api: Clients, changes: Any, pointer: str, code: str) -> None:
     assert field_errors(await api.admin.put(PATH, json=DECLARATION | changes)) == {(pointer, code)}
 
 
-async def test_the_types_are_listed_in_pages_the_standard_ones_first(api: Clients) -> None:
+async def test_types_are_listed_in_pages_with_the_standard_ones_first(api: Clients) -> None:
     for name in ("lesson.finish", "account.open", "zoo.visit"):
         assert (await api.admin.put(f"/events/types/{name}", json=DECLARATION)).status_code == 201
     seen, cursor = [], None
@@ -110,7 +110,7 @@ async def test_the_types_are_listed_in_pages_the_standard_ones_first(api: Client
     assert field_errors(answer) == {("/query/cursor", "invalid_cursor")}
 
 
-async def test_deep_schemas_are_refused(api: Clients) -> None:
+async def test_deep_schemas_are_rejected(api: Clients) -> None:
     schema: dict[str, Any] = {}
     for _ in range(40):
         schema = {"properties": {"a": schema}}
@@ -119,7 +119,7 @@ async def test_deep_schemas_are_refused(api: Clients) -> None:
 
 
 @pytest.mark.parametrize("name", ["lesson", "Lesson.finish", "a.b.c", "user.signup", "x." + "y" * 127])
-async def test_names_that_cannot_be_declared(api: Clients, name: str) -> None:
+async def test_invalid_and_standard_names_cannot_be_declared(api: Clients, name: str) -> None:
     answer = await api.admin.put(f"/events/types/{name}", json=DECLARATION)
     assert {pointer for pointer, _ in field_errors(answer)} == {"/path/event_type"}
 
@@ -134,15 +134,15 @@ async def test_names_that_cannot_be_declared(api: Clients, name: str) -> None:
         {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
     ],
 )
-async def test_no_schema_makes_ingest_stall(api: Clients, schema: dict[str, Any]) -> None:
+async def test_no_schema_stalls_ingest(api: Clients, schema: dict[str, Any]) -> None:
     await add_user(api.admin)
     assert (await api.admin.put(PATH, json={"schema": schema})).status_code == 201
-    async with asyncio.timeout(30):  # it would take for ever
+    async with asyncio.timeout(30):  # a stalled ingest would run into this
         answer = await api.integrator.post("/events", json=event(event_properties={"a": "a" * 30_000 + "b"}))
     assert answer.status_code in (202, 422)
 
 
-async def test_who_may(api: Clients) -> None:
+async def test_every_role_lists_types_and_admins_alone_declare_them(api: Clients) -> None:
     for role in Role:
         assert (await api.of(role).get("/events/types")).status_code == 200
         expected = 201 if role is Role.ADMIN else 403

@@ -1,4 +1,4 @@
-"""Folding, without a store: what each event adds, and that order doesn't matter."""
+"""The projection without a database: the effect of each event, in any order."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_an_unusable_event_changes_nothing(unusable: FoldedEvent) -> None:
     assert "usd" not in str(raised.value)
 
 
-def test_bodies_are_opened_only_for_what_needs_them() -> None:
+def test_a_body_is_decrypted_only_where_the_projection_needs_it() -> None:
     def body() -> dict[str, Any]:
-        raise AssertionError("opened")
+        raise AssertionError("decrypted")
 
     Projection().add(FoldedEvent("e", "u", "engagement.page_view", NOON, "s", NOON, False, body))
 
@@ -102,7 +102,7 @@ def test_money_is_exact() -> None:
         currency_of("USDT")
 
 
-def test_the_main_currency_is_the_one_with_most_purchases_then_the_latest() -> None:
+def test_the_main_currency_has_the_most_purchases_and_then_the_latest_one() -> None:
     many = CurrencyTotal("EUR", 2, Decimal(1), NOON)
     few = CurrencyTotal("USD", 1, Decimal(1000), NOON + timedelta(days=1))
     later = CurrencyTotal("GBP", 2, Decimal(1), NOON + timedelta(hours=1))

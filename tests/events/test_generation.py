@@ -1,4 +1,4 @@
-"""After a logical dump and restore the projector goes on: what was left is folded, and what is new."""
+"""After a logical dump and restore the projector projects the events that were left, and new ones."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.embedded.postgres_files import binaries, environment
 from runtime.settings import Settings
 from store.consents import consents
-from store.consents.consents import Statement
-from store.events import generation
+from store.consents.consents import ConsentDecision
+from store.events import log as store_log
 from tests.support.events import purchase as sent
 from tests.support.http import BASE_URL, bearer, new_key
 from tests.support.log import Log, purchase
 from tests.support.processes import ROOT, PerennialProcess, environment_of
 
-GRANTED = Statement(Purpose.DATA_COLLECTION, True, "test", None, "consent")
+GRANTED = ConsentDecision(Purpose.DATA_COLLECTION, True, "test", None, "consent")
 USED_UP = 3000
-"""Transaction ids that the first cluster is ahead of a fresh one by."""
+"""The transaction ids that the first cluster is ahead of a new one."""
 
 
 @asynccontextmanager
@@ -51,11 +51,11 @@ async def run(program: str, *arguments: str) -> None:
 
 async def settled(log: Log) -> int:
     async with log.database.transaction() as connection:
-        return await generation.settle(connection)
+        return await store_log.settle_generation(connection)
 
 
 async def migrated(server: EmbeddedPostgres) -> None:
-    """What the runbook says to do after a restore."""
+    """Run the command that the runbook names after a restore."""
     settings = Settings(database_url=server.runtime_url, migration_database_url=server.owner_url)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cli", "migrate", cwd=ROOT, env=environment_of(settings)
@@ -85,7 +85,7 @@ async def working(
 async def serving(
     server: EmbeddedPostgres, settings: Settings, cipher: Cipher
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """An admin's client of the edge."""
+    """An admin's client of the API."""
     database = Database(server.runtime_url, size=4, application="api")
     resources = Resources(settings, database, limiter_database(server.runtime_url), cipher, None)
     await resources.open()
@@ -103,7 +103,7 @@ async def until_revenue(client: httpx.AsyncClient, user: str, revenue: str) -> N
 
 
 @pytest.mark.parametrize("seen_by_a_migration", [False, True])
-async def test_a_restored_log_goes_on_in_a_new_generation(
+async def test_a_restored_log_continues_in_a_new_generation(
     cipher: Cipher,
     skipping: WorkflowEnvironment,
     api_settings: Settings,
@@ -120,7 +120,7 @@ async def test_a_restored_log_goes_on_in_a_new_generation(
             for _ in range(USED_UP):
                 await connection.fetchval("SELECT pg_current_xact_id()")
         async with log.database.transaction() as connection:
-            await consents.state(connection, user, GRANTED, actor="test")
+            await consents.decide(connection, user, GRANTED, actor="test")
         await log.write(purchase(user, "1"))
         await log.project()
         await log.write(purchase(user, "10"))
@@ -133,7 +133,7 @@ async def test_a_restored_log_goes_on_in_a_new_generation(
         async with log.database.connection() as connection:
             assert await connection.fetchval("SELECT generation FROM log_generation") == 2
         async with working(server, skipping, key_file, tmp_path), serving(server, api_settings, cipher) as client:
-            await until_revenue(client, user, "11.00")  # what was left is folded
+            await until_revenue(client, user, "11.00")  # the event that was left
             for amount, total in (("100", "111.00"), ("1000", "1111.00")):
                 answer = await client.post("/events", json=sent(user_id=user, amount=amount))
                 assert answer.status_code == 202, answer.text

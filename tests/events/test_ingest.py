@@ -1,4 +1,4 @@
-"""What the contract says of `POST /events` and `POST /events/batch`."""
+"""`POST /events` and `POST /events/batch`, by the contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ async def stored_ids(owner: Connection) -> list[str]:
     return [row["event_id"] for row in await owner.fetch("SELECT event_id FROM events ORDER BY event_id")]
 
 
-async def test_an_accepted_event_is_on_disk_and_a_second_time_a_duplicate(api: Clients, owner: Connection) -> None:
+async def test_an_accepted_event_is_stored_and_a_duplicate_the_second_time(
+    api: Clients, owner: Connection
+) -> None:
     await add_user(api.admin)
     sent = purchase("e-1")
     first = await api.integrator.post("/events", json=sent)
@@ -50,13 +52,13 @@ async def test_duplicates_and_conflicts_within_a_batch(api: Clients, owner: Conn
     assert await stored_ids(owner) == ["e-1", "e-2"]
 
 
-async def test_a_refused_twin_does_not_cost_the_one_after_it(api: Clients) -> None:
+async def test_a_rejected_event_does_not_take_its_id(api: Clients) -> None:
     await add_user(api.admin)
     answer = await batch(api, event("e-1", "u-nobody"), event("e-1"))
     assert statuses(answer) == ["rejected", "accepted"]
 
 
-async def test_one_bad_event_never_costs_the_others(api: Clients, owner: Connection) -> None:
+async def test_rejected_events_do_not_affect_the_others_of_their_batch(api: Clients, owner: Connection) -> None:
     await add_user(api.admin)
     await api.admin.post("/users", json=(await _without_consent()))
     answer = await batch(
@@ -95,7 +97,7 @@ async def _without_consent() -> dict[str, Any]:
     return user("u-silent")
 
 
-async def test_a_batch_of_which_none_could_be_taken_is_422_with_the_results(api: Clients) -> None:
+async def test_a_batch_without_an_accepted_event_is_422_with_the_results(api: Clients) -> None:
     answer = await api.integrator.post("/events/batch", json={"events": [event("e-0"), {}]})
     problem = assert_problem(answer, 422, "validation_failed")
     assert (problem["accepted"], problem["duplicates"], problem["rejected"]) == (0, 0, 2)
@@ -104,7 +106,7 @@ async def test_a_batch_of_which_none_could_be_taken_is_422_with_the_results(api:
     assert problem["errors"][1]["pointer"] == "/events/1/event_id"
 
 
-async def test_a_single_event_says_why_it_is_refused(api: Clients) -> None:
+async def test_a_rejected_single_event_gets_the_problem_of_its_reason(api: Clients) -> None:
     await api.admin.post("/users", json=await _without_consent())
     send = api.integrator.post
     assert_problem(await send("/events", json=event(user_id="u-unknown")), 422, "user_unknown")
@@ -118,7 +120,9 @@ async def test_a_single_event_says_why_it_is_refused(api: Clients) -> None:
     }
 
 
-async def test_an_erased_person_is_410_and_costs_nobody_else(api: Clients, owner: Connection) -> None:
+async def test_an_event_of_an_erased_user_is_410_and_does_not_affect_others(
+    api: Clients, owner: Connection
+) -> None:
     await add_user(api.admin)
     await add_user(api.admin, "u-gone")
     await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-gone'")
@@ -173,7 +177,7 @@ async def test_money_may_be_a_string_or_a_number_and_zero(api: Clients, amount: 
         *(-0.01, 1e12, 1e-7, 123456789012.65433, 0.1 + 0.2),
     ],
 )
-async def test_what_is_no_money_is_refused(api: Clients, amount: Any) -> None:
+async def test_an_invalid_amount_is_rejected(api: Clients, amount: Any) -> None:
     await add_user(api.admin)
     answer = await api.integrator.post("/events", json=purchase(amount=amount))
     assert {pointer for pointer, _ in field_errors(answer)} == {"/event_properties/amount"}
@@ -198,7 +202,7 @@ async def test_a_currency_is_three_capital_letters(api: Clients, currency: Any) 
     assert {pointer for pointer, _ in field_errors(answer)} == {"/event_properties/currency"}
 
 
-async def test_a_standard_type_without_properties_lacks_what_it_requires(api: Clients) -> None:
+async def test_a_standard_type_without_properties_lacks_its_required_ones(api: Clients) -> None:
     await add_user(api.admin)
     answer = await api.integrator.post("/events", json=event(event_type="engagement.feature_click"))
     assert field_errors(answer) == {("/event_properties/feature", "required")}
@@ -248,7 +252,7 @@ async def test_historical_marks_old_data(api: Clients, owner: Connection) -> Non
     assert [tuple(row) for row in rows] == [("e-1", True), ("e-2", False)]
 
 
-async def test_a_missing_partition_is_made(api: Clients, owner: Connection) -> None:
+async def test_a_missing_partition_is_created(api: Clients, owner: Connection) -> None:
     await add_user(api.admin)
     moments = [moment(days=days) for days in (0, 200, 300)]
     answer = await batch(api, *(event(timestamp=each) for each in moments))
@@ -259,7 +263,7 @@ async def test_a_missing_partition_is_made(api: Clients, owner: Connection) -> N
     assert tables == {f"events_{each[:4]}_{each[5:7]}" for each in moments}
 
 
-async def test_a_partition_that_went_away_is_made_anew(api: Clients, owner: Connection) -> None:
+async def test_a_dropped_partition_is_created_again(api: Clients, owner: Connection) -> None:
     await add_user(api.admin)
     when = moment(days=100)
     await batch(api, event(timestamp=when))
@@ -270,7 +274,7 @@ async def test_a_partition_that_went_away_is_made_anew(api: Clients, owner: Conn
     assert (await api.integrator.post("/events", json=event(timestamp=when))).status_code == 202
 
 
-async def test_retention_decides_what_is_too_old_from_the_next_event_on(api: Clients) -> None:
+async def test_a_changed_retention_applies_to_the_next_event(api: Clients) -> None:
     await add_user(api.admin)
     old = event(timestamp=moment(days=500))
     assert (await api.integrator.post("/events", json=old)).status_code == 422
@@ -280,7 +284,7 @@ async def test_retention_decides_what_is_too_old_from_the_next_event_on(api: Cli
     assert (await api.admin.get("/retention/events")).json()["days"] == 730
 
 
-async def test_retention_is_365_days_until_an_admin_says_otherwise(api: Clients) -> None:
+async def test_the_default_retention_is_365_days(api: Clients) -> None:
     answer = (await api.admin.get("/retention/events")).json()
     assert (answer["days"], answer["changed_at"], answer["changed_by"]) == (365, None, None)
     for days in (0, -1, 3651, "30", 1.5, None):
@@ -289,7 +293,7 @@ async def test_retention_is_365_days_until_an_admin_says_otherwise(api: Clients)
         assert (await api.of(role).put("/retention/events", json={"days": 1})).status_code == 403
 
 
-async def test_single_events_at_once_are_each_judged_alone(api: Clients, owner: Connection) -> None:
+async def test_concurrent_single_events_get_results_of_their_own(api: Clients, owner: Connection) -> None:
     await add_user(api.admin)
     sent = [event(f"e-{number}", user_id="u-1" if number % 4 else "u-unknown") for number in range(100)]
     answers = await asyncio.gather(*(api.integrator.post("/events", json=each) for each in [*sent, *sent]))
@@ -304,7 +308,7 @@ async def test_single_events_at_once_are_each_judged_alone(api: Clients, owner: 
     assert transactions < 40, "many go into one transaction"
 
 
-async def test_who_may_send_and_read(api: Clients) -> None:
+async def test_each_role_may_send_or_read_as_the_contract_says(api: Clients) -> None:
     await add_user(api.admin)
     for role, may in ((Role.ADMIN, 202), (Role.INTEGRATOR, 202), (Role.OPERATOR, 403), (Role.ANALYST, 403)):
         assert (await api.of(role).post("/events", json=event())).status_code == may

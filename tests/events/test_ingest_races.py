@@ -1,4 +1,4 @@
-"""Ingest on two processes at once: against itself, and against exclusive locks."""
+"""Concurrent ingest on two processes, and against exclusive locks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.http import bearer, new_key
 from tests.support.processes import PerennialProcess
 
 
-async def test_of_twins_in_flight_on_two_processes_one_is_accepted(
+async def test_of_two_equal_events_in_flight_on_two_processes_one_is_accepted(
     two: list[httpx.AsyncClient], owner: Connection
 ) -> None:
     people = [f"u-{number}" for number in range(50)]
@@ -45,7 +45,9 @@ async def test_of_twins_in_flight_on_two_processes_one_is_accepted(
     assert await owner.fetchval("SELECT count(*) FROM events") == 1500
 
 
-async def test_twins_that_disagree_leave_one_event(two: list[httpx.AsyncClient], owner: Connection) -> None:
+async def test_of_two_different_events_with_one_id_one_is_stored(
+    two: list[httpx.AsyncClient], owner: Connection
+) -> None:
     people = ["u-1", "u-2"]
     await add_users(two[0], people)
     for number in range(20):
@@ -57,7 +59,7 @@ async def test_twins_that_disagree_leave_one_event(two: list[httpx.AsyncClient],
     assert await owner.fetchval("SELECT count(*) FROM events") == 20
 
 
-async def test_big_batches_and_exclusive_locks_never_wait_in_a_circle(
+async def test_big_batches_and_exclusive_locks_never_deadlock(
     two: list[httpx.AsyncClient], database: Database
 ) -> None:
     people = [f"u-{number}" for number in range(1000)]
@@ -98,7 +100,7 @@ async def test_big_batches_and_exclusive_locks_never_wait_in_a_circle(
 async def test_an_ingest_that_reads_after_the_lock_sees_the_withdrawal_it_waited_for(
     database: Database, owner: Connection
 ) -> None:
-    """The two statements must be two: one that takes the lock and reads sees what was before it waited."""
+    """Lock and read must be two statements: one statement would read the state from before its wait."""
     await owner.execute("INSERT INTO consents VALUES ('u-1', 'data_collection', true)")
     read = "SELECT granted FROM consents WHERE user_id = 'u-1'"
     async with database.transaction() as withdrawal:
@@ -116,7 +118,9 @@ async def test_an_ingest_that_reads_after_the_lock_sees_the_withdrawal_it_waited
     assert await waiting is False
 
 
-async def test_partitions_are_made_by_two_at_once_without_an_error(database: Database, owner: Connection) -> None:
+async def test_two_connections_create_partitions_at_once_without_an_error(
+    database: Database, owner: Connection
+) -> None:
     async def ensure() -> bool:
         async with database.connection() as connection:
             return bool(await connection.fetchval("SELECT ensure_events_partition(DATE '1999-05-20')"))
@@ -133,7 +137,7 @@ async def test_partitions_are_made_by_two_at_once_without_an_error(database: Dat
             await connection.execute("DROP TABLE events_1999_05")
 
 
-async def test_a_stop_loses_nothing_that_was_answered(
+async def test_stopping_the_api_loses_no_answered_event(
     api_settings: Settings, database: Database, owner: Connection, tmp_path: Path
 ) -> None:
     settings = api_settings.model_copy(update={"api_port": free_port()})

@@ -1,4 +1,4 @@
-"""From the log to what is known of a person: everything counts, and counts once."""
+"""From the log to the profile: each event counts exactly once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from asyncpg.connection import LoggedQuery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from store.connection import Connection
 from store.events import log as store_log
-from store.events.refold import replay
+from store.events import poison
 from tests.support.log import NOON, Happening, Log, click, drain, purchase
 from tests.support.logs import logged
 
@@ -42,7 +43,7 @@ def log(database: Database, cipher: Cipher) -> Log:
 async def refusing(
     owner: asyncpg.Connection[asyncpg.Record], postgres: EmbeddedPostgres
 ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """The owner's connection in a test after which the runtime role may write sessions again."""
+    """The owner's connection; after the test the runtime role may write sessions again."""
     yield owner
     await owner.execute("GRANT INSERT ON sessions TO perennial_app")
 
@@ -127,7 +128,7 @@ async def test_any_order_in_any_batches_gives_the_same_profile(log: Log, drawn: 
     assert await log.activity(in_order) == await log.activity(in_disorder) != Activity()
 
 
-async def test_what_commits_late_is_folded_when_it_commits(log: Log) -> None:
+async def test_an_event_that_commits_late_is_projected_when_it_commits(log: Log) -> None:
     user = await log.person()
     follower = log.follower(shard_of(user))
     await log.write(purchase(user, "1"))
@@ -141,25 +142,24 @@ async def test_what_commits_late_is_folded_when_it_commits(log: Log) -> None:
     assert (await log.activity(user)).totals[0].revenue == 111
 
 
-async def test_what_waits_behind_an_open_transaction_is_not_even_looked_at(log: Log) -> None:
-    """Else each look would cost as much as has gathered, and it looks a hundred times a second."""
+async def test_rows_behind_an_open_transaction_are_not_read(log: Log) -> None:
+    """Otherwise each read would cost as much as there are waiting rows, a hundred times a second."""
     user = await log.person()
-    statements: list[str] = []
+    statements: list[LoggedQuery] = []
     async with log.database.transaction() as late, log.database.transaction() as connection:
         await late.fetchval("SELECT pg_current_xact_id()")
         await log.write(*(purchase(user, "1") for _ in range(100)))
-        where = (shard_of(user), store_log.BEGINNING, 5000)
-        with connection.query_logger(lambda record: statements.append(record.query)):
-            assert await store_log.read(connection, *where) == []
+        with connection.query_logger(statements.append):
+            assert await store_log.read(connection, shard_of(user), store_log.BEGINNING, 5000) == []
         await connection.execute("SET LOCAL enable_seqscan = off")
-        shard, begin, limit = where
-        plan = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statements[0]}", shard, *begin, limit)
+        [read] = statements
+        plan = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {read.query}", *read.args)
     looked_at = re.findall(r'"Actual Rows": ([0-9.]+)|"Rows Removed by Filter": ([0-9.]+)', plan)
     assert looked_at
     assert not [each for each in looked_at if float(each[0] or each[1]) > 1]  # the generation is a row
 
 
-async def test_what_is_rolled_back_is_not_folded(log: Log) -> None:
+async def test_an_event_that_is_rolled_back_is_not_projected(log: Log) -> None:
     user = await log.person()
     follower = log.follower(shard_of(user))
     await log.write(purchase(user, "1"))
@@ -174,7 +174,7 @@ async def test_what_is_rolled_back_is_not_folded(log: Log) -> None:
     assert (await log.activity(user)).totals[0].revenue == 101
 
 
-async def test_a_write_transaction_in_another_database_delays_and_loses_nothing(
+async def test_a_write_transaction_in_another_database_delays_events_and_loses_none(
     log: Log, postgres: EmbeddedPostgres
 ) -> None:
     user = await log.person()
@@ -195,8 +195,8 @@ async def test_a_write_transaction_in_another_database_delays_and_loses_nothing(
     assert (await log.activity(user)).totals[0].revenue == 11
 
 
-async def test_many_writers_at_once_lose_nothing(log: Log) -> None:
-    """Transactions of different lengths that overlap, while the shard is followed all the time."""
+async def test_many_concurrent_writers_lose_no_event(log: Log) -> None:
+    """Overlapping transactions of different lengths, while a follower reads the shard."""
     user = await log.person()
     await log.write(purchase(user, "1"))
     follower = log.follower(shard_of(user))
@@ -215,7 +215,7 @@ async def test_many_writers_at_once_lose_nothing(log: Log) -> None:
     assert (await log.activity(user)).total_purchases == 61
 
 
-async def test_several_followers_of_one_shard_count_everything_once(log: Log) -> None:
+async def test_several_followers_of_one_shard_count_each_event_once(log: Log) -> None:
     user = await log.person()
     followers = [log.follower(shard_of(user)) for _ in range(3)]
     for round_ in range(5):
@@ -227,7 +227,7 @@ async def test_several_followers_of_one_shard_count_everything_once(log: Log) ->
         assert activity.features == {"export": round_ + 1}
 
 
-async def test_a_batch_whose_cursor_has_been_moved_leaves_nothing(log: Log) -> None:
+async def test_a_batch_whose_cursor_was_moved_is_rolled_back(log: Log) -> None:
     user = await log.person()
     shard = shard_of(user)
     follower = log.follower(shard)
@@ -246,7 +246,7 @@ async def test_a_batch_whose_cursor_has_been_moved_leaves_nothing(log: Log) -> N
     assert (await log.activity(user)).total_purchases == 1
 
 
-async def test_batches_are_bounded_and_nothing_is_left_between_them(
+async def test_batches_are_bounded_and_no_event_is_left_between_them(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("activities.projector.BATCH", 7)
@@ -257,7 +257,7 @@ async def test_batches_are_bounded_and_nothing_is_left_between_them(
     assert (await log.activity(user)).total_purchases == 30
 
 
-async def test_who_has_no_key_any_more_is_passed_over(log: Log) -> None:
+async def test_events_of_erased_users_are_skipped(log: Log) -> None:
     user = await log.person(shard=0)
     erased = await log.person(shard=0)
     await log.write(purchase(erased, "1"), purchase(user, "1"))
@@ -276,7 +276,7 @@ async def poisoned(log: Log) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in rows]
 
 
-async def test_an_event_that_can_not_be_folded_is_set_aside_and_stops_nothing(log: Log) -> None:
+async def test_an_event_that_cannot_be_projected_is_set_aside_and_stops_no_other(log: Log) -> None:
     user = await log.person(shard=1)
     other = await log.person(shard=1)
     await log.write(purchase(user, "1"))
@@ -296,7 +296,7 @@ async def test_an_event_that_can_not_be_folded_is_set_aside_and_stops_nothing(lo
         assert await connection.fetchval("SELECT count(*) FROM sessions WHERE session_id = 'of-poison'") == 0
 
 
-async def test_what_is_not_an_events_fault_sets_nothing_aside(
+async def test_an_error_that_no_event_causes_sets_none_aside(
     log: Log, refusing: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     user = await log.person()
@@ -310,8 +310,8 @@ async def test_what_is_not_an_events_fault_sets_nothing_aside(
     assert (await log.activity(user)).total_purchases == 2
 
 
-async def test_a_bug_of_ours_stops_the_shard_and_poisons_nothing(log: Log) -> None:
-    """A trigger whose age can't be compared with an event's: that befalls whatever comes."""
+async def test_a_bug_stops_the_shard_and_sets_no_event_aside(log: Log) -> None:
+    """The age of this trigger can't be compared with an event's: every event fails."""
     user = await log.person()
     of_a_bug = WorkflowTrigger("onboarding", Trigger("*", max_age="an hour"))  # type: ignore[arg-type]
     follower = Follower(log.database, log.cipher, (of_a_bug,), shard_of(user))
@@ -324,8 +324,8 @@ async def test_a_bug_of_ours_stops_the_shard_and_poisons_nothing(log: Log) -> No
     assert (await log.activity(user)).total_purchases == 3
 
 
-async def test_a_key_that_this_process_lacks_stops_the_shard_until_it_has_it(log: Log, key_ring: KeyRing) -> None:
-    """A key-encryption key was added elsewhere and is in use before this process has been given it."""
+async def test_a_missing_key_encryption_key_stops_the_shard_until_it_is_there(log: Log, key_ring: KeyRing) -> None:
+    """Another process uses a new key-encryption key before this process has it."""
     added = KeySet("added", {**key_ring.kek.keys, "added": bytes(range(32))})
     rotated = Log(log.database, Cipher(KeyRing(added, key_ring.payload, key_ring.blind_index)))
     old, new = await log.person(shard=2), await rotated.person(shard=2)
@@ -341,7 +341,9 @@ async def test_a_key_that_this_process_lacks_stops_the_shard_until_it_has_it(log
     assert [(await rotated.activity(each)).total_purchases for each in (old, new)] == [1, 1]
 
 
-async def test_a_damaged_key_costs_nobody_else_and_its_events_wait_for_it(log: Log, owner: Connection) -> None:
+async def test_a_damaged_data_key_affects_no_other_user_and_its_events_are_set_aside(
+    log: Log, owner: Connection
+) -> None:
     harmed, other = await log.person(shard=2), await log.person(shard=2)
     await log.write(purchase(harmed, "1"), purchase(other, "1"))
     intact = await owner.fetchval("SELECT wrapped FROM data_keys WHERE subject = $1", harmed)
@@ -353,8 +355,8 @@ async def test_a_damaged_key_costs_nobody_else_and_its_events_wait_for_it(log: L
     assert (await log.activity(other)).total_purchases == 1
     with pytest.raises(StillUnusableError):
         async with log.database.transaction() as connection:
-            await replay(connection, log.cipher, (), aside)
+            await poison.replay(connection, log.cipher, (), aside)
     await owner.execute(change, harmed, intact)
     async with log.database.transaction() as connection:
-        await replay(connection, log.cipher, (), aside)
+        await poison.replay(connection, log.cipher, (), aside)
     assert (await log.activity(harmed)).total_purchases == 1

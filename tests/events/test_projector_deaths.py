@@ -1,7 +1,7 @@
-"""`kill -9` of the worker and of Postgres at the points that the projector's docstring names, and take-over.
+"""`kill -9` of the worker and of Postgres at the points that the projector's docstring names.
 
-A lock that the test holds stops the projector at a point: on the cursor's row before its move, on a session's
-before the effects, on the waits after them. After the kill everything counts exactly once.
+The test holds a lock that stops the projector at a point: the cursor's row before its move, a session's row before
+the effects, the waits after them. After the kill each event counts exactly once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FIRST, *OTHERS = POINTS
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within: float = 30.0) -> float:
-    """Wait for a condition; how long it took."""
+    """Wait for a condition; returns the seconds that it took."""
     began = time.monotonic()
     async with asyncio.timeout(within):
         while not await condition():
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], Awaitable[bool]], within: float = 30.0) 
 
 @asynccontextmanager
 async def stopped_at(point: str, url: str) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
-    """Hold the lock of a point; gives a question: does somebody wait there?"""
+    """Hold the lock of a point; yields a function that says whether a transaction waits there."""
     holder, watcher = await asyncpg.connect(url), await asyncpg.connect(url)
 
     async def waiting() -> bool:
@@ -90,7 +90,7 @@ class Workers:
         return process
 
     async def holder_of(self, shard: int) -> int:
-        """The process id of the worker that follows a shard; 0 for none."""
+        """The process id of the worker that follows a shard, or 0."""
         handle = self._client.get_workflow_handle(projector_workflow_id(shard))
         for pending in (await handle.describe()).raw_description.pending_activities:
             if pending.attempt and pending.last_worker_identity:
@@ -116,7 +116,7 @@ async def workers(
 
 
 @pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
-async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_every_event_to_count_once(
+async def test_each_event_counts_once_after_a_worker_was_killed_in_the_middle_of_a_batch(
     log: Log,
     workers: Workers,
     database_url: str,
@@ -128,7 +128,7 @@ async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_every_event_to_co
     await log.write(purchase(user, "1"))
     await log.project()
     await log.write(*(purchase(user, "1", historical=False) for _ in range(50)), Happening(user, session_id="s-2"))
-    async with stopped_at(point, postgres.owner_url) as waiting:  # takes an id, after the events'
+    async with stopped_at(point, postgres.owner_url) as waiting:  # its transaction id is higher than the events'
         worker = await workers.start()
         await until(waiting)
         worker.kill()
@@ -145,7 +145,7 @@ async def test_a_worker_killed_in_the_middle_of_a_batch_leaves_every_event_to_co
     assert activity.totals[0].revenue == 51
 
 
-async def test_each_of_three_heartbeats_in_a_time_out_is_sent(
+async def test_three_heartbeats_are_sent_per_heartbeat_timeout(
     skipping: WorkflowEnvironment, worker_settings: Settings, database: Database, cipher: Cipher
 ) -> None:
     throttle = build_worker(skipping.client, worker_settings, database, cipher).config(active_config=True)[
@@ -155,7 +155,7 @@ async def test_each_of_three_heartbeats_in_a_time_out_is_sent(
 
 
 @pytest.mark.slow
-async def test_a_dead_workers_shards_are_taken_over_within_ten_seconds(log: Log, workers: Workers) -> None:
+async def test_a_dead_workers_shards_move_to_another_worker_within_ten_seconds(log: Log, workers: Workers) -> None:
     processes = [await workers.start() for _ in range(2)]
     people = [await log.person(shard) for shard in range(SHARDS)]
 
@@ -173,7 +173,7 @@ async def test_a_dead_workers_shards_are_taken_over_within_ten_seconds(log: Log,
     assert await until(folded) < TAKEN_OVER_WITHIN
 
 
-async def test_a_worker_that_stops_in_good_order_hands_its_shards_over_at_once(log: Log, workers: Workers) -> None:
+async def test_the_shards_of_a_worker_that_shuts_down_move_at_once(log: Log, workers: Workers) -> None:
     first = await workers.start()
     user = await log.person()
 
@@ -191,9 +191,7 @@ async def test_a_worker_that_stops_in_good_order_hands_its_shards_over_at_once(l
 
 
 @pytest.mark.slow
-async def test_workers_killed_at_any_moment_lose_nothing_and_count_nothing_twice(
-    log: Log, workers: Workers
-) -> None:
+async def test_workers_killed_at_any_time_lose_no_event_and_count_none_twice(log: Log, workers: Workers) -> None:
     people = [await log.person() for _ in range(8)]
     written = 0
 
@@ -236,7 +234,7 @@ async def restart(server: EmbeddedPostgres) -> None:
 
 
 @pytest.mark.slow
-async def test_postgres_killed_in_the_middle_of_a_batch_leaves_every_event_to_count_once(
+async def test_each_event_counts_once_after_postgres_was_killed_in_the_middle_of_a_batch(
     own_log: Log, server: EmbeddedPostgres
 ) -> None:
     user = await own_log.person()
@@ -258,6 +256,6 @@ async def test_postgres_killed_in_the_middle_of_a_batch_leaves_every_event_to_co
         await own_log.write(*(purchase(user, "1") for _ in range(50)))
         expected += 50
         assert await follower.step() is Found.SOME
-        await restart(server)  # before the disk has what was committed without waiting for it
+        await restart(server)  # before the commits that don't wait for the disk are on it
         await drain(follower)
         assert (await own_log.activity(user)).total_purchases == expected

@@ -1,4 +1,4 @@
-"""`GET /users/{id}/events`: order, pages, and who sees what; and what is on the disk."""
+"""`GET /users/{id}/events`: order, pages and masking; and the stored form of events."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_an_admin_sees_an_event_as_it_was_sent(api: Clients) -> None:
     assert shown == {**sent, "historical": False}
 
 
-async def test_others_see_it_masked(api: Clients) -> None:
+async def test_other_roles_see_an_event_masked(api: Clients) -> None:
     await add_user(api.admin)
     await send(api, event("e-1", event_type="engagement.search", **FULL))
     for role in (Role.OPERATOR, Role.ANALYST):
@@ -75,7 +75,7 @@ async def test_a_custom_types_pointers_are_masked_at_any_depth(api: Clients) -> 
     }
 
 
-async def test_what_stands_where_a_name_belongs_is_masked_as_data(api: Clients) -> None:
+async def test_data_in_the_place_of_a_property_name_is_masked(api: Clients) -> None:
     await add_user(api.admin)
     odd = {"ada@example.com": {"x y": 1}}
     await send(api, event(event_properties=odd, device_info=odd, location=odd))
@@ -84,7 +84,7 @@ async def test_what_stands_where_a_name_belongs_is_masked_as_data(api: Clients) 
     assert "ada" not in str(shown)
 
 
-async def test_what_no_schema_describes_shows_nothing_that_may_be_somebodys(api: Clients) -> None:
+async def test_properties_without_a_schema_show_nothing_personal(api: Clients) -> None:
     await add_user(api.admin)
     properties = {
         "call": 491715550123,
@@ -108,7 +108,7 @@ async def test_what_no_schema_describes_shows_nothing_that_may_be_somebodys(api:
     }
 
 
-async def test_the_newest_come_first_in_pages_over_months(api: Clients) -> None:
+async def test_pages_list_the_newest_events_first_across_partitions(api: Clients) -> None:
     await add_user(api.admin)
     await add_user(api.admin, "u-2")
     tied = moment(days=40)
@@ -124,7 +124,9 @@ async def test_the_newest_come_first_in_pages_over_months(api: Clients) -> None:
     assert (seen, cursor) == (["e-5", "e-4", "e-3", "e-2", "e-1", "e-0"], None)
 
 
-async def test_of_nobody_of_the_erased_and_of_one_without_events(api: Clients, owner: Connection) -> None:
+async def test_listing_events_of_an_unknown_an_erased_and_an_inactive_user(
+    api: Clients, owner: Connection
+) -> None:
     assert_problem(await api.admin.get("/users/u-1/events"), 404, "user_not_found")
     await add_user(api.admin)
     assert (await api.admin.get("/users/u-1/events")).json()["data"] == []
@@ -133,7 +135,7 @@ async def test_of_nobody_of_the_erased_and_of_one_without_events(api: Clients, o
     assert_problem(await api.admin.get("/users/u-1/events"), 410, "user_erased")
 
 
-async def test_the_body_is_encrypted_and_bound_to_person_and_place(
+async def test_the_body_is_encrypted_and_bound_to_user_and_column(
     api: Clients, owner: Connection, cipher: Cipher
 ) -> None:
     await add_user(api.admin)
@@ -146,7 +148,7 @@ async def test_the_body_is_encrypted_and_bound_to_person_and_place(
     assert row["dimensions"] == '{"country": "DE", "device_type": "mobile"}'
 
 
-async def test_declared_dimensions_are_kept_in_the_clear(api: Clients, owner: Connection) -> None:
+async def test_declared_dimensions_are_stored_in_plaintext(api: Clients, owner: Connection) -> None:
     await add_user(api.admin)
     click = {"feature": "export", "element": "button"}
     await send(
@@ -159,7 +161,7 @@ async def test_declared_dimensions_are_kept_in_the_clear(api: Clients, owner: Co
     assert [tuple(row) for row in rows] == [("e-1", '{"feature": "export"}'), ("e-2", None), ("e-3", None)]
 
 
-async def test_what_preferences_forbid_is_not_stored(api: Clients, owner: Connection) -> None:
+async def test_attributes_that_preferences_forbid_are_not_stored(api: Clients, owner: Connection) -> None:
     await add_user(api.admin, privacy_preferences={"city": False, "country": False, "device_type": False})
     place = {
         "country": "DE",
@@ -193,7 +195,7 @@ async def test_what_preferences_forbid_is_not_stored(api: Clients, owner: Connec
         ("date_of_birth", {"dateOfBirth": "1990-01-01", "dob": "x"}, {"birthplace": "z"}),
     ],
 )
-async def test_what_preferences_forbid_goes_however_its_name_is_written(
+async def test_forbidden_attributes_are_found_in_any_spelling(
     api: Clients, attribute: str, part: dict[str, Any], kept: dict[str, Any]
 ) -> None:
     await add_user(api.admin, privacy_preferences={attribute: False})
@@ -202,14 +204,14 @@ async def test_what_preferences_forbid_goes_however_its_name_is_written(
     assert (shown["location"], shown["device_info"]) == ({"in": [kept]}, kept)
 
 
-async def test_a_propertys_own_name_may_be_written_in_any_way_too(api: Clients) -> None:
+async def test_a_forbidden_property_is_found_in_any_spelling(api: Clients) -> None:
     await add_user(api.admin, privacy_preferences={"device_type": False})
     await send(api, event(event_properties={"deviceType": "tv", "Device-Type": "tv", "osType": "gift"}))
     (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
     assert shown["event_properties"] == {"osType": "gift"}
 
 
-async def test_a_preference_holds_for_the_next_event(api: Clients) -> None:
+async def test_a_preference_applies_to_the_next_event(api: Clients) -> None:
     await add_user(api.admin)
     await send(api, event("e-1", timestamp=moment(minutes=2), location={"city": "Berlin"}))
     await api.integrator.patch("/users/u-1", json={"privacy_preferences": {"city": False}})

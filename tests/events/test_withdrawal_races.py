@@ -1,7 +1,7 @@
-"""Two processes ingest while a person withdraws, in every way in which that can be said.
+"""Two processes ingest while a user withdraws consent, through each API call that can withdraw it.
 
-The races may find what nobody thought of; that each way waits for an ingest that has begun, and an ingest for a
-withdrawal that has, is shown by holding the one and looking at the other.
+The races search for unknown interleavings. Other tests hold an ingest, or a withdrawal, and show that the other
+one waits for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLLECTION = "/users/u-1/consents/data_collection"
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent."""
+    """The events that are sent."""
 
     method: str
     path: str
@@ -45,7 +45,7 @@ class Request:
 
 
 def in_a_batch(**changes: Any) -> Request:
-    """A change to the person as an item of a batch of profiles."""
+    """A change of the user as an item of a batch of profiles."""
     return Request("POST", "/users/batch", {"users": [{"user_id": "u-1", **changes}]})
 
 
@@ -67,7 +67,7 @@ PREFERENCES = {
 
 @dataclass
 class Race:
-    """One round: senders go on until the withdrawal was answered, and once more after it."""
+    """One round: senders send until the withdrawal was answered, and once more after it."""
 
     others: list[str]
     withdrawn: bool = False
@@ -83,7 +83,7 @@ class Race:
 
     @asynccontextmanager
     async def run(self, two: list[httpx.AsyncClient], withdrawal: Request, through: int) -> AsyncIterator[None]:
-        """Senders on both processes; the body runs when the withdrawal was answered, while they go on."""
+        """Senders on both processes; the body runs after the withdrawal was answered, while they send."""
         async with asyncio.TaskGroup() as senders:
             for number in range(SENDERS):
                 senders.create_task(self.send(two[number % 2], BATCH if number // 2 else None))
@@ -94,7 +94,7 @@ class Race:
 
 
 async def _send(client: httpx.AsyncClient, size: int | None, others: list[str]) -> list[str]:
-    """Send events of the person, alone or among others' in a batch; the ids that were accepted."""
+    """Send events of the user, alone or in a batch with others'; returns the accepted ids."""
     if size is None:
         answer = await client.post("/events", json=_event())
         assert answer.status_code in (202, 403)
@@ -114,7 +114,7 @@ def _event() -> dict[str, Any]:
 
 @pytest.fixture
 async def race(two: list[httpx.AsyncClient]) -> Race:
-    """A person, and others to have batches with."""
+    """A user, and others to share batches with."""
     others = [f"o-{number}" for number in range(200)]
     await add_user(two[0])
     await add_users(two[0], others)
@@ -122,7 +122,7 @@ async def race(two: list[httpx.AsyncClient]) -> Race:
 
 
 @pytest.mark.parametrize("way", WITHDRAWALS)
-async def test_after_the_answer_to_a_withdrawal_nothing_is_accepted_or_stored(
+async def test_no_event_is_accepted_or_stored_after_a_withdrawal_was_answered(
     two: list[httpx.AsyncClient], owner: Connection, race: Race, way: str
 ) -> None:
     accepted_in_all = 0
@@ -140,7 +140,7 @@ async def test_after_the_answer_to_a_withdrawal_nothing_is_accepted_or_stored(
 
 
 @pytest.mark.parametrize("way", PREFERENCES)
-async def test_after_the_answer_to_a_preference_what_it_forbids_is_not_stored(
+async def test_no_forbidden_attribute_is_stored_after_the_preference_was_answered(
     two: list[httpx.AsyncClient], owner: Connection, race: Race, way: str
 ) -> None:
     with_country = 0
@@ -156,13 +156,15 @@ async def test_after_the_answer_to_a_preference_what_it_forbids_is_not_stored(
 
 
 @pytest.mark.parametrize("way", [*WITHDRAWALS, *(f"preference by {each}" for each in PREFERENCES)])
-async def test_a_withdrawal_is_answered_after_the_ingest_that_had_begun(
+async def test_a_withdrawal_is_answered_after_the_ingests_that_had_begun(
     two: list[httpx.AsyncClient], owner: Connection, database: Database, way: str
 ) -> None:
     await add_user(two[0])
     withdrawal = WITHDRAWALS.get(way) or PREFERENCES[way.removeprefix("preference by ")]
     async with owner.transaction():
-        await owner.execute("LOCK TABLE event_ids IN ACCESS EXCLUSIVE MODE")  # ingest has read, and writes there
+        await owner.execute(
+            "LOCK TABLE event_ids IN ACCESS EXCLUSIVE MODE"
+        )  # ingest has read consents, and writes there
         ingest = asyncio.create_task(_send(two[0], None, []))
         await until_blocked(database, 1)
         answer = asyncio.create_task(withdrawal.send(two[1]))
@@ -199,8 +201,8 @@ async def _stored(owner: Connection, where: str) -> set[str]:
 
 
 async def _in_the_order_of_their_times(owner: Connection) -> bool:
-    """Whether every event lies, by the times that are kept, between a grant and the withdrawal after it, and each
-    statement after the one before."""
+    """Whether each event was received between a grant and the next withdrawal, by the stored times, and the times
+    of the history ascend."""
     return bool(
         await owner.fetchval(
             """

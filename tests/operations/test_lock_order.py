@@ -27,7 +27,7 @@ from models.vocabulary import InstanceStatus, MessageStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.consents import consents
-from store.consents.consents import Statement
+from store.consents.consents import ConsentDecision
 from store.instances import attempts, dead_letters, instances, replays, terminal
 from store.instances.dead_letters import Filter, StoredDeadLetter
 from store.instances.instances import NewInstance
@@ -75,8 +75,8 @@ class Person:
 
     async def grant(self) -> None:
         async with self.database.transaction() as connection:
-            said = Statement(Purpose.MARKETING, True, uuid.uuid4().hex, None, "consent")
-            await consents.state(connection, self.customer.user_id, said, actor="test")
+            said = ConsentDecision(Purpose.MARKETING, True, uuid.uuid4().hex, None, "consent")
+            await consents.decide(connection, self.customer.user_id, said, actor="test")
 
     async def withdraw(self) -> None:
         async with self.database.transaction() as connection:

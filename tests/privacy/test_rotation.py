@@ -29,7 +29,7 @@ async def rotated(database: Database, key_file: Path, tmp_path: Path) -> Path:
     ring = KeyFile(key_file).load()
     async with database.transaction() as connection:
         fresh = {user_id: Cipher(ring).new_key(user_id)[1] for user_id in PEOPLE}
-        await data_keys.insert(connection, fresh)
+        await data_keys.insert_new(connection, fresh)
     document = json.loads(key_file.read_text())
     document["kek"]["keys"]["new"] = base64.b64encode(os.urandom(32)).decode()
     document["kek"]["current"] = "new"

@@ -1,1 +1,1 @@
-"""Tests of the statements, on real Postgres."""
+"""Tests of the store on a real Postgres."""

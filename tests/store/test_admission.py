@@ -9,7 +9,7 @@ from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.consents import consents
-from store.consents.consents import Statement
+from store.consents.consents import ConsentDecision
 from store.instances import instances
 from tests.support.people import Customer
 
@@ -30,8 +30,8 @@ async def test_a_purpose_needs_consent_and_a_service_needs_none(
     assert await consented(database, cipher, customer.user_id, None)
     assert not await consented(database, cipher, customer.user_id, Purpose.MARKETING)
     async with database.transaction() as connection:
-        said = Statement(Purpose.MARKETING, True, "form", None, "consent")
-        await consents.state(connection, customer.user_id, said, actor="test")
+        said = ConsentDecision(Purpose.MARKETING, True, "form", None, "consent")
+        await consents.decide(connection, customer.user_id, said, actor="test")
     assert await consented(database, cipher, customer.user_id, Purpose.MARKETING)
     assert not await consented(database, cipher, customer.user_id, Purpose.PROFILING)
     async with database.transaction() as connection:

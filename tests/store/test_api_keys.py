@@ -1,4 +1,4 @@
-"""Keys and windows, below the edge."""
+"""API keys and rate windows, without the API."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from runtime.database import Database
 from store import api_keys
 
 
-async def admit(database: Database, secret: str) -> api_keys.AuthenticatedKey | None:
+async def authenticate(database: Database, secret: str) -> api_keys.AuthenticatedKey | None:
     async with database.connection() as connection:
-        return await api_keys.admit(connection, secret, default_quota=100)
+        return await api_keys.authenticate(connection, secret, default_quota=100)
 
 
-async def test_an_unknown_key_leaves_no_trace(database: Database) -> None:
-    assert await admit(database, api_keys.new_secret()) is None
+async def test_an_unknown_key_leaves_no_row(database: Database) -> None:
+    assert await authenticate(database, api_keys.new_secret()) is None
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM rate_windows") == 0
 
@@ -28,27 +28,27 @@ async def test_an_unknown_key_leaves_no_trace(database: Database) -> None:
 async def test_a_revoked_key_is_unknown(database: Database) -> None:
     async with database.transaction() as connection:
         record, secret = await api_keys.create(connection, "x", Role.ANALYST)
-    admission = await admit(database, secret)
-    assert admission is not None
-    assert (admission.key_id, admission.name, admission.role) == (record.key_id, "x", Role.ANALYST)
+    key = await authenticate(database, secret)
+    assert key is not None
+    assert (key.key_id, key.name, key.role) == (record.key_id, "x", Role.ANALYST)
     async with database.transaction() as connection:
         revoked = await api_keys.revoke(connection, record.key_id)
         assert revoked.revoked_at is not None
-    assert await admit(database, secret) is None
+    assert await authenticate(database, secret) is None
     async with database.transaction() as connection:
         with pytest.raises(KeyNotFoundError):
             await api_keys.revoke(connection, "key_none")
 
 
-async def test_every_request_is_counted_once_however_many_come_at_once(database: Database) -> None:
+async def test_concurrent_requests_are_each_counted_once(database: Database) -> None:
     async with database.transaction() as connection:
         _, secret = await api_keys.create(connection, "x", Role.ANALYST)
-    admissions = await asyncio.gather(*(admit(database, secret) for _ in range(200)))
-    assert sorted(each.used for each in admissions if each) == list(range(1, 201))
-    assert sum(each.exceeded for each in admissions if each) == 100
+    keys = await asyncio.gather(*(authenticate(database, secret) for _ in range(200)))
+    assert sorted(each.used for each in keys if each) == list(range(1, 201))
+    assert sum(each.exceeded for each in keys if each) == 100
 
 
-async def test_an_admission_takes_less_than_two_milliseconds_at_the_median(
+async def test_authentication_takes_less_than_two_milliseconds_at_the_median(
     database: Database, database_url: str
 ) -> None:
     limiter = limiter_database(database_url)
@@ -59,7 +59,7 @@ async def test_an_admission_takes_less_than_two_milliseconds_at_the_median(
         times = []
         for _ in range(300):
             started = time.perf_counter()
-            await admit(limiter, secret)
+            await authenticate(limiter, secret)
             times.append(time.perf_counter() - started)
         assert sorted(times)[150] < 0.002
     finally:

@@ -1,4 +1,4 @@
-"""What is personal is on no disk in the clear: neither in tables nor in the write-ahead log."""
+"""No personal data is on disk in plaintext, neither in tables nor in the write-ahead log."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def checkpoint(postgres: EmbeddedPostgres) -> None:
 
 
 def files_with(directory: Path, text: str) -> list[Path]:
-    """The files that hold a text, in UTF-8 or UTF-16."""
+    """The files that contain a text in UTF-8 or UTF-16."""
     needles = (text.encode(), text.encode("utf-16-le"))
     return [
         path
@@ -67,7 +67,7 @@ def files_with(directory: Path, text: str) -> list[Path]:
     ]
 
 
-async def test_a_person_is_not_readable_on_the_disk(
+async def test_no_personal_data_is_readable_on_disk(
     database: Database, cipher: Cipher, owner: Connection, postgres: EmbeddedPostgres
 ) -> None:
     await store_person(database, cipher)
@@ -97,7 +97,7 @@ async def test_every_personal_column_holds_bytes(owner: Connection) -> None:
             assert kind == "bytea", (table, column)
 
 
-async def test_a_value_opens_only_where_it_was_written(
+async def test_a_value_decrypts_only_for_its_user_and_column(
     database: Database, cipher: Cipher, owner: Connection
 ) -> None:
     await store_person(database, cipher)
@@ -112,7 +112,7 @@ async def test_a_value_opens_only_where_it_was_written(
         cipher.unwrap("u-other", row["wrapped"])
 
 
-async def test_two_people_with_the_same_name_share_no_bytes(
+async def test_equal_values_of_two_users_share_no_bytes(
     database: Database, cipher: Cipher, owner: Connection
 ) -> None:
     for user_id in ("a", "b"):
@@ -123,7 +123,7 @@ async def test_two_people_with_the_same_name_share_no_bytes(
     assert len(set(names)) == 2
 
 
-async def test_a_destroyed_key_makes_the_person_unreadable(
+async def test_a_destroyed_key_makes_the_profile_unreadable(
     database: Database, cipher: Cipher, owner: Connection
 ) -> None:
     await store_person(database, cipher)

@@ -1,4 +1,4 @@
-"""The rules of change, for any profile and any patch."""
+"""The rules by which any patch changes any profile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATCHES = st.fixed_dictionaries(
 
 
 def core(**changes: Any) -> dict[str, Any]:
-    """A document with the core attributes, as the wire schema gives it."""
+    """A document with the core attributes, as the API schema dumps it."""
     return {
         "user_id": "u-1",
         "email": "a",
@@ -45,7 +45,7 @@ def core(**changes: Any) -> dict[str, Any]:
 
 
 def after(profile: Profile, *patches: dict[str, Any]) -> Profile:
-    """A profile after patches, of which those without consent do nothing."""
+    """A profile after patches; a patch that lacks consent changes nothing."""
     for patch in patches:
         try:
             profile = change(profile, patch)
@@ -55,7 +55,7 @@ def after(profile: Profile, *patches: dict[str, Any]) -> Profile:
 
 
 def reference(target: Any, patch: Any) -> Any:
-    """RFC 7396, section 2, word by word."""
+    """The algorithm of RFC 7396, section 2."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -68,7 +68,7 @@ def reference(target: Any, patch: Any) -> Any:
 
 
 def as_document(profile: Profile) -> dict[str, Any]:
-    """The wire document of a profile, without what is absent and without consents."""
+    """The API document of a profile without absent attributes and consents."""
     whole: dict[str, Any] = {
         "user_id": profile.user_id,
         **{name: getattr(profile, name) for name in CORE},
@@ -84,7 +84,7 @@ CONSENTING = create(core(consents={"data_collection": True}))
 
 
 @given(st.lists(PATCHES, max_size=4), PATCHES)
-def test_a_patch_is_the_rfcs_merge_and_then_the_preferences(
+def test_a_patch_is_a_json_merge_and_then_applies_the_preferences(
     before: list[dict[str, Any]], patch: dict[str, Any]
 ) -> None:
     profile = after(CONSENTING, *before)
@@ -106,14 +106,14 @@ def test_a_patch_twice_is_a_patch_once(before: list[dict[str, Any]], patch: dict
 
 
 @given(st.lists(PATCHES, max_size=6))
-def test_nothing_is_ever_stored_against_a_preference(patches: list[dict[str, Any]]) -> None:
+def test_no_attribute_is_stored_against_a_preference(patches: list[dict[str, Any]]) -> None:
     profile = after(CONSENTING, *patches)
     assert not {name for name, kept in profile.privacy_preferences.items() if not kept} & set(profile.demographics)
     assert None not in profile.demographics.values()
 
 
 @given(st.lists(PATCHES, max_size=4), PATCHES)
-def test_nothing_new_is_collected_without_consent(before: list[dict[str, Any]], patch: dict[str, Any]) -> None:
+def test_no_attribute_is_added_without_consent(before: list[dict[str, Any]], patch: dict[str, Any]) -> None:
     profile = after(CONSENTING, *before)
     try:
         changed = change(profile, patch)
@@ -124,7 +124,7 @@ def test_nothing_new_is_collected_without_consent(before: list[dict[str, Any]], 
 
 
 @given(PATCHES)
-def test_a_creation_is_a_change_of_the_bare_core(patch: dict[str, Any]) -> None:
+def test_creating_a_profile_equals_changing_one_of_core_attributes(patch: dict[str, Any]) -> None:
     document = core() | patch
     try:
         created = create(document)
@@ -136,7 +136,7 @@ def test_a_creation_is_a_change_of_the_bare_core(patch: dict[str, Any]) -> None:
 
 
 @given(st.lists(PATCHES, max_size=6))
-def test_what_a_person_has_said_is_never_forgotten(patches: list[dict[str, Any]]) -> None:
+def test_a_consent_decision_is_never_removed(patches: list[dict[str, Any]]) -> None:
     profile = CONSENTING
     for patch in patches:
         changed = after(profile, patch)
@@ -149,6 +149,6 @@ def test_removing_all_consents_withdraws_them() -> None:
     assert change(profile, {"consents": None}).consents == {"data_collection": False, "marketing": False}
 
 
-def test_what_a_creation_lacks_is_named() -> None:
+def test_missing_core_attributes_are_named() -> None:
     errors = missing_core({"user_id": "u-1", "name": "a", "email": None})
     assert {error.pointer for error in errors} == {"/email", "/signup_date", "/account_status", "/lifecycle_stage"}

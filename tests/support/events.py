@@ -13,7 +13,7 @@ from tests.support.http import Clients
 
 
 def moment(**ago: float) -> str:
-    """A time so long ago, as the wire has it; negative for one ahead."""
+    """A time in the past in the API's format; with negative values in the future."""
     return (datetime.now(UTC) - timedelta(**ago)).isoformat().replace("+00:00", "Z")
 
 
@@ -51,7 +51,7 @@ async def add_users(client: httpx.AsyncClient, user_ids: list[str]) -> None:
 
 
 async def batch(api: Clients, *events: Any, **more: Any) -> dict[str, Any]:
-    """Send a batch of which at least one event is taken, and give the answer."""
+    """Send a batch with at least one accepted event; returns the answer."""
     answer = await api.integrator.post("/events/batch", json={"events": list(events), **more})
     assert answer.status_code == 202, answer.text
     document: dict[str, Any] = answer.json()
@@ -60,7 +60,7 @@ async def batch(api: Clients, *events: Any, **more: Any) -> dict[str, Any]:
 
 
 def statuses(answer: dict[str, Any]) -> list[str]:
-    """What became of each event of a batch."""
+    """The status of each event of a batch."""
     return [result["status"] for result in answer["results"]]
 
 

@@ -1,4 +1,4 @@
-"""Events in the log, written as ingest writes them, and what the projector has made of them."""
+"""Events in the log, written as ingest writes them, and their projection."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def click(user_id: str, feature: Any, **changes: Any) -> Happening:
 
 
 class Log:
-    """Writes events, and has them projected."""
+    """Writes events and projects them."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self.database = database
         self.cipher = cipher
 
     async def person(self, shard: int | None = None) -> str:
-        """A new person's id, in a shard if one is wanted."""
+        """The id of a new user, in a given shard or any."""
         while True:
             customer = await Customer.new(self.database, self.cipher)
             if shard is None or shard_of(customer.user_id) == shard:
                 return customer.user_id
 
     async def write(self, *happenings: Happening, raw: bytes | None = None) -> None:
-        """Commit events, each body encrypted with its person's key; ``raw`` stands in for the bodies."""
+        """Commit events, each body encrypted with its user's key; ``raw`` replaces the bodies."""
         for month in {each.timestamp.date().replace(day=1) for each in happenings}:
             async with self.database.connection() as connection:
                 await connection.execute("SELECT ensure_events_partition($1)", month)
@@ -72,7 +72,7 @@ class Log:
     async def insert(
         self, connection: Connection, happenings: Sequence[Happening], *, raw: bytes | None = None
     ) -> None:
-        """Insert events in a transaction of the caller's; their partitions must be there."""
+        """Insert events in the caller's transaction; their partitions must exist."""
         keys = await data_keys.find(connection, self.cipher, {each.user_id for each in happenings})
         generation = await connection.fetchval("SELECT coalesce((SELECT generation FROM log_generation), 1)")
         rows = []
@@ -102,21 +102,21 @@ class Log:
         )
 
     def follower(self, shard: int) -> Follower:
-        """A follower of a shard, without Temporal around it."""
+        """A follower of a shard, without Temporal."""
         return Follower(self.database, self.cipher, (), shard)
 
     async def project(self, shards: Sequence[int] = range(SHARDS)) -> None:
-        """Fold all that is settled."""
+        """Project all settled events."""
         for shard in shards:
             await drain(self.follower(shard))
 
     async def activity(self, user_id: str) -> Activity:
-        """What is computed of a person by now."""
+        """The present activity of a user."""
         async with self.database.connection() as connection:
             return (await users.find(connection, self.cipher, user_id)).activity
 
 
 async def drain(follower: Follower) -> None:
-    """Step until nothing is left that is settled."""
+    """Step until no settled event is left."""
     while await follower.step() not in (Found.NOTHING, Found.UNSETTLED):
         pass

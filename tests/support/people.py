@@ -16,7 +16,7 @@ from store.users import users
 
 @dataclass(frozen=True)
 class Customer:
-    """A stored profile of its own for one test."""
+    """A stored profile for one test."""
 
     user_id: str
     email: str
@@ -27,7 +27,7 @@ class Customer:
     async def new(
         cls, database: Database, cipher: Cipher, *purposes: Purpose, timezone: str | None = None
     ) -> Customer:
-        """A customer who has consented to some purposes, and may have told where they live."""
+        """A customer who has consented to some purposes, with a time zone or without."""
         mark = uuid.uuid4().hex[:12]
         customer = cls(f"u-{mark}", f"ada.{mark}@example.com", f"Ada {mark}", database)
         profile = Profile(
@@ -45,14 +45,14 @@ class Customer:
         return customer
 
     async def stage(self) -> str:
-        """The lifecycle stage as it is stored now."""
+        """The stored lifecycle stage."""
         async with self.database.connection() as connection:
             return str(
                 await connection.fetchval("SELECT lifecycle_stage FROM users WHERE user_id = $1", self.user_id)
             )
 
     async def withdraw(self, purpose: Purpose) -> None:
-        """Withdraw a consent, as the edge does."""
+        """Withdraw a consent, as the API does."""
         async with self.database.transaction() as connection:
             await consents.withdraw(connection, self.user_id, purpose, actor="test")
 

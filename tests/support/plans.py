@@ -37,7 +37,7 @@ async def explained(connection: Connection, call: Callable[[], Awaitable[Any]]) 
     statements: list[LoggedQuery] = []
     undone = connection.transaction()
     await undone.start()
-    await call()  # the first time, the client may ask for types
+    await call()  # the first call may also query types
     with connection.query_logger(statements.append):
         await call()
     await undone.rollback()
