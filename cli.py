@@ -266,7 +266,7 @@ def audit_verify(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Check the audit log against its encrypts. Exit code 3 and one sentence where it has been tampered with."""
+    """Check the audit log against its checkpoints. Exit code 3 and one sentence where it has been tampered with."""
     from privacy.audit_chain import ChainBrokenError, CheckpointKey
     from privacy.encryption import Cipher
     from store.audit.verification import verify
@@ -279,8 +279,8 @@ def audit_verify(
         typer.echo(f"perennial: {problem}", err=True)
         raise typer.Exit(_TAMPERED) from None
     kept = found.hours - found.expired_hours
-    expired = f", and the encrypts of {found.expired_hours} that have expired" if found.expired_hours else ""
-    typer.echo(f"The audit log is as it was encrypted: {found.rows} rows in {kept} hours{expired}.")
+    expired = f", and the checkpoints of {found.expired_hours} that have expired" if found.expired_hours else ""
+    typer.echo(f"The audit log is as it was checkpointed: {found.rows} rows in {kept} hours{expired}.")
     if found.newest:
         typer.echo(f"Head of {found.newest.hour:%Y-%m-%d %H:00} UTC: {found.newest.head.hex()}")
 

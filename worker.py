@@ -20,16 +20,15 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.audit import AuditCheckpoints, schedule_audit_checkpoint
 from activities.callbacks import Callbacks
 from activities.events import Events
-from activities.expired_months import owner_database
 from activities.instances import Instances
 from activities.messages import Messages
 from activities.outbox import Outbox, Startable, start_outbox
-from activities.partitions import Partitions, schedule_partitions
+from activities.partitions import Partitions, owner_database, schedule_partitions
 from activities.profiles import Clocks, Profiles
 from activities.projector import Projector, start_projectors
 from activities.reconciler import Reconciler, schedule_reconciler
 from activities.recording import StepRecorder
-from activities.redaction import Refusals, start_redaction
+from activities.redaction import Redactions, start_redaction
 from activities.retention import Retention, align_histories, schedule_retention
 from delivery.smtp import SmtpTransport
 from delivery.transport import Transport
@@ -219,9 +218,9 @@ def _keeping_activities(
     return [
         Partitions(database).make_ahead,
         AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
-        Refusals(database, cipher).carry_out,
+        Redactions(database, cipher).apply,
         retention.begin,
-        retention.sweep,
+        retention.purge,
         retention.finish,
     ]
 

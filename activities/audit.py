@@ -1,26 +1,26 @@
-"""Checkpointing the audit log, hour by hour.
+"""Checkpoints the audit log, hour by hour.
 
-No row may come into an hour after its checkpoint, and none that belongs there may be missed, although a transaction
-can write its row before the end of the hour and commit long after it:
+An hour's checkpoint must cover every row of the hour: none may be added later, although a transaction can insert
+its row before the hour's end and commit long after it. The order of four steps ensures that:
 
-1. A row takes its transaction's id first and reads the clock then (the order of its columns), so whatever has a
-   time before the hour's end got its id before the hour's end.
-2. The checkpoint worker takes an id of its own, the *barrier*, once Postgres' clock is past the end and a grace. Ids are
-   assigned in order, so every row of the hour has an id below the barrier.
-3. It waits until no transaction below the barrier is open (``pg_snapshot_xmin``), and in that very snapshot
-   (REPEATABLE READ) reads the hour: all of its rows that were ever to be are committed and seen. A transaction
-   that starts later has a higher id, and reads a later clock.
+1. A row takes its transaction's id before it reads the clock (the order of its columns). So each row with a time
+   before the hour's end belongs to a transaction whose id was assigned before the hour's end.
+2. The worker waits until Postgres' clock has passed the hour's end and a grace period. Then it takes a transaction
+   id of its own, the *barrier*. Ids are assigned in order, so every row of the hour has an id below the barrier.
+3. The worker waits until no transaction below the barrier is open (``pg_snapshot_xmin``).
+4. In that very snapshot (REPEATABLE READ) it reads the hour. All of the hour's rows are committed and visible. A
+   transaction that begins later has a higher id, and reads a later time.
 
-The grace is for a clock that is set back: by less than that, and nothing can be late. A transaction that stays
-open holds the checkpointing back, never the writing; the attempts that Temporal shows then say so.
+The grace period covers a clock that is set back by less than that. A transaction that stays open delays the
+checkpoint, and never an insert; Temporal shows the failing attempts.
 
-By the line at which the process dies: before the commit of (3) nothing has happened and the hour is checkpointed by the
-next attempt; after it the next attempt finds the checkpoint and goes on with the hour after. Two checkpoint workers at once: the
-hour is the primary key, so that one of them fails and, tried again, finds it checkpointed.
+If the worker dies before the commit of step 4, nothing has happened, and the next attempt checkpoints the hour. If
+it dies after the commit, the next attempt finds the checkpoint and continues with the next hour. Of two workers at
+once one fails at the primary key, the hour; its next attempt finds the checkpoint.
 
-Temporal remembers the head that the run before has told. Where Postgres doesn't have that checkpoint any more, somebody
-has cut the chain's end off, or restored a backup: that goes to the process's log and to the audit log itself, and
-checkpointing goes on.
+The workflow passes the newest head on to its next run, through Temporal. If Postgres doesn't have that checkpoint
+any more, the end of the chain was deleted, or a backup was restored. The worker logs an error and appends an audit
+row, and continues.
 """
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ ACTOR = "system:audit"
 CHAIN_LOST = "audit.chain_lost"
 GRACE = timedelta(minutes=2)
 _AFTER_THE_HOUR = timedelta(minutes=3)
-_LOOK_AGAIN_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 20.0
 
 
 class AuditCheckpoints:
-    """Checkpoints hours of the audit log."""
+    """Checkpoints the hours of the audit log."""
 
     def __init__(self, database: Database, key: CheckpointKey) -> None:
         self._database = database
         self._key = key
 
     @activity.defn(name="audit.checkpoint")
-    async def checkpoint(self, told_before: AuditHead | None) -> AuditCheckpointResult:
-        """Checkpoint all hours that are over, the oldest first; ``told_before`` is the head that the last run told."""
-        if told_before is not None:
-            await self._require(told_before)
+    async def checkpoint(self, previous: AuditHead | None) -> AuditCheckpointResult:
+        """Checkpoint all hours that are over, the oldest first; ``previous`` is the last run's newest head."""
+        if previous is not None:
+            await self._check_presence(previous)
         hours = 0
         while (due := await self._due()) is not None:
             made = await self._checkpoint(due)
             hours += 1
-            # Whoever collects the logs has the heads out of the database's reach.
+            # A collector of logs keeps the heads where the database's administrators can't change them.
             logger.info("audit hour checkpointed", extra={"hour": made.hour.isoformat(), "head": made.head.hex()})
             activity.heartbeat()
         async with self._database.connection() as connection:
@@ -91,7 +91,7 @@ class AuditCheckpoints:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while (made := await self._checkpoint_if_closed(due)) is None:
                     activity.heartbeat()
-                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                    await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             raise ApplicationError(
                 f"A transaction from before the end of {due.hour.isoformat()} is still open.", type="HourStillOpen"
@@ -99,19 +99,22 @@ class AuditCheckpoints:
         return made
 
     async def _checkpoint_if_closed(self, due: DueHour) -> Checkpoint | None:
-        async with self._database.transaction() as connection:
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            if not await checkpoints.closed(connection, due):
+        async with (
+            self._database.connection() as connection,
+            connection.transaction(isolation="repeatable_read"),
+        ):
+            if not await checkpoints.is_closed(connection, due):
                 return None
             return await checkpoints.checkpoint(connection, self._key, due)
 
-    async def _require(self, told: AuditHead) -> None:
+    async def _check_presence(self, head: AuditHead) -> None:
+        """Report a checkpoint that Temporal knows and Postgres has lost."""
+        lost = {"hour": head.hour.isoformat(), "head": head.head}
         async with self._database.transaction() as connection:
-            if await checkpoints.holds(connection, told.hour, bytes.fromhex(told.head)):
+            if await checkpoints.has(connection, head.hour, bytes.fromhex(head.head)):
                 return
-            lost = {"hour": told.hour.isoformat(), "head": told.head}
             await entries.append(connection, [AuditEntry(ACTOR, SYSTEM, CHAIN_LOST, details=lost)])
-        logger.error("the audit log's chain has lost a checkpoint that was made", extra=lost)
+        logger.error("the audit log has lost a checkpoint", extra=lost)
 
 
 def _head(checkpoint: Checkpoint) -> AuditHead:

@@ -25,7 +25,7 @@ from models.temporal.execution import Emission, LastEvent, LastSeen, NewEvent, S
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.events import events, log
-from store.events.partitions import Partitions, month_of
+from store.events.partitions import KnownPartitions, month_of
 from store.events.types import EventTypes
 
 _EMITTED = uuid.UUID("7a1b0a55-9f0e-4d0f-8f0b-6f3f1f0a9c2e")
@@ -38,7 +38,7 @@ class Events:
         self._database = database
         self._cipher = cipher
         self._types = EventTypes()
-        self._partitions = Partitions()
+        self._partitions = KnownPartitions()
 
     @activity.defn(name="events.emit")
     async def emit(self, event: NewEvent) -> Emission:

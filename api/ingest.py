@@ -26,7 +26,7 @@ from runtime.database import UNREACHABLE, Database
 from store.audit import entries
 from store.connection import Connection
 from store.events import events
-from store.events.partitions import Partitions, month_of
+from store.events.partitions import KnownPartitions, month_of
 from store.events.types import EventTypes
 from store.retention import periods
 
@@ -54,7 +54,7 @@ class Ingest:
         self._cipher = cipher
         self._notifier = notifier
         self._types = EventTypes()
-        self._partitions = Partitions()
+        self._partitions = KnownPartitions()
         self._waiting: list[_Waiting] = []
         self._flusher: asyncio.Task[None] | None = None
 

@@ -145,8 +145,8 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "audit_log.outcome": WORD,
     "audit_log.details": "counts, codes and ids of ours",
     "audit_checkpoints.digest": "digest of an hour's rows",
-    "audit_checkpoints.previous": "keyed digest of the encrypts before",
-    "audit_checkpoints.head": "keyed digest of all encrypts so far",
+    "audit_checkpoints.previous": "keyed digest of the checkpoints before",
+    "audit_checkpoints.head": "keyed digest of all checkpoints so far",
     "audit_checkpoints.key_check": "check value of a key",
     "feature_usage.feature": "a dimension of `engagement.feature_click`",
 }

@@ -32,7 +32,7 @@ _CHECK_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Unsealed:
+class UnsignedCheckpoint:
     """An hour as its checkpoint is to describe it; see :class:`models.tables.audit.AuditCheckpoint`."""
 
     hour: datetime
@@ -57,7 +57,7 @@ class Unsealed:
 
 
 @dataclass(frozen=True)
-class Checkpoint(Unsealed):
+class Checkpoint(UnsignedCheckpoint):
     """The checkpoint on an hour."""
 
     head: bytes
@@ -72,7 +72,7 @@ class CheckpointKey:
         self.check_value = hashlib.sha256(b"check" + self._key).hexdigest()[: 2 * _CHECK_BYTES]
         """Tells which key a checkpoint was made with, and nothing of the key."""
 
-    def checkpoint(self, hour: Unsealed) -> Checkpoint:
+    def checkpoint(self, hour: UnsignedCheckpoint) -> Checkpoint:
         """The checkpoint on an hour."""
         return Checkpoint(**vars(hour), head=self._head(hour), key_check=self.check_value)
 
@@ -80,7 +80,7 @@ class CheckpointKey:
         """Whether a checkpoint is as it was made, with this key."""
         return hmac.compare_digest(self._head(checkpoint), checkpoint.head)
 
-    def _head(self, hour: Unsealed) -> bytes:
+    def _head(self, hour: UnsignedCheckpoint) -> bytes:
         return hmac.digest(self._key, hour.canonical(), "sha256")
 
 

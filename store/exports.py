@@ -1,7 +1,7 @@
-"""What is held on a person, table by table, for an export.
+"""Everything that is stored about a person, table by table, for an export.
 
-Nothing here names a table: which are read, and which of their columns, :func:`models.data_map.exported` says, so
-that whatever is declared there is in every export from then on.
+This module names no table. :func:`models.data_map.exported` gives the tables and their columns, so that a table
+which is declared there is in every export.
 """
 
 from __future__ import annotations
@@ -12,37 +12,39 @@ from functools import cache
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Index, Table, inspect
-from sqlmodel import SQLModel
+from sqlalchemy import ColumnElement, Index, Table, bindparam, func, inspect, literal_column, tuple_
+from sqlmodel import SQLModel, col
 
 from models.data_map import WHOSE, exported
 from models.personal import personal_columns
+from models.tables.execution import Instance
 from models.tables.registry import TABLES
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
+from store.statements import Statement, select, statement
 from store.users import data_keys
 
 PAGE = 500
-"""Rows that are read at once, at most."""
+"""The most rows that one page reads."""
 BYTES = 4 * 1024 * 1024
-"""Of encrypted values that are read at once, up to one row more: a body may have megabytes."""
+"""One page reads encrypted values of at most this size, and up to one row more: a body may have megabytes."""
 OF_INSTANCE = "instance_id"
-"""What says whose a row is that belongs to an instance; such a row is read with the name of its workflow."""
+"""Tables with this owner column belong to an instance; their rows are read with the instance's workflow."""
 _WORKFLOW = "workflow_id"
 _PLAIN_TEXTS = frozenset({"attempts.error_message"})
-"""What is encrypted as a text; all else is encrypted as JSON."""
+"""Columns that encrypt a text; all others encrypt JSON."""
 
 
 @dataclass(frozen=True)
 class ExportedTable:
-    """A table, and what of it an export holds."""
+    """A table, and its exported columns."""
 
     model: type[SQLModel]
     columns: tuple[str, ...]
     whose: str
-    """The column that says whose a row is."""
+    """The column that names the person or the instance."""
     order: tuple[str, ...]
-    """The columns, whose values a row keeps, by which a person's rows are read and no two are alike."""
+    """Columns that order a person's rows uniquely, and that no statement updates."""
 
     @property
     def name(self) -> str:
@@ -52,8 +54,8 @@ class ExportedTable:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows, opened, as column and value; ``last`` is the position of the last one, None where there are none: only
-    then no page follows."""
+    """Decrypted rows by column. ``last`` is the position of the last row; None if there is none and so no next
+    page."""
 
     rows: Sequence[Mapping[str, Any]]
     last: tuple[Any, ...] | None
@@ -61,26 +63,30 @@ class Page:
 
 @cache
 def tables() -> tuple[ExportedTable, ...]:
-    """The tables that an export holds, in the order of the data map."""
+    """The exported tables, in the order of the data map."""
     models = {str(each.__tablename__): each for each in TABLES}
     return tuple(_table(models[name], tuple(columns)) for name, columns in exported().items())
 
 
 def _table(model: type[SQLModel], columns: tuple[str, ...]) -> ExportedTable:
     whose = WHOSE.get(str(model.__tablename__), "user_id")
-    mapper = inspect(model)
-    key = [each.name for each in mapper.primary_key]
-    assert isinstance(mapper.local_table, Table)  # a model of a table
-    order = [*_index_of(mapper.local_table, whose), *key]
+    table = _declared(model)
+    order = [*_index_on(table, whose), *(each.name for each in table.primary_key)]
     if whose != OF_INSTANCE:
         order = [each for each in order if each != whose]
     return ExportedTable(model, columns, whose, tuple(dict.fromkeys(order)) or (whose,))
 
 
-def _index_of(table: Table, whose: str) -> list[str]:
-    """The columns of the index, of several the shortest, that leads from a person to the rows; else none."""
-    leading = [names for index in table.indexes if (names := _names(index))[:1] == [whose]]
-    return min(leading, key=len, default=[])
+def _declared(model: type[SQLModel]) -> Table:
+    table = inspect(model).local_table
+    assert isinstance(table, Table)
+    return table
+
+
+def _index_on(table: Table, whose: str) -> list[str]:
+    """The columns of the shortest index that begins with ``whose``; none without one."""
+    found = [names for index in table.indexes if (names := _names(index))[:1] == [whose]]
+    return min(found, key=len, default=[])
 
 
 def _names(index: Index) -> list[str]:
@@ -90,43 +96,72 @@ def _names(index: Index) -> list[str]:
 async def page(
     connection: Connection, cipher: Cipher, user_id: str, table: ExportedTable, after: tuple[Any, ...] | None
 ) -> Page:
-    """Some rows of a person after a position, the first ones after None: up to :data:`PAGE` and :data:`BYTES`.
+    """A person's rows after a position, up to :data:`PAGE` and :data:`BYTES`.
 
-    To be called in a transaction of its own: the data key is read in it. Raises :class:`UserErasedError` where it has
-    been destroyed, however far an export has come.
+    Call it in a transaction of its own: it reads the data key there. Raises :class:`UserErasedError` once the key
+    is destroyed, also in the middle of an export.
     """
     key = await data_keys.require(connection, cipher, user_id)
-    rows = await connection.fetch(_statement(table, first=after is None), user_id, PAGE, BYTES, *(after or ()))
+    position = {} if after is None else dict(zip(_after_names(table), after, strict=True))
+    rows = await _statement(table, first=after is None).fetch(
+        connection, user_id=user_id, page=PAGE, bytes=BYTES, **position
+    )
     last = tuple(rows[-1][name] for name in table.order) if rows else None
-    return Page([_opened(table, key, row) for row in rows], last)
+    return Page([_decrypted(table, key, row) for row in rows], last)
+
+
+def _after_names(table: ExportedTable) -> list[str]:
+    return [f"after_{name}" for name in table.order]
 
 
 @cache
-def _statement(table: ExportedTable, *, first: bool) -> str:
-    names = [f"t.{name}" for name in dict.fromkeys((*table.columns, *table.order))]
-    source, whose = f"{table.name} t", f"t.{table.whose}"
+def _statement(table: ExportedTable, *, first: bool) -> Statement:
+    own = _declared(table.model).columns
+    order = [own[name] for name in table.order]
+    size = _size([own[name] for name in personal_columns(table.model)])
+    columns: list[ColumnElement[Any]] = [own[name] for name in dict.fromkeys((*table.columns, *table.order))]
     if table.whose == OF_INSTANCE:
-        names.append(f"i.{_WORKFLOW}")
-        source, whose = f"{source} JOIN instances i USING ({OF_INSTANCE})", "i.user_id"
-    order = ", ".join(f"t.{name}" for name in table.order)
-    places = ", ".join(f"${place}" for place in range(4, 4 + len(table.order)))
-    after = "" if first else f"AND ({order}) > ({places})"
-    size = " + ".join(f"coalesce(octet_length(t.{name}), 0)" for name in personal_columns(table.model)) or "0"
-    return f"""SELECT * FROM (
-                   SELECT {", ".join(names)}, sum({size}) OVER (ORDER BY {order}) - ({size}) AS bytes_before
-                     FROM {source} WHERE {whose} = $1 {after} ORDER BY {order} LIMIT $2) p
-                WHERE bytes_before < $3 ORDER BY {", ".join(table.order)}"""
+        columns.append(col(Instance.workflow_id))  # type: ignore[arg-type]  # Mapped, an element all the same
+    rows = select(*columns, (func.sum(size).over(order_by=order) - size).label("bytes_before"))
+    if table.whose == OF_INSTANCE:
+        rows = rows.join(Instance, col(Instance.instance_id) == own[OF_INSTANCE])
+        rows = rows.where(col(Instance.user_id) == bindparam("user_id"))
+    else:
+        rows = rows.where(own[table.whose] == bindparam("user_id"))
+    if not first:
+        position = [
+            bindparam(name, type_=each.type) for name, each in zip(_after_names(table), order, strict=True)
+        ]
+        rows = rows.where(tuple_(*order) > tuple_(*position))
+    found = rows.order_by(*order).limit(bindparam("page")).subquery("found")
+    return statement(
+        select(*(each for each in found.columns if each.name != "bytes_before"))
+        .where(found.columns["bytes_before"] < bindparam("bytes"))
+        .order_by(*(found.columns[name] for name in table.order))
+    )
 
 
-def _opened(table: ExportedTable, key: DataKey, row: asyncpg.Record) -> dict[str, Any]:
+def _size(encrypted: Sequence[ColumnElement[Any]]) -> ColumnElement[int]:
+    zero: ColumnElement[int] = literal_column("0")
+    return sum((func.coalesce(func.octet_length(each), zero) for each in encrypted), start=zero)
+
+
+def _decrypted(table: ExportedTable, key: DataKey, row: asyncpg.Record) -> dict[str, Any]:
     encrypted = personal_columns(table.model)
     shown = (*table.columns, _WORKFLOW) if table.whose == OF_INSTANCE else table.columns
     return {
-        name: _open(key, f"{table.name}.{name}", row[name]) if name in encrypted else row[name] for name in shown
+        name: _decrypt(key, f"{table.name}.{name}", row[name]) if name in encrypted else row[name]
+        for name in shown
     }
 
 
-def _open(key: DataKey, place: str, encrypted: bytes | None) -> Any:
+def _decrypt(key: DataKey, place: str, encrypted: bytes | None) -> Any:
     if encrypted is not None and place in _PLAIN_TEXTS:
         return key.decrypt(place, encrypted).decode()
     return key.decrypt_json(place, encrypted)
+
+
+# Now and not at the first export, so that the test which prepares all statements sees these.
+for _each in tables():
+    _statement(_each, first=True)
+    _statement(_each, first=False)

@@ -1,24 +1,35 @@
-"""`/retention`: how long data is kept, and what enforces it."""
+"""`/retention`: how long data is kept, and the runs that enforce it."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from api import retention
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
 from api.guard import GuardedRoute, allow, audited, not_audited
 from api.openapi import problems
 from api.pages import PageQuery
+from api.resources import Resources
 from api.responses import json_response
 from models.audit import Detail
-from models.errors import DataTypeNotFoundError, RetentionRunNotFoundError, TemporalUnavailableError
-from models.rules.retention import DATA_TYPES
+from models.errors import (
+    DataTypeNotFoundError,
+    FieldError,
+    InvalidContentError,
+    RetentionRunNotFoundError,
+    TemporalUnavailableError,
+)
+from models.rules.retention import DATA_TYPES, EXECUTION_LOGS
 from models.schemas.pages import Page
 from models.schemas.retention import (
     DryRun,
+    DueData,
+    DuePart,
     RetentionInput,
     RetentionRunInput,
     Retentions,
@@ -27,8 +38,11 @@ from models.schemas.retention import (
     RunSummary,
     RunView,
 )
+from models.temporal.public_text import PublicText
+from models.temporal.retention import RETENTION, RetentionRun, retention_workflow_id
 from models.vocabulary import Role
-from store.retention import periods, runs
+from runtime.temporal import RPC_TIMEOUT, keep_histories
+from store.retention import periods, preview, runs
 from store.retention.periods import Retention
 from store.retention.runs import StoredRun
 
@@ -41,7 +55,7 @@ _RUNS = "retention-runs"
 @allow(Role.ADMIN)
 @not_audited
 async def list_retentions(connection: InTransaction) -> Response:
-    """List the types of data, and how long each is kept."""
+    """List the data types, and how long each is kept."""
     return json_response(Retentions(data=[_view(each) for each in await periods.find_all(connection)]))
 
 
@@ -56,17 +70,17 @@ async def list_retentions(connection: InTransaction) -> Response:
 async def run_retention(
     body: RetentionRunInput, resources: ResourcesOf, caller: Caller, audit: AuditOf
 ) -> Response:
-    """Delete now what is past its period, which happens every day by itself; or count it with `dry_run`.
+    """Delete expired data now, as the daily run does; with `dry_run`, count it.
 
-    202 says where to look for what the run has done. Runs at the same time share the work.
+    The `Location` of a 202 shows what the run has done so far. Runs at the same time share the work.
     """
-    data_types = retention.known_types(body.data_types)
-    told: dict[str, Detail] = {"dry_run": body.dry_run, "data_types": " ".join(data_types)}
-    audit.note(details=told)
+    data_types = _known_types(body.data_types)
+    details: dict[str, Detail] = {"dry_run": body.dry_run, "data_types": " ".join(data_types)}
+    audit.note(details=details)
     if body.dry_run:
-        return json_response(await retention.dry_run(resources, data_types))
-    started = await retention.start(resources, data_types, actor=caller.key_id)
-    audit.note(details={**told, "run_id": started.run_id})
+        return json_response(await _dry_run(resources, data_types))
+    started = await _start(resources, data_types, actor=caller.key_id)
+    audit.note(details={**details, "run_id": started.run_id})
     return json_response(_run(started), 202, headers={"Location": f"/retention/runs/{started.run_id}"})
 
 
@@ -74,7 +88,7 @@ async def run_retention(
 @allow(Role.ADMIN)
 @not_audited
 async def list_runs(connection: InTransaction, page: PageQuery) -> Response:
-    """List runs, newest first."""
+    """List runs, the newest first."""
     rows = await runs.page(connection, before=page.after(_RUNS, datetime, str), limit=page.fetch)
     data, pagination = page.cut(_RUNS, rows, lambda row: (row.started_at, row.run_id))
     return json_response(Page[RunSummary](data=[_summary(row) for row in data], pagination=pagination))
@@ -84,7 +98,7 @@ async def list_runs(connection: InTransaction, page: PageQuery) -> Response:
 @allow(Role.ADMIN)
 @not_audited
 async def get_run(run_id: str, connection: InTransaction) -> Response:
-    """Look at a run: what it has done so far, and whether it has ended."""
+    """Get a run: what it has done so far, and whether it has ended."""
     return json_response(_run(await runs.find(connection, run_id)))
 
 
@@ -92,7 +106,7 @@ async def get_run(run_id: str, connection: InTransaction) -> Response:
 @allow(Role.ADMIN)
 @not_audited
 async def get_retention(data_type: str, connection: InTransaction) -> Response:
-    """How many days a type of data is kept."""
+    """Get how many days a data type is kept."""
     return json_response(_view(await periods.find(connection, data_type)))
 
 
@@ -102,17 +116,80 @@ async def get_retention(data_type: str, connection: InTransaction) -> Response:
 async def set_retention(
     data_type: str, body: RetentionInput, resources: ResourcesOf, caller: Caller, audit: AuditOf
 ) -> Response:
-    """Set how many days a type of data is kept.
+    """Set how many days a data type is kept.
 
-    A shorter period of events holds for the next event in every process; what is past it goes with the next run.
+    A shorter period of events holds for the next event in every process. The next run deletes what has expired.
     """
-    kept = await retention.change(resources, audit, data_type, body.days, actor=caller.key_id)
-    return json_response(_view(kept))
+    async with resources.database.transaction() as connection:
+        before = await periods.find(connection, data_type)
+        retention = await periods.change(connection, data_type, body.days, actor=caller.key_id)
+        audit.note(details={"data_type": data_type, "days": body.days, "days_before": before.days})
+        await audit.write(connection)
+    if data_type == EXECUTION_LOGS and resources.temporal is not None:
+        assert retention.days is not None  # the type needs a period
+        await keep_histories(resources.temporal, timedelta(days=retention.days))
+    return json_response(_view(retention))
 
 
-def _view(kept: Retention) -> RetentionView:
-    declared = DATA_TYPES[kept.data_type]
-    return RetentionView(**vars(kept), default_days=declared.default_days, description=declared.what)
+def _known_types(requested: Sequence[Any] | None) -> list[str]:
+    """The requested data types in the order of a run. Raises :class:`InvalidContentError`."""
+    if requested is None:
+        return list(DATA_TYPES)
+    unknown = [
+        FieldError(f"/data_types/{index}", "unknown_data_type", "is no data type; GET /retention lists them")
+        for index, each in enumerate(requested)
+        if not isinstance(each, str) or each not in DATA_TYPES
+    ]
+    if unknown:
+        raise InvalidContentError(unknown)
+    return [name for name in DATA_TYPES if name in requested]
+
+
+async def _dry_run(resources: Resources, data_types: Sequence[str]) -> DryRun:
+    now = datetime.now(UTC)
+    data = []
+    for data_type in data_types:
+        # Statements of their own, so that no snapshot is held for all the counts.
+        async with resources.database.connection() as connection:
+            retention = await periods.find(connection, data_type)
+            parts = await preview.count(connection, retention, now)
+        data.append(
+            DueData(
+                data_type=data_type,
+                days=retention.days,
+                older_than=retention.older_than(now),
+                rows=sum(part.rows or 0 for part in parts),
+                parts=[DuePart(**vars(part)) for part in parts],
+            )
+        )
+    return DryRun(dry_run=True, as_of=now, data=data)
+
+
+async def _start(resources: Resources, data_types: Sequence[str], *, actor: str) -> StoredRun:
+    """Start a run. Raises :class:`TemporalUnavailableError`: then there is none.
+
+    Temporal comes first, and the run's row second; both the API and the run's first activity insert it. If the API
+    dies in between, the run is listed all the same, and a second request shares its work. In the other order a
+    crash would leave the row of a run that never started.
+    """
+    client = await resources.require_temporal()
+    run = RetentionRun(run_id=uuid.uuid4().hex, requested_by=actor, data_types=list(data_types))
+    await client.start_workflow(
+        RETENTION,
+        run,
+        id=retention_workflow_id(run.run_id),
+        task_queue=resources.settings.task_queue,
+        static_summary=PublicText("Retention, requested by an admin"),
+        rpc_timeout=RPC_TIMEOUT,
+    )
+    async with resources.database.transaction() as connection:
+        await runs.begin(connection, run.run_id, actor, data_types)
+        return await runs.find(connection, run.run_id)
+
+
+def _view(retention: Retention) -> RetentionView:
+    declared = DATA_TYPES[retention.data_type]
+    return RetentionView(**vars(retention), default_days=declared.default_days, description=declared.description)
 
 
 def _summary(run: StoredRun) -> RunSummary:

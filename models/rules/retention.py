@@ -1,4 +1,4 @@
-"""Which types of data have a period of retention, and what each period means."""
+"""The data types that have a retention period, and what each period means."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 MARGIN = timedelta(minutes=5)
-"""How much longer than its period data stays: what a request in flight was just told is inside the period must
-not go under it, whichever process' clock it was judged by."""
+"""Data is kept this much longer than its period: a request in flight may have accepted an event as unexpired by
+the clock of another process, and still needs its partition."""
 MAX_DAYS = 3650
 
 
 @dataclass(frozen=True)
 class DataType:
-    """A type of data with a period of its own."""
+    """A data type with its own period."""
 
     name: str
     default_days: int | None
-    """None: as long as the account lives."""
-    what: str
-    """What goes when the period is over, and when it begins."""
+    """None: as long as the account exists."""
+    description: str
+    """What is deleted when the period is over, and when the period begins."""
     unlimited: bool = False
-    """Whether there may be no period: then it goes with the person."""
+    """Whether the period may be removed: then the data is deleted with the account."""
 
 
 PROFILES = "profiles"
@@ -41,45 +41,51 @@ DATA_TYPES: Mapping[str, DataType] = {
         DataType(
             EVENTS,
             365,
-            "Events by their timestamp, with their ids, the sessions they made and those that were set aside. "
-            "Totals on profiles stay.",
+            "Events by their timestamp, with their ids, sessions and poison events. Totals of profiles stay.",
         ),
         DataType(
             TRANSACTIONS,
             None,
             "Purchases and refunds by the time at which they occurred: part of the profile, kept as long as the "
-            "account lives unless a period is set. Totals on profiles stay.",
+            "account exists unless a period is set. Totals of profiles stay.",
             unlimited=True,
         ),
         DataType(
             EXECUTION_LOGS,
             90,
-            "Workflow instances by their end, with steps, attempts, dead letters and callbacks, and Temporal's "
-            "histories of them.",
+            "Workflow instances by their end, with steps, attempts, dead letters, callbacks and Temporal's "
+            "histories.",
         ),
-        DataType(MESSAGES, 365, "Messages to customers, by their creation; not those of running instances."),
+        DataType(MESSAGES, 365, "Messages to customers by their creation, except those of running instances."),
         DataType(
             WEBHOOK_DELIVERIES,
             90,
-            "Callbacks of ended instances by their last attempt, once nothing of them is to be tried any more; "
-            "not those of running instances. They go with their instances at the latest.",
+            "Callbacks of ended instances by their last attempt, once no attempt is left. At the latest they are "
+            "deleted with their instances.",
         ),
-        DataType(IDEMPOTENCY_ANSWERS, 1, "Answers kept for an Idempotency-Key; they count for a day."),
+        DataType(
+            IDEMPOTENCY_ANSWERS, 1, "Answers to requests with an Idempotency-Key. They are repeated for a day."
+        ),
         DataType(
             PROFILES,
             None,
-            "Profiles: as long as the account lives. With a period, a profile is due so many days after it last "
-            "changed or was last active.",
+            "Profiles, kept as long as the account exists. With a period, a profile is due for erasure this many "
+            "days after its last change or activity.",
             unlimited=True,
         ),
-        DataType(CLOSED_ACCOUNTS, 30, "Closed accounts: a profile is due so many days after its account closed."),
-        DataType(AUDIT, 730, "Whole encrypted hours of the audit log, never before 30 days; their encrypts stay."),
+        DataType(
+            CLOSED_ACCOUNTS, 30, "Profiles of closed accounts, due for erasure this many days after the closure."
+        ),
+        DataType(
+            AUDIT,
+            730,
+            "Whole hours of the audit log that have a checkpoint, after at least 30 days. Checkpoints stay.",
+        ),
     )
 }
-"""In the order in which a run takes them. A new type of data is declared here, with its statements in
-:mod:`store.retention.purge`; one that has no table yet isn't declared."""
+"""In the order of a run. A new data type also needs its statements in :mod:`store.retention.expired`."""
 
 
 def cutoff(now: datetime, days: int) -> datetime:
-    """What is older than this goes."""
+    """The time before which data has expired."""
     return now - timedelta(days=days) - MARGIN

@@ -1,4 +1,4 @@
-"""The audit log, as it is read."""
+"""Schemas of `/audit`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ class AuditEntryView(Answer):
 
     audit_id: str
     occurred_at: datetime
-    actor: str = Field(description="The id of the API key, or `system:` and what the platform did.")
+    actor: str = Field(description="The id of the API key, or for example `system:retention`.")
     role: str
     action: str = Field(examples=["users.read"])
-    user_id: str | None = Field(description="Whose data the request was for.")
-    subjects: list[str] = Field(description="Whom a list showed or a batch wrote: the first 100 of them.")
-    subject_count: int = Field(description="How many they are in all.")
+    user_id: str | None = Field(description="The user whose data the request was for.")
+    subjects: list[str] = Field(
+        description="Users that a list showed or a batch wrote; a list of entries holds the first 100."
+    )
+    subject_count: int = Field(description="The number of all subjects.")
     fields: list[str] = Field(description="Names of the attributes that were shown or written.")
     request_id: str | None
     outcome: AuditOutcome
@@ -28,9 +30,9 @@ class AuditEntryView(Answer):
 
 
 class AuditHeadView(Answer):
-    """The newest checkpoint: its head stands for every row of every hour up to it. Null while nothing is checkpointed."""
+    """The newest checkpoint, all null without one. Its head covers every row of every hour up to its own."""
 
-    hour: datetime | None = Field(description="The beginning of the hour that it checkpoints.")
+    hour: datetime | None = Field(description="The beginning of the checkpoint's hour.")
     head: str | None = Field(description="64 hexadecimal digits; `perennial audit verify --head` takes them.")
-    rows: int | None = Field(description="How many rows that hour has.")
+    rows: int | None = Field(description="The number of rows of that hour.")
     created_at: datetime | None

@@ -1,4 +1,4 @@
-"""Retention on the wire."""
+"""Schemas of `/retention`."""
 
 from __future__ import annotations
 
@@ -14,64 +14,66 @@ Days = Annotated[int, Field(ge=1, le=MAX_DAYS)]
 
 
 class RetentionInput(Wire):
-    """How long a type of data is kept."""
+    """A new retention period."""
 
     days: Days | None = Field(
-        description="Days; null, for the types that allow it: without a period, as long as the account lives."
+        description="Days. Null, where the data type allows it: no period, kept as long as the account exists."
     )
 
 
 class RetentionView(Answer):
-    """How long a type of data is kept."""
+    """How long a data type is kept."""
 
     data_type: str = Field(json_schema_extra={"enum": list(DATA_TYPES)})
-    days: int | None = Field(description="Null: as long as the account lives.")
+    days: int | None = Field(description="Null: as long as the account exists.")
     default_days: int | None
-    description: str = Field(description="What goes when the period is over, and from when it counts.")
+    description: str = Field(description="What is deleted when the period is over, and when the period begins.")
     changed_at: datetime | None = Field(description="Null while the default holds.")
     changed_by: str | None = Field(description="The id of the API key that set it.")
 
 
 class Retentions(Answer):
-    """How long each type of data is kept."""
+    """How long each data type is kept."""
 
     data: list[RetentionView]
 
 
 class RetentionRunInput(Wire):
-    """A run of the retention, or with ``dry_run`` a count of what one would do."""
+    """A retention run, or with `dry_run` a count of what one would do."""
 
-    dry_run: StrictBool = Field(default=False, description="Count what would go, and delete nothing.")
+    dry_run: StrictBool = Field(default=False, description="Count what would be deleted, and delete nothing.")
     data_types: Annotated[list[Any], Field(min_length=1, max_length=len(DATA_TYPES))] | None = Field(
         default=None,
-        description="Only these; all where it is left out.",
+        description="Only these data types; all by default.",
         json_schema_extra={"items": {"type": "string", "enum": list(DATA_TYPES)}},
     )
 
 
 class DuePart(Answer):
-    """What would become of one part of a type of data."""
+    """What a run would do with one part of a data type."""
 
-    part: str = Field(description="A table, or a month of events.", examples=["events_2025_10"])
+    part: str = Field(description="A table, or a partition of the event log.", examples=["events_2025_10"])
     action: str = Field(
         json_schema_extra={"enum": ["drop", "delete", "erase"]},
         description="`erase`: people who are due for erasure.",
     )
-    rows: int | None = Field(description="Null for a month that is on its way out already.")
+    rows: int | None = Field(description="Null for a partition that is being detached already.")
 
 
 class DueData(Answer):
-    """What would go of one type of data."""
+    """What a run would do with one data type."""
 
     data_type: str
     days: int | None
-    older_than: datetime | None = Field(description="Data from before this goes; null without a period.")
+    older_than: datetime | None = Field(
+        description="Data from before this time has expired; null without a period."
+    )
     rows: int = Field(description="Rows of all parts.")
     parts: list[DuePart]
 
 
 class DryRun(Answer):
-    """What a run would do now. Nothing was changed."""
+    """What a run would do now; nothing was changed."""
 
     dry_run: bool
     as_of: datetime
@@ -79,13 +81,13 @@ class DryRun(Answer):
 
 
 class RunResult(Answer):
-    """What a run has done with one part of a type of data so far."""
+    """What a run has done with one part of a data type so far."""
 
     data_type: str
     part: str
     action: str = Field(
         json_schema_extra={"enum": ["dropped", "deleted", "held", "due"]},
-        description="`held`: past its period, and kept for now. `due`: people to be erased; nothing was done.",
+        description="`held`: expired, and kept for now. `due`: people who are due for erasure; counted only.",
     )
     rows: int
     older_than: datetime
@@ -93,18 +95,18 @@ class RunResult(Answer):
 
 
 class RunSummary(Answer):
-    """A run of the retention."""
+    """A retention run."""
 
     run_id: str
     status: str = Field(json_schema_extra={"enum": ["running", "completed", "failed"]})
     requested_by: str = Field(description="The id of an API key, or `system:retention`.")
     data_types: list[str]
-    failed: list[str] = Field(description="The types of data of which not all could be done.")
+    failed: list[str] = Field(description="The data types whose purge failed.")
     started_at: datetime
     finished_at: datetime | None
 
 
 class RunView(RunSummary):
-    """A run of the retention, and what it has done so far."""
+    """A retention run, and what it has done so far."""
 
     results: list[RunResult]

@@ -1,4 +1,4 @@
-"""The audit log, and the checkpoints on its hours."""
+"""The audit log and its checkpoints."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ def _names() -> Any:
 
 
 class AuditRow(SQLModel, table=True):
-    """Every access to personal data; the runtime role may insert and read it, nothing else.
+    """One access to personal data. The runtime role may insert and select rows, nothing else.
 
-    The order of ``xid`` and ``occurred_at`` is part of the design: defaults are computed in the order of columns,
-    so that a row has its transaction's id before it reads the clock. The checkpoint worker rests on that
-    (:mod:`activities.audit`).
+    Postgres computes defaults in the order of the columns: ``xid`` comes before ``occurred_at``, so that a row's
+    transaction has its id before the row's time is read. Checkpoints depend on that (:mod:`activities.audit`).
     """
 
     __tablename__ = "audit_log"
@@ -56,24 +55,24 @@ class AuditRow(SQLModel, table=True):
 
 
 class AuditCheckpoint(SQLModel, table=True):
-    """The checkpoint on one hour of the audit log; it stays when the hour's rows have expired.
+    """The checkpoint of one hour of the audit log; it stays when the hour's rows have expired.
 
-    The runtime role may insert and read it, nothing else.
+    The runtime role may insert and select checkpoints, nothing else.
     """
 
     __tablename__ = "audit_checkpoints"
 
     hour: datetime = Field(default=None, sa_column=Column(DateTime(timezone=True), primary_key=True))
-    """Its beginning, in UTC."""
+    """The hour's beginning, in UTC."""
     rows: int = Field(sa_column=Column(BigInteger, nullable=False))
     digest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """SHA-256 of the hour's rows in their order."""
     expires_before: datetime = moment()
-    """Hours that end by then may go: the log's retention at the time of checkpointing. It never goes back."""
+    """Hours that ended before may expire, by the retention at that time. It never decreases along the chain."""
     created_at: datetime = moment()
     previous: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """The head of the checkpoint before; 32 zero bytes for the first one."""
     head: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """HMAC-SHA256 of all of the above, with a key that the database doesn't have."""
+    """HMAC-SHA256 of all of the above, with a key that isn't in the database."""
     key_check: str = words()
-    """Which key that was, by a check value of it."""
+    """Check value of that key."""

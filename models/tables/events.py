@@ -132,22 +132,20 @@ class PoisonEvent(SQLModel, table=True):
     set_aside_at: datetime = now()
 
 
-class Refusal(SQLModel, table=True):
-    """Somebody who has forbidden an attribute, and whose stored events are still to be gone through for it."""
+class Redaction(SQLModel, table=True):
+    """A person who opted out of an attribute, and whose stored events still may have it."""
 
     __tablename__ = "redactions"
-    __table_args__ = (Index("redactions_by_turn", "due_at"),)
+    __table_args__ = (Index("redactions_by_due_at", "due_at"),)
 
     user_id: str = words(primary_key=True)
     token: UUID = Field(
         default=None, sa_column=Column(Uuid, nullable=False, server_default=text("gen_random_uuid()"))
     )
-    """Another one with each refusal: who began under an earlier one can neither go on nor end."""
-    asked_at: datetime = as_written()
+    """Renewed by each opt-out: a worker that began with an earlier token can't move or end the redaction."""
+    requested_at: datetime = as_written()
     due_at: datetime = as_written()
-    """Whose turn it is: the earliest first."""
     after_timestamp: datetime | None = moment(nullable=True)
-    """With ``after_event_id``, behind which of the person's events to go on; NULL: from the first."""
+    """With ``after_event_id``, the last event that was redacted; NULL: none yet."""
     after_event_id: str | None = words(nullable=True)
-    changed: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
-    """How many events have been changed so far."""
+    events_changed: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))

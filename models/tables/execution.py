@@ -129,7 +129,7 @@ class Callback(SQLModel, table=True):
     last_attempt_at: datetime | None = moment(nullable=True)
 
 
-class OutboxMessage(SQLModel, table=True):
+class Message(SQLModel, table=True):
     """A message to a customer: the intent is written before the effect, under (instance, step)."""
 
     __tablename__ = "messages"
@@ -154,8 +154,8 @@ class OutboxMessage(SQLModel, table=True):
     reason: str | None = words(nullable=True)
     """Why it is `suppressed`."""
     created_at: datetime = now()
-    left_at: datetime | None = moment(nullable=True)
-    """When it was let go; what the frequency cap counts by."""
+    authorized_at: datetime | None = moment(nullable=True)
+    """When the send gate last authorized it; the frequency cap counts by this time."""
     sent_at: datetime | None = moment(nullable=True)
 
 

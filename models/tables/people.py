@@ -20,7 +20,7 @@ class User(SQLModel, table=True):
         Index("users_email_index", "email_index"),
         Index("users_by_stage", "lifecycle_stage", "user_id"),
         Index("users_by_status", "account_status", "user_id"),
-        Index("users_by_closing", "closed_at", postgresql_where=text("closed_at IS NOT NULL")),
+        Index("users_by_closed_at", "closed_at", postgresql_where=text("closed_at IS NOT NULL")),
     )
 
     user_id: str = words(primary_key=True)

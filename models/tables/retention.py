@@ -1,4 +1,4 @@
-"""How long each type of data is kept, and what the runs that enforce it have done."""
+"""Retention periods and runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from models.tables.columns import moment, now, words
 
 
 class RetentionPeriod(SQLModel, table=True):
-    """How long a type of data is kept, where it differs from the default."""
+    """How long a data type is kept, once an admin has set it."""
 
     __tablename__ = "retention_periods"
 
     data_type: str = words(primary_key=True)
     days: int | None = Field(default=None, sa_column=Column(Integer))
-    """None: as long as the account lives."""
+    """None: as long as the account exists."""
     changed_at: datetime = now()
     changed_by: str = words()
 
 
 class RetentionRunRow(SQLModel, table=True):
-    """A run of the retention."""
+    """A retention run."""
 
     __tablename__ = "retention_runs"
     __table_args__ = (Index("retention_runs_by_start", "started_at", "run_id"),)
@@ -34,13 +34,13 @@ class RetentionRunRow(SQLModel, table=True):
     """The id of the API key, or `system:retention` for the daily one."""
     data_types: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
     failed: list[str] | None = Field(default=None, sa_column=Column(ARRAY(Text)))
-    """The types of data of which not all could be done; None until the run has ended."""
+    """The data types whose purge failed; None until the run has ended."""
     started_at: datetime = now()
     finished_at: datetime | None = moment(nullable=True)
 
 
 class RetentionResult(SQLModel, table=True):
-    """What a run has done with one part of a type of data so far."""
+    """What a run has done with one part of a data type so far."""
 
     __tablename__ = "retention_results"
 

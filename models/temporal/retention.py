@@ -1,4 +1,4 @@
-"""What travels between the retention's workflow and its activities."""
+"""Payloads of the retention workflow and its activities."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ SYSTEM_ACTOR = "system:retention"
 
 
 def retention_workflow_id(run_id: str) -> str:
-    """The one builder of Temporal workflow ids for runs that an admin asks for."""
+    """The Temporal workflow id of a run that an admin requests."""
     return f"{RETENTION_SCHEDULE_ID}/{run_id}"
 
 
 class RetentionRun(TemporalPayload):
-    """A run: which, of what, and who wants it."""
+    """A retention run."""
 
     run_id: str = ""
-    """Empty for one of the schedule's: it is called after Temporal's run."""
+    """Empty for a run of the schedule: it takes the id of Temporal's run."""
     requested_by: str = SYSTEM_ACTOR
-    """The id of an API key, or who else."""
+    """The id of an API key, or :data:`SYSTEM_ACTOR`."""
     data_types: list[str] | None = None
     """None: all of them."""
 
 
 class RetentionPlan(TemporalPayload):
-    """What a run takes, in its order."""
+    """The data types of a run, in its order."""
 
     data_types: list[str]
 
 
-class Sweep(TemporalPayload):
-    """One type of data in a run."""
+class PurgeRequest(TemporalPayload):
+    """One data type of a run."""
 
     run_id: str
     data_type: str
 
 
 class RetentionOutcome(TemporalPayload):
-    """How a run ended."""
+    """The end of a run."""
 
     run_id: str
     failed: list[str]
-    """The types of data of which not all could be done."""
+    """The data types whose purge failed."""

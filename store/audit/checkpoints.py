@@ -1,7 +1,7 @@
-"""The hours of the audit log and their checkpoints: what is due, what an hour holds, and when its rows may go.
+"""Checkpoints of the audit log: one for each hour, chained by their heads.
 
-An hour is named by its beginning, in UTC. It is closed when no row can come into it any more: that is argued in
-:mod:`activities.audit`.
+An hour is named by its beginning, in UTC. It is closed once no row can be added to it any more;
+:mod:`activities.audit` argues that.
 """
 
 from __future__ import annotations
@@ -9,108 +9,128 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
+from sqlalchemy import Text, bindparam, cast, func
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
-from privacy.audit_chain import GENESIS, Checkpoint, CheckpointKey, HourDigest, Unsealed
+from models.rules.retention import AUDIT
+from models.tables.audit import AuditCheckpoint, AuditRow
+from privacy.audit_chain import GENESIS, Checkpoint, CheckpointKey, HourDigest, UnsignedCheckpoint
 from store.connection import Connection
 from store.retention import periods
+from store.statements import filtered, parameters, select, sql, statement
 
 HOUR = timedelta(hours=1)
-_ROWS_A_FETCH = 1000
-_DATA_TYPE = "audit"
-"""What the log is called among the types of data that have a retention."""
-_SEAL = "hour, rows, digest, expires_before, created_at, previous, head, key_check"
-_CANONICAL = """
-SELECT audit_id, xid, occurred_at, actor, role, action, user_id, subjects, fields, request_id,
-       outcome, details::text
-  FROM audit_log WHERE occurred_at >= $1 AND occurred_at < $2 ORDER BY occurred_at, audit_id
-"""
-"""A row's canonical form: every column in its order, the details as Postgres writes them."""
+_PREFETCH = 1000
+_NAMES = ("hour", "rows", "digest", "expires_before", "created_at", "previous", "head", "key_check")
+
+_hour = col(AuditCheckpoint.hour)
+_checkpoints = select(*(getattr(AuditCheckpoint, name) for name in _NAMES))
+_INSERT = statement(insert(AuditCheckpoint).values(parameters(*_NAMES)))
+_LAST = statement(_checkpoints.order_by(_hour.desc()).limit(1))
+_PAGE = filtered(
+    _checkpoints.order_by(_hour).limit(bindparam("limit")),
+    after=_hour > bindparam("after"),
+)
+_HAS = statement(select(_hour).where(_hour == bindparam("hour"), col(AuditCheckpoint.head) == bindparam("head")))
+_NEXT_HOUR = statement(
+    select(
+        func.coalesce(
+            select(func.max(_hour) + HOUR).scalar_subquery(),
+            select(func.date_trunc("hour", func.min(AuditRow.occurred_at), "UTC")).scalar_subquery(),
+        )
+    )
+)
+_OLDEST_ROW = filtered(
+    select(func.min(AuditRow.occurred_at)), since=col(AuditRow.occurred_at) >= bindparam("since")
+)
+# The digest covers a row as this statement returns it: every column in its order, details as Postgres writes them.
+_CANONICAL_ROWS = statement(
+    select(
+        *(col(AuditRow.audit_id), col(AuditRow.xid), col(AuditRow.occurred_at), col(AuditRow.actor)),
+        *(col(AuditRow.role), col(AuditRow.action), col(AuditRow.user_id), col(AuditRow.subjects)),
+        *(col(AuditRow.fields), col(AuditRow.request_id), col(AuditRow.outcome), cast(AuditRow.details, Text)),
+    )
+    .where(col(AuditRow.occurred_at) >= bindparam("begins"), col(AuditRow.occurred_at) < bindparam("ends"))
+    .order_by(col(AuditRow.occurred_at), col(AuditRow.audit_id))
+)
+# SQL text: the clock, transaction ids and snapshots.
+_CLOCK = sql("SELECT clock_timestamp()")
+_TRANSACTION_ID = sql("SELECT pg_current_xact_id()")
+_HORIZON = sql("SELECT pg_snapshot_xmin(pg_current_snapshot())")
 
 
 @dataclass(frozen=True)
 class DueHour:
-    """An hour that is over. Once every transaction below ``barrier`` has ended, all of its rows can be seen."""
+    """An hour that is over. A snapshot sees all of its rows once every transaction below ``barrier`` has ended."""
 
     hour: datetime
     barrier: int
 
 
 async def last(connection: Connection) -> Checkpoint | None:
-    """The newest checkpoint; None while there is none."""
-    row = await connection.fetchrow(f"SELECT {_SEAL} FROM audit_checkpoints ORDER BY hour DESC LIMIT 1")
-    return None if row is None else _checkpoint(row)
+    """The newest checkpoint; None if there is none."""
+    row = await _LAST.fetchrow(connection)
+    return None if row is None else Checkpoint(**row)
 
 
 async def page(connection: Connection, *, after: datetime | None, limit: int) -> list[Checkpoint]:
-    """Up to ``limit`` checkpoints in the order of the chain, after an hour."""
-    rows = await connection.fetch(
-        f"SELECT {_SEAL} FROM audit_checkpoints WHERE $1::timestamptz IS NULL OR hour > $1 ORDER BY hour LIMIT $2",
-        after,
-        limit,
-    )
-    return [_checkpoint(row) for row in rows]
+    """Checkpoints in the order of the chain, after an hour."""
+    return [Checkpoint(**row) for row in await _PAGE.fetch(connection, after=after, limit=limit)]
 
 
 async def due(connection: Connection, grace: timedelta) -> DueHour | None:
     """The next hour to checkpoint, if it ended at least ``grace`` ago by Postgres' clock.
 
-    It is the one after the last checkpoint's, with rows or without, so that the chain has no gaps; the first of all
-    is the one of the oldest row. To be called in a transaction of its own: the barrier is that one's id,
-    assigned here, after the clock has said that the hour is over.
+    It follows the last checkpoint's hour, also without rows, so that the chain has no gaps. The first hour is that
+    of the oldest row. Call it in a transaction of its own, whose id becomes the barrier.
     """
-    hour = await _next(connection)
-    if hour is None or not await _is_over(connection, hour, grace):
+    hour = await _next_hour(connection)
+    if hour is None or not await _ended_before(connection, hour, grace):
         return None
-    barrier = await connection.fetchval("SELECT pg_current_xact_id()")
+    # After the clock has passed the hour's end, never before: see activities/audit.py.
+    barrier = await _TRANSACTION_ID.fetchval(connection)
     return DueHour(hour, barrier)
 
 
-async def _next(connection: Connection) -> datetime | None:
-    hour: datetime | None = await connection.fetchval(
-        """SELECT coalesce((SELECT max(hour) + interval '1 hour' FROM audit_checkpoints),
-                           (SELECT date_trunc('hour', min(occurred_at), 'UTC') FROM audit_log))"""
-    )
+async def _next_hour(connection: Connection) -> datetime | None:
+    hour: datetime | None = await _NEXT_HOUR.fetchval(connection)
     return hour
 
 
-async def _is_over(connection: Connection, hour: datetime, grace: timedelta) -> bool:
-    """Whether an hour ended at least so long ago, by Postgres' clock."""
-    return bool(
-        await connection.fetchval(
-            "SELECT $1::timestamptz + interval '1 hour' + $2::interval <= clock_timestamp()", hour, grace
-        )
-    )
+async def _ended_before(connection: Connection, hour: datetime, ago: timedelta) -> bool:
+    """Whether an hour ended at least that long ago, by Postgres' clock."""
+    now: datetime = await _CLOCK.fetchval(connection)
+    return hour + HOUR + ago <= now
 
 
-async def closed(connection: Connection, due: DueHour) -> bool:
-    """Whether every transaction that may have written into the hour has ended, by this snapshot."""
-    horizon: int = await connection.fetchval("SELECT pg_snapshot_xmin(pg_current_snapshot())")
+async def is_closed(connection: Connection, due: DueHour) -> bool:
+    """Whether every transaction that may have added a row to the hour has ended, in this snapshot."""
+    horizon: int = await _HORIZON.fetchval(connection)
     return horizon >= due.barrier
 
 
 async def digest(connection: Connection, hour: datetime) -> HourDigest:
-    """The digest of an hour's rows, read through a cursor. To be called in a transaction."""
+    """The digest of an hour's rows, read through a cursor, so in a transaction."""
     taken = HourDigest()
-    async for row in connection.cursor(_CANONICAL, hour, hour + HOUR, prefetch=_ROWS_A_FETCH):
+    async for row in _CANONICAL_ROWS.cursor(connection, _PREFETCH, begins=hour, ends=hour + HOUR):
         taken.add(row)
     return taken
 
 
 async def checkpoint(connection: Connection, key: CheckpointKey, due: DueHour) -> Checkpoint:
-    """Checkpoint an hour that is closed. To be called in the snapshot in which :func:`closed` has said so.
+    """Checkpoint a closed hour, in the snapshot in which :func:`is_closed` returned True.
 
-    The first hour of all is looked for again, since a row from before it may have been committed meanwhile.
-    Raises UniqueViolationError where another has checkpointed the hour.
+    Raises UniqueViolationError if another worker has checkpointed the hour.
     """
     before = await last(connection)
-    hour = due.hour if before else min(due.hour, await _next(connection) or due.hour)
+    # A row of an earlier hour may have been committed since due(): then the chain begins with that hour.
+    hour = due.hour if before else min(due.hour, await _next_hour(connection) or due.hour)
     taken = await digest(connection, hour)
-    kept_days = await periods.days_of(connection, _DATA_TYPE)
-    now = await connection.fetchval("SELECT clock_timestamp()")
-    expires_before = now - timedelta(days=kept_days)
+    now: datetime = await _CLOCK.fetchval(connection)
+    expires_before = now - timedelta(days=await periods.days_of(connection, AUDIT))
     made = key.checkpoint(
-        Unsealed(
+        UnsignedCheckpoint(
             hour=hour,
             rows=taken.rows,
             digest=taken.value(),
@@ -119,39 +139,23 @@ async def checkpoint(connection: Connection, key: CheckpointKey, due: DueHour) -
             previous=before.head if before else GENESIS,
         )
     )
-    await connection.execute(
-        f"INSERT INTO audit_checkpoints ({_SEAL}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        made.hour,
-        made.rows,
-        made.digest,
-        made.expires_before,
-        made.created_at,
-        made.previous,
-        made.head,
-        made.key_check,
-    )
+    await _INSERT.execute(connection, **vars(made))
     return made
 
 
-async def holds(connection: Connection, hour: datetime, head: bytes) -> bool:
-    """Whether an hour's checkpoint is there with this head."""
-    return bool(
-        await connection.fetchval("SELECT true FROM audit_checkpoints WHERE hour = $1 AND head = $2", hour, head)
-    )
+async def has(connection: Connection, hour: datetime, head: bytes) -> bool:
+    """Whether an hour has a checkpoint with this head."""
+    return await _HAS.fetchval(connection, hour=hour, head=head) is not None
 
 
 async def oldest_row(connection: Connection, since: datetime | None = None) -> datetime | None:
-    """The time of the oldest row, or of the oldest one since a time; None where there is none."""
-    oldest: datetime | None = await connection.fetchval(
-        "SELECT min(occurred_at) FROM audit_log WHERE $1::timestamptz IS NULL OR occurred_at >= $1", since
-    )
+    """The time of the oldest row, of all or since a time; None without rows."""
+    [row] = await _OLDEST_ROW.fetch(connection, since=since)
+    oldest: datetime | None = row[0]
     return oldest
 
 
-async def overdue(connection: Connection, moment: datetime, patience: timedelta) -> bool:
-    """Whether a moment's hour ended longer ago than that, by Postgres' clock."""
-    return await _is_over(connection, moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0), patience)
-
-
-def _checkpoint(row: asyncpg.Record) -> Checkpoint:
-    return Checkpoint(**dict(row))
+async def is_overdue(connection: Connection, time: datetime, patience: timedelta) -> bool:
+    """Whether a time's hour ended longer than ``patience`` ago, by Postgres' clock."""
+    hour = time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return await _ended_before(connection, hour, patience)

@@ -1,29 +1,65 @@
-"""The audit log: appended to in the transaction of what it tells, read, and never changed."""
+"""Rows of the audit log: appended and read, never changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
+from itertools import islice
+
+import asyncpg
+from sqlalchemy import Text, bindparam, func, tuple_
+from sqlalchemy.dialects.postgresql import array, insert
+from sqlmodel import col
 
 from models.audit import AuditEntry, AuditOutcome, Detail
 from models.errors import AuditEntryNotFoundError
+from models.tables.audit import AuditRow
+from models.tables.people import DataKey
 from store.connection import Connection
+from store.statements import filtered, parameters, select, statement
 
 _LISTED_SUBJECTS = 100
 _MOST_DIGITS = 18
-_APPEND = """
-INSERT INTO audit_log (actor, role, action, user_id, subjects, fields, request_id, outcome, details)
-VALUES ($1, $2, $3, (SELECT k.subject FROM data_keys k WHERE k.subject = $4::text),
-        string_to_array($5::text, ' '), $6::text[], $7, $8, $9::jsonb)
-"""
-"""A user id is kept where somebody has it, or has had it until being erased: one that is nobody's is a text of the
-caller's choosing, and may be personal. Subjects go as one text, which costs half of what an array does; no user id
-holds a space."""
-_SHOWN = """audit_id, occurred_at, actor, role, action, user_id, {subjects} AS subjects,
-            cardinality(subjects) AS subject_count, fields, request_id, outcome, details"""
-_IN_A_LIST = _SHOWN.format(subjects=f"subjects[1:{_LISTED_SUBJECTS}]")
-_ALONE = _SHOWN.format(subjects="subjects")
+
+# The id of somebody who isn't and never was a user is a text of the caller's, and may be personal: keep NULL then.
+_known_user = select(col(DataKey.subject)).where(col(DataKey.subject) == bindparam("for_user"))
+# Subjects are sent as one text, which costs half of what an array does. No user id holds a space.
+_subjects = func.string_to_array(bindparam("all_subjects", type_=Text), " ")
+_APPEND = statement(
+    insert(AuditRow).values(
+        parameters("actor", "role", "action", "fields", "request_id", "outcome", "details")
+        | {"user_id": _known_user.scalar_subquery(), "subjects": _subjects}
+    )
+)
+_COLUMNS = (
+    *(col(AuditRow.audit_id), col(AuditRow.occurred_at), col(AuditRow.actor), col(AuditRow.role)),
+    *(col(AuditRow.action), col(AuditRow.user_id), func.cardinality(AuditRow.subjects).label("subject_count")),
+    *(col(AuditRow.fields), col(AuditRow.request_id), col(AuditRow.outcome), col(AuditRow.details)),
+)
+_FIND = statement(select(*_COLUMNS, col(AuditRow.subjects)).where(col(AuditRow.audit_id) == bindparam("audit_id")))
+_user = bindparam("user_id", type_=Text)
+_list = (
+    select(*_COLUMNS, col(AuditRow.subjects)[1:_LISTED_SUBJECTS].label("subjects"))
+    .order_by(col(AuditRow.occurred_at).desc(), col(AuditRow.audit_id).desc())
+    .limit(bindparam("limit"))
+)
+_FILTERS = {
+    "actor": col(AuditRow.actor) == bindparam("actor"),
+    "action": col(AuditRow.action) == bindparam("action"),
+    "since": col(AuditRow.occurred_at) >= bindparam("since"),
+    "until": col(AuditRow.occurred_at) < bindparam("until"),
+    "before": tuple_(col(AuditRow.occurred_at), col(AuditRow.audit_id))
+    < tuple_(bindparam("before_time"), bindparam("before_id")),
+}
+_PAGE = filtered(_list, **_FILTERS)
+# Each has an index of its own, which an OR would keep Postgres from walking in order.
+_PAGE_FOR_USER = filtered(_list.where(col(AuditRow.user_id) == _user), **_FILTERS)
+_PAGE_NAMING_USER = filtered(
+    _list.where(col(AuditRow.subjects).contains(array([_user])), col(AuditRow.user_id).is_distinct_from(_user)),
+    **_FILTERS,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +73,7 @@ class StoredEntry:
     action: str
     user_id: str | None
     subjects: Sequence[str]
-    """In a list the first of them only; ``subject_count`` is of all."""
+    """A list holds the first 100; ``subject_count`` is the number of all."""
     subject_count: int
     fields: Sequence[str]
     request_id: str | None
@@ -47,7 +83,7 @@ class StoredEntry:
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which rows are wanted; None is any. ``until`` is excluded."""
+    """Which rows to list; None is any. ``until`` is excluded."""
 
     user_id: str | None = None
     actor: str | None = None
@@ -56,77 +92,57 @@ class AuditFilter:
     until: datetime | None = None
 
     def names(self) -> str:
-        """What it filters by, without the values."""
+        """The names of the filters in use, without their values."""
         return " ".join(name for name, value in vars(self).items() if value is not None)
 
 
 async def append(connection: Connection, entries: Sequence[AuditEntry]) -> None:
-    """Write entries to the log; they are there once the connection's transaction has committed.
-
-    The log's number, transaction id and time of a row are the database's.
-    """
+    """Append entries in the connection's transaction. Postgres sets each row's number, transaction id and time."""
     if len(entries) == 1:
-        await connection.execute(_APPEND, *_values(entries[0]))
+        await _APPEND.execute(connection, **_values(entries[0]))
     elif entries:
-        await connection.executemany(_APPEND, [_values(entry) for entry in entries])
+        await _APPEND.executemany(connection, [_values(entry) for entry in entries])
 
 
 async def page(
     connection: Connection, wanted: AuditFilter, *, before: tuple[datetime, int] | None, limit: int
 ) -> list[StoredEntry]:
-    """Up to ``limit`` rows, the newest first, after a position in that order.
-
-    Rows for a person and rows that name the person among others are two walks over two indexes.
-    """
-    values: list[object] = []
-
-    def place(value: object) -> str:
-        values.append(value)
-        return f"${len(values)}"
-
-    conditions = ["true"]
-    if wanted.actor is not None:
-        conditions.append(f"actor = {place(wanted.actor)}")
-    if wanted.action is not None:
-        conditions.append(f"action = {place(wanted.action)}")
-    if wanted.since is not None:
-        conditions.append(f"occurred_at >= {place(wanted.since)}")
-    if wanted.until is not None:
-        conditions.append(f"occurred_at < {place(wanted.until)}")
-    if before is not None:
-        conditions.append(f"(occurred_at, audit_id) < ({place(before[0])}, {place(before[1])})")
-    branches = [" AND ".join(conditions)]
-    if wanted.user_id is not None:
-        user = place(wanted.user_id)
-        branches = [
-            f"{branches[0]} AND user_id = {user}",
-            f"{branches[0]} AND subjects @> ARRAY[{user}::text] AND user_id IS DISTINCT FROM {user}",
-        ]
-    ordered = f"ORDER BY occurred_at DESC, audit_id DESC LIMIT {place(limit)}"
-    parts = [f"(SELECT {_IN_A_LIST} FROM audit_log WHERE {branch} {ordered})" for branch in branches]
-    rows = await connection.fetch(f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS found {ordered}", *values)
+    """Rows of a filter, the newest first, after a position in that order."""
+    before_time, before_id = before or (None, None)
+    values = vars(wanted) | {"before_time": before_time, "before_id": before_id, "limit": limit}
+    if wanted.user_id is None:
+        del values["user_id"]
+        rows = await _PAGE.fetch(connection, **values)
+    else:
+        about = await _PAGE_FOR_USER.fetch(connection, **values)
+        naming = await _PAGE_NAMING_USER.fetch(connection, **values)
+        rows = list(islice(merge(about, naming, key=_place, reverse=True), limit))
     return [StoredEntry(**row) for row in rows]
 
 
+def _place(row: asyncpg.Record) -> tuple[datetime, int]:
+    return row["occurred_at"], row["audit_id"]
+
+
 async def find(connection: Connection, audit_id: str) -> StoredEntry:
-    """One row in full. Raises :class:`AuditEntryNotFoundError`."""
+    """One row with all of its subjects. Raises :class:`AuditEntryNotFoundError`."""
     row = None
     if audit_id.isascii() and audit_id.isdecimal() and len(audit_id) <= _MOST_DIGITS:
-        row = await connection.fetchrow(f"SELECT {_ALONE} FROM audit_log WHERE audit_id = $1", int(audit_id))
+        row = await _FIND.fetchrow(connection, audit_id=int(audit_id))
     if row is None:
         raise AuditEntryNotFoundError
     return StoredEntry(**row)
 
 
-def _values(entry: AuditEntry) -> tuple[object, ...]:
-    return (
-        entry.actor,
-        entry.role,
-        entry.action,
-        entry.user_id,
-        " ".join(entry.subjects),
-        list(entry.fields),
-        entry.request_id,
-        entry.outcome,
-        dict(entry.details),
-    )
+def _values(entry: AuditEntry) -> dict[str, object]:
+    return {
+        "actor": entry.actor,
+        "role": entry.role,
+        "action": entry.action,
+        "for_user": entry.user_id,
+        "all_subjects": " ".join(entry.subjects),
+        "fields": list(entry.fields),
+        "request_id": entry.request_id,
+        "outcome": entry.outcome,
+        "details": dict(entry.details),
+    }

@@ -1,11 +1,11 @@
-"""Checking the audit log against its checkpoints.
+"""Verifies the audit log against its checkpoints.
 
-From the first checkpoint on, each must follow the one before, an hour later, and be as it was made; and each hour's rows
-must be those that it covers. Only an hour that the newest checkpoint lets expire may be empty instead. Since the walk
-ends with the newest checkpoint, that permission is checked as well.
+Each checkpoint must be unchanged, and must follow the one before, an hour later. The rows of its hour must give
+its digest; only an hour that the newest checkpoint lets expire may be empty instead. The newest checkpoint is
+verified as well, and with it the permission to expire.
 
-What can't be found here: a change within an hour that isn't checkpointed yet, and an end of the chain that was cut off
-together with its rows. Against the second one a head that was exported before is given, and must be there.
+This doesn't find a change in an hour that has no checkpoint yet. Nor does it find that the last checkpoints were
+deleted together with their rows, unless the caller gives a head that was exported before.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from store.audit import checkpoints
 from store.audit.checkpoints import HOUR
 from store.connection import Connection
 
-_SEALS_A_PAGE = 1000
+_PAGE = 1000
 OVERDUE = timedelta(hours=2)
-"""How long after its end an hour may be without its checkpoint."""
+"""How long after its end an hour may have no checkpoint."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found to be as it was checkpointed."""
+    """The hours and rows that match their checkpoints."""
 
     hours: int
     rows: int
@@ -34,32 +34,33 @@ class Verified:
 
 
 async def verify(connection: Connection, key: CheckpointKey, expected_head: bytes | None = None) -> Verified:
-    """Check the whole log. To be called in a transaction. Raises :class:`ChainBrokenError`."""
+    """Verify the whole log, in a transaction. Raises :class:`ChainBrokenError`, which names the first bad hour."""
     before: Checkpoint | None = None
     hours = rows = expired = 0
-    awaited = expected_head
-    while page := await checkpoints.page(connection, after=before.hour if before else None, limit=_SEALS_A_PAGE):
+    missing_head = expected_head
+    while page := await checkpoints.page(connection, after=before.hour if before else None, limit=_PAGE):
         for checkpoint in page:
             _check_link(key, before, checkpoint)
             kept = await _check_rows(connection, checkpoint)
             hours, rows, expired = hours + 1, rows + (checkpoint.rows if kept else 0), expired + (not kept)
-            awaited = None if checkpoint.head == awaited else awaited
+            missing_head = None if checkpoint.head == missing_head else missing_head
             before = checkpoint
-    if awaited is not None:
+    if missing_head is not None:
         raise ChainBrokenError(
-            f"The chain doesn't hold the expected head {awaited.hex()}: its end was cut off or replaced."
+            f"The chain doesn't hold the expected head {missing_head.hex()}: its end was cut off or replaced."
         )
     await _check_edges(connection, before)
     return Verified(hours, rows, expired, before)
 
 
 def _check_link(key: CheckpointKey, before: Checkpoint | None, checkpoint: Checkpoint) -> None:
-    """That a checkpoint is as it was made, and the very next one after the one before."""
+    """Check that a checkpoint is unchanged, and directly follows the one before."""
     if before is not None and checkpoint.hour != before.hour + HOUR:
         raise ChainBrokenError(f"The checkpoint of the hour {_named(before.hour + HOUR)} is missing.")
     if checkpoint.key_check != key.check_value:
         raise ChainBrokenError(
-            f"The checkpoint of the hour {_named(checkpoint.hour)} was made with another key than this key file's, or changed."
+            f"The checkpoint of the hour {_named(checkpoint.hour)} "
+            "was made with another key than this key file's, or changed."
         )
     if not key.fits(checkpoint):
         raise ChainBrokenError(f"The checkpoint of the hour {_named(checkpoint.hour)} has been changed.")
@@ -71,18 +72,18 @@ def _check_link(key: CheckpointKey, before: Checkpoint | None, checkpoint: Check
 
 
 async def _check_rows(connection: Connection, checkpoint: Checkpoint) -> bool:
-    """That the rows of an hour are those that were checkpointed; whether they are still there."""
+    """Check an hour's rows against its checkpoint; False if they have expired."""
     found = await checkpoints.digest(connection, checkpoint.hour)
     if found.rows == checkpoint.rows and found.value() == checkpoint.digest:
         return True
     if found.rows == 0 and await _may_have_expired(connection, checkpoint):
         return False
-    what = (
+    difference = (
         "its rows are not those that were checkpointed"
         if found.rows == checkpoint.rows
         else f"{checkpoint.rows} rows were checkpointed, {found.rows} are there"
     )
-    raise ChainBrokenError(f"The audit log of the hour {_named(checkpoint.hour)} has been changed: {what}.")
+    raise ChainBrokenError(f"The audit log of the hour {_named(checkpoint.hour)} has been changed: {difference}.")
 
 
 async def _may_have_expired(connection: Connection, checkpoint: Checkpoint) -> bool:
@@ -91,7 +92,7 @@ async def _may_have_expired(connection: Connection, checkpoint: Checkpoint) -> b
 
 
 async def _check_edges(connection: Connection, newest: Checkpoint | None) -> None:
-    """That no row is older than the chain, and no hour has waited too long for its checkpoint."""
+    """Check that no row is older than the chain, and that no hour lacks its checkpoint for too long."""
     oldest = await checkpoints.oldest_row(connection)
     if newest is None:
         since = oldest
@@ -102,9 +103,10 @@ async def _check_edges(connection: Connection, newest: Checkpoint | None) -> Non
                 f"The audit log of the hour {_named(oldest)} is older than the first checkpoint: it was added."
             )
         since = newest.hour + HOUR
-    if since is not None and await checkpoints.overdue(connection, since, OVERDUE):
+    if since is not None and await checkpoints.is_overdue(connection, since, OVERDUE):
         raise ChainBrokenError(
-            f"The hour {_named(since)} should be checkpointed by now: its checkpoint was removed, or no worker is running."
+            f"The hour {_named(since)} should be checkpointed by now: "
+            "its checkpoint was removed, or no worker is running."
         )
 
 

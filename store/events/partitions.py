@@ -1,59 +1,222 @@
-"""Partitions of the log, one a month: made ahead, and at ingest where one is missing."""
+"""Partitions of the event log, one a calendar month in UTC: created, listed, detached and dropped.
+
+Any role may list partitions, and create them through a function of the owner. DETACH, ATTACH and DROP need a
+connection of the tables' owner. Each step is a statement of its own: DETACH ... CONCURRENTLY runs in no
+transaction block and in no function.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from enum import StrEnum
 
 import asyncpg
 
 from models.errors import PartitionDetachingError
+from models.rules.sharding import SHARDS
+from models.temporal.projection import PROJECTOR
 from store.connection import Connection
+from store.events import redactions
+from store.statements import sql
+
+_NAME = re.compile(r"events_(\d{4})_(\d\d)")
+_DETACH_LOCK = 0x7265_7465_6E74  # "retent"
+_LONG_SECONDS = 600.0
+
+# SQL text: catalogue, advisory locks, and a function of the owner's. DDL and statements on one partition below
+# are composed with its name.
+_ENSURE = sql("SELECT ensure_events_partition(:month)")
+_FIND_ALL = sql(
+    """SELECT c.relname AS name,
+              CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'detaching'
+                   ELSE 'attached' END AS state
+         FROM pg_class c
+         LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = CAST('public.events' AS regclass)
+        WHERE c.relnamespace = CAST('public' AS regnamespace) AND c.relkind = 'r'
+          AND c.relname ~ '^events_\\d{4}_\\d\\d$'
+        ORDER BY c.relname"""
+)
+_ESTIMATE = sql(
+    """SELECT CAST(greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0) AS bigint)
+         FROM pg_class c WHERE c.relnamespace = CAST('public' AS regnamespace) AND c.relname = :name"""
+)
+_TRY_LOCK = sql(f"SELECT pg_try_advisory_lock({_DETACH_LOCK})")
+_UNLOCK = sql(f"SELECT pg_advisory_unlock({_DETACH_LOCK})")
 
 
-def month_of(moment: datetime) -> date:
-    """The first day of a moment's month, in UTC: what a partition goes by."""
-    if moment.tzinfo is not UTC:
-        moment = moment.astimezone(UTC)
-    return date(moment.year, moment.month, 1)
+def month_of(time: datetime) -> date:
+    """The first day of a time's month, in UTC."""
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return date(time.year, time.month, 1)
 
 
-def month_start(moment: datetime) -> datetime:
-    """The first moment of a moment's month, in UTC."""
-    first = month_of(moment)
+def month_start(time: datetime) -> datetime:
+    """The beginning of a time's month, in UTC."""
+    first = month_of(time)
     return datetime(first.year, first.month, 1, tzinfo=UTC)
 
 
 def months_ahead(today: date, count: int) -> list[date]:
-    """The month of a day and the ``count`` ones after it."""
+    """The first days of this month and of the next ``count`` months."""
     first = today.year * 12 + today.month - 1
     return [date(month // 12, month % 12 + 1, 1) for month in range(first, first + count + 1)]
 
 
 async def ensure(connection: Connection, month: date) -> bool:
-    """Make a month's partition where it is missing; whether it was.
+    """Create a month's partition if it is missing; return whether it was.
 
-    To be called outside any other transaction: the lock that it takes on the log is held until the end of it.
-    Raises :class:`PartitionDetachingError` while retention takes the month out.
+    Call it outside other transactions: its lock on the log is held until the transaction ends. Raises
+    :class:`PartitionDetachingError` while retention detaches the partition.
     """
     try:
-        return bool(await connection.fetchval("SELECT ensure_events_partition($1)", month))
+        return bool(await _ENSURE.fetchval(connection, month=month))
     except asyncpg.ObjectInUseError:
         raise PartitionDetachingError from None
 
 
-class Partitions:
-    """The months whose partitions this process knows to be there."""
+class KnownPartitions:
+    """The months whose partitions this process has seen."""
 
     def __init__(self) -> None:
-        self._known: set[date] = set()
+        self._months: set[date] = set()
 
     async def ensure(self, connection: Connection, months: Iterable[date]) -> None:
-        """Make what is missing of some months' partitions, each in a transaction of its own."""
-        for month in sorted(set(months) - self._known):
+        """Create what is missing, each partition in its own transaction. Raises as :func:`ensure`."""
+        for month in sorted(set(months) - self._months):
             await ensure(connection, month)
-            self._known.add(month)
+            self._months.add(month)
 
     def forget(self) -> None:
-        """Ask again: one that was there has gone."""
-        self._known.clear()
+        """Check all months again, after an insert has found a partition missing."""
+        self._months.clear()
+
+
+class PartitionState(StrEnum):
+    """How far the removal of a partition has come. Postgres' catalogue is the only record of it."""
+
+    ATTACHED = "attached"
+    DETACHING = "detaching"
+    """DETACH has begun: new transactions don't see the partition, and DETACH waits for those that do."""
+    DETACHED = "detached"
+    """A table of its own, which no statement of the platform reads or writes."""
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition of the log, or a table that was one."""
+
+    name: str
+    state: PartitionState
+
+    @property
+    def begins(self) -> datetime:
+        """The first time that belongs to it."""
+        year, month = self._numbers
+        return datetime(year, month, 1, tzinfo=UTC)
+
+    @property
+    def ends(self) -> datetime:
+        """The first time that belongs to the next one."""
+        year, month = self._numbers
+        return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+
+    @property
+    def _numbers(self) -> tuple[int, int]:
+        found = _NAME.fullmatch(self.name)
+        assert found is not None  # find_all() selects by this pattern
+        return int(found[1]), int(found[2])
+
+
+async def find_all(connection: Connection) -> list[Partition]:
+    """All partitions in any state, the oldest first."""
+    rows = await _FIND_ALL.fetch(connection)
+    return [Partition(row["name"], PartitionState(row["state"])) for row in rows]
+
+
+async def find_before(connection: Connection, time: datetime) -> list[Partition]:
+    """The partitions that begin before a time, in any state, the oldest first."""
+    return [each for each in await find_all(connection) if each.begins < time]
+
+
+async def state_of(connection: Connection, name: str) -> PartitionState:
+    """The present state of a partition."""
+    return next((each.state for each in await find_all(connection) if each.name == name), PartitionState.DROPPED)
+
+
+async def try_lock(connection: Connection) -> bool:
+    """Take the lock under which one session at a time detaches partitions; False while another holds it.
+
+    The session holds it until :func:`unlock`, or until it ends.
+    """
+    return bool(await _TRY_LOCK.fetchval(connection))
+
+
+async def unlock(connection: Connection) -> None:
+    """Release the lock of :func:`try_lock`."""
+    await _UNLOCK.execute(connection)
+
+
+async def detach(connection: Connection, partition: Partition) -> None:
+    """Detach a partition, waiting for the transactions that use the log; nothing waits for this.
+
+    Raises asyncpg's LockNotAvailableError after the connection's `lock_timeout`. The partition is detaching then,
+    and :func:`finalize_detach` continues.
+    """
+    await connection.execute(f"ALTER TABLE public.events DETACH PARTITION public.{partition.name} CONCURRENTLY")
+
+
+async def finalize_detach(connection: Connection, partition: Partition) -> None:
+    """Continue a DETACH that was interrupted. Raises as :func:`detach`."""
+    await connection.execute(f"ALTER TABLE public.events DETACH PARTITION public.{partition.name} FINALIZE")
+
+
+async def attach(connection: Connection, partition: Partition) -> None:
+    """Attach a detached partition again, and request the redactions that couldn't reach its events meanwhile."""
+    async with connection.transaction():
+        # DETACH has left a CHECK constraint with these bounds: ATTACH needn't scan the rows.
+        await connection.execute(
+            f"""ALTER TABLE public.events ATTACH PARTITION public.{partition.name}
+                FOR VALUES FROM ('{partition.begins.isoformat()}') TO ('{partition.ends.isoformat()}')"""
+        )
+        await redactions.request_for_partition(connection, partition.name)
+
+
+async def has_unprojected(connection: Connection, partition: Partition) -> bool:
+    """Whether a partition has events that the projector hasn't read; one index lookup for each shard."""
+    found: bool = await connection.fetchval(
+        f"""SELECT EXISTS (
+                SELECT FROM generate_series(0, {SHARDS - 1}) AS shards (shard)
+                 CROSS JOIN LATERAL (SELECT generation, xid, sequence FROM public.{partition.name} e
+                         WHERE e.shard = shards.shard
+                         ORDER BY generation DESC, xid DESC, sequence DESC LIMIT 1) AS last
+                  LEFT JOIN public.log_cursors c ON c.consumer = '{PROJECTOR}' AND c.shard = shards.shard
+                 WHERE c.shard IS NULL
+                    OR (last.generation, last.xid, last.sequence) > (c.generation, c.xid, c.sequence))"""
+    )
+    return found
+
+
+async def count_events(connection: Connection, partition: Partition) -> int:
+    """The exact number of a partition's events."""
+    rows: int = await connection.fetchval(f"SELECT count(*) FROM public.{partition.name}", timeout=_LONG_SECONDS)
+    return rows
+
+
+async def estimate_events(connection: Connection, partition: Partition) -> int:
+    """The number of a partition's events by Postgres' statistics, which any role may read."""
+    rows: int | None = await _ESTIMATE.fetchval(connection, name=partition.name)
+    return rows or 0
+
+
+async def drop(
+    connection: Connection, partition: Partition, record: Callable[[Connection], Awaitable[None]]
+) -> None:
+    """Drop a detached partition and call ``record``, in one transaction."""
+    async with connection.transaction():
+        await connection.execute(f"DROP TABLE public.{partition.name}", timeout=_LONG_SECONDS)
+        await record(connection)

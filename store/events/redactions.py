@@ -1,23 +1,23 @@
-"""Refusals: whose stored events still have to lose what the person has forbidden, and a page of them at a time.
+"""Redactions: people whose stored events must lose an attribute that they opted out of, page by page.
 
-:func:`ask` puts somebody on the list in the transaction that makes a preference false. That transaction closes
-the gate of ingest (:mod:`store.consents.consents.locks`), so whoever sees its row sees every event that was stored under the
-old preferences; those that are stored later are without what is forbidden. Keys of events never change, so one
-pass over them, from the first to the last by (timestamp, event_id), misses none.
+The transaction that sets a preference to false calls :func:`request`, and takes the gate of ingest exclusively
+(:mod:`store.consents.locks`). So when its row is visible, all events that were stored under the old preferences
+are too; later ones are stored without the attribute. An event's key never changes, so one pass in the order of
+(timestamp, event_id) reaches each of them.
 
-:func:`take_page` is one transaction. It reads what the person forbids **now**, and the events, in one statement:
-an event that was stored after the attribute had been allowed again is only seen together with that, and stays
-whole. No lock of the gate is needed for it, and nothing is written before all is computed, so the log's horizon is
-held back for a few short statements. Of a row only `body` and `dimensions` change: its place in the log stays, and
-a consumer that has not come to it reads the one or the other.
+:func:`redact_page` is one transaction. One statement reads the person's present preferences and the events. An
+event that was stored after the person allowed the attribute again is visible only together with that preference,
+and stays whole; so the page needs no lock of the gate. It writes nothing before all is computed, so it holds the
+log's horizon back for a few short statements. Of an event only `body` and `dimensions` change: its place in the
+log stays, and a consumer that hasn't read it yet reads either version.
 
-Two who work on one person are harmless. A page moves the position by compare-and-set before it changes events, so
-the second waits there for the first, finds it moved and takes nothing. Each refusal gives the row a new token and
-puts the position back: who began under an earlier one can neither move nor end the pass.
+Two workers may work on one person. A page moves the position by compare-and-set before it changes events: the
+second worker waits for the first one's commit there, and raises :class:`StaleRedactionError`. Each opt-out
+replaces the token and resets the position: a worker with the earlier token can neither move nor finish the pass.
 
-Lock order: a page holds one row of the list and the events that it changes. It waits for nobody but at the list's
-row, for a transaction that never waits for an event's; of events that somebody holds (retention deletes them) it
-takes none and tells, instead of waiting.
+Lock order: the person's row in `redactions`, then events. A page waits only for that row, whose holder never
+waits for an event. It skips events that another transaction has locked (retention deletes them), and raises
+:class:`EventsLockedError` instead of waiting.
 """
 
 from __future__ import annotations
@@ -30,23 +30,30 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+from sqlalchemy import BigInteger, Interval, bindparam, delete, func, null, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.audit import SYSTEM, AuditEntry
 from models.rules.event_privacy import Forbidden, dimensions_without, without
+from models.tables.events import Redaction
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.audit import entries
-from store.connection import Connection
+from store.connection import Connection, use_background_settings
 from store.events.events import BODY
+from store.statements import select, sql, statement, unnested
 
 PAGE = 250
-"""Events that one transaction goes through at most."""
+"""The most events that one transaction reads."""
 BYTES = 1024 * 1024
-"""Of encrypted bodies that it reads at most, up to one more."""
+"""One transaction reads encrypted bodies of at most this size, and up to one body more."""
 ACTOR = "system:redaction"
 
-_READ = """
-    SELECT k.wrapped, u.privacy_preferences, e.*
-      FROM (VALUES ($1::text)) AS w(user_id)
+# SQL text: LATERAL, and a window function over the page.
+_READ = sql(
+    """
+    SELECT k.wrapped, u.privacy_preferences, e.timestamp, e.event_id, e.body, e.dimensions
+      FROM (VALUES (CAST(:user_id AS text))) AS w(user_id)
       LEFT JOIN data_keys k ON k.subject = w.user_id
       LEFT JOIN users u ON u.user_id = w.user_id
       LEFT JOIN LATERAL (
@@ -55,53 +62,109 @@ _READ = """
                           sum(octet_length(body)) OVER (ORDER BY timestamp, event_id)
                           - octet_length(body) AS bytes_before
                      FROM events
-                    WHERE user_id = $1 AND timestamp >= coalesce($2::timestamptz, '-infinity')
-                      AND (timestamp, event_id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::text, ''))
-                    ORDER BY timestamp, event_id LIMIT $4) p
-             WHERE bytes_before < $5) e ON true
+                    WHERE user_id = :user_id
+                      AND timestamp >= coalesce(CAST(:after_timestamp AS timestamptz), '-infinity')
+                      AND (timestamp, event_id) > (coalesce(CAST(:after_timestamp AS timestamptz), '-infinity'),
+                                                   coalesce(CAST(:after_event_id AS text), ''))
+                    ORDER BY timestamp, event_id LIMIT :page) p
+             WHERE bytes_before < :bytes) e ON true
      ORDER BY e.timestamp, e.event_id
-"""
-_ANEW = """token = excluded.token, asked_at = excluded.asked_at, due_at = excluded.due_at,
-           after_timestamp = NULL, after_event_id = NULL"""
-_REFUSAL = """user_id = $1 AND token = $2
-              AND (after_timestamp, after_event_id) IS NOT DISTINCT FROM ($3::timestamptz, $4::text)"""
-_WRITE = """
+    """
+)
+# SQL text: unnest in a CTE. SKIP LOCKED leaves out what retention is deleting; the count shows it.
+_WRITE = sql(
+    """
     WITH fresh AS MATERIALIZED (
-             SELECT * FROM unnest($2::timestamptz[], $3::text[], $4::bytea[], $5::jsonb[])
-                        AS f(timestamp, event_id, body, dimensions)),
-         held AS MATERIALIZED (
-             SELECT f.* FROM events e JOIN fresh f USING (timestamp, event_id)
-              WHERE e.user_id = $1 AND e.timestamp BETWEEN $6 AND $7
+             SELECT f.timestamp, f.event_id, f.body, f.dimensions
+               FROM unnest(CAST(:timestamps AS timestamptz[]), CAST(:event_ids AS text[]),
+                           CAST(:bodies AS bytea[]), CAST(:dimensions AS jsonb[]))
+                    AS f(timestamp, event_id, body, dimensions)),
+         locked AS MATERIALIZED (
+             SELECT f.timestamp, f.event_id, f.body, f.dimensions
+               FROM events e JOIN fresh f USING (timestamp, event_id)
+              WHERE e.user_id = :user_id AND e.timestamp BETWEEN :first AND :last
                 FOR NO KEY UPDATE OF e SKIP LOCKED),
          written AS (
-             UPDATE events e SET body = h.body, dimensions = h.dimensions FROM held h
-              WHERE e.user_id = $1 AND e.timestamp BETWEEN $6 AND $7
-                AND e.timestamp = h.timestamp AND e.event_id = h.event_id RETURNING 1)
+             UPDATE events e SET body = l.body, dimensions = l.dimensions FROM locked l
+              WHERE e.user_id = :user_id AND e.timestamp BETWEEN :first AND :last
+                AND e.timestamp = l.timestamp AND e.event_id = l.event_id RETURNING 1)
     SELECT count(*) FROM written
-"""
+    """
+)
+_opted_out = unnested("opted_out", col(Redaction.user_id))
+_insert = insert(Redaction).from_select(["user_id"], select(_opted_out.c.user_id))
+_REQUEST = statement(
+    _insert.on_conflict_do_update(
+        index_elements=["user_id"],
+        set_={
+            **{name: _insert.excluded[name] for name in ("token", "requested_at", "due_at")},
+            **{name: null() for name in ("after_timestamp", "after_event_id")},
+        },
+    )
+)
+_DUE = statement(
+    select(
+        *(col(Redaction.user_id), col(Redaction.token), col(Redaction.requested_at)),
+        *(col(Redaction.after_timestamp), col(Redaction.after_event_id)),
+    )
+    .where(col(Redaction.due_at) <= func.clock_timestamp())
+    .order_by(col(Redaction.due_at))
+    .limit(bindparam("limit"))
+)
+_is_same = (col(Redaction.user_id) == bindparam("user_id"), col(Redaction.token) == bindparam("token"))
+_is_unmoved = (
+    *_is_same,
+    col(Redaction.after_timestamp).is_not_distinct_from(bindparam("from_timestamp")),
+    col(Redaction.after_event_id).is_not_distinct_from(bindparam("from_event_id")),
+)
+_POSTPONE = statement(
+    update(Redaction).where(*_is_same).values(due_at=func.clock_timestamp() + bindparam("pause", type_=Interval))
+)
+_MOVE = statement(
+    update(Redaction)
+    .where(*_is_unmoved)
+    .values(
+        after_timestamp=bindparam("to_timestamp"),
+        after_event_id=bindparam("to_event_id"),
+        events_changed=col(Redaction.events_changed) + bindparam("changed", type_=BigInteger),
+        due_at=func.clock_timestamp(),
+    )
+)
+_FINISH = statement(delete(Redaction).where(*_is_unmoved).returning(col(Redaction.events_changed)))
 
 
-class OvertakenError(Exception):
-    """Another worker has gone on with this refusal, or the person has refused more: nothing of it may stay."""
+class StaleRedactionError(Exception):
+    """Another worker has moved this redaction, or an opt-out has reset it: roll the page back."""
 
 
-class EventsHeldError(Exception):
-    """Events of the page are being deleted, or have just been: nothing of it may stay, and it is read again."""
+class EventsLockedError(Exception):
+    """Events of the page are being deleted, or have been since they were read: roll back and read it again."""
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Somebody's place on the list, and how far the pass over the person's events has come."""
+class PendingRedaction:
+    """A person's redaction, and the last event that was processed; None: none yet."""
 
     user_id: str
     token: UUID
-    after: tuple[datetime | None, str | None]
-    asked_at: datetime
+    requested_at: datetime
+    after_timestamp: datetime | None
+    after_event_id: str | None
+
+    @property
+    def unmoved(self) -> dict[str, object]:
+        """Parameters of the statements that hold while nobody else has moved or reset it."""
+        return {
+            "user_id": self.user_id,
+            "token": self.token,
+            "from_timestamp": self.after_timestamp,
+            "from_event_id": self.after_event_id,
+        }
 
 
 @dataclass(frozen=True)
-class _Changed:
-    """What is to be written of an event."""
+class _Redacted:
+    """New values of an event."""
 
     timestamp: datetime
     event_id: str
@@ -109,170 +172,144 @@ class _Changed:
     dimensions: dict[str, Any] | None
 
 
-async def ask(connection: Connection, user_ids: Iterable[str]) -> None:
-    """Put people on the list, or begin anew with those who are on it.
+async def request(connection: Connection, user_ids: Iterable[str]) -> None:
+    """Request redactions, and restart those that are pending.
 
-    To be called with their profiles locked, and before the gate is closed: it may wait for a page to be committed.
+    Lock order: call it with the profiles locked and before the gate is taken. It may wait for a page's commit.
     """
-    asking = sorted(set(user_ids))
-    if asking:
-        await connection.execute(
-            f"""INSERT INTO redactions AS r (user_id) SELECT * FROM unnest($1::text[])
-                ON CONFLICT (user_id) DO UPDATE SET {_ANEW}""",
-            asking,
-        )
+    opted_out = sorted(set(user_ids))
+    if opted_out:
+        await _REQUEST.execute(connection, user_id=opted_out)
 
 
-async def ask_again(connection: Connection, partition: str) -> None:
-    """Put everybody on the list who refuses something and has events in a partition that comes back to the log.
+async def request_for_partition(connection: Connection, partition: str) -> None:
+    """Request redactions for everyone with an opt-out and events in a partition that is being attached again.
 
-    For the owner, in the transaction that brings it back: passes were made while nobody saw it. Who refuses at the
-    same time waits at the lock for its commit, as does a page; so each sees the partition, or is seen here.
+    The owner calls it in the transaction of the ATTACH, since pages didn't see the detached partition.
     """
-    await connection.execute("LOCK TABLE public.refusals IN SHARE ROW EXCLUSIVE MODE")
+    # Opt-outs and pages that come now wait for this commit, and see the partition then; others are found below.
+    await connection.execute("LOCK TABLE public.redactions IN SHARE ROW EXCLUSIVE MODE")
+    # SQL text: the partition's name varies.
     await connection.execute(
-        f"""INSERT INTO public.redactions AS r (user_id)
+        f"""INSERT INTO public.redactions (user_id)
             SELECT u.user_id FROM public.users u
              WHERE jsonb_path_exists(u.privacy_preferences, '$.* ? (@ == false)')
                AND EXISTS (SELECT FROM public.{partition} e WHERE e.user_id = u.user_id)
-            ON CONFLICT (user_id) DO UPDATE SET {_ANEW}"""
+            ON CONFLICT (user_id) DO UPDATE
+            SET token = excluded.token, requested_at = excluded.requested_at, due_at = excluded.due_at,
+                after_timestamp = NULL, after_event_id = NULL"""
     )
 
 
-async def due(connection: Connection, limit: int) -> list[Refusal]:
-    """Whose turn it is: those first who have waited longest since they were asked, or had their last page."""
-    rows = await connection.fetch(
-        """SELECT user_id, token, after_timestamp, after_event_id, asked_at FROM redactions
-            WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT $1""",
-        limit,
-    )
-    return [
-        Refusal(
-            row["user_id"], row["token"], (row["after_timestamp"], row["after_event_id"]), asked_at=row["asked_at"]
-        )
-        for row in rows
-    ]
+async def due(connection: Connection, limit: int) -> list[PendingRedaction]:
+    """Due redactions; those first that have waited longest since their request or their last page."""
+    return [PendingRedaction(**row) for row in await _DUE.fetch(connection, limit=limit)]
 
 
-async def postpone(connection: Connection, refusal: Refusal, pause: timedelta) -> None:
-    """Let others have their turn for a while."""
-    await connection.execute(
-        "UPDATE redactions SET due_at = clock_timestamp() + $3::interval WHERE user_id = $1 AND token = $2",
-        refusal.user_id,
-        refusal.token,
-        pause,
-    )
+async def postpone(connection: Connection, pending: PendingRedaction, pause: timedelta) -> None:
+    """Make a redaction due again after a pause."""
+    await _POSTPONE.execute(connection, user_id=pending.user_id, token=pending.token, pause=pause)
 
 
-async def take_page(connection: Connection, cipher: Cipher, refusal: Refusal) -> None:
-    """Take what is forbidden out of the person's next events; after the last the person leaves the list.
+async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRedaction) -> None:
+    """Redact the person's next events; the last page deletes the redaction.
 
-    So does who has been erased, or forbids nothing any more. Raises :class:`OvertakenError` or :class:`EventsHeldError`, and
-    :class:`DecryptionError` where the person's key doesn't open.
+    The redaction is also deleted if the person was erased, or has allowed everything again. Raises
+    :class:`StaleRedactionError` or :class:`EventsLockedError`, and :class:`DecryptionError` where the person's
+    data key can't be decrypted.
     """
-    await _plan_for_the_page(connection)
-    rows = await connection.fetch(_READ, refusal.user_id, *refusal.after, PAGE, BYTES)
+    # A commit that a crash of Postgres loses takes events and position with it: the page is processed again.
+    await use_background_settings(connection)
+    rows = await _READ.fetch(
+        connection,
+        user_id=pending.user_id,
+        after_timestamp=pending.after_timestamp,
+        after_event_id=pending.after_event_id,
+        page=PAGE,
+        bytes=BYTES,
+    )
     wrapped, preferences = rows[0]["wrapped"], rows[0]["privacy_preferences"]
     forbidden = Forbidden.by(preferences)
     if wrapped is None or forbidden is None:
-        await _end(connection, refusal, 0)
+        await _finish(connection, pending, 0)
         return
-    key = cipher.unwrap(refusal.user_id, wrapped)
+    key = cipher.unwrap(pending.user_id, wrapped)
     events = [row for row in rows if row["event_id"] is not None]
-    changed = [each for row in events if (each := _stripped(row, key, forbidden)) is not None]
+    redacted = [each for row in events if (each := _redacted(row, key, forbidden)) is not None]
     if len(events) == PAGE or sum(len(row["body"]) for row in events) >= BYTES:
-        await _move(connection, refusal, events[-1], len(changed))
-        await _write(connection, refusal.user_id, changed)
+        await _move(connection, pending, events[-1], len(redacted))
+        await _write(connection, pending.user_id, redacted)
     else:
-        in_all = await _end(connection, refusal, len(changed))
-        await _write(connection, refusal.user_id, changed)
-        await entries.append(connection, [_audited(refusal, preferences, in_all)])
+        total = await _finish(connection, pending, len(redacted))
+        await _write(connection, pending.user_id, redacted)
+        await entries.append(connection, [_audit_entry(pending, preferences, total)])
 
 
-async def _plan_for_the_page(connection: Connection) -> None:
-    """For the present transaction: plans that know the position, and a commit that doesn't wait for the disk.
-
-    A crash of Postgres that forgets the commit forgets events and position together; the page is taken again.
-    """
-    await connection.execute(
-        """SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
-                  set_config('synchronous_commit', 'off', true)"""
-    )
-
-
-def _stripped(row: asyncpg.Record, key: DataKey, forbidden: Forbidden) -> _Changed | None:
-    """What of an event changes; None where nothing does."""
+def _redacted(row: asyncpg.Record, key: DataKey, forbidden: Forbidden) -> _Redacted | None:
+    """New values of an event; None where nothing changes."""
     dimensions: dict[str, Any] | None = row["dimensions"]
-    fewer = dimensions_without(dimensions or {}, forbidden)
-    body = _body_without(row["body"], key, forbidden)
-    if body is None and fewer == dimensions:
+    kept = dimensions_without(dimensions or {}, forbidden)
+    body = _redacted_body(row["body"], key, forbidden)
+    if body is None and kept == dimensions:
         return None
-    return _Changed(row["timestamp"], row["event_id"], row["body"] if body is None else body, fewer)
+    return _Redacted(row["timestamp"], row["event_id"], row["body"] if body is None else body, kept)
 
 
-def _body_without(encrypted: bytes, key: DataKey, forbidden: Forbidden) -> bytes | None:
-    """A body encrypted anew; None where it stays as it is: also one that nobody can open, or that is none."""
+def _redacted_body(encrypted: bytes, key: DataKey, forbidden: Forbidden) -> bytes | None:
+    """A body encrypted anew; None where it stays as it is, also because it can't be decrypted or is no object."""
     try:
         body = key.decrypt_json(BODY, encrypted)
     except DecryptionError:
         return None
     if not isinstance(body, dict):
         return None
-    left = without(body, forbidden)
-    return None if left == body else key.encrypt(BODY, orjson.dumps(left))
+    kept = without(body, forbidden)
+    return None if kept == body else key.encrypt(BODY, orjson.dumps(kept))
 
 
-async def _move(connection: Connection, refusal: Refusal, last: asyncpg.Record, changed: int) -> None:
-    moved = await connection.fetchval(
-        f"""UPDATE redactions SET after_timestamp = $5, after_event_id = $6, changed = changed + $7,
-                   due_at = clock_timestamp() WHERE {_REFUSAL} RETURNING true""",
-        refusal.user_id,
-        refusal.token,
-        *refusal.after,
-        last["timestamp"],
-        last["event_id"],
-        changed,
+async def _move(connection: Connection, pending: PendingRedaction, last: asyncpg.Record, changed: int) -> None:
+    moved = await _MOVE.execute(
+        connection,
+        **pending.unmoved,
+        to_timestamp=last["timestamp"],
+        to_event_id=last["event_id"],
+        changed=changed,
     )
     if not moved:
-        raise OvertakenError
+        raise StaleRedactionError
 
 
-async def _end(connection: Connection, refusal: Refusal, changed: int) -> int:
-    """Take the person off the list; how many events were changed in all."""
-    before: int | None = await connection.fetchval(
-        f"DELETE FROM redactions WHERE {_REFUSAL} RETURNING changed",
-        refusal.user_id,
-        refusal.token,
-        *refusal.after,
-    )
+async def _finish(connection: Connection, pending: PendingRedaction, changed: int) -> int:
+    """Delete the redaction; return how many events it changed in all."""
+    before: int | None = await _FINISH.fetchval(connection, **pending.unmoved)
     if before is None:
-        raise OvertakenError
+        raise StaleRedactionError
     return before + changed
 
 
-async def _write(connection: Connection, user_id: str, changed: Sequence[_Changed]) -> None:
-    if not changed:
+async def _write(connection: Connection, user_id: str, redacted: Sequence[_Redacted]) -> None:
+    if not redacted:
         return
-    written: int = await connection.fetchval(
-        _WRITE,
-        user_id,
-        [each.timestamp for each in changed],
-        [each.event_id for each in changed],
-        [each.body for each in changed],
-        [each.dimensions for each in changed],
-        changed[0].timestamp,
-        changed[-1].timestamp,
+    written: int = await _WRITE.fetchval(
+        connection,
+        user_id=user_id,
+        timestamps=[each.timestamp for each in redacted],
+        event_ids=[each.event_id for each in redacted],
+        bodies=[each.body for each in redacted],
+        dimensions=[each.dimensions for each in redacted],
+        first=redacted[0].timestamp,
+        last=redacted[-1].timestamp,
     )
-    if written < len(changed):
-        raise EventsHeldError
+    if written < len(redacted):
+        raise EventsLockedError
 
 
-def _audited(refusal: Refusal, preferences: dict[str, bool], changed: int) -> AuditEntry:
+def _audit_entry(pending: PendingRedaction, preferences: dict[str, bool], changed: int) -> AuditEntry:
     return AuditEntry(
         actor=ACTOR,
         role=SYSTEM,
         action="events.strip",
-        user_id=refusal.user_id,
+        user_id=pending.user_id,
         fields=sorted(name for name, allowed in preferences.items() if allowed is False),
-        details={"events": changed, "asked_at": refusal.asked_at.isoformat()},
+        details={"events": changed, "requested_at": pending.requested_at.isoformat()},
     )

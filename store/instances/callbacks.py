@@ -96,7 +96,7 @@ async def due(connection: Connection, instance_id: str) -> None:
     """Have the end of an instance told, in the transaction that writes it; nothing where nobody asked for it.
 
     The callback is `waiting` and untried from then on, also where an earlier end of the instance was told: nothing
-    that is still to be tried looks settled (:data:`store.retention.purge.CALLBACKS`).
+    that is still to be tried looks settled (:data:`store.retention.expired.CALLBACKS`).
     """
     await connection.execute(
         """

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.errors import UserErasedError
-from models.tables.execution import OutboxMessage
+from models.tables.execution import Message as MessageRow
 from models.tables.people import DataKey as DataKeyRow
 from models.tables.people import User
 from models.temporal.execution import Message
@@ -56,21 +56,21 @@ _FIND = statement(
         col(User.email),
         col(User.name),
         col(DataKeyRow.wrapped),
-        col(OutboxMessage.status),
-        col(OutboxMessage.recipient),
-        col(OutboxMessage.subject),
-        col(OutboxMessage.body),
-        col(OutboxMessage.reason),
+        col(MessageRow.status),
+        col(MessageRow.recipient),
+        col(MessageRow.subject),
+        col(MessageRow.body),
+        col(MessageRow.reason),
     )
     .select_from(User)
     .join(DataKeyRow, col(DataKeyRow.subject) == col(User.user_id))
-    .outerjoin(OutboxMessage, col(OutboxMessage.message_id) == bindparam("message_id"))
+    .outerjoin(MessageRow, col(MessageRow.message_id) == bindparam("message_id"))
     .where(col(User.user_id) == bindparam("user_id"), col(DataKeyRow.wrapped).is_not(None))
 )
 _NAMES = ("message_id", "instance_id", "step", "user_id", "channel", "template", "status")
 _ENCRYPTED = ("recipient", "subject", "body")
 _INSERT = statement(
-    insert(OutboxMessage)
+    insert(MessageRow)
     .values(parameters(*_NAMES, *_ENCRYPTED, "purpose"))
     .on_conflict_do_nothing(index_elements=["message_id"])
 )
@@ -134,16 +134,14 @@ async def _insert(connection: Connection, key: DataKey, message: Message, intent
 _NEW_STATUS = bindparam("new_status", type_=Text)
 _LEAVES = or_(_NEW_STATUS == MessageStatus.SENDING, _NEW_STATUS == MessageStatus.OUTBOX)
 _CHANGE_STATUS = statement(
-    update(OutboxMessage)
+    update(MessageRow)
     .values(
         status=_NEW_STATUS,
         reason=bindparam("new_reason"),
-        sent_at=case((_NEW_STATUS == MessageStatus.SENT, func.now()), else_=col(OutboxMessage.sent_at)),
-        left_at=case((_LEAVES, func.now()), else_=col(OutboxMessage.left_at)),
+        sent_at=case((_NEW_STATUS == MessageStatus.SENT, func.now()), else_=col(MessageRow.sent_at)),
+        authorized_at=case((_LEAVES, func.now()), else_=col(MessageRow.authorized_at)),
     )
-    .where(
-        col(OutboxMessage.message_id) == bindparam("message_id"), one_of(col(OutboxMessage.status), "predecessors")
-    )
+    .where(col(MessageRow.message_id) == bindparam("message_id"), one_of(col(MessageRow.status), "predecessors"))
 )
 
 
@@ -163,9 +161,9 @@ async def change_status(
 
 def _withdraw_statement(present: MessageStatus, new: MessageStatus) -> Statement:
     return statement(
-        update(OutboxMessage)
+        update(MessageRow)
         .values(status=new)
-        .where(col(OutboxMessage.instance_id) == bindparam("instance_id"), col(OutboxMessage.status) == present)
+        .where(col(MessageRow.instance_id) == bindparam("instance_id"), col(MessageRow.status) == present)
     )
 
 

@@ -21,7 +21,7 @@ from datetime import timedelta
 from sqlalchemy import Interval, Text, bindparam, func, or_
 from sqlmodel import col
 
-from models.tables.execution import OutboxMessage
+from models.tables.execution import Message as MessageRow
 from models.tables.people import Consent, DataKey, User
 from models.vocabulary import MessageStatus, Suppression
 from store.connection import Connection
@@ -83,13 +83,13 @@ _CONSENT = select(col(Consent.user_id)).where(
 )
 _RECENT = (
     select(func.count())
-    .select_from(OutboxMessage)
+    .select_from(MessageRow)
     .where(
-        col(OutboxMessage.user_id) == bindparam("user_id"),
-        col(OutboxMessage.purpose) == _PURPOSE,
-        col(OutboxMessage.message_id) != bindparam("message_id"),
-        one_of(col(OutboxMessage.status), "counted"),
-        col(OutboxMessage.left_at) > func.now() - bindparam("within", type_=Interval),
+        col(MessageRow.user_id) == bindparam("user_id"),
+        col(MessageRow.purpose) == _PURPOSE,
+        col(MessageRow.message_id) != bindparam("message_id"),
+        one_of(col(MessageRow.status), "counted"),
+        col(MessageRow.authorized_at) > func.now() - bindparam("within", type_=Interval),
     )
 )
 _CHECK = statement(

@@ -1,1 +1,1 @@
-"""Retention periods, runs and purges."""
+"""Retention periods, runs, previews and purges."""

@@ -1,18 +1,24 @@
-"""How long each type of data is kept."""
+"""How long each data type is kept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+
+from sqlalchemy import bindparam, func
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.errors import DataTypeNotFoundError, FieldError, InvalidContentError
 from models.rules.retention import DATA_TYPES, cutoff
+from models.tables.retention import RetentionPeriod
 from store.connection import Connection
+from store.statements import parameters, select, statement
 
 
 @dataclass(frozen=True)
 class Retention:
-    """How many days a type of data is kept, None without a period; without a time where the default holds."""
+    """The period of a data type. ``days`` is None without one, ``changed_at`` and ``changed_by`` by default."""
 
     data_type: str
     days: int | None
@@ -20,64 +26,61 @@ class Retention:
     changed_by: str | None = None
 
     def older_than(self, now: datetime) -> datetime | None:
-        """Before which time data goes; None where there is no period."""
+        """The time before which data expires; None without a period."""
         return None if self.days is None else cutoff(now, self.days)
 
 
+_COLUMNS = (
+    *(col(RetentionPeriod.data_type), col(RetentionPeriod.days)),
+    *(col(RetentionPeriod.changed_at), col(RetentionPeriod.changed_by)),
+)
+_FIND = statement(select(*_COLUMNS).where(col(RetentionPeriod.data_type) == bindparam("data_type")))
+_FIND_ALL = statement(select(*_COLUMNS))
+_insert = insert(RetentionPeriod).values(parameters("data_type", "days", "changed_by"))
+_CHANGE = statement(
+    _insert.on_conflict_do_update(
+        index_elements=["data_type"],
+        set_={"days": _insert.excluded.days, "changed_by": _insert.excluded.changed_by, "changed_at": func.now()},
+    ).returning(*_COLUMNS)
+)
+
+
 def require(data_type: str) -> None:
-    """Raise :class:`DataTypeNotFoundError` unless the type of data has a retention."""
+    """Raise :class:`DataTypeNotFoundError` unless the data type has a retention."""
     if data_type not in DATA_TYPES:
         raise DataTypeNotFoundError
 
 
 async def find(connection: Connection, data_type: str) -> Retention:
-    """The retention of a type of data; raises :class:`DataTypeNotFoundError`."""
+    """The retention of a data type. Raises :class:`DataTypeNotFoundError`."""
     require(data_type)
-    row = await connection.fetchrow("SELECT * FROM retention_periods WHERE data_type = $1", data_type)
+    row = await _FIND.fetchrow(connection, data_type=data_type)
     return Retention(data_type, DATA_TYPES[data_type].default_days) if row is None else Retention(**row)
 
 
 async def find_all(connection: Connection) -> list[Retention]:
-    """The retentions of all types of data, in the order of their declaration."""
-    rows = await connection.fetch("SELECT * FROM retention_periods")
-    said = {row["data_type"]: Retention(**row) for row in rows}
-    return [said.get(name, Retention(name, each.default_days)) for name, each in DATA_TYPES.items()]
+    """The retention of every data type, in the order of their declaration."""
+    changed = {row["data_type"]: Retention(**row) for row in await _FIND_ALL.fetch(connection)}
+    return [changed.get(name, Retention(name, each.default_days)) for name, each in DATA_TYPES.items()]
 
 
 async def days_of(connection: Connection, data_type: str) -> int:
-    """How many days a type of data is kept that always has a period."""
+    """The days of a data type that always has a period."""
     days = (await find(connection, data_type)).days
-    assert days is not None  # change() refuses it
+    assert days is not None  # change() rejects None for these types
     return days
 
 
 async def change(connection: Connection, data_type: str, days: int | None, *, actor: str) -> Retention:
-    """Set a retention; ``actor`` is the id of the API key. Nothing is deleted by it, until the next run.
+    """Set a period; ``actor`` is the id of an API key. The next run deletes what has expired by it.
 
-    Raises :class:`DataTypeNotFoundError`, and :class:`InvalidContentError` where the type needs a period.
+    Raises :class:`DataTypeNotFoundError`, and :class:`InvalidContentError` if the type needs a period.
     """
     require(data_type)
     if days is None and not DATA_TYPES[data_type].unlimited:
         raise InvalidContentError(
             [FieldError("/days", "period_required", "must be a number: this type needs a period")]
         )
-    row = await connection.fetchrow(
-        """INSERT INTO retention_periods (data_type, days, changed_by) VALUES ($1, $2, $3)
-           ON CONFLICT (data_type) DO UPDATE SET days = excluded.days, changed_by = excluded.changed_by,
-                                                 changed_at = now()
-           RETURNING *""",
-        data_type,
-        days,
-        actor,
-    )
-    assert row is not None  # RETURNING gives the row
+    row = await _CHANGE.fetchrow(connection, data_type=data_type, days=days, changed_by=actor)
+    assert row is not None  # RETURNING
     return Retention(**row)
-
-
-def still_expired(policy: Retention, older_than: datetime) -> datetime | None:
-    """How far a sweep that began with a cutoff may go under the period as it stands now; None: nowhere.
-
-    So a period that was lengthened or taken away in the meantime holds for the very next batch.
-    """
-    now = policy.older_than(datetime.now(UTC))
-    return None if now is None else min(older_than, now)

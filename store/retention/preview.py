@@ -1,4 +1,4 @@
-"""What a run of the retention would do, counted: nothing is changed by it."""
+"""Counts what a retention run would do now, without changing anything."""
 
 from __future__ import annotations
 
@@ -9,20 +9,32 @@ from typing import Literal
 
 from models.rules import retention as types
 from store.connection import Connection
-from store.events import detaching
-from store.events.detaching import Standing
-from store.retention import purge
+from store.events import partitions
+from store.events.partitions import PartitionState
+from store.retention import expired
 from store.retention.periods import Retention
-from store.retention.purge import TableScan, TimeRange
 
 Intent = Literal["drop", "delete", "erase"]
+
+_Count = Callable[[Connection, datetime], Awaitable[int]]
+_COUNTS: Mapping[str, tuple[str, Intent, _Count]] = {
+    types.TRANSACTIONS: ("transactions", "delete", expired.TRANSACTIONS.count),
+    types.EXECUTION_LOGS: ("instances", "delete", expired.INSTANCES.count),
+    types.MESSAGES: ("messages", "delete", expired.MESSAGES.count),
+    types.WEBHOOK_DELIVERIES: ("callbacks", "delete", expired.CALLBACKS.count),
+    types.IDEMPOTENCY_ANSWERS: ("idempotent_answers", "delete", expired.IDEMPOTENT_ANSWERS.count),
+    types.PROFILES: ("users", "erase", expired.count_dormant_profiles),
+    types.CLOSED_ACCOUNTS: ("users", "erase", expired.CLOSED_ACCOUNTS.count),
+    types.AUDIT: ("audit_log", "delete", expired.count_audit_rows),
+}
+"""Data types whose rows are in one part: its name, what a run does with it, and the count."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What would become of one part of a type of data.
+    """What a run would do with one part of a data type.
 
-    ``rows`` is None where only the owner of the tables can look: of a month that is on its way out already.
+    ``rows`` is None for a partition that is being detached: only the tables' owner can count it.
     """
 
     part: str
@@ -30,59 +42,26 @@ class Part:
     rows: int | None
 
 
-async def count(connection: Connection, policy: Retention, now: datetime) -> list[Part]:
-    """The parts of a type of data that are past its period; none where there is no period."""
-    older_than = policy.older_than(now)
-    return [] if older_than is None else await _COUNTS[policy.data_type](connection, older_than)
+async def count(connection: Connection, retention: Retention, now: datetime) -> list[Part]:
+    """The parts of a data type that have expired; none without a period."""
+    older_than = retention.older_than(now)
+    if older_than is None:
+        return []
+    if retention.data_type == types.EVENTS:
+        return await _count_events(connection, older_than)
+    name, action, count_rows = _COUNTS[retention.data_type]
+    rows = await count_rows(connection, older_than)
+    return [Part(name, action, rows)] if rows else []
 
 
-async def _events(connection: Connection, older_than: datetime) -> list[Part]:
+async def _count_events(connection: Connection, older_than: datetime) -> list[Part]:
     parts = []
-    for month in await detaching.begun_before(connection, older_than):
+    for partition in await partitions.find_before(connection, older_than):
         rows = None
-        if month.standing is Standing.ATTACHED:
-            rows = await purge.count_events(connection, month.begins, min(month.ends, older_than))
+        if partition.state is PartitionState.ATTACHED:
+            rows = await expired.count_events(connection, partition.begins, min(partition.ends, older_than))
         if rows != 0:
-            parts.append(Part(month.name, "drop" if month.ends <= older_than else "delete", rows))
-    beside = (purge.EVENT_IDS, purge.SESSIONS, purge.POISON, purge.LETTERS)
-    return [*parts, *await _tables(connection, older_than, *beside)]
-
-
-async def _tables(connection: Connection, older_than: datetime, *tables: TimeRange | TableScan) -> list[Part]:
-    counted = [(table.table, await purge.count(connection, table, older_than)) for table in tables]
-    return [Part(table, "delete", rows) for table, rows in counted if rows]
-
-
-def _deletes(*tables: TimeRange | TableScan) -> Callable[[Connection, datetime], Awaitable[list[Part]]]:
-    async def counted(connection: Connection, older_than: datetime) -> list[Part]:
-        return await _tables(connection, older_than, *tables)
-
-    return counted
-
-
-async def _profiles(connection: Connection, older_than: datetime) -> list[Part]:
-    rows = await purge.dormant_profiles(connection, older_than)
-    return [Part("users", "erase", rows)] if rows else []
-
-
-async def _closed(connection: Connection, older_than: datetime) -> list[Part]:
-    rows = await purge.count(connection, purge.CLOSED, older_than)
-    return [Part("users", "erase", rows)] if rows else []
-
-
-async def _audit(connection: Connection, older_than: datetime) -> list[Part]:
-    rows = await purge.audit_rows(connection, older_than)
-    return [Part("audit_log", "delete", rows)] if rows else []
-
-
-_COUNTS: Mapping[str, Callable[[Connection, datetime], Awaitable[list[Part]]]] = {
-    types.EVENTS: _events,
-    types.TRANSACTIONS: _deletes(purge.TRANSACTIONS),
-    types.EXECUTION_LOGS: _deletes(purge.INSTANCES),
-    types.MESSAGES: _deletes(purge.MESSAGES),
-    types.WEBHOOK_DELIVERIES: _deletes(purge.CALLBACKS),
-    types.IDEMPOTENCY_ANSWERS: _deletes(purge.ANSWERS),
-    types.PROFILES: _profiles,
-    types.CLOSED_ACCOUNTS: _closed,
-    types.AUDIT: _audit,
-}
+            parts.append(Part(partition.name, "drop" if partition.ends <= older_than else "delete", rows))
+    tables = (expired.EVENT_IDS, expired.SESSIONS, expired.POISON_EVENTS, expired.OUTBOX_ENTRIES)
+    counted = [Part(table.name, "delete", await table.count(connection, older_than)) for table in tables]
+    return parts + [part for part in counted if part.rows]

@@ -1,39 +1,34 @@
-"""Runs of the retention: what each has done so far, written with the doing."""
+"""Retention runs, and what each has done so far."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
+
+from sqlalchemy import Boolean, Interval, bindparam, case, delete, func, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
 
 from models.audit import SYSTEM, AuditEntry
 from models.errors import RetentionRunNotFoundError
+from models.tables.retention import RetentionResult, RetentionRunRow
 from models.temporal.retention import SYSTEM_ACTOR
 from store.audit import entries
-from store.connection import Connection
+from store.connection import Connection, use_background_settings
+from store.retention import periods
 from store.retention.periods import Retention
+from store.statements import filtered, parameters, select, statement
 
 Action = Literal["dropped", "deleted", "held", "due"]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Rows of one part of a type of data: that went, or that stay.
-
-    ``held``: past their period, and kept for a reason (see docs/retention.md). ``due``: to be erased by another
-    part of the platform; nothing was done.
-    """
-
-    part: str
-    action: Action
-    rows: int
-    older_than: datetime
+"""``held``: expired, and kept for a reason that docs/retention.md lists. ``due``: people who are due for erasure,
+which another part of the platform does; the run only counts them."""
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """What a run has done with one part of a type of data so far."""
+    """What a run has done with one part of a data type so far."""
 
     data_type: str
     part: str
@@ -56,96 +51,143 @@ class StoredRun:
     results: Sequence[StoredResult]
 
 
-async def begin(connection: Connection, run_id: str, requested_by: str, data_types: Sequence[str]) -> None:
-    """Write that a run begins; once."""
-    await connection.execute(
-        """INSERT INTO retention_runs (run_id, requested_by, data_types) VALUES ($1, $2, $3)
-           ON CONFLICT (run_id) DO NOTHING""",
-        run_id,
-        requested_by,
-        list(data_types),
+_RUN, _RESULT = RetentionRunRow, RetentionResult
+_BEGIN = statement(
+    insert(_RUN)
+    .values(parameters("run_id", "requested_by", "data_types"))
+    .on_conflict_do_nothing(index_elements=["run_id"])
+)
+_FINISH = statement(
+    update(_RUN)
+    .where(col(_RUN.run_id) == bindparam("id"), col(_RUN.finished_at).is_(None))
+    .values(failed=bindparam("failed"), finished_at=func.now())
+)
+_is_old = col(_RUN.started_at) < func.now() - bindparam("kept", type_=Interval)
+_DELETE_OLD_RESULTS = statement(
+    delete(_RESULT).where(col(_RESULT.run_id).in_(select(col(_RUN.run_id)).where(_is_old)))
+)
+_DELETE_OLD_RUNS = statement(delete(_RUN).where(_is_old))
+_insert = insert(_RESULT).values(
+    parameters("run_id", "data_type", "part", "action", "rows", "older_than"),
+)
+_RECORD = statement(
+    _insert.on_conflict_do_update(
+        index_elements=["run_id", "data_type", "part", "action"],
+        set_={
+            "rows": case((bindparam("adds", type_=Boolean), col(_RESULT.rows)), else_=0) + _insert.excluded.rows,
+            "older_than": _insert.excluded.older_than,
+            "updated_at": func.now(),
+        },
     )
+)
+_RUN_COLUMNS = (
+    *(col(_RUN.run_id), col(_RUN.requested_by), col(_RUN.data_types)),
+    *(col(_RUN.failed), col(_RUN.started_at), col(_RUN.finished_at)),
+)
+_FIND = statement(select(*_RUN_COLUMNS).where(col(_RUN.run_id) == bindparam("run_id")))
+_FIND_RESULTS = statement(
+    select(
+        *(col(_RESULT.data_type), col(_RESULT.part), col(_RESULT.action)),
+        *(col(_RESULT.rows), col(_RESULT.older_than), col(_RESULT.updated_at)),
+    )
+    .where(col(_RESULT.run_id) == bindparam("run_id"))
+    .order_by(col(_RESULT.data_type), col(_RESULT.part), col(_RESULT.action))
+)
+_position = tuple_(col(_RUN.started_at), col(_RUN.run_id))
+_PAGE = filtered(
+    select(*_RUN_COLUMNS).order_by(col(_RUN.started_at).desc(), col(_RUN.run_id).desc()).limit(bindparam("limit")),
+    before=_position < tuple_(bindparam("before_time"), bindparam("before_id")),
+)
+
+
+async def begin(connection: Connection, run_id: str, requested_by: str, data_types: Sequence[str]) -> None:
+    """Insert a run, unless it is there: the API and the run's first activity both call this."""
+    await _BEGIN.execute(connection, run_id=run_id, requested_by=requested_by, data_types=list(data_types))
 
 
 async def finish(connection: Connection, run_id: str, failed: Sequence[str], kept_days: int) -> None:
-    """Write a run's end, and forget runs that ended longer ago than the audit log remembers."""
-    await connection.execute(
-        "UPDATE retention_runs SET failed = $2, finished_at = now() WHERE run_id = $1 AND finished_at IS NULL",
-        run_id,
-        list(failed),
-    )
-    await connection.execute(
-        """WITH old AS (DELETE FROM retention_runs WHERE started_at < now() - make_interval(days => $1)
-                        RETURNING run_id)
-           DELETE FROM retention_results USING old WHERE retention_results.run_id = old.run_id""",
-        kept_days,
-    )
+    """Write a run's end, and delete the runs that started more than ``kept_days`` ago."""
+    await _FINISH.execute(connection, id=run_id, failed=list(failed))
+    await _DELETE_OLD_RESULTS.execute(connection, kept=timedelta(days=kept_days))
+    await _DELETE_OLD_RUNS.execute(connection, kept=timedelta(days=kept_days))
 
 
-async def record(connection: Connection, run_id: str, policy: Retention, removal: Removal) -> None:
-    """Write what went, for the run and for the audit log; in the transaction in which it goes.
-
-    So the counts are exact, whoever dies when: rows, count and audit row are gone, or there, together.
-    """
-    gone = removal.action in ("dropped", "deleted")
-    if gone and not removal.rows and removal.action == "deleted":
-        return
-    await connection.execute(
-        """INSERT INTO retention_results AS r (run_id, data_type, part, action, rows, older_than)
-           VALUES ($1, $2, $3, $4, $5, $6)
-           ON CONFLICT (run_id, data_type, part, action) DO UPDATE
-           SET rows = CASE WHEN $7 THEN r.rows ELSE 0 END + excluded.rows, older_than = excluded.older_than,
-               updated_at = now()""",
-        run_id,
-        policy.data_type,
-        removal.part,
-        removal.action,
-        removal.rows,
-        removal.older_than,
-        gone,
-    )
-    if gone and removal.rows:
-        await entries.append(connection, [_audited(run_id, policy, removal)])
+class RetentionExtendedError(Exception):
+    """The period was extended or removed since the purge began: it ends without deleting more."""
 
 
-def _audited(run_id: str, policy: Retention, removal: Removal) -> AuditEntry:
-    return AuditEntry(
-        actor=SYSTEM_ACTOR,
-        role=SYSTEM,
-        action="retention.delete",
-        details={
-            "data_type": policy.data_type,
-            "part": removal.part,
-            "how": removal.action,
-            "rows": removal.rows,
-            "older_than": removal.older_than.isoformat(),
-            "days": policy.days,
-            "policy": policy.changed_by or "default",
-            "run_id": run_id,
-        },
-    )
+@dataclass(frozen=True)
+class Batch:
+    """One transaction of a run that purges a data type, under the period that holds at its beginning."""
+
+    connection: Connection
+    run_id: str
+    retention: Retention
+    older_than: datetime
+    """The purge's cutoff, or an earlier one if the period was extended since."""
+
+    async def record(self, part: str, action: Action, rows: int) -> None:
+        """Record rows of a table, a partition, or Temporal's histories, in the transaction that deletes them.
+
+        Deleted rows add up over the run's batches, and each deletion gets an audit row. Rows, count and audit row
+        are committed together, so that a crash leaves them in step.
+        """
+        if action == "deleted" and not rows:
+            return
+        deletes = action in ("dropped", "deleted")
+        await _RECORD.execute(
+            self.connection,
+            run_id=self.run_id,
+            data_type=self.retention.data_type,
+            part=part,
+            action=action,
+            rows=rows,
+            older_than=self.older_than,
+            adds=deletes,
+        )
+        if deletes and rows:
+            await entries.append(self.connection, [self._audit_entry(part, action, rows)])
+
+    def _audit_entry(self, part: str, action: Action, rows: int) -> AuditEntry:
+        return AuditEntry(
+            actor=SYSTEM_ACTOR,
+            role=SYSTEM,
+            action="retention.delete",
+            details={
+                "data_type": self.retention.data_type,
+                "part": part,
+                "how": action,
+                "rows": rows,
+                "older_than": self.older_than.isoformat(),
+                "days": self.retention.days,
+                "policy": self.retention.changed_by or "default",
+                "run_id": self.run_id,
+            },
+        )
+
+
+async def begin_batch(connection: Connection, run_id: str, data_type: str, older_than: datetime) -> Batch:
+    """Begin a batch in a transaction that has just begun. Raises :class:`RetentionExtendedError`."""
+    retention = await periods.find(connection, data_type)
+    allowed = retention.older_than(datetime.now(UTC))
+    if allowed is None:
+        raise RetentionExtendedError
+    # A crash of Postgres may lose the commit: then the next run finds the rows again.
+    await use_background_settings(connection)
+    return Batch(connection, run_id, retention, min(older_than, allowed))
 
 
 async def find(connection: Connection, run_id: str) -> StoredRun:
-    """A run with its results; raises :class:`RetentionRunNotFoundError`."""
-    row = await connection.fetchrow("SELECT * FROM retention_runs WHERE run_id = $1", run_id)
+    """A run with its results. Raises :class:`RetentionRunNotFoundError`."""
+    row = await _FIND.fetchrow(connection, run_id=run_id)
     if row is None:
         raise RetentionRunNotFoundError
-    results = await connection.fetch(
-        """SELECT data_type, part, action, rows, older_than, updated_at FROM retention_results
-            WHERE run_id = $1 ORDER BY data_type, part, action""",
-        run_id,
-    )
+    results = await _FIND_RESULTS.fetch(connection, run_id=run_id)
     return StoredRun(**row, results=[StoredResult(**each) for each in results])
 
 
 async def page(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[StoredRun]:
-    """Runs without their results, newest first, after a position in that order."""
-    rows = await connection.fetch(
-        """SELECT * FROM retention_runs WHERE ($1::timestamptz IS NULL OR (started_at, run_id) < ($1, $2))
-            ORDER BY started_at DESC, run_id DESC LIMIT $3""",
-        before[0] if before else None,
-        before[1] if before else None,
-        limit,
-    )
+    """Runs without their results, the newest first, after a position in that order."""
+    before_time, before_id = before or (None, None)
+    rows = await _PAGE.fetch(connection, before_time=before_time, before_id=before_id, limit=limit)
     return [StoredRun(**row, results=()) for row in rows]

@@ -247,7 +247,7 @@ async def update_locked(
     before = {user_id: stored.profile for user_id, stored in locked.users.items()}
     withdrawn = [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)]
     opted_out = [each.user_id for each in changed if _forbids_more(before[each.user_id], each)]
-    await redactions.ask(connection, opted_out)
+    await redactions.request(connection, opted_out)
     await locks.exclude(connection, {*opted_out, *(user_id for user_id, _ in withdrawn)})
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
     await withdrawals.end_instances(connection, withdrawn)

@@ -1,4 +1,4 @@
-"""The application as the tests of the API have it, and the audit log from the inside."""
+"""The API over a real Postgres, and direct access to the audit log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["api", "api_settings", "app", "limiter", "no_temporal", "resources"]
 
 @pytest.fixture(scope="session")
 async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Somebody who may do everything with the database, and has no key."""
+    """A connection with all rights on the database."""
     name = urlsplit(postgres.runtime_url).path.removeprefix("/")
     connection = await asyncpg.connect(postgres.superuser_url, database=name)
     yield connection

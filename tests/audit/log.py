@@ -1,4 +1,4 @@
-"""The audit log in tests: rows of the past, checkpointing, checking."""
+"""The audit log in tests: rows of the past, checkpoints, verification."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from store.audit.verification import Verified
 
 
 def hours_ago(hours: int, minutes: int = 0) -> datetime:
-    """A full hour in the past, and so many minutes into it."""
+    """The beginning of a past hour, plus minutes."""
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     return now - timedelta(hours=hours) + timedelta(minutes=minutes)
 
@@ -32,7 +32,7 @@ class Log:
     key: CheckpointKey
 
     async def add(self, occurred_at: datetime, user_id: str = "u-1", **columns: Any) -> int:
-        """A row of the past; gives its number."""
+        """Insert a row of the past; return its id."""
         values = {
             "actor": "key-1",
             "role": "admin",
@@ -49,21 +49,17 @@ class Log:
         return audit_id
 
     async def fill(self, *hours: int, rows: int = 3) -> None:
-        """Some rows in each of these hours ago."""
+        """Insert rows into each of these hours, given as hours ago."""
         for hour in hours:
             for minute in range(rows):
                 await self.add(hours_ago(hour, minute), f"u-{minute}", details='{"n": 1}', subjects=["u-7", "u-8"])
 
-    async def checkpoint(self, told_before: AuditHead | None = None) -> AuditCheckpointResult:
-        """Checkpoint what is due."""
+    async def checkpoint(self, previous: AuditHead | None = None) -> AuditCheckpointResult:
         checkpointing = AuditCheckpoints(self.database, self.key)
-        checkpointed: AuditCheckpointResult = await ActivityEnvironment().run(
-            checkpointing.checkpoint, told_before
-        )
+        checkpointed: AuditCheckpointResult = await ActivityEnvironment().run(checkpointing.checkpoint, previous)
         return checkpointed
 
     async def verify(self, head: bytes | None = None) -> Verified:
-        """Check the log; raises ChainBroken."""
         async with self.database.transaction() as connection:
             return await verification.verify(connection, self.key, head)
 

@@ -1,4 +1,4 @@
-"""What somebody with all rights on the database does to the log is found, and the hour is named."""
+"""Verification finds changes by a superuser of the database, and names the hour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def named(hour: Any) -> str:
 
 @pytest.fixture
 async def checkpointed(log: Log) -> Log:
-    """Six hours, of which one is empty, checkpointed."""
+    """Six hours with checkpoints, one of them empty."""
     await log.fill(7, 5, 4, 3, 2)
     done = await log.checkpoint()
     assert done.hours >= 6
@@ -27,7 +27,7 @@ async def checkpointed(log: Log) -> Log:
     return log
 
 
-async def test_a_log_that_nobody_touched_is_as_it_was_checkpointed(checkpointed: Log) -> None:
+async def test_an_unchanged_log_matches_its_checkpoints(checkpointed: Log) -> None:
     found = await checkpointed.verify()
     assert (found.rows, found.expired_hours) == (15, 0)
     assert found.hours >= 6
@@ -67,7 +67,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_one_row_is_found(checkpointed: Log, change: str) -> None:
+async def test_a_changed_row_is_found(checkpointed: Log, change: str) -> None:
     first = next(row["audit_id"] for row in await checkpointed.rows() if row["occurred_at"] >= MIDDLE)
     done = await checkpointed.superuser.execute(CHANGES[change], first)
     assert done in {"UPDATE 1", "UPDATE 2", "DELETE 1", "INSERT 0 1"}
@@ -75,7 +75,7 @@ async def test_one_row_is_found(checkpointed: Log, change: str) -> None:
         await checkpointed.verify()
 
 
-async def test_a_whole_hour_that_was_deleted_is_found(checkpointed: Log) -> None:
+async def test_a_deleted_hour_is_found(checkpointed: Log) -> None:
     await checkpointed.superuser.execute(
         "DELETE FROM audit_log WHERE occurred_at >= $1 AND occurred_at < $2", MIDDLE, AFTER_MIDDLE
     )
@@ -95,7 +95,7 @@ async def test_a_row_from_before_the_first_checkpoint_is_found(checkpointed: Log
         await checkpointed.verify()
 
 
-async def test_a_checkpoint_that_was_deleted_is_found_with_and_without_its_rows(checkpointed: Log) -> None:
+async def test_a_deleted_checkpoint_is_found_with_and_without_its_rows(checkpointed: Log) -> None:
     await checkpointed.superuser.execute("DELETE FROM audit_checkpoints WHERE hour = $1", MIDDLE)
     with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
         await checkpointed.verify()
@@ -106,24 +106,24 @@ async def test_a_checkpoint_that_was_deleted_is_found_with_and_without_its_rows(
         await checkpointed.verify()
 
 
-async def test_a_beginning_that_was_cut_off_is_found(checkpointed: Log) -> None:
+async def test_a_deleted_beginning_is_found(checkpointed: Log) -> None:
     await checkpointed.superuser.execute("DELETE FROM audit_checkpoints WHERE hour < $1", MIDDLE)
     await checkpointed.superuser.execute("DELETE FROM audit_log WHERE occurred_at < $1", MIDDLE)
     with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
         await checkpointed.verify()
 
 
-async def test_an_end_that_was_cut_off_is_found_until_the_checkpoint_worker_has_made_it_anew_and_by_its_head_for_ever(
+async def test_a_deleted_end_is_found_until_it_has_new_checkpoints_and_always_by_an_exported_head(
     checkpointed: Log,
 ) -> None:
     newest = (await checkpointed.verify()).newest
     assert newest is not None
-    told = AuditHead(hour=newest.hour, head=newest.head.hex())
+    known = AuditHead(hour=newest.hour, head=newest.head.hex())
     await checkpointed.superuser.execute("DELETE FROM audit_checkpoints WHERE hour >= $1", MIDDLE)
     await checkpointed.superuser.execute("DELETE FROM audit_log WHERE occurred_at >= $1", MIDDLE)
     with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
         await checkpointed.verify()
-    await checkpointed.checkpoint(told)
+    await checkpointed.checkpoint(known)
     await checkpointed.verify()
     with pytest.raises(ChainBrokenError, match=newest.head.hex()):
         await checkpointed.verify(newest.head)
@@ -131,7 +131,7 @@ async def test_an_end_that_was_cut_off_is_found_until_the_checkpoint_worker_has_
     assert lost["details"] == {"hour": newest.hour.isoformat(), "head": newest.head.hex()}
 
 
-async def test_everything_that_was_deleted_is_found_by_a_head(checkpointed: Log) -> None:
+async def test_the_deletion_of_everything_is_found_by_an_exported_head(checkpointed: Log) -> None:
     newest = (await checkpointed.verify()).newest
     assert newest is not None
     await checkpointed.superuser.execute("DELETE FROM audit_checkpoints; DELETE FROM audit_log")
@@ -151,13 +151,13 @@ async def test_everything_that_was_deleted_is_found_by_a_head(checkpointed: Log)
         "UPDATE audit_checkpoints SET key_check = 'another' WHERE hour = $1",
     ],
 )
-async def test_a_checkpoint_that_was_changed_is_found(checkpointed: Log, change: str) -> None:
+async def test_a_changed_checkpoint_is_found(checkpointed: Log, change: str) -> None:
     assert await checkpointed.superuser.execute(change, MIDDLE) == "UPDATE 1"
     with pytest.raises(ChainBrokenError, match=named(MIDDLE)):
         await checkpointed.verify()
 
 
-async def test_checkpoints_of_two_hours_that_changed_places_are_found(checkpointed: Log) -> None:
+async def test_exchanged_checkpoints_of_two_hours_are_found(checkpointed: Log) -> None:
     await checkpointed.superuser.execute(
         """UPDATE audit_checkpoints a SET rows = b.rows, digest = b.digest, previous = b.previous, head = b.head,
                                     expires_before = b.expires_before, created_at = b.created_at

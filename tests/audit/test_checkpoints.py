@@ -1,4 +1,4 @@
-"""Checkpointing misses no row that commits late, several checkpoint workers make one chain, and rows go as checkpointed hours alone."""
+"""Checkpoints cover rows that commit late, workers at once make one chain, and only whole hours expire."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_a_row_whose_transaction_commits_after_the_hour_is_in_its_checkpoi
     await late.start()
     await log.superuser.execute(LATE, hours_ago(3, 59))
     work = asyncio.create_task(log.checkpoint())
-    await asyncio.sleep(0.5)  # several looks at the horizon
+    await asyncio.sleep(0.5)  # several polls of the horizon
     assert not work.done()
     async with log.database.connection() as connection:
         assert await checkpoints.last(connection) is None
@@ -66,7 +66,7 @@ async def test_a_row_of_an_hour_before_the_first_one_that_commits_late_is_in_the
 
 
 async def test_a_row_has_its_transactions_id_before_it_reads_the_clock(log: Log) -> None:
-    """The default is changed for once to one that tells."""
+    """The default of occurred_at is replaced by one that shows whether the id was there."""
     entry = AuditEntry("key-1", "admin", "users.read")
     column = "ALTER TABLE audit_log ALTER occurred_at SET DEFAULT"
     await log.superuser.execute(
@@ -84,7 +84,7 @@ async def test_a_row_has_its_transactions_id_before_it_reads_the_clock(log: Log)
     assert all(row["occurred_at"] > hours_ago(1) for row in rows)
 
 
-async def test_a_row_tells_its_own_time_and_not_its_transactions(log: Log) -> None:
+async def test_a_row_has_its_own_time_and_not_that_of_its_transaction(log: Log) -> None:
     async with log.database.transaction() as connection:
         began = await connection.fetchval("SELECT now()")
         await connection.execute("SELECT pg_sleep(0.05)")
@@ -93,12 +93,12 @@ async def test_a_row_tells_its_own_time_and_not_its_transactions(log: Log) -> No
     assert (row["occurred_at"] - began).total_seconds() >= 0.05
 
 
-async def test_checkpoint_workers_at_once_make_one_chain(log: Log, database_url: str) -> None:
+async def test_workers_at_once_make_one_chain(log: Log, database_url: str) -> None:
     await log.fill(30, 20, 5)
     other = Database(database_url, size=2, application="other")
     await other.open()
     try:
-        for _ in range(3):  # one of two may fail at an hour; Temporal would try again
+        for _ in range(3):  # one of two may fail at an hour; Temporal would retry
             await asyncio.gather(
                 log.checkpoint(), Log(other, log.superuser, log.key).checkpoint(), return_exceptions=True
             )
@@ -113,13 +113,13 @@ async def _checkpoint_and_lose_the_connection(log: Log) -> None:
     async with log.database.transaction() as connection:
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         due = checkpoints.DueHour(hours_ago(4), 0)
-        assert await checkpoints.closed(connection, due)
+        assert await checkpoints.is_closed(connection, due)
         await checkpoints.checkpoint(connection, log.key, due)
         pid = await connection.fetchval("SELECT pg_backend_pid()")
         await log.superuser.execute("SELECT pg_terminate_backend($1)", pid)
 
 
-async def test_a_checkpoint_worker_whose_connection_dies_leaves_no_half_checkpoint(log: Log) -> None:
+async def test_a_worker_whose_connection_dies_leaves_no_checkpoint(log: Log) -> None:
     await log.fill(4)
     with pytest.raises(DatabaseUnreachableError):
         await _checkpoint_and_lose_the_connection(log)
@@ -130,7 +130,7 @@ async def test_a_checkpoint_worker_whose_connection_dies_leaves_no_half_checkpoi
 
 
 async def expire(log: Log) -> list[int]:
-    """Let go what may go; the rows of each hour."""
+    """Delete the hours that may expire; return the number of rows of each."""
     gone: list[int] = []
     while True:
         async with log.database.transaction() as connection:
@@ -140,7 +140,7 @@ async def expire(log: Log) -> list[int]:
         gone.append(rows)
 
 
-async def keep(log: Log, days: int) -> None:
+async def set_days(log: Log, days: int) -> None:
     async with log.database.transaction() as connection:
         await periods.change(connection, "audit", days, actor="key-1")
 
@@ -153,7 +153,7 @@ async def test_checkpointed_hours_expire_as_a_whole_and_their_checkpoints_stay(l
     assert await expire(log) == []  # nothing is checkpointed
     await log.checkpoint()
     assert await expire(log) == []  # kept for longer, by the last checkpoint
-    await keep(log, 30)
+    await set_days(log, 30)
     await log.superuser.execute(
         "DELETE FROM audit_checkpoints WHERE hour = (SELECT max(hour) FROM audit_checkpoints)"
     )
@@ -164,18 +164,18 @@ async def test_checkpointed_hours_expire_as_a_whole_and_their_checkpoints_stay(l
     assert found.hours >= DAYS_31 - 1
 
 
-async def test_a_retention_that_was_lengthened_again_holds_at_once(log: Log) -> None:
-    await keep(log, 30)
+async def test_a_period_that_was_extended_again_holds_at_once(log: Log) -> None:
+    await set_days(log, 30)
     await log.fill(DAYS_31 + 1, DAYS_31, 2)
     await log.checkpoint()
-    await keep(log, 60)
+    await set_days(log, 60)
     assert await expire(log) == []
-    await keep(log, 30)
+    await set_days(log, 30)
     assert await expire(log) == [3, 3]
 
 
-async def test_an_expired_hour_of_which_rows_came_back_is_found(log: Log) -> None:
-    await keep(log, 30)
+async def test_a_row_in_an_expired_hour_is_found(log: Log) -> None:
+    await set_days(log, 30)
     await log.fill(DAYS_31, 2)
     await log.checkpoint()
     assert await expire(log) == [3]
@@ -185,8 +185,8 @@ async def test_an_expired_hour_of_which_rows_came_back_is_found(log: Log) -> Non
         await log.verify()
 
 
-async def test_nothing_younger_than_thirty_days_goes_whatever_the_database_says(log: Log) -> None:
-    await keep(log, 1)
+async def test_nothing_younger_than_thirty_days_expires_whatever_the_tables_hold(log: Log) -> None:
+    await set_days(log, 1)
     await log.fill(29 * 24, 2)
     await log.checkpoint()
     assert await expire(log) == []
@@ -194,7 +194,7 @@ async def test_nothing_younger_than_thirty_days_goes_whatever_the_database_says(
     assert await expire(log) == []
 
 
-async def test_the_schedule_checkpoints_and_finds_out_when_a_checkpoint_that_it_has_made_is_gone(
+async def test_the_schedule_checkpoints_and_reports_a_deleted_checkpoint(
     skipping: WorkflowEnvironment, runs: Runs, log: Log, worker_settings: Settings
 ) -> None:
     await log.fill(3)
@@ -212,9 +212,9 @@ async def test_the_schedule_checkpoints_and_finds_out_when_a_checkpoint_that_it_
 
 
 async def _scheduled(environment: WorkflowEnvironment, settings: Settings, runs: int) -> None:
-    """Start a worker's schedule, and wait until so many of its runs have ended."""
+    """Create or update the schedule, and wait until that many runs have ended."""
     await schedule_audit_checkpoint(environment.client, settings.task_queue)
     handle = environment.client.get_schedule_handle(AUDIT_CHECKPOINT_ID)
     async with asyncio.timeout(20):
-        while (told := (await handle.describe()).info).running_actions or told.num_actions < runs:
+        while (info := (await handle.describe()).info).running_actions or info.num_actions < runs:
             await asyncio.sleep(0.05)

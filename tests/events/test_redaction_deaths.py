@@ -1,7 +1,7 @@
-"""`kill -9` of the worker and of Postgres in the middle of a page: the next one takes it, and all is counted once.
+"""`kill -9` of the worker and of Postgres within a page: the next worker takes it, and each event counts once.
 
-A lock that the test holds stops the page at a point: on the list's row before the position is moved, on the log
-before its events are written, on the audit log after them.
+A lock of the test stops the page at one of three points: at the redaction's row before the position moves, at the
+log before events are written, at the audit log after that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from activities.redaction import Refusals
+from activities.redaction import Redactions
 from models.temporal.redaction import REDACTION_WORKFLOW_ID
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -26,7 +26,7 @@ from store.events import redactions
 from tests.support.log import Happening, Log
 from tests.support.postgres import durable_postgres
 from tests.support.processes import PerennialProcess
-from tests.support.redactions import take_page
+from tests.support.redactions import redact_page
 
 POINTS = {
     "before the position is moved": "SELECT FROM redactions FOR UPDATE",
@@ -38,7 +38,7 @@ EVENTS = 20
 
 @asynccontextmanager
 async def stopped_at(point: str, url: str) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """Hold the lock of a point; gives what waits until somebody waits there."""
+    """Hold the lock of a point; yields a function that returns once a session waits for the lock."""
     holder, watcher = await asyncpg.connect(url), await asyncpg.connect(url)
 
     async def waiting() -> None:
@@ -56,25 +56,25 @@ async def stopped_at(point: str, url: str) -> AsyncIterator[Callable[[], Awaitab
         watcher.terminate()
 
 
-async def _refusing(log: Log, owner: Connection) -> str:
-    """Somebody with events, who has just refused `gender`."""
+async def _opted_out(log: Log, owner: Connection) -> str:
+    """A person with events who has just opted out of `gender`."""
     user_id = await log.person()
-    told = {"gender": "f", "plan": "pro"}
-    await log.write(*(Happening(user_id, properties=told, event_id=f"e-{n}") for n in range(EVENTS)))
+    properties = {"gender": "f", "plan": "pro"}
+    await log.write(*(Happening(user_id, properties=properties, event_id=f"e-{n}") for n in range(EVENTS)))
     await owner.execute("UPDATE users SET privacy_preferences = '{\"gender\": false}' WHERE user_id = $1", user_id)
     async with log.database.transaction() as connection:
-        await redactions.ask(connection, [user_id])
+        await redactions.request(connection, [user_id])
     return user_id
 
 
 async def _left(log: Log, owner: Connection, user_id: str) -> int:
-    """How many of the person's events still have what was refused; none has lost anything else."""
+    """The number of events that still have `gender`; asserts that none has lost anything else."""
     wrapped = await owner.fetchval("SELECT wrapped FROM data_keys WHERE subject = $1", user_id)
     key = log.cipher.unwrap(user_id, wrapped)
     rows = await owner.fetch("SELECT body FROM events WHERE user_id = $1", user_id)
-    told = [key.decrypt_json("events.body", row["body"])["event_properties"] for row in rows]
-    assert [each["plan"] for each in told] == ["pro"] * EVENTS
-    return sum("gender" in each for each in told)
+    properties = [key.decrypt_json("events.body", row["body"])["event_properties"] for row in rows]
+    assert [each["plan"] for each in properties] == ["pro"] * EVENTS
+    return sum("gender" in each for each in properties)
 
 
 async def _audited(owner: Connection, user_id: str) -> list[str]:
@@ -84,14 +84,14 @@ async def _audited(owner: Connection, user_id: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def _until_carried_out(owner: Connection) -> None:
+async def _until_redacted(owner: Connection) -> None:
     async with asyncio.timeout(60):
         while await owner.fetchval("SELECT count(*) FROM redactions"):
             await asyncio.sleep(0.02)
 
 
 FIRST, *OTHERS = POINTS
-"""Each waits until the dead worker's heartbeats are missed."""
+"""Slow: each waits for the heartbeat time-out of the dead worker."""
 
 
 @pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
@@ -106,13 +106,13 @@ async def test_a_worker_killed_in_the_middle_of_a_page_leaves_it_to_the_next(
     point: str,
 ) -> None:
     log = Log(database, cipher)
-    user_id = await _refusing(log, owner)
+    user_id = await _opted_out(log, owner)
     settings = Settings(
         environment="embedded",
         database_url=postgres.runtime_url,
         key_file=key_file,
         temporal_address=skipping.client.service_client.config.target_host,
-        task_queue=f"refusals-{tmp_path.name}",
+        task_queue=f"redactions-{tmp_path.name}",
     )
     with skipping.with_time_skipping_disabled():
         async with stopped_at(point, postgres.owner_url) as waiting:
@@ -122,7 +122,7 @@ async def test_a_worker_killed_in_the_middle_of_a_page_leaves_it_to_the_next(
                 await worker.wait()
             assert await _left(log, owner, user_id) == EVENTS
         async with PerennialProcess("worker", settings, tmp_path):
-            await _until_carried_out(owner)
+            await _until_redacted(owner)
         await skipping.client.get_workflow_handle(REDACTION_WORKFLOW_ID).terminate()
     assert await _left(log, owner, user_id) == 0
     assert await _audited(owner, user_id) == [str(EVENTS)]
@@ -134,7 +134,7 @@ async def server() -> AsyncIterator[EmbeddedPostgres]:
         yield server
 
 
-async def test_postgres_killed_in_the_middle_of_a_page_and_after_it_leaves_nothing_undone(
+async def test_postgres_killed_in_the_middle_of_a_page_and_after_it_leaves_no_event_unredacted(
     server: EmbeddedPostgres, cipher: Cipher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redactions, "PAGE", EVENTS - 1)
@@ -142,23 +142,23 @@ async def test_postgres_killed_in_the_middle_of_a_page_and_after_it_leaves_nothi
     await database.open()
     log = Log(database, cipher)
     owner = await asyncpg.connect(server.owner_url)
-    user_id = await _refusing(log, owner)
+    user_id = await _opted_out(log, owner)
     for point in ("before the events are written", None):
         async with database.connection() as connection:
-            [refusal] = await redactions.due(connection, 1)
+            [pending] = await redactions.due(connection, 1)
         if point is None:
-            await take_page(database, cipher, refusal)  # its commit may be forgotten
+            await redact_page(database, cipher, pending)  # the crash may lose its commit
             await _restart(server)
         else:
             async with stopped_at(point, server.owner_url) as waiting:
-                page = asyncio.create_task(take_page(database, cipher, refusal))
+                page = asyncio.create_task(redact_page(database, cipher, pending))
                 await waiting()
                 await _restart(server)
             assert isinstance((await asyncio.gather(page, return_exceptions=True))[0], Exception)
         owner = await asyncpg.connect(server.owner_url)
     over = asyncio.Event()
-    working = asyncio.create_task(Refusals(database, cipher).carry_on(lambda: not over.is_set()))
-    await _until_carried_out(owner)
+    working = asyncio.create_task(Redactions(database, cipher).apply_while(lambda: not over.is_set()))
+    await _until_redacted(owner)
     over.set()
     await working
     assert await _left(log, owner, user_id) == 0

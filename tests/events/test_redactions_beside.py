@@ -1,4 +1,4 @@
-"""Refusals are carried out while events are stored, folded and held: none is lost, nothing refused stays."""
+"""Redactions run during ingest, projection and deletion: no event is lost, and no redacted attribute stays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from activities.redaction import Refusals
+from activities.redaction import Redactions
 from models.rules.sharding import shard_of
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -24,7 +24,7 @@ SENDERS = 4
 
 
 def _bought(number: int) -> dict[str, Any]:
-    """A purchase somewhere in the last two months."""
+    """A purchase at some time in the last two months."""
     when = moment(days=number * 7 % 60, seconds=number)
     return {**purchase(f"e-{number}", order_id=f"o-{number}"), "location": {"city": "Berlin"}, "timestamp": when}
 
@@ -47,18 +47,18 @@ async def _fold(log: Log, over: asyncio.Event) -> None:
         await asyncio.sleep(0.005)
 
 
-class _Undone(Exception):
-    """A deletion that isn't to be."""
+class _RollBackError(Exception):
+    pass
 
 
-async def _hold(database: Database, over: asyncio.Event) -> None:
-    """Hold events as retention does, in no order that a page knows; none of them goes."""
+async def _lock_events(database: Database, over: asyncio.Event) -> None:
+    """Lock events by deletions that are rolled back, as retention does and in another order than a page."""
     while not over.is_set():
-        with contextlib.suppress(_Undone):
+        with contextlib.suppress(_RollBackError):
             async with database.transaction() as connection:
                 await connection.execute("DELETE FROM events WHERE hashtext(event_id) % 10 = 0")
                 await asyncio.sleep(0.01)
-                raise _Undone
+                raise _RollBackError
         await asyncio.sleep(0.1)
 
 
@@ -72,7 +72,7 @@ async def _prefer(client: httpx.AsyncClient, city: bool | None) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_ingest_folding_and_deletions_beside_it_lose_nothing_and_what_is_refused_goes(
+async def test_redaction_during_ingest_projection_and_deletions_loses_no_event_and_leaves_no_attribute(
     two: list[httpx.AsyncClient],
     database: Database,
     owner: Connection,
@@ -85,9 +85,9 @@ async def test_ingest_folding_and_deletions_beside_it_lose_nothing_and_what_is_r
     numbers, over, stored, deadlocks = itertools.count(), asyncio.Event(), 0, await _deadlocks(owner)
     async with asyncio.TaskGroup() as others:
         for _ in range(2):
-            others.create_task(Refusals(database, cipher).carry_on(lambda: not over.is_set()))
+            others.create_task(Redactions(database, cipher).apply_while(lambda: not over.is_set()))
         others.create_task(_fold(log, over))
-        others.create_task(_hold(database, over))
+        others.create_task(_lock_events(database, over))
         senders = [others.create_task(_send(two[each % 2], numbers, over)) for each in range(SENDERS)]
         for number in range(ROUNDS):
             await asyncio.sleep(0.3)
@@ -106,16 +106,16 @@ async def test_ingest_folding_and_deletions_beside_it_lose_nothing_and_what_is_r
     sent = [event_id for sender in senders for event_id in sender.result()]
     places = await _places(two[0])
     assert sorted(places) == sorted(sent)
-    assert {"city": "Berlin"} in places.values(), "what came after it was allowed again stays"
+    assert {"city": "Berlin"} in places.values(), "events that were stored after it was allowed again keep it"
     assert len(sent) > stored > ROUNDS
     await drain(log.follower(shard_of("u-1")))
     assert (await log.activity("u-1")).total_purchases == len(sent)
-    await asyncio.sleep(1.1)  # what a session has counted is told within a second
+    await asyncio.sleep(1.1)  # a session reports its deadlocks within a second
     assert await _deadlocks(owner) == deadlocks
 
 
 async def _places(client: httpx.AsyncClient) -> dict[str, Any]:
-    """Where each of the person's events happened."""
+    """The location of each of the person's events."""
     found: dict[str, Any] = {}
     cursor = None
     while True:

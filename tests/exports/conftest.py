@@ -1,4 +1,4 @@
-"""The application over a real Postgres, as the tests of the API have it."""
+"""The API over a real Postgres."""
 
 from __future__ import annotations
 

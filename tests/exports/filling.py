@@ -1,4 +1,4 @@
-"""A row of a person's in every table that the data map exports, made from the columns' own declarations."""
+"""Builds one row of a person in every exported table, from the declarations of the columns."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _CLEAR: dict[type, Any] = {
 }
 _FIXED = {"workflow_id": "onboarding", "event_type": "lesson.finish", "purpose": "profiling"}
 PLAIN = "attempts.error_message"
-"""Encrypted as a text, and not as JSON."""
+"""A column that encrypts a text; all others encrypt JSON."""
 
 
 def encrypted_text(table: str, column: str, mark: str) -> str:
-    """The canary that is encrypted in a column."""
+    """The canary that a column encrypts."""
     return f"{mark}-{table}-{column}".replace("_", "-")
 
 
 def clear_text(table: str, column: str, user_id: str) -> str:
-    """What a text in the clear is filled with."""
+    """The value of a column of texts in the clear."""
     if column in ("user_id", "instance_id"):
         return f"{user_id}-i" if column == "instance_id" else user_id
     return _FIXED.get(column, f"clear-{user_id}-{table}-{column}")
 
 
 async def fill(database: Database, owner: Connection, cipher: Cipher, user_id: str, mark: str) -> None:
-    """Fill all of them but the profile's."""
+    """Insert a row into every exported table except `users`."""
     await owner.fetchval("SELECT ensure_events_partition($1)", date(NOW.year, NOW.month, 1))
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, user_id)
@@ -66,20 +66,19 @@ def _row(table: type[SQLModel], name: str, key: DataKey, mark: str) -> dict[str,
     for column in columns_of(table):
         if column.name in personal:
             row[column.name] = _encrypted(name, column.name, personal[column.name].mask, key, mark)
-        elif not _given(column):
+        elif not _is_generated(column):
             kind = column.type.python_type
             row[column.name] = clear_text(name, column.name, key.subject) if kind is str else _CLEAR[kind]
     return row
 
 
-def _given(column: Column[Any]) -> bool:
-    """Whether the database says it."""
+def _is_generated(column: Column[Any]) -> bool:
     return column.server_default is not None or isinstance(column.identity, Identity)
 
 
 def _encrypted(table: str, column: str, kind: Mask | None, key: DataKey, mark: str) -> bytes | None:
     place, text = f"{table}.{column}", encrypted_text(table, column, mark)
-    if kind is None:  # encrypted, and shown to all
+    if kind is None:  # encrypted, and shown to every role
         return key.encrypt_json(place, clear_text(table, column, key.subject))
     if place == PLAIN:
         return key.encrypt(place, text.encode())

@@ -1,4 +1,4 @@
-"""The export of a person: all that the data map names, as each role sees it, and nothing of anybody else."""
+"""An export holds everything that the data map names, as each role may see it, and nothing of other people."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _RENAMED = {
     ("purchase_totals", "last_purchase_at"): ["last_purchase_date"],
     ("events", "body"): _PARTS,
 }
-"""Where a column has another name in the API, or several."""
+"""Columns with another name in the API, or with several."""
 
 
 async def export(client: httpx.AsyncClient, user_id: str = "u-1") -> dict[str, Any]:
-    """An export, and that it is what the API's reference says."""
+    """An export that conforms to its schema."""
     answer = await client.get(f"/users/{user_id}/export")
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
@@ -50,7 +50,7 @@ async def export(client: httpx.AsyncClient, user_id: str = "u-1") -> dict[str, A
 
 @pytest.fixture
 async def people(api: Clients, database: Database, owner: Connection, cipher: Cipher) -> Clients:
-    """Two people with something in every table."""
+    """Two people with a row in every table."""
     for user_id, mark in (("u-1", HERS), ("u-2", HIS)):
         document = {**EVERYTHING, "user_id": user_id, "email": f"{mark}-email@example.com", "name": f"{mark}-name"}
         assert (await api.admin.post("/users", json=document)).status_code == 201
@@ -59,12 +59,12 @@ async def people(api: Clients, database: Database, owner: Connection, cipher: Ci
 
 
 def shown_as(table: str, columns: list[str]) -> set[str]:
-    """What the fields of a table's rows are called."""
+    """The API's names of columns."""
     of_instance = ["workflow_id"] if data_map.WHOSE.get(table) == "instance_id" else []
     return {name for column in columns for name in _RENAMED.get((table, column), [column])} | {*of_instance}
 
 
-async def test_every_table_and_column_that_the_data_map_exports_is_there(people: Clients) -> None:
+async def test_an_export_has_every_table_and_column_of_the_data_map(people: Clients) -> None:
     document = await export(people.admin)
     columns = exported()
     profile, beside = document["profile"], columns.pop("users")
@@ -80,7 +80,7 @@ async def test_every_table_and_column_that_the_data_map_exports_is_there(people:
     assert {name: profile[name] for name in read} == read
 
 
-async def test_an_admin_finds_every_encrypted_value_and_nobody_elses(people: Clients) -> None:
+async def test_an_admin_gets_every_encrypted_value_of_the_person_and_none_of_others(people: Clients) -> None:
     text = (await people.admin.get("/users/u-1/export")).text
     for table in TABLES:
         name = str(table.__tablename__)
@@ -97,7 +97,7 @@ async def test_an_admin_finds_every_encrypted_value_and_nobody_elses(people: Cli
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])
-async def test_who_may_not_see_people_finds_the_shape_and_no_encrypted_text(people: Clients, role: Role) -> None:
+async def test_masked_roles_get_the_same_shape_and_no_personal_text(people: Clients, role: Role) -> None:
     full, masked = await export(people.admin), await export(people.of(role))
     text = str(masked)
     for secret in (HERS, HIS, "1992", "Berlin'", "female"):
@@ -105,13 +105,13 @@ async def test_who_may_not_see_people_finds_the_shape_and_no_encrypted_text(peop
     assert masked["profile"] == (await people.of(role).get("/users/u-1")).json() | {
         name: full["profile"][name] for name in ("version", "closed_at")
     }
-    own = (full.pop("audit_log"), masked.pop("audit_log"))  # the second has the look at the first
+    own = (full.pop("audit_log"), masked.pop("audit_log"))  # the second also holds the row of the first export
     assert len(own[1]) > len(own[0]) > 0
     for table, rows in full.items():
         if isinstance(rows, list):
             assert [set(row) for row in masked[table]] == [set(row) for row in rows]
-    [letter] = masked["dead_letters"]
-    assert letter["error"] == {
+    [dead_letter] = masked["dead_letters"]
+    assert dead_letter["error"] == {
         "error_type": "Refused",
         "error_message": "***",
         "failed_step": "nudge",
@@ -123,7 +123,9 @@ async def test_who_may_not_see_people_finds_the_shape_and_no_encrypted_text(peop
     assert clear_text("instances", "reason", "u-1") == instance["reason"]
 
 
-async def test_values_look_as_they_do_elsewhere(api: Clients, database: Database, cipher: Cipher) -> None:
+async def test_values_are_formatted_as_by_the_other_routes(
+    api: Clients, database: Database, cipher: Cipher
+) -> None:
     log = Log(database, cipher)
     person = await log.person()
     await log.write(bought(person, "29.53"), bought(person, 1000), click(person, "export"))
@@ -135,10 +137,10 @@ async def test_values_look_as_they_do_elsewhere(api: Clients, database: Database
     by_id = sorted(listed, key=lambda each: str(each["event_id"]))
     assert sorted(held, key=lambda each: str(each["event_id"])) == by_id
     timeline = (await api.admin.get(f"/users/{person}/events")).json()["data"]
-    told = {row["event_id"]: row for row in document["events"]}
-    assert len(told) == len(timeline) == 3
+    exported_events = {row["event_id"]: row for row in document["events"]}
+    assert len(exported_events) == len(timeline) == 3
     for each in timeline:
-        assert {name: told[each["event_id"]][name] for name in each} == each
+        assert {name: exported_events[each["event_id"]][name] for name in each} == each
     [total] = document["purchase_totals"]
     assert (total["revenue"], total["purchases"]) == ("1029.53", 2)
     history = (await api.admin.get(f"/users/{person}/consents/history")).json()["data"]
@@ -155,11 +157,11 @@ async def test_many_pages_of_events_are_one_list_in_order_without_repeats(api: C
     held = (await export(api.admin))["events"]
     assert sorted(row["event_id"] for row in held) == [each["event_id"] for each in sent]
     assert sorted(row["event_properties"]["n"] for row in held) == list(range(len(sent)))
-    moments = [(row["timestamp"], row["event_id"]) for row in held]
-    assert moments == sorted(moments)
+    positions = [(row["timestamp"], row["event_id"]) for row in held]
+    assert positions == sorted(positions)
 
 
-async def test_what_is_large_comes_in_small_pages(api: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_rows_are_read_in_small_pages(api: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     await add_user(api.admin)
     await batch(api, *[event(f"e-{n}", event_properties={"text": "x" * (n % 3) * 9000}) for n in range(9)])
     whole = (await export(api.admin))["events"]
@@ -168,7 +170,7 @@ async def test_what_is_large_comes_in_small_pages(api: Clients, monkeypatch: pyt
         assert (await export(api.admin))["events"] == whole
 
 
-async def test_a_last_page_that_is_full_is_followed_by_nothing(api: Clients) -> None:
+async def test_a_full_last_page_is_followed_by_none(api: Clients) -> None:
     await add_user(api.admin)
     await batch(api, *[event(f"e-{number}") for number in range(exports.PAGE)])
     assert len((await export(api.admin))["events"]) == exports.PAGE
@@ -187,7 +189,7 @@ async def test_a_custom_types_declaration_masks_its_events(api: Clients) -> None
     assert rows["e-2"]["location"] is None
 
 
-async def test_a_person_of_whom_nothing_else_is_held(api: Clients) -> None:
+async def test_an_export_of_a_person_without_other_rows(api: Clients) -> None:
     assert (await api.admin.post("/users", json=user("U.1_a:b-2", email="a@example.com"))).status_code == 201
     answer = await api.admin.get("/users/U.1_a:b-2/export")
     assert answer.headers["content-type"] == "application/json"
@@ -198,7 +200,7 @@ async def test_a_person_of_whom_nothing_else_is_held(api: Clients) -> None:
     assert [row["action"] for row in document["audit_log"]] == ["users.create", "users.export"]
 
 
-async def test_who_is_not_there_or_erased_has_no_export(api: Clients, owner: Connection) -> None:
+async def test_an_unknown_or_erased_person_has_no_export(api: Clients, owner: Connection) -> None:
     assert_problem(await api.admin.get("/users/u-1/export"), 404, "user_not_found")
     assert_problem(await api.admin.get("/users/ada@example.com/export"), 404, "user_not_found")
     await add_user(api.admin)
@@ -209,7 +211,7 @@ async def test_who_is_not_there_or_erased_has_no_export(api: Clients, owner: Con
 
 @pytest.fixture
 async def new_table(owner: Connection, monkeypatch: pytest.MonkeyPatch, database: Database) -> AsyncIterator[str]:
-    """A table that somebody has just declared."""
+    """A table that was declared after the others."""
 
     class Remark(SQLModel, table=True):
         __tablename__ = "remarks"
@@ -235,7 +237,7 @@ async def new_table(owner: Connection, monkeypatch: pytest.MonkeyPatch, database
     SQLModel._sa_registry._dispose_cls(Remark)
 
 
-async def test_a_new_table_is_in_every_export_by_itself(
+async def test_a_newly_declared_table_is_in_every_export(
     api: Clients, database: Database, owner: Connection, cipher: Cipher, new_table: str
 ) -> None:
     await add_user(api.admin)
@@ -243,12 +245,12 @@ async def test_a_new_table_is_in_every_export_by_itself(
     row = {"user_id": "u-1", "remark_id": "clear-u-1-remarks-remark_id", "remark": f"{HERS}-remarks-remark"}
     assert (await export(api.admin))[new_table] == [row]
     assert (await export(api.operator))[new_table] == [{**row, "remark": "k" + "*" * (len(row["remark"]) - 1)}]
-    said = await owner.fetchval("SELECT fields FROM audit_log WHERE action = 'users.export' LIMIT 1")
-    assert "remarks.remark" in said
+    fields = await owner.fetchval("SELECT fields FROM audit_log WHERE action = 'users.export' LIMIT 1")
+    assert "remarks.remark" in fields
 
 
-def test_no_column_is_exported_that_could_not_be_shown() -> None:
-    """Bytes in the clear have no form in JSON, and a row needs a place in an order that it keeps."""
+def test_every_exported_column_has_a_form_in_json_and_every_row_a_position() -> None:
+    """Bytes in the clear have no form in JSON. An encrypted column has no lasting order."""
     for table in exports.tables():
         for column in table.columns:
             kind = table.model.__table__.columns[column]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""An export is written while it is read: what a slow reader holds, and what becomes of one that isn't finished."""
+"""Exports are streamed: what a slow reader blocks, and how an unfinished export ends."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.support.processes import PerennialProcess
 
 EVENTS = 2000
 BULK = 20_000
-"""So many events with so many bytes each: more than what sockets take on their way."""
+"""Bytes of each event; all of them together are more than the sockets' buffers hold."""
 
 
 @pytest.fixture
 async def narrow(
     database: Database, api_settings: Settings, tmp_path: Path
 ) -> AsyncIterator[tuple[httpx.AsyncClient, PerennialProcess]]:
-    """An API process that has one connection for all requests."""
+    """An API process with one connection for all requests."""
     settings = api_settings.model_copy(update={"api_port": free_port(), "database_pool_size": 1})
     headers = bearer(await new_key(database, Role.ADMIN))
     async with PerennialProcess("api", settings, tmp_path) as process:
@@ -42,7 +42,7 @@ async def narrow(
 
 @pytest.fixture
 async def long(narrow: tuple[httpx.AsyncClient, PerennialProcess], database: Database, cipher: Cipher) -> str:
-    """Somebody with a long history: one encrypted body, which is bound to the person and not to the row."""
+    """A person with many events, copies of one body: encryption binds it to the person, not to the row."""
     client, _ = narrow
     await add_user(client)
     assert (await client.post("/events", json=event("e-0"))).status_code == 202
@@ -59,10 +59,10 @@ async def long(narrow: tuple[httpx.AsyncClient, PerennialProcess], database: Dat
     return "/users/u-1/export"
 
 
-async def test_a_slow_reader_holds_no_connection_and_gets_no_whole_of_a_part(
+async def test_a_slow_reader_holds_no_connection_and_a_cut_export_is_no_valid_document(
     narrow: tuple[httpx.AsyncClient, PerennialProcess], long: str, owner: Connection
 ) -> None:
-    """It reads a little and stops; the one connection serves others; the key is destroyed; it reads on in vain."""
+    """The reader pauses, the connection serves others, the key is destroyed: the response then breaks off."""
     client, process = narrow
     async with client.stream("GET", long) as slow:
         assert slow.status_code == 200
@@ -80,7 +80,7 @@ async def test_a_slow_reader_holds_no_connection_and_gets_no_whole_of_a_part(
     assert (await client.get(long)).status_code == 410
 
 
-async def test_whoever_hangs_up_leaves_nothing_behind(
+async def test_a_reader_that_disconnects_leaves_nothing_behind(
     narrow: tuple[httpx.AsyncClient, PerennialProcess], long: str
 ) -> None:
     client, process = narrow
@@ -92,20 +92,20 @@ async def test_whoever_hangs_up_leaves_nothing_behind(
     assert "unexpected failure" not in process.log()
 
 
-async def test_the_row_of_the_audit_log_is_committed_before_the_first_byte(
+async def test_the_audit_row_is_committed_before_the_first_byte(
     app: FastAPI, api: Clients, owner: Connection
 ) -> None:
-    """Looked for over another connection at the moment at which the answer begins."""
+    """Another connection selects it when the response begins."""
     await add_user(api.admin)
     found: list[Any] = []
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
-        async def look(message: Any) -> None:
+        async def watch(message: Any) -> None:
             if message["type"] == "http.response.start":
                 found.append(await owner.fetchrow("SELECT * FROM audit_log WHERE request_id = 'r-1'"))
             await send(message)
 
-        await app(scope, receive, look)
+        await app(scope, receive, watch)
 
     headers = {**api.operator.headers, "X-Request-Id": "r-1"}
     async with httpx.AsyncClient(
@@ -126,7 +126,7 @@ async def test_the_row_of_the_audit_log_is_committed_before_the_first_byte(
     assert document["audit_log"][-1]["request_id"] == "r-1", "an export holds its own row"
 
 
-async def test_exports_at_once_share_what_connections_there_are(
+async def test_exports_at_once_share_one_connection(
     narrow: tuple[httpx.AsyncClient, PerennialProcess], long: str
 ) -> None:
     client, _ = narrow

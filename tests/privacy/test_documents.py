@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.personal import Mask
-from models.tables.execution import Attempt, Instance, OutboxMessage, Step
+from models.tables.execution import Attempt, Instance, Message, Step
 from models.tables.projections import Transaction
 from models.vocabulary import Role
 from privacy.masking import closed_words, mask, value_for, without_texts
@@ -77,6 +77,6 @@ def test_each_column_is_masked_as_it_declares(role: Role) -> None:
     assert value_for(role, Instance, "error", "450 ada@example.com is away") == "***"
     assert value_for(role, Attempt, "error_message", None) is None
     assert value_for(role, Step, "result", {"note": "Ada"}) == {"note": "***"}
-    assert value_for(role, OutboxMessage, "recipient", "ada@example.com") == "a**@e******.com"
+    assert value_for(role, Message, "recipient", "ada@example.com") == "a**@e******.com"
     assert value_for(role, Transaction, "order_id", "o-1") == "o-1"
     assert value_for(Role.ADMIN, Instance, "error", "as it is") == "as it is"

@@ -1,4 +1,4 @@
-"""The application over a real Postgres, as the tests of the API have it, and no months that others left."""
+"""The API over a real Postgres, and no expired partitions of other tests."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from store.connection import Connection
 from tests.api.conftest import api, api_settings, app, limiter, no_temporal, resources
-from tests.retention.filling import boundary, standings
+from tests.retention.filling import boundary, partition_states
 
 __all__ = ["api", "api_settings", "app", "limiter", "no_temporal", "resources"]
 
 
 @pytest.fixture(autouse=True)
-async def no_old_months(owner: Connection) -> None:
-    """Drop months that are past 365 days: each would be waited for before the one that a test looks at."""
-    for name in await standings(owner):
+async def no_old_partitions(owner: Connection) -> None:
+    """Drop partitions older than 365 days: a purge would drop each of them before the test's own."""
+    for name in await partition_states(owner):
         if name < f"events_{boundary():%Y_%m}":
             await owner.execute(f"DROP TABLE {name}")

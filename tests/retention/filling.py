@@ -1,4 +1,4 @@
-"""Events of past months, many at once, as ingest would have stored them; and what the retention told of them."""
+"""Many events of past months, stored as by ingest; and the records of retention runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from activities.expired_events import ExpiredEvents
-from activities.expired_months import owner_database
-from activities.purging import Purging
+from activities.partitions import owner_database
+from activities.retention import EventPurge, Purge
 from models.rules.retention import EVENTS
 from models.rules.sharding import SHARDS
 from models.temporal.projection import PROJECTOR
@@ -19,17 +18,17 @@ from store.connection import Connection
 from store.retention import periods
 
 WHOLE = datetime(2025, 3, 1, tzinfo=UTC)
-"""The begin of a month that is past 365 days as a whole."""
+"""The beginning of a month that is older than 365 days as a whole."""
 RUN = "a-run"
 
 
 def boundary(days: int = 365) -> datetime:
-    """So many days ago."""
+    """The time that many days ago."""
     return datetime.now(UTC) - timedelta(days=days)
 
 
 async def fill(owner: Connection, prefix: str, begins: datetime, ends: datetime, count: int) -> None:
-    """Store events at even distances between two times of one month, with ids and sessions, in one transaction."""
+    """Store events evenly between two times of one month, with ids and sessions, in one transaction."""
     await owner.fetchval("SELECT ensure_events_partition($1)", begins.date())
     async with owner.transaction():
         await owner.execute(
@@ -50,8 +49,8 @@ async def fill(owner: Connection, prefix: str, begins: datetime, ends: datetime,
         )
 
 
-async def read_by_the_projector(connection: Connection) -> None:
-    """Put the projector's cursors behind everything that is stored now."""
+async def mark_projected(connection: Connection) -> None:
+    """Move the projector's cursors past all present events."""
     await connection.execute(
         f"""INSERT INTO log_cursors (consumer, shard, generation, xid, sequence)
             SELECT '{PROJECTOR}', shard, 1, pg_current_xact_id(), 0
@@ -60,49 +59,49 @@ async def read_by_the_projector(connection: Connection) -> None:
     )
 
 
-async def sweeping(database: Database, data_type: str = EVENTS, run_id: str = RUN) -> Purging:
-    """A sweep of a type of data that begins now."""
+async def begin_purge(database: Database, data_type: str = EVENTS, run_id: str = RUN) -> Purge:
+    """A purge of a data type that begins now."""
     async with database.connection() as connection:
         older_than = (await periods.find(connection, data_type)).older_than(datetime.now(UTC))
     assert older_than is not None
-    return Purging(database, run_id, data_type, older_than)
+    return Purge(database, run_id, data_type, older_than)
 
 
 @asynccontextmanager
-async def with_owner(database: Database, owner_url: str) -> AsyncIterator[ExpiredEvents]:
-    """What removes events, with the owner's connection."""
+async def with_owner(database: Database, owner_url: str) -> AsyncIterator[EventPurge]:
+    """An event purge with the owner's connection."""
     connections = owner_database(owner_url)
     await connections.open()
     try:
-        yield ExpiredEvents(database, connections)
+        yield EventPurge(database, connections)
     finally:
         await connections.close()
 
 
 async def audited(connection: Connection, data_type: str = EVENTS) -> Counter[tuple[str, str]]:
-    """How many rows the audit log says have gone, by part and how."""
+    """The number of deleted rows in the audit log, by part and action."""
     rows = await connection.fetch(
         """SELECT details->>'part' AS part, details->>'how' AS how, (details->>'rows')::bigint AS rows
              FROM audit_log
             WHERE action = 'retention.delete' AND actor = 'system:retention' AND details->>'data_type' = $1""",
         data_type,
     )
-    told: Counter[tuple[str, str]] = Counter()
+    found: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        told[row["part"], row["how"]] += row["rows"]
-    return told
+        found[row["part"], row["how"]] += row["rows"]
+    return found
 
 
 async def results(connection: Connection) -> dict[tuple[str, str], int]:
-    """What the runs have noted, by part and action; without months that had no events, which other tests left."""
+    """The recorded results by part and action, without the empty partitions of other tests."""
     rows = await connection.fetch(
         "SELECT part, action, sum(rows) AS rows FROM retention_results WHERE rows > 0 GROUP BY 1, 2"
     )
     return {(row["part"], row["action"]): int(row["rows"]) for row in rows}
 
 
-async def standings(connection: Connection) -> dict[str, Any]:
-    """The tables of months, each with whether it is leaving; None for one that isn't attached."""
+async def partition_states(connection: Connection) -> dict[str, Any]:
+    """By partition, whether it is detaching; None for one that is detached."""
     rows = await connection.fetch(
         r"""SELECT c.relname, i.inhdetachpending FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
              WHERE c.relkind = 'r' AND c.relname ~ '^events_\d{4}_\d\d$'"""
@@ -111,5 +110,4 @@ async def standings(connection: Connection) -> dict[str, Any]:
 
 
 async def count(connection: Connection, table: str, condition: str = "true", *values: Any) -> int:
-    """Rows of a table."""
     return int(await connection.fetchval(f"SELECT count(*) FROM {table} WHERE {condition}", *values))

@@ -1,4 +1,4 @@
-"""The periods in the API, and what a run would do."""
+"""Retention periods over HTTP, and dry runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from models.rules.retention import DATA_TYPES
 from models.vocabulary import Role
 from store.connection import Connection
 from tests.api.conftest import NOWHERE
-from tests.retention.filling import WHOLE, count, fill, read_by_the_projector
+from tests.retention.filling import WHOLE, count, fill, mark_projected
 from tests.support.builders import user
 from tests.support.http import Clients, assert_problem, field_errors
 
@@ -25,7 +25,7 @@ DEFAULTS = {
 }
 
 
-async def test_every_type_of_data_has_its_default(api: Clients) -> None:
+async def test_every_data_type_has_its_default(api: Clients) -> None:
     listed = (await api.admin.get("/retention")).json()["data"]
     assert {each["data_type"]: each["days"] for each in listed} == DEFAULTS
     for name, days in DEFAULTS.items():
@@ -45,7 +45,7 @@ async def test_a_period_is_set_and_the_change_is_audited(api: Clients, owner: Co
     assert '"days_before": 365' in row["details"]
 
 
-async def test_only_what_goes_with_the_account_may_have_no_period(api: Clients) -> None:
+async def test_only_data_that_is_deleted_with_the_account_may_have_no_period(api: Clients) -> None:
     for name, declared in DATA_TYPES.items():
         answer = await api.admin.put(f"/retention/{name}", json={"days": None})
         if declared.unlimited:
@@ -55,14 +55,14 @@ async def test_only_what_goes_with_the_account_may_have_no_period(api: Clients) 
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-async def test_an_unknown_type_of_data_is_not_found(api: Clients, method: str) -> None:
+async def test_an_unknown_data_type_is_not_found(api: Clients, method: str) -> None:
     body = {"days": 3} if method == "PUT" else None
     assert_problem(await api.admin.request(method, "/retention/webhooks", json=body), 404, "data_type_not_found")
     assert_problem(await api.admin.get("/retention/runs/none"), 404, "retention_run_not_found")
 
 
 @pytest.mark.parametrize("body", [{"days": 0}, {"days": 3651}, {"days": "3"}, {"days": 1.5}, {}, {"day": 3}])
-async def test_a_bad_period_is_refused(api: Clients, body: dict[str, object]) -> None:
+async def test_an_invalid_period_is_rejected(api: Clients, body: dict[str, object]) -> None:
     assert (await api.admin.put("/retention/audit", json=body)).status_code == 422
 
 
@@ -77,7 +77,7 @@ async def test_only_an_admin_sees_and_sets_periods(api: Clients, role: Role) -> 
 
 async def test_a_dry_run_counts_and_deletes_nothing(api: Clients, owner: Connection) -> None:
     await fill(owner, "old-", WHOLE, WHOLE.replace(day=20), 150)
-    await read_by_the_projector(owner)
+    await mark_projected(owner)
     await api.admin.post("/users", json=user("u-closed", account_status="closed"))
     await api.admin.post("/users", json=user("u-open"))
     await owner.execute("UPDATE users SET closed_at = closed_at - interval '31 days'")
@@ -108,13 +108,13 @@ async def test_a_dry_run_of_some_types_counts_those(api: Clients) -> None:
     assert [each["data_type"] for each in answer.json()["data"]] == ["events", "audit"]
 
 
-async def test_an_unknown_type_in_a_run_is_pointed_at(api: Clients) -> None:
+async def test_an_unknown_data_type_in_a_run_is_a_422_with_its_pointer(api: Clients) -> None:
     for dry_run in (True, False):
         answer = await api.admin.post("/retention/run", json={"dry_run": dry_run, "data_types": ["events", 7]})
         assert field_errors(answer) == {("/data_types/1", "unknown_data_type")}
 
 
-async def test_a_closed_account_counts_from_its_closing_not_from_its_last_change(
+async def test_the_period_of_a_closed_account_begins_at_its_closure_not_at_its_last_change(
     api: Clients, owner: Connection
 ) -> None:
     await api.admin.post("/users", json=user("u-1"))
@@ -129,6 +129,6 @@ async def test_a_closed_account_counts_from_its_closing_not_from_its_last_change
 
 
 async def test_without_temporal_no_run_is_started(api: Clients, owner: Connection) -> None:
-    assert NOWHERE  # where this application's Temporal is
+    assert NOWHERE  # the address of this application's Temporal
     assert_problem(await api.admin.post("/retention/run", json={}), 503, "temporal_unavailable")
     assert await count(owner, "retention_runs") == 0

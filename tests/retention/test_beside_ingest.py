@@ -1,4 +1,4 @@
-"""The retention beside ingest and the projector: nobody waits for it, and nobody gets a 5xx by it."""
+"""Retention during ingest and projection: no request waits for it or gets a 5xx."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from store.retention import periods
 from tests.retention.filling import (
     WHOLE,
     audited,
+    begin_purge,
     count,
     fill,
-    read_by_the_projector,
-    standings,
-    sweeping,
+    mark_projected,
+    partition_states,
     with_owner,
 )
 from tests.support.events import add_user, event
@@ -35,7 +35,7 @@ from tests.support.http import Clients, assert_problem, bearer, new_key
 from tests.support.log import Log
 from tests.support.processes import PerennialProcess
 
-MONTH = f"events_{WHOLE:%Y_%m}"
+PARTITION = f"events_{WHOLE:%Y_%m}"
 ROWS = 10_000
 
 
@@ -73,7 +73,7 @@ async def other(
         )
 
 
-async def test_ingest_and_projector_go_on_while_a_month_is_detached_and_dropped(
+async def test_ingest_and_projector_continue_while_a_partition_is_detached_and_dropped(
     other: httpx.AsyncClient,
     database: Database,
     owner: Connection,
@@ -82,7 +82,7 @@ async def test_ingest_and_projector_go_on_while_a_month_is_detached_and_dropped(
 ) -> None:
     await add_user(other)
     await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), ROWS)
-    await read_by_the_projector(owner)
+    await mark_projected(owner)
     sent = 0
 
     async def send() -> None:
@@ -94,17 +94,17 @@ async def test_ingest_and_projector_go_on_while_a_month_is_detached_and_dropped(
     async def projected() -> bool:
         return (await log.activity("u-1")).session_count == sent
 
-    async with with_owner(database, postgres.owner_url) as expired:
+    async with with_owner(database, postgres.owner_url) as events:
         async with database.connection() as connection, connection.transaction():
-            assert await count(connection, "events") == ROWS  # holds the DETACH up, as a dump would
-            removing = asyncio.create_task(expired.remove(await sweeping(database)))
+            assert await count(connection, "events") == ROWS  # DETACH waits for this transaction, as for a dump
+            removing = asyncio.create_task(events.run(await begin_purge(database)))
             async with asyncio.timeout(30):
-                while (await standings(owner))[MONTH] is not True:
+                while (await partition_states(owner))[PARTITION] is not True:
                     await asyncio.sleep(0.01)
                 await send()
                 while not await projected():  # the horizon isn't held back
                     await asyncio.sleep(0.01)
-            assert (await standings(owner))[MONTH] is True
+            assert (await partition_states(owner))[PARTITION] is True
         while not removing.done():
             await send()
         await removing
@@ -112,10 +112,10 @@ async def test_ingest_and_projector_go_on_while_a_month_is_detached_and_dropped(
         while not await projected():
             await asyncio.sleep(0.01)
     assert await count(owner, "events") == await count(owner, "event_ids") == sent
-    assert (await audited(owner))[MONTH, "dropped"] == ROWS
+    assert (await audited(owner))[PARTITION, "dropped"] == ROWS
 
 
-async def test_an_event_whose_month_went_under_a_shorter_period_is_expired(
+async def test_an_event_whose_partition_was_dropped_under_a_shorter_period_is_expired(
     api: Clients,
     database: Database,
     owner: Connection,
@@ -125,12 +125,12 @@ async def test_an_event_whose_month_went_under_a_shorter_period_is_expired(
     await add_user(api.admin)
     await api.admin.put("/retention/events", json={"days": 3650})
     old = event(timestamp=WHOLE.isoformat())
-    assert (await api.admin.post("/events", json=old)).status_code == 202  # this process knows the month
-    await read_by_the_projector(owner)
+    assert (await api.admin.post("/events", json=old)).status_code == 202  # this process has seen the partition
+    await mark_projected(owner)
     await api.admin.put("/retention/events", json={"days": 365})
-    async with with_owner(database, postgres.owner_url) as expired:
-        await expired.remove(await sweeping(database))
-    assert MONTH not in await standings(owner)
+    async with with_owner(database, postgres.owner_url) as events:
+        await events.run(await begin_purge(database))
+    assert PARTITION not in await partition_states(owner)
     today = periods.days_of
     asked = 0
 
@@ -146,19 +146,19 @@ async def test_an_event_whose_month_went_under_a_shorter_period_is_expired(
     assert asked == 2
 
 
-async def test_an_event_of_a_month_that_is_leaving_is_told_to_come_again(
+async def test_an_event_of_a_detaching_partition_is_a_503_with_retry_after(
     api: Clients, database: Database, owner: Connection, postgres: EmbeddedPostgres
 ) -> None:
     await add_user(api.admin)
     await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), 100)
-    await read_by_the_projector(owner)
-    await owner.execute(f"ALTER TABLE events DETACH PARTITION {MONTH} CONCURRENTLY")
+    await mark_projected(owner)
+    await owner.execute(f"ALTER TABLE events DETACH PARTITION {PARTITION} CONCURRENTLY")
     await api.admin.put("/retention/events", json={"days": 3650})
     old = event(timestamp=WHOLE.isoformat())
     answer = await api.admin.post("/events", json=old)
     assert_problem(answer, 503, "month_on_its_way_out")
     assert answer.headers["retry-after"]
-    async with with_owner(database, postgres.owner_url) as expired:
-        await expired.remove(await sweeping(database))
+    async with with_owner(database, postgres.owner_url) as events:
+        await events.run(await begin_purge(database))
     assert (await api.admin.post("/events", json=old)).status_code == 202
     assert await count(owner, "events") == 101

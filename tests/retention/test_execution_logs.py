@@ -1,4 +1,4 @@
-"""Execution logs past their period: rows here, and all of Temporal's histories of them."""
+"""Expired execution logs: their rows, and all of Temporal's histories of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 from activities.retention import Retention, schedule_retention
 from models.rules.retention import EXECUTION_LOGS, IDEMPOTENCY_ANSWERS, MESSAGES
 from models.temporal.identity import temporal_workflow_id
-from models.temporal.retention import RETENTION_SCHEDULE_ID, Sweep
+from models.temporal.retention import RETENTION_SCHEDULE_ID, PurgeRequest
 from models.vocabulary import InstanceStatus
 from runtime.database import Database
 from runtime.settings import Settings
@@ -33,14 +33,14 @@ SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 
 
 @pytest.fixture
-async def enforced(database: Database, temporal: Client) -> Retention:
+async def retention(database: Database, temporal: Client) -> Retention:
     async with database.transaction() as connection:
         await runs.begin(connection, RUN, "a-test", [EXECUTION_LOGS])
     return Retention(database, None, temporal)
 
 
-async def sweep(enforced: Retention, data_type: str = EXECUTION_LOGS) -> None:
-    await ActivityEnvironment().run(enforced.sweep, Sweep(run_id=RUN, data_type=data_type))
+async def purge(retention: Retention, data_type: str = EXECUTION_LOGS) -> None:
+    await ActivityEnvironment().run(retention.purge, PurgeRequest(run_id=RUN, data_type=data_type))
 
 
 async def age(owner: Connection, run: Run, days: int) -> None:
@@ -64,7 +64,7 @@ async def is_known(temporal: Client, workflow_id: str, run_id: str) -> bool:
 
 
 async def reset(temporal: Client, workflow_id: str, run_id: str) -> None:
-    """Let an instance run again from its beginning, which leaves it with one more history."""
+    """Reset an instance to its beginning, which gives it one more history."""
     await temporal.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
             namespace=temporal.namespace,
@@ -76,8 +76,8 @@ async def reset(temporal: Client, workflow_id: str, run_id: str) -> None:
     )
 
 
-async def test_an_expired_instance_goes_with_the_histories_of_all_its_runs(
-    runs: Runs, temporal: Client, owner: Connection, customer: Customer, enforced: Retention
+async def test_an_expired_instance_is_deleted_with_the_histories_of_all_its_runs(
+    runs: Runs, temporal: Client, owner: Connection, customer: Customer, retention: Retention
 ) -> None:
     old, young = [await runs.start(customer.user_id, parameters=SHORT) for _ in range(2)]
     for run in (old, young):
@@ -94,32 +94,32 @@ async def test_an_expired_instance_goes_with_the_histories_of_all_its_runs(
     await age(owner, old, 91)
     await age(owner, young, 89)
     steps = await count(owner, "steps", "instance_id = $1", old.instance_id)
-    await sweep(enforced)
+    await purge(retention)
     assert [await is_known(temporal, workflow_id, each) for each in known] == [False, False]
     for table in ("instances", "steps", "attempts"):
         assert await count(owner, table, "instance_id = $1", old.instance_id) == 0
         assert await count(owner, table, "instance_id = $1", young.instance_id) > 0
     assert (await young.handle.describe()).status is WorkflowExecutionStatus.COMPLETED
-    told = await audited(owner, EXECUTION_LOGS)
-    assert (told["instances", "deleted"], told["steps", "deleted"]) == (1, steps)
-    assert told["temporal_histories", "deleted"] == 2
+    found = await audited(owner, EXECUTION_LOGS)
+    assert (found["instances", "deleted"], found["steps", "deleted"]) == (1, steps)
+    assert found["temporal_histories", "deleted"] == 2
 
 
 async def test_an_instance_that_temporal_still_runs_stays(
-    runs: Runs, temporal: Client, owner: Connection, customer: Customer, enforced: Retention
+    runs: Runs, temporal: Client, owner: Connection, customer: Customer, retention: Retention
 ) -> None:
     run = await runs.start(customer.user_id, still=True)
     await runs.until(run, "wait_for_first_activity")
     await owner.execute("UPDATE instances SET status = 'failed', end_time = now() - interval '100 days'")
-    await sweep(enforced)
+    await purge(retention)
     assert await count(owner, "instances") == 1
     assert await results(owner) == {("instances", "held"): 1}
     assert (await run.handle.describe()).status is WorkflowExecutionStatus.RUNNING
     await run.handle.cancel()
 
 
-async def test_rows_whose_histories_are_gone_already_go_too(
-    owner: Connection, enforced: Retention, customer: Customer
+async def test_rows_without_histories_are_deleted_too(
+    owner: Connection, retention: Retention, customer: Customer
 ) -> None:
     await owner.execute(
         """INSERT INTO instances (instance_id, workflow_id, user_id, status, max_attempts, started_by, end_time)
@@ -128,13 +128,13 @@ async def test_rows_whose_histories_are_gone_already_go_too(
         customer.user_id,
         InstanceStatus.COMPLETED.value,
     )
-    await sweep(enforced)
+    await purge(retention)
     assert await count(owner, "instances") == 0
     assert await audited(owner, EXECUTION_LOGS) == {("instances", "deleted"): 120}
 
 
-async def test_dead_letters_and_callbacks_go_with_their_instances_and_windows_of_triggers_stay(
-    owner: Connection, enforced: Retention, customer: Customer
+async def test_dead_letters_and_callbacks_are_deleted_with_their_instances_and_trigger_windows_stay(
+    owner: Connection, retention: Retention, customer: Customer
 ) -> None:
     for instance_id, days in (("i-old", 91), ("i-young", 89)):
         await owner.execute(
@@ -163,17 +163,17 @@ async def test_dead_letters_and_callbacks_go_with_their_instances_and_windows_of
             instance_id,
             customer.user_id,
         )
-    await sweep(enforced)
+    await purge(retention)
     for table, rows in (("dead_letters", 2), ("callbacks", 1)):
         assert await count(owner, table, "instance_id = 'i-old'") == 0
         assert await count(owner, table, "instance_id = 'i-young'") == rows
     assert await count(owner, "trigger_windows") == 2
-    told = await audited(owner, EXECUTION_LOGS)
-    assert (told["dead_letters", "deleted"], told["callbacks", "deleted"]) == (2, 1)
+    found = await audited(owner, EXECUTION_LOGS)
+    assert (found["dead_letters", "deleted"], found["callbacks", "deleted"]) == (2, 1)
 
 
-async def test_messages_go_but_not_those_of_running_instances(
-    owner: Connection, enforced: Retention, customer: Customer
+async def test_messages_are_deleted_except_those_of_running_instances(
+    owner: Connection, retention: Retention, customer: Customer
 ) -> None:
     await owner.execute(
         """INSERT INTO instances (instance_id, workflow_id, user_id, status, max_attempts, started_by, end_time)
@@ -192,15 +192,15 @@ async def test_messages_go_but_not_those_of_running_instances(
         """INSERT INTO idempotent_answers (key_id, idempotency_key, fingerprint, created_at)
            VALUES ('k', 'young', '', now()), ('k', 'old', '', now() - interval '25 hours')"""
     )
-    await sweep(enforced, MESSAGES)
-    await sweep(enforced, IDEMPOTENCY_ANSWERS)
+    await purge(retention, MESSAGES)
+    await purge(retention, IDEMPOTENCY_ANSWERS)
     left = {row[0] for row in await owner.fetch("SELECT message_id FROM messages")}
     assert left == {"runs364", "runs366", "ended364", "gone364"}
     assert await owner.fetchval("SELECT idempotency_key FROM idempotent_answers") == "young"
     assert await audited(owner, MESSAGES) == {("messages", "deleted"): 2}
 
 
-async def test_a_run_is_asked_for_followed_and_listed(
+async def test_a_run_is_requested_followed_and_listed(
     api: Clients, working: None, temporal: Client, owner: Connection
 ) -> None:
     await owner.execute(
@@ -233,7 +233,7 @@ async def test_temporal_keeps_histories_as_long_as_execution_logs_are_kept(api: 
         assert await days() == wanted
 
 
-async def test_the_schedule_enforces_it_every_day(
+async def test_the_schedule_runs_every_day(
     skipping: WorkflowEnvironment, runs: Runs, owner: Connection, worker_settings: Settings
 ) -> None:
     for _ in range(2):  # the second finds it there

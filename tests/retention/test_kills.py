@@ -1,4 +1,4 @@
-"""`kill -9` of the worker at each point that the docstrings argue about: the next one ends it, counts exact."""
+"""`kill -9` of the worker at each point that the docstrings argue about: the next one finishes, counts exact."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tests.retention.filling import (
     audited,
     count,
     fill,
-    read_by_the_projector,
+    mark_projected,
+    partition_states,
     results,
-    standings,
 )
 from tests.support.processes import PerennialProcess
 
 pytestmark = pytest.mark.slow
 
-MONTH = f"events_{WHOLE:%Y_%m}"
+PARTITION = f"events_{WHOLE:%Y_%m}"
 ROWS = 20_000
 
 
 class Stage:
-    """A worker process that can be killed, and a run for it."""
+    """A worker process to kill, and a run for it."""
 
     def __init__(self, settings: Settings, directory: Path, temporal: Client, owner: Connection) -> None:
         self.settings = settings
@@ -47,8 +47,8 @@ class Stage:
         self.worker = PerennialProcess("worker", settings, directory)
 
     @asynccontextmanager
-    async def another(self) -> AsyncIterator[Connection]:
-        """A connection of the owner's for one transaction that stands in the way."""
+    async def blocking(self) -> AsyncIterator[Connection]:
+        """A transaction of the owner's whose locks block the worker."""
         connection = await asyncpg.connect(self.settings.migration_database_url)
         async with connection.transaction():
             yield connection
@@ -74,7 +74,7 @@ class Stage:
         await self.worker.wait()
 
     async def finish(self, run: WorkflowHandle[object, RetentionOutcome]) -> None:
-        """Let another worker finish the run, and check that all is gone and told once."""
+        """Let another worker finish the run, and check that all rows are deleted."""
         await self.worker.start()
         async with asyncio.timeout(60):
             assert (await run.result()).failed == []
@@ -101,59 +101,59 @@ async def stage(
     with skipping.with_time_skipping_disabled():
         stage = Stage(settings, tmp_path, skipping.client, owner)
         await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), ROWS)
-        await read_by_the_projector(owner)
+        await mark_projected(owner)
         yield stage
         await stage.worker.end()
 
 
-async def test_a_worker_that_dies_while_a_month_is_leaving(stage: Stage) -> None:
-    async with stage.another() as dump:
+async def test_a_worker_that_dies_while_a_partition_is_detaching(stage: Stage) -> None:
+    async with stage.blocking() as dump:
         assert await count(dump, "events") == ROWS
         await stage.worker.start()
         run = await stage.start()
 
-        async def leaving() -> bool:
-            return (await standings(stage.owner))[MONTH] is True
+        async def detaching() -> bool:
+            return (await partition_states(stage.owner))[PARTITION] is True
 
-        await stage.until(leaving)
+        await stage.until(detaching)
         await stage.die()
     await stage.finish(run)
-    told = {(MONTH, "dropped"): ROWS, ("event_ids", "deleted"): ROWS, ("sessions", "deleted"): ROWS}
-    assert await audited(stage.owner) == await results(stage.owner) == told
+    expected = {(PARTITION, "dropped"): ROWS, ("event_ids", "deleted"): ROWS, ("sessions", "deleted"): ROWS}
+    assert await audited(stage.owner) == await results(stage.owner) == expected
 
 
 async def test_a_worker_that_dies_between_the_drop_and_its_audit_row(stage: Stage) -> None:
-    async with stage.another() as reader:
+    async with stage.blocking() as reader:
         await reader.execute("LOCK TABLE audit_log IN SHARE ROW EXCLUSIVE MODE")
         await stage.worker.start()
         run = await stage.start()
 
-        async def telling() -> object:
+        async def waits_for_the_audit_log() -> object:
             return await stage.owner.fetchval(
                 "SELECT true FROM pg_locks WHERE relation = 'audit_log'::regclass AND NOT granted"
             )
 
-        await stage.until(telling)
+        await stage.until(waits_for_the_audit_log)
         await stage.die()
-        assert (await standings(stage.owner))[MONTH] is None
+        assert (await partition_states(stage.owner))[PARTITION] is None
     assert await audited(stage.owner) == {}
     await stage.finish(run)
-    assert (await audited(stage.owner))[MONTH, "dropped"] == ROWS
+    assert (await audited(stage.owner))[PARTITION, "dropped"] == ROWS
 
 
-async def test_a_worker_that_dies_between_a_month_and_its_ids(stage: Stage) -> None:
+async def test_a_worker_that_dies_between_a_partition_and_its_ids(stage: Stage) -> None:
     await stage.worker.start()
     run = await stage.start()
 
     async def dropped() -> bool:
-        return MONTH not in await standings(stage.owner)
+        return PARTITION not in await partition_states(stage.owner)
 
     await stage.until(dropped)
     await stage.die()
     assert await count(stage.owner, "event_ids") > 0
     await stage.finish(run)
-    told = {(MONTH, "dropped"): ROWS, ("event_ids", "deleted"): ROWS, ("sessions", "deleted"): ROWS}
-    assert await audited(stage.owner) == told
+    expected = {(PARTITION, "dropped"): ROWS, ("event_ids", "deleted"): ROWS, ("sessions", "deleted"): ROWS}
+    assert await audited(stage.owner) == expected
 
 
 async def test_a_worker_without_the_owners_connection_that_dies_between_batches(
@@ -171,8 +171,8 @@ async def test_a_worker_without_the_owners_connection_that_dies_between_batches(
     await stage.die()
     left = await count(stage.owner, "events")
     assert 0 < left == await count(stage.owner, "event_ids")
-    gone = ROWS - left
-    assert await audited(stage.owner) == {(MONTH, "deleted"): gone, ("event_ids", "deleted"): gone}
+    deleted = ROWS - left
+    assert await audited(stage.owner) == {(PARTITION, "deleted"): deleted, ("event_ids", "deleted"): deleted}
     await stage.finish(run)
-    assert (await audited(stage.owner))[MONTH, "deleted"] == ROWS
+    assert (await audited(stage.owner))[PARTITION, "deleted"] == ROWS
     assert await stage.owner.fetchval("SELECT count(DISTINCT xid) FROM audit_log") > 2

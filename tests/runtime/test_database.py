@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from activities.expired_months import ExpiredMonths, owner_database
+from activities.partitions import PartitionDropper, owner_database
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.wake_ups import WakeUps
@@ -50,7 +50,7 @@ async def test_a_connection_that_has_held_the_lock_of_the_partitions_does_not_re
     owner = owner_database(postgres.owner_url)
     await owner.open()
     try:
-        async with ExpiredMonths(owner)._turn() as connection:
+        async with PartitionDropper(owner)._locked() as connection:
             pid = connection.get_server_pid()
         await _until(database, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
     finally:

@@ -7,6 +7,7 @@ import sys
 
 import asyncpg
 import pytest
+from alembic import command
 
 from models.tables.registry import TABLES
 from runtime import migrate
@@ -41,22 +42,48 @@ async def test_migrators_at_once_take_turns_and_a_second_run_changes_nothing() -
             await owner.close()
 
 
-async def test_who_had_refused_something_before_there_was_a_list_is_on_it() -> None:
+async def test_a_downgrade_removes_everything_and_the_schema_can_be_made_again() -> None:
     async with scratch_postgres() as server:
-        await asyncio.to_thread(migrate.upgrade, settings_of(server), "0010")
+        settings = settings_of(server)
+        await asyncio.to_thread(migrate.upgrade, settings)
+        await asyncio.to_thread(command.downgrade, migrate._config(settings), "base")
         owner = await asyncpg.connect(server.owner_url)
         try:
-            await owner.execute(
-                """INSERT INTO users (user_id, email, email_index, name, signup_date, account_status,
-                                      lifecycle_stage, lifecycle_stage_pinned, privacy_preferences)
-                   SELECT id, '', '', '', now(), 'active', 'active', false, said::jsonb
-                     FROM (VALUES ('u-1', '{"city": true}'), ('u-2', '{"city": true, "age": false}'),
-                                  ('u-3', '{}')) AS people (id, said)"""
+            left = await owner.fetch(
+                """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+                   UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"""
             )
-            await asyncio.to_thread(migrate.upgrade, settings_of(server))
-            assert await owner.fetchval("SELECT array_agg(user_id) FROM redactions") == ["u-2"]
+            assert {row[0] for row in left} == {"alembic_version", "alembic_version_pkc"}
         finally:
             await owner.close()
+        await asyncio.to_thread(migrate.upgrade, settings)
+        await asyncio.to_thread(migrate.check, settings)
+
+
+async def test_the_schema_has_what_no_comparison_with_the_tables_sees(database: Database) -> None:
+    async with database.connection() as connection:
+        storage = "SELECT attstorage FROM pg_attribute WHERE attrelid = 'events'::regclass AND attname = 'body'"
+        assert await connection.fetchval(storage) == b"e"  # EXTERNAL: ciphertext doesn't compress
+        limiter = await connection.fetchrow(
+            "SELECT relpersistence, reloptions FROM pg_class WHERE oid = 'rate_windows'::regclass"
+        )
+        assert limiter is not None
+        assert (limiter["relpersistence"], limiter["reloptions"]) == (b"u", ["fillfactor=50"])
+        assert (
+            await connection.fetchval(
+                "SELECT seqcache FROM pg_sequence WHERE seqrelid = 'events_sequence'::regclass"
+            )
+            == 100
+        )
+        functions = await connection.fetch(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef"
+        )
+        assert {row[0] for row in functions} == {"ensure_events_partition", "expire_audit_hour"}
+        columns = await connection.fetch(
+            """SELECT attname FROM pg_attribute
+                WHERE attrelid = 'audit_log'::regclass AND attnum > 0 ORDER BY attnum"""
+        )
+        assert [row[0] for row in columns][:3] == ["audit_id", "xid", "occurred_at"]  # the id before the clock
 
 
 async def _migrate_in_a_process(settings: Settings) -> int:

@@ -1,30 +1,28 @@
-"""Carrying refusals out without Temporal around it."""
+"""Redactions without Temporal."""
 
 from __future__ import annotations
 
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.events import redactions
-from store.events.redactions import Refusal
+from store.events.redactions import PendingRedaction
 
 
-async def listed(database: Database) -> list[Refusal]:
-    """Who is on the list, and due."""
+async def due(database: Database) -> list[PendingRedaction]:
     async with database.connection() as connection:
         return await redactions.due(connection, 100)
 
 
-async def take_page(database: Database, cipher: Cipher, refusal: Refusal) -> None:
-    """Take one page, in a transaction of its own."""
+async def redact_page(database: Database, cipher: Cipher, pending: PendingRedaction) -> None:
     async with database.transaction() as connection:
-        await redactions.take_page(connection, cipher, refusal)
+        await redactions.redact_page(connection, cipher, pending)
 
 
-async def carry_out(database: Database, cipher: Cipher) -> int:
-    """Take pages until nobody is on the list; how many."""
+async def redact_all(database: Database, cipher: Cipher) -> int:
+    """Redact pages until nothing is due; return their number."""
     pages = 0
-    while found := await listed(database):
-        for refusal in found:
-            await take_page(database, cipher, refusal)
+    while found := await due(database):
+        for pending in found:
+            await redact_page(database, cipher, pending)
             pages += 1
     return pages

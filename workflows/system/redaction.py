@@ -5,7 +5,7 @@ from __future__ import annotations
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.redaction import Refusals
+    from activities.redaction import Redactions
     from models.temporal.public_text import PublicText
     from models.temporal.redaction import REDACTION
     from workflows.system.turns import HEARTBEAT, RETRY, TURN
@@ -19,7 +19,7 @@ class RedactionWorkflow:
     async def run(self) -> None:
         """Carry out refusals for a turn, on whatever worker, and begin anew."""
         await workflow.execute_activity_method(
-            Refusals.carry_out,
+            Redactions.apply,
             start_to_close_timeout=TURN,
             heartbeat_timeout=HEARTBEAT,
             retry_policy=RETRY,

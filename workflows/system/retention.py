@@ -11,7 +11,7 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.retention import Retention
     from models.temporal.public_text import PublicText, in_words
-    from models.temporal.retention import RETENTION, RetentionOutcome, RetentionRun, Sweep
+    from models.temporal.retention import RETENTION, PurgeRequest, RetentionOutcome, RetentionRun
     from workflows.system.turns import HEARTBEAT
 
 _SHORT = timedelta(seconds=30)
@@ -41,8 +41,8 @@ class RetentionWorkflow:
         for data_type in plan.data_types:
             try:
                 await workflow.execute_activity_method(
-                    Retention.sweep,
-                    Sweep(run_id=run_id, data_type=data_type),
+                    Retention.purge,
+                    PurgeRequest(run_id=run_id, data_type=data_type),
                     start_to_close_timeout=_SWEEP,
                     heartbeat_timeout=HEARTBEAT,
                     retry_policy=_SOME,

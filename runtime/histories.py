@@ -1,10 +1,4 @@
-"""Temporal's histories of instances: how long Temporal keeps them, and their deletion before that.
-
-The namespace's retention is set to that of execution logs, so that Temporal lets closed histories go by itself:
-at the start of every worker, with every run of the retention, and when an admin changes the period. Temporal
-decides the end of a history when it closes, so that a changed period holds for those that close from then on;
-what is past a shortened one is deleted here.
-"""
+"""Deletes workflow histories from Temporal."""
 
 from __future__ import annotations
 
@@ -16,29 +10,24 @@ from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from models.temporal.identity import temporal_workflow_id
-from store.retention.purge import EndedInstance
-
-_AT_ONCE = 8
+_CONCURRENCY = 8
 _RPC_TIMEOUT = timedelta(seconds=10)
 _GONE_WITHIN_SECONDS = 15.0
 
 
 class Histories:
-    """Deletes histories from Temporal."""
+    """Deletes histories, a few at a time."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._limit = asyncio.Semaphore(_CONCURRENCY)
 
-    async def delete(self, instance: EndedInstance) -> int | None:
-        """Delete the histories of all runs of an instance, and see that they are gone; how many there were.
+    async def delete(self, workflow_id: str) -> int | None:
+        """Delete the histories of all runs of a workflow id, and check that they are gone; return their number.
 
-        None where Temporal has a run that isn't closed, or hasn't let go of one in time: then the instance's row
-        must stay, since by it the histories are found again.
+        None if a run is still open, or Temporal hasn't deleted one in time: then call it again later.
         """
-        workflow_id = temporal_workflow_id(instance.workflow_id, instance.instance_id)
-        async with self._turns:
+        async with self._limit:
             runs = await self._closed_runs(workflow_id)
             if runs is None:
                 return None
@@ -50,17 +39,15 @@ class Histories:
             return len(runs)
 
     async def _closed_runs(self, workflow_id: str) -> set[str] | None:
-        """All runs that Temporal knows of a workflow id; None where one of them isn't closed.
-
-        Resets make several. Visibility lists all of them; what it doesn't have yet is the latest, which a
-        describe finds.
-        """
+        """All runs of a workflow id, of which resets make several; None if one of them is open."""
         runs = set()
         quoted = workflow_id.replace("\\", "\\\\").replace("'", "\\'")
         async for each in self._client.list_workflows(f"WorkflowId = '{quoted}'", rpc_timeout=_RPC_TIMEOUT):
-            if each.status is WorkflowExecutionStatus.RUNNING and await self._runs(workflow_id, each.run_id):
+            # Visibility lags: a run that it lists as open may have closed.
+            if each.status is WorkflowExecutionStatus.RUNNING and await self._is_open(workflow_id, each.run_id):
                 return None
             runs.add(each.run_id)
+        # It may also lack the latest run, which a describe without a run id finds.
         latest = await self._describe(workflow_id, None)
         if latest is not None:
             status, run_id = latest
@@ -69,8 +56,7 @@ class Histories:
             runs.add(run_id)
         return runs
 
-    async def _runs(self, workflow_id: str, run_id: str) -> bool:
-        """Whether a run that visibility calls running does run."""
+    async def _is_open(self, workflow_id: str, run_id: str) -> bool:
         found = await self._describe(workflow_id, run_id)
         return found is not None and found[0] is WorkflowExecutionStatus.RUNNING
 
@@ -98,10 +84,8 @@ class Histories:
                 raise
 
     async def _is_gone(self, workflow_id: str, run_id: str) -> bool:
-        """Whether Temporal, which deletes later than it answers, has let go of a run in time.
-
-        For one that closed long ago that is at once; for one that has just closed, up to half a minute.
-        """
+        """Wait until Temporal has deleted a run, which it does after its answer; False if it takes too long."""
+        # A run that has just closed takes up to half a minute; older ones are gone at once.
         deadline = asyncio.get_running_loop().time() + _GONE_WITHIN_SECONDS
         wait = 0.02
         while await self._describe(workflow_id, run_id) is not None:

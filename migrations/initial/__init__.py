@@ -1,0 +1,1 @@
+"""The statements of revision 0001, by area."""
