@@ -7,6 +7,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header
 ARGS ?=
 
 # Each run of a workflow imports its module again, and would compile it each time without bytecode.
@@ -41,13 +44,13 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the benchmarks, each with its ceiling in the same run
+bench: $(BENCH_READY) ## the benchmarks, each with its ceiling in the same run; ARGS="--quick auth" passes arguments on
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
-lock: $(READY) ## write requirements.txt from pyproject.toml; ARGS="--upgrade" takes newer versions
+lock: $(READY) ## choose versions again and write the lock files; ARGS="--upgrade" takes newer ones
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header $(ARGS) --output-file requirements.txt pyproject.toml
+	$(COMPILE) $(ARGS) --extra dev --output-file requirements.txt pyproject.toml
+	$(COMPILE) $(ARGS) --constraints requirements.txt --output-file benchmarks/requirements.txt benchmarks/requirements.in
 
 clean: ## remove the virtual environment and caches; state in .perennial stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
@@ -60,3 +63,8 @@ $(READY): requirements.txt pyproject.toml
 		fi; \
 	done; \
 	echo "Python 3.11 or newer is needed and was not found on the path." >&2; exit 1
+
+# The peers that the benchmarks compare with, on top of the locked packages.
+$(BENCH_READY): $(READY) benchmarks/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.txt
+	@touch $(BENCH_READY)

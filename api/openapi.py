@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: what FastAPI derives from the routes, and what every route here has in common."""
+"""The OpenAPI 3.1 document: FastAPI's, with roles, security, problems and headers added to every operation."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ from workflows.catalog import catalog
 _SCHEMAS = "#/components/schemas/"
 _MERGE_PATCH = "application/merge-patch+json"
 _EXAMPLE_ID = "4f6c0a9be1d24c2f"
-_TAG = {"ETag": {"description": "Names this version of the resource.", "schema": {"type": "string"}}}
-_LOCATION = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}
+_TAG = {"ETag": {"description": "Identifies this version of the resource.", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "Path of the resource.", "schema": {"type": "string"}}}
 
 _COMMON_HEADERS: dict[str, tuple[str, str]] = {
-    "X-Request-Id": ("The request's own, if it had a sane one; else a new one. Logs carry it.", _EXAMPLE_ID),
+    "X-Request-Id": ("The request's own if it is well formed, else a new one. Logs carry it.", _EXAMPLE_ID),
     "RateLimit-Policy": ("The key's quota `q` of requests in `w` seconds.", '"default";q=100;w=60'),
-    "RateLimit": ("Requests that remain `r`, and seconds until the window ends `t`.", '"default";r=99;t=60'),
+    "RateLimit": ("Remaining requests `r`, and seconds until the window ends `t`.", '"default";r=99;t=60'),
 }
 _DESCRIPTION = """Durable customer lifecycle workflows, with profiles, events and consent.
 
-Every request but those for health and documentation needs a key: `Authorization: Bearer KEY`, or `X-API-Key: KEY`.
-Every error is `application/problem+json` with a stable `code`. Unknown fields and parameters are refused.
-Times are RFC 3339 with an offset, answered in UTC."""
+Every request except health and documentation needs a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+Every error is `application/problem+json` with a stable `code`. Unknown fields and parameters are rejected.
+Times are RFC 3339 with an offset; responses are in UTC."""
 _TAGS = [
     {"name": "users", "description": "Profiles. Personal attributes are encrypted at rest and masked by role."},
-    {"name": "consents", "description": "What a person has agreed to, and when. Default deny."},
-    {"name": "events", "description": "The log of what people did; accepted means on disk."},
+    {"name": "consents", "description": "Consent by person and purpose, with its history. Default deny."},
+    {"name": "events", "description": "The event log. An accepted event is on disk."},
     {"name": "workflows", "description": "Lifecycle workflows and their instances."},
-    {"name": "dead letters", "description": "What has failed for good: replay or discard it."},
-    {"name": "codec", "description": "Opens what is encrypted in Temporal's histories."},
-    {"name": "retention", "description": "How long data is kept."},
-    {"name": "audit", "description": "Every access to personal data, encrypted hourly into a chain."},
+    {"name": "dead letters", "description": "Steps that failed permanently: replay or discard them."},
+    {"name": "codec", "description": "Decrypts payloads of Temporal's histories."},
+    {"name": "retention", "description": "Retention periods, and runs that enforce them."},
+    {"name": "audit", "description": "Every access to personal data, in a hash chain with hourly checkpoints."},
     {"name": "keys", "description": "API keys."},
     {"name": "health", "description": "Probes."},
 ]
 
-_OF_KEYS: tuple[type[PerennialError], ...] = (
+_KEY_ERRORS: tuple[type[PerennialError], ...] = (
     UnauthenticatedError,
     Forbidden,
     TooManyRequestsError,
     StoreUnavailableError,
 )
-_OF_BODIES: tuple[type[PerennialError], ...] = (MalformedJsonError, BodyTooLargeError, UnsupportedMediaTypeError)
+_BODY_ERRORS: tuple[type[PerennialError], ...] = (MalformedJsonError, BodyTooLargeError, UnsupportedMediaTypeError)
 
 
 def problems(
     *errors: type[PerennialError], created: bool = False, tagged: bool = False
 ) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that may end in these errors.
+    """The ``responses`` of a route that may raise these errors.
 
-    ``created``: its 201 carries `Location` and `ETag`; ``tagged``: its 200 an `ETag`, and it may be a 304.
+    ``created`` adds `Location` and `ETag` to its 201. ``tagged`` adds `ETag` to its 200, and a 304.
     """
     found: dict[int | str, dict[str, Any]] = {}
     if created:
@@ -102,7 +102,7 @@ def _example(kind: type[PerennialError]) -> dict[str, Any]:
 
 
 def build_openapi(app: FastAPI) -> dict[str, Any]:
-    """The whole document."""
+    """Build the document. Every route must be a :class:`GuardedRoute`, as ``create_app`` has checked."""
     document = get_openapi(
         title="Perennial",
         version=_version(),
@@ -120,7 +120,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             route = routes[path, method]
-            assert isinstance(route, GuardedRoute)  # create_app has made sure of it
+            assert isinstance(route, GuardedRoute)
             _complete_operation(operation, method, route)
     return document
 
@@ -128,13 +128,14 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
 def _version() -> str:
     try:
         return version("perennial")
-    except PackageNotFoundError:  # run from a source tree that isn't installed
+    except PackageNotFoundError:  # a source tree that is not installed
         return "0.0.0"
 
 
 def _complete_components(components: dict[str, Any]) -> None:
     schemas = components.setdefault("schemas", {})
     _add_parameters(schemas)
+    # FastAPI's own 422 is replaced by Problem.
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     _, extra = models_json_schema(
@@ -148,13 +149,13 @@ def _complete_components(components: dict[str, Any]) -> None:
         for name, (text, example) in _COMMON_HEADERS.items()
     }
     components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, `prn_...`."},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `prn_...`."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key: `prn_...`."},
     }
 
 
 def _add_parameters(schemas: dict[str, Any]) -> None:
-    """The parameters of every workflow, under the name of their model, as what an execute may send."""
+    """Offer each workflow's parameters, by the name of their model, as `parameters` of an execute request."""
     for definition in catalog().values():
         schemas[definition.parameters.__name__] = definition.parameter_schema()
     names = sorted(definition.parameters.__name__ for definition in catalog().values())
@@ -173,9 +174,10 @@ def _complete_operation(operation: dict[str, Any], method: str, route: GuardedRo
     operation["x-audit"] = route.action
     text = f"Roles: {', '.join(roles)}." if roles else "Needs no key."
     operation["description"] = f"{operation.get('description', '').strip()}\n\n{text}".strip()
+    # Swagger UI locks each operation by this list, and sends the key that Authorize was given.
     operation["security"] = [{"bearer": []}, {"header": []}] if roles else []
-    _add_problems(responses, () if route.access.public else _OF_KEYS)
-    _add_problems(responses, _OF_BODIES if "requestBody" in operation else ())
+    _add_problems(responses, () if route.access.public else _KEY_ERRORS)
+    _add_problems(responses, _BODY_ERRORS if "requestBody" in operation else ())
     _add_problems(responses, (InvalidContentError,))
     if method == "patch":
         content = operation["requestBody"]["content"]

@@ -1,1 +1,1 @@
-"""The benchmarks, each beside its ceiling in the same run: `make bench` (docs/performance.md)."""
+"""The benchmarks, each with its ceiling in the same run: `make bench` (docs/performance.md)."""

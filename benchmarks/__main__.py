@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only NAME] [--json FILE] [--quick]`."""
+"""`python -m benchmarks [--quick] [--json FILE] [--against CHECKOUT [--rounds N]] [NAME ...]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Protocol
 import uvloop
 from rich.console import Console
 
-from benchmarks import catalogue, report
+from benchmarks import catalogue, comparison, report
 from benchmarks.cases import (
     audit,
     auth,
@@ -33,15 +33,16 @@ from benchmarks.cases import (
 from benchmarks.measure import Figure
 from benchmarks.stack import Stack, running_stack
 
+_FOLDER = Path("bench-results")
+
 
 class Case(Protocol):
-    """A benchmark: measures something on a running stack."""
+    """Measures something on a running stack; ``quick`` shortens it."""
 
-    def __call__(self, stack: Stack, *, quick: bool) -> Awaitable[list[Figure]]:
-        """The figures, each with its ceiling."""
-        ...
+    def __call__(self, stack: Stack, *, quick: bool) -> Awaitable[list[Figure]]: ...
 
 
+# The order in which they disturb each other least: cases that leave work behind come last.
 CASES: Mapping[str, Case] = {
     "auth": auth.run,
     "get_user": reads.get_user,
@@ -60,38 +61,57 @@ CASES: Mapping[str, Case] = {
     "retention": retention.run,
     "waiting": waiting.run,
 }
-"""In the order in which they disturb each other least: what leaves work behind comes last."""
 
 
-async def measure(names: Sequence[str], console: Console, *, quick: bool) -> list[Figure]:
-    """Run some benchmarks on one new stack."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON. A missed target is marked, and is no failure."""
+    options = _parse(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    facts = report.machine()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack stops with this process
+    began = time.perf_counter()
+    if options.against is None:
+        catalogue.extend()
+        names = [name for name in CASES if not options.names or name in options.names]
+        figures = uvloop.run(_measure(names, console, quick=options.quick))
+        report.show(console, figures)
+        measured = report.document(figures)
+    else:
+        measured = comparison.compare(options.against, options.names or comparison.CASES, options.rounds, console)
+    path = options.json or _FOLDER / ("latest.json" if options.against is None else "comparison.json")
+    report.write(path, facts, measured, time.perf_counter() - began)
+    console.print(f"All measurements are in {path}.")
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}; all without one")
+    parser.add_argument("--json", type=Path, help=f"the file to write, in {_FOLDER}/ by default")
+    parser.add_argument("--quick", action="store_true", help="short rounds, to check that every case works")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare with the code of this checkout")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of blocks of each case (with --against)")
+    options = parser.parse_args(arguments)
+    known = CASES if options.against is None else comparison.CASES
+    if unknown := sorted(set(options.names) - set(known)):
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    if options.against is not None:
+        options.against = options.against.absolute()
+        if not comparison.python_of(options.against).exists():
+            parser.error(f"{options.against} has no virtual environment: run `make setup` there")
+    return options
+
+
+async def _measure(names: Sequence[str], console: Console, *, quick: bool) -> list[Figure]:
     figures = []
     async with running_stack() as stack:
         for name in names:
             console.print(f"{name} ...")
-            gc.collect()
+            gc.collect()  # the garbage of one case is no part of the next
             figures += await CASES[name](stack, quick=quick)
     return figures
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table, write the JSON. A missed target is shown and no failure."""
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=CASES, help="one of them; may be repeated")
-    parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"), help="where it goes")
-    parser.add_argument("--quick", action="store_true", help="short rounds, to see that all of it works")
-    options = parser.parse_args(arguments)
-    catalogue.extend()
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    names = [name for name in CASES if not options.only or name in options.only]
-    facts = report.machine()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the stack stops with us
-    began = time.perf_counter()
-    figures = uvloop.run(measure(names, console, quick=options.quick))
-    report.show(console, figures)
-    report.write(options.json, facts, figures, time.perf_counter() - began)
-    console.print(f"Everything measured is in {options.json}.")
-    return 0
 
 
 if __name__ == "__main__":

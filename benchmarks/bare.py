@@ -1,4 +1,4 @@
-"""A hand-written workflow without the platform: the ceiling of `onboarding`.
+"""A plain Temporal workflow without Perennial: the ceiling of `onboarding`.
 
 Run as ``python -m benchmarks.bare ADDRESS``.
 """
@@ -18,33 +18,32 @@ with workflow.unsafe.imports_passed_through():
 
 QUEUE = "bare"
 Script = str
-"""What a run does, in order: `a` an activity, `l` a local activity, `t` a timer."""
+"""The steps of a run in order: `a` an activity, `l` a local activity, `t` a timer."""
 _TIMEOUT = timedelta(seconds=60)
 
 
 @activity.defn
 async def nothing() -> None:
-    """As little as an activity can do."""
+    """Do nothing, and so cost no more than an activity must."""
 
 
 @workflow.defn(name="bare")
 class Bare:
-    """Plays a script."""
+    """Runs a script of steps."""
 
     @workflow.run
     async def run(self, script: Script, wait_seconds: float) -> None:
-        """One thing after the other."""
-        for letter in script:
-            if letter == "a":
+        for kind in script:
+            if kind == "a":
                 await workflow.execute_activity(nothing, start_to_close_timeout=_TIMEOUT)
-            elif letter == "l":
+            elif kind == "l":
                 await workflow.execute_local_activity(nothing, start_to_close_timeout=_TIMEOUT)
             else:
                 await workflow.sleep(wait_seconds)
 
 
 async def main(address: str) -> None:
-    """Work until killed, with the pollers that the platform's worker has."""
+    """Run a worker with the pollers of Perennial's worker, until killed."""
     client = await Client.connect(address)
     async with Worker(
         client,

@@ -1,7 +1,7 @@
-"""A hand-written workflow of three steps, without the platform: the ceiling of `completions`.
+"""A plain Temporal workflow of three steps, without Perennial: the ceiling of `completions`.
 
-Run as ``python -m benchmarks.bare_steps ADDRESS DATABASE_URL``. Nothing is encrypted, recorded, paused or looked up;
-what isn't the platform's is the same: settings of the worker, event loop, collector, and the steps' statement.
+Run as ``python -m benchmarks.bare_steps ADDRESS DATABASE_URL``. It encrypts, records and pauses nothing. The rest
+is as in Perennial's worker: its settings, the event loop, the garbage collector, and the statement of each step.
 """
 
 from __future__ import annotations
@@ -29,30 +29,28 @@ QUEUE = "bare-steps"
 STAGES = ("active", "at_risk", "onboarding")
 MOVE = """UPDATE users SET lifecycle_stage = $2, version = version + 1, updated_at = now()
            WHERE user_id = $1 AND NOT lifecycle_stage_pinned AND lifecycle_stage <> $2"""
-"""What `set_stage` does."""
+"""The statement of `set_stage`."""
 _TIMEOUT = timedelta(seconds=60)
 _RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200))
 
 
 @dataclass
 class Steps:
-    """The activities."""
+    """The activities, on one pool."""
 
     pool: asyncpg.Pool[asyncpg.Record]
 
     @activity.defn
     async def move(self, user_id: str, stage: str) -> str:
-        """Change a row; what it gives is the step's result."""
         return await self.pool.execute(MOVE, user_id, stage)
 
 
 @workflow.defn(name="bare_steps")
 class BareSteps:
-    """Three steps."""
+    """Moves a user to three stages; ``apart`` takes ordinary activities, else local ones."""
 
     @workflow.run
     async def run(self, user_id: str, apart: bool) -> str:
-        """One after the other, as ordinary activities or as local ones."""
         for stage in STAGES:
             if apart:
                 await workflow.execute_activity_method(
@@ -66,11 +64,11 @@ class BareSteps:
 
 
 async def main(address: str, database_url: str) -> None:
-    """Work until killed."""
+    """Run a worker until killed."""
     settings = Settings()
     client = await Client.connect(address)
     pool = await asyncpg.create_pool(database_url, min_size=0, max_size=settings.database_pool_size)
-    collect_rarely(1, 1)  # as the worker does
+    collect_rarely(1, 1)  # as Perennial's worker does
     async with Worker(
         client,
         task_queue=QUEUE,

@@ -1,4 +1,4 @@
-"""The catalogue with the benchmarks' own workflows in it, for processes that need them."""
+"""Adds the benchmarks' own workflows to the catalogue of a process."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def _modules() -> Iterator[str]:
 
 
 def extend() -> None:
-    """From here on :func:`workflows.catalog.find` knows them."""
+    """Make :func:`workflows.catalog.find` find them."""
     catalog._modules = _modules

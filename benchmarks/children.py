@@ -1,4 +1,4 @@
-"""Processes beside the stack that something is compared with."""
+"""Child processes that a stack is compared with."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 
 _READY_SECONDS = 60.0
 NICENESS = 5
-"""As the embedded stack gives its worker."""
+"""That of the embedded stack's worker."""
 
 
 @asynccontextmanager
 async def child(module: str, *arguments: str) -> AsyncIterator[int]:
-    """Run a module that writes a line once it serves; gives its process id and kills it on leaving."""
+    """Run a module until the block ends; yields its process id once it has announced that it serves.
+
+    Raises RuntimeError where it ends before that.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, *arguments, stdout=asyncio.subprocess.PIPE
     )
@@ -30,6 +33,6 @@ async def child(module: str, *arguments: str) -> AsyncIterator[int]:
 
 
 def announce() -> None:
-    """Say, in such a process, that it serves."""
+    """Report to the parent that this process serves."""
     sys.stdout.write("serving\n")
     sys.stdout.flush()

@@ -1,12 +1,11 @@
-"""The ceiling of ingest: the rows that it stored, put once more into tables of the same shape by COPY alone.
+"""The ceiling of ingest: COPY of the rows that it stored into tables of the same shape.
 
-The rows are taken out of the log and the ids beforehand, in COPY's own binary form, so that the client costs
-nothing. Three ways, from what ingest could be at most to what the server could do at most:
+The rows are read beforehand in COPY's binary format, so that the client costs nothing. There are three ceilings,
+the closest to ingest first:
 
-- *batches*: what ingest leaves behind (events and their ids, with all indexes), in a transaction for each batch,
-  on as many connections as the load has;
+- *batches*: events and their ids with all indexes, in one transaction per batch, on as many connections as ingest;
 - *stream*: the events alone, with their indexes, by a single COPY;
-- *heap*: the events alone, into a table without any index, by a single COPY.
+- *heap*: the events alone, into a table without indexes, by a single COPY.
 """
 
 from __future__ import annotations
@@ -32,38 +31,38 @@ _BY_ID = "event_id = ANY($1::text[]) AND cardinality($2::text[]) = cardinality($
 _OF_PEOPLE = """(user_id, timestamp, event_id) IN (
     SELECT user_id, stamp::timestamptz, id
       FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted(id, user_id, stamp))"""
-"""By the index that timelines have: none leads from an id alone to an event."""
+"""By the index of timelines, since events have none on the id alone."""
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a round of ingest has stored, ready to be copied: batch by batch, and the events in one piece."""
+    """The rows of a block of ingest in COPY's format: batch by batch, and all events in one piece."""
 
     batches: Sequence[tuple[bytes, bytes]]
-    """Of each batch its events and its ids."""
+    """The events and the ids of each batch."""
     stream: bytes
     count: int
 
 
 class Copying:
-    """Tables of the same shape, and connections to fill them."""
+    """Tables of the same shape as events and ids, and connections that fill them."""
 
     def __init__(self, opened: Sequence[asyncpg.Connection[asyncpg.Record]]) -> None:
         self._opened = opened
 
     async def rows_of(self, batches: Sequence[Sequence[Event]]) -> Rows:
-        """Take out what was stored of some batches."""
-        taken, stream = [], [_HEADER]
+        """Read the stored rows of some batches."""
+        copied, stream = [], [_HEADER]
         for batch in batches:
-            events = await self._take("events", _EVENTS, _OF_PEOPLE, batch)
-            taken.append((events, await self._take("event_ids", _IDS, _BY_ID, batch)))
+            events = await self._read("events", _EVENTS, _OF_PEOPLE, batch)
+            copied.append((events, await self._read("event_ids", _IDS, _BY_ID, batch)))
             stream.append(events.removeprefix(_HEADER).removesuffix(_TRAILER))
-        return Rows(taken, b"".join([*stream, _TRAILER]), sum(map(len, batches)))
+        return Rows(copied, b"".join([*stream, _TRAILER]), sum(map(len, batches)))
 
     async def batches_per_second(self, rows: Rows) -> float:
-        """Rows of events a second, batch by batch with their ids."""
+        """Events a second, batch by batch with their ids."""
         await self._empty()
         pending = iter(rows.batches)
 
@@ -78,18 +77,18 @@ class Copying:
         return rows.count / (time.perf_counter() - began)
 
     async def stream_per_second(self, rows: Rows, *, indexes: bool = True) -> float:
-        """Rows of events a second by a single COPY, with the indexes or into a heap."""
+        """Events a second by a single COPY, with the indexes or into a heap."""
         await self._empty()
         began = time.perf_counter()
         await _copy(self._opened[0], "copied_events" if indexes else "copied_heap", _EVENTS, rows.stream)
         return rows.count / (time.perf_counter() - began)
 
-    async def _take(self, table: str, columns: Sequence[str], where: str, batch: Sequence[Event]) -> bytes:
-        """In the order in which they were stored, which is that of their ids."""
+    async def _read(self, table: str, columns: Sequence[str], where: str, batch: Sequence[Event]) -> bytes:
+        # Ingest stores a batch in the order of its ids.
         output = io.BytesIO()
         query = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY event_id"
-        place = [(event["event_id"], event["user_id"], event["timestamp"]) for event in batch]
-        ids, users, stamps = zip(*place, strict=True)
+        keys = [(event["event_id"], event["user_id"], event["timestamp"]) for event in batch]
+        ids, users, stamps = zip(*keys, strict=True)
         await self._opened[0].copy_from_query(query, ids, users, stamps, output=output, format="binary")
         return output.getvalue()
 
@@ -105,7 +104,7 @@ async def _copy(
 
 @asynccontextmanager
 async def copying(stack: Stack) -> AsyncIterator[Copying]:
-    """Make the tables, as the owner; on leaving, drop them. The projector doesn't see what is in them."""
+    """Create the tables as the owner of the schema, and drop them when the block ends."""
     async with AsyncExitStack() as leaving:
         opened = []
         for _ in range(CONNECTIONS):

@@ -1,9 +1,8 @@
-"""The same three steps on DBOS: what `three steps` is compared with.
+"""The same three steps on DBOS, with which `three steps` is compared.
 
-Run as ``python -m benchmarks.dbos_steps PORT DATABASE_URL``. One process, as its documentation shows it with
-FastAPI: the request starts the workflow, which runs in the event loop that answers, and waits for its handle;
-nothing is polled. Each step changes the same row with the same statement, over a pool of asyncpg as ours does.
-There is no authentication, no encrypting, no audit, and no server for workflows besides.
+Run as ``python -m benchmarks.dbos_steps PORT DATABASE_URL``. It is one process, as DBOS documents it for FastAPI:
+the request starts the workflow in its own event loop and awaits the handle, without polling. Each step runs the
+same statement on an asyncpg pool. There is no authentication, no encryption, no audit and no workflow server.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from runtime.embedded.ports import LOOPBACK
 from runtime.process import collect_rarely
 
 _KEPT_SECONDS = 600
-"""The connection is idle while others have their turn."""
+"""The connection is idle while the others take their turns."""
 _POOL: list[asyncpg.Pool[asyncpg.Record]] = []
 
 
 @DBOS.step()
 async def move(user_id: str, stage: str) -> str:
-    """Change a row."""
+    """Run the statement of `set_stage`."""
     return await _POOL[0].execute(MOVE, user_id, stage)
 
 
 @DBOS.workflow()
 async def three_steps(user_id: str) -> str:
-    """One step after the other."""
+    """Move a user to three stages."""
     for stage in STAGES:
         await move(user_id, stage)
     return "moved"
@@ -45,7 +44,7 @@ app = FastAPI()
 
 @app.post("/execute")
 async def execute(request: dict[str, Any]) -> dict[str, Any]:
-    """Start it and wait until it has finished."""
+    """Start the workflow and await its result."""
     handle = await DBOS.start_workflow_async(three_steps, request["user_id"])
     return {"workflow_id": handle.workflow_id, "result": await handle.get_result()}
 
@@ -68,7 +67,7 @@ class _Announcing(uvicorn.Server):
 
 
 def main(port: str, database_url: str) -> None:
-    """Launch DBOS in a schema of its own, which is why the database's owner connects."""
+    """Launch DBOS, which creates its schema and so connects as the database's owner."""
     import uvloop
 
     config: DBOSConfig = {

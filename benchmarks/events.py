@@ -1,4 +1,4 @@
-"""Events as a shop's front end sends them, and sending them."""
+"""Makes and sends events like those of a shop's web site."""
 
 from __future__ import annotations
 
@@ -26,64 +26,62 @@ Event = dict[str, Any]
 Properties = Callable[[random.Random], Mapping[str, Any]]
 
 _KINDS: Sequence[tuple[str, int, Properties]] = (
-    ("engagement.page_view", 8, lambda dice: {"page": f"/products/{dice.randrange(5000)}", "duration": 12}),
-    ("engagement.feature_click", 3, lambda dice: {"feature": f"feature-{dice.randrange(40)}"}),
-    ("engagement.search", 2, lambda dice: {"query": "running shoes", "results": dice.randrange(90)}),
+    ("engagement.page_view", 8, lambda rng: {"page": f"/products/{rng.randrange(5000)}", "duration": 12}),
+    ("engagement.feature_click", 3, lambda rng: {"feature": f"feature-{rng.randrange(40)}"}),
+    ("engagement.search", 2, lambda rng: {"query": "running shoes", "results": rng.randrange(90)}),
     (
         "transaction.cart_add",
         1,
-        lambda dice: {"product_id": f"p-{dice.randrange(5000)}", "price": "19.90", "currency": "USD"},
+        lambda rng: {"product_id": f"p-{rng.randrange(5000)}", "price": "19.90", "currency": "USD"},
     ),
     (
         "transaction.purchase_complete",
         1,
-        lambda dice: {"order_id": f"o-{dice.getrandbits(60)}", "amount": "59.90", "currency": "USD"},
+        lambda rng: {"order_id": f"o-{rng.getrandbits(60)}", "amount": "59.90", "currency": "USD"},
     ),
 )
-"""What is sent, how often among fifteen, and its properties."""
+"""Event type, its share of fifteen events, and its properties."""
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """People who have consented, and what they do; the same dice make the same events, but for ids and times."""
+    """Users with consent, and a generator of their events; a seed fixes all but ids and times."""
 
     user_ids: Sequence[str]
-    dice: random.Random
+    rng: random.Random
 
     def events(self, count: int) -> list[Event]:
-        """So many new events of the last day, each of anybody. None is of the last hour: what starts a workflow
-        or ends a wait would have Temporal and the worker at work, which other cases measure."""
+        # None is of the last hour: recent events start workflows and end waits, which other cases measure.
         now = datetime.now(UTC)
         weights = [weight for _, weight, _ in _KINDS]
-        return [self._event(kind, now) for kind in self.dice.choices(_KINDS, weights, k=count)]
+        return [self._event(kind, now) for kind in self.rng.choices(_KINDS, weights, k=count)]
 
     def batches(self, count: int) -> list[list[Event]]:
-        """So many full batches."""
         return [self.events(BATCH) for _ in range(count)]
 
     def _event(self, kind: tuple[str, int, Properties], now: datetime) -> Event:
         event_type, _, properties = kind
-        ago = timedelta(milliseconds=self.dice.randrange(_HOUR_MS, 24 * _HOUR_MS))
+        ago = timedelta(milliseconds=self.rng.randrange(_HOUR_MS, 24 * _HOUR_MS))
         return {
             "event_id": uuid.uuid4().hex,
-            "user_id": self.dice.choice(self.user_ids),
+            "user_id": self.rng.choice(self.user_ids),
             "event_type": event_type,
             "timestamp": (now - ago).isoformat(),
-            "session_id": f"s-{self.dice.randrange(_SESSIONS)}",
-            "event_properties": properties(self.dice),
+            "session_id": f"s-{self.rng.randrange(_SESSIONS)}",
+            "event_properties": properties(self.rng),
             "device_info": {"device_type": "mobile", "os": "iOS", "app_version": "4.2.0"},
             "location": {"country": "DE", "city": "Berlin"},
         }
 
 
 async def crowd(stack: Stack, prefix: str, count: int = USERS) -> Crowd:
-    """So many new people."""
+    """Create users who consent to the collection of their events."""
     return Crowd(await stack.add_users(prefix, count, consents={"data_collection": True}), random.Random(7))
 
 
 @asynccontextmanager
 async def senders(stack: Stack, count: int = CONNECTIONS) -> AsyncIterator[list[Connection]]:
-    """Connections with a key that may send events and is not limited."""
+    """Connections with an integrator's key, which no rate limit slows."""
     async with connections(stack.url, stack.weak_key, count) as opened:
         yield opened
 
@@ -94,21 +92,21 @@ async def send_batches(opened: Sequence[Connection], batches: Sequence[Sequence[
 
 
 async def send_batch(connection: Connection, batch: Sequence[Event]) -> None:
-    """Send a batch; all of its events must be accepted."""
-    answer = await connection.request("POST", "/events/batch", {"events": batch})
-    if answer.status != 202 or answer.json()["accepted"] != len(batch):
-        raise RuntimeError(f"a batch was not taken: {answer.status} {answer.body[:300]!r}")
+    """Send a batch. Raises RuntimeError unless all of its events are accepted."""
+    response = await connection.request("POST", "/events/batch", {"events": batch})
+    if response.status != 202 or response.json()["accepted"] != len(batch):
+        raise RuntimeError(f"a batch was not accepted: {response.status} {response.body[:300]!r}")
 
 
 async def send_one(connection: Connection, event: Event) -> None:
-    """Send an event by itself; it must be accepted."""
-    answer = await connection.request("POST", "/events", event)
-    if answer.status != 202:
-        raise RuntimeError(f"an event was not taken: {answer.status} {answer.body[:300]!r}")
+    """Send a single event. Raises RuntimeError unless it is accepted."""
+    response = await connection.request("POST", "/events", event)
+    if response.status != 202:
+        raise RuntimeError(f"an event was not accepted: {response.status} {response.body[:300]!r}")
 
 
 async def projected(stack: Stack) -> float:
-    """Wait until the projector has nothing left; gives the seconds."""
+    """Wait until the projector has read all events; returns the seconds."""
 
     async def nothing_left() -> bool:
         async with stack.database.connection() as connection:

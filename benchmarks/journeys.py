@@ -1,4 +1,4 @@
-"""Lifecycle workflows of the benchmarks' own, beside the shipped ones; see :mod:`benchmarks.program`."""
+"""The benchmarks' own lifecycle workflows, which :mod:`benchmarks.program` adds to the shipped ones."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from workflows.authoring import (
 )
 
 STAGES = (LifecycleStage.ACTIVE, LifecycleStage.AT_RISK, LifecycleStage.ONBOARDING)
-"""Where the three steps move the customer; the last is where all of the benchmarks' customers begin."""
+"""The stages of the three steps; all users of the benchmarks begin in the last."""
 
 
 class Stepping(Parameters):
-    """How the steps are carried out."""
+    """Parameters of :class:`ThreeSteps`."""
 
     apart: bool = False
-    """As ordinary activities, which is how a step calls the outside; else as local ones, as short steps are."""
+    """Run the steps as ordinary activities, as calls to other systems are; else as local ones."""
 
 
 @lifecycle("three_steps", purpose=None)
 class ThreeSteps(LifecycleWorkflow[Stepping]):
-    """Three short steps, each of which changes a row."""
+    """Three short steps that change a row each."""
 
     async def journey(self, parameters: Stepping) -> None:
-        """Move the customer to three stages."""
         policy = OUTSIDE if parameters.apart else STORE
         for number, stage in enumerate(STAGES, start=1):
             await self.step(f"move_{number}", Profiles.set_stage, StageChange(stage=stage), policy=policy)
@@ -39,10 +38,10 @@ class ThreeSteps(LifecycleWorkflow[Stepping]):
 
 
 class Patience(Parameters):
-    """How long it waits."""
+    """Parameters of :class:`Patient`."""
 
     patience: Duration = days(180)
-    """How long to wait for what doesn't come."""
+    """How long to wait for an event that is never sent."""
 
 
 @lifecycle("patient", purpose=None)
@@ -50,6 +49,5 @@ class Patient(LifecycleWorkflow[Patience]):
     """Waits for months."""
 
     async def journey(self, parameters: Patience) -> None:
-        """Wait."""
         found = await self.wait_for_event("bench.never", within=parameters.patience, name="wait_for_months")
         self.complete(reason="found" if found else "nothing")

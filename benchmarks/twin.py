@@ -1,6 +1,6 @@
-"""API processes beside the stack's own: one as it is, and one that writes nothing to the audit log.
+"""Two more API processes for a stack: an ordinary one, and one that writes no row to the audit log.
 
-The second is the ceiling of `audit`: the same code on the same database but for the rows. Run as
+The second is the ceiling of `audit`: the same code on the same database, without the rows. Run as
 ``python -m benchmarks.twin [--unaudited]``, with the settings in the environment.
 """
 
@@ -27,7 +27,7 @@ _READY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Twin:
-    """One of the two processes."""
+    """One of the two API processes."""
 
     url: str
     pid: int
@@ -35,7 +35,7 @@ class Twin:
 
 @contextmanager
 def twins(stack: Stack) -> Iterator[tuple[Twin, Twin]]:
-    """The audited one and the other; ended on leaving."""
+    """The audited process and the unaudited one, ended when the block ends."""
     with _running(stack) as audited, _running(stack, "--unaudited") as other:
         yield audited, other
 
@@ -69,7 +69,7 @@ def _running(stack: Stack, *arguments: str) -> Iterator[Twin]:
 
 
 async def _append_nothing(connection: Connection, entries: Sequence[AuditEntry]) -> None:
-    """What the unaudited one does instead."""
+    """Replace ``audit.append`` in the unaudited process."""
 
 
 if __name__ == "__main__":

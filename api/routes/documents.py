@@ -1,34 +1,46 @@
-"""`/openapi.json` and `/docs`: public, and served from here alone."""
+"""`/openapi.json`, and `/docs` with the files it loads: public."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
 from starlette.responses import HTMLResponse, Response
 
-from api.docs_page import render
+from api.docs_page import ASSETS, CONTENT_SECURITY_POLICY, PAGE
+from api.etags import if_none_match_hits
 from api.guard import GuardedRoute, public
+from models.errors import NotFoundError
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 
 _CACHE = {"Cache-Control": "public, max-age=300"}
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
 
 
 @router.get("/openapi.json")
 @public
 async def openapi_document(request: Request) -> Response:
-    """The OpenAPI 3.1 document."""
+    """Serve the document, which the application builds once."""
     document: dict[str, Any] = request.app.openapi()
     return Response(orjson.dumps(document), headers=_CACHE, media_type="application/json")
 
 
 @router.get("/docs")
 @public
-async def documentation(request: Request) -> Response:
-    """The reference as a page, without scripts and without anything from elsewhere."""
-    return HTMLResponse(render(request.app.openapi()), headers={**_CACHE, "Content-Security-Policy": _POLICY})
+async def documentation() -> Response:
+    """Serve the page of Swagger UI."""
+    return HTMLResponse(PAGE, headers={**_CACHE, "Content-Security-Policy": CONTENT_SECURITY_POLICY})
+
+
+@router.get("/docs/{asset}")
+@public
+async def documentation_asset(asset: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    """Serve a file that the page loads."""
+    found = ASSETS.get(asset)
+    if found is None:
+        raise NotFoundError("There is nothing here.")
+    headers = {**_CACHE, "ETag": found.etag}
+    if if_none_match_hits(if_none_match, found.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(found.content, headers=headers, media_type=found.media_type)

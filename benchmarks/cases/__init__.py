@@ -1,1 +1,1 @@
-"""What is measured, one file for each path."""
+"""The cases, one file for each path that is measured."""

@@ -1,4 +1,4 @@
-"""What the audit log costs: reads and batches of events, against an API process that doesn't write it."""
+"""The cost of the audit log for reads and batches of events, against an API process that does not write it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from benchmarks.events import projected
 from benchmarks.http import Connection, connections
-from benchmarks.measure import Burst, Figure, burst, in_turns, spread, until
+from benchmarks.measure import Burst, Figure, burst, in_turns, spread
 from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
 from benchmarks.twin import Twin, twins
 from models.audit import AuditEntry
-from models.temporal.projection import PROJECTOR
 from store.audit import entries
 
 _READ_TARGET_MS = 1.0
@@ -26,44 +26,30 @@ _BATCH = 500
 _PAGE_BYTES = 8192
 _CONNECTIONS = 4
 _PEOPLE = 5000
-_PEOPLE_A_REQUEST = 500
 
 
 @dataclass(frozen=True)
 class Block:
-    """Batches sent one after the other on some connections."""
+    """A block of batches."""
 
     rate: float
     """Events a second."""
     processor: dict[str, float]
-    """The processor's milliseconds for each batch, by part of the stack."""
+    """Milliseconds of processor time per batch, by part of the stack."""
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Both, each in turns with its ceiling."""
+    """Measure both, each in turns with its ceiling."""
     [user_id] = await stack.add_users("audited", 1)
     with twins(stack) as (audited, other):
         reads = await _reads(stack, audited, other, user_id, 300 if quick else 3000)
-        people = await _consenting(stack)
+        people = await stack.add_users("audit", _PEOPLE, consents={"data_collection": True})
         ingest = await _ingest(stack, audited, other, people, 2 if quick else 30)
     return [reads, ingest]
 
 
-async def _consenting(stack: Stack) -> list[str]:
-    """People of whom events are taken."""
-    ids = await stack.add_users("audit", _PEOPLE)
-    async with connections(stack.url, stack.key) as [connection]:
-        for begin in range(0, _PEOPLE, _PEOPLE_A_REQUEST):
-            part = ids[begin : begin + _PEOPLE_A_REQUEST]
-            users = [{"user_id": user_id, "consents": {"data_collection": True}} for user_id in part]
-            answer = await connection.request("POST", "/users/batch", {"users": users})
-            if answer.status != 200 or answer.json()["rejected"]:
-                raise RuntimeError(f"the consents were not taken: {answer.status}")
-    return ids
-
-
 async def _reads(stack: Stack, audited: Twin, other: Twin, user_id: str, count: int) -> Figure:
-    """One after the other; beside it what it can't do without: a row's transaction, and a flush of the disk."""
+    """Reads one after the other, in turns with their parts: a transaction with a row, and a flush of the disk."""
     bare = await stack.bare_connection()
     entry = AuditEntry("key_0000000000000000", "admin", "users.read", user_id, (), ("email",) * 20, "r" * 32)
     async with connections(audited.url, stack.key) as [ours], connections(other.url, stack.key) as [theirs]:
@@ -130,7 +116,7 @@ async def _ingest(stack: Stack, audited: Twin, other: Twin, people: Sequence[str
         connections(audited.url, stack.key, _CONNECTIONS) as ours,
         connections(other.url, stack.key, _CONNECTIONS) as theirs,
     ):
-        for pair in range(pairs + 1):  # the first warms up
+        for pair in range(pairs + 1):  # the first pair warms up
             sides = [(audited, ours), (other, theirs)]
             blocks = [await _block(stack, *side, people, batches) for side in (sides if pair % 2 else sides[::-1])]
             if pair:
@@ -142,7 +128,7 @@ async def _ingest(stack: Stack, audited: Twin, other: Twin, people: Sequence[str
 async def _block(
     stack: Stack, twin: Twin, opened: Sequence[Connection], people: Sequence[str], batches: int
 ) -> Block:
-    """Send so many batches; the processor's time is counted until they are projected."""
+    """Send batches; processor time is counted until they are projected."""
     parts = {"api": twin.pid, **{name: stack.pids[name] for name in ("postgres", "worker")}}
     before = processor_seconds(parts)
     sent = await _send(stack, opened, people, batches)
@@ -181,19 +167,19 @@ def _median_of_parts(blocks: Sequence[Block]) -> dict[str, float]:
 
 
 async def _send(stack: Stack, opened: Sequence[Connection], people: Sequence[str], count: int) -> Burst:
-    """Send so many batches; then wait until the projector has nothing to do."""
+    """Send batches, then wait until the projector has read them."""
 
     def sender(connection: Connection) -> Any:
         async def send(batch: list[dict[str, object]]) -> None:
-            answer = await connection.request("POST", "/events/batch", {"events": batch})
-            if answer.status != 202:
-                raise RuntimeError(f"a batch was not taken: {answer.status}")
+            response = await connection.request("POST", "/events/batch", {"events": batch})
+            if response.status != 202:
+                raise RuntimeError(f"a batch was not accepted: {response.status}")
 
         return send
 
     made = [[_event(random.choice(people)) for _ in range(_BATCH)] for _ in range(count)]
     sent = await burst(made, [sender(connection) for connection in opened])
-    await until(lambda: _projected(stack), 120.0, "the projector catches up")
+    await projected(stack)
     return sent
 
 
@@ -206,17 +192,3 @@ def _event(user_id: str) -> dict[str, object]:
         "session_id": "s-1",
         "event_properties": {"page": "/pricing", "title": "Pricing", "seconds": 12},
     }
-
-
-async def _projected(stack: Stack) -> bool:
-    async with stack.database.connection() as connection:
-        return not await connection.fetchval(
-            """SELECT EXISTS (
-                   SELECT FROM log_cursors c, LATERAL (
-                       SELECT FROM events e
-                        WHERE e.shard = c.shard
-                          AND (e.generation, e.xid, e.sequence) > (c.generation, c.xid, c.sequence)
-                        LIMIT 1) AS rest
-                    WHERE c.consumer = $1)""",
-            PROJECTOR,
-        )

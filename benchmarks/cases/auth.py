@@ -1,4 +1,4 @@
-"""What authentication and the rate limit together cost a request."""
+"""The cost of authentication and rate limit for a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TARGET_MS = 2.0
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """The statement by itself, and the difference it makes over HTTP."""
+    """Measure the statement alone, and its share of a request."""
     count = 500 if quick else 3000
     return [await _statement(stack, count), await _over_http(stack, count)]
 
@@ -34,7 +34,7 @@ async def _statement(stack: Stack, count: int) -> Figure:
     ours, ceiling = spread(admitted), spread(selected)
     return Figure(
         name="auth",
-        what="authenticate and spend a request: the statement, with its connection from the pool, p50",
+        what="authenticate a key and count the request: the statement with its connection from the pool, p50",
         value=ours["p50_ms"],
         unit="ms",
         ceiling=ceiling["p50_ms"],
@@ -46,15 +46,13 @@ async def _statement(stack: Stack, count: int) -> Figure:
 
 
 async def _over_http(stack: Stack, count: int) -> Figure:
-    """A key whose role is too small gets as far as the guard and no further: 403 against a public 200.
-
-    On a route that touches no personal data: there a refusal leaves no row in the audit log.
-    """
+    """A 403 of the guard, which ends before the route, against a public 200."""
     async with connections(stack.url, stack.weak_key, 2) as [guarded, public]:
 
         async def refused() -> None:
-            answer = await guarded.request("GET", "/keys")
-            assert answer.status == 403
+            # A refusal on a route with personal data would also write to the audit log.
+            response = await guarded.request("GET", "/keys")
+            assert response.status == 403
 
         async def live() -> None:
             await public.get("/health/live")
@@ -64,11 +62,11 @@ async def _over_http(stack: Stack, count: int) -> Figure:
     added = guarded_ms["p50_ms"] - public_ms["p50_ms"]
     return Figure(
         name="auth over HTTP",
-        what="a request that the guard refuses, minus GET /health/live, p50",
+        what="a request that the guard rejects for its role, minus GET /health/live, p50",
         value=round(added, 3),
         unit="ms",
         ceiling=public_ms["p50_ms"],
-        ceiling_what="GET /health/live itself, p50",
+        ceiling_what="GET /health/live, p50",
         target=f"≤ {_TARGET_MS:.0f} ms",
         reached=added <= _TARGET_MS,
         details={

@@ -1,13 +1,15 @@
-"""Completions of a lifecycle workflow of three short steps, against a hand-written one on the same server.
+"""Completions of a lifecycle workflow of three short steps, against a plain Temporal workflow on the same server.
 
-Five things take turns, 32 at once, each started when an earlier one has completed: instances over HTTP whose steps
-are local activities, as which the platform carries short steps out; the same started with the client alone, their
-rows stored before, which leaves the worker's part; instances over HTTP whose steps are ordinary activities; and
-the hand-written workflow with ordinary and with local activities. Both workers run all along, and completions are
-learnt of in the same way, from Temporal.
+Five kinds of runs take turns, 32 at once:
 
-The row of the target is the platform's short steps against the hand-written workflow's ordinary activities, the
-usual way to write such a step. Like with like stands beside it: a hand-written workflow may take local ones too.
+- instances started over HTTP, whose steps are local activities, as all short steps of Perennial are;
+- the same, started with the client alone after their rows were inserted: this leaves the worker's part;
+- instances started over HTTP, whose steps are ordinary activities;
+- the plain workflow with ordinary activities, and with local ones.
+
+Both workers run throughout, and every completion is awaited from Temporal. The target compares Perennial's short
+steps with the plain workflow's ordinary activities, the usual way to write such a step. Two more figures compare
+like with like.
 """
 
 from __future__ import annotations
@@ -34,33 +36,33 @@ _AT_ONCE = 32
 _TARGET = 0.75
 
 Round = tuple[Burst, dict[str, float]]
-"""What was completed, and the processor's milliseconds for each by part of the stack."""
+"""A block, and milliseconds of processor time per run, by part of the stack."""
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Blocks in turns, in changing order; the first of each warms up."""
+    """Blocks in turns, in alternating order; the first of each kind warms up."""
     size, rounds = (64, 2) if quick else (128, 7)
     async with child("benchmarks.bare_steps", stack.temporal_address, stack.database_url) as pid:
         bare = await Client.connect(stack.temporal_address)
         async with connections(stack.url, stack.key, _AT_ONCE) as opened:
-            sides = Sides(stack, bare, opened, {**stack.pids, "bare_worker": pid})
-            taken: dict[str, list[Round]] = {name: [] for name in sides.kinds}
+            kinds = Kinds(stack, bare, opened, {**stack.pids, "bare_worker": pid})
+            taken: dict[str, list[Round]] = {name: [] for name in kinds.runs}
             for number in range(rounds + 1):
                 users = await stack.add_users(f"steps-{number}-", size)
-                for name in sides.kinds if number % 2 else reversed(sides.kinds):
-                    taken[name].append(await sides.kinds[name](users))
+                for name in kinds.runs if number % 2 else reversed(kinds.runs):
+                    taken[name].append(await kinds.runs[name](users))
     return _figures({name: each[1:] for name, each in taken.items()})
 
 
-class Sides:
-    """What takes turns."""
+class Kinds:
+    """The five kinds of runs."""
 
     def __init__(self, stack: Stack, bare: Client, opened: Sequence[Connection], pids: Mapping[str, int]) -> None:
         self._stack = stack
         self._bare_client = bare
         self._opened = opened
         self._pids = pids
-        self.kinds: dict[str, Callable[[Sequence[str]], Awaitable[Round]]] = {
+        self.runs: dict[str, Callable[[Sequence[str]], Awaitable[Round]]] = {
             "short": lambda users: self._http(users, apart=False),
             "short_by_client": self._client,
             "apart": lambda users: self._http(users, apart=True),
@@ -134,7 +136,7 @@ def _figure(name: str, ours: Sequence[Round], theirs: Sequence[Round], kinds: tu
         value=_rate(ours),
         unit="/s",
         ceiling=_rate(theirs),
-        ceiling_what=f"a hand-written workflow of {_WORDS[kinds[1]]} with the same statements",
+        ceiling_what=f"a plain Temporal workflow of {_WORDS[kinds[1]]} with the same statements",
         target=f"≥ {_TARGET} of it",
         reached=ratio >= _TARGET,
         details={"ratio": round(ratio, 3), "ratios": ratios},

@@ -1,4 +1,4 @@
-"""`POST /workflows/onboarding/execute` under load, against bare client starts of the same workflow."""
+"""`POST /workflows/onboarding/execute` under load, against starts of the same workflow by Temporal's client."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TARGET = 0.8
 _PATIENT: dict[str, str] = {}
 
 Round = tuple[Burst, dict[str, float]]
-"""What was done, and the processor's milliseconds for each by part of the stack."""
+"""A block, and milliseconds of processor time per start, by part of the stack."""
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Blocks in turns, without a pause: the workers are as busy in one as in the next, and drift cancels."""
+    """Blocks in turns, without a pause: workers are as busy in one as in the next, and drift cancels."""
     size, pairs = (64, 2) if quick else (128, 8)
     users = await stack.add_users("execute", size * (pairs + 1))
     blocks = [users[begin : begin + size] for begin in range(0, len(users), size)]
@@ -34,7 +34,7 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
     async with connections(stack.url, stack.key, _CONNECTIONS) as opened:
         for number, block in enumerate(blocks):
             theirs = new[number * size : (number + 1) * size]
-            if number % 2:  # who goes first changes by turns
+            if number % 2:  # the two swap, so that neither always follows the other
                 bare.append(await _bare(stack, theirs))
                 over_http.append(await _http(stack, opened, block))
             else:
@@ -70,7 +70,7 @@ def _figure(over_http: Sequence[Round], bare: Sequence[Round]) -> Figure:
         value=round(statistics.median(done.per_second for done, _ in over_http), 1),
         unit="/s",
         ceiling=round(statistics.median(done.per_second for done, _ in bare), 1),
-        ceiling_what=f"bare client starts of the same workflow, {_CONNECTIONS} at once",
+        ceiling_what=f"starts of the same workflow by Temporal's client alone, {_CONNECTIONS} at once",
         target=f"≥ {_TARGET} of bare",
         reached=ratio >= _TARGET,
         details={

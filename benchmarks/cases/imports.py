@@ -1,4 +1,4 @@
-"""`perennial import` of 2,357 customers, against a COPY of the rows that it makes."""
+"""`perennial import` of 2,357 customers, against COPY of the rows that it stores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAPPING = Path(__file__).parents[2] / "examples" / "cdnow-profiles.toml"
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """New customers each round, the command as a person would start it; then the last file once more."""
+    """Import new customers each round by the command itself; then the last file again, which changes nothing."""
     folder = stack.home / "import"
     folder.mkdir()
     file = _file(folder)
@@ -49,7 +49,7 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
                 "seconds": [round(value, 2) for value in taken],
                 "copy_seconds": [round(value, 3) for value in copied],
                 "second_run_seconds": round(again, 2),
-                "data": "CDNOW sample" if _sample() else "made up, of the CDNOW sample's shape",
+                "data": "CDNOW sample" if _sample() else "generated in the shape of the CDNOW sample",
             },
         )
     ]
@@ -62,19 +62,19 @@ def _sample() -> Path | None:
 
 
 def _file(folder: Path) -> Path:
-    """The sample where it is at hand, else one like it."""
+    """The sample where there is one, else a generated file of its shape."""
     file = folder / "purchases.csv"
     sample = _sample()
     if sample is not None:
         return Path(shutil.copy(sample, file))
-    chance = random.Random(7)
-    customers = [*range(_CUSTOMERS), *(chance.randrange(_CUSTOMERS) for _ in range(_ROWS - _CUSTOMERS))]
+    rng = random.Random(7)
+    customers = [*range(_CUSTOMERS), *(rng.randrange(_CUSTOMERS) for _ in range(_ROWS - _CUSTOMERS))]
     with file.open("w", newline="") as output:
         rows = csv.writer(output)
         rows.writerow(["customer_id", "date", "quantity", "amount"])
         for customer in sorted(customers):
-            day = date(1997, 1, 1) + timedelta(days=chance.randrange(545))
-            rows.writerow([f"{customer:05}", day, chance.randint(1, 9), f"{chance.uniform(5, 99):.2f}"])
+            day = date(1997, 1, 1) + timedelta(days=rng.randrange(545))
+            rows.writerow([f"{customer:05}", day, rng.randint(1, 9), f"{rng.uniform(5, 99):.2f}"])
     return file
 
 
@@ -91,14 +91,14 @@ async def _import(stack: Stack, file: Path, mapping: Path) -> float:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
+    output, _ = await process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"the import ended with {process.returncode}:\n{said.decode()}")
+        raise RuntimeError(f"the import ended with {process.returncode}:\n{output.decode()}")
     return time.perf_counter() - began
 
 
 async def _copy(stack: Stack, prefix: str) -> float:
-    """Take the encrypted rows out, and put them back under other ids: real tables, indexes and WAL."""
+    """Read the encrypted rows, and copy them into the same tables under other ids; returns the seconds."""
     bare = await stack.bare_connection()
     try:
         tables = {"users": "user_id", "data_keys": "subject"}

@@ -1,4 +1,4 @@
-"""Ingest: batches of 500 against COPY of the same rows, and single events against bare inserts, each durable."""
+"""Ingest: batches of 500 against COPY of the same rows, and single events against one-row inserts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SINGLE_TARGET = 1500.0
 
 @dataclass(frozen=True)
 class Pair:
-    """A block of ingest, and the same rows copied."""
+    """A block of ingest, and the rates of COPY for the same rows."""
 
     sent: Burst
     batches: float
@@ -35,17 +35,16 @@ class Pair:
 
     @property
     def rate(self) -> float:
-        """Events a second."""
         return self.sent.count * BATCH / self.sent.seconds
 
     @property
     def ratio(self) -> float:
-        """The share of the ceiling: COPY batch by batch."""
+        """The share of COPY batch by batch."""
         return self.rate / self.batches
 
 
 async def batches(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Blocks in turns with their ceiling. The projector works throughout; a ceiling waits until it is idle."""
+    """Blocks in turns with their ceiling, which waits until the projector has read the block."""
     pairs = 2 if quick else 6
     people = await crowd(stack, "ingest")
     async with copying(stack) as copies, senders(stack) as opened:
@@ -57,7 +56,7 @@ async def batches(stack: Stack, *, quick: bool) -> list[Figure]:
 async def measure_pair(
     stack: Stack, people: Crowd, copies: Copying, opened: Sequence[Connection], count: int = 40
 ) -> Pair:
-    """Send so many batches, then copy what has become of them."""
+    """Send batches, then copy the rows that they became."""
     made = people.batches(count)
     before = processor_seconds(stack.pids)
     sent = await send_batches(opened, made)
@@ -101,7 +100,7 @@ def _figure(pairs: Sequence[Pair]) -> Figure:
 
 
 async def singles(stack: Stack, *, quick: bool) -> list[Figure]:
-    """`POST /events` on 64 connections, against one-row inserts on 64 connections, a commit each; in turns."""
+    """`POST /events` against one-row inserts, on 64 connections each, a commit each; in turns."""
     count, pairs = (1000, 2) if quick else (4000, 5)
     people = await crowd(stack, "single", 2000)
     ours: list[Burst] = []

@@ -1,15 +1,15 @@
-"""From a request until three short steps have finished, one by one on an idle stack; and the same on DBOS.
+"""Latency of a request that runs three short steps, one after the other on an idle stack; and the same on DBOS.
 
-Ours: ``POST execute`` with ``Prefer: wait=10``, answered 200 with the finished instance: API, Temporal, worker and
-Postgres take part, and the caller is authenticated, the request audited, the context encrypted. DBOS: a FastAPI route
-that starts a workflow and awaits its handle in one process, without any of these (:mod:`benchmarks.dbos_steps`).
-Neither polls. Both are called by the same client and change the same rows of the same Postgres.
+Perennial responds to ``POST execute`` with ``Prefer: wait=10`` once the instance has finished. The request is
+authenticated and audited, the context is encrypted, and API, Temporal, worker and Postgres take part. On DBOS a
+FastAPI route starts a workflow and awaits its handle in one process, with none of these
+(:mod:`benchmarks.dbos_steps`). Neither polls. The same client calls both, and both change the same rows.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from itertools import cycle
 
 from temporalio.client import Client
 
@@ -26,7 +26,7 @@ _TARGET_MS = 100.0
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Ours, DBOS, and the hand-written workflow with the client alone, by turns."""
+    """Perennial, DBOS, and a plain Temporal workflow by the client alone, in turns."""
     count = 50 if quick else 400
     port = free_port()
     async with (
@@ -36,18 +36,18 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
         connections(f"http://{LOOPBACK}:{port}", "none") as [theirs],
     ):
         client = await Client.connect(stack.temporal_address)
-        users = _again_and_again(await stack.add_users("latency", 50))
+        users = cycle(await stack.add_users("latency", 50))
 
         async def perennial() -> None:
             document = {"user_id": next(users), "parameters": {}}
-            answer = await ours.request("POST", f"/workflows/{WORKFLOW}/execute", document, prefer="wait=10")
-            if answer.status != 200 or answer.json()["status"] != "completed":
-                raise RuntimeError(f"execute answered {answer.status}: {answer.body[:300]!r}")
+            response = await ours.request("POST", f"/workflows/{WORKFLOW}/execute", document, prefer="wait=10")
+            if response.status != 200 or response.json()["status"] != "completed":
+                raise RuntimeError(f"execute answered {response.status}: {response.body[:300]!r}")
 
         async def dbos() -> None:
-            answer = await theirs.request("POST", "/execute", {"user_id": next(users)})
-            if answer.status != 200 or answer.json()["result"] != "moved":
-                raise RuntimeError(f"DBOS answered {answer.status}: {answer.body[:300]!r}")
+            response = await theirs.request("POST", "/execute", {"user_id": next(users)})
+            if response.status != 200 or response.json()["result"] != "moved":
+                raise RuntimeError(f"DBOS answered {response.status}: {response.body[:300]!r}")
 
         async def bare() -> None:
             await client.execute_workflow(
@@ -64,11 +64,6 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
     return _figures(mine, other, least, spent)
 
 
-def _again_and_again(users: list[str]) -> Iterator[str]:
-    while True:
-        yield from users
-
-
 def _figures(
     ours: dict[str, float], dbos: dict[str, float], bare: dict[str, float], spent: dict[str, float]
 ) -> list[Figure]:
@@ -83,7 +78,7 @@ def _figures(
             ours["p50_ms"],
             "ms",
             bare["p50_ms"],
-            "a hand-written workflow of the same steps, started and awaited by the client alone, p50",
+            "a plain Temporal workflow of the same steps, started and awaited by the client alone, p50",
             target,
             reached,
             details,
@@ -94,7 +89,7 @@ def _figures(
             ours["p50_ms"],
             "ms",
             dbos["p50_ms"],
-            "DBOS: POST to a FastAPI route that starts it and awaits the end, the same steps and Postgres, p50",
+            "DBOS: POST to a FastAPI route that runs the same steps on the same Postgres, p50",
             details=details,
         ),
     ]

@@ -1,4 +1,4 @@
-"""200 onboardings at once to their end, against a hand-written workflow with the same steps and waits."""
+"""200 onboardings at once until all have ended, against a plain Temporal workflow with the same steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WAIT_SECONDS = 2.0
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Rounds in turns; every instance must have ended right."""
+    """Rounds in turns. Raises RuntimeError unless every instance ended as expected."""
     size, rounds = (50, 1) if quick else (200, 2)
     users = await stack.add_users("onboarding", size * rounds + 1)
     script = await _script(stack, users.pop())
@@ -49,7 +49,7 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
             value=round(seconds, 1),
             unit="s",
             ceiling=round(ceiling, 1),
-            ceiling_what=f"a bare workflow of the same shape ({script}), whose activities do nothing",
+            ceiling_what=f"a plain Temporal workflow of the same shape ({script}), whose activities do nothing",
             details={
                 "seconds": [round(value, 2) for value in ours],
                 "bare_seconds": [round(value, 2) for value in bare],
@@ -82,7 +82,7 @@ async def _onboard(stack: Stack, users: Sequence[str]) -> float:
 
 
 async def _check(stack: Stack, users: Sequence[str]) -> None:
-    """Each completed, sent the welcome and the nudge once, and left the customer `at_risk`."""
+    """Each has completed, sent welcome and nudge once, and moved the user to `at_risk`."""
     async with stack.database.connection() as connection:
         right = await connection.fetchval(
             """SELECT count(*) FROM users u JOIN instances i USING (user_id)
@@ -92,27 +92,27 @@ async def _check(stack: Stack, users: Sequence[str]) -> None:
             list(users),
         )
     if right != len(users):
-        raise RuntimeError(f"{len(users) - right} of {len(users)} onboardings did not end right")
+        raise RuntimeError(f"{len(users) - right} of {len(users)} onboardings did not end as expected")
 
 
 async def _script(stack: Stack, user_id: str) -> Script:
-    """What an onboarding does, in order, as its history tells: `a`ctivity, `l`ocal activity, `t`imer."""
+    """The steps of an onboarding in the order of its history: `a`ctivity, `l`ocal activity, `t`imer."""
     async with connections(stack.url, stack.key) as [connection]:
         instance_id = await starts.execute(connection, user_id, _SHORT)
     handle = stack.temporal.get_workflow_handle(temporal_workflow_id(starts.WORKFLOW, instance_id))
     await handle.result()
-    letters = {
+    kinds = {
         EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED: "a",
         EventType.EVENT_TYPE_MARKER_RECORDED: "l",
         EventType.EVENT_TYPE_TIMER_STARTED: "t",
     }
     history = await handle.fetch_history()
-    return "".join(letters.get(event.event_type, "") for event in history.events)
+    return "".join(kinds.get(event.event_type, "") for event in history.events)
 
 
 @asynccontextmanager
 async def _bare_worker(stack: Stack) -> AsyncIterator[Client]:
-    """A worker for the hand-written workflow, in a process of its own as the platform's is."""
+    """A worker for the plain workflow, in a process of its own as Perennial's is."""
     async with child("benchmarks.bare", stack.temporal_address):
         yield await Client.connect(stack.temporal_address)
 

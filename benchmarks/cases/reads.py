@@ -1,4 +1,4 @@
-"""Latency of reads on an otherwise idle stack, one after the other."""
+"""Latency of reads on an idle stack, one after the other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _INSTANCE_TARGET_MS = 20.0
 
 
 async def get_instance(stack: Stack, *, quick: bool) -> list[Figure]:
-    """`GET` of a running instance, against what it can't do without: a describe and a SELECT."""
+    """`GET` of a running instance, against the describe and the SELECT that it needs."""
     count = 200 if quick else 1000
-    [user_id] = await stack.add_users("look", 1)
+    [user_id] = await stack.add_users("instance", 1)
     bare = await stack.bare_connection()
     async with connections(stack.url, stack.key) as [connection]:
         instance_id = await starts.execute(connection, user_id, {})
@@ -58,7 +58,7 @@ def _instance_figure(
 
 
 async def get_user(stack: Stack, *, quick: bool) -> list[Figure]:
-    """`GET` of a profile, against the SELECT by its primary key."""
+    """`GET` of a profile, against a SELECT by its primary key."""
     count = 200 if quick else 1000
     [user_id] = await stack.add_users("read", 1)
     bare = await stack.bare_connection()

@@ -1,9 +1,8 @@
-"""The retention over a year of events, a twelfth of them expired, beside ingest.
+"""A retention run over a year of events, a twelfth of them expired, during ingest.
 
-The events are made up in SQL: rows, ids and sessions as ingest and projector leave them, behind the projector's
-cursor. In turns: ingest alone, then the retention with ingest beside it, then ingest alone again; and at last the
-ceiling, the same work by bare SQL on a month of the same size: `DETACH`, `DROP` and one `DELETE` each of its ids
-and sessions, nothing else going on.
+The events are generated in SQL: rows, ids and sessions as ingest and projector leave them, behind the projector's
+cursor. Ingest runs alone, then during the retention run, then alone again. The ceiling is the same work in plain
+SQL for a partition of the same size, on an idle stack: `DETACH`, `DROP`, a `DELETE` of ids and one of sessions.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -25,8 +23,6 @@ from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
 from models.rules.sharding import SHARDS
 from models.temporal.projection import PROJECTOR
-from runtime.embedded.home import Home
-from runtime.embedded.postgres_roles import OWNER_ROLE
 from store.events.partitions import month_start
 
 _EVENTS = 5_000_000
@@ -39,7 +35,7 @@ _PATIENCE_SECONDS = 600.0
 _TARGET_SECONDS = 60.0
 _TARGET_INGEST = 0.9
 _BODY_BYTES = 160
-"""About what a encrypted body of a page view has."""
+"""About the size of an encrypted body of a page view."""
 _FILL = f"""
     WITH stored AS (
         INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation, historical,
@@ -61,14 +57,14 @@ _READ = f"""
 
 @dataclass
 class _Load:
-    """Batches of events, as fast as a few senders get answers."""
+    """Batches of events, sent on a few connections as fast as the API responds."""
 
     sent: int = 0
     slowest_ms: float = 0.0
 
     @asynccontextmanager
     async def running(self, stack: Stack) -> AsyncIterator[None]:
-        """Send for as long as this is open."""
+        """Send until the block ends."""
         over = asyncio.Event()
         async with connections(stack.url, stack.key, _SENDERS) as senders, asyncio.TaskGroup() as group:
             for connection in senders:
@@ -79,20 +75,20 @@ class _Load:
     async def _send(self, connection: Connection, over: asyncio.Event) -> None:
         while not over.is_set():
             began = time.perf_counter()
-            answer = await connection.request("POST", "/events/batch", {"events": _batch()})
-            if answer.status != 202 or answer.json()["accepted"] != _BATCH:
-                raise RuntimeError(f"events were not taken: {answer.status}")
+            response = await connection.request("POST", "/events/batch", {"events": _batch()})
+            if response.status != 202 or response.json()["accepted"] != _BATCH:
+                raise RuntimeError(f"events were not accepted: {response.status}")
             self.slowest_ms = max(self.slowest_ms, (time.perf_counter() - began) * 1000)
             self.sent += _BATCH
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """How long the retention takes, and what it leaves of ingest."""
+    """Measure the seconds of the run, and the rate of ingest during it."""
     total, alone_seconds = _EVENTS, _ALONE_SECONDS
     if quick:
         total, alone_seconds = total // 10, alone_seconds / 3
-    await _people(stack)
-    owner = await _owner(stack)
+    await stack.add_users("ret", _PEOPLE, consents={"data_collection": True})
+    owner = await asyncpg.connect(stack.owner_url)
     try:
         spare = await _fill(owner, total)
         first = await _ingest_for(stack, alone_seconds)
@@ -103,73 +99,53 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
         await owner.close()
     details = {
         "events": total,
-        "went": enforced.results,
+        "removed": enforced.results,
         "ingest_alone_per_second": [round(first.per_second), round(last.per_second)],
         "processor_ms_each": {
             "before": first.processor_ms_each,
-            "beside": enforced.ingested.processor_ms_each,
+            "during": enforced.ingested.processor_ms_each,
             "after": last.processor_ms_each,
         },
-        "slowest_batch_beside_ms": round(enforced.slowest_batch_ms, 1),
+        "slowest_batch_during_ms": round(enforced.slowest_batch_ms, 1),
     }
     return [
-        _took(enforced.ingested.seconds, bare, details),
-        _left(enforced.ingested.per_second, (first.per_second + last.per_second) / 2, details),
+        _run_figure(enforced.ingested.seconds, bare, details),
+        _ingest_figure(enforced.ingested.per_second, (first.per_second + last.per_second) / 2, details),
     ]
 
 
-def _took(seconds: float, bare: float, details: dict[str, object]) -> Figure:
+def _run_figure(seconds: float, bare: float, details: dict[str, object]) -> Figure:
     return Figure(
         name="retention",
-        what=f"retention over {details['events']:,} events, a twelfth expired, ingest going on",
+        what=f"retention run over {details['events']:,} events, a twelfth expired, during ingest",
         value=round(seconds, 2),
         unit="s",
         ceiling=round(bare, 2),
-        ceiling_what="DETACH, DROP and bare DELETEs of as many ids and sessions, idle",
+        ceiling_what="DETACH, DROP and plain DELETEs of as many ids and sessions, idle",
         target=f"< {_TARGET_SECONDS:.0f} s",
         reached=seconds < _TARGET_SECONDS,
         details=details,
     )
 
 
-def _left(beside: float, alone: float, details: dict[str, object]) -> Figure:
+def _ingest_figure(during: float, alone: float, details: dict[str, object]) -> Figure:
     return Figure(
-        name="retention beside ingest",
-        what="events ingested while the retention runs",
-        value=round(beside, 1),
+        name="ingest during retention",
+        what="events ingested during the retention run",
+        value=round(during, 1),
         unit="/s",
         ceiling=round(alone, 1),
         ceiling_what="the same without it, before and after",
         target=f">= {_TARGET_INGEST} of it",
-        reached=beside >= _TARGET_INGEST * alone,
+        reached=during >= _TARGET_INGEST * alone,
         details=details,
     )
 
 
-async def _people(stack: Stack) -> None:
-    """People who have consented, for ingest to speak of."""
-    ids = await stack.add_users("ret", _PEOPLE)
-    async with connections(stack.url, stack.key) as [connection]:
-        for user_id in ids:
-            await connection.request("PUT", f"/users/{user_id}/consents/data_collection", {"granted": True})
-
-
-async def _owner(stack: Stack) -> asyncpg.Connection[asyncpg.Record]:
-    """A connection of the role that owns the tables, as the worker has one."""
-    parts = urlsplit(stack.database_url)
-    return await asyncpg.connect(
-        host=parts.hostname,
-        port=parts.port,
-        database=parts.path.lstrip("/"),
-        user=OWNER_ROLE,
-        password=Home(stack.home).secret("postgres-owner"),
-    )
-
-
 async def _fill(owner: asyncpg.Connection[asyncpg.Record], total: int) -> datetime:
-    """Store the events, month by month; gives the begin of one that isn't expired, for the ceiling.
+    """Store the events by month; returns the start of a month that has not expired, for the ceiling.
 
-    A twelfth is expired: nine tenths of it a whole month, the rest the first part of the next.
+    A twelfth has expired: nine tenths of it fill a whole month, the rest the first part of the next.
     """
     cutoff = datetime.now(UTC) - timedelta(days=365)
     partly = month_start(cutoff)
@@ -195,7 +171,7 @@ def _later(month: datetime, count: int) -> datetime:
 
 @dataclass(frozen=True)
 class _Ingested:
-    """What was ingested in a while, and what each part of the stack used the processors for meanwhile."""
+    """Events ingested in some seconds, and processor time per event by part of the stack."""
 
     seconds: float
     events: int
@@ -203,16 +179,15 @@ class _Ingested:
 
     @property
     def per_second(self) -> float:
-        """Events a second."""
         return self.events / self.seconds
 
 
 @asynccontextmanager
 async def _ingesting(stack: Stack, found: list[_Ingested]) -> AsyncIterator[_Load]:
-    """Ingest for as long as this is open; what was ingested is added to ``found``."""
+    """Ingest until the block ends; appends the result to ``found``."""
     load = _Load()
     async with load.running(stack):
-        await asyncio.sleep(1)  # it finds its pace
+        await asyncio.sleep(1)  # the connections warm up
         load.slowest_ms, sent = 0.0, load.sent
         before, began = processor_seconds(stack.pids), time.perf_counter()
         yield load
@@ -222,7 +197,7 @@ async def _ingesting(stack: Stack, found: list[_Ingested]) -> AsyncIterator[_Loa
 
 
 async def _ingest_for(stack: Stack, seconds: float) -> _Ingested:
-    """Ingest with nothing else going on."""
+    """Ingest on an idle stack."""
     found: list[_Ingested] = []
     async with _ingesting(stack, found):
         await asyncio.sleep(seconds)
@@ -231,7 +206,7 @@ async def _ingest_for(stack: Stack, seconds: float) -> _Ingested:
 
 @dataclass(frozen=True)
 class _Enforced:
-    """A run of the retention with ingest beside it."""
+    """A retention run during ingest."""
 
     ingested: _Ingested
     slowest_batch_ms: float
@@ -246,10 +221,10 @@ async def _enforced(stack: Stack) -> _Enforced:
             path = f"/retention/runs/{started['run_id']}"
 
             async def over() -> bool:
-                await asyncio.sleep(0.5)  # to ask more often would be a load of its own
+                await asyncio.sleep(0.5)  # more frequent requests would add load
                 return bool((await admin.get(path)).json()["status"] != "running")
 
-            await until(over, _PATIENCE_SECONDS, "the retention")
+            await until(over, _PATIENCE_SECONDS, "the retention run did not end")
         run = (await admin.get(path)).json()
     if run["status"] != "completed":
         raise RuntimeError(f"the run failed: {run['failed']}")
@@ -258,7 +233,7 @@ async def _enforced(stack: Stack) -> _Enforced:
 
 
 async def _bare(owner: asyncpg.Connection[asyncpg.Record], begins: datetime) -> float:
-    """Seconds for a month's worth by bare SQL, each statement the largest it can be."""
+    """Seconds for a month by plain SQL, in as few statements as possible."""
     name, ends = f"events_{begins:%Y_%m}", _later(begins, 1)
     began = time.perf_counter()
     await owner.execute(f"ALTER TABLE events DETACH PARTITION {name} CONCURRENTLY")

@@ -1,4 +1,4 @@
-"""Starting instances the two ways that are compared: over HTTP, and with Temporal's client alone."""
+"""Starts instances over HTTP, and with Temporal's client alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SETTLED_WITHIN = 180.0
 
 
 def new_instance(user_id: str, parameters: Mapping[str, Any], workflow_id: str = WORKFLOW) -> NewInstance:
-    """An instance as the API makes one."""
+    """An instance as the API creates it."""
     checked = find(workflow_id).parameters.model_validate(dict(parameters)).model_dump(mode="json")
     return NewInstance(uuid.uuid4().hex, workflow_id, user_id, _MAX_ATTEMPTS, checked, "bench")
 
@@ -32,16 +32,16 @@ def new_instance(user_id: str, parameters: Mapping[str, Any], workflow_id: str =
 async def execute(
     connection: Connection, user_id: str, parameters: Mapping[str, Any], workflow_id: str = WORKFLOW
 ) -> str:
-    """Start an instance over HTTP; gives its id."""
+    """Start an instance over HTTP; returns its id."""
     document = {"user_id": user_id, "parameters": dict(parameters)}
-    answer = await connection.request("POST", f"/workflows/{workflow_id}/execute", document)
-    if answer.status != 202:
-        raise RuntimeError(f"execute answered {answer.status}: {answer.body[:300]!r}")
-    return str(answer.json()["instance_id"])
+    response = await connection.request("POST", f"/workflows/{workflow_id}/execute", document)
+    if response.status != 202:
+        raise RuntimeError(f"execute answered {response.status}: {response.body[:300]!r}")
+    return str(response.json()["instance_id"])
 
 
 async def store_instances(stack: Stack, new: Sequence[NewInstance]) -> None:
-    """Write the rows that the workflows will look for, so that a bare start makes the workers work as much."""
+    """Insert the instances, so that the worker does the same work for a start by the client alone."""
     async with stack.database.transaction() as connection:
         for instance in new:
             key = await data_keys.require(connection, stack.cipher, instance.user_id)
@@ -49,7 +49,7 @@ async def store_instances(stack: Stack, new: Sequence[NewInstance]) -> None:
 
 
 async def start(stack: Stack, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
-    """Start an instance with the client alone: the same workflow, input, exits, search attributes and summary."""
+    """Start an instance with the client alone: same workflow, input, exits, search attributes and summary."""
     definition = find(new.workflow_id)
     message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters, definition.exits)
     return await stack.temporal.start_workflow(
@@ -61,7 +61,7 @@ async def start(stack: Stack, new: NewInstance) -> WorkflowHandle[Any, Lifecycle
 
 
 async def settled(stack: Stack, user_ids: Sequence[str]) -> float:
-    """Wait until these users' instances stand at their first wait, so that no round is charged for another."""
+    """Wait until the users' instances are in their first wait, so that no block pays for another."""
 
     async def all_wait() -> bool:
         async with stack.database.connection() as connection:
@@ -72,4 +72,4 @@ async def settled(stack: Stack, user_ids: Sequence[str]) -> float:
             )
         return bool(waiting == len(user_ids))
 
-    return await until(all_wait, _SETTLED_WITHIN, "the instances did not come to their first wait")
+    return await until(all_wait, _SETTLED_WITHIN, "the instances did not reach their first wait")

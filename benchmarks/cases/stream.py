@@ -1,4 +1,4 @@
-"""Events as a stream: ingested and projected, how soon they show in profiles, what memory that takes."""
+"""A stream of events: its rate until projected, its memory, and the delay until profiles show an event."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _RATE = 2_000
 _RATE_BATCH = 50
 _VISIBLE_TARGET_MS = 500.0
 _PROBE_EVERY_SECONDS = 0.1
-_LOOK_EVERY_SECONDS = 0.005
+_POLL_SECONDS = 0.005
 _PATIENCE_SECONDS = 30.0
 
 
 async def sustained(stack: Stack, *, quick: bool) -> list[Figure]:
-    """A long run at full load until the last event is in the profiles; memory of API and worker throughout."""
+    """Send at full load until the projector has folded the last event; sample the memory of API and worker."""
     count = 60 if quick else 600
     people = await crowd(stack, "stream")
     pids = {name: stack.pids[name] for name in ("api", "worker")}
@@ -65,7 +65,7 @@ async def sustained(stack: Stack, *, quick: bool) -> list[Figure]:
             reached=rate >= _SUSTAINED_TARGET,
             details={
                 "ingested_per_second": round(count * BATCH / sent.seconds),
-                "folded_after_the_last_answer_s": round(behind, 2),
+                "folded_after_the_last_response_s": round(behind, 2),
                 "processor_us_each": {part: round(spent * 1000, 1) for part, spent in processor.items()},
             },
         )
@@ -76,18 +76,18 @@ async def sustained(stack: Stack, *, quick: bool) -> list[Figure]:
 def _memory_figure(name: str, most: float, idle: float) -> Figure:
     return Figure(
         name=f"memory of {name}",
-        what="the most that the process had resident under that load",
+        what="highest resident memory of the process under that load",
         value=round(most),
         unit="MiB",
         ceiling=round(idle),
-        ceiling_what="the same process before it",
+        ceiling_what="the same process before",
         target=f"< {_MEMORY_TARGET:.0f} MiB",
         reached=most < _MEMORY_TARGET,
     )
 
 
 async def visible(stack: Stack, *, quick: bool) -> list[Figure]:
-    """From an event's answer until `GET` of its person's profile shows it, while 2,000 events/s come in."""
+    """The time from the response to an event until `GET` of the profile shows it, at 2,000 events/s."""
     seconds = 5.0 if quick else 30.0
     people = await crowd(stack, "visible", 5_000)
     probes = await stack.add_users(
@@ -106,7 +106,7 @@ async def visible(stack: Stack, *, quick: bool) -> list[Figure]:
 
 
 async def _pour(connection: Connection, people: Crowd) -> None:
-    """Send at the rate, by the clock: what a pause held back is made up for."""
+    """Send at the rate by the clock, so that a pause is made up for."""
     began, sent = time.perf_counter(), 0
     while True:
         due = int((time.perf_counter() - began) * _RATE)
@@ -118,15 +118,15 @@ async def _pour(connection: Connection, people: Crowd) -> None:
 
 
 async def _probe(prober: Connection, reader: Connection, user_id: str) -> float:
-    """Milliseconds from the answer until the profile shows the event."""
-    moment = datetime.now(UTC).isoformat()
+    """Milliseconds from the response until the profile shows the event."""
+    sent_at = datetime.now(UTC).isoformat()
     event = {"event_id": uuid.uuid4().hex, "user_id": user_id, "event_type": "engagement.share"}
-    await send_one(prober, {**event, "timestamp": moment, "session_id": "probe"})
+    await send_one(prober, {**event, "timestamp": sent_at, "session_id": "probe"})
     began = time.perf_counter()
     while not (await reader.get(f"/users/{user_id}")).json()["behavior"]["session_count"]:
         if time.perf_counter() - began > _PATIENCE_SECONDS:
             raise TimeoutError("an event did not become visible")
-        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)
     taken = (time.perf_counter() - began) * 1000
     await asyncio.sleep(_PROBE_EVERY_SECONDS - min(_PROBE_EVERY_SECONDS, taken / 1000))
     return taken
@@ -136,7 +136,7 @@ def _visible_figure(taken: Sequence[float], reads: Sequence[float]) -> Figure:
     ours, bare = spread(taken), spread(reads)
     return Figure(
         name="visible",
-        what=f"answer of an event until its profile shows it, at {_RATE:,} events/s, p99",
+        what=f"response to an event until its profile shows it, at {_RATE:,} events/s, p99",
         value=ours["p99_ms"],
         unit="ms",
         ceiling=bare["p99_ms"],

@@ -30,11 +30,11 @@ _FILL = """
            (SELECT generation FROM log_generation), true, decode(repeat(md5(number::text), 8), 'hex')
       FROM made"""
 _STEP = 50_000
-"""So many in a transaction: the projector looks four times a second at what isn't committed yet."""
+"""Rows in a transaction: a long one would hold back the projector."""
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Blocks without, then blocks with; each with its COPY, which tells how the machine was meanwhile."""
+    """Blocks without the stored events, then with them; COPY of each block shows the state of the machine."""
     stored, pairs = (STORED // 20, 2) if quick else (STORED, 6)
     people = await crowd(stack, "volume")
     async with copying(stack) as copies:
@@ -45,16 +45,16 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
 
 
 async def _pairs(stack: Stack, people: Crowd, copies: Copying, count: int) -> list[Pair]:
-    """On connections of their own: one that is idle for as long as the filling takes is closed by the API."""
+    # The API closes connections that are idle while the events are stored, so these are new.
     async with senders(stack) as opened:
         await measure_pair(stack, people, copies, opened)  # warms up
         return [await measure_pair(stack, people, copies, opened) for _ in range(count)]
 
 
 async def fill(stack: Stack, prefix: str, people: int, count: int) -> float:
-    """Store so many events of the last months behind the projector's back, with their ids; gives the seconds.
+    """Store events of the last months with their ids, by SQL; returns the seconds.
 
-    The bodies are no encrypted ones, so the projector must not read them: its cursors move in the same transactions.
+    Their bodies cannot be decrypted, so each transaction also moves the projector's cursors past its events.
     """
     owner = await asyncpg.connect(stack.owner_url)
     began = time.perf_counter()

@@ -1,14 +1,14 @@
-"""50,000 instances that wait for months: what they cost while nothing happens.
+"""The cost of 50,000 instances that wait for months, while nothing happens.
 
-They are started through the API, 32 at once, since a row that nobody executes proves nothing about API, worker and
-Temporal; at 75 to 150 a second that takes six to eleven minutes, which it shows, and the whole case up to a
-quarter of an hour. ``--quick`` takes 500, fewer than the worker keeps in its cache: its memory still grows.
+They are started over HTTP, 32 at once, so that API, worker and Temporal hold all of them. At 75 to 150 a second
+that takes six to eleven minutes; the whole case takes up to a quarter of an hour. ``--quick`` starts 500. The
+worker's cache holds more than these, so its memory still grows.
 
-Memory is taken after each tenth. The worker has filled its cache of workflows with the first few hundred, so
-from the first tenth on it must not grow: what instances leave behind goes with the collector's next look at all of
-it, so that it rises and falls, and the highest of the later half is compared with the highest of the earlier. What
-Postgres writes is counted over a still minute, of which there is one before, with none waiting: projectors, outbox
-and schedules go on in both. Then some are looked at, at random.
+Memory is sampled after each tenth. The first few hundred instances fill the worker's cache of workflows, so from
+the first tenth on its memory must not grow. It rises and falls with the garbage collector, so the highest of the
+later half is compared with the highest of the earlier half. The writes of Postgres are counted for a minute with
+none waiting and for a minute with all: projectors, outbox and schedules run in both. Random instances are read
+last.
 """
 
 from __future__ import annotations
@@ -33,53 +33,52 @@ WORKFLOW = "patient"
 COUNT = 50_000
 _AT_ONCE = 32
 _PARTS = 10
-_COME_TO_REST_WITHIN = 300.0
+_ALL_WAIT_WITHIN = 300.0
 _STATISTICS_SECONDS = 11.0
-"""Postgres' idle connections report what they counted after ten seconds."""
+"""Idle connections of Postgres report their counts after ten seconds."""
 _STATUS_TARGET_MS = 30.0
 _GROWTH_TARGET = 1.1
-_ABOUT_INSTANCES = ("instances", "steps", "attempts", "event_waits")
+_INSTANCE_TABLES = ("instances", "steps", "attempts", "event_waits")
 
 
 @dataclass(frozen=True)
-class Still:
-    """What Postgres wrote while nothing happened."""
+class Writes:
+    """The writes of Postgres in some seconds."""
 
     seconds: float
     wal_bytes: int
     rows: dict[str, dict[str, int]]
-    """Inserted, updated, deleted, of each table where that isn't nought."""
+    """Rows inserted, updated and deleted, of each table with any."""
 
     @property
     def wal_kib_a_minute(self) -> float:
-        """KiB of WAL a minute."""
         return round(self.wal_bytes / 1024 / self.seconds * 60, 1)
 
     @property
     def of_instances(self) -> int:
-        """Rows written that hold instances."""
-        return sum(sum(self.rows.get(table, {}).values()) for table in _ABOUT_INSTANCES)
+        """Rows written in the tables of instances."""
+        return sum(sum(self.rows.get(table, {}).values()) for table in _INSTANCE_TABLES)
 
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
-    """Fill, be still, look."""
+    """Start the instances, count writes while they wait, and read some."""
     count, seconds = (500, 15.0) if quick else (COUNT, 60.0)
     owner = await asyncpg.connect(stack.owner_url)
     try:
-        before = await _still(owner, seconds)
+        before = await _count_writes(owner, seconds)
         users = await stack.add_users("waiting", count)
         memory, ids, burst_rates = await _fill(stack, users)
-        waiting = await _still(owner, seconds)
+        waiting = await _count_writes(owner, seconds)
     finally:
         await owner.close()
     memory.append(_memory(stack, count))
-    ours, described = await _looks(stack, ids, 200 if quick else 2_000)
+    ours, described = await _read(stack, ids, 200 if quick else 2_000)
     memory.append(_memory(stack, count))
     details = {
         "memory_mib": memory,
         "starts_per_second": burst_rates,
-        "still_with_none": vars(before),
-        "still_with_all": vars(waiting),
+        "writes_with_none": vars(before),
+        "writes_with_all": vars(waiting),
         "http": ours,
         "describe": described,
     }
@@ -87,14 +86,12 @@ async def run(stack: Stack, *, quick: bool) -> list[Figure]:
 
 
 async def _fill(stack: Stack, users: Sequence[str]) -> tuple[list[dict[str, float]], list[str], list[float]]:
-    """Start one for each user; gives memory and rate of each part, and the instances' ids."""
+    """Start one for each user; returns memory by tenth, the instances' ids, and the rates of starting."""
     memory, ids, rates = [_memory(stack, 0)], list[str](), list[float]()
     step = len(users) // _PARTS
     for begin in range(0, len(users), step):
         done = await _start(stack, users[begin : begin + step], ids)
-        await until(
-            lambda: _all_wait(stack, ids), _COME_TO_REST_WITHIN, "the instances did not come to their wait"
-        )
+        await until(lambda: _all_wait(stack, ids), _ALL_WAIT_WITHIN, "the instances did not reach their wait")
         rates.append(round(done.per_second, 1))
         memory.append(_memory(stack, len(ids)))
         print(f"  {len(ids):,} wait; {rates[-1]} started a second; MiB {memory[-1]}", flush=True)
@@ -124,7 +121,7 @@ def _memory(stack: Stack, instances: int) -> dict[str, float]:
     return {"instances": instances, **{name: round(resident(pid), 1) for name, pid in parts.items()}}
 
 
-async def _still(owner: asyncpg.Connection[asyncpg.Record], seconds: float) -> Still:
+async def _count_writes(owner: asyncpg.Connection[asyncpg.Record], seconds: float) -> Writes:
     await asyncio.sleep(_STATISTICS_SECONDS)
     began, (lsn, rows) = time.perf_counter(), await _written(owner)
     await asyncio.sleep(max(seconds, _STATISTICS_SECONDS))
@@ -133,7 +130,7 @@ async def _still(owner: asyncpg.Connection[asyncpg.Record], seconds: float) -> S
         table: {what: value - rows.get(table, {}).get(what, 0) for what, value in counts.items()}
         for table, counts in rows_then.items()
     }
-    return Still(
+    return Writes(
         lasted, lsn_then - lsn, {table: counts for table, counts in changed.items() if any(counts.values())}
     )
 
@@ -144,8 +141,8 @@ async def _written(owner: asyncpg.Connection[asyncpg.Record]) -> tuple[int, dict
     return int(lsn), {row[0]: {"inserted": row[1], "updated": row[2], "deleted": row[3]} for row in rows}
 
 
-async def _looks(stack: Stack, ids: Sequence[str], count: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds of a GET, and of a bare describe, of instances at random."""
+async def _read(stack: Stack, ids: Sequence[str], count: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Times of a GET and of a bare describe, of random instances."""
     chosen = random.Random(5)
     async with connections(stack.url, stack.key) as [connection]:
 
@@ -160,10 +157,10 @@ async def _looks(stack: Stack, ids: Sequence[str], count: int) -> tuple[dict[str
 
 
 def _figures(
-    count: int, memory: Sequence[dict[str, float]], before: Still, waiting: Still, details: dict[str, Any]
+    count: int, memory: Sequence[dict[str, float]], before: Writes, waiting: Writes, details: dict[str, Any]
 ) -> list[Figure]:
     parts = [_memory_figure(part, count, memory, details) for part in ("api", "worker", "temporal")]
-    return [*parts, *_still_figures(before, waiting), _status_figure(count, details["http"], details["describe"])]
+    return [*parts, *_write_figures(before, waiting), _status_figure(count, details["http"], details["describe"])]
 
 
 def _memory_figure(part: str, count: int, memory: Sequence[dict[str, float]], details: dict[str, Any]) -> Figure:
@@ -171,21 +168,21 @@ def _memory_figure(part: str, count: int, memory: Sequence[dict[str, float]], de
     first, last = (max(each[part] for each in some) for some in (memory[1:half], memory[half:]))
     return Figure(
         name=f"waiting: memory of {part}",
-        what=f"resident at most, while from half of them to {count:,} wait and after looking at some",
+        what=f"highest resident, while from half of them to {count:,} wait and after some are read",
         value=last,
         unit="MiB",
         ceiling=first,
-        ceiling_what=f"at most, from {count // _PARTS:,} to half of them",
+        ceiling_what=f"highest from {count // _PARTS:,} to half of them",
         target=f"≤ {_GROWTH_TARGET} times" if ours else "",
         reached=last <= _GROWTH_TARGET * first if ours else None,
         details=details if part == "api" else {},
     )
 
 
-def _still_figures(before: Still, waiting: Still) -> list[Figure]:
+def _write_figures(before: Writes, waiting: Writes) -> list[Figure]:
     rows = Figure(
         name="waiting: rows",
-        what=f"rows of {', '.join(_ABOUT_INSTANCES)} written in {waiting.seconds:.0f} s while all wait",
+        what=f"rows of {', '.join(_INSTANCE_TABLES)} written in {waiting.seconds:.0f} s while all wait",
         value=waiting.of_instances,
         unit="rows",
         ceiling=before.of_instances,

@@ -1,4 +1,4 @@
-"""Masked JSON documents: what of parameters, variables and results those see who see no people."""
+"""Masking of JSON documents: parameters, variables and results for roles that may not see personal data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JSON = st.recursive(
 )
 
 
-def test_ids_durations_and_words_of_ours_stay() -> None:
+def test_ids_durations_times_and_known_words_stay_readable() -> None:
     assert mask(Mask.TEXTS, SHOWN) == SHOWN
 
 
@@ -54,7 +54,7 @@ def test_ids_durations_and_words_of_ours_stay() -> None:
         ("P1D for Ada", "***"),
     ],
 )
-def test_every_other_text_goes(hidden: Any, seen: Any) -> None:
+def test_every_other_text_is_masked(hidden: Any, seen: Any) -> None:
     assert mask(Mask.TEXTS, hidden) == seen
 
 
@@ -64,7 +64,7 @@ def test_masking_a_masked_document_changes_nothing(document: Any) -> None:
     assert without_texts(once) == once
 
 
-def test_choices_that_a_schema_names_stay() -> None:
+def test_choices_of_a_schema_stay_readable() -> None:
     schema = {"properties": {"plan": {"enum": ["gold", 1]}, "kind": {"anyOf": [{"const": "late"}, {}]}}}
     assert closed_words(schema) == {"gold", "late"}
     document = {"plan": "gold", "kind": "late", "note": "golden"}
@@ -73,7 +73,7 @@ def test_choices_that_a_schema_names_stay() -> None:
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR])
-def test_each_column_is_masked_as_it_declares(role: Role) -> None:
+def test_each_column_is_masked_by_its_declaration(role: Role) -> None:
     assert value_for(role, Instance, "error", "450 ada@example.com is away") == "***"
     assert value_for(role, Attempt, "error_message", None) is None
     assert value_for(role, Step, "result", {"note": "Ada"}) == {"note": "***"}
