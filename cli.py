@@ -266,7 +266,7 @@ def audit_verify(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Check the audit log against its checkpoints. Exit code 3 and one sentence where it has been tampered with."""
+    """Check the audit log against its checkpoints. Exit code 3 and one sentence if it has been tampered with."""
     from privacy.audit_chain import ChainBrokenError, CheckpointKey
     from privacy.encryption import Cipher
     from store.audit.verification import verify

@@ -132,8 +132,10 @@ class Retention:
         after: tuple[datetime, str] | None = None
         held = 0
         while True:
-            async with self._database.connection() as connection:
-                found = await expired.ended_instances(connection, purge.older_than, after, INSTANCES_AT_ONCE)
+            # The present period decides before Temporal is asked to delete: histories can't be restored.
+            async with self._database.transaction() as connection:
+                older_than = (await purge.begin_batch(connection)).older_than
+                found = await expired.ended_instances(connection, older_than, after, INSTANCES_AT_ONCE)
             if not found:
                 break
             after = found[-1].end_time, found[-1].instance_id
@@ -143,7 +145,6 @@ class Retention:
 
     async def _delete_instances(self, purge: Purge, found: Sequence[EndedInstance]) -> int:
         """Delete instances; return how many are held, since Temporal still has a run of theirs."""
-        await purge.check_period()
         counts = await asyncio.gather(
             *(self._histories.delete(temporal_workflow_id(each.workflow_id, each.instance_id)) for each in found)
         )
@@ -181,11 +182,6 @@ class Purge:
     async def begin_batch(self, connection: Connection) -> Batch:
         """Begin a batch in a transaction of the caller's. Raises :class:`RetentionExtendedError`."""
         return await runs.begin_batch(connection, self.run_id, self.data_type, self.older_than)
-
-    async def check_period(self) -> None:
-        """Raise :class:`RetentionExtendedError` if the period was removed."""
-        async with self.database.transaction() as connection:
-            await self.begin_batch(connection)
 
     async def delete_by_index(self, table: IndexScan) -> None:
         """Delete the expired rows of a table, the oldest first."""

@@ -1,1 +1,1 @@
-"""The HTTP edge: routers, the composition root of the edge, and how errors look."""
+"""The HTTP API: one router for each resource, and what all routes share."""

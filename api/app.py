@@ -1,4 +1,4 @@
-"""The composition root of the edge."""
+"""The composition root of the API."""
 
 from __future__ import annotations
 
@@ -48,19 +48,18 @@ _ROUTERS = (
 
 
 class PerennialApi(FastAPI):
-    """FastAPI with our own OpenAPI document."""
+    """FastAPI with the platform's own OpenAPI document."""
 
     def openapi(self) -> dict[str, object]:
-        """The document, built once."""
         if not self.openapi_schema:
             self.openapi_schema = build_openapi(self)
         return self.openapi_schema
 
 
 def create_app(resources: Resources) -> FastAPI:
-    """The application over some resources, which its lifespan opens and closes.
+    """The application. Its lifespan opens and closes the resources.
 
-    Raises :class:`api.guard.UndeclaredRouteError` where a route doesn't say who may call it.
+    Raises :class:`api.guard.UndeclaredRouteError` if a route doesn't declare who may call it.
     """
     app = PerennialApi(
         title="Perennial",
@@ -78,7 +77,7 @@ def create_app(resources: Resources) -> FastAPI:
     require_declarations(app)
     install_problem_handlers(app)
     app.add_middleware(RequestContextMiddleware, default_quota=resources.settings.rate_limit_per_minute)
-    app.openapi()
+    app.openapi()  # built now, so that no request waits for it
     return app
 
 

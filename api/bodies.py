@@ -1,11 +1,10 @@
-"""Request bodies: read within a limit, and only as JSON that every later part can store."""
+"""Request bodies: read up to a limit, and accepted only as JSON that can be written and stored again."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from email.message import Message
 from itertools import islice
 from typing import Any, NoReturn
@@ -25,17 +24,18 @@ from models.schemas.fields import UnusableItem
 
 _NUL = "\x00"
 _NUL_ESCAPED = b"\\u0000"
-_WANTED = "The body must be one JSON document in UTF-8, without NaN or Infinity."
+_MALFORMED = "The body must be one JSON document in UTF-8, without NaN or Infinity."
 _WRITABLE_LEVELS = 250
+"""orjson reads deeper documents than it writes: it writes 254 levels."""
 _MOST_NAMES = 10_000
-"""What a body, or an object in it, may have: each name that a model doesn't know becomes an error of its own, and
-half a million of them would keep everybody else waiting. What may have any names is bounded in bytes, to fewer."""
-_DIGITS = len(str(-(1 << 63)))
+"""Of the body, and of each object in it. Each unknown name becomes an error, and half a million of them would keep
+other requests waiting. Objects with free names are limited in bytes, to fewer names than this."""
+_INTEGER_DIGITS = len(str(-(1 << 63)))
 _MERGE_PATCH = frozenset({"application/json", "application/merge-patch+json"})
 
 
 class JsonRequest(Request):
-    """A request whose body has been read and parsed already."""
+    """A request whose body has been read and parsed."""
 
     def __init__(self, request: Request, raw: bytes, document: Any) -> None:
         super().__init__(request.scope, request.receive)
@@ -43,17 +43,15 @@ class JsonRequest(Request):
         self._document = document
 
     async def body(self) -> bytes:
-        """The bytes as they came."""
         return self._raw
 
     async def json(self) -> Any:
-        """The parsed document; None where the body is empty."""
+        """The document; None if the body is empty."""
         return self._document
 
     @property
     def canonical(self) -> bytes:
-        """The document in one form, whatever its spacing and the order of its names; as it came where it holds
-        items that can't be written again."""
+        """The document with its names sorted and without spaces; the body as sent if it can't be written."""
         try:
             return orjson.dumps(self._document, option=orjson.OPT_SORT_KEYS)
         except orjson.JSONEncodeError:
@@ -63,94 +61,35 @@ class JsonRequest(Request):
 async def read_json(request: Request, limit: int, items: str | None = None) -> JsonRequest:
     """Read and parse the body of a request.
 
-    ``items`` names a list whose items are judged one by one: what is wrong with one of them makes it an
-    :class:`UnusableItem` and costs the others nothing. Raises :class:`BodyTooLargeError` as soon as more than
-    ``limit`` bytes are announced or have come, :class:`UnsupportedMediaTypeError`, :class:`MalformedJsonError`, and
-    :class:`InvalidContentError` where it is no object or holds what can't be stored: a text with a NUL or half of a
-    surrogate pair, or a number beyond a double's range.
+    ``items`` names a list whose items are validated one by one. An item that can't be stored becomes an
+    :class:`UnusableItem`, and the others are kept. Raises :class:`BodyTooLargeError` as soon as more than
+    ``limit`` bytes are announced or received, :class:`UnsupportedMediaTypeError`, :class:`MalformedJsonError`, and
+    :class:`InvalidContentError` for a body that isn't an object or contains a text with NUL or half of a surrogate
+    pair, or a number outside the range of a double.
     """
     raw = await _read(request, limit)
     if not raw:
         return JsonRequest(request, raw, None)
     _check_media_type(request)
-    document, strange = _parsed(raw)
+    document, lenient = _parse(raw)
     if not isinstance(document, dict):
         raise InvalidContentError([FieldError("", "invalid_type", "must be an object")])
     _require_few_names(document)
-    suspect = _Suspect(deep=_may_be_deep(raw), values=strange or _NUL_ESCAPED in raw)
-    if items is not None and isinstance(document.get(items), list):
-        rest = {name: value for name, value in document.items() if name != items}
-        document = rest | {items: [suspect.judged(item) for item in document[items]]}
-        suspect.require_storable(rest)
-    else:
-        suspect.require_storable(document)
+    # Each check walks the document, so the bytes must give a reason for it.
+    deep = raw.count(b"[") + raw.count(b"{") > _WRITABLE_LEVELS
+    if lenient or _NUL_ESCAPED in raw or (deep and not _writable(document)):
+        listed = document.pop(items) if items is not None and isinstance(document.get(items), list) else None
+        _require_storable(document)
+        if items is not None and listed is not None:
+            document[items] = [_usable(item) for item in listed]
     return JsonRequest(request, raw, document)
-
-
-def _parsed(raw: bytes) -> tuple[Any, bool]:
-    """A document, and whether it may hold what is JSON by its grammar, but nothing that could be written again:
-    half a surrogate pair, which a text cut in the middle of an emoji leaves behind, or a number like 1e999."""
-    try:
-        return orjson.loads(raw), False
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(raw.decode(), parse_constant=_refused, parse_int=_whole), True
-    except (ValueError, RecursionError):
-        raise MalformedJsonError(_WANTED) from None
-
-
-def _whole(text: str) -> int | float:
-    """An integer as orjson reads it: one of more than 64 bits is a float. By its length first, since Python reads
-    none of more than some thousand digits."""
-    if len(text) > _DIGITS:
-        return float(text)
-    value = int(text)
-    return value if -(1 << 63) <= value < 1 << 64 else float(text)
-
-
-def _refused(_text: str) -> NoReturn:
-    raise ValueError("not a number that JSON has")
-
-
-def _require_few_names(document: dict[str, Any]) -> None:
-    objects = (((), document), *(((name,), value) for name, value in document.items() if isinstance(value, dict)))
-    errors = [
-        FieldError(pointer(place), "too_many_fields", f"must have at most {_MOST_NAMES} fields")
-        for place, value in objects
-        if len(value) > _MOST_NAMES
-    ]
-    if errors:
-        raise InvalidContentError(errors)
-
-
-@dataclass(frozen=True)
-class _Suspect:
-    """What the bytes of a body give reason to look for; looking costs a walk through the document."""
-
-    deep: bool
-    values: bool
-
-    def require_storable(self, document: Any) -> None:
-        """Raise where a document can't be stored."""
-        if self.values and (errors := list(islice(_value_errors(document), LISTED_ERRORS))):
-            raise InvalidContentError(errors)
-        if self.deep and _too_deep(document):
-            raise MalformedJsonError("The body is nested too deeply.")
-
-    def judged(self, item: Any) -> Any:
-        """An item of a batch, or what stands for it where it can't be stored."""
-        if self.values and (errors := list(islice(_value_errors(item), LISTED_OF_ITEM))):
-            return UnusableItem(item, errors)
-        if self.deep and _too_deep(item):
-            return UnusableItem(item, [FieldError("", "too_deep", "is nested too deeply")])
-        return item
 
 
 async def _read(request: Request, limit: int) -> bytes:
     if any(encoding.strip().lower() != "identity" for encoding in request.headers.getlist("content-encoding")):
         raise UnsupportedMediaTypeError("Bodies are taken as they are: send no Content-Encoding.")
     announced = request.headers.get("content-length", "")
+    # Python converts only some thousand digits, so the length of the number is checked first.
     if announced.isdecimal() and (len(announced) > len(str(limit)) + 20 or int(announced) > limit):
         raise BodyTooLargeError(limit)
     chunks, size = [], 0
@@ -164,45 +103,92 @@ async def _read(request: Request, limit: int) -> bytes:
 
 def _check_media_type(request: Request) -> None:
     given = request.headers.getlist("content-type")
+    if given == ["application/json"]:
+        return
     message = Message()
     message["content-type"] = given[0] if len(given) == 1 else "none/none"
     media_type = message.get_content_type()
-    charset = _charset(message)
     if request.method == "PATCH":
-        known = media_type in _MERGE_PATCH
+        known, wanted = media_type in _MERGE_PATCH, "application/merge-patch+json"
     else:
-        known = media_type == "application/json" or (
-            media_type.startswith("application/") and media_type.endswith("+json")
-        )
-    if not known or charset not in {"utf-8", "utf8", "us-ascii"}:
-        wanted = "application/merge-patch+json" if request.method == "PATCH" else "application/json"
+        known, wanted = media_type.startswith("application/"), "application/json"
+        known = known and (media_type == wanted or media_type.endswith("+json"))
+    if not known or _charset(message) not in {"utf-8", "utf8", "us-ascii"}:
         raise UnsupportedMediaTypeError(f"Send the body as {wanted}, in UTF-8.")
 
 
 def _charset(message: Message) -> str | None:
-    """The charset of a media type, UTF-8 where it names none; None where its parameters can't be read."""
+    """The charset of a media type, UTF-8 by default; None if its parameters can't be read."""
     try:
         return message.get_content_charset("utf-8")
-    except (TypeError, ValueError):  # numbered parameters (RFC 2231) that have no order
+    except (TypeError, ValueError):  # numbered parameters (RFC 2231) in an impossible order
         return None
 
 
-def _may_be_deep(raw: bytes) -> bool:
-    return raw.count(b"[") + raw.count(b"{") > _WRITABLE_LEVELS
+def _parse(raw: bytes) -> tuple[Any, bool]:
+    """The document, and whether only Python's lenient parser reads it.
+
+    Such a document is JSON by its grammar, but may contain half of a surrogate pair, which a text cut inside an
+    emoji leaves, or a number like 1e999.
+    """
+    try:
+        return orjson.loads(raw), False
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(raw.decode(), parse_constant=_not_json, parse_int=_integer), True
+    except (ValueError, RecursionError):
+        raise MalformedJsonError(_MALFORMED) from None
 
 
-def _too_deep(document: Any) -> bool:
-    """Whether a document could be read but not be written again: orjson writes 254 levels."""
+def _integer(text: str) -> int | float:
+    """An integer as orjson reads it: a float if it needs more than 64 bits."""
+    if len(text) > _INTEGER_DIGITS:  # int() refuses more than some thousand digits
+        return float(text)
+    value = int(text)
+    return value if -(1 << 63) <= value < 1 << 64 else float(text)
+
+
+def _not_json(_text: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _require_few_names(document: dict[str, Any]) -> None:
+    objects = (((), document), *(((name,), value) for name, value in document.items() if isinstance(value, dict)))
+    errors = [
+        FieldError(pointer(place), "too_many_fields", f"must have at most {_MOST_NAMES} fields")
+        for place, value in objects
+        if len(value) > _MOST_NAMES
+    ]
+    if errors:
+        raise InvalidContentError(errors)
+
+
+def _require_storable(document: Any) -> None:
+    if errors := list(islice(_value_errors(document), LISTED_ERRORS)):
+        raise InvalidContentError(errors)
+    if not _writable(document):
+        raise MalformedJsonError("The body is nested too deeply.")
+
+
+def _usable(item: Any) -> Any:
+    """An item of a batch, or an :class:`UnusableItem` if it can't be stored."""
+    errors = list(islice(_value_errors(item), LISTED_OF_ITEM))
+    if not errors and not _writable(item):
+        errors = [FieldError("", "too_deep", "is nested too deeply")]
+    return UnusableItem(item, errors) if errors else item
+
+
+def _writable(document: Any) -> bool:
     try:
         orjson.dumps(document)
     except orjson.JSONEncodeError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _value_errors(document: Any) -> Iterator[FieldError]:
-    """Where a parsed document holds a text or a number that can't be stored; an iteration and no recursion, since
-    it may be deep."""
+    """The texts and numbers of a document that can't be stored. No recursion: the document may be deep."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
     while waiting:
         place, value = waiting.pop()
@@ -223,7 +209,7 @@ def _value_errors(document: Any) -> Iterator[FieldError]:
 
 
 def _unstorable(text: str) -> str | None:
-    """What a text holds that UTF-8 can't write, or Postgres can't store."""
+    """The part of a text that UTF-8 can't write or Postgres can't store."""
     if _NUL in text:
         return "the character U+0000"
     try:

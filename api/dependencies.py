@@ -1,17 +1,15 @@
-"""What a route can ask for: who is calling, the transaction, the resources."""
+"""What a route can ask for: the caller, the transaction, the resources, the audit row."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from api.audit import Audit, UnauditedAnswerError, is_refusal
+from api.audit import Audit, UnauditedAnswerError
 from api.request_context import request_context_of
 from api.resources import Resources
-from models.errors import PerennialError, UnauthenticatedError, UserNotFoundError
-from models.schemas.fields import is_user_id
+from models.errors import UnauthenticatedError
 from store.api_keys import AuthenticatedKey
 from store.connection import Connection
 
@@ -22,29 +20,17 @@ async def _resources(request: Request) -> Resources:
 
 
 async def _caller(request: Request) -> AuthenticatedKey:
-    admission = request_context_of(request).admission
-    if admission is None:  # a public route has no caller to ask for
+    key = request_context_of(request).key
+    if key is None:  # a public route
         raise UnauthenticatedError
-    return admission
+    return key
 
 
-async def _transaction(request: Request) -> AsyncIterator[Connection]:
-    resources: Resources = request.app.state.resources
-    audit = request_context_of(request).audit
-    async with resources.database.connection() as connection:
-        if audit is None:
-            async with connection.transaction():
-                yield connection
-            return
-        audit.in_transaction = True
-        try:
-            async with connection.transaction():
-                yield connection
-                await audit.write(connection)
-        except PerennialError as error:
-            if is_refusal(error):  # what it had noted is rolled back
-                await audit.write_refusal(connection, error)
-            raise
+async def _transaction(request: Request) -> Connection:
+    context = request_context_of(request)
+    opened = context.audit.transaction() if context.audit else request.app.state.resources.database.transaction()
+    connection: Connection = await context.exit_stack.enter_async_context(opened)
+    return connection
 
 
 async def _audit(request: Request) -> Audit:
@@ -54,27 +40,19 @@ async def _audit(request: Request) -> Audit:
     return audit
 
 
-async def _user_id(
-    user_id: Annotated[str, Path(description="1 to 128 of `A-Z a-z 0-9 . _ : -`", examples=["u-1"])],
-) -> str:
-    if not is_user_id(user_id):
-        raise UserNotFoundError
-    return user_id
-
-
 ResourcesOf = Annotated[Resources, Depends(_resources)]
 """Settings, pools, keys and the Temporal client."""
 
 Caller = Annotated[AuthenticatedKey, Depends(_caller)]
-"""The key that the request was let in with."""
+"""The key that the request presented."""
 
-InTransaction = Annotated[Connection, Depends(_transaction, scope="function")]
-"""A connection in the request's one transaction. It commits when the endpoint has returned, before the answer
-goes out: what was answered is on disk. Effects outside Postgres must not happen inside: routes that have any
-open their transactions themselves, with ``resources.database.transaction()``."""
+InTransaction = Annotated[Connection, Depends(_transaction)]
+"""A connection in the one transaction of the request. It commits after the endpoint has returned and before the
+answer leaves. Effects outside Postgres must not happen inside it: a route with such effects opens its transactions
+itself, with ``audit.transaction()`` or ``resources.database.transaction()``."""
 
 AuditOf = Annotated[Audit, Depends(_audit)]
-"""What the audit log gets of the request: note on it whose data is shown or changed."""
+"""The audit row of the request, for the endpoint to note whose data it shows or changes."""
 
-UserIdInPath = Annotated[str, Depends(_user_id)]
-"""The `user_id` of the path; 404 where it can't be anybody's."""
+UserIdInPath = Annotated[str, Path(description="1 to 128 of `A-Z a-z 0-9 . _ : -`", examples=["u-1"])]
+"""The `user_id` of the path. The guard has answered 404 if it can't be the id of a user."""

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
-from api.etags import strong
-
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -59,7 +57,7 @@ class Asset:
 
 
 def _asset(content: bytes, media_type: str) -> Asset:
-    return Asset(content, media_type, strong(hashlib.sha256(content).hexdigest()[:32]))
+    return Asset(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
 def _packaged(name: str, media_type: str) -> Asset:

@@ -119,10 +119,10 @@ class Execution:
 async def execute_once(execution: Execution, idempotency: Idempotency, wait: float) -> Response:
     """Carry an execution out, or repeat the answer that its Idempotency-Key has had before."""
     resources, audit = execution.resources, execution.audit
-    audit.about(execution.request.user_id)
+    audit.user_id = execution.request.user_id
     client = await resources.require_temporal()
     executions = Executions(resources.database, resources.cipher, client, resources.settings.task_queue)
-    async with resources.database.transaction() as connection:
+    async with audit.transaction() as connection:
         claim = await idempotency.claim(connection)
         instance_id = new_instance_id(claim.token)
         audit.note(
@@ -134,10 +134,8 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
             },
         )
         if claim.replay:
-            await audit.write(connection)
             return claim.replay
         admitted = await execution.admit(connection, instance_id)
-        await audit.write(connection)
     new, placed = admitted.new, admitted.placed
     run_id = None
     if not placed.begun:

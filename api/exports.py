@@ -1,18 +1,18 @@
-"""Everything that is held on a person, as one JSON document that is written while it is read.
+"""The export of a person: one JSON document, streamed while it is read.
 
-Rows are read a page at a time, each in a short transaction of its own, and nothing of Postgres is held while the
-other side takes what was read: a slow reader would keep a connection from everybody else, and a transaction or a
-snapshot that stays open for as long as somebody likes would hold back vacuum and the log's horizon. So memory
-doesn't grow with what there is, and an export is no snapshot: a row that was there all the time is in it, once,
-as it was when its page was read; one that came or went meanwhile may be. The person's data key is read with
-every page.
+Each page of rows is read in a short transaction of its own. While the client takes a page, the API holds no
+connection, transaction or snapshot: a slow client must not block others, vacuum or the horizon of the log. So
+memory doesn't grow with the size of an export, and an export is no snapshot. It contains once each row that
+existed all the time, as it was when its page was read; it may contain a row that was inserted or deleted
+meanwhile. Every page is read together with the person's data key.
 
-The status goes out before the rows are read, so what goes wrong later can't be told by it. The answer then
-breaks off without its end (:class:`api.request_context.ResponseAbortedError`), and is neither whole HTTP nor whole JSON:
-nobody can take half of what is held for all of it. That is so where the person is erased meanwhile, since a page
-finds no key, where Postgres goes away, and where this process is killed or told to stop. Whoever hangs up ends
-it as well. The row in the audit log is committed with the request's transaction, before the first byte: it may
-tell of more than what the other side got, never of less.
+The status is sent before the rows are read, so a later failure can't change it. The response then ends early
+(:class:`api.request_context.ResponseAbortedError`) and is neither complete HTTP nor valid JSON, so no client takes
+the part for the whole. This happens if the person is erased (the next page finds no key), if Postgres becomes
+unreachable, and if this process is killed or told to stop. A client that hangs up ends the export too.
+
+The audit row commits with the request's transaction, before the first byte: it may name more than the client has
+received, never less.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import orjson
 
 from api.instances import known_words
 from api.masking import row_for
-from api.profiles import SHOWN, seen_by
+from api.profiles import SHOWN, full_profile, seen_by
 from api.request_context import ResponseAbortedError
 from api.resources import Resources
 from models.errors import PerennialError
@@ -47,22 +47,20 @@ _BODY = "body"
 
 
 def exported_fields() -> list[str]:
-    """The names of what an export shows, for the audit log."""
+    """The names of the exported fields, for the audit log."""
     return [*SHOWN, *(f"{table.name}.{name}" for table in exports.tables() for name in _shown(table).columns)]
 
 
 def _shown(table: ExportedTable) -> ExportedTable:
-    """A table without what the profile shows of it."""
-    return replace(table, columns=_beside(table)) if table.name == PROFILE else table
-
-
-def _beside(table: ExportedTable) -> tuple[str, ...]:
-    return tuple(beside_the_profile(list(table.columns)))
+    """A table without the columns that the profile shows."""
+    if table.name != PROFILE:
+        return table
+    return replace(table, columns=tuple(beside_the_profile(list(table.columns))))
 
 
 @dataclass(frozen=True)
 class Export:
-    """What is held on one person, as a role sees it."""
+    """All data of one person, as a role sees it."""
 
     resources: Resources
     role: Role
@@ -73,16 +71,16 @@ class Export:
 
     @classmethod
     async def begin(cls, resources: Resources, connection: Connection, role: Role, stored: StoredUser) -> Export:
-        """An export that begins with a profile, read in the same transaction."""
+        """An export that begins with a profile, which was read in the same transaction."""
         [users] = [_shown(table) for table in exports.tables() if table.name == PROFILE]
         user_id = stored.profile.user_id
-        profile = seen_by(role, stored)
+        profile = seen_by(role, full_profile(stored))
         for row in (await exports.page(connection, resources.cipher, user_id, users, None)).rows:
             profile |= _seen(role, users, row, {})
         return cls(resources, role, user_id, profile, datetime.now(UTC))
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The document, in parts. Raises :class:`ResponseAbortedError`."""
+        """The document in parts. Raises :class:`ResponseAbortedError`."""
         try:
             async for part in self._parts():
                 yield part
@@ -112,7 +110,7 @@ class Export:
     async def _page(
         self, table: ExportedTable, after: tuple[Any, ...] | None
     ) -> tuple[Page, Mapping[str, EventType]]:
-        """A page, and the declarations of its events' types; nothing of Postgres is held afterwards."""
+        """A page of rows, and the declarations of its events' types."""
         async with self.resources.database.transaction() as connection:
             page = await exports.page(connection, self.resources.cipher, self.user_id, table, after)
             if table.model is not Event:
@@ -123,7 +121,7 @@ class Export:
 def _seen(
     role: Role, table: ExportedTable, row: Mapping[str, Any], types: Mapping[str, EventType]
 ) -> dict[str, Any]:
-    """A row as a role sees it, under the names that the API has for its columns."""
+    """A row as a role sees it, under the API's names of its columns."""
     known, declared = known_words(row.get("workflow_id", "")), types.get(row.get("event_type", ""))
     seen = row_for(role, table.model, row, known=known, declared=declared)
     if table.model is Event:

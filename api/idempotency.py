@@ -1,6 +1,6 @@
-"""`Idempotency-Key`: a request that is sent again gets the first answer again, and happens once.
+"""`Idempotency-Key`: a repeated request gets the first answer again, and its work is done once.
 
-In one transaction (`POST /users`, `/users/batch`)::
+With one transaction (`POST /users`, `/users/batch`)::
 
     claim = await idempotency.claim(connection)
     if claim.replay:
@@ -10,25 +10,25 @@ In one transaction (`POST /users`, `/users/batch`)::
     await idempotency.keep(connection, claim, response, subject=user_id)
     return response
 
-A crash before the commit leaves nothing, neither claim nor work. After it, both are there. A concurrent request
-with the same key waits in ``claim`` for that commit and repeats the answer; where it is rolled back instead, the
-waiting one does the work. Errors are never kept: they roll the claim back.
+A crash before the commit leaves neither claim nor work; after it, both are there. A concurrent request with the
+same key waits in ``claim`` for that commit and repeats the answer. If it is rolled back, the waiting request does
+the work. Errors are never kept: they roll the claim back.
 
-In two transactions, where something outside Postgres has to happen in between (`execute`)::
+With two transactions, if an effect outside Postgres comes between them (`execute`)::
 
-    async with resources.database.transaction() as connection:
+    async with audit.transaction() as connection:
         claim = await idempotency.claim(connection)
         if claim.replay:
             return claim.replay
         ...                                      # insert the instance, named after claim.token
-    ...                                          # start it, idempotent by that name
+    ...                                          # start it; its name makes this idempotent
     async with resources.database.transaction() as connection:
         await idempotency.keep(connection, claim, response, subject=user_id)
 
-A crash before the first commit leaves nothing. Between the two, the claim is there without an answer: a retry
-finds no replay but the same ``claim.token``, inserts nothing new (the name is taken) and starts what has started
-(no effect), so the effect is still one. Two requests at once may both get that far; the first answer is kept.
-After the second commit every retry repeats it.
+A crash before the first commit leaves nothing. A crash between the two leaves the claim without an answer: a retry
+finds no replay and the same ``claim.token``. It inserts nothing (the name is taken) and starts what has started
+(no effect). Two concurrent requests may both get that far; the first answer is kept. After the second commit every
+retry repeats it.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ _TOKEN_BYTES = 16
 
 @dataclass(frozen=True)
 class RequestClaim:
-    """What a request may do: repeat an answer, or its work.
+    """Whether a request repeats an answer or does its work.
 
-    ``token`` is 22 characters of base64url: the same whenever the same request is sent again under its key, and
-    random without a key. What the request makes can be named after it.
+    ``token`` is 22 characters of base64url to name a new resource after: the same for every repetition of the
+    request under its key, and random without a key.
     """
 
     token: str
@@ -70,7 +70,7 @@ class RequestClaim:
 
 @dataclass(frozen=True)
 class Idempotency:
-    """The `Idempotency-Key` of one request; without that header all of it does nothing."""
+    """The `Idempotency-Key` of one request. Without that header nothing is claimed or kept."""
 
     cipher: Cipher
     key_id: str
@@ -78,7 +78,7 @@ class Idempotency:
     fingerprint: bytes
 
     async def claim(self, connection: Connection) -> RequestClaim:
-        """Claim the key in a transaction; raises what :func:`store.idempotency.claim` raises."""
+        """Claim the key in the transaction. Raises the errors of :func:`store.idempotency.claim`."""
         if self.idempotency_key is None:
             return RequestClaim(secrets.token_urlsafe(_TOKEN_BYTES), None, None)
         held = await store.claim(
@@ -88,12 +88,12 @@ class Idempotency:
             idempotency_key=self.idempotency_key,
             fingerprint=self.fingerprint,
         )
-        return RequestClaim(held.token, _repeat(held.replay), held)
+        return RequestClaim(held.token, _replay(held.replay), held)
 
     async def keep(
         self, connection: Connection, claim: RequestClaim, response: Response, *, subject: str | None
     ) -> None:
-        """Keep the answer, encrypted with the key of the person it is about; None: of the service."""
+        """Keep the answer, encrypted with the data key of ``subject``, or with the service's own for None."""
         if claim.held is None:
             return
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
@@ -101,7 +101,7 @@ class Idempotency:
         await store.keep(connection, self.cipher, claim.held, answer, subject=subject)
 
 
-def _repeat(answer: StoredAnswer | None) -> Response | None:
+def _replay(answer: StoredAnswer | None) -> Response | None:
     if answer is None:
         return None
     return Response(answer.body, answer.status, {**answer.headers, "Idempotency-Replayed": "true"})
@@ -115,8 +115,8 @@ async def _idempotency(
         str | None,
         Header(
             alias=_HEADER,
-            description="1 to 255 printable ASCII characters. The same key with the same request gives the first "
-            "answer again, for 24 hours; with another one it is 422.",
+            description="1 to 255 printable ASCII characters. For 24 hours the same request with the same key "
+            "gets the first answer again; another request with that key is 422.",
         ),
     ] = None,
 ) -> Idempotency:
@@ -129,4 +129,4 @@ async def _idempotency(
 
 
 IdempotencyOf = Annotated[Idempotency, Depends(_idempotency)]
-"""The request's `Idempotency-Key`; see this module's text."""
+"""The `Idempotency-Key` of the request; the module's docstring shows how to use it."""

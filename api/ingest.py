@@ -1,53 +1,102 @@
-"""Ingest of one API process: from checked events to events on disk, one by one or in batches.
+"""Ingest of one API process: from validated events to events on disk.
 
-Single events that arrive while a transaction is under way go together into the next one, so that 64 callers
-cost one commit and not 64. Each is answered only when that has been made.
+Single events that arrive while a transaction is under way share the next one, so that 64 callers cost one commit
+instead of 64. Each caller is answered after that commit.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 import asyncpg
 
-from api.notifier import Notifier
-from models.audit import AuditEntry
+from api.audit import Audit, audited_transaction
+from models.audit import AuditOutcome
 from models.errors import PartitionDetachingError
 from models.rules.event_types import EventType
-from models.rules.ingest import NewEvent, Outcome, Window, prepare
+from models.rules.ingest import USER_ID_RESERVED, NewEvent, Outcome, Window, prepare
 from models.rules.retention import EVENTS
 from models.schemas.events import EventInput
+from models.schemas.fields import RESERVED_USER_IDS
 from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
-from store.audit import entries
-from store.connection import Connection
-from store.events import events
+from store.events import events, log
 from store.events.partitions import KnownPartitions, month_of
 from store.events.types import EventTypes
 from store.retention import periods
 
 _GATHER_SECONDS = 0.001
+_QUIET_SECONDS = 0.01
 _MAX_GROUP = 500
 _YIELD_EVERY = 250
+"""Events to prepare before other requests get their turn."""
 _ATTEMPTS = 2
-_MONTH_GONE = (asyncpg.CheckViolationError, PartitionDetachingError)
+_PARTITION_GONE = (asyncpg.CheckViolationError, PartitionDetachingError)
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A single event, and who waits for what becomes of it."""
+@dataclass
+class Submission:
+    """The items of one request, and the outcome of each."""
 
-    event: EventInput
-    account: Callable[[Outcome], AuditEntry]
-    outcome: asyncio.Future[Outcome]
+    audit: Audit
+    items: Sequence[EventInput | Outcome]
+    """An item that isn't a valid event is its own rejection."""
+    historical: bool = False
+    outcomes: Sequence[Outcome] = ()
+    accepted: int = 0
+    duplicates: int = 0
+
+    @property
+    def rejected(self) -> int:
+        return len(self.items) - self.accepted - self.duplicates
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Set the outcomes, and note the audit row: the users whose events are stored, and the counts."""
+        self.outcomes = outcomes
+        statuses = [outcome.status for outcome in outcomes]
+        self.accepted, self.duplicates = statuses.count("accepted"), statuses.count("duplicate")
+        self.audit.note(
+            subjects={
+                item.user_id
+                for item, status in zip(self.items, statuses, strict=True)
+                if status != "rejected" and isinstance(item, EventInput)
+            },
+            details={
+                "events": len(statuses),
+                "accepted": self.accepted,
+                "duplicates": self.duplicates,
+                "rejected": self.rejected,
+            },
+        )
+
+
+class SingleEvent(Submission):
+    """One event, which shares a transaction with others."""
+
+    def __init__(self, audit: Audit, event: EventInput) -> None:
+        super().__init__(audit, [event])
+        self.user_id = event.user_id
+        self.stored: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        """Gets the outcome after the commit."""
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Set the outcome, and note the audit row: the user, and the status or the code of the rejection."""
+        self.outcomes = outcomes
+        [outcome] = outcomes
+        if outcome.errors:
+            code = outcome.errors[0].code
+            self.audit.note(self.user_id, outcome=AuditOutcome.REFUSED, details={"code": code})
+        else:
+            self.audit.note(self.user_id, details={"status": outcome.status})
 
 
 class Ingest:
-    """Takes events. One for each process; it may be used from the start, and is closed at the end."""
+    """Stores events; one for each process. Closing it stores the events that still wait."""
 
     def __init__(self, database: Database, cipher: Cipher, notifier: Notifier) -> None:
         self._database = database
@@ -55,117 +104,103 @@ class Ingest:
         self._notifier = notifier
         self._types = EventTypes()
         self._partitions = KnownPartitions()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[SingleEvent] = []
         self._flusher: asyncio.Task[None] | None = None
 
-    async def take(
-        self,
-        given: Sequence[EventInput],
-        account: Callable[[Sequence[Outcome]], Sequence[AuditEntry]],
-        *,
-        historical: bool = False,
-    ) -> list[Outcome]:
-        """Store a batch in one transaction; what became of each event, in their order.
+    async def store(self, submissions: Sequence[Submission]) -> None:
+        """Store the events of some requests and their audit rows in one transaction, and set the outcomes.
 
-        ``account`` gives the rows of the audit log for that; they are written in the same transaction.
-
-        What it says is on disk. Raises what an unreachable Postgres raises: then nothing may have been stored,
-        or all; to send it again is safe.
+        On return everything is on disk. Raises :class:`DatabaseUnreachable`: then either all events were stored or
+        none, and sending them again is safe.
         """
         async with self._database.connection() as connection:
-            types = await self._types.find(connection, {event.event_type for event in given})
+            types = await self._types.find(connection, _types_of(submissions))
             for attempt in range(_ATTEMPTS):
                 window = Window.of(datetime.now(UTC), await periods.days_of(connection, EVENTS))
-                prepared = await _prepare(given, types, window, historical=historical)
+                prepared = await _prepare(submissions, types, window)
+                months = {month_of(event.timestamp) for event in prepared if isinstance(event, NewEvent)}
                 try:
-                    outcomes = await self._record(connection, prepared, account)
+                    await self._partitions.ensure(connection, months)
+                    async with audited_transaction(connection, [each.audit for each in submissions]):
+                        outcomes = iter(await events.record(connection, self._cipher, prepared))
+                        for submission in submissions:
+                            submission.settle(list(islice(outcomes, len(submission.items))))
                     break
-                except _MONTH_GONE:  # retention has taken it, under a period that may be a new one: judge again
+                except _PARTITION_GONE:
+                    # Retention has detached a month. The period may have changed, so the window is read again.
                     self._partitions.forget()
                     if attempt + 1 == _ATTEMPTS:
                         raise PartitionDetachingError from None
         self._notifier.wake()
-        return outcomes
 
-    async def _record(
-        self,
-        connection: Connection,
-        prepared: Sequence[NewEvent | Outcome],
-        account: Callable[[Sequence[Outcome]], Sequence[AuditEntry]],
-    ) -> list[Outcome]:
-        months = {month_of(event.timestamp) for event in prepared if isinstance(event, NewEvent)}
-        await self._partitions.ensure(connection, months)
-        async with connection.transaction():
-            outcomes = await events.record(connection, self._cipher, prepared)
-            await entries.append(connection, account(outcomes))
-            return outcomes
-
-    async def take_one(self, event: EventInput, account: Callable[[Outcome], AuditEntry]) -> Outcome:
-        """Store an event, together with others that arrive about now; what became of it, once it is on disk."""
-        waiting = _Waiting(event, account, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+    async def store_one(self, event: EventInput, audit: Audit) -> Outcome:
+        """Store an event, together with others that arrive within a millisecond; returns after the commit."""
+        single = SingleEvent(audit, event)
+        self._waiting.append(single)
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush())
-        return await waiting.outcome
+        return await single.stored
 
     async def _flush(self) -> None:
-        """Store what waits, group by group, until nothing does."""
+        """Store the waiting events, group by group, until none is left."""
         try:
             while self._waiting:
                 await asyncio.sleep(_GATHER_SECONDS)
                 group, self._waiting = self._waiting[:_MAX_GROUP], self._waiting[_MAX_GROUP:]
-                await self._settle(group)
+                await self._store_group(group)
         finally:
             self._flusher = None
-            for waiting in self._waiting:  # only where this task was cancelled
-                waiting.outcome.cancel()
+            for single in self._waiting:  # only if this task was cancelled
+                single.stored.cancel()
             self._waiting = []
 
-    async def _settle(self, group: Sequence[_Waiting]) -> None:
+    async def _store_group(self, group: Sequence[SingleEvent]) -> None:
         try:
-            outcomes = await self.take(
-                [waiting.event for waiting in group],
-                lambda outcomes: [
-                    waiting.account(outcome) for waiting, outcome in zip(group, outcomes, strict=True)
-                ],
-            )
+            await self.store(group)
         except asyncio.CancelledError:
-            for waiting in group:
-                waiting.outcome.cancel()
+            for single in group:
+                single.stored.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
-            await self._settle_apart(group, error)
+        except Exception as error:  # noqa: BLE001 - it is raised in the callers
+            if len(group) > 1 and not isinstance(error, UNREACHABLE):
+                for single in group:  # one event's failure must not fail the others
+                    await self._store_group([single])
+                return
+            for single in group:
+                if not single.stored.done():
+                    single.stored.set_exception(error)
             return
-        for waiting, outcome in zip(group, outcomes, strict=True):
-            if not waiting.outcome.done():  # its caller may have gone
-                waiting.outcome.set_result(outcome)
-
-    async def _settle_apart(self, group: Sequence[_Waiting], error: Exception) -> None:
-        """One event's failure is nobody else's: unless Postgres is away, each is tried alone."""
-        if len(group) > 1 and not isinstance(error, UNREACHABLE):
-            for waiting in group:
-                await self._settle([waiting])
-            return
-        for waiting in group:
-            if not waiting.outcome.done():
-                waiting.outcome.set_exception(error)
+        for single in group:
+            if not single.stored.done():  # its caller may have gone
+                single.stored.set_result(single.outcomes[0])
 
     async def close(self) -> None:
-        """Store what still waits."""
+        """Store the events that still wait."""
         if self._flusher is not None:
             with suppress(asyncio.CancelledError):
                 await self._flusher
 
 
+def _types_of(submissions: Sequence[Submission]) -> set[str]:
+    return {
+        item.event_type for submission in submissions for item in submission.items if isinstance(item, EventInput)
+    }
+
+
 async def _prepare(
-    given: Sequence[EventInput], types: Mapping[str, EventType], window: Window, *, historical: bool
+    submissions: Sequence[Submission], types: Mapping[str, EventType], window: Window
 ) -> list[NewEvent | Outcome]:
-    """Each event ready to be stored, or why it isn't taken."""
-    prepared = []
-    for index, event in enumerate(given):
-        prepared.append(_prepare_one(event, types.get(event.event_type), window, historical=historical))
-        if index % _YIELD_EVERY == _YIELD_EVERY - 1:
-            await asyncio.sleep(0)
+    """Every item of the submissions as an event that is ready to be stored, or its rejection."""
+    prepared: list[NewEvent | Outcome] = []
+    for submission in submissions:
+        for item in submission.items:
+            if isinstance(item, EventInput):
+                declared = types.get(item.event_type)
+                prepared.append(_prepare_one(item, declared, window, historical=submission.historical))
+            else:
+                prepared.append(item)
+            if len(prepared) % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
     return prepared
 
 
@@ -175,7 +210,7 @@ def _prepare_one(
     refusal = window.refusal(event.timestamp)
     if refusal is not None:
         return refusal
-    return prepare(
+    prepared = prepare(
         event_id=event.event_id,
         user_id=event.user_id,
         event_type=event.event_type,
@@ -185,3 +220,44 @@ def _prepare_one(
         parts=event.parts,
         declared=declared,
     )
+    # No user can have such an id, so Postgres isn't asked for it.
+    if event.user_id.casefold() in RESERVED_USER_IDS and isinstance(prepared, NewEvent):
+        return USER_ID_RESERVED
+    return prepared
+
+
+class Notifier:
+    """Sends NOTIFY to the projectors after commits, on a connection of its own, at most once in 10 ms.
+
+    With a NOTIFY in the transactions of ingest, Postgres would commit them one after the other.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        await self._database.open()
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        await self._database.close()
+
+    def wake(self) -> None:
+        """Have the projectors notified, at once or up to 10 ms after the last time."""
+        self._due.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            with suppress(asyncpg.PostgresError, *UNREACHABLE):  # the projectors also poll
+                async with self._database.connection() as connection:
+                    await log.notify(connection)
+            await asyncio.sleep(_QUIET_SECONDS)

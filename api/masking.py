@@ -1,9 +1,8 @@
-"""Who sees what of a person: the one place where the API masks, driven by the columns' own declarations.
+"""Masks what a role may not see, as the columns' declarations say.
 
-Whatever a route shows of a encrypted column passes here with the caller's role: profiles (:func:`profile_for`),
-events (:func:`event_body_for`) and the rows of an export (:func:`row_for`); or, where callbacks show it too,
-:func:`privacy.masking.value_for`, which every other column passes: instances, dead letters and messages.
-Analytics shows dimensions, which are no person's.
+Every encrypted column that a route shows passes here with the caller's role: profiles (:func:`masked_profile`),
+events (:func:`event_body_for`) and the rows of an export (:func:`row_for`). Instances, dead letters and messages
+also go into callbacks, so they pass :func:`privacy.masking.value_for`.
 """
 
 from __future__ import annotations
@@ -22,19 +21,14 @@ from privacy.masking import mask, sees_people, value_for
 from store.instances.views import error_view
 
 USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items() if declared.mask}
-"""The attributes of a profile that are masked, each with how."""
+"""The masked attributes of a profile, each with its kind of mask."""
 
 _ERROR = "error"
-"""The column that holds why something has failed; the kind and the step of a failure are no person's."""
-
-
-def profile_for(role: Role, document: Mapping[str, Any]) -> dict[str, Any]:
-    """A profile as a role sees it."""
-    return dict(document) if sees_people(role) else masked_profile(document)
+"""The column of a failure. Its kind and its step are not personal and stay readable."""
 
 
 def masked_profile(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A profile as those see it who may not see whom it is about."""
+    """A profile as operators and analysts see it."""
     return {
         name: masked_profile(value) if name == "demographics" else _masked(name, value)
         for name, value in document.items()
@@ -46,7 +40,7 @@ def _masked(name: str, value: Any) -> Any:
 
 
 def event_body_for(role: Role, body: Mapping[str, Any], declared: EventType | None) -> Mapping[str, Any]:
-    """An event's body as a role sees it; ``declared`` is the event's type, where it has one."""
+    """An event's body as a role sees it. ``declared`` is the event's type, if it is declared."""
     return body if sees_people(role) else event_privacy.masked(body, declared, mask)
 
 
@@ -58,10 +52,10 @@ def row_for(
     known: Collection[str] = frozenset(),
     declared: EventType | None = None,
 ) -> dict[str, Any]:
-    """A row of any table, its encrypted columns opened, as a role sees it: each column as it is declared.
+    """A decrypted row of any table as a role sees it: each column masked as it is declared.
 
-    ``known`` are the words that the schema of the row's workflow names, ``declared`` is the event's type where the
-    row is one.
+    ``known`` are the words that the schema of the row's workflow names as choices. ``declared`` is the type of the
+    event, if the row is an event.
     """
     kinds = {name: personal.mask for name, personal in personal_columns(table).items()}
 

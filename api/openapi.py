@@ -15,7 +15,7 @@ from api.guard import GuardedRoute
 from api.responses import PROBLEM_MEDIA_TYPE, problem
 from models.errors import (
     BodyTooLargeError,
-    Forbidden,
+    ForbiddenError,
     InvalidContentError,
     MalformedJsonError,
     PerennialError,
@@ -59,7 +59,7 @@ _TAGS = [
 
 _KEY_ERRORS: tuple[type[PerennialError], ...] = (
     UnauthenticatedError,
-    Forbidden,
+    ForbiddenError,
     TooManyRequestsError,
     StoreUnavailableError,
 )

@@ -1,7 +1,7 @@
-"""Lists in pages: a limit, and a cursor that says where the last page ended.
+"""Pagination: a limit, and a cursor to the end of the page before.
 
-A cursor is opaque to callers: base64url of a JSON list, the name of the list first and then the sort key of the
-page's last item. It needs no secret: all it can do is to say where to go on.
+A cursor is opaque to callers: base64url of a JSON list with the name of the list and the sort key of the page's
+last item. It isn't signed, since it only sets the position in a list that the caller may read anyway.
 """
 
 from __future__ import annotations
@@ -32,14 +32,12 @@ Second = TypeVar("Second")
 
 @dataclass(frozen=True)
 class PageRequest:
-    """Which page is wanted."""
-
     limit: int
     cursor: str | None
 
     @property
     def fetch(self) -> int:
-        """How many rows to read: one more than the page holds, which tells whether there is a next one."""
+        """The number of rows to read: one more than the page holds, to know whether there is a next page."""
         return self.limit + 1
 
     @overload
@@ -49,9 +47,9 @@ class PageRequest:
     def after(self, name: str, first: type[First], second: type[Second], /) -> tuple[First, Second] | None: ...
 
     def after(self, name: str, /, *kinds: type) -> tuple[Any, ...] | None:
-        """The sort key to go on after: values of ``kinds`` (str, int, datetime); None for the first page.
+        """The sort key after which the page begins; None for the first page. ``kinds`` are str, int or datetime.
 
-        Raises :class:`InvalidContentError` (`invalid_cursor`) for a cursor that isn't one of the list ``name``.
+        Raises :class:`InvalidContentError` (`invalid_cursor`) unless the cursor is one of the list ``name``.
         """
         if self.cursor is None:
             return None
@@ -67,10 +65,9 @@ class PageRequest:
     def cut(
         self, name: str, rows: Sequence[Row], sort_key: Callable[[Row], tuple[str | datetime, ...]]
     ) -> tuple[Sequence[Row], Pagination]:
-        """The page out of up to :attr:`fetch` rows, and its pagination."""
+        """The page from up to :attr:`fetch` rows, and its pagination."""
         page = rows[: self.limit]
-        more = len(rows) > self.limit
-        cursor = _encode([name, *sort_key(page[-1])]) if more else None
+        cursor = _encode([name, *sort_key(page[-1])]) if len(rows) > self.limit else None
         return page, Pagination(limit=self.limit, next_cursor=cursor)
 
 
@@ -88,7 +85,7 @@ PageQuery = Annotated[PageRequest, Depends(_page_request)]
 
 def _whole_number(digits: str) -> int:
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS):
-        raise ValueError("not a number of ours")
+        raise ValueError("not a whole number")
     return int(digits)
 
 
@@ -100,7 +97,7 @@ def _encode(values: list[str | datetime]) -> str:
 
 
 def _decode(cursor: str) -> list[str]:
-    """The values of a cursor; ValueError for anything that :func:`_encode` doesn't make."""
+    """The values of a cursor. Raises ValueError for anything that :func:`_encode` doesn't return."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
@@ -109,7 +106,7 @@ def _decode(cursor: str) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError("not a cursor")
     if _encode(list(values)) != cursor:
-        raise ValueError("not as it was made")
+        raise ValueError("not in its canonical form")
     if any("\x00" in value for value in values):
-        raise ValueError("not a text")
+        raise ValueError("not a text that Postgres takes")
     return values

@@ -1,4 +1,4 @@
-"""From failures to answers, in one place: every error leaves as RFC 9457 problem details."""
+"""Turns every failure into RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -38,17 +38,16 @@ _TEMPORAL_AWAY = frozenset(
 )
 
 _STORE_AWAY = (*UNREACHABLE, asyncpg.TransactionRollbackError)
-"""Postgres is away, or gave up on a transaction (deadlock, serialization) that may simply be tried again."""
+"""Postgres is unreachable, or aborted a transaction (deadlock, serialization) that may be retried."""
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Let one function answer all failures that can be expected; the rest is 500 in the middleware."""
+    """Have one function answer all expected failures. The middleware answers the others with 500."""
     for kind in (PerennialError, RequestValidationError, HTTPException, RPCError, *_STORE_AWAY):
         app.add_exception_handler(kind, _answer)
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    """The problem details of a failure; one that isn't expected is raised on to the middleware."""
     return problem_response(_translate(request, error), request_context_of(request).request_id)
 
 
@@ -67,7 +66,7 @@ def _translate(request: Request, error: Exception) -> PerennialError:
 
 
 def _http_error(request: Request, error: HTTPException) -> PerennialError:
-    """What the router itself says: no such path, or another method."""
+    """The router's own errors: no such path, or another method."""
     if error.status_code == MethodNotAllowedError.status:
         return MethodNotAllowedError(sorted(_methods_of(request)))
     if error.status_code == NotFoundError.status:
@@ -78,7 +77,7 @@ def _http_error(request: Request, error: HTTPException) -> PerennialError:
 
 
 def _methods_of(request: Request) -> set[str]:
-    """All methods that the path has: each is a route of its own, so the router names but one."""
+    """All methods of the path. Each is a route of its own, and Starlette names only the methods of one."""
     path = request.scope["path"]
     return {
         method

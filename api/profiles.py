@@ -1,39 +1,58 @@
-"""Profiles as each role sees them.
+"""Profiles as each role sees them, their entity tags, and batches of them.
 
 An entity tag covers what its representation shows. Admins, operators and analysts see what is computed from
-events, so that their tags change with it; the answers to an integrator's writes don't show it, and their tags
-change with the profile's version alone.
+events, so their tags change with it. The answer to an integrator's write doesn't show it, so that tag changes with
+the version of the profile alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from api.etags import strong
-from api.masking import profile_for
+from pydantic import ValidationError
+
+from api.audit import names_of
+from api.masking import masked_profile
+from api.validation import item_errors
+from models.errors import FieldError
 from models.rules.activity import Activity
 from models.rules.money import average, written
-from models.schemas.users import Behavior, Consents, Demographics, Transactions, UserProfile
+from models.schemas.fields import UnusableItem, is_user_id
+from models.schemas.users import (
+    Behavior,
+    Consents,
+    Demographics,
+    ItemError,
+    Transactions,
+    UserBatchAnswer,
+    UserBatchResult,
+    UserProfile,
+    UserUpsert,
+)
 from models.vocabulary import Purpose, Role
 from privacy.masking import sees_people
+from store.users.batches import Outcome
 from store.users.rows import StoredUser
 
-_ALWAYS = ("user_id", "created_at", "updated_at")
 SHOWN = (
     *(UserProfile.model_fields.keys() - {"demographics"}),
     *(f"demographics.{name}" for name in Demographics.model_fields),
 )
 """The names of what a profile shows, for the audit log."""
+_ALWAYS = ("user_id", "created_at", "updated_at")
+_YIELD_EVERY = 50
+"""Items to validate before other requests get their turn."""
 
 
-def profile(stored: StoredUser) -> UserProfile:
+def full_profile(stored: StoredUser) -> UserProfile:
     """A profile in full."""
-    known = stored.profile
+    known, activity = stored.profile, stored.activity
     profiling = known.consents_to(Purpose.PROFILING)
-    score = stored.activity.engagement_score(datetime.now(UTC), profiling=profiling)
     return UserProfile(
         user_id=known.user_id,
         email=known.email,
@@ -45,20 +64,16 @@ def profile(stored: StoredUser) -> UserProfile:
         demographics=Demographics(**known.demographics),
         privacy_preferences=dict(known.privacy_preferences),
         consents=Consents(**known.consents),
-        behavior=_behavior(stored.activity, score),
-        transactions=_transactions(stored.activity, known.subscription_tier),
+        behavior=Behavior(
+            session_count=activity.session_count,
+            last_session_date=activity.last_session_date,
+            total_session_duration=activity.total_session_seconds,
+            feature_usage_map=dict(sorted(activity.features.items())),
+            engagement_score=activity.engagement_score(datetime.now(UTC), profiling=profiling),
+        ),
+        transactions=_transactions(activity, known.subscription_tier),
         created_at=stored.created_at,
         updated_at=stored.updated_at,
-    )
-
-
-def _behavior(activity: Activity, engagement_score: float | None) -> Behavior:
-    return Behavior(
-        session_count=activity.session_count,
-        last_session_date=activity.last_session_date,
-        total_session_duration=activity.total_session_seconds,
-        feature_usage_map=dict(sorted(activity.features.items())),
-        engagement_score=engagement_score,
     )
 
 
@@ -77,18 +92,19 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
     )
 
 
-def seen_by(role: Role, stored: StoredUser) -> dict[str, Any]:
+def seen_by(role: Role, shown: UserProfile) -> dict[str, Any]:
     """A profile as a role reads it: masked, unless the role sees people."""
-    return profile_for(role, profile(stored).model_dump(mode="json"))
+    document = shown.model_dump(mode="json")
+    return document if sees_people(role) else masked_profile(document)
 
 
-def answer_to_writer(role: Role, stored: StoredUser, sent: Mapping[str, Any]) -> dict[str, Any]:
+def answer_to_writer(role: Role, shown: UserProfile, sent: Mapping[str, Any]) -> dict[str, Any]:
     """A profile as the answer to a write.
 
-    An integrator writes and reads nothing of people: it sees what its own request carried, as it is stored now,
-    and the id and times; so a change never discloses the rest.
+    An integrator may not read profiles. It sees what its own request carried, as it is stored now, the id and the
+    times, so that a change never discloses the rest.
     """
-    document = profile(stored).model_dump(mode="json")
+    document = shown.model_dump(mode="json")
     if sees_people(role):
         return document
     return {name: document[name] for name in _ALWAYS} | {
@@ -102,27 +118,84 @@ def _only(value: Any, sent: Any) -> Any:
     return {name: value.get(name) for name in sent or {}}
 
 
-def etag(role: Role, stored: StoredUser) -> str:
-    """The entity tag of a profile as a role reads it, or as a write answers it."""
-    if sees_people(role):
-        return _tag(stored, "full", _digest(stored.activity))
+def etag(role: Role, stored: StoredUser, shown: UserProfile) -> str:
+    """The entity tag of a profile as a role reads it, or as the answer to an integrator's write."""
+    created = int(stored.created_at.timestamp() * 1_000_000)
+    version = f"{stored.version}-{created:x}"
     if role is Role.INTEGRATOR:
-        return _tag(stored, "written")
-    return _tag(stored, "masked", _digest(stored.activity))
+        return f'"{version}-written"'
+    # Without the score: it decays from day to day, and If-Match must not fail for that.
+    behavior = shown.behavior.model_dump_json(exclude={"engagement_score"})
+    digest = hashlib.sha256((behavior + shown.transactions.model_dump_json()).encode()).hexdigest()[:16]
+    return f'"{version}-{"full" if sees_people(role) else "masked"}-{digest}"'
 
 
 def etags(stored: StoredUser) -> set[str]:
-    """The entity tags of a profile in all its views, any of which a change may name."""
-    return {etag(role, stored) for role in Role}
+    """The entity tags of a profile in all its views: a change may name any of them."""
+    shown = full_profile(stored)
+    return {etag(role, stored, shown) for role in Role}
 
 
-def _tag(stored: StoredUser, *parts: str) -> str:
-    born = int(stored.created_at.timestamp() * 1_000_000)
-    return strong("-".join((str(stored.version), f"{born:x}", *parts)))
+@dataclass(frozen=True)
+class CheckedItem:
+    """An item of a batch: a valid patch, or the errors for which it is rejected."""
+
+    user_id: str | None
+    patch: Mapping[str, Any] | None
+    errors: Sequence[FieldError] = ()
 
 
-def _digest(activity: Activity) -> str:
-    """Of what events have made. The score isn't in it: it fades from day to day, and a change that names a tag
-    must not be refused for that."""
-    shown = (_behavior(activity, None), _transactions(activity, None))
-    return hashlib.sha256(b"".join(part.model_dump_json().encode() for part in shown)).hexdigest()[:16]
+async def check_items(items: Sequence[Any]) -> list[CheckedItem]:
+    """Validate each item on its own."""
+    checked = []
+    for index, item in enumerate(items):
+        checked.append(_check(item))
+        if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+            await asyncio.sleep(0)
+    return checked
+
+
+def _check(item: Any) -> CheckedItem:
+    if isinstance(item, UnusableItem):
+        return CheckedItem(_usable_id(item.item), None, item.errors)
+    try:
+        patch = UserUpsert.model_validate(item).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        return CheckedItem(_usable_id(item), None, item_errors(error))
+    return CheckedItem(patch["user_id"], patch)
+
+
+def _usable_id(item: Any) -> str | None:
+    """The id of a rejected item, if it has one that may be repeated."""
+    user_id = item.get("user_id") if isinstance(item, dict) else None
+    return user_id if isinstance(user_id, str) and is_user_id(user_id) else None
+
+
+def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[Outcome]) -> UserBatchAnswer:
+    """The answer to a batch. ``outcomes`` are those of the valid items, in their order."""
+    remaining = iter(outcomes)
+    results = [
+        _result(index, item, next(remaining) if item.patch is not None else Outcome(errors=tuple(item.errors)))
+        for index, item in enumerate(checked)
+    ]
+    statuses = [result.status for result in results]
+    return UserBatchAnswer(
+        created=statuses.count("created"),
+        updated=statuses.count("updated"),
+        rejected=statuses.count("rejected"),
+        unchanged=sum(result.status == "updated" and not result.changed for result in results),
+        results=results,
+    )
+
+
+def _result(index: int, item: CheckedItem, outcome: Outcome) -> UserBatchResult:
+    status = "rejected" if outcome.errors else "created" if outcome.created else "updated"
+    errors = [ItemError(**vars(error.below(f"/users/{index}"))) for error in outcome.errors]
+    return UserBatchResult(
+        index=index, user_id=item.user_id, status=status, changed=outcome.changed, errors=errors
+    )
+
+
+def fields_of(checked: Iterable[CheckedItem]) -> set[str]:
+    """The names of the attributes that the valid items of a batch carry, for the audit log."""
+    return {name for item in checked if item.patch is not None for name in names_of(item.patch)}

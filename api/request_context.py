@@ -1,6 +1,6 @@
-"""What belongs to every request and response, whatever becomes of them: ids, limits, log line, last resort.
+"""The context of a request, and the outermost layer: request ids, common headers, the access log, the last resort.
 
-Pure ASGI, outermost but one: an answer of any layer, also 404, 405 and 500, passes through here.
+The middleware is pure ASGI and sees every answer of every layer, also 404, 405 and 500.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import logging
 import re
 import time
 import uuid
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -21,85 +22,78 @@ from models.errors import PerennialError
 from runtime.telemetry import describe_error
 from store.api_keys import WINDOW_SECONDS, AuthenticatedKey
 
-_SCOPE_KEY = "perennial.exchange"
+_SCOPE_KEY = "perennial.request_context"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_access_log = logging.getLogger("perennial.access")
-_error_log = logging.getLogger("perennial.api")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_CLIENT_CLOSED = 499
+"""Logged, as by other servers, for a caller who hung up before the body was complete; no answer was sent."""
+
+logger = logging.getLogger("perennial.api")
+access_logger = logging.getLogger("perennial.access")
 
 
 @dataclass
 class RequestContext:
-    """One request and its response. ``admission`` is there once a key was accepted, and ``audit`` if the route
-    touches personal data."""
+    """What the layers of one request share. The guard fills it."""
 
     request_id: str
-    default_quota: int
-    admission: AuthenticatedKey | None = None
+    key: AuthenticatedKey | None = None
+    """Set once a key was accepted, and counted against its limit."""
     audit: Audit | None = None
-
-    @property
-    def rate_headers(self) -> dict[str, str]:
-        """The two header fields of draft-ietf-httpapi-ratelimit-headers."""
-        caller = self.admission
-        quota = caller.quota if caller else self.default_quota
-        remaining = caller.remaining if caller else quota
-        reset = caller.reset_seconds if caller else WINDOW_SECONDS
-        return {
-            "RateLimit-Policy": f'"default";q={quota};w={WINDOW_SECONDS}',
-            "RateLimit": f'"default";r={remaining};t={reset}',
-        }
+    """Set if the route is audited."""
+    exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """Closed when the endpoint has returned, before the answer leaves: holds the request's transaction."""
 
 
 def request_context_of(connection: HTTPConnection) -> RequestContext:
-    """The exchange that a request belongs to."""
-    exchange: RequestContext = connection.scope[_SCOPE_KEY]
-    return exchange
+    context: RequestContext = connection.scope[_SCOPE_KEY]
+    return context
 
 
 class ResponseAbortedError(Exception):
-    """An answer whose beginning is out can't be finished, for the reason that is its cause.
+    """A response whose beginning is sent can't be completed; the cause says why.
 
-    It ends without its end, and the server closes the connection, so that nobody takes the part for the whole.
+    The server closes the connection without the end of the body, so that no client takes the part for the whole.
     """
 
 
 class RequestContextMiddleware:
-    """Gives every request its :class:`RequestContext`, and every response its headers and its line in the log."""
+    """Gives every request a :class:`RequestContext`, and every response its headers and a line in the access
+    log."""
 
     def __init__(self, app: ASGIApp, default_quota: int) -> None:
         self._app = app
         self._default_quota = default_quota
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection; anything but HTTP passes untouched."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = RequestContext(_request_id(scope), self._default_quota)
-        scope[_SCOPE_KEY] = exchange
+        context = scope[_SCOPE_KEY] = RequestContext(_request_id(scope))
         started, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(message, exchange, scope)
+                _add_headers(message, context, self._default_quota)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
         except ResponseAbortedError as error:
-            _log_broken_off(error, exchange, scope)
+            cause = type(error.__cause__).__name__
+            logger.warning("response aborted", extra=_where(scope, context) | {"error_type": cause})
         except ClientDisconnect:
-            status = status or _HUNG_UP
-        except Exception as error:  # noqa: BLE001 - the last resort; nothing of it may reach the caller
-            _log_failure(error, exchange, scope)
+            status = status or _CLIENT_CLOSED
+        except Exception as error:  # noqa: BLE001 - the last resort: the caller sees nothing of it
+            # Its text may hold anything, so only the type and the lines are logged.
+            failure = describe_error(type(error), error.__traceback__)
+            logger.error("unexpected failure", extra=_where(scope, context) | {"failure": failure})
             if not status:
-                response = problem_response(
-                    PerennialError("The request failed unexpectedly."), exchange.request_id
-                )
-                await response(scope, receive, send_with_headers)
-        _log_access(exchange, scope, status, time.perf_counter() - started)
+                answer = PerennialError("The request failed unexpectedly.")
+                await problem_response(answer, context.request_id)(scope, receive, send_with_headers)
+        _log_access(scope, context, status, time.perf_counter() - started)
 
 
 def _request_id(scope: Scope) -> str:
@@ -109,59 +103,33 @@ def _request_id(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def _add_headers(message: Message, exchange: RequestContext, scope: Scope) -> None:
-    headers = MutableHeaders(raw=message.setdefault("headers", []))
-    headers["X-Request-Id"] = exchange.request_id
+def _add_headers(message: Message, context: RequestContext, default_quota: int) -> None:
+    """Add what every response carries; the last two are those of draft-ietf-httpapi-ratelimit-headers."""
+    quota, remaining, reset = default_quota, default_quota, WINDOW_SECONDS
+    if (key := context.key) is not None:
+        quota, remaining, reset = key.quota, key.remaining, key.reset_seconds
+    headers = MutableHeaders(scope=message)
+    headers["X-Request-Id"] = context.request_id
     headers["X-Content-Type-Options"] = "nosniff"
     headers.setdefault("Cache-Control", "no-store")
-    for name, value in exchange.rate_headers.items():
-        headers[name] = value
-    message["headers"] = headers.raw
+    headers["RateLimit-Policy"] = f'"default";q={quota};w={WINDOW_SECONDS}'
+    headers["RateLimit"] = f'"default";r={remaining};t={reset}'
 
 
-def route_template(scope: Scope) -> str:
-    """The path of the route that was taken, with its parameters unnamed; never the path that was asked for."""
-    route = scope.get("route")
-    return str(getattr(route, "path_format", "(none)"))
-
-
-def _log_access(exchange: RequestContext, scope: Scope, status: int, seconds: float) -> None:
-    _access_log.info(
+def _log_access(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
+    access_logger.info(
         "request",
         extra={
             "method": scope["method"] if scope["method"] in _METHODS else "(other)",
-            "route": route_template(scope),
+            **_where(scope, context),
             "status": status,
             "ms": round(seconds * 1000, 2),
-            "request_id": exchange.request_id,
-            "key_id": exchange.admission.key_id if exchange.admission else None,
+            "key_id": context.key.key_id if context.key else None,
         },
     )
 
 
-_HUNG_UP = 499
-"""In the log, as elsewhere: the caller went before having sent all of the body, so that nobody was answered."""
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-def _log_broken_off(error: ResponseAbortedError, exchange: RequestContext, scope: Scope) -> None:
-    _error_log.warning(
-        "an answer broke off",
-        extra={
-            "request_id": exchange.request_id,
-            "route": route_template(scope),
-            "error_type": type(error.__cause__).__name__,
-        },
-    )
-
-
-def _log_failure(error: Exception, exchange: RequestContext, scope: Scope) -> None:
-    """The type and the places of an unexpected failure, never its text, which may hold anything."""
-    _error_log.error(
-        "unexpected failure",
-        extra={
-            "request_id": exchange.request_id,
-            "route": route_template(scope),
-            "failure": describe_error(type(error), error.__traceback__),
-        },
-    )
+def _where(scope: Scope, context: RequestContext) -> dict[str, str]:
+    """The request's id and route, for a log line. The route is a template, never the path that was asked for."""
+    route = getattr(scope.get("route"), "path_format", "(none)")
+    return {"request_id": context.request_id, "route": str(route)}

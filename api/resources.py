@@ -1,4 +1,4 @@
-"""What the edge works with, held by the application and handed to routes."""
+"""The dependencies of one API process: settings, pools, keys, the Temporal client."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from datetime import timedelta
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from api.ingest import Ingest
-from api.notifier import Notifier
+from api.ingest import Ingest, Notifier
 from models.errors import TemporalUnavailableError
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
@@ -22,15 +21,15 @@ from runtime.temporal import EncryptedPayloads, connect
 _LIMITER_CONNECTIONS = 4
 _HEALTH_TIMEOUT = timedelta(seconds=1)
 _TEMPORAL_DOWN = (RPCError, RuntimeError)
-"""A client that never reached the server raises RuntimeError, one that lost it RPCError."""
+"""A client that never reached the server raises RuntimeError; one that has lost it raises RPCError."""
 
 
 @dataclass
 class Resources:
-    """Settings, database, keys and Temporal of one API process.
+    """The application holds them and hands them to routes.
 
-    ``limiter`` is a small pool of its own for keys and rate limits: it never waits behind requests that hold
-    connections, and its commits don't wait for the disk.
+    ``limiter`` is a small pool for keys and rate limits. It never waits for requests that hold connections of
+    ``database``, and its commits don't wait for the disk.
     """
 
     settings: Settings
@@ -39,7 +38,7 @@ class Resources:
     cipher: Cipher
     temporal: Client | None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the process is to stop: whoever holds an answer back gives it then."""
+    """Set when the process is about to stop. A route that holds its answer back then gives it."""
     ingest: Ingest = field(init=False)
     _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)
@@ -51,7 +50,7 @@ class Resources:
 
     @classmethod
     async def build(cls, settings: Settings) -> Resources:
-        """Everything from the settings, without connecting; raises what bad settings or keys raise."""
+        """Build everything from the settings without connecting. Raises the errors of bad settings or keys."""
         url = settings.require_database_url()
         ring = KeyFile(settings.require_key_file()).load()
         return cls(
@@ -63,20 +62,19 @@ class Resources:
         )
 
     async def open(self) -> None:
-        """Make the pools. They connect on use: while Postgres is away requests are 503, and then no more."""
+        """Open the pools. They connect on use, so requests are 503 only for as long as Postgres is unreachable."""
         await self.database.open()
         await self.limiter.open()
         await self._notifier.open()
 
     async def close(self) -> None:
-        """Give all connections back."""
         await self.ingest.close()
         await asyncio.gather(self.database.close(), self.limiter.close(), self._notifier.close())
 
     async def require_temporal(self) -> Client:
-        """The Temporal client, connected; raises :class:`TemporalUnavailableError`.
+        """The Temporal client, connected. Raises :class:`TemporalUnavailableError`.
 
-        Afterwards its calls raise RPCError when Temporal goes away, which the edge answers with 503 by itself.
+        Its later calls raise RPCError if Temporal becomes unreachable, which :mod:`api.problems` answers with 503.
         """
         if self.temporal is None:
             raise TemporalUnavailableError
@@ -106,5 +104,5 @@ class Resources:
 
 
 def limiter_database(url: str) -> Database:
-    """The pool for keys and rate limits; its table is unlogged, so a crash of Postgres forgets the counts."""
+    """The pool for keys and rate limits. Their table is unlogged: a crash of Postgres resets the counts."""
     return Database(url, size=_LIMITER_CONNECTIONS, application="limiter", settings={"synchronous_commit": "off"})

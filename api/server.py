@@ -1,4 +1,4 @@
-"""`perennial api`: serves the edge until it is told to stop."""
+"""`perennial api`: serves the API until it is stopped."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from runtime.telemetry import configure_logging, configure_tracing
 _GRACE_SECONDS = 2
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 1024
-_log = logging.getLogger("perennial.api")
+logger = logging.getLogger("perennial.api")
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then end what is under way within three seconds; gives the exit code.
+    """Serve until SIGTERM or SIGINT, then end open requests within three seconds. Returns the exit code.
 
-    It serves before Postgres and Temporal do, with 503 where they are needed, and finds them when they come.
+    It starts without Postgres and Temporal, answers 503 while they are needed and missing, and connects when they
+    come up.
     """
     listening = _listen(settings.api_host, settings.api_port)
     if listening is None:
@@ -66,7 +67,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it serves, and leaves its exit code to us."""
+    """uvicorn that announces when it serves, and returns after a signal."""
 
     def __init__(self, config: uvicorn.Config, ready_file: Path | None, stopping: asyncio.Event) -> None:
         super().__init__(config)
@@ -76,12 +77,12 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            _log.info("serving", extra={"address": ":".join(map(str, (sockets or [])[0].getsockname()[:2]))})
+            logger.info("serving", extra={"address": ":".join(map(str, (sockets or [])[0].getsockname()[:2]))})
             announce_ready(self._ready_file)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on a signal; a second one doesn't wait. uvicorn's own raises the signal again at the end."""
+        """Stop on a signal, at once on a second one. uvicorn's own method raises the signal again at the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
@@ -93,7 +94,7 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket | None:
-    """A socket that listens there; None where that can't be."""
+    """A listening socket; None if the address can't be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -110,7 +111,7 @@ def _listen(host: str, port: int) -> socket.socket | None:
 def _tls_context(
     settings: Settings,
 ) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext] | None:
-    """TLS 1.3 and nothing older, where there is a certificate; raises :class:`ConfigurationError`."""
+    """TLS 1.3 and nothing older, if a certificate is set. Raises :class:`ConfigurationError`."""
     if settings.tls_certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,7 +1,7 @@
-"""Validation failures in our own words: stable codes, pointers, and texts that never hold what was sent.
+"""Validation errors with stable codes, pointers, and texts that never contain a value that was sent.
 
-pydantic's own messages quote values now and then (an enumeration, a date, a URL), so none of them is passed
-on, except those of our own checks in :mod:`models.schemas.fields`.
+Some messages of pydantic quote the value (an enumeration, a date, a URL), so none is passed on. The texts of
+:mod:`models.schemas.fields`, which pydantic passes through, are.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pydantic_core.core_schema import ErrorType
 from models.errors import FieldError
 
 LISTED_ERRORS = 100
-"""How many errors an answer lists at most."""
+"""The most errors that an answer lists."""
 LISTED_OF_ITEM = 20
-"""How many of one item of a batch; of more, only how many there are: to tell of half a million unknown fields
-would keep everybody else waiting."""
+"""The most errors that are listed of one item of a batch. With more, only their number is given: half a million
+unknown fields would keep other requests waiting."""
 _MAX_PART = 128
 _BUILT_IN = frozenset(get_args(ErrorType))
 
@@ -36,7 +36,7 @@ _CODES: dict[str, tuple[str, str]] = {
     "int_parsing_size": ("too_large", "is too large"),
     "enum": ("invalid_choice", "must be one of {expected}"),
     "literal_error": ("invalid_choice", "must be one of {expected}"),
-    "string_pattern_mismatch": ("invalid_format", "has not the form that is wanted"),
+    "string_pattern_mismatch": ("invalid_format", "doesn't have the required form"),
     "finite_number": ("invalid_value", "must be finite"),
 }
 _TYPES: dict[str, str] = {
@@ -59,7 +59,7 @@ _PARAMETERS = frozenset({"query", "path", "header", "cookie"})
 
 
 def pointer(parts: Iterable[str | int]) -> str:
-    """A JSON pointer (RFC 6901). A name too long to repeat is left out, with what is below it."""
+    """A JSON pointer (RFC 6901), cut before the first name that is too long to repeat."""
     text = ""
     for part in parts:
         name = str(part)
@@ -70,7 +70,7 @@ def pointer(parts: Iterable[str | int]) -> str:
 
 
 def item_errors(error: ValidationError) -> list[FieldError]:
-    """What is wrong with an item of a batch, with pointers into it."""
+    """The errors of an item of a batch, with pointers into the item."""
     count = error.error_count()
     if count > LISTED_OF_ITEM:
         return [FieldError("", "too_many_errors", f"has {count} errors, too many to be listed")]
@@ -80,7 +80,7 @@ def item_errors(error: ValidationError) -> list[FieldError]:
 def field_errors(errors: Sequence[Mapping[str, Any]], *, in_request: bool = False) -> list[FieldError]:
     """The errors of a pydantic ValidationError, or with ``in_request`` of FastAPI's.
 
-    FastAPI puts the place (`body`, `query`, ...) first; for the body the pointer starts below it.
+    FastAPI's locations begin with `body`, `query` and so on. A pointer into the body begins below it.
     """
     found = []
     for error in errors:

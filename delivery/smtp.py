@@ -21,7 +21,7 @@ class SmtpTransport:
     """Sends each message on a connection of its own, with STARTTLS where the server offers it.
 
     SMTP has no idempotency key. The Message-ID is the same at every attempt, for systems behind the server that
-    drop repetitions. ``about_to`` runs between RCPT and DATA. Its record tells afterwards whether a process died
+    drop repetitions. ``about_to`` runs between RCPT and DATA. Its record shows afterwards whether a process died
     before the message could leave, or possibly after (ADR 0007).
     """
 
@@ -98,4 +98,4 @@ def in_ascii_where_possible(address: str) -> str:
 
 def _raise_if_permanent(error: aiosmtplib.SMTPResponseException) -> None:
     if 500 <= error.code < 600:
-        raise MessageRejectedError(f"the mail server refused the message with {error.code}") from error
+        raise MessageRejectedError(f"the mail server rejected the message with {error.code}") from error

@@ -62,7 +62,7 @@ class WebhookTransport:
         if answer.status_code in _FROM_GATEWAYS:
             raise HandoverUncertainError(f"a gateway answered {answer.status_code} for the message endpoint")
         if answer.is_client_error and answer.status_code not in _TEMPORARY:
-            raise MessageRejectedError(f"the message endpoint refused the message with {answer.status_code}")
+            raise MessageRejectedError(f"the message endpoint rejected the message with {answer.status_code}")
         raise MessageNotAcceptedError(f"the message endpoint answered {answer.status_code}")
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:

@@ -1,1 +1,1 @@
-"""The history of the schema."""
+"""The schema's revisions, and the rights of the runtime role."""

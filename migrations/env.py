@@ -1,7 +1,6 @@
-"""Runs migrations, as the owner, and then gives the runtime role exactly what :mod:`migrations.grants` says.
+"""Runs migrations as the owner, then sets the rights of the runtime role (:mod:`migrations.grants`).
 
-All of it is one transaction under an advisory lock: two migrators queue, and a failed migration leaves the
-database as it was.
+All of it is one transaction under an advisory lock: two migrators queue, and a failed migration changes nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +24,10 @@ _TIMEOUT_SECONDS = 10
 _PARTITION = re.compile(r"events_\d{4}_\d\d")
 
 ischema_names.setdefault("xid8", Xid8)
-"""SQLAlchemy doesn't know this type of Postgres yet."""
+"""SQLAlchemy doesn't know this type of Postgres."""
 
 
 def migrate() -> None:
-    """Run what alembic has been asked for."""
     connection: Connection | None = context.config.attributes.get("connection")
     if connection is not None:
         _run(connection)
@@ -66,7 +64,7 @@ def _run(connection: Connection) -> None:
 
 
 def _is_declared(name: str | None, kind: str, _parents: Any) -> bool:
-    """Partitions are made by the running system, so that no table declares them."""
+    """False for partitions, which the running system creates and no table declares."""
     return kind != "table" or name is None or _PARTITION.fullmatch(name) is None
 
 

@@ -1,8 +1,7 @@
-"""What the runtime role may do: declared here, and set anew after every migration.
+"""The rights of the runtime role, set anew after every migration.
 
-A role that serves requests owns nothing and alters nothing. A new table gets the ordinary grants by being in
-the registry; one that is only ever added to is named below. Partitions get none: they are reached through
-their parent.
+The runtime role owns no table and runs no DDL. Each table of the registry gets the ordinary rights, unless it is
+named below. Partitions get none: statements reach them through their parent.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from models.tables.registry import TABLES
 ORDINARY = ("SELECT", "INSERT", "UPDATE", "DELETE")
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "consent_history": ("SELECT", "INSERT"),
-    # Not its number, transaction and time: those are the database's to say.
+    # Postgres sets audit_id, xid and occurred_at: no statement can choose them.
     "audit_log": (
         "SELECT",
         "INSERT (actor, role, action, user_id, subjects, fields, request_id, outcome, details)",
     ),
     "audit_checkpoints": ("SELECT", "INSERT"),
-    # Of an event only what a refused attribute is taken out of; not whose it is, nor its place in the log.
+    # Redactions update these columns. A person and a place in the log never change.
     "events": ("SELECT", "INSERT", "DELETE", "UPDATE (body, dimensions)"),
     "event_ids": ("SELECT", "INSERT", "DELETE"),
     "log_generation": ("SELECT", "UPDATE"),
@@ -31,7 +30,7 @@ FUNCTIONS = ("ensure_events_partition(date)", "expire_audit_hour()")
 
 
 def grant(connection: Connection, role: str) -> None:
-    """Give a role its rights on all tables, and take every other; nothing to do for the owner itself."""
+    """Grant a role its rights on all tables, and revoke all others. The owner itself has all rights."""
     if connection.execute(text("SELECT current_user")).scalar_one() == role:
         return
     quote = connection.dialect.identifier_preparer.quote

@@ -50,7 +50,7 @@ class UnauthenticatedError(PerennialError):
         )
 
 
-class Forbidden(PerennialError):
+class ForbiddenError(PerennialError):
     """The key's role is too small for the route."""
 
     status, code, title = 403, "forbidden", "This key's role may not do that"
@@ -161,7 +161,7 @@ class MethodNotAllowedError(PerennialError):
 class ConflictError(PerennialError):
     """Base of what contradicts the present state."""
 
-    status, code, title = 409, "conflict", "ConflictError"
+    status, code, title = 409, "conflict", "Conflict"
 
 
 class UserExistsError(ConflictError):

@@ -91,7 +91,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection outside a transaction: each statement commits by itself.
+        """Yield a connection outside a transaction: each statement commits by itself.
 
         Raises :class:`DatabaseUnreachableError`. Await nothing but Postgres inside, or others wait for the pool.
         """
@@ -107,7 +107,7 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
-        """Lend a connection for state of the session: LISTEN, SET, a session lock.
+        """Yield a connection for state of the session: LISTEN, SET, a session lock.
 
         Closes it instead of returning it to the pool. So no state is left, even after a cancelled statement,
         which may or may not have taken effect. Raises :class:`DatabaseUnreachableError`.
@@ -121,7 +121,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection in a READ COMMITTED transaction: commit on exit, roll back on an error."""
+        """Yield a connection in a READ COMMITTED transaction: commit on exit, roll back on an error."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 

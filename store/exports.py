@@ -41,7 +41,7 @@ class ExportedTable:
 
     model: type[SQLModel]
     columns: tuple[str, ...]
-    whose: str
+    owner: str
     """The column that names the person or the instance."""
     order: tuple[str, ...]
     """Columns that order a person's rows uniquely, and that no statement updates."""
@@ -69,12 +69,12 @@ def tables() -> tuple[ExportedTable, ...]:
 
 
 def _table(model: type[SQLModel], columns: tuple[str, ...]) -> ExportedTable:
-    whose = WHOSE.get(str(model.__tablename__), "user_id")
+    owner = WHOSE.get(str(model.__tablename__), "user_id")
     table = _declared(model)
-    order = [*_index_on(table, whose), *(each.name for each in table.primary_key)]
-    if whose != OF_INSTANCE:
-        order = [each for each in order if each != whose]
-    return ExportedTable(model, columns, whose, tuple(dict.fromkeys(order)) or (whose,))
+    order = [*_index_on(table, owner), *(each.name for each in table.primary_key)]
+    if owner != OF_INSTANCE:
+        order = [each for each in order if each != owner]
+    return ExportedTable(model, columns, owner, tuple(dict.fromkeys(order)) or (owner,))
 
 
 def _declared(model: type[SQLModel]) -> Table:
@@ -83,9 +83,9 @@ def _declared(model: type[SQLModel]) -> Table:
     return table
 
 
-def _index_on(table: Table, whose: str) -> list[str]:
-    """The columns of the shortest index that begins with ``whose``; none without one."""
-    found = [names for index in table.indexes if (names := _names(index))[:1] == [whose]]
+def _index_on(table: Table, owner: str) -> list[str]:
+    """The columns of the shortest index that begins with ``owner``; none without one."""
+    found = [names for index in table.indexes if (names := _names(index))[:1] == [owner]]
     return min(found, key=len, default=[])
 
 
@@ -120,14 +120,14 @@ def _statement(table: ExportedTable, *, first: bool) -> Statement:
     order = [own[name] for name in table.order]
     size = _size([own[name] for name in personal_columns(table.model)])
     columns: list[ColumnElement[Any]] = [own[name] for name in dict.fromkeys((*table.columns, *table.order))]
-    if table.whose == OF_INSTANCE:
+    if table.owner == OF_INSTANCE:
         columns.append(col(Instance.workflow_id))  # type: ignore[arg-type]  # Mapped, an element all the same
     rows = select(*columns, (func.sum(size).over(order_by=order) - size).label("bytes_before"))
-    if table.whose == OF_INSTANCE:
+    if table.owner == OF_INSTANCE:
         rows = rows.join(Instance, col(Instance.instance_id) == own[OF_INSTANCE])
         rows = rows.where(col(Instance.user_id) == bindparam("user_id"))
     else:
-        rows = rows.where(own[table.whose] == bindparam("user_id"))
+        rows = rows.where(own[table.owner] == bindparam("user_id"))
     if not first:
         position = [
             bindparam(name, type_=each.type) for name, each in zip(_after_names(table), order, strict=True)
@@ -148,7 +148,7 @@ def _size(encrypted: Sequence[ColumnElement[Any]]) -> ColumnElement[int]:
 
 def _decrypted(table: ExportedTable, key: DataKey, row: asyncpg.Record) -> dict[str, Any]:
     encrypted = personal_columns(table.model)
-    shown = (*table.columns, _WORKFLOW) if table.whose == OF_INSTANCE else table.columns
+    shown = (*table.columns, _WORKFLOW) if table.owner == OF_INSTANCE else table.columns
     return {
         name: _decrypt(key, f"{table.name}.{name}", row[name]) if name in encrypted else row[name]
         for name in shown

@@ -13,7 +13,7 @@
 - ``insert(X).values(parameters("a", "b"))`` binds columns by their names. An insert returns only what
   ``.returning()`` names. Columns with a Python default must be given.
 - Import ``select`` from here: SQLModel's own is typed for at most four columns.
-- Lists: ``one_of(col(X.id), "ids")`` is ``id = ANY($1)``. ``in_()``, a statement for each length, is refused.
+- Lists: ``one_of(col(X.id), "ids")`` is ``id = ANY($1)``. ``in_()``, a statement for each length, is an error.
   Insert or join many rows with :func:`unnested`; ``.values([...])`` is 26 times slower.
 - Optional filters of a list: :func:`filtered`.
 - Write ``cast(bindparam("x"), Text)`` where Postgres can't infer a type; ``:x::text`` isn't parsed.
@@ -140,7 +140,7 @@ class FilteredStatement:
         self._names = {key: _parameters_of(condition) for key, condition in conditions.items()}
         self._optional = frozenset[str]().union(*self._names.values())
         self._compiled: dict[frozenset[str], Statement] = {}
-        self._with(frozenset(conditions))  # at import: refuses what can't be bound
+        self._with(frozenset(conditions))  # at import, so that a type that can't be bound is an error there
 
     async def fetch(self, connection: Connection, /, **values: object) -> list[Record]:
         """A parameter of a filter that is None, or missing, leaves the filter away."""

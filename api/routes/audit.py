@@ -1,4 +1,4 @@
-"""`/audit`: who has seen and changed what of whom, for admins; itself audited."""
+"""`/audit`: accesses to personal data, for admins; reading them is audited as well."""
 
 from __future__ import annotations
 
@@ -37,17 +37,21 @@ async def list_audit(
     connection: InTransaction,
     page: PageQuery,
     audit: AuditOf,
-    user_id: Annotated[UserId | None, Query(description="Only what was for, showed or wrote this user.")] = None,
-    actor: Annotated[_Name, Query(description="Only by this key's id, or e.g. `system:retention`.")] = None,
-    action: Annotated[_Name, Query(description="Only this.", examples=["users.read"])] = None,
+    user_id: Annotated[
+        UserId | None, Query(description="Only accesses to this user, alone or among others.")
+    ] = None,
+    actor: Annotated[
+        _Name, Query(description="Only by this API key's id, or for example `system:retention`.")
+    ] = None,
+    action: Annotated[_Name, Query(description="Only this action.", examples=["users.read"])] = None,
     since: Annotated[Moment | None, Query(alias="from", description="Not before this time.")] = None,
     until: Annotated[Moment | None, Query(alias="to", description="Before this time.")] = None,
 ) -> Response:
-    """List accesses to personal data, the newest first."""
+    """List accesses, the newest first."""
     wanted = AuditFilter(user_id, actor, action, since, until)
     rows = await log.page(connection, wanted, before=page.after(_LIST, datetime, int), limit=page.fetch)
     data, pagination = page.cut(_LIST, rows, lambda row: (row.occurred_at, str(row.audit_id)))
-    audit.note(user_id, subjects=_shown(data), details={"shown": len(data), "filtered_by": wanted.names()})
+    audit.note(user_id, subjects=_named_users(data), details={"shown": len(data), "filtered_by": wanted.names()})
     return json_response(Page[AuditEntryView](data=[_view(row) for row in data], pagination=pagination))
 
 
@@ -55,7 +59,7 @@ async def list_audit(
 @allow(Role.ADMIN)
 @not_audited
 async def get_audit_head(connection: InTransaction) -> Response:
-    """Get the head of the chain of checkpoints. Keep it where the database's administrators can't reach it."""
+    """Get the newest checkpoint's head. Keep it where the database's administrators can't change it."""
     checkpoint = await checkpoints.last(connection)
     if checkpoint is None:
         return json_response(AuditHeadView(hour=None, head=None, rows=None, created_at=None))
@@ -73,14 +77,13 @@ async def get_audit_head(connection: InTransaction) -> Response:
 @allow(Role.ADMIN)
 @audited("audit.read")
 async def get_audit_entry(audit_id: str, connection: InTransaction, audit: AuditOf) -> Response:
-    """Get one access, with all whom it showed or wrote."""
+    """Get one access with all of its subjects."""
     row = await log.find(connection, audit_id)
     audit.note(row.user_id, subjects=row.subjects)
     return json_response(_view(row))
 
 
-def _shown(rows: Sequence[StoredEntry]) -> set[str]:
-    """Whom the rows name."""
+def _named_users(rows: Sequence[StoredEntry]) -> set[str]:
     return {user_id for user_id in chain.from_iterable((row.user_id, *row.subjects) for row in rows) if user_id}
 
 

@@ -1,8 +1,8 @@
-"""`/codec`: opens what is encrypted in Temporal's histories, for those who may read it there.
+"""`/codec`: decrypts payloads of Temporal's histories for the Web UI.
 
-Temporal's Web UI sends payloads here with the browser of whoever looks at it. It can send a key only where it has
-a login of its own, so the embedded stack also has a path that is a secret of that stack; see ADR 0025. Either way
-what was opened is in the audit log before it goes out, under the Web UI's own name where there is no key.
+The browser that shows the Web UI sends the payloads. It can send a key only if the Web UI has a login, so the
+embedded stack also has a path that contains a secret token of that stack; see ADR 0025. Either way the access is
+in the audit log before the answer leaves: under the key, or under `system:web_ui`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ async def _web_ui(
     namespace: Annotated[str | None, Query(max_length=255)] = None,
     preserve_storage_refs: Annotated[bool | None, Query(alias="preserveStorageRefs")] = None,
 ) -> None:
-    """What the Web UI says beside the payloads; all namespaces have the same keys."""
+    """Accept the query parameters of the Web UI. They are ignored: all namespaces have the same keys."""
 
 
 class TokenRoute(GuardedRoute):
-    """A route for who knows the token in its path; nothing else of a request is looked at first."""
+    """A route that checks the token in its path before anything else."""
 
     def get_route_handler(self) -> Handler:
-        """The guard's handler, behind the token."""
         guarded = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -55,51 +54,51 @@ class TokenRoute(GuardedRoute):
 
 router = APIRouter(route_class=GuardedRoute, tags=["codec"], dependencies=[Depends(_web_ui)])
 embedded_router = APIRouter(route_class=TokenRoute, dependencies=[Depends(_web_ui)], include_in_schema=False)
-"""What the embedded stack has beside it, where its Web UI is given a token."""
+"""The routes of the embedded stack, included if its Web UI has a token."""
 
 _HEADERS = "content-type,x-namespace,authorization,x-api-key"
 _DAY = "86400"
 _ACTION = "payloads.decode"
 _EMBEDDED = "/codec/{token}/decode"
 _WEB_UI = "system:web_ui"
-"""Who asks by the token's path: whoever looks at the embedded stack's Web UI, on the same machine."""
+"""The actor in the audit log: anyone who opens the embedded stack's Web UI on the same machine."""
 
 
 @router.post("/codec/decode", response_model=DecodedPayloads)
 @allow()
 @audited(_ACTION)
 async def decode(body: EncodedPayloads, request: Request, resources: ResourcesOf, audit: AuditOf) -> Response:
-    """Open payloads of Temporal's histories: inputs, results, failures."""
+    """Decrypt payloads of Temporal's histories: inputs, results, failures."""
     return await _decoded(body, request, resources, audit)
 
 
 @router.options("/codec/decode", status_code=204, include_in_schema=False)
 @public
 async def preflight(request: Request, resources: ResourcesOf) -> Response:
-    """Let the Web UI's pages ask."""
+    """Allow the pages of the Web UI to send payloads (CORS)."""
     return _preflight(request, resources.settings)
 
 
 @embedded_router.post(_EMBEDDED)
 @public
 async def decode_in_embedded_stack(body: EncodedPayloads, request: Request, resources: ResourcesOf) -> Response:
-    """The same for the embedded stack's own Web UI, whose address holds the stack's token."""
-    exchange = request_context_of(request)
-    exchange.audit = Audit(_ACTION, _WEB_UI, SYSTEM, exchange.request_id, user_id=None)
-    return await _decoded(body, request, resources, exchange.audit)
+    """Decrypt payloads for the embedded stack's own Web UI, whose codec address contains the token."""
+    request_id = request_context_of(request).request_id
+    async with Audit(resources.database, _ACTION, _WEB_UI, SYSTEM, request_id) as audit:
+        return await _decoded(body, request, resources, audit)
 
 
 @embedded_router.options(_EMBEDDED, status_code=204)
 @public
 async def preflight_in_embedded_stack(request: Request, resources: ResourcesOf) -> Response:
-    """Let the embedded stack's Web UI ask."""
+    """Allow the pages of the embedded stack's Web UI to send payloads (CORS)."""
     return _preflight(request, resources.settings)
 
 
 async def _decoded(body: EncodedPayloads, request: Request, resources: Resources, audit: Audit) -> Response:
     codec = (await resources.require_temporal()).data_converter.payload_codec
-    assert codec is not None  # every client of ours has one
-    opened: list[dict[str, Any]] = []
+    assert codec is not None  # runtime.temporal sets it on every client
+    decoded: list[dict[str, Any]] = []
     errors: list[FieldError] = []
     people: set[str] = set()
     for index, document in enumerate(body.payloads):
@@ -107,19 +106,19 @@ async def _decoded(body: EncodedPayloads, request: Request, resources: Resources
             given = json_format.ParseDict(document, Payload(), ignore_unknown_fields=True)
             [payload] = await codec.decode([given])
         except (ValueError, json_format.ParseError):
-            errors.append(FieldError(f"/payloads/{index}", "undecodable", "is no payload that our keys open"))
+            errors.append(FieldError(f"/payloads/{index}", "undecodable", "can't be decrypted with these keys"))
         else:
-            opened.append(json_format.MessageToDict(payload))
-            if payload != given:  # what wasn't encrypted isn't ours, and may call anything a user id
+            decoded.append(json_format.MessageToDict(payload))
+            if payload != given:  # an unencrypted payload isn't the platform's, and may call anything a user id
                 people |= _people(payload)
     if errors:
         raise InvalidContentError(errors)
-    audit.note(subjects=people, details={"payloads": len(opened)})
-    return json_response({"payloads": opened}, headers=_allowed(request, resources.settings))
+    audit.note(subjects=people, details={"payloads": len(decoded)})
+    return json_response({"payloads": decoded}, headers=_allowed(request, resources.settings))
 
 
 def _people(payload: Payload) -> set[str]:
-    """The user ids that a payload names, as far as it says which they are."""
+    """The values of all members `user_id` in a payload."""
     try:
         return set(_user_ids(json.loads(payload.data)))
     except ValueError:
@@ -138,7 +137,7 @@ def _user_ids(document: Any) -> Iterator[str]:
 
 
 def _require_token(request: Request) -> None:
-    """404 for everybody else. A browser that was led here under another name (DNS rebinding) is refused too."""
+    """Answer 404 without the token, and to a browser that was led here under another name (DNS rebinding)."""
     resources: Resources = request.app.state.resources
     wanted, token = resources.settings.codec_token, request.path_params["token"]
     if wanted is None or not hmac.compare_digest(token.encode(), wanted.encode()) or not _is_loopback(request):
@@ -165,14 +164,14 @@ def _preflight(request: Request, settings: Settings) -> Response:
 
 
 def _allowed(request: Request, settings: Settings) -> dict[str, str]:
-    """The headers that let the Web UI's pages read an answer; none for pages of others."""
+    """The headers that let the Web UI's pages read an answer."""
     origin = request.headers.get("origin", "")
     allowed = origin in _origins(settings)
     return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"} if allowed else {"Vary": "Origin"}
 
 
 def _origins(settings: Settings) -> set[str]:
-    """Where the Web UI's pages come from; on this machine it has two names."""
+    """The origins of the Web UI's pages. On the loopback interface it has two names."""
     if not settings.temporal_ui_url:
         return set()
     parts = urlsplit(settings.temporal_ui_url)

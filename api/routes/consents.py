@@ -1,4 +1,4 @@
-"""`/users/{user_id}/consents`: what a person has agreed to, and its history."""
+"""`/users/{user_id}/consents`: the consents of a person, and their history."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _MISSING = problems(UserNotFoundError, UserErasedError)
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("consents.read")
 async def get_consents(user_id: UserIdInPath, connection: InTransaction, audit: AuditOf) -> Response:
-    """What a person agrees to now. A purpose about which nothing was said is refused."""
+    """Get the present consents of a person. A purpose without a record is not granted."""
     await users.require_present(connection, user_id)
-    said = (await consents.of_users(connection, [user_id])).get(user_id, {})
-    last = await consents.latest(connection, user_id)
+    granted = (await consents.of_users(connection, [user_id])).get(user_id, {})
+    latest = await consents.latest(connection, user_id)
     audit.note(fields=Purpose)
-    details = [_view(user_id, purpose, last.get(purpose)) for purpose in Purpose]
-    return json_response(UserConsents(user_id=user_id, consents=Consents(**said), details=details))
+    details = [_view(user_id, purpose, latest.get(purpose)) for purpose in Purpose]
+    return json_response(UserConsents(user_id=user_id, consents=Consents(**granted), details=details))
 
 
 @router.put("/users/{user_id}/consents/{purpose}", response_model=ConsentView, responses=_MISSING)
@@ -48,14 +48,14 @@ async def put_consent(
     caller: Caller,
     audit: AuditOf,
 ) -> Response:
-    """Take what a person has said about a purpose.
+    """Grant or withdraw the consent of a person to a purpose.
 
-    After the answer to a withdrawal of `data_collection` no event of the person is stored while it stands,
-    not even one that was under way in another process.
+    After the answer to a withdrawal of `data_collection` no event of the person is stored until it is granted
+    again, not even one that another process is receiving.
     """
-    said = ConsentDecision(purpose, **body.model_dump())
-    audit.note(fields=[purpose], details={"granted": said.granted})
-    entry = await consents.decide(connection, user_id, said, actor=caller.key_id)
+    decision = ConsentDecision(purpose, **body.model_dump())
+    audit.note(fields=[purpose], details={"granted": decision.granted})
+    entry = await consents.decide(connection, user_id, decision, actor=caller.key_id)
     return json_response(_view(user_id, purpose, entry))
 
 
@@ -65,7 +65,7 @@ async def put_consent(
 async def withdraw_consent(
     user_id: UserIdInPath, purpose: Purpose, connection: InTransaction, caller: Caller, audit: AuditOf
 ) -> Response:
-    """Withdraw a consent: the same as to put `{"granted": false}`. To withdraw it again changes nothing."""
+    """Withdraw a consent: the same as `PUT` with `{"granted": false}`. Withdrawing it again changes nothing."""
     audit.note(fields=[purpose], details={"granted": False})
     entry = await consents.withdraw(connection, user_id, purpose, actor=caller.key_id)
     return json_response(_view(user_id, purpose, entry))
@@ -77,7 +77,7 @@ async def withdraw_consent(
 async def get_consent_history(
     user_id: UserIdInPath, connection: InTransaction, page: PageQuery, audit: AuditOf
 ) -> Response:
-    """List everything that a person has said, the oldest first. Nothing is ever changed or taken out of it."""
+    """List all consent records of a person, oldest first. A record is never changed or removed."""
     await users.require_present(connection, user_id)
     after = page.after(_HISTORY, int)
     rows = await consents.history(connection, user_id, limit=page.fetch, after=after[0] if after else 0)
@@ -87,26 +87,26 @@ async def get_consent_history(
 
 
 def _view(user_id: str, purpose: Purpose, entry: ConsentEntry | None) -> ConsentView:
-    said = entry.decision if entry else None
+    decision = entry.decision if entry else None
     return ConsentView(
         user_id=user_id,
         purpose=purpose,
-        granted=said.granted if said else False,
+        granted=decision.granted if decision else False,
         changed_at=entry.recorded_at if entry else None,
-        source=said.source if said else None,
-        policy_version=said.policy_version if said else None,
-        legal_basis=said.legal_basis if said else None,
+        source=decision.source if decision else None,
+        policy_version=decision.policy_version if decision else None,
+        legal_basis=decision.legal_basis if decision else None,
     )
 
 
 def _record(entry: ConsentEntry) -> ConsentRecordView:
-    said = entry.decision
+    decision = entry.decision
     return ConsentRecordView(
-        purpose=said.purpose,
-        granted=said.granted,
-        source=said.source,
-        policy_version=said.policy_version,
-        legal_basis=said.legal_basis,
+        purpose=decision.purpose,
+        granted=decision.granted,
+        source=decision.source,
+        policy_version=decision.policy_version,
+        legal_basis=decision.legal_basis,
         actor=entry.actor,
         recorded_at=entry.recorded_at,
     )

@@ -130,13 +130,12 @@ async def replay_dead_letter(
     """
     async with resources.database.connection() as connection:
         letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
-    audit.about(letter.user_id)
+    audit.user_id = letter.user_id
     if letter.status is DeadLetterStatus.OPEN:
         await _executions(resources).require_history(letter.workflow_id, letter.instance_id, letter.run_id)
-    async with resources.database.transaction() as connection:
+    async with audit.transaction() as connection:
         letter = await replays.request(connection, resources.cipher, dead_letter_id)
         audit.note(letter.user_id, fields=_SHOWN, details=_named(letter))
-        await audit.write(connection)
     headers = {"Location": location(letter.workflow_id, letter.instance_id)}
     return json_response(_view(caller.role, letter), 202, headers)
 

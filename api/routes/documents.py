@@ -9,8 +9,8 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import HTMLResponse, Response
 
 from api.docs_page import ASSETS, CONTENT_SECURITY_POLICY, PAGE
-from api.etags import if_none_match_hits
 from api.guard import GuardedRoute, public
+from api.responses import if_none_match_hits
 from models.errors import NotFoundError
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)

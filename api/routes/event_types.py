@@ -1,4 +1,4 @@
-"""`/events/types`: what is known of event types."""
+"""`/events/types`: the declared event types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from api.dependencies import AuditOf, InTransaction
 from api.guard import GuardedRoute, allow, audited, not_audited
 from api.pages import PageQuery
 from api.responses import json_response
-from models.audit import Detail
 from models.errors import FieldError, InvalidContentError
 from models.rules.event_types import NAME, NAME_LENGTH, EventType, define
 from models.rules.taxonomy import STANDARD
@@ -32,19 +31,19 @@ _LIST = "event-types"
 @allow(Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR)
 @not_audited
 async def list_event_types(connection: InTransaction, page: PageQuery) -> Response:
-    """List the declared event types, the standard ones first; undeclared ones are taken with any properties."""
+    """List the declared event types, the standard ones first. An undeclared type accepts any properties."""
     custom = await types.list_all(connection)
     views = [_view(standard) for standard in STANDARD.values()] + [_stored_view(stored) for stored in custom]
-    rows = views[_place_after(views, page.after(_LIST, str)) :]
+    rows = views[_start(views, page.after(_LIST, str)) :]
     data, pagination = page.cut(_LIST, rows[: page.fetch], lambda view: (view.event_type,))
     return json_response(Page[EventTypeView](data=data, pagination=pagination))
 
 
-def _place_after(views: Sequence[EventTypeView], position: tuple[str] | None) -> int:
-    """Where a page begins: behind the type that the page before ended with."""
-    if position is None:
+def _start(views: Sequence[EventTypeView], after: tuple[str] | None) -> int:
+    """The index at which a page begins. The type that it follows may be gone."""
+    if after is None:
         return 0
-    [name] = position
+    [name] = after
     if name in STANDARD:
         return 1 + list(STANDARD).index(name)
     return sum(view.standard or view.event_type <= name for view in views)
@@ -53,7 +52,7 @@ def _place_after(views: Sequence[EventTypeView], position: tuple[str] | None) ->
 @router.put(
     "/events/types/{event_type}",
     response_model=EventTypeView,
-    responses={201: {"model": EventTypeView, "description": "It is new."}},
+    responses={201: {"model": EventTypeView, "description": "The type is new."}},
 )
 @allow(Role.ADMIN)
 @audited("event_types.change")
@@ -63,23 +62,20 @@ async def declare_event_type(
     connection: InTransaction,
     audit: AuditOf,
 ) -> Response:
-    """Define a custom event type, or change it; that holds for the next event in every process."""
+    """Define or change a custom event type. It applies to the next event in every process."""
     if len(event_type) > NAME_LENGTH or NAME.fullmatch(event_type) is None:
-        raise _refused("invalid_event_type", "must be category.action, in lower case with underscores")
+        raise _invalid("invalid_event_type", "must be category.action, in lower case with underscores")
     if event_type in STANDARD:
-        raise _refused("read_only", "is a standard type, which can't be changed")
+        raise _invalid("read_only", "is a standard type, which can't be changed")
     declared = define(event_type, body.description, body.json_schema, body.pii, body.dimensions)
     stored, fresh = await types.declare(connection, declared)
-    told: dict[str, Detail] = {
-        "event_type": event_type,
-        "pii": len(declared.pii),
-        "dimensions": len(declared.dimensions),
-    }
-    audit.note(details=told)
+    audit.note(
+        details={"event_type": event_type, "pii": len(declared.pii), "dimensions": len(declared.dimensions)}
+    )
     return json_response(_stored_view(stored), 201 if fresh else 200)
 
 
-def _refused(code: str, message: str) -> InvalidContentError:
+def _invalid(code: str, message: str) -> InvalidContentError:
     return InvalidContentError([FieldError("/path/event_type", code, message)])
 
 

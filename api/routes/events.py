@@ -1,21 +1,24 @@
-"""`/events`: ingest, one by one and in batches, and `/users/{user_id}/events`."""
+"""`/events`: ingest, one by one and in batches; `/users/{user_id}/events`: what is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
-from api.event_batches import batch_entry, batch_response, check_items, explained, single_entry
-from api.events import event_view
 from api.guard import GuardedRoute, allow, audited
+from api.ingest import Submission
+from api.masking import event_body_for
 from api.openapi import problems
 from api.pages import PageQuery
 from api.request_context import request_context_of
-from api.responses import json_response
+from api.responses import json_response, problem_response
+from api.validation import item_errors
 from models.errors import (
     ConsentRequiredError,
     EventIdConflictError,
@@ -25,16 +28,36 @@ from models.errors import (
     UserNotFoundError,
     UserUnknownError,
 )
-from models.rules.ingest import CONSENT_REQUIRED, EVENT_ID_CONFLICT, USER_ERASED, USER_UNKNOWN, Outcome
-from models.schemas.events import EventAnswer, EventBatch, EventBatchAnswer, EventInput, EventPage, EventView
+from models.rules.event_types import EventType
+from models.rules.ingest import (
+    CONSENT_REQUIRED,
+    EVENT_ID_CONFLICT,
+    USER_ERASED,
+    USER_UNKNOWN,
+    Outcome,
+    rejected,
+)
+from models.schemas.events import (
+    EVENTS,
+    EventAnswer,
+    EventBatch,
+    EventBatchAnswer,
+    EventInput,
+    EventPage,
+    EventView,
+    usable_event_id,
+)
+from models.schemas.fields import UnusableItem
 from models.vocabulary import Role
 from store.events import events
+from store.events.events import StoredEvent
 from store.events.types import EventTypes
 
 router = APIRouter(route_class=GuardedRoute, tags=["events"])
 
 _LIST = "user-events"
-_REFUSALS: Mapping[str, Callable[[], PerennialError]] = {
+_NO_ERRORS: list[Any] = []
+_REJECTIONS: Mapping[str, Callable[[], PerennialError]] = {
     CONSENT_REQUIRED.errors[0].code: lambda: ConsentRequiredError(
         "The person hasn't consented to 'data_collection'."
     ),
@@ -42,7 +65,7 @@ _REFUSALS: Mapping[str, Callable[[], PerennialError]] = {
     USER_ERASED.errors[0].code: UserErasedError,
     EVENT_ID_CONFLICT.errors[0].code: EventIdConflictError,
 }
-"""Refusals that are an answer of their own; all others are failures of validation."""
+"""Rejections of a single event that have an error of their own. Any other is `validation_failed`."""
 
 
 @router.post(
@@ -54,42 +77,66 @@ _REFUSALS: Mapping[str, Callable[[], PerennialError]] = {
 @allow(Role.INTEGRATOR)
 @audited("events.ingest")
 async def ingest_event(body: EventInput, resources: ResourcesOf, audit: AuditOf) -> Response:
-    """Take an event. The answer says that it is on disk; profiles follow within a second.
+    """Store an event. 202 means that it is on disk; profiles follow within a second.
 
     The same `event_id` again is a duplicate and changes nothing.
     """
-    outcome = explained(
-        await resources.ingest.take_one(body, lambda outcome: single_entry(audit, body, outcome)), body
-    )
-    audit.settled()
-    if outcome.status == "rejected":
-        raise _refusal(outcome)
+    outcome = await resources.ingest.store_one(body, audit)
+    if outcome.errors:
+        known = _REJECTIONS.get(outcome.errors[0].code)
+        raise known() if known else InvalidContentError(outcome.errors)
     return json_response({"event_id": body.event_id, "status": outcome.status}, 202)
-
-
-def _refusal(outcome: Outcome) -> PerennialError:
-    known = _REFUSALS.get(outcome.errors[0].code)
-    return known() if known else InvalidContentError(outcome.errors)
 
 
 @router.post("/events/batch", status_code=202, response_model=EventBatchAnswer)
 @allow(Role.INTEGRATOR)
 @audited("events.ingest")
 async def ingest_events(body: EventBatch, request: Request, resources: ResourcesOf, audit: AuditOf) -> Response:
-    """Take up to 2,000 events, in one transaction.
+    """Store up to 2,000 events in one transaction.
 
-    Each is judged on its own: a rejected one costs no other. 422, with the same members, when none could be taken.
+    Each event is validated on its own: a rejected one doesn't affect the others. If all are rejected the answer is
+    422, with the same members.
     """
-    valid, refused = check_items(body.events)
-    outcomes = await resources.ingest.take(
-        valid,
-        lambda outcomes: [batch_entry(audit, len(body.events), valid, outcomes)],
-        historical=body.historical,
-    )
-    audit.settled()
-    taken = map(explained, outcomes, valid)
-    judged = [refused.get(index) or next(taken) for index in range(len(body.events))]
-    return batch_response(body.events, judged, request_context_of(request).request_id)
+    submission = Submission(audit, _validated(body.events), body.historical)
+    await resources.ingest.store([submission])
+    outcomes = submission.outcomes
+    answer = {
+        "accepted": submission.accepted,
+        "duplicates": submission.duplicates,
+        "rejected": submission.rejected,
+        "results": [_result(index, item, outcomes[index]) for index, item in enumerate(body.events)],
+    }
+    if submission.rejected < len(outcomes):
+        return json_response(answer, 202)
+    errors = [error.below(f"/events/{index}") for index, each in enumerate(outcomes) for error in each.errors]
+    failure = InvalidContentError(errors, "None of the events could be taken.")
+    return problem_response(failure, request_context_of(request).request_id, answer)
+
+
+def _validated(items: Sequence[Any]) -> Sequence[EventInput | Outcome]:
+    """Each item as a valid event, or its rejection."""
+    try:
+        return EVENTS.validate_python(items)
+    except ValidationError:  # then one by one, so that each has its own errors
+        return [_validated_one(item) for item in items]
+
+
+def _validated_one(item: Any) -> EventInput | Outcome:
+    if isinstance(item, UnusableItem):
+        return rejected(*item.errors)
+    try:
+        return EventInput.model_validate(item)
+    except ValidationError as error:
+        return rejected(*item_errors(error))
+
+
+def _result(index: int, item: Any, outcome: Outcome) -> dict[str, Any]:
+    if outcome.status != "rejected":
+        return {"index": index, "event_id": item["event_id"], "status": outcome.status, "errors": _NO_ERRORS}
+    if isinstance(item, UnusableItem):
+        item = item.item
+    errors = [vars(error.below(f"/events/{index}")) for error in outcome.errors]
+    return {"index": index, "event_id": usable_event_id(item), "status": outcome.status, "errors": errors}
 
 
 @router.get(
@@ -105,7 +152,7 @@ async def list_user_events(
     page: PageQuery,
     audit: AuditOf,
 ) -> Response:
-    """List a user's events, the newest first; masked for all but admins."""
+    """List a user's events, newest first; masked for all but admins."""
     rows = await events.list_of_user(
         connection,
         resources.cipher,
@@ -116,5 +163,22 @@ async def list_user_events(
     data, pagination = page.cut(_LIST, rows, lambda row: (row.timestamp, row.event_id))
     audit.note(fields=EventView.model_fields, details={"shown": len(data)})
     types = await EventTypes().find(connection, {row.event_type for row in data})
-    views = [event_view(caller.role, row, types.get(row.event_type)) for row in data]
+    views = [_view(caller.role, row, types.get(row.event_type)) for row in data]
     return json_response(EventPage(data=views, pagination=pagination))
+
+
+def _view(role: Role, stored: StoredEvent, declared: EventType | None) -> EventView:
+    body = event_body_for(role, stored.body, declared)
+    return EventView(
+        event_id=stored.event_id,
+        user_id=stored.user_id,
+        event_type=stored.event_type,
+        timestamp=stored.timestamp,
+        session_id=stored.session_id,
+        event_properties=body.get("event_properties"),
+        device_info=body.get("device_info"),
+        location=body.get("location"),
+        referrer=body.get("referrer"),
+        historical=stored.historical,
+        received_at=stored.received_at,
+    )

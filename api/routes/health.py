@@ -1,9 +1,8 @@
-"""`/health`: for probes; no key, no limit."""
+"""`/health`: probes, without key and limit."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -19,7 +18,7 @@ router = APIRouter(route_class=GuardedRoute, prefix="/health", tags=["health"])
 @router.get("/live", response_model=Live)
 @public
 async def live() -> Response:
-    """Whether the process answers."""
+    """Check that the process answers."""
     return json_response(Live())
 
 
@@ -30,12 +29,12 @@ async def live() -> Response:
 )
 @public
 async def ready(resources: ResourcesOf) -> Response:
-    """Whether the process can work: each dependency, asked now, within a second."""
+    """Check each dependency, now and within a second."""
     postgres, temporal = await asyncio.gather(resources.postgres_answers(), resources.temporal_answers())
     checks = {"postgres": _check(postgres), "temporal": _check(temporal)}
-    everything = postgres and temporal
-    status: Literal["ready", "unready"] = "ready" if everything else "unready"
-    return json_response(Ready(status=status, checks=checks), 200 if everything else 503)
+    if postgres and temporal:
+        return json_response(Ready(status="ready", checks=checks))
+    return json_response(Ready(status="unready", checks=checks), 503)
 
 
 def _check(answers: bool) -> Check:

@@ -1,4 +1,4 @@
-"""`/users/{user_id}/transactions`, and `/poison-events`: what the projector made of events, and could not."""
+"""`/users/{user_id}/transactions` and `/poison-events`: results and failures of the projector."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _POISON = "poison-events"
 async def list_transactions(
     user_id: UserIdInPath, connection: InTransaction, resources: ResourcesOf, page: PageQuery, audit: AuditOf
 ) -> Response:
-    """List a user's purchases and refunds, newest first, each with the event it came from."""
+    """List a user's purchases and refunds, newest first, each with its event."""
     await users.require_present(connection, user_id)
     key = await data_keys.require(connection, resources.cipher, user_id)
     rows = await projection.transactions_page(
@@ -77,9 +77,9 @@ async def list_poison_events(
     connection: InTransaction,
     page: PageQuery,
     audit: AuditOf,
-    status: Annotated[PoisonStatus | None, Query(description="Only these.")] = None,
+    status: Annotated[PoisonStatus | None, Query(description="Only events with this status.")] = None,
 ) -> Response:
-    """List events that could not be folded and were set aside, newest first."""
+    """List the events that the projector couldn't process and has set aside, newest first."""
     rows = await poison.page(
         connection, status=status, before=page.after(_POISON, datetime, str), limit=page.fetch
     )
@@ -101,7 +101,7 @@ async def list_poison_events(
 async def replay_poison_event(
     poison_id: str, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Fold an event that was set aside, now that it can be; it counts once, and stays open where it fails."""
+    """Process an event that was set aside. It counts once; if it fails again, it stays open."""
     settled = await poison.replay(connection, resources.cipher, triggers(), poison_id)
     audit.note(settled.user_id)
     return json_response(_poison(settled))
@@ -116,7 +116,7 @@ async def replay_poison_event(
 @allow()
 @audited("poison_events.discard")
 async def discard_poison_event(poison_id: str, connection: InTransaction, audit: AuditOf) -> Response:
-    """Settle an event that was set aside as not to be folded; the event itself stays in the log."""
+    """Discard an event that was set aside. The event itself stays in the log."""
     settled = await poison.settle(connection, poison_id, "discarded")
     audit.note(settled.user_id)
     return json_response(_poison(settled))

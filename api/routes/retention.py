@@ -120,11 +120,10 @@ async def set_retention(
 
     A shorter period of events holds for the next event in every process. The next run deletes what has expired.
     """
-    async with resources.database.transaction() as connection:
+    async with audit.transaction() as connection:
         before = await periods.find(connection, data_type)
         retention = await periods.change(connection, data_type, body.days, actor=caller.key_id)
         audit.note(details={"data_type": data_type, "days": body.days, "days_before": before.days})
-        await audit.write(connection)
     if data_type == EXECUTION_LOGS and resources.temporal is not None:
         assert retention.days is not None  # the type needs a period
         await keep_histories(resources.temporal, timedelta(days=retention.days))

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from api.audit import Audit, names_of
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
-from api.etags import if_match_holds, if_none_match_hits
 from api.exports import Export, exported_fields
 from api.guard import GuardedRoute, allow, audited
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
 from api.pages import PageQuery, PageRequest
-from api.profiles import SHOWN, answer_to_writer, etag, etags, seen_by
-from api.responses import json_response
-from api.user_batches import accessed, batch_answer, check_items, counts
+from api.profiles import (
+    SHOWN,
+    answer_to_writer,
+    batch_answer,
+    check_items,
+    etag,
+    etags,
+    fields_of,
+    full_profile,
+    seen_by,
+)
+from api.responses import if_match_holds, if_none_match_hits, json_response
+from models.audit import Detail
 from models.errors import (
     ConsentRequiredError,
     FieldError,
@@ -79,20 +87,18 @@ async def create_user(
 ) -> Response:
     """Create a profile.
 
-    An integrator's answer holds only what the request carried, with the id and times.
+    An integrator's answer holds only what the request carried, the id and the times.
     """
     sent = body.model_dump(exclude_unset=True)
-    audit.about(body.user_id)
+    audit.user_id = body.user_id
     claim = await idempotency.claim(connection)
     audit.note(fields=names_of(sent), details={"replayed": claim.replay is not None})
     if claim.replay:
         return claim.replay
     stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
-    response = json_response(
-        answer_to_writer(caller.role, stored, sent),
-        201,
-        {"Location": f"/users/{body.user_id}", "ETag": etag(caller.role, stored)},
-    )
+    shown = full_profile(stored)
+    headers = {"Location": f"/users/{body.user_id}", "ETag": etag(caller.role, stored, shown)}
+    response = json_response(answer_to_writer(caller.role, shown, sent), 201, headers)
     await idempotency.keep(connection, claim, response, subject=body.user_id)
     return response
 
@@ -114,20 +120,26 @@ async def upsert_users(
 ) -> Response:
     """Create or update up to 1,000 profiles.
 
-    Each item is judged on its own, in order: one for a new id needs all core attributes, one for an existing
-    user is a merge patch. A rejected item changes nothing and costs no other.
+    Each item is validated on its own, in order. An item for a new id needs all core attributes. An item for an
+    existing user is a merge patch. A rejected item changes nothing and doesn't affect the others.
     """
     claim = await idempotency.claim(connection)
     checked = await check_items(body.users)
-    patches = [item.patch for item in checked if item.patch is not None]
     if claim.replay:
-        results = orjson.loads(claim.replay.body)["results"]
-        audit.note(**accessed(patches, results), details={"users": len(checked), "replayed": True})
+        answer = UserBatchAnswer.model_validate_json(bytes(claim.replay.body))
+        details: dict[str, Detail] = {"replayed": True}
+    else:
+        patches = [item.patch for item in checked if item.patch is not None]
+        outcomes = await batches.upsert(connection, resources.cipher, patches, actor=caller.key_id)
+        answer = batch_answer(checked, outcomes)
+        details = {"created": answer.created, "updated": answer.updated, "rejected": answer.rejected}
+    audit.note(
+        subjects=[each.user_id for each in answer.results if each.user_id and each.status != "rejected"],
+        fields=fields_of(checked),
+        details={"users": len(checked), **details},
+    )
+    if claim.replay:
         return claim.replay
-    outcomes = await batches.upsert(connection, resources.cipher, patches, actor=caller.key_id)
-    answer = batch_answer(checked, outcomes)
-    written = accessed(patches, [vars(result) for result in answer.results])
-    audit.note(**written, details={"users": len(checked), **counts(answer)})
     response = json_response(answer)
     await idempotency.keep(connection, claim, response, subject=None)
     return response
@@ -146,7 +158,7 @@ async def search_users(
 ) -> Response:
     """Find profiles by e-mail address, without regard to case.
 
-    A POST, since personal data never travels in a URL.
+    It is a POST because personal data never travels in a URL.
     """
     after = page.after(_SEARCH, str)
     rows = await users.list_page(
@@ -164,8 +176,8 @@ async def list_users(
     resources: ResourcesOf,
     page: PageQuery,
     audit: AuditOf,
-    lifecycle_stage: Annotated[LifecycleStage | None, Query(description="Only those in this stage.")] = None,
-    account_status: Annotated[AccountStatus | None, Query(description="Only those of this status.")] = None,
+    lifecycle_stage: Annotated[LifecycleStage | None, Query(description="Only users in this stage.")] = None,
+    account_status: Annotated[AccountStatus | None, Query(description="Only users with this status.")] = None,
 ) -> Response:
     """List profiles in the order of their ids; masked for all but admins."""
     after = page.after(_LIST, str)
@@ -183,7 +195,8 @@ async def list_users(
 def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str, audit: Audit) -> Response:
     data, pagination = page.cut(name, rows, lambda row: (row.profile.user_id,))
     audit.note(subjects=[row.profile.user_id for row in data], fields=SHOWN)
-    return json_response({"data": [seen_by(role, row) for row in data], "pagination": pagination.model_dump()})
+    shown = [seen_by(role, full_profile(row)) for row in data]
+    return json_response({"data": shown, "pagination": pagination.model_dump()})
 
 
 @router.get(
@@ -200,16 +213,17 @@ async def get_user(
     resources: ResourcesOf,
     audit: AuditOf,
     if_none_match: Annotated[
-        str | None, Header(alias="If-None-Match", description="An `ETag` that is at hand: 304 if it still holds.")
+        str | None, Header(alias="If-None-Match", description="A known `ETag`: 304 if the profile still has it.")
     ] = None,
 ) -> Response:
     """Get a profile; masked for all but admins."""
     stored = await users.find(connection, resources.cipher, user_id)
     audit.note(fields=SHOWN)
-    tag = etag(caller.role, stored)
-    if if_none_match_hits(if_none_match, tag):
-        return Response(status_code=304, headers={"ETag": tag})
-    return json_response(seen_by(caller.role, stored), headers={"ETag": tag})
+    shown = full_profile(stored)
+    headers = {"ETag": etag(caller.role, stored, shown)}
+    if if_none_match_hits(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return json_response(seen_by(caller.role, shown), headers=headers)
 
 
 @router.patch(
@@ -227,27 +241,30 @@ async def patch_user(
     resources: ResourcesOf,
     audit: AuditOf,
     if_match: Annotated[
-        str | None, Header(alias="If-Match", description="The `ETag` that the change is for; 412 if it is gone.")
+        str | None,
+        Header(alias="If-Match", description="The `ETag` that the change is for: 412 if the profile has changed."),
     ] = None,
 ) -> Response:
     """Change a profile by JSON merge patch (RFC 7396): null removes what is optional.
 
     A patch that changes nothing leaves `updated_at` and `ETag` as they are. An integrator's answer holds only what
-    the request carried, with the id and times.
+    the request carried, the id and the times.
     """
     sent = body.model_dump(exclude_unset=True)
     if sent.pop("user_id", user_id) != user_id:
         raise InvalidContentError([FieldError("/user_id", "read_only", "can't be changed")])
     locked = await users.lock_one(connection, resources.cipher, user_id)
     stored = locked.users[user_id]
-    if not if_match_holds(if_match, etags(stored)):
+    if if_match is not None and not if_match_holds(if_match, etags(stored)):  # only then are the tags needed
         raise PreconditionFailedError
     audit.note(fields=names_of(sent))
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
         updated = await users.update_locked(connection, resources.cipher, locked, [changed], actor=caller.key_id)
         stored = updated[user_id]
-    return json_response(answer_to_writer(caller.role, stored, sent), headers={"ETag": etag(caller.role, stored)})
+    shown = full_profile(stored)
+    headers = {"ETag": etag(caller.role, stored, shown)}
+    return json_response(answer_to_writer(caller.role, shown, sent), headers=headers)
 
 
 @router.get(
@@ -262,8 +279,8 @@ async def export_user(
 ) -> Response:
     """Export everything that is held on a person; masked for all but admins.
 
-    The answer is written while it is read, whatever its length. One that breaks off before its end (the person is
-    erased meanwhile, the store goes away) is no JSON: ask again.
+    The answer is streamed while it is read, whatever its length. If the person is erased or the database goes away
+    meanwhile, the answer ends early and is not valid JSON: ask again.
     """
     stored = await users.find(connection, resources.cipher, user_id)
     export = await Export.begin(resources, connection, caller.role, stored)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run once by the postgres image, in an empty data directory: the same roles as runtime/embedded/postgres_roles.py.
-# perennial_owner owns the database and migrates it; perennial_app serves and owns nothing. What perennial_app may
-# do with each table is said by the migration that makes the table.
+# The postgres image runs this once, in an empty data directory. Makes the roles of runtime/embedded/postgres_roles.py:
+# perennial_owner owns the database and migrates it; perennial_app serves and owns nothing. Each migration grants
+# perennial_app its rights to the tables that the migration makes.
 set -euo pipefail
 
 psql --no-psqlrc --set=ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \

@@ -1,1 +1,1 @@
-"""One file per step of the schema."""
+"""One file for each revision."""

@@ -7,10 +7,10 @@ from datetime import datetime
 from pydantic import Field
 
 from models.audit import AuditOutcome, Detail
-from models.schemas.fields import Answer
+from models.schemas.fields import ResponseSchema
 
 
-class AuditEntryView(Answer):
+class AuditEntryView(ResponseSchema):
     """One access to personal data."""
 
     audit_id: str
@@ -29,7 +29,7 @@ class AuditEntryView(Answer):
     details: dict[str, Detail]
 
 
-class AuditHeadView(Answer):
+class AuditHeadView(ResponseSchema):
     """The newest checkpoint, all null without one. Its head covers every row of every hour up to its own."""
 
     hour: datetime | None = Field(description="The beginning of the checkpoint's hour.")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, StrictBool
 
-from models.schemas.fields import Answer, ShortText, Wire
+from models.schemas.fields import RequestSchema, ResponseSchema, ShortText
 from models.schemas.pages import Page
 from models.schemas.users import Consents
 from models.vocabulary import Purpose
@@ -18,7 +18,7 @@ LegalBasis = Literal[
 """GDPR, article 6 (1)."""
 
 
-class ConsentInput(Wire):
+class ConsentInput(RequestSchema):
     """What a person has said about a purpose, where, and under which policy."""
 
     granted: StrictBool
@@ -27,7 +27,7 @@ class ConsentInput(Wire):
     legal_basis: LegalBasis = "consent"
 
 
-class ConsentView(Answer):
+class ConsentView(ResponseSchema):
     """What a person has said about a purpose last."""
 
     user_id: str
@@ -39,7 +39,7 @@ class ConsentView(Answer):
     legal_basis: str | None
 
 
-class UserConsents(Answer):
+class UserConsents(ResponseSchema):
     """A person's consents: by purpose as the profile has them, and each with what it rests on."""
 
     user_id: str
@@ -47,7 +47,7 @@ class UserConsents(Answer):
     details: list[ConsentView]
 
 
-class ConsentRecordView(Answer):
+class ConsentRecordView(ResponseSchema):
     """One entry of the history, which is only ever added to."""
 
     purpose: Purpose

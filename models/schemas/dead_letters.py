@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictFloat, StrictInt
 
-from models.schemas.fields import Answer, Moment, ShortText, UserId, Wire
+from models.schemas.fields import Moment, RequestSchema, ResponseSchema, ShortText, UserId
 from models.schemas.workflows import ErrorView
 from models.vocabulary import DeadLetterStatus
 
 Id = Annotated[ShortText, Field(description="As it was answered.")]
 
 
-class DeadLetterView(Answer):
+class DeadLetterView(ResponseSchema):
     """A step of an instance that has failed for good. Text and stack are masked for all but admins."""
 
     id: str
@@ -29,7 +29,7 @@ class DeadLetterView(Answer):
     updated_at: datetime
 
 
-class ReplayFilter(Wire):
+class ReplayFilter(RequestSchema):
     """Which open dead letters to replay: those for which everything that is given holds; without anything, all."""
 
     status: Literal[DeadLetterStatus.OPEN] = Field(
@@ -50,14 +50,14 @@ class ReplayFilter(Wire):
     )
 
 
-class RefusedReplay(Answer):
+class RefusedReplay(ResponseSchema):
     """A dead letter that can't be replayed, and stays open."""
 
     id: str
     code: str = Field(examples=["consent_required", "user_erased"])
 
 
-class ReplayAnswer(Answer):
+class ReplayAnswer(ResponseSchema):
     """What became of a request to replay many."""
 
     accepted: int

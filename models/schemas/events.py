@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from models.rules.event_types import NAME, NAME_LENGTH
-from models.schemas.fields import USER_ID_IS_PERSONAL, USER_ID_PATTERN, Answer, AnyMoment, Wire
+from models.schemas.fields import USER_ID_IS_PERSONAL, USER_ID_PATTERN, AnyMoment, RequestSchema, ResponseSchema
 from models.schemas.pages import Page
 from models.schemas.users import ItemError
 
@@ -96,7 +96,7 @@ EventTypeName = Annotated[
 ]
 
 
-class EventInput(Wire):
+class EventInput(RequestSchema):
     """An event, as it is captured."""
 
     event_id: EventId = Field(description="Identifies the event, alone, for as long as events are kept.")
@@ -130,7 +130,7 @@ EVENTS: TypeAdapter[list[EventInput]] = TypeAdapter(list[EventInput])
 """Checks all items of a batch in one call; its error's locations begin with the item's index."""
 
 
-class EventBatch(Wire):
+class EventBatch(RequestSchema):
     """Up to 2,000 events; each is judged on its own, so one bad item never costs the others."""
 
     judged_apart: ClassVar[str] = "events"
@@ -143,14 +143,14 @@ class EventBatch(Wire):
     )
 
 
-class EventAnswer(Answer):
+class EventAnswer(ResponseSchema):
     """An event is on disk, by this request or by an earlier one."""
 
     event_id: str
     status: str = Field(json_schema_extra={"enum": ["accepted", "duplicate"]})
 
 
-class EventResult(Answer):
+class EventResult(ResponseSchema):
     """What became of one item."""
 
     index: int
@@ -159,7 +159,7 @@ class EventResult(Answer):
     errors: list[ItemError]
 
 
-class EventBatchAnswer(Answer):
+class EventBatchAnswer(ResponseSchema):
     """What became of a batch."""
 
     accepted: int
@@ -168,7 +168,7 @@ class EventBatchAnswer(Answer):
     results: list[EventResult]
 
 
-class EventView(Answer):
+class EventView(ResponseSchema):
     """A stored event. What is personal is masked for all but admins."""
 
     event_id: str
@@ -189,7 +189,7 @@ EventPage = Page[EventView]
 JsonSchema = Annotated[dict[str, Any], Field(json_schema_extra={"type": "object"})]
 
 
-class EventTypeInput(Wire):
+class EventTypeInput(RequestSchema):
     """A custom event type."""
 
     description: Annotated[str, Field(max_length=1000)] = ""
@@ -203,7 +203,7 @@ class EventTypeInput(Wire):
     )
 
 
-class EventTypeView(Answer):
+class EventTypeView(ResponseSchema):
     """A declared event type."""
 
     event_type: str

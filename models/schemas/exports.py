@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from models.data_map import WHOSE, exported
 from models.personal import columns_of
-from models.schemas.fields import Answer
+from models.schemas.fields import ResponseSchema
 from models.schemas.users import Demographics, Transactions, UserProfile
 from models.tables.registry import TABLES
 
@@ -46,7 +46,7 @@ def beside_the_profile(columns: list[str]) -> list[str]:
     return [name for name in columns if name not in _IN_PROFILE]
 
 
-def _rows(name: str, columns: list[str], base: type[BaseModel] = Answer) -> type[BaseModel]:
+def _rows(name: str, columns: list[str], base: type[BaseModel] = ResponseSchema) -> type[BaseModel]:
     """What the rows of a table look like, or of what else is told of one beside a ``base``."""
     [table] = [each for each in TABLES if each.__tablename__ == name]
     declared = {each.name: each for each in columns_of(table)}
@@ -76,7 +76,7 @@ def _export() -> type[BaseModel]:
     rows: dict[str, Any] = {name: (list[_rows(name, held)], ...) for name, held in columns.items()}  # type: ignore[misc]  # made here
     return create_model(
         "UserExport",
-        __base__=Answer,
+        __base__=ResponseSchema,
         __doc__="Everything that is held on a person: the profile, and the rows of each table.",
         user_id=(str, ...),
         exported_at=(datetime, Field(description="When it was asked for.")),

@@ -1,4 +1,4 @@
-"""The scalar types of the wire: strict, and with errors whose code and text are ours.
+"""The scalar types of the API: strict, and with errors whose code and text are ours.
 
 Every check raises :class:`pydantic_core.PydanticCustomError` with a stable code and a text that says what is
 wanted and never what was sent. Types come before content: a number where a text belongs is `invalid_type`.
@@ -37,7 +37,7 @@ _LANGUAGE_LENGTH = 35
 _EMAIL_LENGTH = 254
 
 
-class Wire(BaseModel):
+class RequestSchema(BaseModel):
     """Base of what comes from outside: strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
@@ -53,7 +53,7 @@ class UnusableItem:
         self.errors = tuple(errors)
 
 
-class Answer(BaseModel):
+class ResponseSchema(BaseModel):
     """Base of what goes out."""
 
     model_config = ConfigDict(frozen=True, serialize_by_alias=True)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from models.schemas.fields import Answer
+from models.schemas.fields import ResponseSchema
 
 
-class Live(Answer):
+class Live(ResponseSchema):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class Check(Answer):
+class Check(ResponseSchema):
     """One dependency."""
 
     status: Literal["ok", "unavailable"]
 
 
-class Ready(Answer):
+class Ready(ResponseSchema):
     """Whether the process can do its work, dependency by dependency."""
 
     status: Literal["ready", "unready"]

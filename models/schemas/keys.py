@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from models.schemas.fields import Answer, ShortText, Wire
+from models.schemas.fields import RequestSchema, ResponseSchema, ShortText
 from models.vocabulary import Role
 
 MAX_RATE_LIMIT = 1_000_000
@@ -15,7 +15,7 @@ MAX_RATE_LIMIT = 1_000_000
 RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_LIMIT)]
 
 
-class KeyCreate(Wire):
+class KeyCreate(RequestSchema):
     """A new key."""
 
     name: ShortText = Field(description="Who or what will use it.", examples=["crm-sync"])
@@ -25,7 +25,7 @@ class KeyCreate(Wire):
     )
 
 
-class Key(Answer):
+class Key(ResponseSchema):
     """A key without its secret."""
 
     id: str
@@ -36,7 +36,7 @@ class Key(Answer):
     revoked_at: datetime | None = None
 
 
-class KeyCreated(Answer):
+class KeyCreated(ResponseSchema):
     """A new key, with the secret: it is shown this once and kept nowhere."""
 
     id: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from models.schemas.fields import Answer
+from models.schemas.fields import ResponseSchema
 
 
-class FieldProblem(Answer):
+class FieldProblem(ResponseSchema):
     """One thing wrong with the content. It never repeats what was sent."""
 
     pointer: str = Field(
@@ -19,7 +19,7 @@ class FieldProblem(Answer):
     message: str = Field(description="What is wanted, for a person.", examples=["is required"])
 
 
-class Problem(Answer):
+class Problem(ResponseSchema):
     """An error."""
 
     type: str = Field(description="Identifies the kind of problem.", examples=["urn:perennial:problem:forbidden"])

@@ -6,10 +6,10 @@ from datetime import datetime
 
 from pydantic import Field
 
-from models.schemas.fields import Answer
+from models.schemas.fields import ResponseSchema
 
 
-class TransactionView(Answer):
+class TransactionView(ResponseSchema):
     """A purchase or refund, with a reference to the event it came from."""
 
     event_id: str
@@ -20,7 +20,7 @@ class TransactionView(Answer):
     occurred_at: datetime
 
 
-class PoisonEventView(Answer):
+class PoisonEventView(ResponseSchema):
     """An event that was set aside, so that those behind it could go on."""
 
     poison_id: str

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from pydantic import Field, StrictBool
 
 from models.rules.retention import DATA_TYPES, MAX_DAYS
-from models.schemas.fields import Answer, Wire
+from models.schemas.fields import RequestSchema, ResponseSchema
 
 Days = Annotated[int, Field(ge=1, le=MAX_DAYS)]
 
 
-class RetentionInput(Wire):
+class RetentionInput(RequestSchema):
     """A new retention period."""
 
     days: Days | None = Field(
@@ -21,7 +21,7 @@ class RetentionInput(Wire):
     )
 
 
-class RetentionView(Answer):
+class RetentionView(ResponseSchema):
     """How long a data type is kept."""
 
     data_type: str = Field(json_schema_extra={"enum": list(DATA_TYPES)})
@@ -32,13 +32,13 @@ class RetentionView(Answer):
     changed_by: str | None = Field(description="The id of the API key that set it.")
 
 
-class Retentions(Answer):
+class Retentions(ResponseSchema):
     """How long each data type is kept."""
 
     data: list[RetentionView]
 
 
-class RetentionRunInput(Wire):
+class RetentionRunInput(RequestSchema):
     """A retention run, or with `dry_run` a count of what one would do."""
 
     dry_run: StrictBool = Field(default=False, description="Count what would be deleted, and delete nothing.")
@@ -49,7 +49,7 @@ class RetentionRunInput(Wire):
     )
 
 
-class DuePart(Answer):
+class DuePart(ResponseSchema):
     """What a run would do with one part of a data type."""
 
     part: str = Field(description="A table, or a partition of the event log.", examples=["events_2025_10"])
@@ -60,7 +60,7 @@ class DuePart(Answer):
     rows: int | None = Field(description="Null for a partition that is being detached already.")
 
 
-class DueData(Answer):
+class DueData(ResponseSchema):
     """What a run would do with one data type."""
 
     data_type: str
@@ -72,7 +72,7 @@ class DueData(Answer):
     parts: list[DuePart]
 
 
-class DryRun(Answer):
+class DryRun(ResponseSchema):
     """What a run would do now; nothing was changed."""
 
     dry_run: bool
@@ -80,7 +80,7 @@ class DryRun(Answer):
     data: list[DueData]
 
 
-class RunResult(Answer):
+class RunResult(ResponseSchema):
     """What a run has done with one part of a data type so far."""
 
     data_type: str
@@ -94,7 +94,7 @@ class RunResult(Answer):
     updated_at: datetime
 
 
-class RunSummary(Answer):
+class RunSummary(ResponseSchema):
     """A retention run."""
 
     run_id: str

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, Field, StrictBool
 from pydantic_core import PydanticCustomError
 
 from models.schemas.fields import (
-    Answer,
     City,
     Country,
     Email,
@@ -17,10 +16,11 @@ from models.schemas.fields import (
     Moment,
     Name,
     PastDate,
+    RequestSchema,
+    ResponseSchema,
     ShortText,
     TimeZone,
     UserId,
-    Wire,
     absent,
 )
 from models.schemas.pages import Page
@@ -38,7 +38,7 @@ Status = Annotated[AccountStatus, Field(strict=False)]
 Stage = Annotated[LifecycleStage, Field(strict=False)]
 
 
-class DemographicsInput(Wire):
+class DemographicsInput(RequestSchema):
     """Collected data: kept only with the consent `data_collection`. Null removes an attribute."""
 
     age: Annotated[int, Field(ge=0, le=150)] | None = None
@@ -51,7 +51,7 @@ class DemographicsInput(Wire):
     device_type: ShortText | None = None
 
 
-class PreferencesInput(Wire):
+class PreferencesInput(RequestSchema):
     """`false` keeps a demographic attribute from being stored, and removes what is stored of it."""
 
     age: StrictBool | None = None
@@ -64,7 +64,7 @@ class PreferencesInput(Wire):
     device_type: StrictBool | None = None
 
 
-class ConsentsInput(Wire):
+class ConsentsInput(RequestSchema):
     """What the person has agreed to. Null is `false`: without consent everything is denied."""
 
     data_collection: StrictBool | None = None
@@ -73,7 +73,7 @@ class ConsentsInput(Wire):
     third_party_sharing: StrictBool | None = None
 
 
-class TransactionsInput(Wire):
+class TransactionsInput(RequestSchema):
     """Of the transaction attributes only the tier can be set; the others are computed from events."""
 
     subscription_tier: ShortText | None = None
@@ -87,7 +87,7 @@ class TransactionsInput(Wire):
     purchase_frequency: ReadOnly = None
 
 
-class _Attributes(Wire):
+class _Attributes(RequestSchema):
     """What every form of a profile may carry beside the core attributes."""
 
     lifecycle_stage_pinned: StrictBool | None = Field(
@@ -130,7 +130,7 @@ class UserUpsert(UserPatch):
     user_id: UserId
 
 
-class UserBatch(Wire):
+class UserBatch(RequestSchema):
     """Up to 1,000 profiles; each is judged on its own, so one bad item never costs the others."""
 
     judged_apart: ClassVar[str] = "users"
@@ -140,13 +140,13 @@ class UserBatch(Wire):
     )
 
 
-class UserSearch(Wire):
+class UserSearch(RequestSchema):
     """A search by e-mail address, without regard to case."""
 
     email: Email
 
 
-class Demographics(Answer):
+class Demographics(ResponseSchema):
     """Demographic attributes; null where unknown, or not consented to."""
 
     age: int | str | None = Field(default=None, description="A string only where it is masked.")
@@ -159,7 +159,7 @@ class Demographics(Answer):
     device_type: str | None = None
 
 
-class Behavior(Answer):
+class Behavior(ResponseSchema):
     """What events tell of a person. The defaults are those of a person without events."""
 
     session_count: int = 0
@@ -169,7 +169,7 @@ class Behavior(Answer):
     engagement_score: float | None = Field(default=None, description="0 to 100; null without `profiling`.")
 
 
-class Transactions(Answer):
+class Transactions(ResponseSchema):
     """What purchases tell of a person. Money is a decimal string; currencies are never added together."""
 
     total_purchases: int = Field(default=0, description="In all currencies.")
@@ -185,7 +185,7 @@ class Transactions(Answer):
     purchase_frequency: float | None = Field(default=None, description="Purchases a month.")
 
 
-class Consents(Answer):
+class Consents(ResponseSchema):
     """All purposes, with what the person has said; nothing said is `false`."""
 
     data_collection: bool = False
@@ -194,7 +194,7 @@ class Consents(Answer):
     third_party_sharing: bool = False
 
 
-class UserProfile(Answer):
+class UserProfile(ResponseSchema):
     """A profile with its four groups of attributes."""
 
     user_id: str
@@ -216,7 +216,7 @@ class UserProfile(Answer):
 UserPage = Page[UserProfile]
 
 
-class ItemError(Answer):
+class ItemError(ResponseSchema):
     """Why an item was rejected; never what it held."""
 
     pointer: str = Field(examples=["/users/3/email"])
@@ -224,7 +224,7 @@ class ItemError(Answer):
     message: str
 
 
-class UserBatchResult(Answer):
+class UserBatchResult(ResponseSchema):
     """What became of one item. `changed` is false for one that found everything as it was."""
 
     index: int
@@ -234,7 +234,7 @@ class UserBatchResult(Answer):
     errors: list[ItemError]
 
 
-class UserBatchAnswer(Answer):
+class UserBatchAnswer(ResponseSchema):
     """What became of a batch. `unchanged` counts those of `updated` that found everything as it was."""
 
     created: int

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from models.schemas.fields import Answer, UserId, Wire, absent
+from models.schemas.fields import RequestSchema, ResponseSchema, UserId, absent
 from models.vocabulary import InstanceStatus, Purpose
 
 MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
 
 
-class TriggerView(Answer):
+class TriggerView(ResponseSchema):
     """The event that starts a workflow by itself."""
 
     event_type: str = Field(examples=["user.signup"])
@@ -22,7 +22,7 @@ class TriggerView(Answer):
     once_per: timedelta | None = Field(description="Within which time it starts at most once for a user.")
 
 
-class ExitView(Answer):
+class ExitView(ResponseSchema):
     """An event that ends a running instance at once."""
 
     event_type: str = Field(examples=["transaction.purchase_complete"])
@@ -34,7 +34,7 @@ class ExitView(Answer):
     reason: str = Field(description="What the instance completes with.")
 
 
-class WorkflowView(Answer):
+class WorkflowView(ResponseSchema):
     """A lifecycle workflow of the catalogue."""
 
     workflow_id: str = Field(examples=["onboarding"])
@@ -47,14 +47,14 @@ class WorkflowView(Answer):
     enabled: bool
 
 
-class WorkflowPatch(Wire):
+class WorkflowPatch(RequestSchema):
     """What an admin may change of a workflow."""
 
     max_attempts: MaxAttempts | None = Field(default=None, description="Null: as the workflow defines it.")
     enabled: StrictBool = absent()
 
 
-class ExecuteRequest(Wire):
+class ExecuteRequest(RequestSchema):
     """A request to run a workflow for a user."""
 
     user_id: UserId
@@ -70,7 +70,7 @@ class ExecuteRequest(Wire):
     )
 
 
-class ErrorView(Answer):
+class ErrorView(ResponseSchema):
     """Why an instance failed. Text and stack are masked for all but admins."""
 
     error_type: str
@@ -79,7 +79,7 @@ class ErrorView(Answer):
     stack_trace: str
 
 
-class AttemptView(Answer):
+class AttemptView(ResponseSchema):
     """One attempt at a step. `interrupted` ones were cut short by the platform and don't count."""
 
     step: str
@@ -91,7 +91,7 @@ class AttemptView(Answer):
     interrupted: bool
 
 
-class CallbackView(Answer):
+class CallbackView(ResponseSchema):
     """What became of an instance's callback."""
 
     status: str = Field(
@@ -103,7 +103,7 @@ class CallbackView(Answer):
     last_attempt_at: datetime | None
 
 
-class TemporalView(Answer):
+class TemporalView(ResponseSchema):
     """Where to find the instance in Temporal."""
 
     workflow_id: str
@@ -111,7 +111,7 @@ class TemporalView(Answer):
     ui: str | None
 
 
-class InstanceView(Answer):
+class InstanceView(ResponseSchema):
     """An instance of a workflow."""
 
     workflow_id: str

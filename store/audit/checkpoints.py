@@ -83,7 +83,7 @@ async def due(connection: Connection, grace: timedelta) -> DueHour | None:
     """The next hour to checkpoint, if it ended at least ``grace`` ago by Postgres' clock.
 
     It follows the last checkpoint's hour, also without rows, so that the chain has no gaps. The first hour is that
-    of the oldest row. Call it in a transaction of its own, whose id becomes the barrier.
+    of the oldest row. Call it in a transaction of its own: the id of that becomes the barrier.
     """
     hour = await _next_hour(connection)
     if hour is None or not await _ended_before(connection, hour, grace):

@@ -23,7 +23,7 @@ from store.statements import filtered, parameters, select, statement
 _LISTED_SUBJECTS = 100
 _MOST_DIGITS = 18
 
-# The id of somebody who isn't and never was a user is a text of the caller's, and may be personal: keep NULL then.
+# NULL for an id that no user has or had: such a text is the caller's choice, and may be personal.
 _known_user = select(col(DataKey.subject)).where(col(DataKey.subject) == bindparam("for_user"))
 # Subjects are sent as one text, which costs half of what an array does. No user id holds a space.
 _subjects = func.string_to_array(bindparam("all_subjects", type_=Text), " ")

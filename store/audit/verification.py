@@ -67,7 +67,7 @@ def _check_link(key: CheckpointKey, before: Checkpoint | None, checkpoint: Check
     if checkpoint.previous != (before.head if before else GENESIS):
         place = "is not the first one" if before is None else f"doesn't follow that of {_named(before.hour)}"
         raise ChainBrokenError(
-            f"The checkpoint of the hour {_named(checkpoint.hour)} {place}: what came before was removed."
+            f"The checkpoint of the hour {_named(checkpoint.hour)} {place}: earlier checkpoints were removed."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -84,6 +84,8 @@ async def record(connection: Connection, cipher: Cipher, events: Sequence[NewEve
     missing.
     """
     user_ids = {event.user_id for event in events if isinstance(event, NewEvent)}
+    if not user_ids:
+        return [each for each in events if isinstance(each, Outcome)]
     await locks.share(connection, user_ids)
     # The statement after the lock: it sees every withdrawal that the lock has waited for.
     gate = await _read_gate(connection, cipher, user_ids)
@@ -169,6 +171,8 @@ async def _take_ids(
     Ids are inserted in their order. A transaction that inserts the same id is waited for, and never in a circle;
     where it rolls back, the id is free.
     """
+    if not events:
+        return {}, {}
     ordered = sorted(events)
     fingerprints = {event_id: _fingerprint(events[event_id]) for event_id in ordered}
     taken = await _TAKE_IDS.execute(
@@ -194,11 +198,8 @@ def _fingerprint(event: NewEvent) -> int:
 
 async def _write(connection: Connection, events: Collection[NewEvent], gate: _Gate) -> None:
     if events:
-        await connection.copy_records_to_table(Event.__tablename__, records=_rows(events, gate), columns=_COPIED)
-
-
-def _rows(events: Iterable[NewEvent], gate: _Gate) -> list[tuple[Any, ...]]:
-    return [_row(event, gate.people[event.user_id], gate.generation) for event in events]
+        records = [_row(event, gate.people[event.user_id], gate.generation) for event in events]
+        await connection.copy_records_to_table(Event.__tablename__, records=records, columns=_COPIED)
 
 
 def _row(event: NewEvent, person: _Person, generation: int) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ generations are settled. Consumers read settled rows alone: an open transaction 
 that come before the others. The horizon is that of the whole cluster. A long write transaction in any of its
 databases delays consumers; no event is lost by it.
 
-A generation begins where transaction ids have started anew. A logical dump restores rows with their old
+A new generation begins after transaction ids have started again. A logical dump restores rows with their old
 transaction ids into a cluster whose own ids may be lower. New events would then come before those that consumers
 have read. So each migration, which runs before anything serves, compares the present transaction id with the
 highest one of the log, and begins a new generation where it is lower.

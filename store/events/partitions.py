@@ -96,7 +96,7 @@ class KnownPartitions:
 
 
 class PartitionState(StrEnum):
-    """How far the removal of a partition has come. Postgres' catalogue is the only record of it."""
+    """The states of a partition until its removal. Postgres' catalogue is the only record of them."""
 
     ATTACHED = "attached"
     DETACHING = "detaching"

@@ -15,9 +15,9 @@ Two workers may work on one person. A page moves the position by compare-and-set
 second worker waits for the first one's commit there, and raises :class:`StaleRedactionError`. Each opt-out
 replaces the token and resets the position: a worker with the earlier token can neither move nor finish the pass.
 
-Lock order: the person's row in `redactions`, then events. A page waits only for that row, whose holder never
-waits for an event. It skips events that another transaction has locked (retention deletes them), and raises
-:class:`EventsLockedError` instead of waiting.
+Lock order: the person's row in `redactions`, then events. A page waits only for that row, and the row's holder
+never waits for an event. A page skips events that another transaction has locked (retention deletes them), and
+raises :class:`EventsLockedError` instead of waiting.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class PendingRedaction:
 
     @property
     def unmoved(self) -> dict[str, object]:
-        """Parameters of the statements that hold while nobody else has moved or reset it."""
+        """Parameters of the statements that find the row only if no other worker or opt-out has changed it."""
         return {
             "user_id": self.user_id,
             "token": self.token,
@@ -187,7 +187,7 @@ async def request_for_partition(connection: Connection, partition: str) -> None:
 
     The owner calls it in the transaction of the ATTACH, since pages didn't see the detached partition.
     """
-    # Opt-outs and pages that come now wait for this commit, and see the partition then; others are found below.
+    # Concurrent opt-outs and pages wait for this commit, and see the partition afterwards.
     await connection.execute("LOCK TABLE public.redactions IN SHARE ROW EXCLUSIVE MODE")
     # SQL text: the partition's name varies.
     await connection.execute(

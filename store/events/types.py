@@ -51,7 +51,7 @@ _DECLARE = statement(
     _NEW.on_conflict_do_update(
         index_elements=["event_type"],
         set_={name: _NEW.excluded[name] for name in _CHANGED}
-        # A later time even where the clock stands still or goes back: caches compare it.
+        # Caches compare this time, so it grows even where the clock doesn't.
         | {
             "changed_at": func.greatest(
                 func.clock_timestamp(), col(EventTypeRow.changed_at) + timedelta(microseconds=1)

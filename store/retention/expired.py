@@ -138,7 +138,7 @@ _COUNT_EVENTS = statement(
     .select_from(Event)
     .where(col(Event.timestamp) >= bindparam("begins"), col(Event.timestamp) < bindparam("ends"))
 )
-# SQL text: a CTE that writes two tables. An id is taken for as long as its event is kept, so both go together.
+# SQL text: a CTE that writes two tables. An id is taken for as long as its event is kept, so both are deleted.
 _DELETE_EVENTS = sql(
     f"""WITH gone AS (
             DELETE FROM events e USING log_cursors c
@@ -179,11 +179,11 @@ async def count_events(connection: Connection, begins: datetime, ends: datetime)
 
 @dataclass(frozen=True)
 class DeletedEvents:
-    """What became of the expired events of a batch of blocks."""
+    """The result of :func:`delete_events`."""
 
     events: int
     ids: int
-    """Ids that went with them."""
+    """Deleted ids: as many, unless some were missing."""
     unprojected: int
     """Events that stay, since the projector hasn't read them yet."""
 

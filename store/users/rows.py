@@ -90,7 +90,7 @@ class StoredUser:
     """The projector computes it from events."""
 
 
-def open_row(row: Record, key: DataKey, consents: Mapping[str, bool]) -> StoredUser:
+def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> StoredUser:
     """Decrypt a row with the columns :data:`STORED`; raises :class:`privacy.encryption.DecryptionError`."""
     values = {
         name: key.decrypt_json(f"users.{name}", row[name]) if name in _PERSONAL else row[name] for name in _READ
@@ -105,21 +105,18 @@ def open_row(row: Record, key: DataKey, consents: Mapping[str, bool]) -> StoredU
         lifecycle_stage_pinned=values["lifecycle_stage_pinned"],
         demographics={name: values[name] for name in DEMOGRAPHICS if values[name] is not None},
         privacy_preferences=values["privacy_preferences"],
-        consents=dict(consents),
+        consents=dict(consents or {}),
         subscription_tier=values["subscription_tier"],
     )
-    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], _activity_of(row))
-
-
-def _activity_of(row: Record) -> Activity:
-    count, last, seconds = row["activity"] or (0, None, 0.0)
-    return Activity(
-        session_count=count,
-        last_session_date=last,
+    sessions, last_session, seconds = row["activity"] or (0, None, 0.0)
+    activity = Activity(
+        session_count=sessions,
+        last_session_date=last_session,
         total_session_seconds=seconds,
         features=row["features"] or {},
         totals=tuple(CurrencyTotal(*total) for total in row["totals"] or ()),
     )
+    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], activity)
 
 
 def encrypted_row(profile: Profile, key: DataKey, cipher: Cipher) -> dict[str, Any]:

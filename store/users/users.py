@@ -55,7 +55,7 @@ async def find(connection: Connection, cipher: Cipher, user_id: str) -> StoredUs
         raise UserNotFoundError
     if row["wrapped"] is None:
         raise UserErasedError
-    return _open(row, cipher)
+    return open_row(row, cipher.unwrap(user_id, row["wrapped"]), row["consents"])
 
 
 _IS_PRESENT = statement(
@@ -103,11 +103,7 @@ async def list_page(
     rows = await _LIST.fetch(
         connection, limit=limit, after=after, stage=stage, status=status, email_index=email_index
     )
-    return [_open(row, cipher) for row in rows]
-
-
-def _open(row: Record, cipher: Cipher) -> StoredUser:
-    return open_row(row, cipher.unwrap(row["user_id"], row["wrapped"]), row["consents"] or {})
+    return [open_row(row, cipher.unwrap(row["user_id"], row["wrapped"]), row["consents"]) for row in rows]
 
 
 _LOCK = statement(
@@ -126,7 +122,7 @@ async def lock(connection: Connection, cipher: Cipher, user_ids: Collection[str]
     keys = {subject: key for subject, key in found.items() if key is not None}
     by_user = await consents.of_users(connection, user_ids)
     users = {
-        row["user_id"]: open_row(row, keys[row["user_id"]], by_user.get(row["user_id"], {}))
+        row["user_id"]: open_row(row, keys[row["user_id"]], by_user.get(row["user_id"]))
         for row in rows
         if row["user_id"] in keys
     }

@@ -1,1 +1,1 @@
-"""Every route, for every role."""
+"""Every route with every role."""

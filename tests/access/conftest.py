@@ -1,4 +1,4 @@
-"""The application in front of a real Temporal, with one person in it of whom everything is a canary."""
+"""An application with a real Temporal, and one user whose every attribute is a canary."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.support.http import Clients, clients_of
 async def app(
     database_url: str, key_file: Path, skipping: WorkflowEnvironment, pool: Database, cipher: Cipher
 ) -> AsyncIterator[FastAPI]:
-    """One application for all rows of the table; nobody works on its task queue."""
+    """One application for all rows of the table. No worker polls its task queue."""
     settings = Settings(
         environment="embedded",
         database_url=database_url,
         key_file=key_file,
-        task_queue="nobodys",
+        task_queue="no-worker",
         temporal_ui_url="http://127.0.0.1:8233",
     )
     limiter = limiter_database(database_url)
@@ -63,7 +63,7 @@ async def peopled(
     cipher: Cipher,
     canaries: Canaries,
 ) -> Clients:
-    """Clients of an application that knows `u-1`: a profile, events, an instance that failed, and the rest."""
+    """Clients of an application with data of every kind about `u-1`."""
     await _profile(api, canaries)
     await _events(api, database, canaries)
     await _instance(database, cipher, canaries)
@@ -124,7 +124,7 @@ async def _events(api: Clients, database: Database, canaries: Canaries) -> None:
 
 
 async def _instance(database: Database, cipher: Cipher, canaries: Canaries) -> None:
-    """An instance as a worker leaves it that has failed at its second step."""
+    """An instance that has failed at its second step, as a worker leaves it."""
     called = canaries.called
     context = StepContext(
         workflow_id="onboarding", instance_id="i-1", user_id="u-1", step="first", position=1, max_attempts=1

@@ -1,8 +1,8 @@
-"""Who may call what, and what comes back where the thing is there and where it isn't: one row for each route.
+"""One row for each route: the roles that may call it, and the status of its answers.
 
-The columns are: the roles that may (admins always may), the status where everything named exists, the status where
-it doesn't (None where a route names nothing that could be missing), and the body that is sent. ``people`` says
-that an admin's answer shows people, so that the walk can see that the others' doesn't.
+The columns are: the allowed roles (admins always are), the status if the resource exists, the status if it doesn't
+(None if the path names no resource), and the body to send. ``people`` means that an admin's answer contains
+personal data, so that the test can check that the other roles' answers don't.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ Body = Callable[[Role], Any]
 
 @dataclass(frozen=True)
 class Row:
-    """What a route does for whom."""
-
     roles: frozenset[Role]
     existing: int
     missing: int | None = None
@@ -37,7 +35,7 @@ class Row:
 
 
 def sends(document: Any) -> Body:
-    """A body that is the same for every role."""
+    """The same body for every role."""
     return lambda _: document
 
 
@@ -54,7 +52,7 @@ PARAMETERS: Mapping[str, tuple[str, str]] = {
     "purpose": ("marketing", "marketing"),
     "event_type": ("lesson.finish", "lesson.finish"),
 }
-"""By name in a path: what exists, and what doesn't. Of several in one path the first here is the missing one."""
+"""An existing and a missing value of each path parameter. Of several in one path, the first here is missing."""
 
 GRANT = {"granted": True}
 
@@ -85,7 +83,7 @@ TABLE: Mapping[str, Row] = {
     "POST /workflows/{workflow_id}/execute": Row(OPERATORS, 202, 404, body=sends({"user_id": "u-1"})),
     "GET /workflows/{workflow_id}/instances": Row(READERS, 200, 404, people=True),
     "GET /workflows/{workflow_id}/instances/{instance_id}": Row(READERS, 200, 404, people=True),
-    # The instance has ended: what its commands do to a running one has tests of its own.
+    # The instance has ended. Commands to running ones have tests of their own.
     "DELETE /workflows/{workflow_id}/instances/{instance_id}": Row(OPERATORS, 409, 404),
     "POST /workflows/{workflow_id}/instances/{instance_id}/pause": Row(OPERATORS, 409, 404),
     "POST /workflows/{workflow_id}/instances/{instance_id}/resume": Row(OPERATORS, 409, 404),
@@ -93,7 +91,7 @@ TABLE: Mapping[str, Row] = {
     "GET /dead-letters": Row(READERS, 200, people=True),
     "GET /dead-letters/{dead_letter_id}": Row(READERS, 200, 404, people=True),
     "POST /dead-letters/replay": Row(OPERATORS, 202, body=sends({"user_id": "u-1"})),
-    # The letter has been replayed: what becomes of an open one has tests of its own.
+    # The dead letter has been replayed. Open ones have tests of their own.
     "POST /dead-letters/{dead_letter_id}/replay": Row(OPERATORS, 409, 404),
     "POST /dead-letters/{dead_letter_id}/discard": Row(OPERATORS, 409, 404),
     "POST /codec/decode": Row(ADMIN, 200, body=sends({"payloads": []})),

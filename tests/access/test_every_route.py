@@ -1,4 +1,4 @@
-"""Every route of the OpenAPI document, for every role, with things that exist and things that don't."""
+"""Every route of the OpenAPI document with every role, for existing and missing resources."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.support.disk import Canaries
 from tests.support.http import Clients
 
 QUASI = ("1971-03-07", "Antarctica", "qx-canary", '"age":107')
-"""Canaries in attributes that take no text of one's choosing."""
+"""Canaries in attributes that don't accept any text."""
 
 
 async def routes_of(client: httpx.AsyncClient) -> dict[str, frozenset[str]]:
-    """The roles of each route, as the document tells them."""
+    """The roles of each route in the OpenAPI document."""
     document: dict[str, Any] = (await client.get("/openapi.json")).json()
     return {
         f"{method.upper()} {path}": frozenset(operation["x-roles"])
@@ -27,7 +27,7 @@ async def routes_of(client: httpx.AsyncClient) -> dict[str, frozenset[str]]:
     }
 
 
-async def test_the_table_has_every_route_and_no_other(api: Clients) -> None:
+async def test_the_table_contains_every_route_and_no_other(api: Clients) -> None:
     routes = await routes_of(api.anonymous)
     new = sorted(set(routes) - set(TABLE))
     assert not new, f"{', '.join(new)}: add a row to TABLE in tests/access/table.py that says who may call it"
@@ -44,7 +44,8 @@ async def test_the_table_knows_every_path_parameter() -> None:
 
 
 def path_of(route: str, *, missing: bool) -> str:
-    """The path with its parameters put in; with ``missing``, the first in PARAMETERS is one that isn't there."""
+    """The path with its parameters; with ``missing``, the first of PARAMETERS names a resource that doesn't
+    exist."""
     path = route.partition(" ")[2]
     named = [name for name in PARAMETERS if f"{{{name}}}" in path]
     for name in named:
@@ -60,17 +61,19 @@ async def ask(api: Clients, route: str, row: Row, role: Role, *, missing: bool) 
 
 
 @pytest.mark.parametrize(("route", "row"), TABLE.items(), ids=TABLE.keys())
-async def test_each_role_gets_what_the_table_says_and_no_canary(
+async def test_each_role_gets_the_status_in_the_table_and_no_canary(
     peopled: Clients, canaries: Canaries, route: str, row: Row
 ) -> None:
     allowed = row.roles or frozenset(Role)
-    for role in sorted(Role, key=lambda each: (each in allowed, each is Role.ADMIN)):  # who may, and admins, last
+    for role in sorted(
+        Role, key=lambda each: (each in allowed, each is Role.ADMIN)
+    ):  # allowed roles, and admins, last
         there = await ask(peopled, route, row, role, missing=False)
         absent = None if row.missing is None else await ask(peopled, route, row, role, missing=True)
         if role not in allowed:
             assert there.status_code == 403, (role, there.text)
             if absent is not None:
-                assert told(absent) == told(there), "a refusal doesn't tell whether the thing exists"
+                assert content_of(absent) == content_of(there), "a 403 doesn't reveal whether the resource exists"
         else:
             assert there.status_code == row.existing, (role, there.text)
             if absent is not None:
@@ -79,11 +82,11 @@ async def test_each_role_gets_what_the_table_says_and_no_canary(
             if role is not Role.ADMIN:
                 assert_no_canary(answer, canaries)
     if row.people:
-        assert canaries.mark in there.text, "an admin sees people here; without that the walk would show nothing"
+        assert canaries.mark in there.text, "without personal data for an admin, the test would prove nothing"
 
 
-def told(answer: httpx.Response) -> tuple[int, dict[str, Any]]:
-    """What an answer tells, apart from the name of its request."""
+def content_of(answer: httpx.Response) -> tuple[int, dict[str, Any]]:
+    """Status and body of an answer without the request id."""
     return answer.status_code, {**answer.json(), "request_id": ""}
 
 

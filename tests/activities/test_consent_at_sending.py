@@ -85,10 +85,10 @@ def send(database: Database, cipher: Cipher, worker_settings: Settings) -> Sendi
 async def test_without_consent_the_mail_server_does_not_get_the_address(
     customer: Customer, send: Sending, mail: MailServer
 ) -> None:
-    told: list[str] = []
-    mail.on_recipient = told.append
+    addresses: list[str] = []
+    mail.on_recipient = addresses.append
     assert await send(message(customer)) is MessageStatus.SUPPRESSED
-    assert (told, mail.received) == ([], [])
+    assert (addresses, mail.received) == ([], [])
 
 
 async def test_a_service_workflows_message_needs_no_consent(
@@ -130,11 +130,11 @@ async def test_a_withdrawal_while_the_mail_server_has_the_address_suppresses_the
     customer: Customer, database: Database, send: Sending, mail: MailServer
 ) -> None:
     await consent(database, customer, granted=True)
-    offer, told = message(customer), asyncio.Event()
-    mail.on_recipient = lambda _: told.set()
+    offer, has_address = message(customer), asyncio.Event()
+    mail.on_recipient = lambda _: has_address.set()
     mail.hold_recipients = asyncio.Event()
     sending = asyncio.ensure_future(send(offer))
-    await told.wait()
+    await has_address.wait()
     await consent(database, customer, granted=False)
     mail.hold_recipients.set()
     assert await sending is MessageStatus.SUPPRESSED

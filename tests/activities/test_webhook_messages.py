@@ -106,9 +106,9 @@ async def test_the_cap_counts_messages_that_may_have_been_received_and_no_reject
     database: Database, cipher: Cipher, customer: Customer, endpoint: HookServer
 ) -> None:
     cap = FrequencyCap(1, timedelta(days=7))
-    nobody = f"http://127.0.0.1:{free_port()}"
+    closed = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(httpx.ConnectError):
-        await sender(database, cipher, nobody, cap).send(push(customer))
+        await sender(database, cipher, closed, cap).send(push(customer))
     assert await stored(database) == MessageStatus.PENDING
     endpoint.answers = [""]
     with pytest.raises(HandoverUncertainError):

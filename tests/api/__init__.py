@@ -1,1 +1,1 @@
-"""Tests of the HTTP edge, through ASGI and over real sockets."""
+"""Tests of the HTTP API, through ASGI and over real sockets."""

@@ -1,4 +1,4 @@
-"""An application over a real Postgres, and a client for each role."""
+"""An application on a real Postgres, and a client for each role."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runtime.temporal import EncryptedPayloads, connect
 from tests.support.http import Clients, clients_of
 
 NOWHERE = "127.0.0.1:1"
-"""An address where no Temporal is."""
+"""An address without a Temporal server."""
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ async def limiter(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 async def no_temporal(api_settings: Settings, key_ring: KeyRing) -> Client:
-    """A client for a Temporal that isn't there."""
+    """A client of a Temporal server that doesn't exist."""
     codec = EncryptedPayloads(key_ring.payload.current, key_ring.payload.keys)
     return await connect(api_settings, codec)
 

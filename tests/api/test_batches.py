@@ -1,4 +1,4 @@
-"""`POST /users/batch`: each item on its own, however batches overlap."""
+"""`POST /users/batch`: each item is validated on its own, and batches may overlap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.http import Clients, field_errors
 
 
 async def batch(api: Clients, *users: Any) -> dict[str, Any]:
-    """Send a batch that is taken, and give its answer."""
+    """The answer to a batch that is accepted."""
     response = await api.integrator.post("/users/batch", json={"users": list(users)})
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
@@ -49,7 +49,7 @@ async def test_a_second_run_changes_nothing(api: Clients) -> None:
     assert (await api.admin.get("/users")).json() == before
 
 
-async def test_a_bad_item_costs_no_other(api: Clients) -> None:
+async def test_a_rejected_item_does_not_affect_the_others(api: Clients) -> None:
     answer = await batch(
         api,
         user("a"),
@@ -78,13 +78,13 @@ async def test_a_bad_item_costs_no_other(api: Clients) -> None:
     assert [each["user_id"] for each in (await api.admin.get("/users")).json()["data"]] == ["a", "f"]
 
 
-async def test_items_for_one_user_happen_in_order(api: Clients) -> None:
+async def test_items_for_one_user_are_applied_in_order(api: Clients) -> None:
     answer = await batch(api, user("a"), {"user_id": "a", "name": "Second"}, {"user_id": "a", "name": "Third"})
     assert [result["status"] for result in answer["results"]] == ["created", "updated", "updated"]
     assert (await api.admin.get("/users/a")).json()["name"] == "Third"
 
 
-async def test_an_item_may_follow_one_that_was_rejected(api: Clients) -> None:
+async def test_a_rejected_item_does_not_block_a_later_one_for_the_same_user(api: Clients) -> None:
     answer = await batch(api, {"user_id": "a", "name": "Incomplete"}, user("a"))
     assert [result["status"] for result in answer["results"]] == ["rejected", "created"]
 
@@ -100,7 +100,7 @@ async def test_an_item_may_follow_one_that_was_rejected(api: Clients) -> None:
         ({"users": [{}], "dry_run": True}, {("/dry_run", "unknown_field")}),
     ],
 )
-async def test_the_envelope_must_be_right(
+async def test_the_body_around_the_items_is_validated(
     api: Clients, document: dict[str, Any], errors: set[tuple[str, str]]
 ) -> None:
     assert field_errors(await api.integrator.post("/users/batch", json=document)) == errors
@@ -116,7 +116,7 @@ async def test_a_thousand_profiles_take_less_than_a_second(api: Clients) -> None
 
 
 async def test_overlapping_batches_neither_deadlock_nor_fail(api: Clients, database: Database) -> None:
-    """Eight at a time, in different orders, over the same new and known people."""
+    """Eight at a time, in different orders, with the same new and existing users."""
     chance = random.Random(7)
     await batch(api, *(user(f"u-{number}") for number in range(0, 60, 2)))
     answers = []
@@ -134,14 +134,14 @@ async def test_overlapping_batches_neither_deadlock_nor_fail(api: Clients, datab
         assert await connection.fetchval("SELECT count(*) FROM data_keys") == 60
 
 
-async def test_of_creates_at_once_one_wins(api: Clients) -> None:
+async def test_one_of_several_concurrent_creates_succeeds(api: Clients) -> None:
     responses = await asyncio.gather(
         *(api.admin.post("/users", json=user("u-1", name=f"Name {n}")) for n in range(12))
     )
     assert sorted(response.status_code for response in responses) == [201] + [409] * 11
 
 
-async def test_patches_at_once_are_all_kept(api: Clients) -> None:
+async def test_concurrent_patches_are_all_applied(api: Clients) -> None:
     await api.admin.post("/users", json=collected("u-1", age=1))
     patches = [{"name": "New"}, {"demographics": {"city": "Bonn"}}, {"demographics": {"country": "FR"}}]
     patches += [{"consents": {"marketing": True}}, {"transactions": {"subscription_tier": "pro"}}]
@@ -153,7 +153,7 @@ async def test_patches_at_once_are_all_kept(api: Clients) -> None:
     assert profile["transactions"]["subscription_tier"] == "pro"
 
 
-async def test_a_profile_that_could_never_be_stored_costs_the_others_nothing(api: Clients) -> None:
+async def test_an_item_that_can_not_be_stored_does_not_affect_the_others(api: Clients) -> None:
     deep: Any = "x"
     for _ in range(300):
         deep = [deep]
@@ -164,7 +164,7 @@ async def test_a_profile_that_could_never_be_stored_costs_the_others_nothing(api
     assert [result["user_id"] for result in answer["results"]] == ["a", "b", "c", "d"]
 
 
-async def test_a_repeated_batch_with_an_unusable_item_is_answered_the_same(api: Clients) -> None:
+async def test_a_repeated_batch_with_an_unusable_item_gets_the_same_answer(api: Clients) -> None:
     users, key = [user("a"), user("b", name="\u0000")], {"Idempotency-Key": "k"}
     first, second = [await api.integrator.post("/users/batch", json={"users": users}, headers=key) for _ in "12"]
     assert (first.status_code, first.content) == (second.status_code, second.content)

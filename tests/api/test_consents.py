@@ -1,4 +1,4 @@
-"""Consents: present state, history, and what a withdrawal does to ingest."""
+"""Consents: the present state, the history, and the effect of a withdrawal on ingest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def history(api: Clients) -> list[dict[str, Any]]:
     return entries
 
 
-async def test_everything_is_denied_by_default(api: Clients) -> None:
+async def test_every_consent_is_denied_by_default(api: Clients) -> None:
     await api.admin.post("/users", json=user())
     answer = (await api.operator.get("/users/u-1/consents")).json()
     assert answer["consents"] == dict.fromkeys(Purpose, False)
@@ -41,7 +41,7 @@ async def test_everything_is_denied_by_default(api: Clients) -> None:
     assert await history(api) == []
 
 
-async def test_a_consent_is_kept_with_what_it_rests_on(api: Clients) -> None:
+async def test_a_consent_keeps_its_source_policy_and_legal_basis(api: Clients) -> None:
     await api.admin.post("/users", json=user())
     answer = await api.integrator.put(COLLECTION, json=GRANT)
     assert answer.status_code == 200
@@ -79,7 +79,7 @@ async def test_the_history_is_append_only_and_names_actor_and_time(api: Clients,
                 await connection.execute(statement)
 
 
-async def test_the_history_comes_in_pages(api: Clients) -> None:
+async def test_the_history_is_paginated(api: Clients) -> None:
     await api.admin.post("/users", json=user())
     for number in range(5):
         await api.integrator.put(COLLECTION, json=GRANT | {"policy_version": f"v{number}"})
@@ -116,7 +116,7 @@ async def test_a_change_of_consent_changes_the_profiles_etag(api: Clients) -> No
         ("POST", "/users/batch", {"users": [{"user_id": "u-1", "consents": {"data_collection": False}}]}),
     ],
 )
-async def test_after_a_withdrawal_no_event_is_taken_until_it_is_granted_again(
+async def test_after_a_withdrawal_no_event_is_stored_until_the_consent_is_granted_again(
     api: Clients, owner: Connection, method: str, path: str, content: Any
 ) -> None:
     await add_user(api.admin)
@@ -131,7 +131,7 @@ async def test_after_a_withdrawal_no_event_is_taken_until_it_is_granted_again(
     assert (await api.integrator.post("/events", json=event())).status_code == 202
 
 
-async def test_who_may(api: Clients) -> None:
+async def test_each_role_may_do_what_the_contract_says(api: Clients) -> None:
     await api.admin.post("/users", json=user())
     for role in Role:
         reads = 403 if role is Role.INTEGRATOR else 200
@@ -143,7 +143,7 @@ async def test_who_may(api: Clients) -> None:
         assert (await client.delete(COLLECTION)).status_code == writes
 
 
-async def test_of_nobody_and_of_the_erased(api: Clients, owner: Connection) -> None:
+async def test_consents_of_unknown_and_erased_users_are_404_and_410(api: Clients, owner: Connection) -> None:
     requests = [
         ("GET", "/users/u-1/consents", None),
         ("GET", "/users/u-1/consents/history", None),
@@ -168,19 +168,19 @@ async def test_of_nobody_and_of_the_erased(api: Clients, owner: Connection) -> N
         ({"granted": True, "more": 1}, "/more", "unknown_field"),
     ],
 )
-async def test_what_a_consent_may_hold(api: Clients, content: Any, pointer: str, code: str) -> None:
+async def test_the_content_of_a_consent_is_validated(api: Clients, content: Any, pointer: str, code: str) -> None:
     await api.admin.post("/users", json=user())
     assert field_errors(await api.admin.put(COLLECTION, json=content)) == {(pointer, code)}
 
 
-async def test_a_purpose_is_one_of_four(api: Clients) -> None:
+async def test_an_unknown_purpose_is_rejected(api: Clients) -> None:
     await api.admin.post("/users", json=user())
     answer = await api.admin.put("/users/u-1/consents/selling", json=GRANT)
     assert field_errors(answer) == {("/path/purpose", "invalid_choice")}
 
 
 @pytest.mark.parametrize("erasure", ERASURES)
-async def test_a_statement_that_waited_for_an_erasure_is_410(
+async def test_a_consent_that_waited_for_an_erasure_is_410(
     api: Clients, owner: Connection, database: Database, erasure: str
 ) -> None:
     await api.admin.post("/users", json=user())
@@ -197,7 +197,7 @@ async def test_a_statement_that_waited_for_an_erasure_is_410(
     assert await owner.fetchval("SELECT count(*) FROM consents") == 0
 
 
-async def test_without_profiling_there_is_no_score_from_the_next_answer_on(api: Clients) -> None:
+async def test_without_profiling_the_next_answer_has_no_score(api: Clients) -> None:
     await api.admin.post("/users", json=user(consents={"profiling": True}))
     assert await scores(api) == {0.0}
     await api.admin.delete("/users/u-1/consents/profiling")
@@ -207,7 +207,7 @@ async def test_without_profiling_there_is_no_score_from_the_next_answer_on(api: 
 
 
 async def scores(api: Clients) -> set[float | None]:
-    """The score of the one user, wherever it is shown."""
+    """The score of the user in every answer that contains it."""
     one = (await api.analyst.get("/users/u-1")).json()
     (listed,) = (await api.operator.get("/users")).json()["data"]
     (searched,) = (await api.admin.post("/users/search", json={"email": "u-1@example.com"})).json()["data"]

@@ -1,4 +1,5 @@
-"""Postgres is killed while requests are under way: 503 and no 500, and what was answered with 202 is there."""
+"""Postgres is killed during requests: they are 503 and not 500, and every event that was answered with 202 is
+stored."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ UNDER_WAY = [
 
 @dataclass(frozen=True)
 class Served:
-    """An application, and the Postgres below it."""
+    """An application and its Postgres."""
 
     client: httpx.AsyncClient
     server: EmbeddedPostgres
@@ -51,7 +52,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 async def server() -> AsyncIterator[EmbeddedPostgres]:
-    """A Postgres of these tests' own, to be killed: not its machine, so that it needn't wait for the disk."""
+    """A Postgres to be killed. Its machine survives, so it needn't wait for the disk."""
     async with scratch_postgres() as server:
         owner = await asyncpg.connect(server.owner_url)
         database = await owner.fetchval("SELECT quote_ident(current_database())")
@@ -76,7 +77,7 @@ async def served(server: EmbeddedPostgres, api_settings: Settings, cipher: Ciphe
     await resources.close()
 
 
-async def test_requests_under_way_when_postgres_is_killed_are_503(served: Served) -> None:
+async def test_open_requests_are_503_when_postgres_is_killed(served: Served) -> None:
     holder, watcher = [await asyncpg.connect(served.server.owner_url) for _ in range(2)]
     await holder.execute("BEGIN; LOCK TABLE users, consents, data_keys IN ACCESS EXCLUSIVE MODE")
     requests = [
@@ -96,7 +97,7 @@ async def test_requests_under_way_when_postgres_is_killed_are_503(served: Served
     watcher.terminate()
 
 
-async def test_what_was_accepted_before_a_kill_is_there_after_it_and_the_rest_is_503(served: Served) -> None:
+async def test_accepted_events_survive_a_kill_of_postgres_and_the_others_are_503(served: Served) -> None:
     accepted: set[str] = set()
     statuses: set[int] = set()
     over = asyncio.Event()

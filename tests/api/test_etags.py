@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from api.etags import if_match_holds, if_none_match_hits
+from api.responses import if_match_holds, if_none_match_hits
 from tests.support.builders import user
 from tests.support.http import Clients, assert_problem
 
 
-async def test_what_has_not_changed_is_not_sent_again(api: Clients) -> None:
+async def test_an_unchanged_profile_is_304(api: Clients) -> None:
     tag = (await api.admin.post("/users", json=user())).headers["etag"]
     for header in (tag, f"W/{tag}", f'"x", {tag}', "*"):
         answer = await api.admin.get("/users/u-1", headers={"If-None-Match": header})
@@ -23,7 +23,7 @@ async def test_what_has_not_changed_is_not_sent_again(api: Clients) -> None:
     assert answer.headers["etag"] != tag
 
 
-async def test_masked_and_unmasked_views_have_tags_of_their_own(api: Clients) -> None:
+async def test_masked_and_unmasked_views_have_different_tags(api: Clients) -> None:
     full = (await api.admin.post("/users", json=user())).headers["etag"]
     masked = (await api.analyst.get("/users/u-1")).headers["etag"]
     assert masked != full
@@ -31,7 +31,7 @@ async def test_masked_and_unmasked_views_have_tags_of_their_own(api: Clients) ->
     assert (await api.operator.get("/users/u-1", headers={"If-None-Match": masked})).status_code == 304
 
 
-async def test_a_change_for_the_present_version_is_made(api: Clients) -> None:
+async def test_a_change_of_the_present_version_is_applied(api: Clients) -> None:
     tag = (await api.admin.post("/users", json=user())).headers["etag"]
     for form in ("{tag}", '"old", {tag}', "*"):
         answer = await api.admin.patch(
@@ -42,7 +42,7 @@ async def test_a_change_for_the_present_version_is_made(api: Clients) -> None:
 
 
 @pytest.mark.parametrize("header", ['"old"', "W/{tag}", "nonsense", "{tag}x", ""])
-async def test_a_change_for_another_version_is_refused(api: Clients, header: str) -> None:
+async def test_a_change_of_another_version_is_412(api: Clients, header: str) -> None:
     tag = (await api.admin.post("/users", json=user())).headers["etag"]
     answer = await api.admin.patch(
         "/users/u-1", json={"name": "New"}, headers={"If-Match": header.format(tag=tag)}
@@ -51,7 +51,7 @@ async def test_a_change_for_another_version_is_refused(api: Clients, header: str
     assert (await api.admin.get("/users/u-1")).headers["etag"] == tag
 
 
-async def test_an_integrators_tag_from_a_write_is_good_for_the_next(api: Clients) -> None:
+async def test_an_integrators_tag_from_a_write_is_valid_for_the_next_write(api: Clients) -> None:
     tag = (await api.integrator.post("/users", json=user())).headers["etag"]
     answer = await api.integrator.patch("/users/u-1", json={"name": "New"}, headers={"If-Match": tag})
     assert answer.status_code == 200
@@ -59,12 +59,12 @@ async def test_an_integrators_tag_from_a_write_is_good_for_the_next(api: Clients
     assert_problem(refused, 412, "precondition_failed")
 
 
-async def test_who_is_not_there_is_not_found_whatever_is_matched(api: Clients) -> None:
+async def test_an_unknown_user_is_404_even_with_if_match(api: Clients) -> None:
     answer = await api.admin.patch("/users/u-1", json={"name": "New"}, headers={"If-Match": '"x"'})
     assert_problem(answer, 404, "user_not_found")
 
 
-def test_lists_of_tags_are_read_as_the_rfc_has_them() -> None:
+def test_lists_of_tags_are_parsed_as_in_the_rfc() -> None:
     assert if_match_holds(None, {'"a"'})
     assert if_match_holds('"x" ,"a"', {'"a"'})
     assert if_match_holds('"a,b"', {'"a,b"'})

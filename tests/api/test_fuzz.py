@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is one that the contract knows: never a 5xx."""
+"""Any request gets an answer of the contract, never a 5xx."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ PURCHASE = purchase()["event_properties"]
 
 
 async def send(api: Clients, method: str, path: str, **content: Any) -> None:
-    """Send something, and check that the answer is a known one with all its headers."""
+    """Send a request, and check that its answer is a known one with all headers."""
     answer = await api.admin.request(method, path, **content)
     assert answer.status_code < 500, answer.text
     assert answer.headers["x-request-id"]

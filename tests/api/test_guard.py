@@ -1,4 +1,4 @@
-"""Who is let in, in which order things are checked, and that no route forgets to say."""
+"""Keys and roles, the order of the checks, and the declarations that every route needs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ async def nothing() -> None:
     """An endpoint that declares nothing."""
 
 
-def test_a_route_without_a_declared_role_cannot_be_made() -> None:
+def test_a_route_without_a_declared_role_can_not_be_created() -> None:
     router = APIRouter(route_class=GuardedRoute)
     with pytest.raises(UndeclaredRouteError):
         router.get("/x")(nothing)
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_route_that_is_not_guarded_stops_the_start(deep: bool) -> None:
+def test_an_unguarded_route_prevents_the_start(deep: bool) -> None:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     router, outer = APIRouter(), APIRouter()
     router.get("/x")(nothing)
@@ -38,19 +38,19 @@ def test_a_route_that_is_not_guarded_stops_the_start(deep: bool) -> None:
         require_declarations(app)
 
 
-def test_fastapis_own_pages_would_stop_the_start() -> None:
+def test_fastapis_own_pages_prevent_the_start() -> None:
     with pytest.raises(UndeclaredRouteError):
         require_declarations(FastAPI())
 
 
-def test_a_mounted_application_stops_the_start() -> None:
+def test_a_mounted_application_prevents_the_start() -> None:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.mount("/x", FastAPI())
     with pytest.raises(UndeclaredRouteError):
         require_declarations(app)
 
 
-def test_declared_routes_pass() -> None:
+def test_declared_routes_are_accepted() -> None:
     @allow(Role.OPERATOR)
     @not_audited
     async def some() -> None: ...
@@ -88,7 +88,7 @@ async def test_every_route_but_the_public_ones_needs_a_key(app: FastAPI, api: Cl
     assert asked > public_paths
 
 
-async def test_a_role_that_a_route_does_not_name_is_refused_before_the_body_is_read(
+async def test_a_role_that_a_route_does_not_allow_is_403_before_the_body_is_read(
     app: FastAPI, api: Clients
 ) -> None:
     for context in iter_route_contexts(app.routes):
@@ -119,7 +119,7 @@ async def test_a_role_that_a_route_does_not_name_is_refused_before_the_body_is_r
         [("X-API-Key", "Bearer {key}")],
     ],
 )
-async def test_without_exactly_one_good_key_nobody_gets_in(
+async def test_a_request_without_exactly_one_valid_key_is_401(
     api: Clients, database: Database, headers: list[tuple[str, str]]
 ) -> None:
     key = await new_key(database, Role.ADMIN)
@@ -129,19 +129,19 @@ async def test_without_exactly_one_good_key_nobody_gets_in(
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_either_header_lets_in(api: Clients, database: Database) -> None:
+async def test_a_key_is_accepted_in_either_header(api: Clients, database: Database) -> None:
     key = await new_key(database, Role.ADMIN)
     for headers in (bearer(key), {"Authorization": f"bearer  {key} "}, {"X-API-Key": key}):
         assert (await api.anonymous.get("/users", headers=headers)).status_code == 200
 
 
-async def test_a_well_formed_key_that_nobody_made_is_refused(api: Clients) -> None:
+async def test_a_well_formed_key_that_does_not_exist_is_401(api: Clients) -> None:
     assert_problem(
         await api.anonymous.get("/users", headers=bearer(api_keys.new_secret())), 401, "unauthenticated"
     )
 
 
-async def test_a_mistyped_key_is_refused_without_asking_the_database(
+async def test_a_mistyped_key_is_401_without_a_database_query(
     api: Clients, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     key = await new_key(database, Role.ADMIN)
@@ -156,7 +156,7 @@ async def test_a_mistyped_key_is_refused_without_asking_the_database(
         assert_problem(await api.anonymous.get("/users", headers=bearer(mistyped)), 401, "unauthenticated")
 
 
-async def test_401_and_429_and_403_win_over_400_and_422(api: Clients, database: Database) -> None:
+async def test_401_429_and_403_come_before_400_and_422(api: Clients, database: Database) -> None:
     bad: dict[str, Any] = {"content": b"{", "headers": {"Content-Type": "text/plain"}}
     assert_problem(await api.anonymous.post("/users?x=1", **bad), 401, "unauthenticated")
     assert_problem(await api.analyst.post("/users?x=1", **bad), 403, "forbidden")

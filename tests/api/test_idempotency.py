@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: what is sent again happens once and gets the first answer again."""
+"""`Idempotency-Key`: a repeated request happens once and gets the first answer again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.http import Clients, assert_problem
 KEY = {"Idempotency-Key": "request-1"}
 
 
-async def test_the_first_answer_is_given_again(api: Clients) -> None:
+async def test_a_repeated_request_gets_the_first_answer(api: Clients) -> None:
     first = await api.admin.post("/users", json=user(), headers=KEY)
     again = await api.admin.post("/users", json=user(), headers=KEY)
     assert first.status_code == again.status_code == 201
@@ -31,7 +31,7 @@ async def test_the_first_answer_is_given_again(api: Clients) -> None:
     assert again.headers["x-request-id"] != first.headers["x-request-id"]
 
 
-async def test_the_answer_is_the_first_one_though_the_user_has_changed(api: Clients) -> None:
+async def test_a_repeated_request_gets_the_first_answer_after_a_later_change(api: Clients) -> None:
     first = await api.admin.post("/users", json=user(), headers=KEY)
     await api.admin.patch("/users/u-1", json={"name": "Changed"})
     assert (await api.admin.post("/users", json=user(), headers=KEY)).content == first.content
@@ -44,7 +44,7 @@ async def test_the_order_of_names_and_the_spacing_do_not_matter(api: Clients) ->
     assert (await api.admin.post("/users", json=turned, headers=KEY)).content == first.content
 
 
-async def test_the_key_is_refused_for_another_request(api: Clients) -> None:
+async def test_the_key_is_rejected_for_another_request(api: Clients) -> None:
     await api.admin.post("/users", json=user(), headers=KEY)
     other = await api.admin.post("/users", json=user("u-2"), headers=KEY)
     assert_problem(other, 422, "idempotency_key_reused")
@@ -52,7 +52,7 @@ async def test_the_key_is_refused_for_another_request(api: Clients) -> None:
     assert_problem(other, 422, "idempotency_key_reused")
 
 
-async def test_a_key_belongs_to_its_caller(api: Clients) -> None:
+async def test_an_idempotency_key_belongs_to_its_api_key(api: Clients) -> None:
     await api.admin.post("/users", json=user(), headers=KEY)
     assert (await api.integrator.post("/users", json=user("u-2"), headers=KEY)).status_code == 201
 
@@ -63,7 +63,7 @@ async def test_errors_are_not_kept(api: Clients) -> None:
     assert (await api.admin.post("/users", json=user(), headers=KEY)).status_code == 201
 
 
-async def test_a_batch_is_answered_again_without_happening_again(api: Clients) -> None:
+async def test_a_repeated_batch_gets_the_first_answer_and_changes_nothing(api: Clients) -> None:
     document = {"users": [user("a"), {"user_id": "b"}]}
     first = await api.integrator.post("/users/batch", json=document, headers=KEY)
     await api.admin.patch("/users/a", json={"name": "Changed"})
@@ -72,7 +72,7 @@ async def test_a_batch_is_answered_again_without_happening_again(api: Clients) -
     assert (await api.admin.get("/users/a")).json()["name"] == "Changed"
 
 
-async def test_requests_at_once_happen_once_and_answer_alike(api: Clients) -> None:
+async def test_concurrent_repetitions_happen_once_and_get_the_same_answer(api: Clients) -> None:
     answers = await asyncio.gather(*(api.admin.post("/users", json=user(), headers=KEY) for _ in range(10)))
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.content for answer in answers}) == 1
@@ -80,25 +80,25 @@ async def test_requests_at_once_happen_once_and_answer_alike(api: Clients) -> No
 
 
 @pytest.mark.parametrize("value", ["", "x" * 256, "schl\u00fcssel", "a\tb"])
-async def test_a_malformed_key_is_refused(api: Clients, value: str) -> None:
+async def test_a_malformed_key_is_rejected(api: Clients, value: str) -> None:
     headers = [(b"Idempotency-Key", value.encode("latin-1"))]
     answer = await api.admin.post("/users", json=user(), headers=headers)
     assert_problem(answer, 400, "invalid_idempotency_key")
 
 
-async def test_two_keys_are_refused(api: Clients) -> None:
+async def test_two_keys_are_rejected(api: Clients) -> None:
     headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     assert_problem(await api.admin.post("/users", json=user(), headers=headers), 400, "invalid_idempotency_key")
 
 
-async def test_an_answer_of_yesterday_counts_for_nothing(api: Clients, owner: Connection) -> None:
+async def test_an_answer_expires_after_a_day(api: Clients, owner: Connection) -> None:
     await api.admin.post("/users", json=user(), headers=KEY)
     await owner.execute("UPDATE idempotent_answers SET created_at = now() - interval '25 hours'")
     assert_problem(await api.admin.post("/users", json=user(), headers=KEY), 409, "user_exists")
     assert (await api.admin.post("/users", json=user("u-2"), headers=KEY)).status_code == 201
 
 
-async def test_the_answer_is_encrypted_and_goes_with_the_person(api: Clients, owner: Connection) -> None:
+async def test_a_kept_answer_is_encrypted_and_is_410_after_an_erasure(api: Clients, owner: Connection) -> None:
     await api.admin.post("/users", json=user(name="Canary Lovelace"), headers=KEY)
     row = await owner.fetchrow("SELECT * FROM idempotent_answers")
     assert row is not None
@@ -117,7 +117,7 @@ async def claim_with(database: Database, cipher: Cipher, **changes: Any) -> idem
         return await idempotency.claim(connection, cipher, **{**arguments, **changes})
 
 
-async def test_in_two_transactions_a_retry_in_between_gets_the_same_token(
+async def test_a_retry_between_the_two_transactions_gets_the_same_token(
     database: Database, cipher: Cipher
 ) -> None:
     first = await claim_with(database, cipher)
@@ -128,7 +128,7 @@ async def test_in_two_transactions_a_retry_in_between_gets_the_same_token(
     assert first.token != (await claim_with(database, cipher, key_id="key_2")).token
 
 
-async def test_in_two_transactions_the_first_answer_stays(database: Database, cipher: Cipher) -> None:
+async def test_the_first_of_two_answers_is_kept(database: Database, cipher: Cipher) -> None:
     claims = [await claim_with(database, cipher) for _ in range(2)]
     for number, held in enumerate(claims):
         async with database.transaction() as connection:
@@ -138,14 +138,16 @@ async def test_in_two_transactions_the_first_answer_stays(database: Database, ci
     assert kept.replay == StoredAnswer(202, {"location": "/x"}, b"answer 0")
 
 
-async def test_an_answer_about_nobody_who_is_there_is_not_kept(database: Database, cipher: Cipher) -> None:
+async def test_an_answer_about_an_unknown_user_is_not_kept(database: Database, cipher: Cipher) -> None:
     held = await claim_with(database, cipher)
     async with database.connection() as connection:
         with pytest.raises(UserErasedError):
             await idempotency.keep(connection, cipher, held, StoredAnswer(202, {}, b"x"), subject="u-none")
 
 
-async def test_a_claim_that_is_rolled_back_lets_the_waiting_one_work(database: Database, cipher: Cipher) -> None:
+async def test_a_waiting_request_does_the_work_if_the_claim_is_rolled_back(
+    database: Database, cipher: Cipher
+) -> None:
     async with database.connection() as connection:
         transaction = connection.transaction()
         await transaction.start()

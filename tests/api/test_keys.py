@@ -1,4 +1,4 @@
-"""`/keys`: made, listed, revoked; the secret is seen once."""
+"""`/keys`: create, list, revoke; the secret is shown once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.connection import Connection
 from tests.support.http import Clients, assert_problem, bearer, field_errors
 
 
-async def test_a_key_is_shown_once_and_then_lets_in(api: Clients, owner: Connection) -> None:
+async def test_a_key_is_shown_once_and_then_accepted(api: Clients, owner: Connection) -> None:
     created = await api.admin.post("/keys", json={"name": "crm", "role": "integrator", "rate_limit": 5})
     assert created.status_code == 201
     key = created.json()
@@ -36,7 +36,7 @@ async def test_a_key_is_shown_once_and_then_lets_in(api: Clients, owner: Connect
     assert key["key"] not in str(dict(row))
 
 
-async def test_a_revocation_holds_for_the_very_next_request(api: Clients) -> None:
+async def test_a_revocation_applies_to_the_next_request(api: Clients) -> None:
     key = (await api.admin.post("/keys", json={"name": "x", "role": "analyst"})).json()
     assert (await api.anonymous.get("/users", headers=bearer(key["key"]))).status_code == 200
     assert (await api.admin.delete(f"/keys/{key['id']}")).status_code == 204
@@ -50,7 +50,7 @@ async def test_a_revocation_holds_for_the_very_next_request(api: Clients) -> Non
 
 
 @pytest.mark.parametrize("key_id", ["key_nowhere", "%00", "x" * 500])
-async def test_an_unknown_key_cannot_be_revoked(api: Clients, key_id: str) -> None:
+async def test_an_unknown_key_can_not_be_revoked(api: Clients, key_id: str) -> None:
     assert (await api.admin.delete(f"/keys/{key_id}")).status_code == 404
 
 
@@ -69,19 +69,21 @@ async def test_an_unknown_key_cannot_be_revoked(api: Clients, key_id: str) -> No
         ({"key": "prn_mine"}, "/key", "unknown_field"),
     ],
 )
-async def test_a_bad_key_is_refused(api: Clients, changes: dict[str, Any], pointer: str, code: str) -> None:
+async def test_the_content_of_a_key_is_validated(
+    api: Clients, changes: dict[str, Any], pointer: str, code: str
+) -> None:
     document = {"name": "x", "role": "analyst"} | changes
     assert field_errors(await api.admin.post("/keys", json=document)) == {(pointer, code)}
 
 
 @pytest.mark.parametrize("role", sorted(set(Role) - {Role.ADMIN}))
-async def test_keys_are_for_admins(api: Clients, role: Role) -> None:
+async def test_only_admins_manage_keys(api: Clients, role: Role) -> None:
     assert_problem(await api.of(role).get("/keys"), 403, "forbidden")
     assert_problem(await api.of(role).post("/keys", json={"name": "x", "role": "admin"}), 403, "forbidden")
     assert_problem(await api.of(role).delete("/keys/key_1"), 403, "forbidden")
 
 
-async def test_keys_are_listed_in_pages(api: Clients) -> None:
+async def test_the_list_of_keys_is_paginated(api: Clients) -> None:
     for number in range(3):
         await api.admin.post("/keys", json={"name": f"k{number}", "role": "analyst"})
     found: list[str] = []
@@ -96,7 +98,7 @@ async def test_keys_are_listed_in_pages(api: Clients) -> None:
     assert found[-3:] == ["k0", "k1", "k2"]
 
 
-def test_a_key_has_its_prefix_enough_randomness_and_a_check_sum() -> None:
+def test_a_key_has_a_prefix_randomness_and_a_check_sum() -> None:
     secrets = {api_keys.new_secret() for _ in range(100)}
     assert len(secrets) == 100
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""The edge's own log: one line for each request, and nothing in it of what was sent."""
+"""The log of the API: one line for each request, without any value that was sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.logs import logged
 CANARY = "kanarie@example.com"
 
 
-async def test_the_edge_logs_nothing_of_what_it_is_sent(api: Clients) -> None:
+async def test_the_api_logs_no_value_that_it_receives(api: Clients) -> None:
     with logged() as lines:
         await send_everything(api)
     text = json.dumps(lines())

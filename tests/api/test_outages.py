@@ -1,4 +1,4 @@
-"""Postgres and Temporal away: 503 at once, and back without a restart."""
+"""Postgres and Temporal are unreachable: the answer is 503 at once, and 200 again without a restart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.http import BASE_URL, Clients, assert_problem, bearer, new_ke
 
 @pytest.fixture
 async def frail(api_settings: Settings) -> AsyncIterator[tuple[EmbeddedPostgres, Settings]]:
-    """A migrated Postgres of this test's own, to be stopped."""
+    """A migrated Postgres that the test stops."""
     async with scratch_postgres() as server:
         addresses = {"database_url": server.runtime_url, "migration_database_url": server.owner_url}
         settings = api_settings.model_copy(update=addresses)
@@ -37,7 +37,7 @@ async def frail(api_settings: Settings) -> AsyncIterator[tuple[EmbeddedPostgres,
 
 
 async def eventually(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:
-    """Ask until the answer has a status, for up to ten seconds."""
+    """Repeat a GET for up to ten seconds until its status is as expected."""
     deadline = time.monotonic() + 10
     while True:
         answer = await client.get(path)
@@ -47,7 +47,7 @@ async def eventually(client: httpx.AsyncClient, path: str, status: int) -> httpx
         await asyncio.sleep(0.05)
 
 
-async def test_the_edge_starts_before_postgres_and_outlives_it(
+async def test_the_api_starts_without_postgres_and_survives_its_restarts(
     frail: tuple[EmbeddedPostgres, Settings], cipher: Cipher
 ) -> None:
     server, settings = frail
@@ -65,19 +65,19 @@ async def test_the_edge_starts_before_postgres_and_outlives_it(
         await resources.open()
         try:
             assert (await client.get("/health/live")).status_code == 200
-            await _is_away(client)
+            await _assert_unavailable(client)
             await server.start()
             await eventually(client, "/users", 200)
             assert (await client.post("/users", json=user())).status_code == 201
             await server.stop()
-            await _is_away(client)
+            await _assert_unavailable(client)
             await server.start()
             assert (await eventually(client, "/users/u-1", 200)).json()["user_id"] == "u-1"
         finally:
             await resources.close()
 
 
-async def _is_away(client: httpx.AsyncClient) -> None:
+async def _assert_unavailable(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(30):
         answer = await client.get("/users")
     assert_problem(answer, 503, "store_unavailable")
@@ -87,7 +87,7 @@ async def _is_away(client: httpx.AsyncClient) -> None:
     assert ready.json()["checks"]["postgres"] == {"status": "unavailable"}
 
 
-async def test_readiness_names_the_dependency_that_is_away(api: Clients) -> None:
+async def test_readiness_names_the_unavailable_dependency(api: Clients) -> None:
     answer = await api.anonymous.get("/health/ready")
     assert answer.status_code == 503
     assert answer.json() == {
@@ -96,7 +96,7 @@ async def test_readiness_names_the_dependency_that_is_away(api: Clients) -> None
     }
 
 
-async def test_readiness_is_200_when_all_answer(resources: Resources, temporal: Client) -> None:
+async def test_readiness_is_200_if_all_dependencies_answer(resources: Resources, temporal: Client) -> None:
     complete = Resources(resources.settings, resources.database, resources.limiter, resources.cipher, temporal)
     transport = httpx.ASGITransport(create_app(complete))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL) as client:
@@ -108,17 +108,17 @@ async def test_readiness_is_200_when_all_answer(resources: Resources, temporal: 
     }
 
 
-async def test_a_process_that_lives_says_so(api: Clients) -> None:
+async def test_liveness_is_200(api: Clients) -> None:
     answer = await api.anonymous.get("/health/live")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_a_temporal_that_was_never_there_is_unavailable(resources: Resources) -> None:
+async def test_a_temporal_that_was_never_reached_is_unavailable(resources: Resources) -> None:
     with pytest.raises(TemporalUnavailableError):
         await resources.require_temporal()
 
 
-async def test_a_temporal_that_is_there_is_handed_over(resources: Resources, temporal: Client) -> None:
+async def test_a_reachable_temporal_is_returned(resources: Resources, temporal: Client) -> None:
     complete = Resources(resources.settings, resources.database, resources.limiter, resources.cipher, temporal)
     assert await complete.require_temporal() is temporal
 
@@ -132,7 +132,7 @@ async def test_a_temporal_that_is_there_is_handed_over(resources: Resources, tem
         (asyncpg.DeadlockDetectedError("again"), StoreUnavailableError),
     ],
 )
-def test_what_goes_away_is_unavailable(error: Exception, answer: type[Exception]) -> None:
+def test_a_lost_dependency_is_answered_as_unavailable(error: Exception, answer: type[Exception]) -> None:
     assert isinstance(_translate(None, error), answer)  # type: ignore[arg-type]
 
 
@@ -144,6 +144,6 @@ def test_what_goes_away_is_unavailable(error: Exception, answer: type[Exception]
         LookupError("bug"),
     ],
 )
-def test_mistakes_of_our_own_are_no_outage(error: Exception) -> None:
+def test_a_bug_is_not_answered_as_an_outage(error: Exception) -> None:
     with pytest.raises(type(error)):
         _translate(None, error)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What holds across processes, with two of them, and what one does when it starts and stops."""
+"""Guarantees across two API processes, and how a process starts and stops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.processes import PerennialProcess
 
 @dataclass(frozen=True)
 class Served:
-    """An API process and a client of it."""
+    """An API process and its client."""
 
     process: PerennialProcess
     client: httpx.AsyncClient
@@ -35,7 +35,7 @@ class Served:
 async def two(
     api_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Served, Served]]:
-    """Two API processes over one database."""
+    """Two API processes on one database."""
     async with AsyncExitStack() as stack:
 
         async def serve() -> Served:
@@ -57,10 +57,10 @@ async def test_the_limit_is_exact_over_two_processes(two: tuple[Served, Served],
     statuses = [answer.status_code for answer in answers]
     assert (statuses.count(200), statuses.count(429)) == (100, 50)
     remaining = sorted(answer.headers["ratelimit"] for answer in answers if answer.status_code == 200)
-    assert len({each.split(";")[1] for each in remaining}) == 100, "each request took a place of its own"
+    assert len({each.split(";")[1] for each in remaining}) == 100, "each request has its own number"
 
 
-async def test_a_revocation_holds_at_once_in_the_other_process(
+async def test_a_revocation_applies_at_once_in_the_other_process(
     two: tuple[Served, Served], database: Database
 ) -> None:
     first, second = two
@@ -99,7 +99,7 @@ async def test_a_repeated_request_happens_once_over_two_processes(
         b"nonsense",
     ],
 )
-async def test_no_request_line_is_the_servers_fault(
+async def test_no_request_line_causes_a_5xx(
     two: tuple[Served, Served], database: Database, request_line: bytes
 ) -> None:
     key = await new_key(database, Role.ADMIN)
@@ -115,7 +115,7 @@ async def test_no_request_line_is_the_servers_fault(
     assert (await two[0].client.get("/health/live")).status_code == 200
 
 
-async def test_a_caller_who_hangs_up_is_no_failure_of_ours(two: tuple[Served, Served], database: Database) -> None:
+async def test_a_caller_who_hangs_up_is_logged_as_499(two: tuple[Served, Served], database: Database) -> None:
     key = await new_key(database, Role.ADMIN)
     address = httpx.URL(two[0].client.base_url)
     _, writer = await asyncio.open_connection(address.host, address.port)
@@ -129,7 +129,9 @@ async def test_a_caller_who_hangs_up_is_no_failure_of_ours(two: tuple[Served, Se
     assert "unexpected failure" not in two[0].process.log()
 
 
-async def test_a_process_stops_though_clients_hold_on(api_settings: Settings, tmp_path: Path) -> None:
+async def test_a_process_stops_although_a_client_keeps_its_connection(
+    api_settings: Settings, tmp_path: Path
+) -> None:
     settings = api_settings.model_copy(update={"api_port": free_port()})
     async with PerennialProcess("api", settings, tmp_path) as process:
         _, writer = await asyncio.open_connection("127.0.0.1", settings.api_port)
@@ -140,7 +142,7 @@ async def test_a_process_stops_though_clients_hold_on(api_settings: Settings, tm
         writer.close()
 
 
-async def test_a_taken_address_is_one_sentence(api_settings: Settings, tmp_path: Path) -> None:
+async def test_a_taken_address_is_reported_in_one_sentence(api_settings: Settings, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = api_settings.model_copy(update={"api_port": taken.getsockname()[1]})
         process = PerennialProcess("api", settings, tmp_path)

@@ -1,4 +1,4 @@
-"""What the projector has made of events, seen through the API; and events that it had to set aside."""
+"""Results of the projector in the API, and the events that it has set aside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log(database: Database, cipher: Cipher) -> Log:
     return Log(database, cipher)
 
 
-async def test_a_profile_shows_what_events_tell(api: Clients, log: Log) -> None:
+async def test_a_profile_shows_what_is_computed_from_events(api: Clients, log: Log) -> None:
     user = await log.person()
     await log.write(
         Happening(user),
@@ -80,7 +80,7 @@ async def test_a_profiles_tag_changes_with_its_events(api: Clients, log: Log) ->
     assert_problem(stale, 412, "precondition_failed")
 
 
-async def test_an_integrators_tag_outlives_events_which_it_does_not_see(api: Clients, log: Log) -> None:
+async def test_events_do_not_change_an_integrators_tag(api: Clients, log: Log) -> None:
     user = await log.person()
     tag = (await api.integrator.patch(f"/users/{user}", json={"name": "New"})).headers["etag"]
     await log.write(purchase(user, "1"))
@@ -118,7 +118,7 @@ async def test_transactions_are_listed_newest_first_with_their_events(api: Clien
 
 
 async def set_aside(api: Clients, log: Log, user: str) -> dict[str, Any]:
-    """An event that had to be set aside because of the data key of its person, as the list shows it."""
+    """An event in the list that was set aside because the data key of its user doesn't decrypt it."""
     await log.write(purchase(user, "10", event_id="poison"), raw=b"\x01 does not open at all, by no key")
     await log.write(purchase(user, "1"))
     await log.project()
@@ -129,7 +129,7 @@ async def set_aside(api: Clients, log: Log, user: str) -> dict[str, Any]:
 
 
 async def mend(log: Log, user: str) -> None:
-    """Give the event the body that it should have had."""
+    """Write a valid body into the event."""
     async with log.database.connection() as connection:
         await connection.execute("DELETE FROM events WHERE event_id = 'poison'")
     await log.write(purchase(user, "10", event_id="poison"))
@@ -165,7 +165,7 @@ async def test_a_poison_event_can_be_discarded(api: Clients, log: Log) -> None:
     assert (await log.activity(user)).total_purchases == 1
 
 
-async def test_what_is_gone_can_not_be_replayed(api: Clients, log: Log) -> None:
+async def test_a_deleted_event_can_not_be_replayed(api: Clients, log: Log) -> None:
     user = await log.person()
     path = f"/poison-events/{(await set_aside(api, log, user))['poison_id']}"
     async with log.database.connection() as connection:
@@ -176,7 +176,7 @@ async def test_what_is_gone_can_not_be_replayed(api: Clients, log: Log) -> None:
     assert_problem(await api.admin.post(f"{path}/replay"), 410, "user_erased")
 
 
-async def test_poison_events_are_for_admins(api: Clients, log: Log) -> None:
+async def test_only_admins_manage_poison_events(api: Clients, log: Log) -> None:
     shown = await set_aside(api, log, await log.person())
     for role in (Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR):
         client = api.of(role)

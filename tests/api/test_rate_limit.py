@@ -1,4 +1,4 @@
-"""The limit of requests a minute for a key: exact, announced, and the same everywhere."""
+"""The limit of requests a minute for a key: exact, and announced in the headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.http import Clients, assert_problem, bearer, new_key
 
 
 def limit_of(headers: object) -> tuple[int, int, int]:
-    """Quota, remaining and seconds to the reset, as the two headers say."""
+    """Quota, remaining requests and seconds to the reset, from the two headers."""
     policy, state = headers["ratelimit-policy"], headers["ratelimit"]  # type: ignore[index]
     quota = re.fullmatch(r'"default";q=(\d+);w=60', policy)
     rest = re.fullmatch(r'"default";r=(\d+);t=(\d+)', state)
@@ -23,7 +23,7 @@ def limit_of(headers: object) -> tuple[int, int, int]:
     return int(quota[1]), int(rest[1]), int(rest[2])
 
 
-async def test_a_key_without_a_limit_of_its_own_has_a_hundred(api: Clients, database: Database) -> None:
+async def test_the_default_limit_is_a_hundred(api: Clients, database: Database) -> None:
     key = bearer(await new_key(database, Role.ADMIN, rate_limit=None))
     answer = await api.anonymous.get("/users", headers=key)
     quota, remaining, reset = limit_of(answer.headers)
@@ -31,7 +31,9 @@ async def test_a_key_without_a_limit_of_its_own_has_a_hundred(api: Clients, data
     assert 1 <= reset <= 60
 
 
-async def test_each_request_counts_down_and_the_one_too_many_is_refused(api: Clients, database: Database) -> None:
+async def test_each_request_counts_down_and_the_first_above_the_limit_is_429(
+    api: Clients, database: Database
+) -> None:
     key = bearer(await new_key(database, Role.ADMIN, rate_limit=3))
     for expected in (2, 1, 0):
         answer = await api.anonymous.get("/users", headers=key)
@@ -44,14 +46,14 @@ async def test_each_request_counts_down_and_the_one_too_many_is_refused(api: Cli
         assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
-async def test_what_is_refused_for_other_reasons_counts_too(api: Clients, database: Database) -> None:
+async def test_rejected_requests_count_too(api: Clients, database: Database) -> None:
     key = bearer(await new_key(database, Role.ANALYST, rate_limit=2))
     await api.anonymous.post("/users", headers=key)
     await api.anonymous.get("/users?nonsense=1", headers=key)
     assert_problem(await api.anonymous.get("/users", headers=key), 429, "rate_limited")
 
 
-async def test_keys_are_counted_apart(api: Clients, database: Database) -> None:
+async def test_each_key_has_its_own_count(api: Clients, database: Database) -> None:
     first, second = [bearer(await new_key(database, Role.ADMIN, rate_limit=1)) for _ in range(2)]
     assert (await api.anonymous.get("/users", headers=first)).status_code == 200
     assert (await api.anonymous.get("/users", headers=second)).status_code == 200
@@ -77,7 +79,7 @@ async def test_a_window_starts_with_its_first_request_and_lasts_a_minute(
     assert reset in {59, 60}
 
 
-async def test_of_many_at_once_exactly_the_quota_passes(api: Clients, database: Database) -> None:
+async def test_exactly_the_quota_of_concurrent_requests_is_accepted(api: Clients, database: Database) -> None:
     key = bearer(await new_key(database, Role.ADMIN, rate_limit=20))
     answers = await asyncio.gather(*(api.anonymous.get("/users", headers=key) for _ in range(35)))
     assert sorted(answer.status_code for answer in answers) == [200] * 20 + [429] * 15

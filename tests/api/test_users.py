@@ -1,4 +1,4 @@
-"""`/users`: the contract's page on users, sentence by sentence."""
+"""`/users`: the section on users of the contract, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.builders import EVERYTHING, collected, user
 from tests.support.http import Clients, assert_problem, field_errors
 
 
-async def test_a_created_profile_is_read_back_whole_by_an_admin(api: Clients) -> None:
+async def test_an_admin_reads_a_created_profile_in_full(api: Clients) -> None:
     created = await api.admin.post("/users", json=EVERYTHING)
     assert created.status_code == 201
     assert created.headers["location"] == "/users/u-1"
@@ -34,7 +34,7 @@ async def test_a_created_profile_is_read_back_whole_by_an_admin(api: Clients) ->
     assert profile["lifecycle_stage_pinned"] is True
 
 
-async def test_the_computed_groups_are_there_before_there_is_anything_to_compute(api: Clients) -> None:
+async def test_the_computed_groups_have_defaults_before_the_first_event(api: Clients) -> None:
     profile = (await api.admin.post("/users", json=EVERYTHING)).json()
     assert profile["behavior"] == {
         "session_count": 0,
@@ -134,7 +134,7 @@ async def test_every_core_attribute_is_required(api: Clients, name: str) -> None
         ({"a/b~c": 1}, "/a~1b~0c", "unknown_field"),
     ],
 )
-async def test_what_is_wrong_is_named_by_pointer_and_code(
+async def test_an_error_has_a_pointer_and_a_code(
     api: Clients, changes: dict[str, Any], pointer: str, code: str
 ) -> None:
     for method, path in (("POST", "/users"), ("PATCH", "/users/u-1")):
@@ -144,7 +144,7 @@ async def test_what_is_wrong_is_named_by_pointer_and_code(
         assert field_errors(await api.admin.request(method, path, json=document)) == {(pointer, code)}
 
 
-async def test_all_that_is_wrong_is_named_at_once(api: Clients) -> None:
+async def test_all_errors_are_reported_at_once(api: Clients) -> None:
     document = user(email="x", name="", demographics={"age": "x", "nope": 1})
     assert field_errors(await api.admin.post("/users", json=document)) == {
         ("/email", "invalid_email"),
@@ -155,20 +155,20 @@ async def test_all_that_is_wrong_is_named_at_once(api: Clients) -> None:
 
 
 @pytest.mark.parametrize("domain", ["example.com", "shop.test", "office.local", "bücher.example"])
-async def test_an_address_is_kept_as_it_was_given(api: Clients, domain: str) -> None:
+async def test_an_email_address_is_stored_as_sent(api: Clients, domain: str) -> None:
     address = f"Ada.Lovelace+crm@{domain}"
     assert (await api.admin.post("/users", json=user(email=address))).json()["email"] == address
 
 
 @pytest.mark.parametrize("user_id", ["x" * 128, "A.b_c:d-9", "-", ".", "00"])
-async def test_an_id_may_be_any_of_its_characters(api: Clients, user_id: str) -> None:
+async def test_an_id_may_consist_of_any_of_its_characters(api: Clients, user_id: str) -> None:
     created = await api.admin.post("/users", json=user(user_id, email="ada@example.com"))
     assert created.status_code == 201
     if user_id not in {"."}:  # which clients resolve as a path segment
         assert (await api.admin.get(created.headers["location"])).status_code == 200
 
 
-async def test_a_country_is_kept_in_capitals(api: Clients) -> None:
+async def test_a_country_is_stored_in_capitals(api: Clients) -> None:
     created = await api.admin.post("/users", json=collected(country="de"))
     assert created.json()["demographics"]["country"] == "DE"
 
@@ -179,7 +179,7 @@ async def test_a_second_create_for_an_id_is_a_conflict(api: Clients) -> None:
     assert (await api.admin.get("/users/u-1")).json()["name"] == "Ada Lovelace"
 
 
-async def test_who_is_not_there_is_not_found(api: Clients) -> None:
+async def test_an_unknown_user_is_404(api: Clients) -> None:
     for path in (
         "/users/u-2",
         "/users/anonymous",
@@ -208,7 +208,7 @@ async def test_a_patch_changes_what_it_names_and_nothing_else(api: Clients) -> N
     assert (await api.admin.get("/users/u-1")).json() == after
 
 
-async def test_a_patch_takes_the_media_type_of_merge_patches(api: Clients) -> None:
+async def test_a_patch_accepts_the_media_type_of_merge_patches(api: Clients) -> None:
     await api.admin.post("/users", json=user())
     headers = {"Content-Type": "application/merge-patch+json"}
     assert (await api.admin.patch("/users/u-1", content=b'{"name": "X"}', headers=headers)).json()["name"] == "X"
@@ -230,7 +230,7 @@ async def test_null_removes_a_group(api: Clients) -> None:
 
 
 @pytest.mark.parametrize("name", ["email", "name", "signup_date", "account_status", "lifecycle_stage"])
-async def test_null_removes_no_core_attribute(api: Clients, name: str) -> None:
+async def test_null_does_not_remove_a_core_attribute(api: Clients, name: str) -> None:
     await api.admin.post("/users", json=user())
     assert field_errors(await api.admin.patch("/users/u-1", json={name: None})) == {(f"/{name}", "required")}
 
@@ -245,14 +245,14 @@ async def test_an_id_never_changes(api: Clients) -> None:
 @pytest.mark.parametrize(
     "patch", [{}, {"name": "Ada Lovelace"}, {"demographics": {"shoe": None}}, {"demographics": {"city": None}}]
 )
-async def test_a_patch_that_changes_nothing_leaves_no_trace(api: Clients, patch: dict[str, Any]) -> None:
+async def test_a_patch_that_changes_nothing_keeps_time_and_tag(api: Clients, patch: dict[str, Any]) -> None:
     created = await api.admin.post("/users", json=user())
     again = await api.admin.patch("/users/u-1", json={k: v for k, v in patch.items() if v != {"shoe": None}})
     assert again.json() == created.json()
     assert again.headers["etag"] == created.headers["etag"]
 
 
-async def test_demographics_need_the_consent_to_data_collection(api: Clients) -> None:
+async def test_demographics_need_consent_to_data_collection(api: Clients) -> None:
     document = user(demographics={"city": "Berlin"})
     assert_problem(await api.admin.post("/users", json=document), 403, "consent_required")
     assert_problem(await api.admin.get("/users/u-1"), 404, "user_not_found")
@@ -264,12 +264,12 @@ async def test_demographics_need_the_consent_to_data_collection(api: Clients) ->
     assert (await api.admin.patch("/users/u-1", json={"demographics": {"age": 4}})).status_code == 200
 
 
-async def test_without_consent_nothing_is_needed_for_nothing(api: Clients) -> None:
+async def test_empty_demographics_need_no_consent(api: Clients) -> None:
     assert (await api.admin.post("/users", json=user(demographics={}))).status_code == 201
     assert (await api.admin.patch("/users/u-1", json={"demographics": {"city": None}})).status_code == 200
 
 
-async def test_a_withdrawal_stops_collection_and_lets_be_removed_what_is_there(api: Clients) -> None:
+async def test_after_a_withdrawal_demographics_can_be_removed_and_not_changed(api: Clients) -> None:
     await api.admin.post("/users", json=collected(city="Berlin", age=34))
     withdrawn = await api.admin.patch("/users/u-1", json={"consents": {"data_collection": None}})
     assert withdrawn.json()["consents"]["data_collection"] is False
@@ -280,7 +280,7 @@ async def test_a_withdrawal_stops_collection_and_lets_be_removed_what_is_there(a
 
 
 @pytest.mark.parametrize("city", ["Berlin", "Bonn"])
-async def test_a_refusal_tells_a_writer_nothing_of_what_is_stored(api: Clients, city: str) -> None:
+async def test_a_403_reveals_nothing_of_the_stored_profile(api: Clients, city: str) -> None:
     await api.admin.post("/users", json=collected(city="Berlin"))
     await api.admin.delete("/users/u-1/consents/data_collection")
     guess = {"demographics": {"city": city}}
@@ -289,19 +289,19 @@ async def test_a_refusal_tells_a_writer_nothing_of_what_is_stored(api: Clients, 
     assert [each["status"] for each in batch.json()["results"]] == ["rejected"]
 
 
-async def test_what_a_preference_forbids_is_not_stored(api: Clients) -> None:
+async def test_an_attribute_that_a_preference_forbids_is_not_stored(api: Clients) -> None:
     document = collected(city="Berlin", age=34) | {"privacy_preferences": {"city": False}}
     demographics = (await api.admin.post("/users", json=document)).json()["demographics"]
     assert demographics["city"] is None
     assert demographics["age"] == 34
 
 
-async def test_what_a_preference_forbids_needs_no_consent(api: Clients) -> None:
+async def test_an_attribute_that_a_preference_forbids_needs_no_consent(api: Clients) -> None:
     document = user(demographics={"city": "Berlin"}, privacy_preferences={"city": False})
     assert (await api.admin.post("/users", json=document)).status_code == 201
 
 
-async def test_what_a_preference_comes_to_forbid_is_removed(api: Clients) -> None:
+async def test_an_attribute_is_deleted_when_a_preference_forbids_it(api: Clients) -> None:
     await api.admin.post("/users", json=collected(city="Berlin", age=34))
     changed = await api.admin.patch("/users/u-1", json={"privacy_preferences": {"city": False}})
     assert changed.json()["demographics"]["city"] is None
@@ -309,6 +309,6 @@ async def test_what_a_preference_comes_to_forbid_is_removed(api: Clients) -> Non
     assert back.json()["demographics"]["city"] is None, "it was deleted, not hidden"
 
 
-async def test_a_birthday_today_is_no_future(api: Clients) -> None:
+async def test_a_birthday_today_is_not_in_the_future(api: Clients) -> None:
     today = datetime.now(UTC).date().isoformat()
     assert (await api.admin.post("/users", json=collected(date_of_birth=today))).status_code == 201

@@ -1,4 +1,4 @@
-"""Reading profiles: who sees what, lists, the search, and what is left of somebody who was erased."""
+"""Reading profiles: masks by role, lists, the search, and erased users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.http import Clients, assert_problem
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])
-async def test_operators_and_analysts_see_masks(api: Clients, role: Role) -> None:
+async def test_operators_and_analysts_see_masked_profiles(api: Clients, role: Role) -> None:
     full = (await api.admin.post("/users", json=EVERYTHING)).json()
     masked = (await api.of(role).get("/users/u-1")).json()
     assert masked["email"] == "u**@e******.com"
@@ -29,7 +29,7 @@ async def test_operators_and_analysts_see_masks(api: Clients, role: Role) -> Non
     assert listed == masked
 
 
-async def test_an_integrator_sees_of_people_only_what_it_sent(api: Clients) -> None:
+async def test_an_integrator_sees_only_what_it_sent(api: Clients) -> None:
     created = (await api.integrator.post("/users", json=EVERYTHING)).json()
     assert set(created) == set(EVERYTHING) | {"created_at", "updated_at"}
     assert created["demographics"] == EVERYTHING["demographics"]
@@ -45,7 +45,7 @@ async def test_an_integrator_sees_of_people_only_what_it_sent(api: Clients) -> N
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.ANALYST])
-async def test_who_reads_does_not_write(api: Clients, role: Role) -> None:
+async def test_operators_and_analysts_can_not_write(api: Clients, role: Role) -> None:
     client = api.of(role)
     assert_problem(await client.post("/users", json=user()), 403, "forbidden")
     assert_problem(await client.post("/users/batch", json={"users": [user()]}), 403, "forbidden")
@@ -53,7 +53,7 @@ async def test_who_reads_does_not_write(api: Clients, role: Role) -> None:
     assert_problem(await client.post("/users/search", json={"email": "u-1@example.com"}), 403, "forbidden")
 
 
-async def test_an_erased_id_stays_gone_on_every_route(api: Clients, owner: Connection) -> None:
+async def test_an_erased_id_is_410_on_every_route(api: Clients, owner: Connection) -> None:
     await api.admin.post("/users", json=user())
     await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
     assert_problem(await api.admin.get("/users/u-1"), 410, "user_erased")
@@ -77,7 +77,7 @@ async def test_a_consent_is_written_to_its_history_when_it_changes(api: Clients,
     assert rows[0]["actor"].startswith("key_")
 
 
-async def test_lists_go_through_all_pages_in_order_without_repeats(api: Clients) -> None:
+async def test_pages_contain_all_users_in_order_and_once(api: Clients) -> None:
     ids = [f"u-{number:03}" for number in range(25)]
     await api.admin.post("/users/batch", json={"users": [user(user_id) for user_id in reversed(ids)]})
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""What each access leaves in the log: who, what, whose, which fields, which request, what became of it."""
+"""The row of each access: key, action, user, fields, request and outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 async def only_row(log: Log, request_id: str) -> Row:
-    """The one row of a request."""
+    """The single row of a request."""
     [row] = [row for row in await log.rows() if row["request_id"] == request_id]
     return row
 
@@ -45,7 +45,7 @@ async def people(api: Clients) -> Clients:
     return api
 
 
-async def test_a_read_says_who_whose_and_which_fields(people: Clients, log: Log) -> None:
+async def test_a_read_records_the_key_the_user_and_the_fields(people: Clients, log: Log) -> None:
     answer = await people.analyst.get("/users/u-1", headers=sent_as("r-1"))
     assert answer.status_code == 200
     row = await only_row(log, "r-1")
@@ -56,21 +56,21 @@ async def test_a_read_says_who_whose_and_which_fields(people: Clients, log: Log)
     assert row["details"] == {"masked": True}
 
 
-async def test_a_list_is_one_row_with_the_ids_that_it_showed(people: Clients, log: Log) -> None:
+async def test_a_list_is_one_row_with_the_ids_it_showed(people: Clients, log: Log) -> None:
     shown = (await people.operator.get("/users", params={"limit": 2}, headers=sent_as("r-1"))).json()["data"]
     row = await only_row(log, "r-1")
     assert row["subjects"] == [each["user_id"] for each in shown] == ["u-1", "u-2"]
     assert row["user_id"] is None
 
 
-async def test_a_search_tells_whom_it_found_and_not_by_which_address(people: Clients, log: Log) -> None:
+async def test_a_search_records_the_users_it_found_and_not_the_address(people: Clients, log: Log) -> None:
     await people.admin.post("/users/search", json={"email": "U-2@example.com"}, headers=sent_as("r-1"))
     row = await only_row(log, "r-1")
     assert (row["action"], row["subjects"]) == ("users.search", ["u-2"])
     assert "example" not in str(row)
 
 
-async def test_writes_tell_the_names_of_what_they_wrote(people: Clients, log: Log) -> None:
+async def test_writes_record_the_names_of_the_fields(people: Clients, log: Log) -> None:
     document = collected("u-9", city="London")
     await people.integrator.post("/users", json=document, headers=sent_as("r-1"))
     created = await only_row(log, "r-1")
@@ -86,7 +86,7 @@ async def test_writes_tell_the_names_of_what_they_wrote(people: Clients, log: Lo
     assert upserted["details"] == {"users": 3, "created": 1, "updated": 1, "rejected": 1}
 
 
-async def test_an_answer_that_is_repeated_is_an_access_as_well(people: Clients, log: Log) -> None:
+async def test_a_repeated_answer_is_recorded_too(people: Clients, log: Log) -> None:
     for number in range(2):
         headers = {"Idempotency-Key": "once", **sent_as(f"r-{number}")}
         assert (await people.admin.post("/users", json=user("u-9"), headers=headers)).status_code == 201
@@ -95,7 +95,7 @@ async def test_an_answer_that_is_repeated_is_an_access_as_well(people: Clients, 
     assert {row["user_id"] for row in rows} == {"u-9"}
 
 
-async def test_consents_are_accesses(people: Clients, log: Log) -> None:
+async def test_reads_and_changes_of_consents_are_recorded(people: Clients, log: Log) -> None:
     await people.admin.get("/users/u-1/consents", headers=sent_as("r-1"))
     await people.admin.get("/users/u-1/consents/history", headers=sent_as("r-2"))
     granted = {"granted": True, "source": "form"}
@@ -112,7 +112,9 @@ async def test_consents_are_accesses(people: Clients, log: Log) -> None:
     assert {row["user_id"] for row in rows} == {"u-1"}
 
 
-async def test_a_batch_of_events_is_one_row_with_those_whose_events_are_stored(people: Clients, log: Log) -> None:
+async def test_a_batch_of_events_is_one_row_with_the_users_whose_events_are_stored(
+    people: Clients, log: Log
+) -> None:
     await people.admin.delete("/users/u-3/consents/data_collection")
     events = [event("e-1", "u-1"), event("e-2", "u-2"), event("e-3", "u-1"), event("e-4", "u-3")]
     batch = {"events": [*events, event("e-5", "nobody"), {"event_id": "e-6"}, event("e-1", "u-1")]}
@@ -122,7 +124,7 @@ async def test_a_batch_of_events_is_one_row_with_those_whose_events_are_stored(p
     assert row["details"] == {"events": 7, "accepted": 3, "duplicates": 1, "rejected": 3}
 
 
-async def test_single_events_at_once_are_a_row_for_each_request(people: Clients, log: Log) -> None:
+async def test_concurrent_single_events_are_one_row_for_each_request(people: Clients, log: Log) -> None:
     async def ingest(number: int) -> httpx.Response:
         document = event(f"e-{number}", f"u-{number % 4}")
         return await people.integrator.post("/events", json=document, headers=sent_as(f"r-{number}"))
@@ -136,7 +138,7 @@ async def test_single_events_at_once_are_a_row_for_each_request(people: Clients,
         assert row["details"] == ({"status": "accepted"} if number % 4 else {"code": "user_unknown"})
 
 
-async def test_a_timeline_is_an_access(people: Clients, log: Log) -> None:
+async def test_reading_events_and_transactions_is_recorded(people: Clients, log: Log) -> None:
     await people.admin.post("/events", json=event("e-1", "u-1"))
     await people.operator.get("/users/u-1/events", headers=sent_as("r-1"))
     row = await only_row(log, "r-1")
@@ -145,9 +147,7 @@ async def test_a_timeline_is_an_access(people: Clients, log: Log) -> None:
     assert (await only_row(log, "r-2"))["action"] == "transactions.list"
 
 
-async def test_whoever_asks_for_nobody_is_recorded_without_the_id_which_may_be_any_text(
-    people: Clients, log: Log
-) -> None:
+async def test_a_request_for_an_unknown_user_is_recorded_without_the_id(people: Clients, log: Log) -> None:
     assert_problem(await people.admin.get("/users/u-0", headers=sent_as("r-1")), 404, "user_not_found")
     row = await only_row(log, "r-1")
     assert (row["user_id"], row["outcome"], row["details"]) == (None, "refused", {"code": "user_not_found"})
@@ -156,7 +156,7 @@ async def test_whoever_asks_for_nobody_is_recorded_without_the_id_which_may_be_a
     assert (row["user_id"], row["outcome"], row["details"]) == ("u-1", "refused", {"code": "user_exists"})
 
 
-async def test_content_that_does_not_hold_is_no_access(people: Clients, log: Log) -> None:
+async def test_a_request_with_invalid_content_is_not_recorded(people: Clients, log: Log) -> None:
     assert (await people.admin.post("/users", json={}, headers=sent_as("r-1"))).status_code == 422
     assert (await people.admin.get("/users?x=1", headers=sent_as("r-1"))).status_code == 422
     assert (await people.anonymous.get("/users/u-1", headers=sent_as("r-1"))).status_code == 401
@@ -173,7 +173,7 @@ def guarded_routes(app: FastAPI) -> list[tuple[str, str, GuardedRoute]]:
     ]
 
 
-async def test_every_access_that_a_role_may_not_have_is_recorded(app: FastAPI, api: Clients, log: Log) -> None:
+async def test_every_denied_access_is_recorded(app: FastAPI, api: Clients, log: Log) -> None:
     await add_users(api.admin, ["u-1"])
     expected = len(await log.rows())
     for method, path, route in guarded_routes(app):
@@ -195,7 +195,7 @@ def test_every_action_is_in_the_documentation(app: FastAPI) -> None:
         assert route.action is None or f"`{route.action}`" in text, path
 
 
-async def test_no_row_holds_anything_of_a_person_but_the_id(people: Clients, log: Log) -> None:
+async def test_no_row_contains_personal_data_but_the_id(people: Clients, log: Log) -> None:
     secret = "Zyxwvut"
     person = collected("u-5", city=secret) | {"email": f"{secret}@example.com", "name": secret}
     await people.admin.post("/users", json=person)
@@ -217,8 +217,10 @@ async def test_no_row_holds_anything_of_a_person_but_the_id(people: Clients, log
     assert secret.lower() not in str(rows).lower()
 
 
-async def test_the_row_is_committed_before_the_answer_begins(app: FastAPI, people: Clients, log: Log) -> None:
-    """Looked for over another connection at the moment at which the first byte would go out."""
+async def test_the_row_is_committed_before_the_first_byte_of_the_answer(
+    app: FastAPI, people: Clients, log: Log
+) -> None:
+    """Another connection looks for the row at the moment when the first byte would be sent."""
     found: list[int] = []
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
@@ -241,7 +243,7 @@ async def test_the_row_is_committed_before_the_answer_begins(app: FastAPI, peopl
     assert found == [1, 2, 3, 4]
 
 
-async def test_where_nothing_can_be_recorded_nothing_is_shown_or_changed(people: Clients, log: Log) -> None:
+async def test_without_its_row_nothing_is_shown_or_changed(people: Clients, log: Log) -> None:
     columns = "actor, role, action, user_id, subjects, fields, request_id, outcome, details"
     await log.superuser.execute(f"REVOKE INSERT ({columns}) ON audit_log FROM perennial_app")
     try:
@@ -271,14 +273,14 @@ async def test_refusals_need_no_second_connection(
     assert len([row for row in await log.rows() if row["outcome"] == "refused"]) == 10
 
 
-async def test_not_modified_is_an_access(people: Clients, log: Log) -> None:
+async def test_a_304_is_recorded(people: Clients, log: Log) -> None:
     tag = (await people.analyst.get("/users/u-1")).headers["etag"]
     answer = await people.analyst.get("/users/u-1", headers={"If-None-Match": tag, **sent_as("r-1")})
     assert answer.status_code == 304
     assert (await only_row(log, "r-1"))["action"] == "users.read"
 
 
-async def test_declaring_what_of_an_event_is_personal_is_on_record(people: Clients, log: Log) -> None:
+async def test_declaring_an_event_type_is_recorded(people: Clients, log: Log) -> None:
     declared = {"schema": {"type": "object"}, "pii": ["/note", "/phone"], "dimensions": ["level"]}
     answer = await people.admin.put("/events/types/lesson.finish", json=declared, headers=sent_as("r-1"))
     assert answer.status_code == 201
@@ -287,7 +289,7 @@ async def test_declaring_what_of_an_event_is_personal_is_on_record(people: Clien
     assert row["details"] == {"event_type": "lesson.finish", "pii": 2, "dimensions": 1}
 
 
-async def test_keys_that_the_command_line_makes_and_revokes_are_on_record(
+async def test_keys_created_and_revoked_on_the_command_line_are_recorded(
     people: Clients, log: Log, api_settings: Settings
 ) -> None:
     made = await perennial(api_settings, "keys", "create", "--name", "x", "--role", "analyst")
@@ -302,7 +304,7 @@ async def test_keys_that_the_command_line_makes_and_revokes_are_on_record(
 
 
 async def perennial(settings: Settings, *arguments: str) -> str:
-    """What a command prints on standard output."""
+    """The standard output of a command."""
     command = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cli", *arguments),
         cwd=ROOT,

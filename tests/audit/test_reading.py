@@ -16,13 +16,13 @@ from tests.support.processes import ROOT, environment_of
 
 
 async def found(api: Clients, **filters: str) -> list[tuple[str, str | None]]:
-    """(action, user) of what a filter finds, the newest first."""
+    """(action, user) of the rows that a filter finds, newest first."""
     answer = await api.admin.get("/audit", params=filters)
     assert answer.status_code == 200, answer.text
     return [(entry["action"], entry["user_id"]) for entry in answer.json()["data"]]
 
 
-async def test_it_filters_by_user_actor_action_and_time(api: Clients, log: Log) -> None:
+async def test_the_log_is_filtered_by_user_actor_action_and_time(api: Clients, log: Log) -> None:
     await add_users(api.admin, ["u-1"])
     await log.superuser.execute("DELETE FROM audit_log")
     await log.add(hours_ago(5), "u-1", actor="key-1")
@@ -44,7 +44,7 @@ async def test_it_filters_by_user_actor_action_and_time(api: Clients, log: Log) 
     assert await found(api, actor="nobody") == []
 
 
-async def test_it_comes_in_pages(api: Clients, log: Log) -> None:
+async def test_the_log_is_paginated(api: Clients, log: Log) -> None:
     moment = hours_ago(3)
     numbers = [await log.add(moment, f"u-{number}", actor="key-1") for number in range(5)]
     seen, cursor = [], None
@@ -61,7 +61,7 @@ async def test_it_comes_in_pages(api: Clients, log: Log) -> None:
     }
 
 
-async def test_reading_it_is_an_access_to_those_whom_it_shows(api: Clients, log: Log) -> None:
+async def test_reading_the_log_is_recorded_with_the_users_it_showed(api: Clients, log: Log) -> None:
     await log.add(hours_ago(3), None, actor="key-1", subjects=["u-2", "u-3"])  # type: ignore[arg-type]
     await api.admin.get("/audit", params={"actor": "key-1"}, headers={"X-Request-Id": "r-1"})
     [row] = [row for row in await log.rows() if row["request_id"] == "r-1"]
@@ -69,7 +69,7 @@ async def test_reading_it_is_an_access_to_those_whom_it_shows(api: Clients, log:
     assert row["details"] == {"shown": 1, "filtered_by": "actor"}
 
 
-async def test_a_long_list_of_people_is_cut_in_a_list_and_whole_alone(api: Clients, log: Log) -> None:
+async def test_a_list_cuts_long_subjects_and_a_single_row_has_all(api: Clients, log: Log) -> None:
     people = [f"u-{number:03}" for number in range(150)]
     number = await log.add(hours_ago(3), None, actor="key-1", subjects=people)  # type: ignore[arg-type]
     [entry] = (await api.admin.get("/audit", params={"actor": "key-1"})).json()["data"]
@@ -80,11 +80,11 @@ async def test_a_long_list_of_people_is_cut_in_a_list_and_whole_alone(api: Clien
 
 
 @pytest.mark.parametrize("audit_id", ["0", "x", "-1", "9" * 30, "٣"])
-async def test_an_entry_that_is_not_there_is_404(api: Clients, audit_id: str) -> None:
+async def test_an_unknown_entry_is_404(api: Clients, audit_id: str) -> None:
     assert_problem(await api.admin.get(f"/audit/{audit_id}"), 404, "audit_entry_not_found")
 
 
-async def test_only_admins_may_read_it(api: Clients) -> None:
+async def test_only_admins_read_the_log(api: Clients) -> None:
     for client in (api.operator, api.analyst, api.integrator):
         for path in ("/audit", "/audit/head", "/audit/1"):
             assert_problem(await client.get(path), 403, "forbidden")
@@ -102,7 +102,7 @@ async def test_the_head_is_that_of_the_newest_checkpoint(api: Clients, log: Log)
 
 
 async def perennial(settings: Settings, *arguments: str) -> tuple[int, str, str]:
-    """Run the command: exit code and what it said."""
+    """Exit code, standard output and standard error of a command."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -117,9 +117,7 @@ async def perennial(settings: Settings, *arguments: str) -> tuple[int, str, str]
     return process.returncode or 0, out.decode(), err.decode()
 
 
-async def test_verify_says_so_where_all_is_well_and_names_the_hour_where_it_is_not(
-    log: Log, api_settings: Settings
-) -> None:
+async def test_verify_reports_an_intact_chain_and_names_a_changed_hour(log: Log, api_settings: Settings) -> None:
     await log.fill(4, 3)
     newest = (await log.checkpoint()).newest
     assert newest is not None
@@ -134,7 +132,7 @@ async def test_verify_says_so_where_all_is_well_and_names_the_hour_where_it_is_n
     assert len(err.splitlines()) == 1
 
 
-async def test_verify_says_in_a_sentence_why_it_can_not_check(
+async def test_verify_reports_in_one_sentence_why_it_can_not_check(
     log: Log, api_settings: Settings, tmp_path: Path
 ) -> None:
     code, _, err = await perennial(api_settings, "audit", "verify", "--head", "xyz")

@@ -37,7 +37,7 @@ def first_run(etc: Path, *arguments: str) -> None:
 
 
 def test_servers_that_start_at_once_on_a_new_machine_run_as_one_user(etc: Path) -> None:
-    first_run(etc, "servers", "2", "3")
+    first_run(etc, "servers", "2", "2")
 
 
 def test_a_killed_start_and_the_next_one_do_not_make_the_user_at_the_same_time(etc: Path) -> None:
@@ -46,12 +46,12 @@ def test_a_killed_start_and_the_next_one_do_not_make_the_user_at_the_same_time(e
 
 @pytest.mark.slow
 def test_servers_that_start_at_once_run_as_one_user_in_every_round(etc: Path) -> None:
-    first_run(etc, "servers", "15", "4")
+    first_run(etc, "servers", "10", "3")
 
 
 @pytest.mark.slow
 def test_whole_stacks_that_start_at_once_on_a_new_machine_all_serve(etc: Path) -> None:
-    first_run(etc, "stacks", "4", "3")
+    first_run(etc, "stacks", "2", "3")
 
 
 def test_program_files_of_a_strict_umask_become_readable_to_all(tmp_path: Path) -> None:

@@ -135,10 +135,10 @@ async def test_each_event_counts_once_after_a_worker_was_killed_in_the_middle_of
         await worker.wait()
     await workers.start()
 
-    async def folded() -> bool:
+    async def projected() -> bool:
         return (await log.activity(user)).session_count == 2
 
-    await until(folded)
+    await until(projected)
     await asyncio.sleep(0.3)
     activity = await log.activity(user)
     assert (activity.total_purchases, activity.session_count) == (51, 2)
@@ -162,7 +162,7 @@ async def test_a_dead_workers_shards_move_to_another_worker_within_ten_seconds(l
     async def held() -> bool:
         return all([await workers.holder_of(shard) for shard in range(SHARDS)])
 
-    async def folded() -> bool:
+    async def projected() -> bool:
         return all([(await log.activity(user)).total_purchases for user in people])
 
     await until(held)
@@ -170,7 +170,7 @@ async def test_a_dead_workers_shards_move_to_another_worker_within_ten_seconds(l
     victim = next(each for each in processes if each.pid == holder)
     victim.kill()
     await log.write(*(purchase(user, "1") for user in people))
-    assert await until(folded) < TAKEN_OVER_WITHIN
+    assert await until(projected) < TAKEN_OVER_WITHIN
 
 
 async def test_the_shards_of_a_worker_that_shuts_down_move_at_once(log: Log, workers: Workers) -> None:
@@ -180,14 +180,14 @@ async def test_the_shards_of_a_worker_that_shuts_down_move_at_once(log: Log, wor
     async def followed() -> bool:
         return await workers.holder_of(shard_of(user)) == first.pid
 
-    async def folded() -> bool:
+    async def projected() -> bool:
         return (await log.activity(user)).total_purchases == 1
 
     await until(followed)
     await workers.start()
     await log.write(purchase(user, "1"))
     await first.stop()
-    assert await until(folded) < 2
+    assert await until(projected) < 2
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ async def test_workers_killed_at_any_time_lose_no_event_and_count_none_twice(log
     people = [await log.person() for _ in range(8)]
     written = 0
 
-    async def folded() -> bool:
+    async def projected() -> bool:
         return sum([(await log.activity(user)).total_purchases for user in people]) >= written
 
     for round_ in range(4):
@@ -206,7 +206,7 @@ async def test_workers_killed_at_any_time_lose_no_event_and_count_none_twice(log
         worker.kill()
         await worker.wait()
     await workers.start()
-    await until(folded)
+    await until(projected)
     await asyncio.sleep(0.3)
     for user in people:
         activity = await log.activity(user)

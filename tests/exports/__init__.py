@@ -1,1 +1,1 @@
-"""Everything that is held on a person, as one document."""
+"""Tests of exports."""

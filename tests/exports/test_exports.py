@@ -67,9 +67,9 @@ def shown_as(table: str, columns: list[str]) -> set[str]:
 async def test_an_export_has_every_table_and_column_of_the_data_map(people: Clients) -> None:
     document = await export(people.admin)
     columns = exported()
-    profile, beside = document["profile"], columns.pop("users")
+    profile, of_profile = document["profile"], columns.pop("users")
     assert set(document) == {"user_id", "exported_at", "profile", *columns}
-    for name in beside:
+    for name in of_profile:
         assert name in profile or name in profile["demographics"] or name in profile["transactions"], name
     for table, names in columns.items():
         assert document[table], table

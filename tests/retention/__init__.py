@@ -1,1 +1,1 @@
-"""Tests of the retention: what goes, when, and that it is told."""
+"""Tests of retention."""

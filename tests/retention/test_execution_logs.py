@@ -20,8 +20,8 @@ from models.vocabulary import InstanceStatus
 from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
-from store.retention import runs
-from tests.retention.filling import RUN, audited, count, results
+from store.retention import periods, runs
+from tests.retention.filling import RUN, audited, begin_purge, count, results
 from tests.support.http import Clients
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
@@ -103,6 +103,20 @@ async def test_an_expired_instance_is_deleted_with_the_histories_of_all_its_runs
     found = await audited(owner, EXECUTION_LOGS)
     assert (found["instances", "deleted"], found["steps", "deleted"]) == (1, steps)
     assert found["temporal_histories", "deleted"] == 2
+
+
+async def test_a_period_that_is_extended_meanwhile_keeps_rows_and_histories(
+    runs: Runs, temporal: Client, database: Database, owner: Connection, customer: Customer, retention: Retention
+) -> None:
+    run = await runs.start(customer.user_id, parameters=SHORT)
+    await run.handle.result()
+    await age(owner, run, 91)
+    purge = await begin_purge(database, EXECUTION_LOGS)
+    async with database.transaction() as connection:
+        await periods.change(connection, EXECUTION_LOGS, 365, actor="an-admin")
+    await retention._purge_execution_logs(purge)
+    assert await count(owner, "instances") == 1
+    assert (await run.handle.describe()).status is WorkflowExecutionStatus.COMPLETED
 
 
 async def test_an_instance_that_temporal_still_runs_stays(

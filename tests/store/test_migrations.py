@@ -14,7 +14,7 @@ from runtime import migrate
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.migrate import SchemaDiffersError
-from runtime.settings import Settings
+from runtime.settings import ConfigurationError, Settings
 from store.connection import Connection
 from tests.support.processes import ROOT, environment_of
 
@@ -58,6 +58,17 @@ async def test_a_downgrade_removes_everything_and_the_schema_can_be_made_again()
             await owner.close()
         await asyncio.to_thread(migrate.upgrade, settings)
         await asyncio.to_thread(migrate.check, settings)
+
+
+async def test_a_database_of_an_unknown_revision_is_one_sentence() -> None:
+    async with scratch_postgres() as server:
+        settings = settings_of(server)
+        await asyncio.to_thread(migrate.upgrade, settings)
+        owner = await asyncpg.connect(server.owner_url)
+        await owner.execute("UPDATE alembic_version SET version_num = '0013'")
+        await owner.close()
+        with pytest.raises(ConfigurationError, match="Another version of Perennial made this database"):
+            await asyncio.to_thread(migrate.upgrade, settings)
 
 
 async def test_the_schema_has_what_no_comparison_with_the_tables_sees(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""Clients of the edge, one for each role, and assertions on what it answers."""
+"""Clients of the API, one for each role, and assertions on answers."""
 
 from __future__ import annotations
 
@@ -29,26 +29,24 @@ class Clients:
     anonymous: httpx.AsyncClient
 
     def of(self, role: Role) -> httpx.AsyncClient:
-        """The client of a role."""
         client: httpx.AsyncClient = getattr(self, role.value)
         return client
 
 
 async def new_key(database: Database, role: Role, rate_limit: int | None = PLENTY) -> str:
-    """A key for a role; None is the default limit."""
+    """Create a key for a role. ``rate_limit`` None is the default limit."""
     async with database.transaction() as connection:
         _, secret = await api_keys.create(connection, f"test {role}", role, rate_limit)
     return secret
 
 
 def bearer(secret: str) -> dict[str, str]:
-    """The header that presents a key."""
     return {"Authorization": f"Bearer {secret}"}
 
 
 @asynccontextmanager
 async def clients_of(app: FastAPI, database: Database) -> AsyncIterator[Clients]:
-    """Clients that call an application without a network."""
+    """Clients that call an application through ASGI, without a network."""
     async with AsyncExitStack() as stack:
 
         async def client(headers: dict[str, str]) -> httpx.AsyncClient:
@@ -62,7 +60,7 @@ async def clients_of(app: FastAPI, database: Database) -> AsyncIterator[Clients]
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Check that an answer is a problem of this kind, and give it."""
+    """Check that an answer is a problem with this status and code, and return it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()

@@ -36,7 +36,7 @@ async def _send(client: httpx.AsyncClient, numbers: itertools.count[int], over: 
         answer = await client.post("/events/batch", json={"events": batch})
         assert (answer.status_code, answer.json().get("accepted")) == (202, 5), answer.text
         sent += [each["event_id"] for each in batch]
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.1)
     return sent
 
 

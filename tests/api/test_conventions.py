@@ -1,4 +1,4 @@
-"""What holds for every request and every answer."""
+"""The conventions that hold for every request and every answer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_every_answer_carries_a_request_id(api: Clients, method: str, path
     assert answer.headers["ratelimit-policy"]
 
 
-async def test_answers_are_not_to_be_kept_by_caches(api: Clients) -> None:
+async def test_answers_forbid_caching(api: Clients) -> None:
     for path in ("/users", "/nowhere", "/health/live"):
         assert (await api.admin.get(path)).headers["cache-control"] == "no-store"
     assert "max-age" in (await api.admin.get("/docs")).headers["cache-control"]
@@ -55,7 +55,7 @@ async def test_an_unknown_path_is_not_found(api: Clients, path: str) -> None:
     assert_problem(await api.admin.get(path), 404, "not_found")
 
 
-async def test_a_method_that_a_path_does_not_take_names_those_that_it_does(api: Clients) -> None:
+async def test_a_405_names_the_methods_of_the_path(api: Clients) -> None:
     answer = await api.anonymous.put("/users")
     assert_problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, POST"
@@ -80,12 +80,12 @@ async def test_a_method_that_a_path_does_not_take_names_those_that_it_does(api: 
         b'{"a":' * 400 + b"1" + b"}" * 400,
     ],
 )
-async def test_what_is_not_json_is_malformed(api: Clients, content: bytes) -> None:
+async def test_invalid_json_is_malformed(api: Clients, content: bytes) -> None:
     assert_problem(await api.admin.post("/users", content=content, headers=JSON), 400, "malformed_json")
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 400])
-async def test_a_number_beyond_a_doubles_range_is_named(api: Clients, number: str) -> None:
+async def test_a_number_outside_the_range_of_a_double_is_rejected(api: Clients, number: str) -> None:
     content = '{"demographics": {"age": [0, ' + number + "]}}"
     answer = await api.admin.post("/users", content=content, headers=JSON)
     assert field_errors(answer) == {("/demographics/age/1", "number_out_of_range")}
@@ -96,7 +96,7 @@ async def test_a_body_must_be_an_object(api: Clients, content: bytes) -> None:
     assert field_errors(await api.admin.post("/users", content=content, headers=JSON)) == {("", "invalid_type")}
 
 
-async def test_an_empty_body_is_a_missing_one(api: Clients) -> None:
+async def test_an_empty_body_counts_as_missing(api: Clients) -> None:
     assert field_errors(await api.admin.post("/users", content=b"", headers=JSON)) == {("", "required")}
     assert field_errors(await api.admin.post("/users")) == {("", "required")}
 
@@ -110,7 +110,7 @@ async def test_an_empty_body_is_a_missing_one(api: Clients) -> None:
         "application/vnd.crm+json",
     ],
 )
-async def test_media_types_of_json_are_taken(api: Clients, media_type: str) -> None:
+async def test_json_media_types_are_accepted(api: Clients, media_type: str) -> None:
     answer = await api.admin.post("/users", content=b"{}", headers={"Content-Type": media_type})
     assert answer.status_code == 422
 
@@ -129,29 +129,31 @@ async def test_media_types_of_json_are_taken(api: Clients, media_type: str) -> N
         "application/json; a*=x; a*0=y",
     ],
 )
-async def test_other_media_types_are_not(api: Clients, media_type: str) -> None:
+async def test_other_media_types_are_rejected(api: Clients, media_type: str) -> None:
     answer = await api.admin.post("/users", content=b"{}", headers={"Content-Type": media_type})
     assert_problem(answer, 415, "unsupported_media_type")
 
 
-async def test_a_json_patch_is_no_merge_patch(api: Clients) -> None:
+async def test_a_json_patch_is_not_accepted_as_a_merge_patch(api: Clients) -> None:
     headers = {"Content-Type": "application/json-patch+json"}
     answer = await api.admin.patch("/users/u-1", content=b"{}", headers=headers)
     assert_problem(answer, 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "nonsense"])
-async def test_encoded_bodies_are_not_taken(api: Clients, encoding: str) -> None:
+async def test_encoded_bodies_are_rejected(api: Clients, encoding: str) -> None:
     answer = await api.admin.post("/users", json=user(), headers={"Content-Encoding": encoding})
     assert_problem(answer, 415, "unsupported_media_type")
 
 
-async def test_the_identity_is_no_encoding(api: Clients) -> None:
+async def test_the_identity_encoding_is_accepted(api: Clients) -> None:
     answer = await api.admin.post("/users", json=user(), headers={"Content-Encoding": "identity"})
     assert answer.status_code == 201
 
 
-async def test_a_body_that_announces_too_much_is_refused_unread(api: Clients, api_settings: Settings) -> None:
+async def test_a_body_that_announces_too_many_bytes_is_rejected_unread(
+    api: Clients, api_settings: Settings
+) -> None:
     async def unread() -> AsyncIterator[bytes]:
         pytest.fail("the body was read")
         yield b""  # type: ignore[unreachable]  # which makes it a generator
@@ -162,7 +164,9 @@ async def test_a_body_that_announces_too_much_is_refused_unread(api: Clients, ap
         assert_problem(answer, 413, "body_too_large")
 
 
-async def test_a_body_that_grows_too_large_is_refused_on_the_way(api: Clients, api_settings: Settings) -> None:
+async def test_a_body_that_grows_too_large_is_rejected_before_its_end(
+    api: Clients, api_settings: Settings
+) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -176,7 +180,7 @@ async def test_a_body_that_grows_too_large_is_refused_on_the_way(api: Clients, a
     assert sent <= api_settings.max_body_bytes + 2 * 65536
 
 
-async def test_a_nul_is_refused_wherever_it_is(api: Clients) -> None:
+async def test_a_nul_is_rejected_at_any_depth(api: Clients) -> None:
     document = user(name="a\x00b", demographics={"city": "\x00"}, extra=["ok", {"deep\x00": 1}])
     assert field_errors(await api.admin.post("/users", json=document)) == {
         ("/name", "invalid_characters"),
@@ -186,7 +190,7 @@ async def test_a_nul_is_refused_wherever_it_is(api: Clients) -> None:
     assert (await api.admin.post("/users", json=user(name="not a NUL: \\u0000"))).status_code == 201
 
 
-async def test_half_a_surrogate_pair_is_refused_wherever_it_is(api: Clients) -> None:
+async def test_half_a_surrogate_pair_is_rejected_at_any_depth(api: Clients) -> None:
     document = user(name="a\ud83d", demographics={"city": "\udc00"}, extra=["\U0001f600", {"deep\ud800": 1}])
     assert field_errors(await api.admin.post("/users", content=json.dumps(document), headers=JSON)) == {
         ("/name", "invalid_characters"),
@@ -220,13 +224,13 @@ async def test_half_a_surrogate_pair_is_refused_wherever_it_is(api: Clients) -> 
         ("cursor=%C3%BC", {("/query/cursor", "invalid_cursor")}),
     ],
 )
-async def test_parameters_are_checked(api: Clients, query: str, errors: set[tuple[str, str]]) -> None:
+async def test_query_parameters_are_validated(api: Clients, query: str, errors: set[tuple[str, str]]) -> None:
     found = field_errors(await api.admin.get(f"/users?{query}"))
     assert {pointer for pointer, _ in found} == {pointer for pointer, _ in errors}
     assert found == errors
 
 
-async def test_a_changed_cursor_is_refused(api: Clients) -> None:
+async def test_a_modified_cursor_is_rejected(api: Clients) -> None:
     for user_id in ("a", "b"):
         await api.admin.post("/users", json=user(user_id))
     cursor = (await api.admin.get("/users?limit=1")).json()["pagination"]["next_cursor"]
@@ -238,7 +242,7 @@ async def test_a_changed_cursor_is_refused(api: Clients) -> None:
     assert (await api.admin.get("/keys", params={"cursor": cursor})).status_code == 422
 
 
-async def test_no_error_repeats_what_was_sent(api: Clients) -> None:
+async def test_no_error_repeats_a_value_that_was_sent(api: Clients) -> None:
     canary = "Canary-7431"
     document: dict[str, Any] = user(
         user_id=f"{canary} x",
@@ -266,7 +270,7 @@ async def test_no_error_repeats_what_was_sent(api: Clients) -> None:
     assert canary not in answer.text
 
 
-async def test_of_very_many_errors_the_first_are_listed(api: Clients) -> None:
+async def test_only_the_first_of_many_errors_are_listed(api: Clients) -> None:
     document = {f"field-{number}": number for number in range(5000)} | {"x" * 1000: 1}
     answer = await api.admin.post("/users", json=document)
     assert answer.status_code == 422
@@ -275,7 +279,7 @@ async def test_of_very_many_errors_the_first_are_listed(api: Clients) -> None:
 
 
 @pytest.mark.parametrize("pointer", ["", "/demographics"])
-async def test_what_has_far_too_many_fields_is_refused_as_a_whole(api: Clients, pointer: str) -> None:
+async def test_an_object_with_far_too_many_fields_gets_one_error(api: Clients, pointer: str) -> None:
     crowd = {f"field-{number}": number for number in range(10_001)}
     document = user("u-1") | ({"demographics": crowd} if pointer else crowd)
     answer = await api.admin.post("/users", json=document)
@@ -284,7 +288,7 @@ async def test_what_has_far_too_many_fields_is_refused_as_a_whole(api: Clients, 
 
 @pytest.fixture
 async def fragile(resources: Resources) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """An application with a route that fails with something personal in its hands."""
+    """An application with a route that raises an error with personal data in its text."""
     app = create_app(resources)
     router = APIRouter(route_class=GuardedRoute)
 
@@ -299,7 +303,7 @@ async def fragile(resources: Resources) -> AsyncIterator[tuple[FastAPI, httpx.As
         yield app, client
 
 
-async def test_an_unexpected_failure_says_nothing_and_is_logged_without_its_text(
+async def test_an_unexpected_failure_reveals_nothing_and_is_logged_without_its_text(
     fragile: tuple[FastAPI, httpx.AsyncClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, client = fragile
@@ -314,7 +318,7 @@ async def test_an_unexpected_failure_says_nothing_and_is_logged_without_its_text
     assert "ada@" not in str([vars(each) for each in caplog.records if each.name.startswith("perennial")])
 
 
-async def test_the_access_log_names_routes_and_never_people(
+async def test_the_access_log_contains_routes_and_no_user_ids(
     api: Clients, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="perennial"):
@@ -333,7 +337,7 @@ async def test_the_access_log_names_routes_and_never_people(
     assert "canary" not in str(lines)
 
 
-async def test_a_key_without_use_still_sees_its_own_quota(api: Clients, database: Database) -> None:
+async def test_a_403_still_shows_the_keys_own_quota(api: Clients, database: Database) -> None:
     key = bearer(await new_key(database, Role.ANALYST, rate_limit=7))
     answer = await api.anonymous.post("/users", headers=key)
     assert_problem(answer, 403, "forbidden")

@@ -48,12 +48,12 @@ def log(database: Database, cipher: Cipher) -> Log:
 async def other(
     skipping: WorkflowEnvironment, database: Database, api_settings: Settings, tmp_path: Path
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an API in another process, beside a projector in a third."""
+    """A client of an API in another process; a third process runs the projector."""
     settings = api_settings.model_copy(
         update={
             "api_port": free_port(),
             "temporal_address": skipping.client.service_client.config.target_host,
-            "task_queue": f"beside-{tmp_path.name}",
+            "task_queue": f"during-ingest-{tmp_path.name}",
         }
     )
     async with AsyncExitStack() as stack:
