@@ -27,8 +27,8 @@ T = TypeVar("T")
 LONGEST_NAME = 64
 _HEAD_BYTES = 32
 _TAMPERED = 3
-_CLI = "system:cli"
-"""Who it is in the audit log: whoever may start programs with the database's address."""
+_ACTOR = "system:cli"
+"""The actor of these commands in the audit log."""
 
 app = typer.Typer(
     name="perennial",
@@ -82,7 +82,7 @@ def api() -> None:
     settings = load_settings()  # a bad setting is reported before the slow import
     from api.server import serve
 
-    _leave(serve(settings))
+    _exit(serve(settings))
 
 
 @app.command()
@@ -94,21 +94,21 @@ def worker() -> None:
     from worker import run
 
     uvloop.run(run(settings))
-    _leave(0)
+    _exit(0)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    _migrated(load_settings())
+    _migrate(load_settings())
 
 
 @app.command(hidden=True)
 def bootstrap() -> None:
-    """Make what the embedded stack needs before it serves: keys, schema, an admin key."""
+    """Create the key file, the schema and an admin key of the embedded stack."""
     settings = load_settings()
     KeyFile(settings.require_key_file()).create()
-    _migrated(settings)
+    _migrate(settings)
     admin_key_file = settings.home / "admin.key"
     if not admin_key_file.exists():
         _, key = _with_database(settings, lambda connection: _create_key(connection, "admin", Role.ADMIN, None))
@@ -136,16 +136,16 @@ def check_migrations() -> None:
 
 @app.command(name="data-map")
 def data_map(
-    check: Annotated[bool, typer.Option("--check", help="Only say whether the page is up to date.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if it is out of date.")] = False,
     file: Annotated[Path, typer.Option(help="The page.")] = Path("docs/data-map.md"),
 ) -> None:
-    """Write the data map: every table and column, how it is encrypted, masked and kept (for developers and CI)."""
+    """Write the data map: how each column is encrypted, masked and kept (for developers and CI)."""
     from models.data_map import UndeclaredError, page
 
     try:
         wanted = page()
-    except UndeclaredError as problem:
-        raise ConfigurationError(str(problem)) from None
+    except UndeclaredError as error:
+        raise ConfigurationError(str(error)) from None
     if not check:
         file.write_text(wanted)
     elif not file.exists() or file.read_text() != wanted:
@@ -168,7 +168,7 @@ def import_file(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and map only; send nothing.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Bring profiles or events in from a file, through the API. A second run changes nothing."""
+    """Import profiles or events from a file, through the API. A second run changes nothing."""
     from clients.importer.run import ImportOptions, run_import
 
     settings = load_settings()
@@ -185,7 +185,7 @@ def import_file(
         dry_run=dry_run,
         ca_file=Path(endpoints["ca_file"]) if "ca_file" in endpoints and not url else None,
     )
-    _leave(run_import(options))
+    _exit(run_import(options))
 
 
 @keys.command("create")
@@ -197,7 +197,7 @@ def keys_create(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Create an API key. It is shown this once, alone on standard output."""
+    """Create an API key, and print it to standard output. It can't be shown again."""
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
         raise ConfigurationError(f"A key's name has 1 to {LONGEST_NAME} printable characters.")
     settings = _for_running_stack(load_settings(), home)
@@ -208,7 +208,7 @@ def keys_create(
 
 @keys.command("list")
 def keys_list(home: HomeOption = None) -> None:
-    """List API keys; the keys themselves are not stored."""
+    """List API keys without their secrets, which aren't stored."""
     from store import api_keys
 
     settings = _for_running_stack(load_settings(), home)
@@ -227,7 +227,7 @@ def keys_list(home: HomeOption = None) -> None:
 def keys_revoke(
     key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")], home: HomeOption = None
 ) -> None:
-    """Revoke an API key; that holds for its next request."""
+    """Revoke an API key: its next request is refused."""
     settings = _for_running_stack(load_settings(), home)
     _with_database(settings, lambda connection: _revoke_key(connection, key_id))
     typer.echo(f"Revoked key {key_id}.")
@@ -235,26 +235,26 @@ def keys_revoke(
 
 @keyfile.command("create")
 def keyfile_create(file: Annotated[Path, typer.Argument(help="Where to write it.")]) -> None:
-    """Write a new key file. Keep a copy: without it nothing that was encrypted can be opened."""
+    """Write a new key file. Keep a copy: without it, encrypted data can't be decrypted."""
     if not KeyFile(file).create():
         raise ConfigurationError(f"{file} exists; it was left as it is.")
-    typer.echo(f"Wrote {file}. Keep a copy in a safe place: what it encrypts can't be opened without it.")
+    typer.echo(f"Wrote {file}. Keep a copy in a safe place: without it, encrypted data can't be decrypted.")
 
 
 @keyfile.command("rewrap")
 def keyfile_rewrap(home: HomeOption = None) -> None:
-    """Wrap people's keys with the current key-encryption key, so that older ones may leave the key file."""
+    """Wrap all data keys with the current key-encryption key, so that older ones can leave the key file."""
     from privacy.encryption import Cipher, DecryptionError
     from store.users import data_keys
 
-    settings, ring = _with_its_keys(home)
+    settings, ring = _with_key_ring(home)
     page, count = data_keys.Rewrapped(0, ""), 0
     while page.after is not None:
-        work = partial(data_keys.rewrap, cipher=Cipher(ring), after=page.after, actor=_CLI)
+        work = partial(data_keys.rewrap, cipher=Cipher(ring), after=page.after, actor=_ACTOR)
         try:
             page = _with_database(settings, work)
-        except DecryptionError as problem:
-            raise ConfigurationError(f"The key file doesn't fit the database: {problem}.") from None
+        except DecryptionError as error:
+            raise ConfigurationError(f"The key file doesn't fit the database: {error}.") from None
         count += page.count
     typer.echo(f"Wrapped {count} keys anew; all are wrapped with the current key-encryption key.")
 
@@ -262,21 +262,21 @@ def keyfile_rewrap(home: HomeOption = None) -> None:
 @audit.command("verify")
 def audit_verify(
     head: Annotated[
-        str | None, typer.Option(help="A head that was exported before (`GET /audit/head`): it must be there.")
+        str | None, typer.Option(help="An earlier head (`GET /audit/head`) that the log must contain.")
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Check the audit log against its checkpoints. Exit code 3 and one sentence if it has been tampered with."""
+    """Check the audit log against its checkpoints. Exit code 3: the log was tampered with."""
     from privacy.audit_chain import ChainBrokenError, CheckpointKey
     from privacy.encryption import Cipher
     from store.audit.verification import verify
 
-    settings, ring = _with_its_keys(home)
-    key, expected = CheckpointKey(Cipher(ring)), _head_of(head)
+    settings, ring = _with_key_ring(home)
+    key, expected = CheckpointKey(Cipher(ring)), _parse_head(head)
     try:
         found = _with_database(settings, lambda connection: verify(connection, key, expected))
-    except ChainBrokenError as problem:
-        typer.echo(f"perennial: {problem}", err=True)
+    except ChainBrokenError as error:
+        typer.echo(f"perennial: {error}", err=True)
         raise typer.Exit(_TAMPERED) from None
     kept = found.hours - found.expired_hours
     expired = f", and the checkpoints of {found.expired_hours} that have expired" if found.expired_hours else ""
@@ -285,13 +285,13 @@ def audit_verify(
         typer.echo(f"Head of {found.newest.hour:%Y-%m-%d %H:00} UTC: {found.newest.head.hex()}")
 
 
-def _with_its_keys(home: Path | None) -> tuple[Settings, KeyRing]:
+def _with_key_ring(home: Path | None) -> tuple[Settings, KeyRing]:
     given = load_settings()
     settings = _for_running_stack(given, home)
     return settings, KeyFile(settings.key_file or (home or given.home) / "keys.json").load()
 
 
-def _head_of(given: str | None) -> bytes | None:
+def _parse_head(given: str | None) -> bytes | None:
     if given is None:
         return None
     try:
@@ -303,11 +303,8 @@ def _head_of(given: str | None) -> bytes | None:
     return head
 
 
-def _migrated(settings: Settings) -> None:
-    """Bring the schema up to date, and begin a new generation of the log after a logical restore.
-
-    A database that can't be reached is one sentence.
-    """
+def _migrate(settings: Settings) -> None:
+    """Bring the schema up to date, and begin a new generation of the log after a logical restore."""
     from sqlalchemy.exc import DBAPIError
 
     from runtime.migrate import upgrade
@@ -327,8 +324,8 @@ async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | 
     from store.audit import entries as audit
 
     record, key = await api_keys.create(connection, name, role, rate_limit)
-    told = {"key_id": record.key_id, "role": record.role}
-    await audit.append(connection, [AuditEntry(_CLI, SYSTEM, "keys.create", details=told)])
+    details = {"key_id": record.key_id, "role": record.role}
+    await audit.append(connection, [AuditEntry(_ACTOR, SYSTEM, "keys.create", details=details)])
     return record, key
 
 
@@ -337,11 +334,11 @@ async def _revoke_key(connection: Any, key_id: str) -> None:
     from store.audit import entries as audit
 
     await api_keys.revoke(connection, key_id)
-    await audit.append(connection, [AuditEntry(_CLI, SYSTEM, "keys.revoke", details={"key_id": key_id})])
+    await audit.append(connection, [AuditEntry(_ACTOR, SYSTEM, "keys.revoke", details={"key_id": key_id})])
 
 
 def _with_database(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T:
-    """Run one transaction's work."""
+    """Run ``work`` in one transaction."""
 
     async def run() -> T:
         database = Database(settings.require_database_url(), size=1, application="cli")
@@ -356,7 +353,7 @@ def _with_database(settings: Settings, work: Callable[[Any], Awaitable[T]]) -> T
 
 
 def _for_running_stack(settings: Settings, home: Path | None) -> Settings:
-    """Settings whose database is the running stack's, unless the environment names one."""
+    """The settings, with the running stack's database unless the environment names one."""
     if settings.database_url:
         return settings
     found = endpoints_of(home or settings.home).get("postgres")
@@ -374,19 +371,19 @@ def _admin_key(endpoints: dict[str, Any]) -> str:
         return ""
 
 
-def _leave(code: int) -> NoReturn:
-    """Exit without the interpreter's tear-down, which can abort in native code of the Temporal client."""
+def _exit(code: int) -> NoReturn:
+    """Exit without the interpreter's shutdown, which can abort in native code of the Temporal client."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def main() -> None:
-    """The entry point: expected failures are one sentence and exit code 1."""
+    """Run the command; an expected error is one sentence and exit code 1."""
     try:
         app()
-    except (ConfigurationError, KeyFileError, PerennialError) as problem:
-        typer.echo(f"perennial: {problem}", err=True)
+    except (ConfigurationError, KeyFileError, PerennialError) as error:
+        typer.echo(f"perennial: {error}", err=True)
     except UNREACHABLE:
         typer.echo("perennial: the database can't be reached; is it running?", err=True)
     sys.exit(1)

@@ -1,84 +1,74 @@
-"""The composition root of the worker: workflows, activities, interceptors, and how they start and stop."""
+"""The composition root of the worker process: it builds all workers, starts the system's jobs, and stops in order.
+
+One process polls four task queues over one connection: that of the instances in their namespace, and the three of
+the system's jobs in the system namespace. Each has slots of its own, so that a backlog in one delays no other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.service import RPCError
-from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 
-from activities.audit import AuditCheckpoints, schedule_audit_checkpoint
+from activities.audit import AuditCheckpoints
 from activities.callbacks import Callbacks
 from activities.events import Events
 from activities.instances import Instances
 from activities.messages import Messages
-from activities.outbox import Outbox, Startable, start_outbox
-from activities.partitions import Partitions, owner_database, schedule_partitions
+from activities.outbox import Outbox, Startable
+from activities.partitions import Partitions, owner_database
 from activities.profiles import Clocks, Profiles
-from activities.projector import Projector, start_projectors
-from activities.reconciler import Reconciler, schedule_reconciler
+from activities.projector import Projector
+from activities.reconciler import Reconciler
 from activities.recording import StepRecorder
-from activities.redaction import Redactions, start_redaction
-from activities.retention import Retention, align_histories, schedule_retention
+from activities.redaction import Redactions
+from activities.retention import Retention, align_histories
 from delivery.smtp import SmtpTransport
 from delivery.transport import Transport
 from delivery.webhook import WebhookTransport
+from models.rules.sharding import SHARDS
+from models.temporal.public_text import PublicText
+from models.temporal.system import Queue, system_task_queue
 from models.vocabulary import Channel
 from privacy.audit_chain import CheckpointKey
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile, KeyRing
 from privacy.masking import closed_words
 from runtime.database import Database
-from runtime.process import announce_ready, collect_rarely
+from runtime.process import announce_ready, collect_rarely, polling, stop_event, unless
+from runtime.provisioning import ensure_namespace, ensure_running, ensure_schedule, has_namespace, in_namespace
 from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import EncryptedPayloads, connect
 from store.messages.send_gate import FrequencyCap
 from workflows.catalog import Definition, catalog, templates, triggers
-from workflows.system.registry import SYSTEM_WORKFLOWS
+from workflows.sandbox import workflow_runner
+from workflows.system.jobs import LOOPS, SCHEDULES, Job, Scheduled, workflows_of
 
 logger = logging.getLogger("perennial.worker")
 
-T = TypeVar("T")
-
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
-"""How long the SDK may hold a heartbeat back. Its own choice is 0.8 of the time-out: of the three that
-:mod:`activities.heartbeats` gives one would be sent, and one that came late would pass for a death."""
+"""The SDK holds a heartbeat back for at most this long. Its default of 0.8 of the timeout would send one heartbeat
+of three (:mod:`activities.loops`), and a late one would pass for a death."""
 
 COLLECTOR = (1, 1)
-"""How often the collector looks at what has survived: at all of it once in some 500 instances. One that leaves the
-cache of workflows has lived for long, and its module and classes are garbage in cycles, 300 objects of 2 µs each:
-the longer they gather, the longer the loop stands still when they go. Folding events makes no cycles, and hardly
-brings a look about."""
+"""Thresholds of the garbage collector's older generations: a full collection about every 500 instances. An
+instance that leaves the cache is old, and its module is garbage in cycles: 300 objects of 2 µs each. Fewer
+collections would stop the event loop for longer. Folding events makes no cycles."""
 
 WORKFLOW_CACHE = 500
-"""How many instances a worker keeps in memory between their tasks, at 0.2 to 0.3 MiB each; others are replayed
-when something happens to them. Most of an installation's instances wait for weeks and have no use for it."""
-
-PASSED_THROUGH = ("activities", "delivery", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
-"""Modules that the workflow sandbox doesn't import again for every run. The workflows' own are not among
-them, except for their base: what an author writes stays under the sandbox's restrictions."""
-PASSED_THROUGH_WORKFLOWS = (
-    "authoring",
-    "base",
-    "catalog",
-    "inbox",
-    "instance",
-    "policies",
-    "steps",
-    "tasks",
-)
-
+"""Instances that a worker keeps in memory between their tasks, at 0.2 to 0.3 MiB each. It replays the others when
+something happens to them: most wait for weeks."""
+SYSTEM_WORKFLOW_CACHE = 100
 
 _VERSIONING = {
     "auto_upgrade": VersioningBehavior.AUTO_UPGRADE,
@@ -86,22 +76,12 @@ _VERSIONING = {
 }
 
 
-def workflow_runner() -> SandboxedWorkflowRunner:
-    """The sandbox that workers and replay tests run workflows in."""
-    return SandboxedWorkflowRunner(
-        restrictions=SandboxRestrictions.default.with_passthrough_modules(
-            *PASSED_THROUGH, *(f"workflows.{name}" for name in PASSED_THROUGH_WORKFLOWS)
-        )
-    )
-
-
 def startables() -> dict[str, Startable]:
-    """What triggers need to know of the workflows they may start."""
+    """Each workflow of the catalogue, as triggers start it."""
     return {name: startable_of(definition) for name, definition in catalog().items()}
 
 
 def startable_of(definition: Definition) -> Startable:
-    """What a trigger needs to know of one workflow."""
     return Startable(
         description=definition.description,
         purpose=definition.purpose,
@@ -118,7 +98,7 @@ def implementations() -> list[type[Any]]:
 
 
 def transports(settings: Settings) -> dict[Channel, Transport]:
-    """The ways out for messages that are configured. Raises :class:`ConfigurationError`."""
+    """The transports that the settings configure. Raises :class:`ConfigurationError`."""
     found: dict[Channel, Transport] = {}
     if settings.smtp_url:
         found[Channel.EMAIL] = SmtpTransport(settings)
@@ -134,34 +114,99 @@ def build_worker(
     settings: Settings,
     database: Database,
     cipher: Cipher,
-    owner: Database | None = None,
     *,
     lifecycles: Sequence[type[Any]] | None = None,
     workflow_cache: int = WORKFLOW_CACHE,
 ) -> Worker:
-    """A worker for all lifecycle workflows, or for those given, and their activities.
-
-    ``owner`` are connections of the role that owns the tables, with which whole months are dropped.
-    ``workflow_cache`` is how many instances are kept in memory between their tasks; others are replayed.
-    """
+    """The worker for instances of all lifecycle workflows, or of those given."""
     served = lifecycles or implementations()
-    definitions = [each.definition for each in served]
+    return _worker(
+        client,
+        settings,
+        settings.task_queue,
+        workflows=served,
+        activities=_lifecycle_activities(settings, database, cipher, [each.definition for each in served]),
+        activities_at_once=settings.worker_max_activities,
+        workflow_cache=workflow_cache,
+        interceptors=[StepRecorder(database, cipher)],
+        deployment=_deployment(settings),
+    )
+
+
+def build_system_workers(
+    client: Client,
+    system: Client,
+    settings: Settings,
+    database: Database,
+    cipher: Cipher,
+    owner: Database | None = None,
+) -> list[Worker]:
+    """The workers for the system's jobs, one for each task queue.
+
+    ``client`` is for the instances' namespace, ``system`` for the one in which the jobs run. ``owner`` connects as
+    the role that owns the tables, and drops expired months. These workers aren't versioned: their workflows are so
+    short that old and new code replay each other's histories.
+    """
+    retention = Retention(database, owner, client)
+    callbacks = Callbacks(database, cipher, settings, _closed_words())
+    outbox = Outbox(database, cipher, client, system, settings.task_queue, startables())
+    activities: dict[Queue, list[Callable[..., Any]]] = {
+        Queue.PROJECTION: [Projector(database, cipher, triggers()).follow],
+        Queue.DELIVERY: [outbox.deliver, callbacks.send, callbacks.give_up],
+        Queue.MAINTENANCE: [
+            Redactions(database, cipher).apply,
+            Reconciler(database, cipher, client).reconcile,
+            Partitions(database).make_ahead,
+            AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
+            retention.begin,
+            retention.purge,
+            retention.finish,
+        ],
+    }
+    # Loops hold a slot for good, and twice that after missed heartbeats, until the first attempt notices.
+    slots = {
+        Queue.PROJECTION: 2 * SHARDS,
+        Queue.DELIVERY: 2 + settings.worker_max_activities,
+        Queue.MAINTENANCE: 20,
+    }
+    return [
+        _worker(
+            system,
+            settings,
+            system_task_queue(settings.task_queue, queue),
+            workflows=workflows_of(queue),
+            activities=activities[queue],
+            activities_at_once=slots[queue],
+            workflow_cache=SYSTEM_WORKFLOW_CACHE,
+        )
+        for queue in Queue
+    ]
+
+
+def _worker(
+    client: Client,
+    settings: Settings,
+    task_queue: str,
+    *,
+    workflows: Sequence[type[Any]],
+    activities: Sequence[Callable[..., Any]],
+    activities_at_once: int,
+    workflow_cache: int,
+    interceptors: Sequence[Interceptor] = (),
+    deployment: WorkerDeploymentConfig | None = None,
+) -> Worker:
     return Worker(
         client,
-        task_queue=settings.task_queue,
-        workflows=[*served, *SYSTEM_WORKFLOWS],
-        activities=[
-            *_lifecycle_activities(settings, database, cipher, definitions),
-            *_following_activities(client, settings, database, cipher, definitions),
-            *_keeping_activities(client, database, cipher, owner),
-        ],
-        workflow_runner=workflow_runner(),
+        task_queue=task_queue,
+        workflows=workflows,
+        activities=activities,
+        interceptors=interceptors,
+        max_concurrent_activities=activities_at_once,
         max_cached_workflows=workflow_cache,
-        interceptors=[StepRecorder(database, cipher)],
-        max_concurrent_activities=settings.worker_max_activities,
+        deployment_config=deployment,
+        workflow_runner=workflow_runner(),
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
-        deployment_config=_deployment(settings),
         graceful_shutdown_timeout=timedelta(seconds=settings.worker_graceful_shutdown_seconds),
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
@@ -171,7 +216,6 @@ def build_worker(
 def _lifecycle_activities(
     settings: Settings, database: Database, cipher: Cipher, definitions: Sequence[Definition]
 ) -> list[Callable[..., Any]]:
-    """What lifecycle workflows do."""
     cap = FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
     messages = Messages(
         database,
@@ -195,38 +239,13 @@ def _lifecycle_activities(
     ]
 
 
-def _following_activities(
-    client: Client, settings: Settings, database: Database, cipher: Cipher, definitions: Sequence[Definition]
-) -> list[Callable[..., Any]]:
-    """What follows from events, and from the ends of instances."""
-    known = {each.workflow_id: closed_words(each.parameter_schema()) for each in definitions}
-    callbacks = Callbacks(database, cipher, settings, known)
-    return [
-        Projector(database, cipher, triggers()).follow,
-        Outbox(database, cipher, client, settings.task_queue, startables()).deliver,
-        Reconciler(database, cipher, client).look,
-        callbacks.send,
-        callbacks.give_up,
-    ]
-
-
-def _keeping_activities(
-    client: Client, database: Database, cipher: Cipher, owner: Database | None
-) -> list[Callable[..., Any]]:
-    """What keeps the data in order."""
-    retention = Retention(database, owner, client)
-    return [
-        Partitions(database).make_ahead,
-        AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
-        Redactions(database, cipher).apply,
-        retention.begin,
-        retention.purge,
-        retention.finish,
-    ]
+def _closed_words() -> dict[str, frozenset[str]]:
+    """By workflow, the words of its parameters' schema, which callbacks needn't mask."""
+    return {name: closed_words(definition.parameter_schema()) for name, definition in catalog().items()}
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
-    """Which build this worker is, where versioned; raises :class:`ConfigurationError` for half of it."""
+    """The build of this worker; None where workers aren't versioned. Raises :class:`ConfigurationError`."""
     if settings.worker_deployment is None and settings.worker_build_id is None:
         return None
     if settings.worker_deployment is None or settings.worker_build_id is None:
@@ -239,10 +258,12 @@ def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
 
 
 async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT; then finish what is under way, up to the graceful time. While it still waits
-    for Temporal it ends at once."""
+    """Work until SIGTERM or SIGINT; then finish the activities under way, within the graceful time.
+
+    A worker that still waits for Temporal stops at once.
+    """
     configure_logging(settings)
-    stopping = _told_to_stop()
+    stopping = stop_event()
     ring = KeyFile(settings.require_key_file()).load()
     async with AsyncExitStack() as closing:
         tracing = configure_tracing(settings, "worker")
@@ -259,67 +280,33 @@ async def run(settings: Settings) -> None:
         for pool in filter(None, (owner, database)):
             await pool.open()
             closing.push_async_callback(pool.close)
-        worker = await _unless(stopping, _begun(settings, ring, database, owner))
-        if worker is None:
+        workers = await unless(stopping, _prepare(settings, ring, database, owner))
+        if workers is None:
             logger.info("stopped before Temporal had taken the worker")
             return
         collect_rarely(*COLLECTOR)
-        async with worker:
+        async with polling(workers):
             announce_ready(settings.ready_file)
-            logger.info("worker is polling", extra={"task_queue": settings.task_queue})
+            logger.info("worker is polling", extra={"task_queues": [each.task_queue for each in workers]})
             await stopping.wait()
 
 
-def _told_to_stop() -> asyncio.Event:
-    """What SIGTERM and SIGINT set from now on."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    return stopping
-
-
-async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of some work; None where it was to stop before, and the work was cancelled."""
-    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _begun(settings: Settings, ring: KeyRing, database: Database, owner: Database | None) -> Worker:
-    """The worker, as soon as Temporal answers and has taken the system's workflows."""
-    client = await _connected(settings, EncryptedPayloads(ring.payload.current, ring.payload.keys))
-    worker = build_worker(client, settings, database, Cipher(ring), owner)
-    await _start_system(client, settings.task_queue)
+async def _prepare(settings: Settings, ring: KeyRing, database: Database, owner: Database | None) -> list[Worker]:
+    """The workers, as soon as Temporal answers and runs the system's jobs."""
+    client = await _connect(settings, EncryptedPayloads(ring.payload.current, ring.payload.keys))
+    system = in_namespace(client, settings.temporal_system_namespace)
+    cipher = Cipher(ring)
+    workers = [
+        build_worker(client, settings, database, cipher),
+        *build_system_workers(client, system, settings, database, cipher, owner),
+    ]
+    await _provision(client, system, settings.task_queue)
     await align_histories(client, database)
-    return worker
+    return workers
 
 
-async def _start_system(client: Client, task_queue: str) -> None:
-    """Make sure that the platform's own workflows run; those that do are left alone."""
-    while True:
-        try:
-            await start_projectors(client, task_queue)
-            await start_outbox(client, task_queue)
-            await start_redaction(client, task_queue)
-            await schedule_partitions(client, task_queue)
-            await schedule_audit_checkpoint(client, task_queue)
-            await schedule_retention(client, task_queue)
-            await schedule_reconciler(client, task_queue)
-        except RPCError:
-            logger.warning("Temporal did not take the system's workflows; trying again")
-            await asyncio.sleep(1)
-        else:
-            return
-
-
-async def _connected(settings: Settings, codec: EncryptedPayloads) -> Client:
-    """A connected client, as soon as Temporal answers."""
+async def _connect(settings: Settings, codec: EncryptedPayloads) -> Client:
+    """A client of the instances' namespace, as soon as Temporal answers."""
     interceptors = [TracingInterceptor()] if settings.otlp_endpoint else []
     while True:
         try:
@@ -327,3 +314,42 @@ async def _connected(settings: Settings, codec: EncryptedPayloads) -> Client:
         except (RPCError, RuntimeError):
             logger.warning("Temporal does not answer yet", extra={"address": settings.temporal_address})
             await asyncio.sleep(1)
+
+
+async def _provision(client: Client, system: Client, task_queue: str) -> None:
+    """Make the system namespace and start the jobs, as soon as Temporal has the instances' namespace."""
+    while True:
+        try:
+            if await has_namespace(client):
+                await ensure_namespace(system)
+                await _start_jobs(system, task_queue)
+                return
+            logger.warning("Temporal has no such namespace yet", extra={"namespace": client.namespace})
+        except RPCError as error:
+            # A new namespace is NOT_FOUND for some seconds on a Temporal of several hosts.
+            logger.warning("Temporal did not take the system's jobs yet", extra={"status": error.status.name})
+        await asyncio.sleep(1)
+
+
+async def _start_jobs(system: Client, task_queue: str) -> None:
+    for loop in LOOPS:
+        await start_loop(system, task_queue, loop)
+    for job in SCHEDULES:
+        await keep_schedule(system, task_queue, job)
+
+
+async def start_loop(system: Client, task_queue: str, loop: Job) -> None:
+    """Start a loop unless it runs."""
+    await ensure_running(
+        system,
+        loop.workflow.run,
+        workflow_id=loop.workflow_id,
+        task_queue=system_task_queue(task_queue, loop.queue),
+        summary=PublicText(loop.summary),
+        args=loop.args,
+    )
+
+
+async def keep_schedule(system: Client, task_queue: str, job: Scheduled) -> None:
+    """Make the schedule of a job, or bring it up to date."""
+    await ensure_schedule(system, job.workflow_id, job.schedule(task_queue), run_now=job.at_worker_start)

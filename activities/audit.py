@@ -30,31 +30,20 @@ import logging
 from datetime import timedelta
 
 from temporalio import activity
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-)
 from temporalio.exceptions import ApplicationError
 
-from activities import schedules
 from models.audit import SYSTEM, AuditEntry
-from models.temporal.audit import AUDIT_CHECKPOINT, AUDIT_CHECKPOINT_ID, AuditCheckpointResult, AuditHead
+from models.temporal.system import AuditCheckpointResult, AuditHead
 from privacy.audit_chain import Checkpoint, CheckpointKey
 from runtime.database import Database
 from store.audit import checkpoints, entries
-from store.audit.checkpoints import HOUR, DueHour
+from store.audit.checkpoints import DueHour
 
 logger = logging.getLogger("perennial.audit")
 
 ACTOR = "system:audit"
 CHAIN_LOST = "audit.chain_lost"
 GRACE = timedelta(minutes=2)
-_AFTER_THE_HOUR = timedelta(minutes=3)
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 20.0
 
@@ -119,13 +108,3 @@ class AuditCheckpoints:
 
 def _head(checkpoint: Checkpoint) -> AuditHead:
     return AuditHead(hour=checkpoint.hour, head=checkpoint.head.hex())
-
-
-async def schedule_audit_checkpoint(client: Client, task_queue: str) -> None:
-    """Have the audit log checkpointed now and a few minutes after every full hour, on this task queue."""
-    schedule = Schedule(
-        action=ScheduleActionStartWorkflow(AUDIT_CHECKPOINT, id=AUDIT_CHECKPOINT_ID, task_queue=task_queue),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=HOUR, offset=_AFTER_THE_HOUR)]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=HOUR),
-    )
-    await schedules.keep(client, AUDIT_CHECKPOINT_ID, schedule)

@@ -15,7 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from delivery.http import AddressForbiddenError, Answer, Outbound, UnreachableError
-from models.temporal.callbacks import CallbackDue
+from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher
 from privacy.signatures import signed_headers

@@ -34,17 +34,15 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.heartbeats import heartbeats
+from activities.loops import turn
 from activities.replays import Replays
-from activities.system import ensure_running
 from models.errors import PerennialError
 from models.rules.triggers import Exit
-from models.temporal.callbacks import CALLBACK, CallbackDue, callback_workflow_id
 from models.temporal.execution import RecordedEvent
 from models.temporal.identity import temporal_workflow_id
-from models.temporal.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
 from models.temporal.public_text import PublicText
 from models.temporal.starting import exit_requests, start_message, start_options
+from models.temporal.system import CALLBACK, CallbackDue, Queue, callback_id, system_task_queue
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
@@ -61,8 +59,6 @@ logger = logging.getLogger("perennial.outbox")
 AT_ONCE = 32
 """How many letters are under way at once: enough to keep Temporal busy, too few to drown it."""
 IDLE_SECONDS = 0.1
-TURN_SECONDS = 20 * 60.0
-"""How long an activity delivers before it lets the workflow continue as new."""
 STARTED_BY = "trigger"
 AWAY = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED})
 """What an RPC says when Temporal is away or busy, whatever it is asked: the letter waits, and isn't to blame."""
@@ -110,24 +106,24 @@ class Outbox:
         database: Database,
         cipher: Cipher,
         client: Client,
+        system: Client,
         task_queue: str,
         startables: Mapping[str, Startable],
     ) -> None:
+        """``client`` is for the instances' namespace, ``system`` for the one in which callbacks run."""
         self._database = database
         self._cipher = cipher
         self._client = client
+        self._system = system
         self._task_queue = task_queue
         self._startables = startables
         self._replays = Replays(database, cipher, client)
 
     @activity.defn(name="outbox.deliver")
     async def deliver(self) -> None:
-        """Deliver what is due, and look again, until the turn is over or the worker stops."""
-        over = asyncio.get_running_loop().time() + TURN_SECONDS
-        async with heartbeats():
-            await self.carry_on(
-                lambda: asyncio.get_running_loop().time() < over and not activity.is_worker_shutdown()
-            )
+        """Deliver due entries for a turn."""
+        async with turn() as goes_on:
+            await self.carry_on(goes_on)
 
     async def carry_on(self, go_on: Callable[[], bool]) -> None:
         """The loop of :meth:`deliver`; what is under way when it ends is delivered again by the next."""
@@ -248,11 +244,11 @@ class Outbox:
     async def _call_back(self, letter: OutboxEntry) -> None:
         due = CallbackDue(instance_id=letter.instance_id, ending=int(letter.event_id))
         with contextlib.suppress(WorkflowAlreadyStartedError):
-            await self._client.start_workflow(
+            await self._system.start_workflow(
                 CALLBACK,
                 due,
-                id=callback_workflow_id(due),
-                task_queue=self._task_queue,
+                id=callback_id(due),
+                task_queue=system_task_queue(self._task_queue, Queue.DELIVERY),
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=PublicText(f"Callback of {letter.workflow_id}"),
                 rpc_timeout=RPC_TIMEOUT,
@@ -319,14 +315,3 @@ async def _write(connection: Connection, stored: StoredOutboxEntry, fate: _Fate)
             if attempts is not None:
                 told = {"kind": stored.letter.kind, "workflow_id": stored.letter.workflow_id, "attempts": attempts}
                 logger.error("a letter was left dead", extra=told)
-
-
-async def start_outbox(client: Client, task_queue: str) -> None:
-    """Make sure that the outbox has its workflow on this task queue."""
-    await ensure_running(
-        client,
-        task_queue,
-        OUTBOX,
-        workflow_id=OUTBOX_WORKFLOW_ID,
-        summary="Tells waiting instances and triggered workflows of events",
-    )

@@ -35,23 +35,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 import asyncpg
 from temporalio import activity
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-)
 
-from activities import schedules
-from models.temporal.partitions import PARTITIONS, PARTITIONS_ID, PartitionsMade
+from models.temporal.system import PartitionsMade
 from runtime.database import Database
 from store.connection import Connection
 from store.events import partitions
@@ -205,13 +195,3 @@ class _Removal:
         async with self._connection.transaction():
             batch = await self._begin_batch(self._connection)
             await batch.record(self._partition.name, "held", rows)
-
-
-async def schedule_partitions(client: Client, task_queue: str) -> None:
-    """Have partitions made now and every day, on this task queue."""
-    schedule = Schedule(
-        action=ScheduleActionStartWorkflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(days=1))]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(days=7)),
-    )
-    await schedules.keep(client, PARTITIONS_ID, schedule)

@@ -29,16 +29,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from temporalio import activity
-from temporalio.client import Client
 
-from activities.heartbeats import heartbeats
-from activities.system import ensure_running
+from activities.loops import run_loop
 from models.rules.folding import ACCOUNT_DELETION, FoldedEvent, Projection
 from models.rules.triggers import WorkflowTrigger
-from models.temporal.projection import ALL_SHARDS, PROJECTOR, ShardOfLog, projector_workflow_id
+from models.temporal.system import PROJECTOR, ShardOfLog
 from privacy.encryption import Cipher, DataKey, DecryptionError, KeyUnwrapError
 from runtime.database import UNREACHABLE, Database
-from runtime.wake_ups import WakeUp, WakeUps
+from runtime.wake_ups import WakeUps
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
@@ -55,8 +53,6 @@ YIELD_EVERY = 250
 """The events after which the loop yields: workflow tasks wait on the same event loop."""
 TRIES = 3
 """The attempts at an event, alone, before it is set aside."""
-TURN_SECONDS = 20 * 60.0
-"""The time after which the activity ends, so that the workflow can continue as new."""
 POLL_SECONDS = 0.25
 """The pause after an empty read, unless a notification comes."""
 UNSETTLED_SECONDS = 0.01
@@ -91,25 +87,31 @@ class Projector:
 
     @activity.defn(name="projector.follow")
     async def follow(self, shard: ShardOfLog) -> None:
-        """Project events until the turn is over or the worker stops."""
+        """Project the events of a shard for a turn."""
         follower = Follower(self._database, self._cipher, self._triggers, shard.shard)
-        over = asyncio.get_running_loop().time() + TURN_SECONDS
-        async with heartbeats(), self._wake_ups.bell() as bell:
-            while (began := asyncio.get_running_loop().time()) < over and not activity.is_worker_shutdown():
+        clock = asyncio.get_running_loop().time
+        async with self._wake_ups.bell() as bell:
+
+            async def step() -> float:
+                began = clock()
                 found = await follower.step()
-                await _rest(bell, found, asyncio.get_running_loop().time() - began)
+                if found is Found.NOTHING:
+                    await bell.wait(POLL_SECONDS)
+                    return 0
+                return _pause(found, clock() - began)
+
+            await run_loop(step)
 
 
-async def _rest(bell: WakeUp, found: Found | None, taken: float) -> None:
-    """Pause after a batch that took ``taken`` seconds; None is a failed one."""
-    if found is Found.NOTHING:
-        await bell.wait(POLL_SECONDS)
-    elif found is Found.UNSETTLED:
-        await asyncio.sleep(UNSETTLED_SECONDS)
-    elif found is Found.SOME:
-        await asyncio.sleep(min(max(GATHER_SECONDS, taken * PACE), MOST_GATHERED_SECONDS))
-    elif found is None:
-        await asyncio.sleep(AGAIN_SECONDS)
+def _pause(found: Found | None, taken: float) -> float:
+    """Seconds until the next batch, after one that took ``taken`` seconds; None is a failed one."""
+    if found is None:
+        return AGAIN_SECONDS
+    if found is Found.UNSETTLED:
+        return UNSETTLED_SECONDS
+    if found is Found.SOME:
+        return min(max(GATHER_SECONDS, taken * PACE), MOST_GATHERED_SECONDS)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -246,16 +248,3 @@ class Follower:
                 "an event was set aside",
                 extra={"event_id": each.event.event_id, "error_type": type(each.error).__name__},
             )
-
-
-async def start_projectors(client: Client, task_queue: str) -> None:
-    """Start the workflow of each shard that has none."""
-    for shard in ALL_SHARDS:
-        await ensure_running(
-            client,
-            task_queue,
-            PROJECTOR,
-            workflow_id=projector_workflow_id(shard.shard),
-            summary=f"Folds shard {shard.shard} of the event log into profiles",
-            args=[shard],
-        )

@@ -2,32 +2,27 @@
 
 Temporal is the truth of the status. Lifecycle workflows write their end themselves; nobody does for a run that was
 terminated or timed out from the Web UI or the command line, nor for a row whose process died before it told
-Temporal (ADR 0008). A schedule calls :meth:`Reconciler.look` three times a minute.
+Temporal (ADR 0008). :meth:`Reconciler.reconcile` looks three times a minute, in one long run.
 
 A history that Temporal doesn't have any more (its database was lost, a run was deleted) closes nothing that could
 be listed. So each look also asks for some of the instances that were seen running, in turn; their end can't be
 taken back, so a Temporal counts as the right one only after it has been looked at for :data:`LOST_AFTER`: a worker
 that was pointed at another cluster by mistake ends nothing meanwhile.
 
-All it does is idempotent: it ends rows that have no end, of runs that no replay has replaced. Where it dies, the
-next look begins where the last complete one had come to.
+All it does is idempotent: it ends rows that have no end, of runs that no replay has replaced.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import (
     Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
@@ -35,17 +30,19 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities import schedules
+from activities.loops import run_loop
 from models.temporal.ending import ENDED_AS
 from models.temporal.execution import StepFailure
 from models.temporal.identity import WORKFLOW, temporal_workflow_id
-from models.temporal.reconciler import RECONCILER, RECONCILER_ID, ReconcileRequest, ReconcileResult
+from models.temporal.system import ReconcileRequest, ReconcileResult
 from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
 from store.instances import terminal
 from store.instances.terminal import Ending, Unfinished, failure_without_stack
+
+logger = logging.getLogger("perennial.reconciler")
 
 EVERY = timedelta(seconds=20)
 OVERLAP = timedelta(minutes=2)
@@ -73,7 +70,50 @@ class Reconciler:
         self._cipher = cipher
         self._client = client
 
-    @activity.defn(name="reconciler.look")
+    @activity.defn(name="reconciler.reconcile")
+    async def reconcile(self, request: ReconcileRequest) -> ReconcileRequest:
+        """Look every :data:`EVERY` for a turn; returns the request with which the next turn continues.
+
+        Heartbeats carry the progress of the last complete look. By the moment at which the worker dies:
+
+        1. within a look, or in the pause after it: the retry continues from the last heartbeat, at most a look
+           behind. Instances that were ended already have an end, so nothing happens to them.
+        2. after the turn, before Temporal has its result: as 1.
+
+        Temporal lost with its histories loses the progress too, so :data:`LOST_AFTER` begins anew.
+        """
+        progress = _heartbeated() or request
+
+        async def step() -> float:
+            nonlocal progress
+            try:
+                progress = await self.advance(progress)
+            except RPCError as error:
+                logger.warning("Temporal does not answer the reconciler", extra={"status": error.status.name})
+            return EVERY.total_seconds()
+
+        await run_loop(step, details=lambda: progress)
+        return progress
+
+    async def advance(self, progress: ReconcileRequest) -> ReconcileRequest:
+        """Look once, from the beginning where the progress is that of another namespace."""
+        namespace_id = await self._namespace_id()
+        if progress.namespace_id != namespace_id:
+            progress = ReconcileRequest()
+        result = await self.look(progress)
+        return ReconcileRequest(
+            namespace_id=namespace_id,
+            since=result.until,
+            watching_since=result.watching_since,
+            after=result.after,
+        )
+
+    async def _namespace_id(self) -> str:
+        described = await self._client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=self._client.namespace), timeout=RPC_TIMEOUT
+        )
+        return described.namespace_info.id
+
     async def look(self, asked: ReconcileRequest) -> ReconcileResult:
         """Look at the runs that have closed since then, at rows that were never started, for lost histories."""
         began = datetime.now(UTC)
@@ -111,8 +151,6 @@ class Reconciler:
 
     async def _compare(self, unfinished: Unfinished, *, may_be_lost: bool = False) -> int:
         """End one row if Temporal says that its latest run has ended, or knows none; says how many were."""
-        if activity.in_activity():
-            activity.heartbeat()
         workflow_id = temporal_workflow_id(unfinished.workflow_id, unfinished.instance_id)
         handle = self._client.get_workflow_handle(workflow_id)
         try:
@@ -151,6 +189,12 @@ class Reconciler:
         return failure_without_stack("Failed", "The run has failed without saying why.", step)
 
 
+def _heartbeated() -> ReconcileRequest | None:
+    """The progress that an attempt before this one has heartbeated."""
+    details = activity.info().heartbeat_details
+    return ReconcileRequest.model_validate(details[0]) if details else None
+
+
 def _unknown(unfinished: Unfinished, *, may_be_lost: bool) -> Ending | None:
     if unfinished.run_id is None:
         return _never_started()
@@ -170,13 +214,3 @@ def _chunks(items: Iterable[str]) -> Iterable[list[str]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, _CHUNK)):
         yield chunk
-
-
-async def schedule_reconciler(client: Client, task_queue: str) -> None:
-    """Have Temporal and the stored context compared from now on."""
-    schedule = Schedule(
-        action=ScheduleActionStartWorkflow(RECONCILER, id=RECONCILER_ID, task_queue=task_queue),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=EVERY)]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(minutes=1)),
-    )
-    await schedules.keep(client, RECONCILER_ID, schedule)

@@ -27,8 +27,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from activities.heartbeats import heartbeats
 from activities.instances import instance_unknown
+from activities.loops import heartbeats
 from models.errors import UserErasedError
 from models.temporal.execution import StepContext, StepInput
 from privacy.encryption import Cipher, DataKey

@@ -23,11 +23,8 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from temporalio import activity
-from temporalio.client import Client
 
-from activities.heartbeats import heartbeats
-from activities.system import ensure_running
-from models.temporal.redaction import REDACTION, REDACTION_WORKFLOW_ID
+from activities.loops import turn
 from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
 from store.events import redactions
@@ -44,8 +41,6 @@ PACE = 1.0
 LOCKED_SECONDS = 0.05
 """Time before a page with locked events is read again."""
 AFTER_A_FAILURE = timedelta(seconds=30)
-TURN_SECONDS = 20 * 60.0
-"""Duration of an activity, after which its workflow continues as new."""
 
 
 class Redactions:
@@ -57,12 +52,9 @@ class Redactions:
 
     @activity.defn(name="redactions.apply")
     async def apply(self) -> None:
-        """Apply redactions until the turn is over or the worker shuts down."""
-        over = asyncio.get_running_loop().time() + TURN_SECONDS
-        async with heartbeats():
-            await self.apply_while(
-                lambda: asyncio.get_running_loop().time() < over and not activity.is_worker_shutdown()
-            )
+        """Apply redactions for a turn."""
+        async with turn() as goes_on:
+            await self.apply_while(goes_on)
 
     async def apply_while(self, go_on: Callable[[], bool]) -> None:
         """The loop of :meth:`apply`."""
@@ -106,14 +98,3 @@ class Redactions:
         with contextlib.suppress(*UNREACHABLE):
             async with self._database.connection() as connection:
                 await redactions.postpone(connection, pending, AFTER_A_FAILURE)
-
-
-async def start_redaction(client: Client, task_queue: str) -> None:
-    """Make sure that redactions have their workflow on this task queue."""
-    await ensure_running(
-        client,
-        task_queue,
-        REDACTION,
-        workflow_id=REDACTION_WORKFLOW_ID,
-        summary="Redacts stored events after opt-outs",
-    )

@@ -30,26 +30,14 @@ from functools import partial
 from typing import TypeVar
 
 from temporalio import activity
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    ScheduleUpdate,
-)
+from temporalio.client import Client
 
-from activities.heartbeats import heartbeats
+from activities.loops import heartbeats
 from activities.partitions import PartitionDropper
 from models.rules import retention as types
 from models.rules.retention import DATA_TYPES
 from models.temporal.identity import temporal_workflow_id
-from models.temporal.retention import (
-    RETENTION,
-    RETENTION_SCHEDULE_ID,
+from models.temporal.system import (
     PurgeRequest,
     RetentionOutcome,
     RetentionPlan,
@@ -337,19 +325,3 @@ async def align_histories(client: Client, database: Database) -> None:
         logger.warning("Postgres does not answer; Temporal's retention is left as it is")
         return
     await keep_histories(client, timedelta(days=days))
-
-
-async def schedule_retention(client: Client, task_queue: str) -> None:
-    """Have the retention enforced every day, on this task queue; a day that was missed is made up for."""
-    schedule = Schedule(
-        action=ScheduleActionStartWorkflow(
-            RETENTION, RetentionRun(), id=RETENTION_SCHEDULE_ID, task_queue=task_queue
-        ),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(days=1), offset=timedelta(hours=2))]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(days=2)),
-    )
-    try:
-        await client.create_schedule(RETENTION_SCHEDULE_ID, schedule)
-    except ScheduleAlreadyRunningError:
-        handle = client.get_schedule_handle(RETENTION_SCHEDULE_ID)
-        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))

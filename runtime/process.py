@@ -1,10 +1,20 @@
-"""Small duties of an API or worker process: report that it serves, and collect garbage less often."""
+"""Duties of an API or worker process: report that it serves, collect garbage less often, stop in good order."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import signal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from temporalio.worker import Worker
+
+T = TypeVar("T")
 
 
 def announce_ready(path: Path | None) -> None:
@@ -25,3 +35,37 @@ def collect_rarely(middle: int = 20, oldest: int = 50) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, middle, oldest)
+
+
+def stop_event() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set from now on."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of ``work``; None where ``stopping`` is set first, which cancels the work."""
+    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def polling(workers: Sequence[Worker]) -> AsyncIterator[None]:
+    """Run workers together. They stop together too: on leaving, or when one of them fails for good."""
+    async with AsyncExitStack() as stack:
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        try:
+            yield
+        finally:
+            # The stack would stop one after another, each with its graceful time.
+            await asyncio.gather(*(worker.shutdown() for worker in workers))

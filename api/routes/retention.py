@@ -39,8 +39,9 @@ from models.schemas.retention import (
     RunView,
 )
 from models.temporal.public_text import PublicText
-from models.temporal.retention import RETENTION, RetentionRun, retention_workflow_id
+from models.temporal.system import RETENTION, Queue, RetentionRun, retention_id, system_task_queue
 from models.vocabulary import Role
+from runtime.provisioning import ensure_namespace, in_namespace
 from runtime.temporal import RPC_TIMEOUT, keep_histories
 from store.retention import periods, preview, runs
 from store.retention.periods import Retention
@@ -171,13 +172,15 @@ async def _start(resources: Resources, data_types: Sequence[str], *, actor: str)
     dies in between, the run is listed all the same, and a second request shares its work. In the other order a
     crash would leave the row of a run that never started.
     """
-    client = await resources.require_temporal()
+    settings = resources.settings
+    system = in_namespace(await resources.require_temporal(), settings.temporal_system_namespace)
+    await ensure_namespace(system)  # no worker may have made it yet
     run = RetentionRun(run_id=uuid.uuid4().hex, requested_by=actor, data_types=list(data_types))
-    await client.start_workflow(
+    await system.start_workflow(
         RETENTION,
         run,
-        id=retention_workflow_id(run.run_id),
-        task_queue=resources.settings.task_queue,
+        id=retention_id(run.run_id),
+        task_queue=system_task_queue(settings.task_queue, Queue.MAINTENANCE),
         static_summary=PublicText("Retention, requested by an admin"),
         rpc_timeout=RPC_TIMEOUT,
     )

@@ -22,7 +22,7 @@ from benchmarks.measure import Figure, until
 from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
 from models.rules.sharding import SHARDS
-from models.temporal.projection import PROJECTOR
+from models.temporal.system import PROJECTOR
 from store.events.partitions import month_start
 
 _EVENTS = 5_000_000

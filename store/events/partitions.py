@@ -17,7 +17,7 @@ import asyncpg
 
 from models.errors import PartitionDetachingError
 from models.rules.sharding import SHARDS
-from models.temporal.projection import PROJECTOR
+from models.temporal.system import PROJECTOR
 from store.connection import Connection
 from store.events import redactions
 from store.statements import sql

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from models.temporal.callbacks import CallbackDue
+from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher, DataKey
 from privacy.signatures import new_secret

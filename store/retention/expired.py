@@ -21,7 +21,7 @@ from models.tables.events import Event, EventId, PoisonEvent
 from models.tables.execution import Callback, Instance, Message
 from models.tables.people import User
 from models.tables.projections import Session, TemporalOutbox, Transaction, UserActivity
-from models.temporal.projection import PROJECTOR
+from models.temporal.system import PROJECTOR
 from store.connection import Connection
 from store.statements import filtered, select, sql, statement
 

@@ -14,7 +14,7 @@ from sqlmodel import col
 from models.audit import SYSTEM, AuditEntry
 from models.errors import RetentionRunNotFoundError
 from models.tables.retention import RetentionResult, RetentionRunRow
-from models.temporal.retention import SYSTEM_ACTOR
+from models.temporal.system import SYSTEM_ACTOR
 from store.audit import entries
 from store.connection import Connection, use_background_settings
 from store.retention import periods

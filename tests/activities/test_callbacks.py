@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.callbacks import PAUSES, Callbacks
-from models.temporal.callbacks import CallbackDue
+from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime.database import Database

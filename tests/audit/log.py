@@ -10,7 +10,7 @@ import asyncpg
 from temporalio.testing import ActivityEnvironment
 
 from activities.audit import AuditCheckpoints
-from models.temporal.audit import AuditCheckpointResult, AuditHead
+from models.temporal.system import AuditCheckpointResult, AuditHead
 from privacy.audit_chain import CheckpointKey
 from runtime.database import Database
 from store.audit import verification

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models.temporal.audit import AuditHead
+from models.temporal.system import AuditHead
 from privacy.audit_chain import ChainBrokenError
 from tests.audit.log import Log, hours_ago
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from activities import audit as checkpointing
-from activities.audit import schedule_audit_checkpoint
 from models.audit import AuditEntry
-from models.temporal.audit import AUDIT_CHECKPOINT_ID
 from privacy.audit_chain import ChainBrokenError
 from runtime.database import Database, DatabaseUnreachableError
 from runtime.settings import Settings
 from store.audit import checkpoints, entries
 from store.retention import periods
 from tests.audit.log import Log, hours_ago
-from tests.support.runs import Runs
+from tests.support.jobs import delete_schedule, scheduled
+from worker import keep_schedule
 
 LATE = """INSERT INTO audit_log (occurred_at, actor, role, action, outcome)
           VALUES ($1, 'late', 'admin', 'a', 'done')"""
@@ -195,26 +195,27 @@ async def test_nothing_younger_than_thirty_days_expires_whatever_the_tables_hold
 
 
 async def test_the_schedule_checkpoints_and_reports_a_deleted_checkpoint(
-    skipping: WorkflowEnvironment, runs: Runs, log: Log, worker_settings: Settings
+    skipping: WorkflowEnvironment, system: Client, system_jobs: None, log: Log, worker_settings: Settings
 ) -> None:
     await log.fill(3)
+    await delete_schedule(system, "system/audit-checkpoint")
     try:
         with skipping.with_time_skipping_disabled():
-            await _scheduled(skipping, worker_settings, 1)
-            await _scheduled(skipping, worker_settings, 2)
+            await _scheduled(system, worker_settings, 1)
+            await _scheduled(system, worker_settings, 2)
             assert (await log.verify()).rows == len(await log.rows()) == 3
             await log.superuser.execute("DELETE FROM audit_checkpoints WHERE hour >= $1", hours_ago(2))
-            await _scheduled(skipping, worker_settings, 3)
+            await _scheduled(system, worker_settings, 3)
     finally:
-        await skipping.client.get_schedule_handle(AUDIT_CHECKPOINT_ID).delete()
+        await delete_schedule(system, "system/audit-checkpoint")
     assert [row["action"] for row in await log.rows()][3:] == ["audit.chain_lost"]
     await log.verify()
 
 
-async def _scheduled(environment: WorkflowEnvironment, settings: Settings, runs: int) -> None:
+async def _scheduled(system: Client, settings: Settings, runs: int) -> None:
     """Create or update the schedule, and wait until that many runs have ended."""
-    await schedule_audit_checkpoint(environment.client, settings.task_queue)
-    handle = environment.client.get_schedule_handle(AUDIT_CHECKPOINT_ID)
+    await keep_schedule(system, settings.task_queue, scheduled("system/audit-checkpoint"))
+    handle = system.get_schedule_handle("system/audit-checkpoint")
     async with asyncio.timeout(20):
         while (info := (await handle.describe()).info).running_actions or info.num_actions < runs:
             await asyncio.sleep(0.05)

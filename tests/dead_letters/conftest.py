@@ -26,7 +26,8 @@ from store.instances.dead_letters import Filter, StoredDeadLetter
 from tests.dead_letters.journeys import Acts, InARow, Mended, RaisesLater, SideBySide, WithAWait
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
-from worker import startables, workflow_runner
+from worker import startables
+from workflows.sandbox import workflow_runner
 
 JOURNEYS = (InARow, SideBySide, WithAWait, RaisesLater, Mended)
 
@@ -93,7 +94,7 @@ async def set_up(
     environment: WorkflowEnvironment, database: Database, cipher: Cipher, queue: str
 ) -> AsyncIterator[Stage]:
     """A stage on some Temporal, with an outbox that is carried."""
-    carrier = Outbox(database, cipher, environment.client, queue, startables())
+    carrier = Outbox(database, cipher, environment.client, environment.client, queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     with environment.with_time_skipping_disabled():
         yield Stage(Runs(environment, database, cipher, queue, JOURNEYS), Acts())

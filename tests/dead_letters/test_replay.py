@@ -13,8 +13,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.replays import Replays
 from api.executions import Executions
-from models.temporal.callbacks import CallbackDue, callback_workflow_id
 from models.temporal.execution import Progress, StepContext
+from models.temporal.system import CallbackDue, callback_id
 from models.vocabulary import DeadLetterStatus, InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -177,7 +177,7 @@ async def test_a_letter_that_is_given_back_is_an_end_of_its_own_and_told_as_one(
     await played.replay(await played.letter(run))
     assert await played.ended(run) is InstanceStatus.FAILED
     due = CallbackDue(instance_id=run.instance_id, ending=1)
-    told = played.runs.environment.client.get_workflow_handle(callback_workflow_id(due))
+    told = played.runs.environment.client.get_workflow_handle(callback_id(due))
     async with asyncio.timeout(60):
         while not await _is_there(told):
             await asyncio.sleep(0.05)

@@ -10,16 +10,19 @@ from datetime import timedelta
 import uvloop
 from temporalio.worker import Worker
 
-from activities.projector import Projector, start_projectors
+from activities.projector import Projector
+from models.temporal.system import Queue, system_task_queue
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
 from runtime.database import Database
 from runtime.process import announce_ready
+from runtime.provisioning import ensure_namespace, in_namespace
 from runtime.settings import Settings, load_settings
 from runtime.telemetry import configure_logging
 from runtime.temporal import EncryptedPayloads, connect
-from worker import HEARTBEAT_THROTTLE, workflow_runner
-from workflows.system.projector import ProjectorWorkflow
+from worker import HEARTBEAT_THROTTLE, start_loop
+from workflows.sandbox import workflow_runner
+from workflows.system.jobs import LOOPS, ProjectorWorkflow
 
 
 async def work(settings: Settings) -> None:
@@ -30,9 +33,11 @@ async def work(settings: Settings) -> None:
     await database.open()
     codec = EncryptedPayloads(ring.payload.current, ring.payload.keys)
     client = await connect(settings, codec, lazy=False)
+    system = in_namespace(client, settings.temporal_system_namespace)
+    await ensure_namespace(system)
     worker = Worker(
-        client,
-        task_queue=settings.task_queue,
+        system,
+        task_queue=system_task_queue(settings.task_queue, Queue.PROJECTION),
         workflows=[ProjectorWorkflow],
         activities=[Projector(database, Cipher(ring), ()).follow],
         workflow_runner=workflow_runner(),
@@ -43,7 +48,9 @@ async def work(settings: Settings) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     async with worker:
-        await start_projectors(client, settings.task_queue)
+        for job in LOOPS:
+            if job.workflow is ProjectorWorkflow:
+                await start_loop(system, settings.task_queue, job)
         announce_ready(settings.ready_file)
         await stopping.wait()
     await database.close()

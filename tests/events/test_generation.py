@@ -15,13 +15,14 @@ from temporalio.testing import WorkflowEnvironment
 from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.rules.sharding import SHARDS
-from models.temporal.projection import projector_workflow_id
+from models.temporal.system import projector_id
 from models.vocabulary import Purpose, Role
 from privacy.encryption import Cipher
 from runtime import migrate
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.embedded.postgres_files import binaries, environment
+from runtime.provisioning import in_namespace
 from runtime.settings import Settings
 from store.consents import consents
 from store.consents.consents import ConsentDecision
@@ -77,8 +78,9 @@ async def working(
     )
     async with PerennialProcess("worker", settings, directory, module="tests.events.projecting"):
         yield
+    system = in_namespace(temporal.client, settings.temporal_system_namespace)
     for shard in range(SHARDS):
-        await temporal.client.get_workflow_handle(projector_workflow_id(shard)).terminate()
+        await system.get_workflow_handle(projector_id(shard)).terminate()
 
 
 @asynccontextmanager

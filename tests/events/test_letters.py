@@ -36,7 +36,7 @@ def delivering(temporal: Client, database: Database, cipher: Cipher) -> Deliveri
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
-        carrier = Outbox(database, cipher, temporal, "letters", startables())
+        carrier = Outbox(database, cipher, temporal, temporal, "letters", startables())
         task = asyncio.create_task(carrier.carry_on(lambda: True))
         yield
         task.cancel()

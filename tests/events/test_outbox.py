@@ -89,7 +89,7 @@ async def delivering(
     skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[None]:
     """The outbox's activity, run directly."""
-    carrier = Outbox(database, cipher, skipping.client, worker_settings.task_queue, startables())
+    carrier = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     with skipping.with_time_skipping_disabled():
         yield

@@ -19,7 +19,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.projector import Found
 from models.rules.sharding import SHARDS, shard_of
-from models.temporal.projection import projector_workflow_id
+from models.temporal.system import projector_id
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
@@ -27,8 +27,8 @@ from runtime.settings import Settings
 from tests.support.log import Happening, Log, drain, purchase
 from tests.support.postgres import durable_postgres
 from tests.support.processes import PerennialProcess
-from worker import build_worker
-from workflows.system.turns import HEARTBEAT
+from worker import build_system_workers
+from workflows.system.jobs import HEARTBEAT
 
 TAKEN_OVER_WITHIN = 10.0
 POINTS = {
@@ -91,7 +91,7 @@ class Workers:
 
     async def holder_of(self, shard: int) -> int:
         """The process id of the worker that follows a shard, or 0."""
-        handle = self._client.get_workflow_handle(projector_workflow_id(shard))
+        handle = self._client.get_workflow_handle(projector_id(shard))
         for pending in (await handle.describe()).raw_description.pending_activities:
             if pending.attempt and pending.last_worker_identity:
                 return int(pending.last_worker_identity.split("@")[0])
@@ -100,7 +100,7 @@ class Workers:
 
 @pytest.fixture
 async def workers(
-    skipping: WorkflowEnvironment, database_url: str, key_file: Path, tmp_path: Path
+    skipping: WorkflowEnvironment, system: Client, database_url: str, key_file: Path, tmp_path: Path
 ) -> AsyncIterator[Workers]:
     settings = Settings(
         environment="embedded",
@@ -110,9 +110,9 @@ async def workers(
         task_queue=f"projecting-{tmp_path.name}",
     )
     async with AsyncExitStack() as stack:
-        yield Workers(skipping.client, settings, tmp_path, stack)
+        yield Workers(system, settings, tmp_path, stack)
     for shard in range(SHARDS):
-        await skipping.client.get_workflow_handle(projector_workflow_id(shard)).terminate()
+        await system.get_workflow_handle(projector_id(shard)).terminate()
 
 
 @pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
@@ -148,10 +148,9 @@ async def test_each_event_counts_once_after_a_worker_was_killed_in_the_middle_of
 async def test_three_heartbeats_are_sent_per_heartbeat_timeout(
     skipping: WorkflowEnvironment, worker_settings: Settings, database: Database, cipher: Cipher
 ) -> None:
-    throttle = build_worker(skipping.client, worker_settings, database, cipher).config(active_config=True)[
-        "max_heartbeat_throttle_interval"
-    ]
-    assert throttle < HEARTBEAT / 3
+    workers = build_system_workers(skipping.client, skipping.client, worker_settings, database, cipher)
+    for worker in workers:
+        assert worker.config(active_config=True)["max_heartbeat_throttle_interval"] < HEARTBEAT / 3
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from activities.redaction import Redactions
-from models.temporal.redaction import REDACTION_WORKFLOW_ID
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
@@ -97,6 +97,7 @@ FIRST, *OTHERS = POINTS
 @pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 async def test_a_worker_killed_in_the_middle_of_a_page_leaves_it_to_the_next(
     skipping: WorkflowEnvironment,
+    system: Client,
     database: Database,
     cipher: Cipher,
     owner: Connection,
@@ -123,7 +124,7 @@ async def test_a_worker_killed_in_the_middle_of_a_page_leaves_it_to_the_next(
             assert await _left(log, owner, user_id) == EVENTS
         async with PerennialProcess("worker", settings, tmp_path):
             await _until_redacted(owner)
-        await skipping.client.get_workflow_handle(REDACTION_WORKFLOW_ID).terminate()
+        await system.get_workflow_handle("system/redaction").terminate()
     assert await _left(log, owner, user_id) == 0
     assert await _audited(owner, user_id) == [str(EVENTS)]
 

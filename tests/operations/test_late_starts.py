@@ -33,7 +33,7 @@ async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_ca
     async with database.transaction() as connection:
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
         await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
-    carrier = Outbox(database, cipher, skipping.client, worker_settings.task_queue, startables())
+    carrier = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     run = runs.at(new.workflow_id, new.instance_id)
     async with asyncio.timeout(60):
@@ -71,7 +71,7 @@ async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_and_the_re
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
         await connection.execute("UPDATE temporal_outbox SET due_at = now() + interval '3 seconds'")
         await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
-    carrier = Outbox(database, cipher, skipping.client, worker_settings.task_queue, startables())
+    carrier = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     async with database.connection() as connection, asyncio.timeout(60):
         while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE kind = 'replay'"):

@@ -194,7 +194,14 @@ async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
     before = await _deadlocks(owner)
     over = asyncio.Event()
     carriers = [
-        Outbox(side.database, cipher, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE})
+        Outbox(
+            side.database,
+            cipher,
+            skipping.client,
+            skipping.client,
+            f"locks-{uuid.uuid4().hex}",
+            {"win_back": STARTABLE},
+        )
         for side in sides
     ]
     async with asyncio.TaskGroup() as group:
@@ -227,7 +234,9 @@ async def test_who_begins_while_a_withdrawal_is_made_waits_for_it_and_begins_not
     person = Person(customer, database, cipher)
     if begin == "replay":
         await person.fail()
-    carrier = Outbox(database, cipher, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE})
+    carrier = Outbox(
+        database, cipher, skipping.client, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE}
+    )
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         async with database.transaction() as withdrawing:

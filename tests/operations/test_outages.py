@@ -105,7 +105,7 @@ async def test_a_withdrawal_during_an_outage_ends_its_instances_as_soon_as_tempo
     The outbox of the test's own is there throughout; that of the worker may be between two of its turns.
     """
     temporal = await Client.connect(frail.temporal.address)
-    outbox = Outbox(database, cipher, temporal, "outages", startables())
+    outbox = Outbox(database, cipher, temporal, temporal, "outages", startables())
     async with frail.clients(database) as [client], database.connection() as connection:
         await client.post("/users", json=user(consents={"data_collection": True, "marketing": True}))
         path = (await client.post("/workflows/newsletter/execute", json={"user_id": "u-1"})).headers["location"]

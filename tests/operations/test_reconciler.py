@@ -12,8 +12,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.reconciler import LOST_AFTER, Reconciler
 from models.temporal.identity import temporal_workflow_id
-from models.temporal.reconciler import ReconcileRequest
 from models.temporal.starting import start_message, start_options
+from models.temporal.system import ReconcileRequest
 from models.vocabulary import DeadLetterStatus, InstanceStatus
 from privacy.encryption import Cipher
 from runtime.database import Database

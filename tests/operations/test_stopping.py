@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from runtime.embedded.ports import free_port
 from tests.support.little_stack import LittleStack
 from tests.support.processes import PerennialProcess
 
 
 @pytest.mark.parametrize(
-    ("why", "line"),
-    [("away", "Temporal does not answer yet"), ("refusing", "Temporal did not take the system's workflows")],
+    ("setting", "value", "line"),
+    [
+        ("temporal_address", "127.0.0.1:1", "Temporal does not answer yet"),
+        ("temporal_namespace", "nowhere", "Temporal has no such namespace yet"),
+        ("temporal_system_namespace", "n" * 2000, "Temporal did not take the system's jobs yet"),
+    ],
 )
-async def test_it_ends_at_once_and_in_order(stack: LittleStack, tmp_path: Path, why: str, line: str) -> None:
-    """Away: nobody listens there. Refusing: it has no such namespace."""
-    elsewhere: dict[str, Any] = {
-        "away": {"temporal_address": f"127.0.0.1:{free_port()}"},
-        "refusing": {"temporal_namespace": "nowhere"},
-    }[why]
+async def test_it_ends_at_once_and_in_order(
+    stack: LittleStack, tmp_path: Path, setting: str, value: str, line: str
+) -> None:
+    """Nobody listens at the address; nobody made the namespace; no namespace may have such a long name."""
+    elsewhere = {setting: value}
     worker = PerennialProcess("worker", stack.settings.model_copy(update=elsewhere), tmp_path)
     ready = await worker.launch()
     try:

@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 from activities.outbox import Outbox
 from activities.reconciler import LOST_AFTER, Reconciler
 from models.temporal.execution import RecordedEvent
-from models.temporal.reconciler import ReconcileRequest
+from models.temporal.system import ReconcileRequest
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -38,7 +38,7 @@ async def customer(database: Database, cipher: Cipher) -> Customer:
 @asynccontextmanager
 async def delivering(runs: Runs, client: Client) -> AsyncIterator[None]:
     """The outbox of a worker that speaks to some Temporal."""
-    carrier = Outbox(runs.database, runs.cipher, client, runs.task_queue, startables())
+    carrier = Outbox(runs.database, runs.cipher, client, client, runs.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     yield
     task.cancel()

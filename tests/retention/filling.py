@@ -12,7 +12,7 @@ from activities.partitions import owner_database
 from activities.retention import EventPurge, Purge
 from models.rules.retention import EVENTS
 from models.rules.sharding import SHARDS
-from models.temporal.projection import PROJECTOR
+from models.temporal.system import PROJECTOR
 from runtime.database import Database
 from store.connection import Connection
 from store.retention import periods

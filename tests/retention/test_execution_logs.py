@@ -12,10 +12,10 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
-from activities.retention import Retention, schedule_retention
+from activities.retention import Retention
 from models.rules.retention import EXECUTION_LOGS, IDEMPOTENCY_ANSWERS, MESSAGES
 from models.temporal.identity import temporal_workflow_id
-from models.temporal.retention import RETENTION_SCHEDULE_ID, PurgeRequest
+from models.temporal.system import RETENTION_ID, PurgeRequest
 from models.vocabulary import InstanceStatus
 from runtime.database import Database
 from runtime.settings import Settings
@@ -23,11 +23,13 @@ from store.connection import Connection
 from store.retention import periods, runs
 from tests.retention.filling import RUN, audited, begin_purge, count, results
 from tests.support.http import Clients
+from tests.support.jobs import scheduled
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
-from tests.workflows_api.conftest import api, settings, working
+from tests.workflows_api.conftest import api, settings, system_working
+from worker import keep_schedule
 
-__all__ = ["api", "settings", "working"]
+__all__ = ["api", "settings", "system_working"]
 
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 
@@ -215,7 +217,7 @@ async def test_messages_are_deleted_except_those_of_running_instances(
 
 
 async def test_a_run_is_requested_followed_and_listed(
-    api: Clients, working: None, temporal: Client, owner: Connection
+    api: Clients, system_working: None, owner: Connection
 ) -> None:
     await owner.execute(
         """INSERT INTO idempotent_answers (key_id, idempotency_key, fingerprint, created_at)
@@ -248,11 +250,15 @@ async def test_temporal_keeps_histories_as_long_as_execution_logs_are_kept(api: 
 
 
 async def test_the_schedule_runs_every_day(
-    skipping: WorkflowEnvironment, runs: Runs, owner: Connection, worker_settings: Settings
+    skipping: WorkflowEnvironment,
+    system: Client,
+    system_jobs: None,
+    owner: Connection,
+    worker_settings: Settings,
 ) -> None:
     for _ in range(2):  # the second finds it there
-        await schedule_retention(skipping.client, worker_settings.task_queue)
-    handle = skipping.client.get_schedule_handle(RETENTION_SCHEDULE_ID)
+        await keep_schedule(system, worker_settings.task_queue, scheduled(RETENTION_ID))
+    handle = system.get_schedule_handle(RETENTION_ID)
     try:
         described = await handle.describe()
         [first, second] = described.info.next_action_times[:2]

@@ -15,7 +15,14 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 from models.rules.retention import EVENTS
-from models.temporal.retention import RETENTION, RetentionOutcome, RetentionRun, retention_workflow_id
+from models.temporal.system import (
+    RETENTION,
+    Queue,
+    RetentionOutcome,
+    RetentionRun,
+    retention_id,
+    system_task_queue,
+)
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
@@ -40,9 +47,9 @@ ROWS = 20_000
 class Stage:
     """A worker process to kill, and a run for it."""
 
-    def __init__(self, settings: Settings, directory: Path, temporal: Client, owner: Connection) -> None:
+    def __init__(self, settings: Settings, directory: Path, system: Client, owner: Connection) -> None:
         self.settings = settings
-        self.temporal = temporal
+        self.system = system
         self.owner = owner
         self.worker = PerennialProcess("worker", settings, directory)
 
@@ -56,11 +63,11 @@ class Stage:
 
     async def start(self) -> WorkflowHandle[object, RetentionOutcome]:
         run = RetentionRun(run_id=uuid.uuid4().hex, requested_by="a-test", data_types=[EVENTS])
-        return await self.temporal.start_workflow(
+        return await self.system.start_workflow(
             RETENTION,
             run,
-            id=retention_workflow_id(run.run_id),
-            task_queue=self.settings.task_queue,
+            id=retention_id(run.run_id),
+            task_queue=system_task_queue(self.settings.task_queue, Queue.MAINTENANCE),
             result_type=RetentionOutcome,
         )
 
@@ -84,6 +91,7 @@ class Stage:
 @pytest.fixture
 async def stage(
     skipping: WorkflowEnvironment,
+    system: Client,
     database: Database,
     postgres: EmbeddedPostgres,
     owner: Connection,
@@ -99,7 +107,7 @@ async def stage(
         task_queue=f"retention-{tmp_path.name}",
     )
     with skipping.with_time_skipping_disabled():
-        stage = Stage(settings, tmp_path, skipping.client, owner)
+        stage = Stage(settings, tmp_path, system, owner)
         await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), ROWS)
         await mark_projected(owner)
         yield stage

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from models.rules.retention import WEBHOOK_DELIVERIES
-from models.temporal.callbacks import CallbackDue
+from models.temporal.system import CallbackDue
 from models.vocabulary import InstanceStatus
 from runtime.database import Database
 from store.connection import Connection

@@ -12,22 +12,19 @@ from pathlib import Path
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
+from temporalio.workflow import _Definition
 
-import activities.outbox
-import activities.projector
-import activities.redaction
-from activities.outbox import start_outbox
-from activities.projector import start_projectors
-from activities.redaction import start_redaction
-from models.temporal.audit import AUDIT_CHECKPOINT, AUDIT_CHECKPOINT_ID
-from models.temporal.callbacks import CALLBACK, CallbackDue, callback_workflow_id
+from activities import loops
 from models.temporal.identity import SEARCH_ATTRIBUTES
-from models.temporal.outbox import OUTBOX, OUTBOX_WORKFLOW_ID
-from models.temporal.partitions import PARTITIONS, PARTITIONS_ID
-from models.temporal.projection import ALL_SHARDS, PROJECTOR, projector_workflow_id
-from models.temporal.reconciler import RECONCILER, RECONCILER_ID
-from models.temporal.redaction import REDACTION, REDACTION_WORKFLOW_ID
-from models.temporal.retention import RETENTION, RETENTION_SCHEDULE_ID, RetentionRun
+from models.temporal.system import (
+    CALLBACK,
+    PROJECTOR,
+    CallbackDue,
+    Queue,
+    callback_id,
+    projector_id,
+    system_task_queue,
+)
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from privacy.keyring import KeyRing, KeySet
@@ -35,13 +32,15 @@ from runtime.database import Database
 from runtime.embedded.postgres import scratch_postgres
 from runtime.embedded.temporal_server import find_temporal
 from runtime.migrate import upgrade
+from runtime.process import polling
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, data_converter
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from tests.support.temporal import skipping_temporal
-from worker import build_worker
+from worker import build_system_workers, build_worker, start_loop
 from workflows.policies import OUTSIDE
+from workflows.system.jobs import LOOPS, SCHEDULES, Job
 
 HISTORIES = Path(__file__).parent.parent / "workflows" / "histories"
 _KNOWN = KeySet("known", {"known": bytes(range(32))})
@@ -135,32 +134,32 @@ async def _given_up(runs: Runs, customer: Customer) -> dict[str, Run]:
     return {"onboarding-given_up": given_up}
 
 
-async def _write_turns(client: Client, task_queue: str) -> None:
-    """A run of each system workflow; of the endless ones, a run that continued as new."""
-    activities.projector.TURN_SECONDS = activities.outbox.TURN_SECONDS = activities.redaction.TURN_SECONDS = 0.5
-    await start_projectors(client, task_queue)
-    await start_outbox(client, task_queue)
-    await start_redaction(client, task_queue)
-    partitions = await client.start_workflow(PARTITIONS, id=PARTITIONS_ID, task_queue=task_queue)
-    encrypting = await client.start_workflow(AUDIT_CHECKPOINT, id=AUDIT_CHECKPOINT_ID, task_queue=task_queue)
-    retention = await client.start_workflow(
-        RETENTION, RetentionRun(), id=RETENTION_SCHEDULE_ID, task_queue=task_queue
-    )
-    looking = await client.start_workflow(RECONCILER, id=RECONCILER_ID, task_queue=task_queue)
-    due = CallbackDue(instance_id="nobodys", ending=0)
-    calling = await client.start_workflow(CALLBACK, due, id=callback_workflow_id(due), task_queue=task_queue)
-    for name, handle in {
-        PARTITIONS: partitions,
-        AUDIT_CHECKPOINT: encrypting,
-        RETENTION: retention,
-        RECONCILER: looking,
-        CALLBACK: calling,
-    }.items():
+async def _write_jobs(client: Client, task_queue: str) -> None:
+    """A run of each system workflow; of the loops, a run that continued as new."""
+    loops.TURN_SECONDS = 0.5
+    for job in LOOPS:
+        await start_loop(client, task_queue, job)
+    for job in SCHEDULES:
+        handle = await client.start_workflow(
+            job.workflow.run,
+            args=job.args,
+            id=job.workflow_id,
+            task_queue=system_task_queue(task_queue, job.queue),
+        )
         await handle.result()
-        _keep(f"{name}-turn", await handle.fetch_history())
-    _keep(f"{PROJECTOR}-turn", await _first_turn(client, projector_workflow_id(ALL_SHARDS[0].shard)))
-    _keep(f"{OUTBOX}-turn", await _first_turn(client, OUTBOX_WORKFLOW_ID))
-    _keep(f"{REDACTION}-turn", await _first_turn(client, REDACTION_WORKFLOW_ID))
+        _keep(f"{_name(job)}-turn", await handle.fetch_history())
+    due = CallbackDue(instance_id="unknown", ending=0)
+    delivery = system_task_queue(task_queue, Queue.DELIVERY)
+    callback = await client.start_workflow(CALLBACK, due, id=callback_id(due), task_queue=delivery)
+    await callback.result()
+    _keep(f"{CALLBACK}-turn", await callback.fetch_history())
+    for job in LOOPS:
+        if _name(job) != PROJECTOR or job.workflow_id == projector_id(0):
+            _keep(f"{_name(job)}-turn", await _first_turn(client, job.workflow_id))
+
+
+def _name(job: Job) -> str:
+    return str(_Definition.must_from_class(job.workflow).name)
 
 
 async def _first_turn(client: Client, workflow_id: str) -> WorkflowHistory:
@@ -196,7 +195,9 @@ async def record() -> None:
             await _write(
                 await _onboarding(Runs(environment, database, Cipher(RING), settings.task_queue), customer)
             )
-            await _write_turns(environment.client, settings.task_queue)
+            client = environment.client
+            async with polling(build_system_workers(client, client, settings, database, Cipher(RING))):
+                await _write_jobs(client, settings.task_queue)
         async with (
             skipping_temporal(CODEC) as environment,
             build_worker(environment.client, settings, database, Cipher(RING)),

@@ -23,9 +23,9 @@ from runtime.database import Database
 from store.instances import instances, triggers, waits
 from store.instances.instances import NewInstance, StoredInstance
 from store.users import data_keys
-from worker import workflow_runner
 from workflows.base import LifecycleWorkflow
 from workflows.catalog import catalog
+from workflows.sandbox import workflow_runner
 
 
 @dataclass

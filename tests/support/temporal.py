@@ -17,12 +17,14 @@ from models.temporal.identity import SEARCH_ATTRIBUTES
 from privacy.encryption import Cipher
 from privacy.keyring import KeyRing
 from runtime.database import Database
+from runtime.process import polling
+from runtime.provisioning import ensure_namespace, in_namespace
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, data_converter
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
-from worker import build_worker
+from worker import build_system_workers, build_worker
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +67,14 @@ def temporal(skipping: WorkflowEnvironment) -> Client:
     return skipping.client
 
 
+@pytest.fixture(scope="session")
+async def system(skipping: WorkflowEnvironment) -> Client:
+    """A client for the system namespace of the same Temporal."""
+    client = in_namespace(skipping.client, Settings().temporal_system_namespace)
+    await ensure_namespace(client)
+    return client
+
+
 @pytest.fixture
 async def mail() -> AsyncIterator[MailServer]:
     async with MailServer() as server:
@@ -88,6 +98,15 @@ async def runs(
 ) -> AsyncIterator[Runs]:
     async with build_worker(skipping.client, worker_settings, database, cipher):
         yield Runs(skipping, database, cipher, worker_settings.task_queue)
+
+
+@pytest.fixture
+async def system_jobs(
+    temporal: Client, system: Client, database: Database, cipher: Cipher, worker_settings: Settings
+) -> AsyncIterator[None]:
+    """Workers for the system's jobs; the test starts the jobs."""
+    async with polling(build_system_workers(temporal, system, worker_settings, database, cipher)):
+        yield
 
 
 DAY = timedelta(days=1)

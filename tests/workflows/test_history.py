@@ -14,6 +14,7 @@ from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.workflow import _Definition
 
+from models.temporal.system import Queue
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -21,9 +22,11 @@ from runtime.temporal import EncryptedPayloads, data_converter
 from tests.support.people import Customer
 from tests.support.recorded import CODEC, HISTORIES
 from tests.support.runs import Runs
-from worker import workflow_runner
 from workflows.catalog import catalog
-from workflows.system.registry import SYSTEM_WORKFLOWS
+from workflows.sandbox import workflow_runner
+from workflows.system.jobs import workflows_of
+
+SYSTEM_WORKFLOWS = [each for queue in Queue for each in workflows_of(queue)]
 
 
 async def test_history_has_no_personal_data_and_a_readable_summary(runs: Runs, customer: Customer) -> None:

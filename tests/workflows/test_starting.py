@@ -58,9 +58,9 @@ async def deliver(
             await asyncio.gather(
                 watch(),
                 *(
-                    Outbox(database, cipher, skipping.client, settings.task_queue, STARTABLES).carry_on(
-                        lambda: not over.is_set()
-                    )
+                    Outbox(
+                        database, cipher, skipping.client, skipping.client, settings.task_queue, STARTABLES
+                    ).carry_on(lambda: not over.is_set())
                     for _ in range(carriers)
                 ),
             )

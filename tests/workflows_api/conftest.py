@@ -17,10 +17,11 @@ from api.app import create_app
 from api.resources import Resources, limiter_database
 from privacy.encryption import Cipher
 from runtime.database import Database
+from runtime.process import polling
 from runtime.settings import Settings
 from tests.support.http import Clients, clients_of
 from tests.support.people import Customer
-from worker import build_worker, startables
+from worker import build_system_workers, build_worker, startables
 
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 
@@ -64,11 +65,20 @@ async def working(settings: Settings, temporal: Client, database: Database, ciph
 
 
 @pytest.fixture
-async def delivering(
-    settings: Settings, temporal: Client, database: Database, cipher: Cipher
+async def system_working(
+    settings: Settings, temporal: Client, system: Client, database: Database, cipher: Cipher
 ) -> AsyncIterator[None]:
-    """The outbox's activity, run directly."""
-    carrier = Outbox(database, cipher, temporal, settings.task_queue, startables())
+    """Workers for the system's jobs, none of which is started."""
+    async with polling(build_system_workers(temporal, system, settings, database, cipher)):
+        yield
+
+
+@pytest.fixture
+async def delivering(
+    settings: Settings, temporal: Client, system: Client, database: Database, cipher: Cipher, system_working: None
+) -> AsyncIterator[None]:
+    """The outbox's activity, run directly, and workers for callbacks."""
+    carrier = Outbox(database, cipher, temporal, system, settings.task_queue, startables())
     task = asyncio.create_task(carrier.carry_on(lambda: True))
     yield
     task.cancel()

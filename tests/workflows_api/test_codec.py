@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from temporalio.client import Client
 
 from api.app import create_app
 from api.resources import Resources, limiter_database
+from models.temporal.system import retention_id
 from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -53,6 +55,23 @@ async def test_an_admin_opens_what_is_encrypted_in_history_and_nobody_else(
     for role in (Role.OPERATOR, Role.ANALYST, Role.INTEGRATOR):
         assert_problem(await api.of(role).post("/codec/decode", json={"payloads": [encrypted]}), 403, "forbidden")
     assert_problem(await api.anonymous.post("/codec/decode", json={"payloads": []}), 401, "unauthenticated")
+
+
+async def test_payloads_of_the_system_namespace_are_opened_too(api: Clients, system: Client) -> None:
+    answer = await api.admin.post("/retention/run", json={"dry_run": False})
+    handle = system.get_workflow_handle(retention_id(answer.json()["run_id"]))
+    async for event in handle.fetch_history_events():
+        [payload] = event.workflow_execution_started_event_attributes.input.payloads
+        break
+    await handle.terminate()
+    opened = await api.admin.post(
+        f"/codec/decode?namespace={system.namespace}",
+        json={"payloads": [json_format.MessageToDict(payload)]},
+        headers={"origin": UI, "x-namespace": system.namespace},
+    )
+    assert opened.status_code == 200, opened.text
+    [decoded] = [json_format.ParseDict(each, Payload()) for each in opened.json()["payloads"]]
+    assert json.loads(decoded.data)["run_id"] == answer.json()["run_id"]
 
 
 async def test_what_was_opened_is_in_the_audit_log_and_of_whom(

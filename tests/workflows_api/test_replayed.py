@@ -13,7 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from temporalio.client import Client
 
 from activities.outbox import Outbox
-from models.temporal.callbacks import CallbackDue, callback_workflow_id
+from models.temporal.system import CallbackDue, callback_id
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
@@ -52,14 +52,14 @@ async def _failed(api: Clients, customer: Customer, **body: Any) -> tuple[str, d
     return path, executed.json(), f"/dead-letters/{letter['id']}"
 
 
-async def _told(temporal: Client, instance_id: str, ending: int) -> None:
+async def _told(system: Client, instance_id: str, ending: int) -> None:
     """Wait until the callback of an end is done with, or given up."""
     due = CallbackDue(instance_id=instance_id, ending=ending)
-    await temporal.get_workflow_handle(callback_workflow_id(due)).result()
+    await system.get_workflow_handle(callback_id(due)).result()
 
 
 async def test_each_end_is_told_once_under_an_id_of_its_own_and_with_the_same_secret(
-    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, temporal: Client
+    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, system: Client
 ) -> None:
     path, executed, letter = await _failed(api, customer, callback_url=hooks.url)
     await hooks.after(lambda: len(hooks.received) == 1)
@@ -70,7 +70,7 @@ async def test_each_end_is_told_once_under_an_id_of_its_own_and_with_the_same_se
     await until(api, path, status="completed")
     for ending in range(3):
         await hooks.after(lambda ending=ending: len(hooks.received) > ending)  # type: ignore[misc]
-        await _told(temporal, executed["instance_id"], ending)
+        await _told(system, executed["instance_id"], ending)
     told = [Webhook(executed["callback_secret"]).verify(hook.body, hook.headers) for hook in hooks.received]
     assert [each["status"] for each in told] == ["failed", "failed", "completed"]
     assert [each["error"] is None for each in told] == [False, False, True]
@@ -82,7 +82,7 @@ async def test_each_end_is_told_once_under_an_id_of_its_own_and_with_the_same_se
 
 
 async def test_an_end_that_a_replay_has_taken_back_is_not_tried_again(
-    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, temporal: Client
+    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, system: Client
 ) -> None:
     hooks.answers = ["500 Oh"]
     path, executed, letter = await _failed(api, customer, callback_url=hooks.url)
@@ -91,8 +91,8 @@ async def test_an_end_that_a_replay_has_taken_back_is_not_tried_again(
     await api.operator.post(f"{letter}/replay")
     await until(api, path, status="completed")
     await hooks.after(lambda: len(hooks.received) == 2)
-    await _told(temporal, executed["instance_id"], 0)
-    await _told(temporal, executed["instance_id"], 1)
+    await _told(system, executed["instance_id"], 0)
+    await _told(system, executed["instance_id"], 1)
     assert [json.loads(hook.body)["status"] for hook in hooks.received] == ["failed", "completed"]
 
 
@@ -113,7 +113,7 @@ async def test_a_replayed_instance_can_be_paused_and_cancelled_before_temporal_h
         hurried.setattr("api.executions.RPC_TIMEOUT", timedelta(seconds=0.5))
         assert_problem(await api.operator.post(f"{path}/pause"), 503, "worker_unavailable")
     pausing = asyncio.create_task(api.operator.post(f"{path}/pause"))
-    carrier = Outbox(database, cipher, temporal, settings.task_queue, startables())
+    carrier = Outbox(database, cipher, temporal, temporal, settings.task_queue, startables())
     carrying = asyncio.create_task(carrier.carry_on(lambda: True))
     paused = await pausing
     assert (paused.status_code, paused.json()["status"]) == (200, "paused")

@@ -1,4 +1,4 @@
-"""A callback: the finished instance, told to whoever executed it, until it has been taken or a day is over."""
+"""The callback of a finished instance."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.callbacks import Callbacks
-    from models.temporal.callbacks import CALLBACK, CallbackDue
     from models.temporal.public_text import PublicText
+    from models.temporal.system import CALLBACK, CallbackDue
+
+_SEND_WITHIN = timedelta(hours=26)
+"""The attempts of a day (:data:`activities.callbacks.PAUSES`), and some time for outages of Postgres."""
 
 
 @workflow.defn(name=CALLBACK)
 class CallbackWorkflow:
-    """One callback for one end of one instance."""
+    """Sends one callback for one end of one instance."""
 
     @workflow.run
     async def run(self, due: CallbackDue) -> None:
-        """Send it; the activity says when to try again, and when no more."""
         try:
             await workflow.execute_activity_method(
                 Callbacks.send,
                 due,
                 start_to_close_timeout=timedelta(minutes=1),
-                schedule_to_close_timeout=timedelta(hours=26),
+                schedule_to_close_timeout=_SEND_WITHIN,
+                # The activity's errors carry the pause before the next attempt.
                 retry_policy=RetryPolicy(initial_interval=timedelta(seconds=5)),
-                summary=PublicText("Tell of the finished instance"),
+                summary=PublicText("Send the callback"),
             )
         except ActivityError:
             await workflow.execute_activity_method(

@@ -1,4 +1,4 @@
-"""A run of the retention: one type of data after the other, each as far as it can be done."""
+"""A retention run: one type of data after another."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.retention import Retention
     from models.temporal.public_text import PublicText, in_words
-    from models.temporal.retention import RETENTION, PurgeRequest, RetentionOutcome, RetentionRun
-    from workflows.system.turns import HEARTBEAT
+    from models.temporal.system import RETENTION, PurgeRequest, RetentionOutcome, RetentionRun
 
 _SHORT = timedelta(seconds=30)
-_SWEEP = timedelta(hours=12)
-_PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
-_SOME = RetryPolicy(
+_PURGE = timedelta(hours=12)
+_HEARTBEAT = timedelta(seconds=5)
+_UNLIMITED = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
+_LIMITED = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=30
 )
-"""About half an hour: what still fails then fails for this day, and doesn't keep the others from their turn."""
+"""About half an hour: a type of data that fails for so long waits for the next run, and the others go first."""
 
 
 @workflow.defn(name=RETENTION)
@@ -29,31 +29,35 @@ class RetentionWorkflow:
 
     @workflow.run
     async def run(self, run: RetentionRun) -> RetentionOutcome:
-        """Sweep each; one that fails is named in the outcome, and the others go on."""
+        """Remove expired data; the outcome names the types that failed."""
         run_id = run.run_id or workflow.info().run_id.replace("-", "")
         plan = await workflow.execute_activity_method(
             Retention.begin,
             run.model_copy(update={"run_id": run_id}),
             start_to_close_timeout=_SHORT,
-            retry_policy=_PATIENT,
+            retry_policy=_UNLIMITED,
         )
-        failed = []
-        for data_type in plan.data_types:
-            try:
-                await workflow.execute_activity_method(
-                    Retention.purge,
-                    PurgeRequest(run_id=run_id, data_type=data_type),
-                    start_to_close_timeout=_SWEEP,
-                    heartbeat_timeout=HEARTBEAT,
-                    retry_policy=_SOME,
-                    summary=PublicText(in_words(data_type)),
-                )
-            except ActivityError as error:
-                if is_cancelled_exception(error):
-                    raise
-                failed.append(data_type)
+        failed = [data_type for data_type in plan.data_types if not await _purge(run_id, data_type)]
         outcome = RetentionOutcome(run_id=run_id, failed=failed)
         await workflow.execute_activity_method(
-            Retention.finish, outcome, start_to_close_timeout=_SHORT, retry_policy=_PATIENT
+            Retention.finish, outcome, start_to_close_timeout=_SHORT, retry_policy=_UNLIMITED
         )
         return outcome
+
+
+async def _purge(run_id: str, data_type: str) -> bool:
+    """Remove the expired data of one type; False where the attempts ran out."""
+    try:
+        await workflow.execute_activity_method(
+            Retention.purge,
+            PurgeRequest(run_id=run_id, data_type=data_type),
+            start_to_close_timeout=_PURGE,
+            heartbeat_timeout=_HEARTBEAT,
+            retry_policy=_LIMITED,
+            summary=PublicText(in_words(data_type)),
+        )
+    except ActivityError as error:
+        if is_cancelled_exception(error):
+            raise
+        return False
+    return True

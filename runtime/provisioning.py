@@ -1,0 +1,135 @@
+"""Makes what a Temporal must have before the system's jobs run: their namespace, loops and schedules.
+
+Each function may run any number of times, in several workers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import (
+    CountWorkflowExecutionsRequest,
+    DescribeNamespaceRequest,
+    RegisterNamespaceRequest,
+)
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleAlreadyRunningError,
+    ScheduleOverlapPolicy,
+    ScheduleUpdate,
+    WorkflowHandle,
+)
+from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from runtime.temporal import RPC_TIMEOUT
+
+SYSTEM_RETENTION = timedelta(days=7)
+"""How long Temporal keeps closed runs of the system's jobs; what they did is in Postgres."""
+_SERVED_ATTEMPTS = 100
+_FIRST = Priority(priority_key=1)
+
+
+def in_namespace(client: Client, namespace: str) -> Client:
+    """A client for another namespace, on the same connection, with the same converter and interceptors."""
+    config = client.config()
+    config["namespace"] = namespace
+    return Client(**config)
+
+
+async def has_namespace(client: Client) -> bool:
+    """Whether Temporal has the client's namespace."""
+    try:
+        await client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
+        )
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+async def ensure_namespace(client: Client) -> None:
+    """Register the client's namespace where it is missing, and return once Temporal serves it.
+
+    A namespace that exists keeps its retention. Raises RPCError where it is missing and can't be registered, as
+    with a control plane that makes the namespaces.
+    """
+    retention = Duration()
+    retention.FromTimedelta(SYSTEM_RETENTION)
+    request = RegisterNamespaceRequest(
+        namespace=client.namespace,
+        description="Jobs of Perennial itself",
+        workflow_execution_retention_period=retention,
+    )
+    try:
+        # Register without a look before: Temporal remembers for a second or more that a namespace was missing.
+        await client.workflow_service.register_namespace(request, timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.ALREADY_EXISTS and not await has_namespace(client):
+            raise
+    await _until_served(client)
+
+
+async def _until_served(client: Client) -> None:
+    """Wait until the host that answers has read the new namespace; raises RPCError after some seconds."""
+    request = CountWorkflowExecutionsRequest(namespace=client.namespace)
+    for attempt in range(_SERVED_ATTEMPTS):
+        try:
+            await client.workflow_service.count_workflow_executions(request, timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND or attempt == _SERVED_ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+async def ensure_running(
+    client: Client,
+    workflow: Callable[..., Any],
+    *,
+    workflow_id: str,
+    task_queue: str,
+    summary: str,
+    args: Sequence[Any],
+) -> None:
+    """Start a workflow unless it runs.
+
+    One that runs on another task queue is terminated and started on this one: the other may have no worker left.
+    Its tasks go before others of the queue, so that a loop of which a worker died waits for no backlog.
+    """
+
+    async def start(if_running: WorkflowIDConflictPolicy) -> WorkflowHandle[Any, Any]:
+        return await client.start_workflow(
+            workflow,
+            args=args,
+            id=workflow_id,
+            task_queue=task_queue,
+            id_conflict_policy=if_running,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            static_summary=summary,
+            priority=_FIRST,
+            rpc_timeout=RPC_TIMEOUT,
+        )
+
+    handle = await start(WorkflowIDConflictPolicy.USE_EXISTING)
+    if (await handle.describe(rpc_timeout=RPC_TIMEOUT)).task_queue != task_queue:
+        await start(WorkflowIDConflictPolicy.TERMINATE_EXISTING)
+
+
+async def ensure_schedule(client: Client, schedule_id: str, schedule: Schedule, *, run_now: bool) -> None:
+    """Make a schedule or update it; ``run_now`` also ends a run under way and starts another."""
+    try:
+        await client.create_schedule(schedule_id, schedule, trigger_immediately=run_now, rpc_timeout=RPC_TIMEOUT)
+    except ScheduleAlreadyRunningError:
+        handle = client.get_schedule_handle(schedule_id)
+        await handle.update(lambda _: ScheduleUpdate(schedule=schedule), rpc_timeout=RPC_TIMEOUT)
+        if run_now:
+            await handle.trigger(overlap=ScheduleOverlapPolicy.TERMINATE_OTHER, rpc_timeout=RPC_TIMEOUT)

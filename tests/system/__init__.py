@@ -1,0 +1,1 @@
+"""The jobs of the system: their namespace, task queues and loops."""

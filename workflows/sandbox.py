@@ -1,0 +1,28 @@
+"""The sandbox in which workers and replay tests run workflows."""
+
+from __future__ import annotations
+
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+_PACKAGES = ("activities", "delivery", "models", "privacy", "pydantic", "pydantic_core", "runtime", "store")
+_WORKFLOW_MODULES = (
+    "authoring",
+    "base",
+    "catalog",
+    "inbox",
+    "instance",
+    "policies",
+    "steps",
+    "system",
+    "tasks",
+)
+"""Imported once for all runs. The lifecycle files, which authors write, are imported anew for each run and stay
+under the sandbox's restrictions."""
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    return SandboxedWorkflowRunner(
+        restrictions=SandboxRestrictions.default.with_passthrough_modules(
+            *_PACKAGES, *(f"workflows.{name}" for name in _WORKFLOW_MODULES)
+        )
+    )

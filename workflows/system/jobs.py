@@ -1,0 +1,248 @@
+"""The system's jobs: their workflows, and the tables of loops and schedules.
+
+Every worker starts the jobs of :data:`LOOPS` and :data:`SCHEDULES`, and serves all of their task queues. Jobs run
+in the system namespace, so that the list of the instances' namespace holds instances alone (ADR 0035).
+
+A new job is an activity (``activities/``), a workflow and a row of a table here, and a line in ``worker.py`` that
+registers the activity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.client import (
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+)
+from temporalio.common import RetryPolicy
+
+from workflows.system.callback import CallbackWorkflow
+from workflows.system.retention import RetentionWorkflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.audit import AuditCheckpoints
+    from activities.outbox import Outbox
+    from activities.partitions import Partitions
+    from activities.projector import Projector
+    from activities.reconciler import Reconciler
+    from activities.redaction import Redactions
+    from models.temporal.public_text import PublicText
+    from models.temporal.system import (
+        ALL_SHARDS,
+        PROJECTOR,
+        RETENTION_ID,
+        AuditCheckpointResult,
+        AuditHead,
+        PartitionsMade,
+        Queue,
+        ReconcileRequest,
+        RetentionRun,
+        ShardOfLog,
+        projector_id,
+        system_task_queue,
+    )
+
+T = TypeVar("T")
+
+HEARTBEAT = timedelta(seconds=5)
+"""A dead worker's loops move to another worker after this time."""
+_RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=2))
+
+
+async def _turn(activity: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Run a loop's activity for a turn. The workflow then continues as new, so that its history stays short."""
+    return await workflow.execute_activity_method(
+        activity,
+        args=arguments,
+        # Three times what the activity takes before it returns by itself (activities/loops.py).
+        start_to_close_timeout=timedelta(hours=3),
+        heartbeat_timeout=HEARTBEAT,
+        retry_policy=_RETRY,
+    )
+
+
+@workflow.defn(name=PROJECTOR)
+class ProjectorWorkflow:
+    @workflow.run
+    async def run(self, shard: ShardOfLog) -> None:
+        await _turn(Projector.follow, shard)
+        workflow.continue_as_new(shard)
+
+
+@workflow.defn(name="outbox")
+class OutboxWorkflow:
+    @workflow.run
+    async def run(self) -> None:
+        await _turn(Outbox.deliver)
+        workflow.continue_as_new()
+
+
+@workflow.defn(name="redaction")
+class RedactionWorkflow:
+    @workflow.run
+    async def run(self) -> None:
+        await _turn(Redactions.apply)
+        workflow.continue_as_new()
+
+
+@workflow.defn(name="reconciler")
+class ReconcilerWorkflow:
+    @workflow.run
+    async def run(self, request: ReconcileRequest) -> None:
+        workflow.continue_as_new(await _turn(Reconciler.reconcile, request))
+
+
+@workflow.defn(name="partitions")
+class PartitionsWorkflow:
+    @workflow.run
+    async def run(self) -> PartitionsMade:
+        return await workflow.execute_activity_method(
+            Partitions.make_ahead, start_to_close_timeout=timedelta(minutes=1)
+        )
+
+
+@workflow.defn(name="audit_checkpoint")
+class AuditCheckpointWorkflow:
+    """Checkpoints the hours that are over.
+
+    Temporal hands the head of one run to the next, out of reach of anybody who can change Postgres.
+    """
+
+    @workflow.run
+    async def run(self) -> AuditCheckpointResult:
+        return await workflow.execute_activity_method(
+            AuditCheckpoints.checkpoint,
+            _last_head(),
+            start_to_close_timeout=timedelta(minutes=30),
+            schedule_to_close_timeout=timedelta(hours=2),
+            heartbeat_timeout=timedelta(minutes=5),
+            retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)),
+        )
+
+
+def _last_head() -> AuditHead | None:
+    last = workflow.get_last_completion_result(AuditCheckpointResult)
+    return last.newest if last else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A workflow that every worker starts. The Web UI shows ``summary``, unencrypted."""
+
+    workflow: type[Any]
+    workflow_id: str
+    queue: Queue
+    summary: str
+    argument: Any = None
+
+    @property
+    def args(self) -> list[Any]:
+        return [] if self.argument is None else [self.argument]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduled(Job):
+    """A job of a Temporal Schedule, which has the same id. A run that is due while another runs is skipped."""
+
+    every: timedelta
+    offset: timedelta = timedelta()
+    catchup: timedelta
+    """Temporal makes up for a missed run up to this long afterwards."""
+    at_worker_start: bool
+    """Start a run with every worker. It ends a run under way, whose task queue may have no worker left."""
+
+    def schedule(self, task_queue: str) -> Schedule:
+        action = ScheduleActionStartWorkflow(
+            self.workflow.run,
+            args=self.args,
+            id=self.workflow_id,
+            task_queue=system_task_queue(task_queue, self.queue),
+            static_summary=PublicText(self.summary),
+        )
+        return Schedule(
+            action=action,
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=self.every, offset=self.offset)]),
+            policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=self.catchup),
+        )
+
+
+# Two workers that start a loop make one run.
+LOOPS: tuple[Job, ...] = (
+    *(
+        Job(
+            workflow=ProjectorWorkflow,
+            workflow_id=projector_id(shard.shard),
+            queue=Queue.PROJECTION,
+            summary=f"Folds shard {shard.shard} of the event log into profiles",
+            argument=shard,
+        )
+        for shard in ALL_SHARDS
+    ),
+    Job(
+        workflow=OutboxWorkflow,
+        workflow_id="system/outbox",
+        queue=Queue.DELIVERY,
+        summary="Delivers outbox entries: signals, starts, cancellations, replays, callbacks",
+    ),
+    Job(
+        workflow=RedactionWorkflow,
+        workflow_id="system/redaction",
+        queue=Queue.MAINTENANCE,
+        summary="Redacts stored events after opt-outs",
+    ),
+    Job(
+        workflow=ReconcilerWorkflow,
+        workflow_id="system/reconciler",
+        queue=Queue.MAINTENANCE,
+        summary="Compares Temporal's closed runs with the stored instances",
+        argument=ReconcileRequest(),
+    ),
+)
+
+SCHEDULES: tuple[Scheduled, ...] = (
+    Scheduled(
+        workflow=PartitionsWorkflow,
+        workflow_id="system/partitions",
+        queue=Queue.MAINTENANCE,
+        summary="Makes the partitions of the months to come",
+        every=timedelta(days=1),
+        catchup=timedelta(days=7),
+        at_worker_start=True,
+    ),
+    Scheduled(
+        workflow=AuditCheckpointWorkflow,
+        workflow_id="system/audit-checkpoint",
+        queue=Queue.MAINTENANCE,
+        summary="Checkpoints the hours of the audit log",
+        every=timedelta(hours=1),
+        offset=timedelta(minutes=3),
+        catchup=timedelta(hours=1),
+        at_worker_start=True,
+    ),
+    Scheduled(
+        workflow=RetentionWorkflow,
+        workflow_id=RETENTION_ID,
+        queue=Queue.MAINTENANCE,
+        summary="Removes expired data",
+        every=timedelta(days=1),
+        offset=timedelta(hours=2),
+        catchup=timedelta(days=2),
+        at_worker_start=False,
+        argument=RetentionRun(),
+    ),
+)
+
+
+def workflows_of(queue: Queue) -> list[type[Any]]:
+    """The workflows of a task queue. The outbox starts the callbacks."""
+    found = dict.fromkeys(job.workflow for job in (*LOOPS, *SCHEDULES) if job.queue is queue)
+    return [*found, CallbackWorkflow] if queue is Queue.DELIVERY else list(found)
