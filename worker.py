@@ -24,7 +24,7 @@ from activities.callbacks import Callbacks
 from activities.events import Events
 from activities.instances import Instances
 from activities.messages import Messages
-from activities.outbox import Outbox, Startable
+from activities.outbox import Outbox
 from activities.partitions import Partitions, owner_database
 from activities.profiles import Clocks, Profiles
 from activities.projector import Projector
@@ -37,6 +37,7 @@ from delivery.transport import Transport
 from delivery.webhook import WebhookTransport
 from models.rules.sharding import SHARDS
 from models.temporal.public_text import PublicText
+from models.temporal.starting import Startable
 from models.temporal.system import Queue, system_task_queue
 from models.vocabulary import Channel
 from privacy.audit_chain import CheckpointKey
@@ -78,18 +79,7 @@ _VERSIONING = {
 
 def startables() -> dict[str, Startable]:
     """Each workflow of the catalogue, as triggers start it."""
-    return {name: startable_of(definition) for name, definition in catalog().items()}
-
-
-def startable_of(definition: Definition) -> Startable:
-    return Startable(
-        description=definition.description,
-        purpose=definition.purpose,
-        max_attempts=definition.max_attempts,
-        parameters=definition.default_parameters(),
-        once_per=definition.once_per,
-        exits=definition.exits,
-    )
+    return {name: definition.startable for name, definition in catalog().items()}
 
 
 def implementations() -> list[type[Any]]:

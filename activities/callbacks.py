@@ -1,7 +1,7 @@
-"""Telling whoever executed an instance that it has finished: signed, tried for a day, at addresses that may be.
+"""Reports the end of an instance to the URL that its request named: signed, and retried for a day.
 
-A try that dies after the other side has taken it is repeated under the same `webhook-id`, by which that side knows
-it. What each try gave is written down after it.
+An attempt whose process dies after the receiver has taken it is repeated under the same `webhook-id`, by which the
+receiver recognises it. The outcome of each attempt is recorded after it.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from delivery.http import AddressForbiddenError, Answer, Outbound, UnreachableError
+from delivery.signatures import signed_headers
 from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher
-from privacy.signatures import signed_headers
+from privacy.instance_views import UiLinks, instance_view
 from runtime.database import UNREACHABLE, Database
 from runtime.settings import Settings
 from store.instances import callbacks, instances
 from store.instances.callbacks import Callback, CallbackStatus
-from store.instances.views import TemporalPlace, instance_view
 
 PAUSES = tuple(
     timedelta(seconds=seconds) for seconds in (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 6 * 3600)
 )
-"""Between tries, so that the last is made a day after the first; but for it, as Standard Webhooks has them."""
+"""Between attempts. Standard Webhooks has the same, but for the last, which puts the last attempt after a day."""
 _GONE = 410
 _READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.ANALYST})
-"""Who may read an instance at all."""
+"""The roles that may read an instance."""
 _LONGEST_WAIT = timedelta(hours=12)
 _JITTER = 0.05
-_STORE_AWAY = timedelta(seconds=1)
+_POSTGRES_PAUSE = timedelta(seconds=1)
 
 logger = logging.getLogger("perennial.callbacks")
 
@@ -45,29 +45,32 @@ class Callbacks:
     def __init__(
         self, database: Database, cipher: Cipher, settings: Settings, known: Mapping[str, Collection[str]]
     ) -> None:
-        """``known`` has, by workflow, the words that its own schema names: they are no person's."""
+        """``known`` has, by workflow, the words that its own schema names: they identify no person."""
         self._known = known
         self._database = database
         self._cipher = cipher
-        self._place = TemporalPlace(settings.temporal_ui_url, settings.temporal_namespace)
+        self._links = UiLinks(settings.temporal_ui_url, settings.temporal_namespace)
         self._outbound = Outbound(loopback=settings.environment == "embedded")
 
     @activity.defn(name="callbacks.send")
     async def send(self, due: CallbackDue) -> None:
-        """Tell of one end. Nothing is told where the person has been erased since, or a replay goes on; nor where
-        the key that executed the instance has been revoked, or may not read it, as is looked up at each try."""
+        """Report one end. Each attempt checks again whether it may be sent.
+
+        Nothing is sent after the person's erasure, during a replay, or where the key that executed the instance
+        was revoked or may not read it.
+        """
         try:
             await self._send(due)
         except UNREACHABLE as error:
-            # No try: soon again, however long it lasts, and the schedule stays where it is.
+            # Not an attempt: the pauses between attempts stay as they are.
             raise ApplicationError(
-                "Postgres can't be reached", type="StoreUnavailableError", next_retry_delay=_STORE_AWAY
+                "Postgres can't be reached", type="StoreUnavailableError", next_retry_delay=_POSTGRES_PAUSE
             ) from error
 
     async def _send(self, due: CallbackDue) -> None:
         async with self._database.connection() as connection:
             callback = await callbacks.find(connection, self._cipher, due.instance_id)
-            instance = await instances.find_any(connection, self._cipher, due.instance_id)
+            instance = await instances.find(connection, self._cipher, due.instance_id)
         if callback is None or instance is None or instance.end_time is None:
             return
         if len(instance.replaced_runs) != due.ending:
@@ -76,17 +79,17 @@ class Callbacks:
             await self._withhold(due, callback)
             return
         known = self._known.get(instance.workflow_id, ())
-        body = instance_view(callback.role, instance, self._place, known).model_dump_json().encode()
-        answer = await self._try(due, callback, body)
-        status = _what_became(answer)
+        body = instance_view(callback.role, instance, self._links, known).model_dump_json().encode()
+        answer = await self._post(due, callback, body)
+        status = _status_after(answer)
         async with self._database.connection() as connection:
-            tries = await callbacks.tried(connection, due, status, answer.status if answer else None)
-        if status == "waiting" and tries is not None:
-            raise _again(tries, answer)
+            attempts = await callbacks.record_attempt(connection, due, status, answer.status if answer else None)
+        if status == "waiting" and attempts is not None:
+            raise _retry(attempts, answer)
 
     @activity.defn(name="callbacks.give_up")
     async def give_up(self, due: CallbackDue) -> None:
-        """Write that a callback is tried no more."""
+        """Record that no further attempt is made."""
         async with self._database.connection() as connection:
             await callbacks.give_up(connection, due)
 
@@ -97,7 +100,8 @@ class Callbacks:
         )
         await self.give_up(due)
 
-    async def _try(self, due: CallbackDue, callback: Callback, body: bytes) -> Answer | None:
+    async def _post(self, due: CallbackDue, callback: Callback, body: bytes) -> Answer | None:
+        """None where there was no answer."""
         signed = signed_headers(callback.secret, due.message_id, datetime.now(UTC), body)
         headers = {"content-type": "application/json", "user-agent": "Perennial", **signed}
         try:
@@ -106,21 +110,20 @@ class Callbacks:
             return None
 
 
-def _what_became(answer: Answer | None) -> CallbackStatus:
+def _status_after(answer: Answer | None) -> CallbackStatus:
     if answer is not None and answer.taken:
         return "delivered"
     return "gone" if answer is not None and answer.status == _GONE else "waiting"
 
 
-def _again(tries: int, answer: Answer | None) -> ApplicationError:
-    """What makes Temporal try again after a while, or no more. A `Retry-After` makes the while longer.
+def _retry(attempts: int, answer: Answer | None) -> ApplicationError:
+    """The error that makes Temporal retry after a pause, or not any more. A `Retry-After` makes the pause longer.
 
-    ``tries`` are those that were written down: Temporal's own count goes up as well when Postgres is away or a
-    worker is killed.
+    ``attempts`` are those recorded: Postgres outages and killed workers raise Temporal's own count too.
     """
-    if tries > len(PAUSES):
-        return ApplicationError("no try was taken", type="CallbackNotTaken", non_retryable=True)
-    pause = PAUSES[tries - 1] * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load
+    if attempts > len(PAUSES):
+        return ApplicationError("no attempt was accepted", type="CallbackNotTaken", non_retryable=True)
+    pause = PAUSES[attempts - 1] * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load
     if answer is not None and answer.retry_after is not None:
         pause = max(pause, min(timedelta(seconds=answer.retry_after), _LONGEST_WAIT))
-    return ApplicationError("the callback was not taken", type="CallbackNotTaken", next_retry_delay=pause)
+    return ApplicationError("the callback was not accepted", type="CallbackNotTaken", next_retry_delay=pause)

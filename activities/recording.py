@@ -1,18 +1,19 @@
-"""The interceptor around every step: attempts, results and the current step, recorded where they happen.
+"""The interceptor that records each step of a lifecycle workflow: attempts, results, the current step.
 
-Argument that a step's effect happens once, by the line at which a process dies:
+The effect of a step happens once. By the point at which the worker dies:
 
-1. before :func:`store.instances.attempts.begin_attempt` commits: nothing happened; the next attempt begins afresh.
-2. after it, before or within the activity: the attempt has no end; the next one marks it interrupted. The
+1. before :func:`store.instances.attempts.begin_attempt` commits: nothing has happened; the next attempt is the
+   first.
+2. after it, before or during the activity: the attempt has no end, and the next one marks it as interrupted. The
    activity itself is idempotent by (instance, step), see :mod:`activities.messages`.
 3. after the activity, before :func:`store.instances.attempts.complete_attempt` commits: as 2.
-4. after that commit, before Temporal knows: Temporal tries again, and line 1 finds the stored result.
-5. after Temporal knows: the result is in history. A reset to an earlier point comes here again and, as in 4,
-   reads the stored result back.
+4. after that commit, before Temporal has the result: Temporal retries, and point 1 finds the stored result.
+5. after Temporal has it: the result is in history. A reset to an earlier point comes here again and, as in 4,
+   reads the stored result.
 
-Each of these commits is that of one statement, so that it takes one round trip and not three.
+Both commits are those of one statement, which takes one round trip instead of three.
 
-Temporal's own count of attempts isn't used: it goes up as well when Postgres is away or a worker is killed.
+Temporal's own count of attempts isn't used, since Postgres outages and killed workers raise it too.
 """
 
 from __future__ import annotations
@@ -37,14 +38,13 @@ from store.instances import attempts
 
 
 class StepRecorder(Interceptor):
-    """Records the steps of lifecycle workflows; other activities pass unrecorded."""
+    """Records activities whose argument is a :class:`StepInput`; others pass unrecorded."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's
-        """Wrap the chain of activity interceptors."""
         return _RecordStep(next, self._database, self._cipher)
 
 
@@ -61,7 +61,7 @@ class _RecordStep(ActivityInboundInterceptor):
         try:
             return await self._step(message.step_context, input)
         except UNREACHABLE as error:
-            # Not the step's fault: try again soon, whatever the back-off of real failures has grown to.
+            # The step itself did not fail, so the retry skips the back-off of its failures.
             raise ApplicationError(
                 "Postgres can't be reached", type="StoreUnavailableError", next_retry_delay=timedelta(seconds=1)
             ) from error
@@ -94,7 +94,7 @@ class _RecordStep(ActivityInboundInterceptor):
                 begun, key = await attempts.begin_attempt(connection, self._cipher, context, run_id)
             except UserErasedError as error:
                 raise ApplicationError(error.detail, type="UserErasedError", non_retryable=True) from error
-        # A workflow task that is done again after the end was recorded comes here too: done stays done.
+        # A workflow task that Temporal repeats after the end was recorded comes here too; a done step stays done.
         if not begun.known and not begun.done:
             raise instance_unknown()
         return begun, key
@@ -114,7 +114,7 @@ class _RecordStep(ActivityInboundInterceptor):
         *,
         interrupted: bool = False,
     ) -> None:
-        """If Postgres is away the attempt stays without an end, which counts as interrupted as well."""
+        """While Postgres is unavailable the attempt stays without an end, which counts as interrupted too."""
         with contextlib.suppress(*UNREACHABLE):
             async with self._database.connection() as connection:
                 await attempts.fail_attempt(

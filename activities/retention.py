@@ -49,6 +49,7 @@ from runtime.temporal import keep_histories
 from store.connection import Connection
 from store.events import partitions
 from store.events.partitions import Partition, PartitionState, month_start
+from store.instances import transitions
 from store.retention import expired, periods, runs
 from store.retention.expired import EndedInstance, IndexScan, TableScan
 from store.retention.runs import Action, Batch, RetentionExtendedError
@@ -139,7 +140,7 @@ class Retention:
         gone = [each.instance_id for each, count in zip(found, counts, strict=True) if count is not None]
 
         async def delete(batch: Batch) -> None:
-            deleted = await expired.delete_instances(batch.connection, gone, batch.older_than)
+            deleted = await transitions.delete_ended(batch.connection, gone, batch.older_than)
             for table, rows in deleted.items():
                 await batch.record(table, "deleted", rows)
             await batch.record("temporal_histories", "deleted", sum(count or 0 for count in counts))

@@ -1,38 +1,55 @@
-"""`POST /workflows/{id}/execute`: from a request to a running instance, once.
+"""`POST /workflows/{id}/execute`: starts one instance for one request.
 
-The order, and what a crash in between does, is argued in :mod:`api.executions` and :mod:`api.idempotency`.
+By the point at which the API process dies, or Temporal doesn't answer:
+
+1. before the instance's row commits: nothing has happened.
+2. after it, before the call to Temporal: the row stays without a run. The API shows it as failed (``NotStarted``)
+   once Temporal says that it has no run. A repeated request with the same Idempotency-Key has the same instance
+   id, and starts it.
+3. Temporal doesn't answer: the API answers 503, and the caller repeats the request. With an Idempotency-Key the
+   row stays, as in 2. Without one it is deleted. Temporal may have taken the start all the same: the workflow's
+   first recording then finds no row, and ends the run before any effect
+   (:func:`store.instances.attempts.begin_attempt`).
+4. after the call, before the answer: the instance runs, and a repeated request with the same key returns it.
+
+:mod:`api.idempotency` has the crashes between the two transactions.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Header
 from pydantic import ValidationError
 from starlette.responses import Response
+from temporalio.client import Client
 
 from api.audit import Audit
-from api.executions import Executions, InstanceState, new_instance_id
-from api.idempotency import Idempotency, RequestClaim
-from api.instances import instance_view, location
+from api.idempotency import Idempotency
+from api.instances import TEMPORAL_DOWN, Instances, InstanceState, instance_view, location
 from api.resources import Resources
 from api.responses import json_response
 from api.validation import field_errors
-from models.errors import ConsentRequiredError, FieldError, InvalidContentError, WorkflowDisabledError
+from delivery.signatures import new_secret
+from delivery.temporal import start_instance
+from models.errors import FieldError, InvalidContentError, TemporalUnavailableError
+from models.instances import StoredInstance
 from models.rules.outside import objection
 from models.schemas.workflows import ExecutedView, ExecuteRequest
-from models.temporal.starting import exit_requests
 from store.api_keys import AuthenticatedKey
-from store.connection import Connection
-from store.consents import locks
-from store.instances import callbacks, instances, waits
-from store.instances.instances import NewInstance, Placed
+from store.instances import starting, transitions
+from store.instances.starting import NewCallback, StartRequest, Stored
 from workflows.catalog import Definition
 
 LONGEST_WAIT_SECONDS = 60
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
+_INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
+
+logger = logging.getLogger("perennial.execute")
 
 
 async def _preferred_wait(
@@ -49,15 +66,6 @@ PreferredWait = Annotated[float, Depends(_preferred_wait)]
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """An instance that is stored and may be started."""
-
-    new: NewInstance
-    placed: Placed
-    callback_secret: str | None
-
-
-@dataclass(frozen=True)
 class Execution:
     """A request to run one workflow."""
 
@@ -66,65 +74,20 @@ class Execution:
     caller: AuthenticatedKey
     resources: Resources
     audit: Audit
-
-    def parameters(self) -> dict[str, Any]:
-        """The parameters as the workflow takes them; raises :class:`InvalidContentError`."""
-        try:
-            checked = self.definition.parameters.model_validate(self.request.parameters)
-        except ValidationError as error:
-            found = field_errors(error.errors(include_url=False))
-            raise InvalidContentError([each.below("/parameters") for each in found]) from None
-        return checked.model_dump(mode="json")
-
-    def callback_url(self) -> str | None:
-        """Where the end is to be told; raises :class:`InvalidContentError` for where nothing is sent to."""
-        url = self.request.callback_url
-        loopback = self.resources.settings.environment == "embedded"
-        if url is not None and (found := objection(url, loopback=loopback)):
-            raise InvalidContentError([FieldError("/callback_url", *found)])
-        return url
-
-    async def admit(self, connection: Connection, instance_id: str) -> Admitted:
-        """Store the instance if it may run; raises what stands in the way."""
-        definition, user_id = self.definition, self.request.user_id
-        parameters, callback_url = self.parameters(), self.callback_url()
-        if definition.purpose is not None:  # its withdrawal may be under way
-            await locks.share(connection, [user_id])
-        admission = await instances.eligibility(
-            connection, self.resources.cipher, definition.workflow_id, user_id, definition.purpose
-        )
-        if not admission.enabled:
-            raise WorkflowDisabledError
-        if not admission.consented:
-            raise ConsentRequiredError(f"This workflow needs the person's consent to '{definition.purpose}'.")
-        new = NewInstance(
-            instance_id=instance_id,
-            workflow_id=definition.workflow_id,
-            user_id=user_id,
-            max_attempts=self.request.max_attempts or admission.max_attempts or definition.max_attempts,
-            parameters=parameters,
-            started_by=self.caller.key_id,
-            purpose=definition.purpose,
-        )
-        placed = await instances.insert(connection, admission.key, new)
-        if not placed.begun:
-            exits = exit_requests(definition.exits)
-            await waits.register_exits(connection, admission.key, new.workflow_id, instance_id, exits)
-        secret = None
-        if callback_url is not None:
-            secret = await callbacks.place(connection, admission.key, instance_id, callback_url)
-        return Admitted(new, placed, secret)
+    idempotency: Idempotency
+    wait: float
+    """Seconds."""
 
 
-async def execute_once(execution: Execution, idempotency: Idempotency, wait: float) -> Response:
-    """Carry an execution out, or repeat the answer that its Idempotency-Key has had before."""
+async def execute(execution: Execution) -> Response:
+    """Start an instance, or repeat the answer that the Idempotency-Key has had before."""
     resources, audit = execution.resources, execution.audit
     audit.user_id = execution.request.user_id
     client = await resources.require_temporal()
-    executions = Executions(resources.database, resources.cipher, client, resources.settings.task_queue)
     async with audit.transaction() as connection:
-        claim = await idempotency.claim(connection)
-        instance_id = new_instance_id(claim.token)
+        claim = await execution.idempotency.claim(connection)
+        # A repeated request has the same token, so it can only ever start the same instance.
+        instance_id = uuid.uuid5(_INSTANCE_IDS, claim.token).hex
         audit.note(
             fields=["parameters"],
             details={
@@ -135,31 +98,76 @@ async def execute_once(execution: Execution, idempotency: Idempotency, wait: flo
         )
         if claim.replay:
             return claim.replay
-        admitted = await execution.admit(connection, instance_id)
-    new, placed = admitted.new, admitted.placed
-    run_id = None
-    if not placed.begun:
-        run_id = await executions.start(new, execution.definition.description, repeatable=claim.held is not None)
-    finished = None
-    if wait:
-        finished = await executions.finished_within(new.workflow_id, new.instance_id, wait, resources.stopping)
-    sight = finished or await executions.started(new, placed.start_time, run_id)
-    response = _answer(execution, sight, admitted.callback_secret, status=200 if finished else 202)
-    await _keep(execution, idempotency, claim, response)
+        stored = await starting.start(
+            connection, resources.cipher, execution.definition.startable, _start_request(execution, instance_id)
+        )
+    state = await _start(execution, client, stored, repeatable=claim.held is not None)
+    response = _answer(execution, state, stored.callback_secret)
+    if claim.held is not None:
+        async with resources.database.transaction() as connection:
+            await execution.idempotency.keep(connection, claim, response, subject=execution.request.user_id)
     return response
 
 
-def _answer(execution: Execution, sight: InstanceState, secret: str | None, status: int) -> Response:
-    view = instance_view(execution.caller.role, sight, execution.resources.settings)
-    if secret is not None:
-        view = ExecutedView(**vars(view), callback_secret=secret)
+def _start_request(execution: Execution, instance_id: str) -> StartRequest:
+    """Raises :class:`InvalidContentError` for parameters that don't fit, and for a URL that callbacks don't go
+    to."""
+    request, callback = execution.request, None
+    try:
+        parameters = execution.definition.parameters.model_validate(request.parameters)
+    except ValidationError as error:
+        found = field_errors(error.errors(include_url=False))
+        raise InvalidContentError([each.below("/parameters") for each in found]) from None
+    if request.callback_url is not None:
+        loopback = execution.resources.settings.environment == "embedded"
+        if problem := objection(request.callback_url, loopback=loopback):
+            raise InvalidContentError([FieldError("/callback_url", *problem)])
+        callback = NewCallback(request.callback_url, new_secret())
+    return StartRequest(
+        instance_id=instance_id,
+        user_id=request.user_id,
+        started_by=execution.caller.key_id,
+        parameters=parameters.model_dump(mode="json"),
+        max_attempts=request.max_attempts,
+        callback=callback,
+    )
+
+
+async def _start(execution: Execution, client: Client, stored: Stored, *, repeatable: bool) -> InstanceState:
+    """Start the instance in Temporal, and wait for its end as long as the caller prefers.
+
+    Raises :class:`TemporalUnavailableError`. Then a ``repeatable`` instance stays: other requests with its
+    Idempotency-Key may have started it, or will.
+    """
+    resources, new, run_id = execution.resources, stored.new, None
+    if not stored.begun:
+        try:
+            run_id = await start_instance(
+                client, resources.settings.task_queue, new, execution.definition.description
+            )
+        except TEMPORAL_DOWN as error:
+            logger.warning("Temporal did not take a start", extra={"error_type": type(error).__name__})
+            if not repeatable:
+                async with resources.database.transaction() as connection:
+                    await transitions.delete_unstarted(connection, new.instance_id)
+            raise TemporalUnavailableError from error
+    if execution.wait:
+        finished = await Instances.of(resources).finished_within(
+            new.workflow_id, new.instance_id, execution.wait, resources.stopping
+        )
+        if finished is not None:
+            return finished
+    if run_id is None:  # it had begun before this request
+        return await Instances.of(resources).get(new.workflow_id, new.instance_id)
+    return InstanceState(StoredInstance.started(new, stored.start_time, run_id))
+
+
+def _answer(execution: Execution, state: InstanceState, callback_secret: str | None) -> Response:
+    view = instance_view(execution.caller.role, state, execution.resources.settings)
+    if callback_secret is not None:
+        view = ExecutedView(**vars(view), callback_secret=callback_secret)
     headers = {"Location": location(view.workflow_id, view.instance_id)}
-    if status == 200:
+    if execution.wait and state.stored.status.finished:
         headers["Preference-Applied"] = "wait"
-    return json_response(view, status, headers)
-
-
-async def _keep(execution: Execution, idempotency: Idempotency, claim: RequestClaim, response: Response) -> None:
-    if claim.held is not None:
-        async with execution.resources.database.transaction() as connection:
-            await idempotency.keep(connection, claim, response, subject=execution.request.user_id)
+        return json_response(view, 200, headers)
+    return json_response(view, 202, headers)

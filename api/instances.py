@@ -1,31 +1,259 @@
-"""Instances as the edge answers them."""
+"""Instances as the API reads and commands them: the row in Postgres, corrected by Temporal's status."""
 
 from __future__ import annotations
 
+import asyncio
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from api.executions import InstanceState
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from api.resources import Resources
+from delivery.temporal import RunUnknownError, describe, handle_of
+from models.errors import (
+    AlreadyFinishedError,
+    HistoryGoneError,
+    InstanceNotFoundError,
+    TemporalUnavailableError,
+    WorkerUnavailableError,
+)
+from models.instances import StoredInstance
 from models.schemas.workflows import InstanceView
-from models.vocabulary import Role
+from models.temporal.ending import ENDED_AS, history_lost, never_started
+from models.temporal.identity import STATUS, STEP
+from models.vocabulary import InstanceStatus, Role
+from privacy import instance_views
+from privacy.encryption import Cipher
+from privacy.instance_views import UiLinks
 from privacy.masking import closed_words
+from runtime.database import Database
 from runtime.settings import Settings
-from store.instances import views
-from store.instances.views import TemporalPlace
+from runtime.temporal import RPC_TIMEOUT
+from store import outbox
+from store.instances import instances
 from workflows.catalog import catalog
+
+READ_TIMEOUT = timedelta(seconds=2)
+"""How long a read waits for Temporal before it answers from Postgres alone."""
+NOT_STARTED_AFTER = timedelta(seconds=30)
+"""How long an instance that Temporal doesn't know counts as on its way there."""
+RETRY_SECONDS = 0.05
+"""Delay before retrying a command that Temporal rejected for now."""
+TEMPORAL_DOWN = (RPCError, RuntimeError)
+"""A client that has never reached Temporal raises RuntimeError, one that has lost it RPCError."""
+
+
+@dataclass(frozen=True)
+class InstanceState:
+    """The present state of an instance. ``stale``: Temporal didn't answer, so it is the row's."""
+
+    stored: StoredInstance
+    stale: bool = False
+
+
+class Instances:
+    """Reads and commands instances. ``client`` is None where no Temporal is configured."""
+
+    def __init__(self, database: Database, cipher: Cipher, client: Client | None) -> None:
+        self._database = database
+        self._cipher = cipher
+        self._configured_client = client
+
+    @classmethod
+    def of(cls, resources: Resources) -> Instances:
+        return cls(resources.database, resources.cipher, resources.temporal)
+
+    async def get(self, workflow_id: str, instance_id: str) -> InstanceState:
+        """Raises :class:`InstanceNotFoundError`."""
+        stored = await self._stored(workflow_id, instance_id)
+        if stored.end_time is not None:
+            return InstanceState(stored)
+        try:
+            described = await describe(self._client, workflow_id, instance_id, timeout=READ_TIMEOUT)
+        except RunUnknownError:
+            return InstanceState(_unknown_to_temporal(stored))
+        except TEMPORAL_DOWN:
+            return InstanceState(stored, stale=True)
+        if described.status in ENDED_AS:
+            # The end is recorded just before Temporal closes the run, maybe after the first read of the row.
+            stored = await self._stored(workflow_id, instance_id)
+        return InstanceState(_corrected(stored, described))
+
+    async def finished_within(
+        self, workflow_id: str, instance_id: str, seconds: float, stopping: asyncio.Event
+    ) -> InstanceState | None:
+        """The finished instance; None after that time, or when the process stops."""
+        ended = asyncio.create_task(handle_of(self._client, workflow_id, instance_id).result())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((ended, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ended, stopped):
+            task.cancel()
+        # A failed run raises here; the row has its end.
+        results = await asyncio.gather(ended, stopped, return_exceptions=True)
+        if isinstance(results[0], asyncio.CancelledError | RPCError):
+            return None
+        state = await self.get(workflow_id, instance_id)
+        return state if state.stored.status.finished else None
+
+    async def cancel(self, workflow_id: str, instance_id: str) -> InstanceState:
+        """Request the cancellation of an instance: its clean-up runs, and it ends as cancelled.
+
+        Raises :class:`InstanceNotFoundError`, :class:`AlreadyFinishedError` or :class:`TemporalUnavailableError`.
+        """
+        stored = await self._unfinished(workflow_id, instance_id)
+        try:
+            if await self._has_current_run(stored):
+                await handle_of(self._client, workflow_id, instance_id).cancel(rpc_timeout=RPC_TIMEOUT)
+            else:
+                async with self._database.transaction() as connection:
+                    instance = (workflow_id, instance_id, stored.user_id)
+                    await outbox.write_cancellations(connection, [instance], outbox.CANCEL_REQUESTED)
+        except (RunUnknownError, *TEMPORAL_DOWN) as error:
+            raise _command_error(error) from error
+        return await self.get(workflow_id, instance_id)
+
+    async def command(self, workflow_id: str, instance_id: str, update: str) -> InstanceState:
+        """Send an update (``pause``, ``resume``), and wait until the workflow has carried it out.
+
+        Raises what :meth:`cancel` raises, and :class:`WorkerUnavailableError`.
+        """
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
+                await self._update(workflow_id, instance_id, update)
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            raise WorkerUnavailableError from error
+        except WorkflowUpdateFailedError as error:
+            raise AlreadyFinishedError from error
+        except (RunUnknownError, *TEMPORAL_DOWN) as error:
+            raise _command_error(error) from error
+        return await self.get(workflow_id, instance_id)
+
+    async def _update(self, workflow_id: str, instance_id: str, update: str) -> None:
+        """Send an update to the current run; wait for a run that is on its way to Temporal.
+
+        Temporal rejects an update while it repeats a workflow task, as it does where a cancellation comes while
+        the instance ends. The next task takes the update, or shows that the instance has ended.
+        """
+        update_id = uuid.uuid4().hex
+        while True:
+            stored = await self._unfinished(workflow_id, instance_id)
+            try:
+                if await self._has_current_run(stored):
+                    handle = handle_of(self._client, workflow_id, instance_id)
+                    await handle.execute_update(update, id=update_id)
+                    return
+            except RPCError as error:
+                if error.status is not RPCStatusCode.FAILED_PRECONDITION:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _has_current_run(self, stored: StoredInstance) -> bool:
+        """Whether Temporal has an open run that no replay has replaced; False while a start or a replay is on its
+        way.
+
+        Temporal accepts the cancellation of a closed run without an error, so its status is read first. Raises
+        :class:`AlreadyFinishedError` where the current run has closed.
+        """
+        try:
+            described = await describe(self._client, stored.workflow_id, stored.instance_id)
+        except RunUnknownError:
+            if _may_be_on_its_way(stored):
+                return False
+            raise
+        if described.status not in ENDED_AS:
+            return True
+        if described.run_id in stored.replaced_runs:
+            return False
+        raise AlreadyFinishedError
+
+    async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
+        """Raises :class:`HistoryGoneError` where Temporal has no history of the run any more, and
+        :class:`TemporalUnavailableError` where it doesn't answer."""
+        try:
+            await describe(self._client, workflow_id, instance_id, run_id)
+        except RunUnknownError as error:
+            raise HistoryGoneError from error
+        except TEMPORAL_DOWN as error:
+            raise TemporalUnavailableError from error
+
+    async def _stored(self, workflow_id: str, instance_id: str) -> StoredInstance:
+        async with self._database.connection() as connection:
+            found = await instances.find(connection, self._cipher, instance_id)
+        if found is None or found.workflow_id != workflow_id:
+            raise InstanceNotFoundError
+        return found
+
+    async def _unfinished(self, workflow_id: str, instance_id: str) -> StoredInstance:
+        stored = await self._stored(workflow_id, instance_id)
+        if stored.end_time is not None:
+            raise AlreadyFinishedError
+        return stored
+
+    @property
+    def _client(self) -> Client:
+        if self._configured_client is None:
+            raise TemporalUnavailableError
+        return self._configured_client
+
+
+def _corrected(stored: StoredInstance, described: WorkflowExecutionDescription) -> StoredInstance:
+    """The row, with Temporal's status, step and run."""
+    if stored.end_time is not None:
+        return stored
+    if described.run_id in stored.replaced_runs:  # a replay is on its way to Temporal
+        return stored
+    closed = ENDED_AS.get(described.status) if described.status is not None else None
+    if closed is not None:
+        return replace(stored, status=closed, end_time=described.close_time, run_id=described.run_id)
+    paused = described.typed_search_attributes.get(STATUS) == InstanceStatus.PAUSED.value
+    return replace(
+        stored,
+        status=InstanceStatus.PAUSED if paused else InstanceStatus.RUNNING,
+        current_step=described.typed_search_attributes.get(STEP) or stored.current_step,
+        run_id=described.run_id,
+    )
+
+
+def _may_be_on_its_way(stored: StoredInstance) -> bool:
+    return stored.run_id is None and datetime.now(UTC) - stored.start_time < NOT_STARTED_AFTER
+
+
+def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
+    """An unfinished instance that Temporal has no run of: on its way there, or failed."""
+    if _may_be_on_its_way(stored):
+        return stored
+    failure = never_started() if stored.run_id is None else history_lost(stored.current_step)
+    return replace(stored, status=InstanceStatus.FAILED, error=failure.model_dump())
+
+
+def _command_error(error: Exception) -> AlreadyFinishedError | TemporalUnavailableError:
+    """Temporal answers NOT_FOUND to a command for a closed run."""
+    closed = isinstance(error, RunUnknownError) or (
+        isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND
+    )
+    return AlreadyFinishedError() if closed else TemporalUnavailableError()
 
 
 @cache
 def known_words(workflow_id: str) -> frozenset[str]:
-    """What the workflow's own schema names as choices: no person's words."""
+    """The words that the workflow's own schema names as choices: they are not masked."""
     definition = catalog().get(workflow_id)
     return closed_words(definition.parameter_schema()) if definition else frozenset()
 
 
-def instance_view(role: Role, sight: InstanceState, settings: Settings) -> InstanceView:
-    """An instance as a role reads it."""
-    place = TemporalPlace(settings.temporal_ui_url, settings.temporal_namespace)
-    known = known_words(sight.stored.workflow_id)
-    return views.instance_view(role, sight.stored, place, known, stale=sight.stale)
+def instance_view(role: Role, state: InstanceState, settings: Settings) -> InstanceView:
+    """An instance as a role sees it."""
+    links = UiLinks(settings.temporal_ui_url, settings.temporal_namespace)
+    known = known_words(state.stored.workflow_id)
+    return instance_views.instance_view(role, state.stored, links, known, stale=state.stale)
 
 
 def location(workflow_id: str, instance_id: str) -> str:

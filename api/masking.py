@@ -17,8 +17,8 @@ from models.rules import event_privacy
 from models.rules.event_types import EventType
 from models.tables.people import User
 from models.vocabulary import Role
+from privacy.instance_views import error_view
 from privacy.masking import mask, sees_people, value_for
-from store.instances.views import error_view
 
 USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items() if declared.mask}
 """The masked attributes of a profile, each with its kind of mask."""

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import httpx
 import orjson
 
+from delivery.signatures import signed_headers
 from delivery.transport import Envelope, HandoverUncertainError, MessageRejectedError
-from privacy.signatures import signed_headers
 
 TIMEOUT_SECONDS = 20
 _TEMPORARY = frozenset({408, 409, 425, 429})

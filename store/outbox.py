@@ -1,16 +1,37 @@
-"""What Temporal is to be told: written in the transaction that it follows from (the projector's with its cursor, a
-withdrawal's, a replay's), delivered by the outbox's own activity."""
+"""The Temporal outbox: calls to Temporal that a transaction in Postgres makes necessary.
+
+An entry is written in that transaction (the projector's with its cursor, a withdrawal's, a replay's, that of an
+instance's end). :mod:`activities.outbox` delivers it afterwards.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Interval,
+    all_,
+    and_,
+    bindparam,
+    case,
+    column,
+    delete,
+    func,
+    text,
+    update,
+)
+from sqlalchemy import insert as insert_into
+from sqlmodel import col
+
 from models.rules.folding import FoldedEvent, UnfoldableError
 from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
+from models.tables.projections import TemporalOutbox
 from models.temporal.execution import RecordedEvent
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
@@ -18,46 +39,47 @@ from store.instances import triggers as windows
 from store.instances import waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.waits import Waiting
+from store.statements import select, statement, unnested
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
-_COLUMNS = "kind, workflow_id, instance_id, step, user_id, event_id, event_type, event_timestamp"
-_LATER = "least(interval '1 second' * power(2, least(attempts, 10)), interval '10 minutes')"
-_LONGEST_AFTER = 10
-"""After how many tries the pauses grow no more."""
+_LONGEST_BACKOFF_AFTER = 10
+"""Attempts after which the back-off grows no more."""
 GIVE_UP_AFTER = 50
-REPLAY = "dead_letter.replay"
-CANCEL = "instance.cancel"
+"""Attempts after which an entry is dead."""
+CANCEL_REQUESTED = "instance.cancel"
+_REPLAY = "dead_letter.replay"
 
-LetterKind = Literal["signal", "start", "replay", "cancel", "callback"]
+EntryKind = Literal["signal", "start", "replay", "cancel", "callback"]
 
 
 @dataclass(frozen=True)
 class OutboxEntry:
-    """One thing that Temporal is to be told: an event for a waiting instance, a start, and so on."""
+    """One call to Temporal."""
 
-    kind: LetterKind
+    kind: EntryKind
     workflow_id: str
     instance_id: str
     step: str | None
-    """The wait that the event is for, or the step to carry on from."""
+    """The wait that the event is for, or the step to replay from."""
     user_id: str
     event_id: str
-    """Of what brought it about: an event, the dead letter that is replayed, the instance that is cancelled."""
+    """The cause: an event, the replayed dead letter, the cancelled instance, or the number of an instance's
+    end."""
     event_type: str
     event_timestamp: datetime
 
 
 @dataclass(frozen=True)
 class StoredOutboxEntry:
-    """A letter in the outbox."""
+    """An entry that waits for its delivery."""
 
     outbox_id: int
     attempts: int
-    letter: OutboxEntry
+    entry: OutboxEntry
 
 
 def triggered_instance_id(workflow_id: str, event_id: str) -> str:
-    """The id of the instance that an event starts: an event starts a workflow once, however often it is told."""
+    """The id of the instance that an event starts: however often it is delivered, it starts the workflow once."""
     return uuid.uuid5(_TRIGGERED, f"{workflow_id}/{event_id}").hex
 
 
@@ -67,42 +89,43 @@ async def enqueue(
     triggers: Sequence[WorkflowTrigger],
     keys: Mapping[str, DataKey],
 ) -> int:
-    """Write the letters that a batch of events gives; says how many. Old data gives none.
+    """Write the starts and signals that events cause; returns their number. Historical events cause none.
 
-    ``keys`` has the data key of each event's person, which opens what waits ask for.
+    ``keys`` has the data key of each event's person, to decrypt the filters of waits.
     """
     fresh = [event for event in events if not event.historical]
-    starts = [letter for event in fresh for letter in _starts(event, triggers)]
-    letters = await _admissible(connection, starts, triggers)
+    starts = [entry for event in fresh for entry in _starts(event, triggers)]
+    entries = await _outside_windows(connection, starts, triggers)
     if fresh:
-        letters.extend(await _signals(connection, fresh, keys))
-    await _write(connection, letters)
-    return len(letters)
+        entries.extend(await _signals(connection, fresh, keys))
+    await write(connection, entries)
+    return len(entries)
 
 
 def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[OutboxEntry]:
     age = datetime.now(UTC) - event.timestamp
     return [
-        _letter("start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event)
+        _entry("start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event)
         for each in triggers
         if type_matches(each.trigger.event_type, event.event_type)
         and age <= each.trigger.max_age
-        and _has(event, each.trigger.where)
+        and _matches(event, each.trigger.where)
     ]
 
 
-async def _admissible(
-    connection: Connection, letters: Sequence[OutboxEntry], triggers: Sequence[WorkflowTrigger]
+async def _outside_windows(
+    connection: Connection, starts: Sequence[OutboxEntry], triggers: Sequence[WorkflowTrigger]
 ) -> list[OutboxEntry]:
-    """The starts that no open window will refuse: who does something often costs no letter each time."""
+    """The starts that no open window rejects, so that a frequent event costs no entry each time."""
     once_per = {each.workflow_id: each.once_per for each in triggers if each.once_per is not None}
-    taken = await windows.taken(connection, {(each.workflow_id, each.user_id) for each in letters}, once_per)
-    return [each for each in letters if (each.workflow_id, each.user_id) not in taken]
+    wanted = {(each.workflow_id, each.user_id) for each in starts}
+    rejected = await windows.still_open(connection, wanted, once_per)
+    return [each for each in starts if (each.workflow_id, each.user_id) not in rejected]
 
 
-def _has(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
-    """Whether an event has the properties asked for; its body is opened only if any are. One that doesn't open
-    (its person has been erased) has none."""
+def _matches(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
+    """Whether an event has the properties. Its body is decrypted only if any are asked for; the body of an erased
+    person can't be, and has none."""
     if not where:
         return True
     try:
@@ -116,117 +139,164 @@ async def _signals(
 ) -> list[OutboxEntry]:
     waiting = await waits.of_users(connection, {event.user_id: keys[event.user_id] for event in events})
     return [
-        _letter("signal", wait.workflow_id, wait.instance_id, wait.step, event)
+        _entry("signal", wait.workflow_id, wait.instance_id, wait.step, event)
         for event in events
         for wait in waiting.get(event.user_id, ())
         if wait.counts(event.event_id, event.event_type, event.timestamp, event.received_at)
-        and _has(event, wait.request.where)
+        and _matches(event, wait.request.where)
     ]
 
 
-def _letter(
-    kind: LetterKind, workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent
+def _entry(
+    kind: EntryKind, workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent
 ) -> OutboxEntry:
     return OutboxEntry(
         kind, workflow_id, instance_id, step, event.user_id, event.event_id, event.event_type, event.timestamp
     )
 
 
-async def _write(connection: Connection, letters: Sequence[OutboxEntry]) -> None:
-    if letters:
-        await connection.execute(
-            f"""INSERT INTO temporal_outbox ({_COLUMNS})
-                SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                                     $7::text[], $8::timestamptz[])""",
-            *map(list, zip(*(vars(letter).values() for letter in letters), strict=True)),
-        )
+_NAMES = [field.name for field in fields(OutboxEntry)]
+_COLUMNS = [TemporalOutbox.__table__.c[name] for name in _NAMES]  # type: ignore[attr-defined]
+_ENTRIES = unnested("entries", *_COLUMNS, column("delay", Interval))
+_WRITE = statement(
+    insert_into(TemporalOutbox).from_select(
+        [*_NAMES, "due_at"], select(*(_ENTRIES.c[name] for name in _NAMES), func.now() + _ENTRIES.c.delay)
+    )
+)
+
+
+async def write(connection: Connection, entries: Sequence[OutboxEntry], *, pause: timedelta = timedelta()) -> None:
+    """Write entries, each due ``pause`` after the one before; the first is due now."""
+    if entries:
+        columns: dict[str, list[Any]] = {name: [getattr(entry, name) for entry in entries] for name in _NAMES}
+        delays = [pause * place for place in range(len(entries))]
+        await _WRITE.execute(connection, delay=delays, **columns)
 
 
 async def write_signals(
     connection: Connection, waiting: Waiting, user_id: str, events: Sequence[RecordedEvent]
 ) -> None:
-    """Write letters that tell a waiting instance of events."""
-    place = (waiting.workflow_id, waiting.instance_id, waiting.step, user_id)
-    await _write(
+    """Signal events to an instance that waits for them."""
+    wait = (waiting.workflow_id, waiting.instance_id, waiting.step, user_id)
+    await write(
         connection,
-        [OutboxEntry("signal", *place, each.event_id, each.event_type, each.timestamp) for each in events],
+        [OutboxEntry("signal", *wait, each.event_id, each.event_type, each.timestamp) for each in events],
+    )
+
+
+async def write_cancellations(
+    connection: Connection, instances: Collection[tuple[str, str, str]], cause: str
+) -> None:
+    """Cancel instances, as (workflow id, instance id, user id). One whose start or replay is still on its way to
+    Temporal is cancelled as well."""
+    now = datetime.now(UTC)
+    await write(
+        connection,
+        [
+            OutboxEntry("cancel", workflow_id, instance_id, None, user_id, instance_id, cause, now)
+            for workflow_id, instance_id, user_id in instances
+        ],
     )
 
 
 async def write_replays(connection: Connection, letters: Sequence[StoredDeadLetter], pause: timedelta) -> None:
-    """Write a letter for each replay, due one after the other."""
-    await connection.execute(
-        f"""INSERT INTO temporal_outbox ({_COLUMNS}, due_at)
-            SELECT 'replay', d.workflow_id, d.instance_id, d.failed_step, d.user_id, d.dead_letter_id, $2, now(),
-                   now() + $3::interval * (place - 1)
-            FROM unnest($1::text[]) WITH ORDINALITY AS given (dead_letter_id, place)
-            JOIN dead_letters d USING (dead_letter_id)""",
-        [letter.dead_letter_id for letter in letters],
-        REPLAY,
-        pause,
-    )
-
-
-async def write_cancel(connection: Connection, workflow_id: str, instance_id: str, user_id: str) -> None:
-    """Write a letter that cancels an instance whose start or replay is on the way, whichever comes first."""
-    await _write(
-        connection,
-        [OutboxEntry("cancel", workflow_id, instance_id, None, user_id, instance_id, CANCEL, datetime.now(UTC))],
-    )
-
-
-async def due(connection: Connection, limit: int, without: Collection[int]) -> list[StoredOutboxEntry]:
-    """The next letters to deliver, oldest first, except for some that are under way."""
-    rows = await connection.fetch(
-        f"""SELECT outbox_id, attempts, {_COLUMNS} FROM temporal_outbox
-            WHERE due_at <= now() AND NOT dead AND outbox_id <> ALL($2::bigint[])
-            ORDER BY due_at, outbox_id LIMIT $1""",
-        limit,
-        list(without),
-    )
-    return [
-        StoredOutboxEntry(row["outbox_id"], row["attempts"], OutboxEntry(**dict(list(row.items())[2:])))
-        for row in rows
+    """Replay dead letters, with a pause between one and the next."""
+    now = datetime.now(UTC)
+    entries = [
+        OutboxEntry(
+            kind="replay",
+            workflow_id=letter.workflow_id,
+            instance_id=letter.instance_id,
+            step=letter.failed_step,
+            user_id=letter.user_id,
+            event_id=letter.dead_letter_id,
+            event_type=_REPLAY,
+            event_timestamp=now,
+        )
+        for letter in letters
     ]
+    await write(connection, entries, pause=pause)
 
 
-async def delivered(connection: Connection, outbox_ids: Collection[int]) -> None:
-    """Drop letters that have been delivered, or that nobody can take any more."""
-    await connection.execute("DELETE FROM temporal_outbox WHERE outbox_id = ANY($1::bigint[])", list(outbox_ids))
-
-
-async def hold(connection: Connection, outbox_id: int, pause: timedelta) -> None:
-    """Try a letter again soon: Temporal is away, which is no fault of the letter's and counts for nothing."""
-    await connection.execute(
-        "UPDATE temporal_outbox SET due_at = now() + $2::interval WHERE outbox_id = $1", outbox_id, pause
+_DUE = statement(
+    select(col(TemporalOutbox.outbox_id), col(TemporalOutbox.attempts), *_COLUMNS)
+    .where(
+        col(TemporalOutbox.due_at) <= func.now(),
+        ~col(TemporalOutbox.dead),  # the predicate of the index
+        col(TemporalOutbox.outbox_id) != all_(bindparam("except_ids", type_=ARRAY(BigInteger()))),
     )
+    .order_by(col(TemporalOutbox.due_at), col(TemporalOutbox.outbox_id))
+    .limit(bindparam("limit"))
+)
 
 
-async def defer(connection: Connection, outbox_id: int) -> None:
-    """Try a letter again later, for as long as it takes: this Temporal doesn't know what it should. The pauses are
-    those of a refused letter, for a cancellation a minute at most; no try brings it nearer to being left dead."""
-    await connection.execute(
-        f"""
-        UPDATE temporal_outbox
-        SET attempts = greatest(attempts, least(attempts + 1, $2)),
-            due_at = now() + CASE kind WHEN 'cancel' THEN least({_LATER}, interval '1 minute') ELSE {_LATER} END
-        WHERE outbox_id = $1
-        """,
-        outbox_id,
-        _LONGEST_AFTER,
+async def due(connection: Connection, limit: int, except_ids: Collection[int]) -> list[StoredOutboxEntry]:
+    """The next entries to deliver, oldest first; ``except_ids`` are being delivered."""
+    rows = await _DUE.fetch(connection, limit=limit, except_ids=list(except_ids))
+    return [StoredOutboxEntry(row[0], row[1], OutboxEntry(*row[2:])) for row in rows]
+
+
+_THIS = col(TemporalOutbox.outbox_id) == bindparam("outbox_id")
+_DELETE = statement(delete(TemporalOutbox).where(_THIS))
+
+
+async def remove(connection: Connection, outbox_id: int) -> None:
+    """An entry that was delivered, or that has no recipient any more."""
+    await _DELETE.execute(connection, outbox_id=outbox_id)
+
+
+_RETRY_SOON = statement(
+    update(TemporalOutbox).values(due_at=func.now() + bindparam("pause", type_=Interval())).where(_THIS)
+)
+
+
+async def retry_soon(connection: Connection, outbox_id: int, pause: timedelta) -> None:
+    """Retry after a pause. The attempt doesn't count, since Temporal was unavailable."""
+    await _RETRY_SOON.execute(connection, outbox_id=outbox_id, pause=pause)
+
+
+_BACKOFF = func.least(
+    text("interval '1 second'") * func.power(2, func.least(col(TemporalOutbox.attempts), _LONGEST_BACKOFF_AFTER)),
+    text("interval '10 minutes'"),
+)
+_RETRY_UNKNOWN = statement(
+    update(TemporalOutbox)
+    .values(
+        attempts=func.greatest(
+            col(TemporalOutbox.attempts), func.least(col(TemporalOutbox.attempts) + 1, _LONGEST_BACKOFF_AFTER)
+        ),
+        due_at=func.now()
+        + case(
+            (col(TemporalOutbox.kind) == "cancel", func.least(_BACKOFF, text("interval '1 minute'"))),
+            else_=_BACKOFF,
+        ),
     )
+    .where(_THIS)
+)
 
 
-async def postpone(connection: Connection, outbox_id: int) -> int | None:
-    """Try a letter again later: after 1 s, doubling up to 10 minutes; after very many tries leave it dead, but for
-    a cancellation, which somebody relies on. Says after how many tries it is dead; None: it isn't."""
-    attempts: int | None = await connection.fetchval(
-        f"""
-        UPDATE temporal_outbox
-        SET attempts = attempts + 1, dead = attempts + 1 >= $2 AND kind <> 'cancel', due_at = now() + {_LATER}
-        WHERE outbox_id = $1 RETURNING CASE WHEN dead THEN attempts END
-        """,
-        outbox_id,
-        GIVE_UP_AFTER,
-    )
+async def retry_unknown(connection: Connection, outbox_id: int) -> None:
+    """Retry for as long as it takes: this Temporal doesn't know an instance that it should know.
+
+    The back-off is that of :func:`retry_later`, a minute at most for a cancellation. Such attempts never make an
+    entry dead.
+    """
+    await _RETRY_UNKNOWN.execute(connection, outbox_id=outbox_id)
+
+
+_GIVES_UP = and_(col(TemporalOutbox.attempts) + 1 >= GIVE_UP_AFTER, col(TemporalOutbox.kind) != "cancel")
+_RETRY_LATER = statement(
+    update(TemporalOutbox)
+    .values(attempts=col(TemporalOutbox.attempts) + 1, dead=_GIVES_UP, due_at=func.now() + _BACKOFF)
+    .where(_THIS)
+    .returning(case((col(TemporalOutbox.dead), col(TemporalOutbox.attempts))))
+)
+
+
+async def retry_later(connection: Connection, outbox_id: int) -> int | None:
+    """Retry after 1 s, doubling up to 10 minutes. After :data:`GIVE_UP_AFTER` attempts the entry is dead.
+
+    A cancellation never is, since a withdrawal depends on it. Returns the attempts of a dead entry, else None.
+    """
+    attempts: int | None = await _RETRY_LATER.fetchval(connection, outbox_id=outbox_id)
     return attempts

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -16,8 +16,9 @@ from temporalio import workflow
 
 from delivery.templates import TEMPLATES, MessageTemplate
 from models.errors import WorkflowNotFoundError
-from models.rules.triggers import Exit, Trigger, WorkflowTrigger, when
-from models.temporal.execution import LifecycleInput, LifecycleOutcome
+from models.rules.triggers import Trigger, WorkflowTrigger, when
+from models.temporal.execution import ExitRequest, LifecycleInput, LifecycleOutcome
+from models.temporal.starting import Startable
 from models.vocabulary import Purpose
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Definition:
     """The consent that it needs; None for a service workflow."""
     trigger: Trigger | None
     """The event that starts it."""
-    exits: tuple[Exit, ...]
+    exits: tuple[ExitRequest, ...]
     """The events that end it early."""
     once_per: timedelta | None
     """The time in which its trigger starts it at most once for a user."""
@@ -54,9 +55,17 @@ class Definition:
     parameters: type[Parameters]
     implementation: type[LifecycleWorkflow[Any]]
 
-    def default_parameters(self) -> dict[str, Any]:
-        """The parameters' defaults as JSON values."""
-        return self.parameters().model_dump(mode="json")
+    @cached_property
+    def startable(self) -> Startable:
+        return Startable(
+            workflow_id=self.workflow_id,
+            description=self.description,
+            purpose=self.purpose,
+            max_attempts=self.max_attempts,
+            default_parameters=self.parameters().model_dump(mode="json"),
+            exits=self.exits,
+            once_per=self.once_per,
+        )
 
     def parameters_from(self, stored: Mapping[str, Any]) -> Parameters:
         """The parameters of a started instance, without those that the definition has lost since."""
@@ -76,7 +85,7 @@ def lifecycle(
     *,
     purpose: Purpose | str | None,
     trigger: Trigger | None = None,
-    exit_on: Exit | str | Sequence[Exit | str] = (),
+    exit_on: ExitRequest | str | Sequence[ExitRequest | str] = (),
     once_per: timedelta | None = None,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     messages: Mapping[str, MessageTemplate] | None = None,
@@ -121,8 +130,8 @@ def _check(workflow_id: str, trigger: Trigger | None, once_per: timedelta | None
         raise TypeError(f"max_attempts of '{workflow_id}' must be 1 to {MOST_ATTEMPTS}")
 
 
-def _exits(exit_on: Exit | str | Sequence[Exit | str]) -> tuple[Exit, ...]:
-    given = [exit_on] if isinstance(exit_on, Exit | str) else exit_on
+def _exits(exit_on: ExitRequest | str | Sequence[ExitRequest | str]) -> tuple[ExitRequest, ...]:
+    given = [exit_on] if isinstance(exit_on, ExitRequest | str) else exit_on
     return tuple(when(each) if isinstance(each, str) else each for each in given)
 
 

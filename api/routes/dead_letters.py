@@ -1,4 +1,4 @@
-"""`/dead-letters`: what has failed for good, and what becomes of it."""
+"""`/dead-letters`: reads, replays and discards dead letters."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
-from api.executions import Executions
 from api.guard import GuardedRoute, allow, audited
-from api.instances import location
+from api.instances import Instances, location
 from api.openapi import problems
 from api.pages import PageQuery
-from api.resources import Resources
 from api.responses import json_response
 from models.errors import (
     AlreadyReplayingError,
@@ -30,16 +28,16 @@ from models.schemas.fields import UserId
 from models.schemas.pages import Page
 from models.tables.execution import DeadLetter
 from models.vocabulary import DeadLetterStatus, Role
+from privacy.instance_views import error_view
 from store.instances import dead_letters, replays
 from store.instances.dead_letters import Filter, StoredDeadLetter
-from store.instances.views import error_view
 
 router = APIRouter(route_class=GuardedRoute, tags=["dead letters"])
 
 _LIST = "dead-letters"
-_LETTER = "/dead-letters/{dead_letter_id}"
+_DEAD_LETTER = "/dead-letters/{dead_letter_id}"
 _SHOWN = ("error",)
-_SETTLED = (DeadLetterNotFoundError, AlreadySettledError, AlreadyReplayingError)
+_NOT_OPEN = (DeadLetterNotFoundError, AlreadySettledError, AlreadyReplayingError)
 
 
 @router.get("/dead-letters", response_model=Page[DeadLetterView])
@@ -80,25 +78,25 @@ async def list_dead_letters(
 async def replay_dead_letters(
     body: ReplayFilter, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Replay open dead letters, the oldest first and at a pace."""
+    """Replay open dead letters, oldest first, at `per_second`."""
     wanted = Filter(**body.model_dump(exclude={"limit", "per_second"}))
-    letters = await dead_letters.open_ones(connection, resources.cipher, wanted, body.limit)
+    letters = await dead_letters.find_open(connection, resources.cipher, wanted, body.limit)
     done = await replays.request_all(connection, letters, pause=timedelta(seconds=1 / body.per_second))
     audit.note(
         body.user_id,
         subjects=[letter.user_id for letter in letters],
-        details={"accepted": len(done.accepted), "refused": len(done.refused)},
+        details={"accepted": len(done.accepted), "refused": len(done.rejected)},
     )
     answer = ReplayAnswer(
         accepted=len(done.accepted),
-        refused=[RefusedReplay(id=letter.dead_letter_id, code=reason.code) for letter, reason in done.refused],
+        refused=[RefusedReplay(id=letter.dead_letter_id, code=error.code) for letter, error in done.rejected],
         per_second=body.per_second,
         remaining=len(letters) == body.limit,
     )
     return json_response(answer, 202)
 
 
-@router.get(_LETTER, response_model=DeadLetterView, responses=problems(DeadLetterNotFoundError))
+@router.get(_DEAD_LETTER, response_model=DeadLetterView, responses=problems(DeadLetterNotFoundError))
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("dead_letters.read")
 async def read_dead_letter(
@@ -106,16 +104,16 @@ async def read_dead_letter(
 ) -> Response:
     """One dead letter."""
     letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
-    audit.note(letter.user_id, fields=_SHOWN, details=_named(letter))
+    audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
     return json_response(_view(caller.role, letter))
 
 
 @router.post(
-    f"{_LETTER}/replay",
+    f"{_DEAD_LETTER}/replay",
     status_code=202,
     response_model=DeadLetterView,
     responses=problems(
-        *_SETTLED, HistoryGoneError, ConsentRequiredError, UserErasedError, TemporalUnavailableError
+        *_NOT_OPEN, HistoryGoneError, ConsentRequiredError, UserErasedError, TemporalUnavailableError
     ),
 )
 @allow(Role.OPERATOR)
@@ -123,40 +121,36 @@ async def read_dead_letter(
 async def replay_dead_letter(
     dead_letter_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Carry the instance on from the failed step, with attempts granted anew.
+    """Run the instance again from its failed step. Attempts count anew.
 
-    What had been completed is not done again, not even beside the failed step. If it fails again, this letter is
-    open again, with one more attempt.
+    Completed steps are not run again, nor are completed parallel ones. If the step fails again, this dead letter
+    opens again with one more attempt.
     """
     async with resources.database.connection() as connection:
         letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
     audit.user_id = letter.user_id
     if letter.status is DeadLetterStatus.OPEN:
-        await _executions(resources).require_history(letter.workflow_id, letter.instance_id, letter.run_id)
-    async with audit.transaction() as connection:
+        await Instances.of(resources).require_history(letter.workflow_id, letter.instance_id, letter.run_id)
+    async with resources.database.transaction() as connection:
         letter = await replays.request(connection, resources.cipher, dead_letter_id)
-        audit.note(letter.user_id, fields=_SHOWN, details=_named(letter))
+        audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
     headers = {"Location": location(letter.workflow_id, letter.instance_id)}
     return json_response(_view(caller.role, letter), 202, headers)
 
 
-@router.post(f"{_LETTER}/discard", response_model=DeadLetterView, responses=problems(*_SETTLED))
+@router.post(f"{_DEAD_LETTER}/discard", response_model=DeadLetterView, responses=problems(*_NOT_OPEN))
 @allow(Role.OPERATOR)
 @audited("dead_letters.discard")
 async def discard_dead_letter(
     dead_letter_id: str, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Settle a dead letter as not to be replayed; its instance stays failed."""
+    """Settle a dead letter without a replay. Its instance stays failed."""
     letter = await dead_letters.discard(connection, resources.cipher, dead_letter_id)
-    audit.note(letter.user_id, fields=_SHOWN, details=_named(letter))
+    audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
     return json_response(_view(caller.role, letter))
 
 
-def _executions(resources: Resources) -> Executions:
-    return Executions(resources.database, resources.cipher, resources.temporal, resources.settings.task_queue)
-
-
-def _named(letter: StoredDeadLetter) -> dict[str, str]:
+def _details(letter: StoredDeadLetter) -> dict[str, str]:
     return {
         "dead_letter_id": letter.dead_letter_id,
         "workflow_id": letter.workflow_id,

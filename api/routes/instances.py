@@ -1,4 +1,4 @@
-"""`/workflows/{workflow_id}/instances`: looking at instances and steering them."""
+"""`/workflows/{workflow_id}/instances`: reads and commands instances."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from api.audit import Audit
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
-from api.executions import Executions, InstanceState
 from api.guard import GuardedRoute, allow, audited
-from api.instances import instance_view, location
+from api.instances import Instances, InstanceState, instance_view, location
 from api.openapi import problems
 from api.pages import PageQuery, PageRequest
 from api.resources import Resources
@@ -63,7 +62,7 @@ async def list_instances(
     user_id: Annotated[UserId | None, Query(description="Only of this user.")] = None,
     status: Statuses = None,
 ) -> Response:
-    """List instances of a workflow, newest first, as they were last recorded."""
+    """List instances of a workflow, newest first, with the status that was last recorded."""
     find(workflow_id)
     return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status)
 
@@ -85,7 +84,7 @@ async def list_instances_of_user(
     audit: AuditOf,
     status: Statuses = None,
 ) -> Response:
-    """List a user's instances of all workflows, newest first, as they were last recorded."""
+    """List a user's instances of all workflows, newest first, with the status that was last recorded."""
     await users.require_present(connection, user_id)
     return await _list(connection, caller, resources, page, audit, None, user_id, status)
 
@@ -126,13 +125,13 @@ async def _list(
 async def read_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """One instance: where it stands, what its steps gave, every attempt.
+    """One instance with its status, the results of its steps and every attempt.
 
-    Status, step and times come from Temporal; when it can't be asked, from what was last stored (`stale`).
+    Status, step and times come from Temporal. While Temporal doesn't answer they are those last stored (`stale`).
     """
     find(workflow_id)
-    sight = await _executions(resources).look(workflow_id, instance_id)
-    return _answer(audit, caller, resources, sight)
+    state = await Instances.of(resources).get(workflow_id, instance_id)
+    return _answer(audit, caller, resources, state)
 
 
 @router.delete(
@@ -148,8 +147,8 @@ async def cancel_instance(
 ) -> Response:
     """Cancel an instance: its clean-up runs, and it ends as `cancelled`."""
     find(workflow_id)
-    sight = await _executions(resources).cancel(workflow_id, instance_id)
-    return _answer(audit, caller, resources, sight, 202)
+    state = await Instances.of(resources).cancel(workflow_id, instance_id)
+    return _answer(audit, caller, resources, state, 202)
 
 
 _COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinishedError, TemporalUnavailableError, WorkerUnavailableError)
@@ -161,10 +160,10 @@ _COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinishedError, TemporalUnavailabl
 async def pause_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Hold an instance before its next step. Time runs on; what falls due happens on resume."""
+    """Pause an instance before its next step. Waits run on; a wait that ends meanwhile takes effect on resume."""
     find(workflow_id)
-    sight = await _executions(resources).command(workflow_id, instance_id, "pause")
-    return _answer(audit, caller, resources, sight)
+    state = await Instances.of(resources).command(workflow_id, instance_id, "pause")
+    return _answer(audit, caller, resources, state)
 
 
 @router.post(f"{_INSTANCE}/resume", response_model=InstanceView, responses=_COMMAND_PROBLEMS)
@@ -173,22 +172,18 @@ async def pause_instance(
 async def resume_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Let a paused instance go on. One that isn't paused stays as it is."""
+    """Resume a paused instance. No effect on an instance that isn't paused."""
     find(workflow_id)
-    sight = await _executions(resources).command(workflow_id, instance_id, "resume")
-    return _answer(audit, caller, resources, sight)
-
-
-def _executions(resources: Resources) -> Executions:
-    return Executions(resources.database, resources.cipher, resources.temporal, resources.settings.task_queue)
+    state = await Instances.of(resources).command(workflow_id, instance_id, "resume")
+    return _answer(audit, caller, resources, state)
 
 
 def _answer(
-    audit: Audit, caller: AuthenticatedKey, resources: Resources, sight: InstanceState, status: int = 200
+    audit: Audit, caller: AuthenticatedKey, resources: Resources, state: InstanceState, status: int = 200
 ) -> Response:
-    stored = sight.stored
-    place = {"workflow_id": stored.workflow_id, "instance_id": stored.instance_id}
-    audit.note(stored.user_id, fields=_SHOWN, details=place)
-    view = instance_view(caller.role, sight, resources.settings)
+    stored = state.stored
+    details = {"workflow_id": stored.workflow_id, "instance_id": stored.instance_id}
+    audit.note(stored.user_id, fields=_SHOWN, details=details)
+    view = instance_view(caller.role, state, resources.settings)
     headers = {"Location": location(view.workflow_id, view.instance_id)} if status == 202 else None
     return json_response(view, status, headers)

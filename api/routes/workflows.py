@@ -1,4 +1,4 @@
-"""`/workflows`: the catalogue, and running its workflows for users."""
+"""`/workflows`: the catalogue, its settings, and starting its workflows for users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
-from api.execute import Execution, PreferredWait, execute_once
+from api.execute import Execution, PreferredWait, execute
 from api.guard import GuardedRoute, allow, audited, not_audited
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
@@ -69,7 +69,7 @@ async def read_workflow(workflow_id: str, connection: InTransaction) -> Response
 @allow(Role.ADMIN)
 @not_audited
 async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InTransaction) -> Response:
-    """Change how often steps are tried, or whether the workflow may be executed; running instances go on."""
+    """Change the attempts at a step, or whether the workflow may be executed. Running instances are unaffected."""
     definition = find(workflow_id)
     changed = await workflow_settings.change(
         connection,
@@ -108,13 +108,12 @@ async def execute_workflow(
     wait: PreferredWait,
     audit: AuditOf,
 ) -> Response:
-    """Run a workflow for a user.
+    """Start a workflow for a user.
 
-    202 means that the instance is stored and Temporal has it. With `Prefer: wait=N` the answer is held back for
-    up to N seconds (60 at most) and is 200 with the finished instance if it finishes in time.
+    202: the instance is stored, and Temporal has it. With `Prefer: wait=N` the API waits up to N seconds (60 at
+    most) for the end, and answers 200 with the finished instance.
     """
-    execution = Execution(find(workflow_id), body, caller, resources, audit)
-    return await execute_once(execution, idempotency, wait)
+    return await execute(Execution(find(workflow_id), body, caller, resources, audit, idempotency, wait))
 
 
 def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowView:

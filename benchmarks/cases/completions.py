@@ -28,8 +28,8 @@ from benchmarks.http import Connection, connections
 from benchmarks.measure import Burst, Figure, burst, spread
 from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
+from models.instances import NewInstance
 from models.temporal.identity import temporal_workflow_id
-from store.instances.instances import NewInstance
 
 WORKFLOW = "three_steps"
 _AT_ONCE = 32

@@ -11,7 +11,7 @@ from benchmarks.http import Connection, connections
 from benchmarks.measure import Burst, Figure, burst, spread
 from benchmarks.processor import processor_seconds, used
 from benchmarks.stack import Stack
-from store.instances.instances import NewInstance
+from models.instances import NewInstance
 
 _CONNECTIONS = 32
 _TARGET = 0.8

@@ -11,10 +11,10 @@ from temporalio.client import WorkflowHandle
 from benchmarks.http import Connection
 from benchmarks.measure import until
 from benchmarks.stack import Stack
+from models.instances import NewInstance
 from models.temporal.execution import LifecycleOutcome
-from models.temporal.starting import start_message, start_options
-from store.instances import instances
-from store.instances.instances import NewInstance
+from models.temporal.starting import start_input, start_options
+from store.instances import transitions
 from store.users import data_keys
 from workflows.catalog import find
 
@@ -24,9 +24,12 @@ _SETTLED_WITHIN = 180.0
 
 
 def new_instance(user_id: str, parameters: Mapping[str, Any], workflow_id: str = WORKFLOW) -> NewInstance:
-    """An instance as the API creates it."""
-    checked = find(workflow_id).parameters.model_validate(dict(parameters)).model_dump(mode="json")
-    return NewInstance(uuid.uuid4().hex, workflow_id, user_id, _MAX_ATTEMPTS, checked, "bench")
+    """An instance as the API makes one."""
+    definition = find(workflow_id)
+    checked = definition.parameters.model_validate(dict(parameters)).model_dump(mode="json")
+    return NewInstance(
+        uuid.uuid4().hex, workflow_id, user_id, _MAX_ATTEMPTS, checked, "bench", exits=definition.exits
+    )
 
 
 async def execute(
@@ -45,18 +48,16 @@ async def store_instances(stack: Stack, new: Sequence[NewInstance]) -> None:
     async with stack.database.transaction() as connection:
         for instance in new:
             key = await data_keys.require(connection, stack.cipher, instance.user_id)
-            await instances.insert(connection, key, instance)
+            await transitions.insert(connection, key, instance)
 
 
 async def start(stack: Stack, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
-    """Start an instance with the client alone: same workflow, input, exits, search attributes and summary."""
-    definition = find(new.workflow_id)
-    message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters, definition.exits)
+    """Start an instance with the client alone: the same workflow, input, exits, search attributes and summary."""
     return await stack.temporal.start_workflow(
         new.workflow_id,
-        message,
+        start_input(new),
         task_queue=stack.settings.task_queue,
-        **start_options(new.workflow_id, message, definition.description),
+        **start_options(new, find(new.workflow_id).description),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from models.temporal.execution import ExitRequest
+
 DEFAULT_MAX_AGE = timedelta(hours=1)
 """How old an event may be and still start something: what a mobile client delivers late must not surprise
 anybody days afterwards."""
@@ -24,20 +26,6 @@ class Trigger:
 
 
 @dataclass(frozen=True)
-class Exit:
-    """An event that ends a running instance at once."""
-
-    event_type: str
-    """A type, a category (`engagement.*`) or `*`."""
-    reason: str
-    """What the instance completes with."""
-    where: Mapping[str, Any] = field(default_factory=dict)
-    """Property names of the event and the values they must have."""
-    same: tuple[str, ...] = ()
-    """Property names of the event whose values must be those of the event that started the instance."""
-
-
-@dataclass(frozen=True)
 class WorkflowTrigger:
     """A trigger, and the workflow that it starts."""
 
@@ -52,13 +40,15 @@ def on(event_type: str, *, max_age: timedelta = DEFAULT_MAX_AGE, **where: Any) -
     return Trigger(event_type, where, max_age)
 
 
-def when(event_type: str, *, reason: str | None = None, same_as_trigger: Sequence[str] = (), **where: Any) -> Exit:
+def when(
+    event_type: str, *, reason: str | None = None, same_as_trigger: Sequence[str] = (), **where: Any
+) -> ExitRequest:
     """An exit, as a declaration reads: ``exit_on=when("transaction.purchase_complete", reason="purchased")``.
 
-    ``same_as_trigger`` names properties that must have the values that they have in the event which started the
-    instance; one that was executed by a request, or whose event has no such property, doesn't ask for them.
+    ``same_as_trigger`` names properties whose values must equal those of the event that started the instance. A
+    property that this event lacks is not compared, and none is where a request started the instance.
     """
-    return Exit(event_type, reason or event_type, where, tuple(same_as_trigger))
+    return ExitRequest(event_type=event_type, reason=reason or event_type, where=where, same=list(same_as_trigger))
 
 
 def type_matches(pattern: str, event_type: str) -> bool:

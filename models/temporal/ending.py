@@ -1,4 +1,4 @@
-"""What an instance is when Temporal says that its run has closed."""
+"""The end of an instance, as Temporal reports it: its status, and the failure where no code of ours raised one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from temporalio.client import WorkflowExecutionStatus
 
+from models.temporal.execution import StepFailure
 from models.vocabulary import InstanceStatus
 
 ENDED_AS: Mapping[WorkflowExecutionStatus, InstanceStatus] = {
@@ -15,4 +16,20 @@ ENDED_AS: Mapping[WorkflowExecutionStatus, InstanceStatus] = {
     WorkflowExecutionStatus.CANCELED: InstanceStatus.CANCELLED,
     WorkflowExecutionStatus.TERMINATED: InstanceStatus.CANCELLED,
 }
-"""What an instance is whose run has closed; one that was continued as new goes on."""
+"""The status of an instance whose run has closed."""
+
+
+def failure_without_stack(error_type: str, message: str, step: str | None) -> StepFailure:
+    return StepFailure(error_type=error_type, error_message=message, failed_step=step, stack_trace="")
+
+
+def never_started() -> StepFailure:
+    """The process that stored the instance died before it called Temporal."""
+    text = "The instance was stored, and its process ended before it called Temporal; execute it again."
+    return failure_without_stack("NotStarted", text, None)
+
+
+def history_lost(step: str | None) -> StepFailure:
+    """Temporal has no history of an instance that it ran."""
+    text = "Temporal has no history of this instance any more, so it can't go on; execute the workflow again."
+    return failure_without_stack("HistoryLost", text, step)

@@ -1,16 +1,40 @@
-"""How an instance is started in Temporal: the same from a request and from a trigger, and any number of times."""
+"""The start of an instance in Temporal, from a request or a trigger. Starting it again has no effect."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypedDict
 
-from temporalio.common import TypedSearchAttributes, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
 
-from models.rules.triggers import Exit
+from models.instances import NewInstance
 from models.temporal.execution import ExitRequest, LifecycleInput, LifecycleOutcome
-from models.temporal.identity import initial_search_attributes, temporal_workflow_id
+from models.temporal.identity import STATUS, USER, WORKFLOW, temporal_workflow_id
 from models.temporal.public_text import PublicText, in_words
+from models.vocabulary import InstanceStatus, Purpose
+
+
+@dataclass(frozen=True)
+class Startable:
+    """The part of a workflow's definition that a start needs."""
+
+    workflow_id: str
+    description: str
+    purpose: Purpose | None
+    """The consent that an instance needs; None for a service."""
+    max_attempts: int
+    default_parameters: Mapping[str, Any]
+    """JSON values."""
+    exits: Sequence[ExitRequest] = ()
+    once_per: timedelta | None = None
+    """A trigger starts at most one instance for a user within this time."""
 
 
 class StartOptions(TypedDict):
@@ -26,39 +50,35 @@ class StartOptions(TypedDict):
 
 
 def named_exits(exits: Sequence[ExitRequest]) -> dict[str, ExitRequest]:
-    """Exits by the names under which they are registered and told; no step is called so."""
+    """Exits by the names of their registered waits. No step has such a name."""
     return {f"~exit_{number}": each for number, each in enumerate(exits, start=1)}
 
 
-def exit_requests(exits: Sequence[Exit]) -> list[ExitRequest]:
-    """Exits as an instance is given them."""
-    return [
-        ExitRequest(event_type=each.event_type, where=dict(each.where), same=list(each.same), reason=each.reason)
-        for each in exits
-    ]
-
-
-def start_message(
-    instance_id: str, user_id: str, max_attempts: int, parameters: dict[str, Any], exits: Sequence[Exit] = ()
-) -> LifecycleInput:
-    """What the workflow is given."""
+def start_input(new: NewInstance) -> LifecycleInput:
+    """The argument of the workflow."""
     return LifecycleInput(
-        instance_id=instance_id,
-        user_id=user_id,
-        max_attempts=max_attempts,
-        parameters=parameters,
-        exits=exit_requests(exits),
+        instance_id=new.instance_id,
+        user_id=new.user_id,
+        max_attempts=new.max_attempts,
+        parameters=new.parameters,
+        exits=list(new.exits),
     )
 
 
-def start_options(workflow_id: str, message: LifecycleInput, description: str) -> StartOptions:
-    """Everything else. An instance has one run: one that runs is left alone, one that has ended stays ended."""
+def start_options(new: NewInstance, description: str) -> StartOptions:
+    """An instance has one run: Temporal keeps a run that is open, and starts none after one has closed."""
     return StartOptions(
-        id=temporal_workflow_id(workflow_id, message.instance_id),
+        id=temporal_workflow_id(new.workflow_id, new.instance_id),
         result_type=LifecycleOutcome,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        search_attributes=initial_search_attributes(workflow_id, message.user_id),
-        static_summary=PublicText(f"{in_words(workflow_id)} for user {message.user_id}"),
+        search_attributes=TypedSearchAttributes(
+            [
+                SearchAttributePair(USER, new.user_id),
+                SearchAttributePair(WORKFLOW, new.workflow_id),
+                SearchAttributePair(STATUS, InstanceStatus.RUNNING.value),
+            ]
+        ),
+        static_summary=PublicText(f"{in_words(new.workflow_id)} for user {new.user_id}"),
         static_details=PublicText(description),
     )

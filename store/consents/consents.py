@@ -17,7 +17,8 @@ from models.errors import UserErasedError, UserNotFoundError
 from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.vocabulary import Purpose
 from store.connection import Connection
-from store.consents import locks, withdrawals
+from store.consents import locks
+from store.instances import transitions
 from store.statements import one_of, parameters, select, sql, statement
 
 
@@ -168,7 +169,7 @@ async def _append(connection: Connection, user_id: str, decision: ConsentDecisio
     assert row is not None  # RETURNING gives the row
     await _TOUCH_USER.execute(connection, user_id=user_id)
     if not decision.granted:
-        await withdrawals.end_instances(connection, [(user_id, decision.purpose.value)])
+        await transitions.cancel_withdrawn(connection, [(user_id, decision.purpose.value)])
     return ConsentEntry(row["record_id"], decision, actor, row["recorded_at"])
 
 

@@ -1,98 +1,104 @@
-"""Steps, their attempts and results: what makes a step's effect happen once."""
+"""Attempts at steps and the results of steps, which make the effect of a step happen once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import bindparam, func, update
+from sqlmodel import col
+
 from models.errors import UserErasedError
+from models.tables.execution import Attempt
 from models.temporal.execution import StepContext
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
+from store.instances.dead_letters import MARK_REPLAYED, NO_STEP
+from store.instances.states import FENCE
+from store.instances.transitions import ENTER_STEP
+from store.statements import parameters, sql, statement
 
-INTERRUPTIONS_ALLOWED = 20
-"""How often a step may be cut short by the platform before that counts as its own failure: a step that
-kills its worker each time must not go on for ever."""
+MAX_INTERRUPTIONS = 20
+"""Interruptions of a step by the platform that count as its own failure: a step that kills its worker at each
+attempt must not run forever."""
 
 
 @dataclass(frozen=True)
 class BegunAttempt:
-    """An attempt that has been written, or the result that makes it unnecessary."""
+    """An attempt that was recorded, or the result that makes it unnecessary."""
 
     number: int
     last: bool
-    """Whether a failure of this attempt is the step's."""
+    """Whether a failure of this attempt is the step's failure."""
     done: bool
     result: bytes | None
     known: bool
-    """False where the instance has ended, was taken back before Temporal's start of it came through, or is carried
-    on by another run."""
+    """False where the run must stop: the instance has ended or was deleted, or a replay has replaced the run."""
 
 
-_BEGIN = """
+# SQL text: one statement writes three tables, so that a step begins in one round trip.
+_BEGIN = sql(
+    f"""
     WITH key AS (
-        SELECT wrapped FROM data_keys WHERE subject = $6 AND wrapped IS NOT NULL
+        SELECT wrapped FROM data_keys WHERE subject = :user_id AND wrapped IS NOT NULL
     ), done AS (
-        SELECT result FROM steps WHERE instance_id = $1 AND step = $2
+        SELECT result FROM steps WHERE instance_id = :instance_id AND step = :step
     ), present AS (
         SELECT coalesce(replayed_at, '-infinity') AS since FROM instances
-        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs) AND EXISTS (SELECT FROM key)
+        WHERE instance_id = :instance_id AND {FENCE} AND EXISTS (SELECT FROM key)
     ), entered AS (
-        UPDATE instances SET current_step = $2, run_id = $3
-        WHERE instance_id = $1 AND end_time IS NULL AND $3 <> ALL(replaced_runs)
-          AND NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM key)
+        {ENTER_STEP} AND NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM key)
         RETURNING replaced_runs
-    ), mended AS (
-        UPDATE dead_letters SET status = 'replayed', updated_at = now()
-        WHERE EXISTS (SELECT FROM entered WHERE replaced_runs <> '{}')
-          AND instance_id = $1 AND failed_step = '' AND status = 'replaying'
+    ), past_the_error AS (
+        {MARK_REPLAYED} '{NO_STEP}' AND EXISTS (SELECT FROM entered WHERE replaced_runs <> '{{}}')
     ), cut_short AS (
         UPDATE attempts SET interrupted = true, ended_at = now(), error_type = 'Interrupted'
-        WHERE instance_id = $1 AND step = $2 AND ended_at IS NULL AND EXISTS (SELECT FROM present)
+        WHERE instance_id = :instance_id AND step = :step AND ended_at IS NULL AND EXISTS (SELECT FROM present)
         RETURNING attempt
     ), earlier AS (
-        SELECT count(*) AS all_of_them,
+        SELECT count(*) AS total,
                count(*) FILTER (WHERE started_at >= since) AS counted,
                count(*) FILTER (WHERE started_at >= since AND (interrupted OR ended_at IS NULL)) AS interruptions
         FROM attempts CROSS JOIN (SELECT coalesce((SELECT since FROM present), '-infinity') AS since) AS present
-        WHERE instance_id = $1 AND step = $2
+        WHERE instance_id = :instance_id AND step = :step
     ), begun AS (
         INSERT INTO attempts (instance_id, step, attempt)
-        SELECT $1, $2, all_of_them + 1 FROM earlier
+        SELECT :instance_id, :step, total + 1 FROM earlier
         WHERE NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM present)
         ON CONFLICT DO NOTHING
         RETURNING attempt
     )
-    SELECT all_of_them + 1 AS number,
-           counted - interruptions + 1 >= $4 OR interruptions >= $5 AS last,
+    SELECT total + 1 AS number,
+           counted - interruptions + 1 >= :max_attempts OR interruptions >= :max_interruptions AS last,
            EXISTS (SELECT FROM done) AS done,
            (SELECT result FROM done) AS result,
            EXISTS (SELECT FROM present) AS known,
            (SELECT wrapped FROM key) AS wrapped
     FROM earlier
-"""
+    """
+)
 
 
 async def begin_attempt(
     connection: Connection, cipher: Cipher, context: StepContext, run_id: str
 ) -> tuple[BegunAttempt, DataKey]:
-    """Write that an attempt begins, and look whether the step is done already; gives the person's key too.
+    """Record that an attempt begins, unless the step is done; returns the person's key too.
 
-    One statement, which needs no transaction around it: a step is short, and each round trip is a part of it.
-    Raises :class:`UserErasedError`, and writes nothing, where the key has been destroyed.
+    One statement, so it needs no transaction. Raises :class:`UserErasedError`, and writes nothing, where the key
+    has been destroyed.
 
-    Earlier attempts without an end were cut short by a killed worker: they are marked as interrupted and
-    don't count towards ``max_attempts``; nor do those from before a replay, which grants all of them anew.
-    A replayed journey that enters a new step has got past its bug, and the dead letter of that is settled.
+    An earlier attempt without an end was cut short by a killed worker. It becomes interrupted and doesn't count
+    towards ``max_attempts``, nor do attempts from before a replay. A replayed journey that enters a new step has
+    passed its own error, so the dead letter of that error becomes ``replayed``.
     """
-    row = await connection.fetchrow(
-        _BEGIN,
-        context.instance_id,
-        context.step,
-        run_id,
-        context.max_attempts,
-        INTERRUPTIONS_ALLOWED,
-        context.user_id,
+    row = await _BEGIN.fetchrow(
+        connection,
+        instance_id=context.instance_id,
+        step=context.step,
+        run_id=run_id,
+        max_attempts=context.max_attempts,
+        max_interruptions=MAX_INTERRUPTIONS,
+        user_id=context.user_id,
     )
     assert row is not None  # an aggregate always gives a row
     if row["wrapped"] is None:
@@ -101,30 +107,47 @@ async def begin_attempt(
     return begun, cipher.unwrap(context.user_id, row["wrapped"])
 
 
+# SQL text: one statement writes three tables, so that a step completes in one round trip.
+_COMPLETE = sql(
+    f"""
+    WITH ended AS (
+        UPDATE attempts SET ended_at = now(), interrupted = false, error_type = NULL
+        WHERE instance_id = :instance_id AND step = :step AND attempt = :attempt
+    ), replayed AS (
+        {MARK_REPLAYED} :step
+    )
+    INSERT INTO steps (instance_id, step, position, result)
+    VALUES (:instance_id, :step, :position, :result) ON CONFLICT DO NOTHING
+    """
+)
+
+
 async def complete_attempt(
     connection: Connection, context: StepContext, attempt: int, key: DataKey, result: Any
 ) -> None:
-    """Write the attempt's end and the step's result in one statement; the first result stays.
+    """Record the attempt's end and the step's result; the first result stays.
 
-    A dead letter that the step had left has been replayed with that.
+    The step's dead letter becomes ``replayed``.
     """
-    await connection.execute(
-        """
-        WITH ended AS (
-            UPDATE attempts SET ended_at = now(), interrupted = false, error_type = NULL
-            WHERE instance_id = $1 AND step = $2 AND attempt = $3
-        ), replayed AS (
-            UPDATE dead_letters SET status = 'replayed', updated_at = now()
-            WHERE instance_id = $1 AND failed_step = $2 AND status = 'replaying'
-        )
-        INSERT INTO steps (instance_id, step, position, result) VALUES ($1, $2, $5, $4) ON CONFLICT DO NOTHING
-        """,
-        context.instance_id,
-        context.step,
-        attempt,
-        key.encrypt_json("steps.result", result),
-        context.position,
+    await _COMPLETE.execute(
+        connection,
+        instance_id=context.instance_id,
+        step=context.step,
+        attempt=attempt,
+        result=key.encrypt_json("steps.result", result),
+        position=context.position,
     )
+
+
+_FAIL = statement(
+    update(Attempt)
+    .values(ended_at=func.now(), **parameters("error_type", "error_message", "interrupted"))
+    .where(
+        col(Attempt.instance_id) == bindparam("instance_id"),
+        col(Attempt.step) == bindparam("step"),
+        col(Attempt.attempt) == bindparam("attempt"),
+    )
+)
 
 
 async def fail_attempt(
@@ -137,16 +160,12 @@ async def fail_attempt(
     error_message: str,
     interrupted: bool = False,
 ) -> None:
-    """Write that the attempt failed."""
-    await connection.execute(
-        """
-        UPDATE attempts SET ended_at = now(), error_type = $4, error_message = $5, interrupted = $6
-        WHERE instance_id = $1 AND step = $2 AND attempt = $3
-        """,
-        context.instance_id,
-        context.step,
-        attempt,
-        error_type,
-        key.encrypt("attempts.error_message", error_message.encode()),
-        interrupted,
+    await _FAIL.execute(
+        connection,
+        instance_id=context.instance_id,
+        step=context.step,
+        attempt=attempt,
+        error_type=error_type,
+        error_message=key.encrypt("attempts.error_message", error_message.encode()),
+        interrupted=interrupted,
     )

@@ -1,58 +1,85 @@
-"""Callbacks: where the end of an instance is to be told, and what became of it."""
+"""Callbacks: where to report the end of an instance, and the state of that report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
+from sqlalchemy import Integer, and_, bindparam, func, update
+from sqlalchemy import delete as delete_from
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlmodel import col
+
+from models.tables.access import ApiKey
+from models.tables.execution import Callback as StoredCallback
+from models.tables.execution import Instance
+from models.tables.people import DataKey as StoredKey
 from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher, DataKey
-from privacy.signatures import new_secret
+from store import outbox
 from store.connection import Connection
+from store.outbox import OutboxEntry
+from store.statements import parameters, select, statement
 
 CallbackStatus = Literal["waiting", "delivered", "gone", "failed"]
 
 
 @dataclass(frozen=True, repr=False)
 class Callback:
-    """Where and how to tell; in the clear, so it has no ``repr``."""
+    """Where and how to report; decrypted, so it has no ``repr``."""
 
     url: str
     secret: str
     key_id: str
     """The API key that executed the instance."""
     role: Role | None
-    """As which role the instance is shown: the one that the key has now; None where it has been revoked."""
+    """The key's present role, whose view of the instance is sent; None where the key was revoked."""
 
 
-async def place(connection: Connection, key: DataKey, instance_id: str, url: str) -> str:
-    """Keep where an instance's end is to be told; returns the secret that it will be signed with.
+_ADD = statement(
+    upsert(StoredCallback)
+    .values(parameters("instance_id", "user_id", "url", "secret"))
+    .on_conflict_do_nothing(index_elements=[col(StoredCallback.instance_id)])
+)
+_SECRET = statement(
+    select(col(StoredCallback.secret)).where(col(StoredCallback.instance_id) == bindparam("instance_id"))
+)
 
-    A repeated request, whose first answer was lost, gets the secret that the first one made.
-    """
-    secret = new_secret()
-    await connection.execute(
-        """INSERT INTO callbacks (instance_id, user_id, url, secret) VALUES ($1, $2, $3, $4)
-           ON CONFLICT (instance_id) DO NOTHING""",
-        instance_id,
-        key.subject,
-        key.encrypt_json("callbacks.url", url),
-        key.encrypt_json("callbacks.secret", secret),
+
+async def add(connection: Connection, key: DataKey, instance_id: str, url: str, secret: str) -> str:
+    """Store a callback. Returns the secret that signs it: a repeated request gets the one of the first request."""
+    await _ADD.execute(
+        connection,
+        instance_id=instance_id,
+        user_id=key.subject,
+        url=key.encrypt_json("callbacks.url", url),
+        secret=key.encrypt_json("callbacks.secret", secret),
     )
-    kept = await connection.fetchval("SELECT secret FROM callbacks WHERE instance_id = $1", instance_id)
-    return str(key.decrypt_json("callbacks.secret", kept))
+    stored = await _SECRET.fetchval(connection, instance_id=instance_id)
+    return str(key.decrypt_json("callbacks.secret", stored))
+
+
+_FIND = statement(
+    select(
+        col(StoredCallback.user_id),
+        col(StoredCallback.url),
+        col(StoredCallback.secret),
+        col(StoredKey.wrapped),
+        col(Instance.started_by),
+        col(ApiKey.role),
+    )
+    .join(Instance, col(Instance.instance_id) == col(StoredCallback.instance_id))
+    .join(StoredKey, col(StoredKey.subject) == col(StoredCallback.user_id))
+    .outerjoin(ApiKey, and_(col(ApiKey.key_id) == col(Instance.started_by), col(ApiKey.revoked_at).is_(None)))
+    .where(col(StoredCallback.instance_id) == bindparam("instance_id"), col(StoredKey.wrapped).is_not(None))
+)
 
 
 async def find(connection: Connection, cipher: Cipher, instance_id: str) -> Callback | None:
-    """Where an instance's end is to be told; None for nowhere, or once its person has been erased."""
-    row = await connection.fetchrow(
-        """SELECT c.user_id, c.url, c.secret, k.wrapped, i.started_by, a.role
-             FROM callbacks c JOIN instances i USING (instance_id) JOIN data_keys k ON k.subject = c.user_id
-             LEFT JOIN api_keys a ON a.key_id = i.started_by AND a.revoked_at IS NULL
-            WHERE c.instance_id = $1 AND k.wrapped IS NOT NULL""",
-        instance_id,
-    )
+    """None where the instance has no callback, or its person has been erased."""
+    row = await _FIND.fetchrow(connection, instance_id=instance_id)
     if row is None:
         return None
     key = cipher.unwrap(row["user_id"], row["wrapped"])
@@ -64,50 +91,91 @@ async def find(connection: Connection, cipher: Cipher, instance_id: str) -> Call
     )
 
 
-_OF_END = "EXISTS (SELECT FROM instances WHERE instance_id = $1 AND cardinality(replaced_runs) = $2)"
-"""Whether it is still the end that a try tells of; a straggler of an earlier one writes nothing."""
+_THIS_END = (
+    select(col(Instance.instance_id))
+    .where(
+        col(Instance.instance_id) == bindparam("instance_id"),
+        func.cardinality(col(Instance.replaced_runs)) == bindparam("ending", type_=Integer()),
+    )
+    .exists()
+)
+"""Whether the attempt reports the instance's latest end; a late attempt of an earlier end writes nothing."""
+_RECORD_ATTEMPT = statement(
+    update(StoredCallback)
+    .values(
+        status=bindparam("status"),
+        last_status=bindparam("last_status"),
+        attempts=col(StoredCallback.attempts) + 1,
+        last_attempt_at=func.now(),
+    )
+    .where(col(StoredCallback.instance_id) == bindparam("instance_id"), _THIS_END)
+    .returning(col(StoredCallback.attempts))
+)
 
 
-async def tried(
+async def record_attempt(
     connection: Connection, due: CallbackDue, status: CallbackStatus, http_status: int | None
 ) -> int | None:
-    """Write what became of a try; says which one of this end's it was, None where that end counts no more."""
-    tries: int | None = await connection.fetchval(
-        f"""UPDATE callbacks SET status = $3, last_status = $4, attempts = attempts + 1, last_attempt_at = now()
-             WHERE instance_id = $1 AND {_OF_END} RETURNING attempts""",
-        due.instance_id,
-        due.ending,
-        status,
-        http_status,
+    """Record the outcome of an attempt. Returns the number of attempts for this end; None for an earlier end."""
+    attempts: int | None = await _RECORD_ATTEMPT.fetchval(
+        connection, instance_id=due.instance_id, ending=due.ending, status=status, last_status=http_status
     )
-    return tries
+    return attempts
+
+
+_GIVE_UP = statement(
+    update(StoredCallback)
+    .values(status="failed")
+    .where(
+        col(StoredCallback.instance_id) == bindparam("instance_id"),
+        col(StoredCallback.status) == "waiting",
+        _THIS_END,
+    )
+)
 
 
 async def give_up(connection: Connection, due: CallbackDue) -> None:
-    """Write that the callback of an end is tried no more."""
-    await connection.execute(
-        f"UPDATE callbacks SET status = 'failed' WHERE instance_id = $1 AND status = 'waiting' AND {_OF_END}",
-        due.instance_id,
-        due.ending,
+    """Record that no further attempt is made for this end."""
+    await _GIVE_UP.execute(connection, instance_id=due.instance_id, ending=due.ending)
+
+
+_MARK_DUE = statement(
+    update(StoredCallback)
+    .values(status="waiting", attempts=0)
+    .where(
+        col(StoredCallback.instance_id) == bindparam("instance_id"),
+        col(StoredCallback.status) != "gone",
+        col(Instance.instance_id) == col(StoredCallback.instance_id),
     )
+    .returning(col(Instance.workflow_id), col(Instance.user_id), func.cardinality(col(Instance.replaced_runs)))
+)
 
 
-async def due(connection: Connection, instance_id: str) -> None:
-    """Have the end of an instance told, in the transaction that writes it; nothing where nobody asked for it.
+async def mark_due(connection: Connection, instance_id: str) -> None:
+    """Have the end of an instance reported, in the transaction that writes it; no effect without a callback.
 
-    The callback is `waiting` and untried from then on, also where an earlier end of the instance was told: nothing
-    that is still to be tried looks settled (:data:`store.retention.expired.CALLBACKS`).
+    The callback is ``waiting`` with no attempts, also where an earlier end was reported: retention keeps a waiting
+    callback (:data:`store.retention.expired.CALLBACKS`).
     """
-    await connection.execute(
-        """
-        WITH told AS (
-            UPDATE callbacks SET status = 'waiting', attempts = 0 WHERE instance_id = $1 AND status <> 'gone'
-            RETURNING instance_id)
-        INSERT INTO temporal_outbox (kind, workflow_id, instance_id, step, user_id, event_id, event_type,
-                                     event_timestamp)
-        SELECT 'callback', i.workflow_id, i.instance_id, NULL, i.user_id, cardinality(i.replaced_runs)::text,
-               'instance.ended', now()
-        FROM told JOIN instances i USING (instance_id)
-        """,
-        instance_id,
+    row = await _MARK_DUE.fetchrow(connection, instance_id=instance_id)
+    if row is None:
+        return
+    workflow_id, user_id, ending = row
+    entry = OutboxEntry(
+        kind="callback",
+        workflow_id=workflow_id,
+        instance_id=instance_id,
+        step=None,
+        user_id=user_id,
+        event_id=str(ending),
+        event_type="instance.ended",
+        event_timestamp=datetime.now(UTC),
     )
+    await outbox.write(connection, [entry])
+
+
+_DELETE = statement(delete_from(StoredCallback).where(col(StoredCallback.instance_id) == bindparam("instance_id")))
+
+
+async def delete(connection: Connection, instance_id: str) -> None:
+    await _DELETE.execute(connection, instance_id=instance_id)

@@ -1,33 +1,40 @@
-"""Dead letters: what has failed for good, kept until somebody replays or discards it.
+"""Dead letters: failed instances, to be replayed or discarded.
 
-A step of an instance has one letter for ever: failing again opens it anew, with one more attempt. At most one of
-an instance's letters is open, since it takes an instance that has failed to leave one.
+Each failed step of an instance has one dead letter, which opens again when the step fails again. At most one dead
+letter of an instance is open, since only the end of an instance opens one.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from asyncpg import Record
+from sqlalchemy import Text, bindparam, func, or_, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlmodel import col
 
 from models.errors import AlreadyReplayingError, AlreadySettledError, DeadLetterNotFoundError
+from models.tables.execution import DeadLetter
+from models.tables.people import DataKey as StoredKey
 from models.temporal.execution import StepFailure
-from models.vocabulary import DeadLetterStatus, InstanceStatus
+from models.vocabulary import DeadLetterStatus
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.instances import waits
+from store.instances.instances import Unfinished
+from store.statements import filtered, one_of, parameters, select, sql, statement
 
-PLACE = "dead_letters.error"
+ERROR = "dead_letters.error"
 NO_STEP = ""
-"""Stands for the step where the journey itself has a bug; Postgres' unique indexes don't compare NULLs."""
+"""The failed step where the journey's own code raised. Not NULL, which a unique index never finds equal."""
 
 
 @dataclass(frozen=True)
 class StoredDeadLetter:
-    """A dead letter. Without the person's key ``error`` is None."""
+    """A dead letter. Without the person's data key ``error`` is None."""
 
     dead_letter_id: str
     workflow_id: str
@@ -45,7 +52,7 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which dead letters are meant: those for which everything that is given holds."""
+    """Conditions on dead letters, all of which must hold."""
 
     status: DeadLetterStatus | None = None
     workflow_id: str | None = None
@@ -56,136 +63,218 @@ class Filter:
     created_after: datetime | None = None
     created_before: datetime | None = None
 
-    @property
-    def values(self) -> list[Any]:
-        """As the parameters ``$1`` to ``$8`` of :data:`MATCHES`."""
-        return [getattr(self, field.name) for field in fields(self)]
+
+_NEW = upsert(DeadLetter).values(
+    attempts=1,
+    status=DeadLetterStatus.OPEN.value,
+    **parameters(
+        "dead_letter_id", "workflow_id", "instance_id", "user_id", "failed_step", "run_id", "error_type", "error"
+    ),
+)
+_RECORD = statement(
+    _NEW.on_conflict_do_update(
+        index_elements=[col(DeadLetter.instance_id), col(DeadLetter.failed_step)],
+        set_={
+            "attempts": col(DeadLetter.attempts) + 1,
+            "status": DeadLetterStatus.OPEN.value,
+            "run_id": _NEW.excluded.run_id,
+            "error_type": _NEW.excluded.error_type,
+            "error": _NEW.excluded.error,
+            "updated_at": func.now(),
+        },
+    )
+)
 
 
-MATCHES = """
-    ($1::text IS NULL OR d.status = $1) AND ($2::text IS NULL OR d.workflow_id = $2)
-    AND ($3::text IS NULL OR d.instance_id = $3) AND ($4::text IS NULL OR d.user_id = $4)
-    AND ($5::text IS NULL OR d.failed_step = $5) AND ($6::text IS NULL OR d.error_type = $6)
-    AND ($7::timestamptz IS NULL OR d.created_at >= $7) AND ($8::timestamptz IS NULL OR d.created_at < $8)
+async def record(
+    connection: Connection, key: DataKey, instance: Unfinished, run_id: str, failure: StepFailure
+) -> None:
+    """Open the dead letter of a failure, in the transaction that ends the instance."""
+    await _RECORD.execute(
+        connection,
+        dead_letter_id=uuid.uuid4().hex,
+        workflow_id=instance.workflow_id,
+        instance_id=instance.instance_id,
+        user_id=instance.user_id,
+        failed_step=failure.failed_step or NO_STEP,
+        run_id=run_id,
+        error_type=failure.error_type,
+        error=key.encrypt_json(ERROR, failure.model_dump()),
+    )
+
+
+_SETTLE = statement(
+    update(DeadLetter)
+    .values(status=bindparam("status"), updated_at=func.now())
+    .where(
+        col(DeadLetter.instance_id) == bindparam("instance_id"),
+        col(DeadLetter.status) == DeadLetterStatus.REPLAYING.value,
+        or_(
+            bindparam("except_step", type_=Text()).is_(None),
+            col(DeadLetter.failed_step) != bindparam("except_step", type_=Text()),
+        ),
+    )
+)
+
+
+async def settle(
+    connection: Connection, instance_id: str, status: DeadLetterStatus, *, except_step: str | None
+) -> None:
+    """Settle the dead letter whose replay has ended the instance, unless its own step failed again."""
+    await _SETTLE.execute(connection, instance_id=instance_id, status=status.value, except_step=except_step)
+
+
+MARK_REPLAYED = """
+    UPDATE dead_letters SET status = 'replayed', updated_at = now()
+    WHERE instance_id = :instance_id AND status = 'replaying' AND failed_step =
 """
+"""To be completed with the failed step. Also a part of the statements that begin and complete an attempt."""
+
+# SQL text: it is a part of statements that are SQL text.
+_MARK_REPLAYED = sql(f"{MARK_REPLAYED} :failed_step")
 
 
-async def leave(
-    connection: Connection,
-    key: DataKey,
-    workflow_id: str,
-    instance_id: str,
-    user_id: str,
-    run_id: str,
-    failure: StepFailure,
-) -> None:
-    """Leave a dead letter, in the transaction that ends the instance as failed."""
-    await connection.execute(
-        """
-        INSERT INTO dead_letters AS d (dead_letter_id, workflow_id, instance_id, user_id, failed_step, run_id,
-                                       error_type, error, attempts, status)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, 'open')
-        ON CONFLICT (instance_id, failed_step) DO UPDATE
-        SET attempts = d.attempts + 1, status = 'open', run_id = excluded.run_id,
-            error_type = excluded.error_type, error = excluded.error, updated_at = now()
-        """,
-        uuid.uuid4().hex,
-        workflow_id,
-        instance_id,
-        user_id,
-        failure.failed_step or NO_STEP,
-        run_id,
-        failure.error_type,
-        key.encrypt_json(PLACE, failure.model_dump()),
-    )
+async def mark_replayed(connection: Connection, instance_id: str, failed_step: str) -> None:
+    """Settle a dead letter whose replay has passed the failure."""
+    await _MARK_REPLAYED.execute(connection, instance_id=instance_id, failed_step=failed_step)
 
 
-async def settle_ended(
-    connection: Connection, instance_id: str, status: InstanceStatus, failed_step: str | None
-) -> None:
-    """Settle the letter whose replay has brought an instance to an end, unless it is the one that opens again.
+_STORED = select(
+    col(DeadLetter.dead_letter_id),
+    col(DeadLetter.workflow_id),
+    col(DeadLetter.instance_id),
+    col(DeadLetter.user_id),
+    col(DeadLetter.failed_step),
+    col(DeadLetter.run_id),
+    col(DeadLetter.error_type),
+    col(DeadLetter.error),
+    col(DeadLetter.attempts),
+    col(DeadLetter.status),
+    col(DeadLetter.created_at),
+    col(DeadLetter.updated_at),
+    col(StoredKey.wrapped),
+).outerjoin(StoredKey, col(StoredKey.subject) == col(DeadLetter.user_id))
+_CONDITIONS = {
+    "status": col(DeadLetter.status) == bindparam("status"),
+    "workflow": col(DeadLetter.workflow_id) == bindparam("workflow_id"),
+    "instance": col(DeadLetter.instance_id) == bindparam("instance_id"),
+    "user": col(DeadLetter.user_id) == bindparam("user_id"),
+    "step": col(DeadLetter.failed_step) == bindparam("failed_step"),
+    "error": col(DeadLetter.error_type) == bindparam("error_type"),
+    "after": col(DeadLetter.created_at) >= bindparam("created_after"),
+    "until": col(DeadLetter.created_at) < bindparam("created_before"),
+}
 
-    An instance that then failed elsewhere has a letter of its own for that; one that was cancelled is not to be
-    carried on.
-    """
-    await connection.execute(
-        """UPDATE dead_letters SET status = $2, updated_at = now()
-            WHERE instance_id = $1 AND status = 'replaying' AND ($3::text IS NULL OR failed_step <> $3)""",
-        instance_id,
-        (DeadLetterStatus.DISCARDED if status is InstanceStatus.CANCELLED else DeadLetterStatus.REPLAYED).value,
-        (failed_step or NO_STEP) if status is InstanceStatus.FAILED else None,
-    )
-
-
-_LETTER = "SELECT d.*, k.wrapped FROM dead_letters d LEFT JOIN data_keys k ON k.subject = d.user_id"
+_FIND = statement(_STORED.where(col(DeadLetter.dead_letter_id) == bindparam("dead_letter_id")))
 
 
 async def find(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter:
-    """One dead letter; raises :class:`DeadLetterNotFoundError`."""
-    row = await connection.fetchrow(f"{_LETTER} WHERE d.dead_letter_id = $1", dead_letter_id)
+    """Raises :class:`DeadLetterNotFoundError`."""
+    row = await _FIND.fetchrow(connection, dead_letter_id=dead_letter_id)
     if row is None:
         raise DeadLetterNotFoundError
-    return _opened(cipher, row)
+    return _decrypted(cipher, row)
+
+
+_PAGE = filtered(
+    _STORED.order_by(col(DeadLetter.created_at).desc(), col(DeadLetter.dead_letter_id).desc()).limit(
+        bindparam("limit")
+    ),
+    before=tuple_(col(DeadLetter.created_at), col(DeadLetter.dead_letter_id))
+    < tuple_(bindparam("before_time"), bindparam("before_id")),
+    **_CONDITIONS,
+)
 
 
 async def page(
     connection: Connection, cipher: Cipher, wanted: Filter, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[StoredDeadLetter]:
     """Dead letters, newest first, after a position in that order."""
-    rows = await connection.fetch(
-        f"""{_LETTER} WHERE {MATCHES}
-              AND ($9::timestamptz IS NULL OR (d.created_at, d.dead_letter_id) < ($9, $10))
-            ORDER BY d.created_at DESC, d.dead_letter_id DESC LIMIT $11""",
-        *wanted.values,
-        before[0] if before else None,
-        before[1] if before else None,
-        limit,
+    rows = await _PAGE.fetch(
+        connection,
+        before_time=before[0] if before else None,
+        before_id=before[1] if before else None,
+        limit=limit,
+        **vars(wanted),
     )
-    return [_opened(cipher, row) for row in rows]
+    return [_decrypted(cipher, row) for row in rows]
 
 
-async def open_ones(connection: Connection, cipher: Cipher, wanted: Filter, limit: int) -> list[StoredDeadLetter]:
-    """Open dead letters that a filter matches, oldest first."""
-    rows = await connection.fetch(
-        f"{_LETTER} WHERE d.status = 'open' AND {MATCHES} ORDER BY d.created_at, d.dead_letter_id LIMIT $9",
-        *wanted.values,
-        limit,
+_OPEN = filtered(
+    _STORED.where(col(DeadLetter.status) == DeadLetterStatus.OPEN.value)
+    .order_by(col(DeadLetter.created_at), col(DeadLetter.dead_letter_id))
+    .limit(bindparam("limit")),
+    **_CONDITIONS,
+)
+
+
+async def find_open(connection: Connection, cipher: Cipher, wanted: Filter, limit: int) -> list[StoredDeadLetter]:
+    """Open dead letters, oldest first."""
+    return [_decrypted(cipher, row) for row in await _OPEN.fetch(connection, limit=limit, **vars(wanted))]
+
+
+_MOVE = update(DeadLetter).values(updated_at=func.now())
+_DISCARD = statement(
+    _MOVE.values(status=DeadLetterStatus.DISCARDED.value)
+    .where(
+        col(DeadLetter.dead_letter_id) == bindparam("dead_letter_id"),
+        col(DeadLetter.status) == DeadLetterStatus.OPEN.value,
     )
-    return [_opened(cipher, row) for row in rows]
+    .returning(col(DeadLetter.instance_id))
+)
 
 
 async def discard(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter:
-    """Settle an open letter as not to be replayed; raises what :func:`refusal` says where it isn't open."""
-    instance_id = await connection.fetchval(
-        """UPDATE dead_letters SET status = 'discarded', updated_at = now()
-            WHERE dead_letter_id = $1 AND status = 'open' RETURNING instance_id""",
-        dead_letter_id,
-    )
-    letter = await find(connection, cipher, dead_letter_id)
+    """Settle an open dead letter without a replay, and drop its instance's waits. Raises :func:`not_open`."""
+    instance_id = await _DISCARD.fetchval(connection, dead_letter_id=dead_letter_id)
+    dead_letter = await find(connection, cipher, dead_letter_id)
     if instance_id is None:
-        raise refusal(letter.status)
-    await waits.forget(connection, instance_id, None)
-    return letter
+        raise not_open(dead_letter.status)
+    await waits.drop(connection, instance_id)
+    return dead_letter
 
 
-def refusal(status: DeadLetterStatus) -> AlreadyReplayingError | AlreadySettledError:
-    """Why a letter that isn't open can neither be replayed nor discarded."""
+def not_open(status: DeadLetterStatus) -> AlreadyReplayingError | AlreadySettledError:
+    """Why a dead letter can neither be replayed nor discarded."""
     return AlreadyReplayingError() if status is DeadLetterStatus.REPLAYING else AlreadySettledError()
 
 
-def _opened(cipher: Cipher, row: Record) -> StoredDeadLetter:
-    key = None if row["wrapped"] is None else cipher.unwrap(row["user_id"], row["wrapped"])
+_BEGIN_REPLAY = statement(
+    _MOVE.values(status=DeadLetterStatus.REPLAYING.value).where(
+        one_of(col(DeadLetter.dead_letter_id), "dead_letter_ids")
+    )
+)
+
+
+async def begin_replay(connection: Connection, dead_letter_ids: list[str]) -> None:
+    """The caller holds the rows, and has seen that they are open."""
+    await _BEGIN_REPLAY.execute(connection, dead_letter_ids=dead_letter_ids)
+
+
+_REOPEN = statement(
+    _MOVE.values(status=DeadLetterStatus.OPEN.value).where(
+        col(DeadLetter.dead_letter_id) == bindparam("dead_letter_id"),
+        col(DeadLetter.status) == DeadLetterStatus.REPLAYING.value,
+        col(DeadLetter.run_id) == bindparam("run_id"),
+    )
+)
+
+
+async def reopen(connection: Connection, dead_letter: StoredDeadLetter) -> bool:
+    """Open a dead letter whose replay is impossible; False where it isn't replaying that run any more."""
+    found = await _REOPEN.execute(connection, dead_letter_id=dead_letter.dead_letter_id, run_id=dead_letter.run_id)
+    return found == 1
+
+
+def _decrypted(cipher: Cipher, row: Record) -> StoredDeadLetter:
+    values = dict(row)
+    wrapped = values.pop("wrapped")
+    error = None if wrapped is None else cipher.unwrap(row["user_id"], wrapped).decrypt_json(ERROR, row["error"])
     return StoredDeadLetter(
-        dead_letter_id=row["dead_letter_id"],
-        workflow_id=row["workflow_id"],
-        instance_id=row["instance_id"],
-        user_id=row["user_id"],
-        failed_step=row["failed_step"] or None,
-        run_id=row["run_id"],
-        error_type=row["error_type"],
-        error=None if key is None else key.decrypt_json(PLACE, row["error"]),
-        attempts=row["attempts"],
-        status=DeadLetterStatus(row["status"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
+        **{
+            **values,
+            "failed_step": row["failed_step"] or None,
+            "error": error,
+            "status": DeadLetterStatus(row["status"]),
+        }
     )

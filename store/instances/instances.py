@@ -1,310 +1,109 @@
-"""The stored context of workflow instances."""
+"""Reads of workflow instances. :mod:`store.instances.transitions` has every write to their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from asyncpg import Record
+from sqlalchemy import Interval, and_, bindparam, func, tuple_
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlmodel import col
 
-from models.errors import UserErasedError, UserUnknownError
-from models.temporal.execution import LifecycleOutcome, Progress
-from models.vocabulary import InstanceStatus, Purpose
+from models.instances import StoredAttempt, StoredCallback, StoredInstance
+from models.tables.execution import Attempt, Callback, Instance, Step
+from models.tables.people import DataKey as StoredKey
+from models.temporal.execution import LifecycleOutcome
+from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
+from store.statements import filtered, one_of, select, statement
 
+UNSTARTED_LIMIT = 500
+SCANNED_ROWS = 2000
+"""Rows that one page of a scan of all instances reads, ended instances included."""
 
-@dataclass(frozen=True)
-class StoredAttempt:
-    """One attempt at a step."""
-
-    step: str
-    attempt: int
-    started_at: datetime
-    ended_at: datetime | None
-    error_type: str | None
-    error_message: str | None
-    interrupted: bool
-
-
-@dataclass(frozen=True)
-class StoredCallback:
-    """What became of an instance's callback."""
-
-    status: str
-    attempts: int
-    last_status: int | None
-    last_attempt_at: datetime | None
-
-
-@dataclass(frozen=True)
-class StoredInstance:
-    """An instance as Postgres knows it. Without the person's key what was encrypted is empty."""
-
-    instance_id: str
-    workflow_id: str
-    user_id: str
-    status: InstanceStatus
-    current_step: str | None
-    run_id: str | None
-    max_attempts: int
-    parameters: dict[str, Any]
-    variables: dict[str, Any]
-    results: dict[str, Any]
-    error: dict[str, Any] | None
-    attempts: Sequence[StoredAttempt]
-    start_time: datetime
-    end_time: datetime | None
-    reason: str | None = None
-    """Why it ended, where it was told."""
-    replaced_runs: Sequence[str] = ()
-    """Temporal's runs that count no more, since a replay carries the instance on."""
-    callback: StoredCallback | None = None
-
-
-@dataclass(frozen=True)
-class NewInstance:
-    """An instance that is about to be started."""
-
-    instance_id: str
-    workflow_id: str
-    user_id: str
-    max_attempts: int
-    parameters: dict[str, Any]
-    started_by: str
-    purpose: Purpose | None = None
-    """The consent that it rests on."""
-
-
-@dataclass(frozen=True)
-class Eligibility:
-    """What decides whether a workflow may run for a user."""
-
-    key: DataKey
-    enabled: bool
-    max_attempts: int | None
-    """As an admin has set it for the workflow."""
-    consented: bool
-
-
-async def eligibility(
-    connection: Connection, cipher: Cipher, workflow_id: str, user_id: str, purpose: Purpose | None
-) -> Eligibility:
-    """Look up, in one statement, what an execute needs to know.
-
-    Raises :class:`UserErasedError` where the person is gone and :class:`UserUnknownError` where there never was one.
-    """
-    row = await connection.fetchrow(
-        """
-        SELECT u.user_id, k.subject, k.wrapped, w.max_attempts, coalesce(w.enabled, true) AS enabled,
-               $3::text IS NULL OR coalesce(c.granted, false) AS consented
-        FROM (SELECT $1::text AS user_id) asked
-        LEFT JOIN users u USING (user_id)
-        LEFT JOIN data_keys k ON k.subject = asked.user_id
-        LEFT JOIN workflow_settings w ON w.workflow_id = $2
-        LEFT JOIN consents c ON c.user_id = asked.user_id AND c.purpose = $3
-        """,
-        user_id,
-        workflow_id,
-        purpose.value if purpose else None,
+_STEPS = (
+    select(
+        func.array_agg(aggregate_order_by(func.row(col(Step.step), col(Step.result)), col(Step.position))),
     )
-    assert row is not None  # joined from a row of constants
-    if row["subject"] is not None and row["wrapped"] is None:
-        raise UserErasedError
-    if row["user_id"] is None:
-        raise UserUnknownError
-    return Eligibility(
-        key=cipher.unwrap(user_id, row["wrapped"]),
-        enabled=row["enabled"],
-        max_attempts=row["max_attempts"],
-        consented=row["consented"],
-    )
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An instance's row, new or found."""
-
-    start_time: datetime
-    begun: bool
-    """Whether it has been seen running, or has ended: then it isn't to be started again."""
-
-
-async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Placed:
-    """Store an instance before it starts. One that is there already stays as it is, unless its process died before
-    Temporal was told and it was given up: then it begins now."""
-    row = await connection.fetchrow(
-        """
-        WITH inserted AS (
-            INSERT INTO instances
-                (instance_id, workflow_id, user_id, status, max_attempts, parameters, started_by, purpose)
-            VALUES ($1, $2, $3, 'running', $4, $5, $6, $7)
-            ON CONFLICT (instance_id) DO UPDATE
-            SET status = 'running', end_time = NULL, error = NULL, reason = NULL, start_time = now()
-            WHERE instances.reason = 'not_started' AND instances.run_id IS NULL
-            RETURNING start_time
+    .where(col(Step.instance_id) == col(Instance.instance_id))
+    .scalar_subquery()
+)
+_ATTEMPTS = (
+    select(
+        func.array_agg(
+            aggregate_order_by(
+                func.row(
+                    col(Attempt.step),
+                    col(Attempt.attempt),
+                    col(Attempt.started_at),
+                    col(Attempt.ended_at),
+                    col(Attempt.error_type),
+                    col(Attempt.error_message),
+                    col(Attempt.interrupted),
+                ),
+                col(Attempt.started_at),
+                col(Attempt.attempt),
+            )
         )
-        SELECT start_time, false AS begun FROM inserted
-        UNION ALL
-        SELECT start_time, run_id IS NOT NULL OR end_time IS NOT NULL FROM instances WHERE instance_id = $1
-        """,
-        new.instance_id,
-        new.workflow_id,
-        new.user_id,
-        new.max_attempts,
-        key.encrypt_json("instances.parameters", new.parameters),
-        new.started_by,
-        new.purpose.value if new.purpose else None,
     )
-    assert row is not None  # one of the two
-    return Placed(row["start_time"], row["begun"])
-
-
-def begun(new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:
-    """An instance as it stands right after its start."""
-    return StoredInstance(
-        instance_id=new.instance_id,
-        workflow_id=new.workflow_id,
-        user_id=new.user_id,
-        status=InstanceStatus.RUNNING,
-        current_step=None,
-        run_id=run_id,
-        max_attempts=new.max_attempts,
-        parameters=new.parameters,
-        variables={},
-        results={},
-        error=None,
-        attempts=(),
-        start_time=start_time,
-        end_time=None,
-    )
-
-
-async def delete_unstarted(connection: Connection, instance_id: str) -> None:
-    """Take back an instance that Temporal could not be told of, with its waits and its callback."""
-    await connection.execute(
-        """WITH gone AS (DELETE FROM instances WHERE instance_id = $1 AND run_id IS NULL AND end_time IS NULL
-                         RETURNING instance_id),
-                untold AS (DELETE FROM callbacks WHERE instance_id IN (SELECT * FROM gone))
-           DELETE FROM event_waits WHERE instance_id IN (SELECT * FROM gone)""",
-        instance_id,
-    )
-
-
-async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool | None:
-    """End an instance that is to be cancelled and that Temporal has not been seen to run, since its start or its
-    replay is on the way; whatever comes of that is fenced off. Says whether it may still come; None where it is
-    no such instance.
-    """
-    young: bool | None = await connection.fetchval(
-        """
-        UPDATE instances SET status = 'cancelled', end_time = coalesce(end_time, now())
-        WHERE instance_id = $1 AND (run_id IS NULL OR run_id = ANY(replaced_runs))
-          AND (end_time IS NULL OR status = 'cancelled')
-        RETURNING coalesce(replayed_at, start_time) > now() - $2::interval
-        """,
-        instance_id,
-        start_within,
-    )
-    return young
-
-
-async def write_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
-    """Write where an instance stands, its end where it has one, and the results of its waits.
-
-    An end stays: what a straggler writes after it is dropped, and so is what a run writes that a replay has
-    replaced. Says whether it was taken; so of an end that is written twice only the first is. A replayed journey
-    that writes something else than its end has got past its bug, and the dead letter of that is settled.
-    """
-    taken = await connection.fetchval(
-        """
-        WITH taken AS (
-            UPDATE instances
-            SET status = $2, current_step = $3, run_id = $4, variables = coalesce($5, variables), error = $6,
-                end_time = CASE WHEN $7 THEN now() END,
-                reason = CASE WHEN $2 = 'cancelled' THEN coalesce(reason, $8) WHEN $7 THEN $8 ELSE reason END
-            WHERE instance_id = $1 AND end_time IS NULL AND $4 <> ALL(replaced_runs)
-            RETURNING replaced_runs
-        ), mended AS (
-            UPDATE dead_letters SET status = 'replayed', updated_at = now()
-            WHERE NOT $7 AND EXISTS (SELECT FROM taken WHERE replaced_runs <> '{}')
-              AND instance_id = $1 AND failed_step = '' AND status = 'replaying'
+    .where(col(Attempt.instance_id) == col(Instance.instance_id))
+    .scalar_subquery()
+)
+_CALLBACK = (
+    select(
+        func.row(
+            col(Callback.status), col(Callback.attempts), col(Callback.last_status), col(Callback.last_attempt_at)
         )
-        SELECT true FROM taken
-        """,
-        progress.instance_id,
-        progress.status.value,
-        progress.current_step,
-        run_id,
-        key.encrypt_json("instances.variables", progress.variables),
-        key.encrypt_json("instances.error", progress.error.model_dump() if progress.error else None),
-        progress.status.finished,
-        progress.reason,
     )
-    if taken and progress.waits:
-        await _write_waits(connection, key, progress)
-    return bool(taken)
-
-
-async def is_carried_by(connection: Connection, instance_id: str, run_id: str) -> bool:
-    """Whether an instance is there, ended or not, and a run of it wasn't replaced by a replay."""
-    found = await connection.fetchval(
-        "SELECT $2 <> ALL(replaced_runs) FROM instances WHERE instance_id = $1", instance_id, run_id
+    .where(col(Callback.instance_id) == col(Instance.instance_id))
+    .scalar_subquery()
+)
+_STORED = (
+    select(
+        col(Instance.instance_id),
+        col(Instance.workflow_id),
+        col(Instance.user_id),
+        col(Instance.status),
+        col(Instance.current_step),
+        col(Instance.run_id),
+        col(Instance.max_attempts),
+        col(Instance.parameters),
+        col(Instance.variables),
+        col(Instance.error),
+        col(Instance.start_time),
+        col(Instance.end_time),
+        col(Instance.reason),
+        col(Instance.replaced_runs),
+        col(StoredKey.wrapped),
+        _STEPS.label("steps"),
+        _ATTEMPTS.label("attempts"),
+        _CALLBACK.label("callback"),
     )
-    return bool(found)
+    .select_from(Instance)
+    .outerjoin(StoredKey, col(StoredKey.subject) == col(Instance.user_id))
+)
+
+_FIND = statement(_STORED.where(col(Instance.instance_id) == bindparam("instance_id")))
 
 
-async def _write_waits(connection: Connection, key: DataKey, progress: Progress) -> None:
-    waits = progress.waits.values()
-    await connection.execute(
-        """
-        INSERT INTO steps (instance_id, step, position, result)
-        SELECT $1, * FROM unnest($2::text[], $3::smallint[], $4::bytea[])
-        ON CONFLICT DO NOTHING
-        """,
-        progress.instance_id,
-        list(progress.waits),
-        [wait.position for wait in waits],
-        [key.encrypt_json("steps.result", wait.model_dump(exclude={"position"})) for wait in waits],
-    )
+async def find(connection: Connection, cipher: Cipher, instance_id: str) -> StoredInstance | None:
+    """One instance with its steps and attempts, in one statement."""
+    row = await _FIND.fetchrow(connection, instance_id=instance_id)
+    return None if row is None else _decrypted(cipher, row)
 
 
-async def end_of(connection: Connection, instance_id: str) -> LifecycleOutcome | None:
-    """How an instance has ended; None where it runs, or isn't there."""
-    row = await connection.fetchrow(
-        "SELECT status, reason FROM instances WHERE instance_id = $1 AND end_time IS NOT NULL", instance_id
-    )
-    return None if row is None else LifecycleOutcome(status=InstanceStatus(row["status"]), reason=row["reason"])
-
-
-_CONTEXT = """
-    SELECT i.*, k.wrapped,
-           (SELECT array_agg((s.step, s.result) ORDER BY s.position)
-            FROM steps s WHERE s.instance_id = i.instance_id) AS steps,
-           (SELECT array_agg((a.step, a.attempt, a.started_at, a.ended_at, a.error_type, a.error_message,
-                              a.interrupted)
-                             ORDER BY a.started_at, a.attempt)
-            FROM attempts a WHERE a.instance_id = i.instance_id) AS attempts,
-           (SELECT (c.status, c.attempts, c.last_status, c.last_attempt_at)
-            FROM callbacks c WHERE c.instance_id = i.instance_id) AS callback
-    FROM instances i LEFT JOIN data_keys k ON k.subject = i.user_id
-"""
-
-
-async def find(
-    connection: Connection, cipher: Cipher, workflow_id: str, instance_id: str
-) -> StoredInstance | None:
-    """One instance of a workflow with its steps and attempts, in one statement."""
-    found = await find_any(connection, cipher, instance_id)
-    return found if found is not None and found.workflow_id == workflow_id else None
-
-
-async def find_any(connection: Connection, cipher: Cipher, instance_id: str) -> StoredInstance | None:
-    """One instance of whatever workflow."""
-    row = await connection.fetchrow(_CONTEXT + "WHERE i.instance_id = $1", instance_id)
-    return None if row is None else _open(cipher, row)
+_PAGE = filtered(
+    _STORED.order_by(col(Instance.start_time).desc(), col(Instance.instance_id).desc()).limit(bindparam("limit")),
+    workflow=col(Instance.workflow_id) == bindparam("workflow_id"),
+    user=col(Instance.user_id) == bindparam("user_id"),
+    status=one_of(col(Instance.status), "statuses"),
+    before=tuple_(col(Instance.start_time), col(Instance.instance_id))
+    < tuple_(bindparam("before_time"), bindparam("before_id")),
+)
 
 
 async def page(
@@ -318,30 +117,23 @@ async def page(
     limit: int,
 ) -> list[StoredInstance]:
     """Instances of a workflow, of a user, or both, newest first, after a position in that order."""
-    rows = await connection.fetch(
-        _CONTEXT
-        + """
-        WHERE ($1::text IS NULL OR i.workflow_id = $1)
-          AND ($2::text IS NULL OR i.user_id = $2)
-          AND ($3::text[] IS NULL OR i.status = ANY($3))
-          AND ($4::timestamptz IS NULL OR (i.start_time, i.instance_id) < ($4, $5))
-        ORDER BY i.start_time DESC, i.instance_id DESC LIMIT $6
-        """,
-        workflow_id,
-        user_id,
-        None if statuses is None else [status.value for status in statuses],
-        before[0] if before else None,
-        before[1] if before else None,
-        limit,
+    rows = await _PAGE.fetch(
+        connection,
+        workflow_id=workflow_id,
+        user_id=user_id,
+        statuses=None if statuses is None else [status.value for status in statuses],
+        before_time=before[0] if before else None,
+        before_id=before[1] if before else None,
+        limit=limit,
     )
-    return [_open(cipher, row) for row in rows]
+    return [_decrypted(cipher, row) for row in rows]
 
 
-def _open(cipher: Cipher, row: Record) -> StoredInstance:
+def _decrypted(cipher: Cipher, row: Record) -> StoredInstance:
     key = None if row["wrapped"] is None else cipher.unwrap(row["user_id"], row["wrapped"])
 
-    def opened(place: str, encrypted: bytes | None) -> Any:
-        return None if key is None else key.decrypt_json(place, encrypted)
+    def decrypted(column: str, value: bytes | None) -> Any:
+        return None if key is None else key.decrypt_json(column, value)
 
     return StoredInstance(
         instance_id=row["instance_id"],
@@ -351,14 +143,11 @@ def _open(cipher: Cipher, row: Record) -> StoredInstance:
         current_step=row["current_step"],
         run_id=row["run_id"],
         max_attempts=row["max_attempts"],
-        parameters=opened("instances.parameters", row["parameters"]) or {},
-        variables=opened("instances.variables", row["variables"]) or {},
-        results={step: opened("steps.result", result) for step, result in row["steps"] or ()},
-        error=opened("instances.error", row["error"]),
-        attempts=[
-            StoredAttempt(step, number, begun, ended, kind, _text(key, message), interrupted)
-            for step, number, begun, ended, kind, message, interrupted in row["attempts"] or ()
-        ],
+        parameters=decrypted("instances.parameters", row["parameters"]) or {},
+        variables=decrypted("instances.variables", row["variables"]) or {},
+        results={step: decrypted("steps.result", result) for step, result in row["steps"] or ()},
+        error=decrypted("instances.error", row["error"]),
+        attempts=[_attempt(key, *each) for each in row["attempts"] or ()],
         start_time=row["start_time"],
         end_time=row["end_time"],
         reason=row["reason"],
@@ -367,7 +156,97 @@ def _open(cipher: Cipher, row: Record) -> StoredInstance:
     )
 
 
-def _text(key: DataKey | None, encrypted: bytes | None) -> str | None:
-    if key is None or encrypted is None:
-        return None
-    return key.decrypt("attempts.error_message", encrypted).decode()
+def _attempt(
+    key: DataKey | None,
+    step: str,
+    attempt: int,
+    started_at: datetime,
+    ended_at: datetime | None,
+    error_type: str | None,
+    message: bytes | None,
+    interrupted: bool,
+) -> StoredAttempt:
+    text = None
+    if key is not None and message is not None:
+        text = key.decrypt("attempts.error_message", message).decode()
+    return StoredAttempt(step, attempt, started_at, ended_at, error_type, text, interrupted)
+
+
+_OUTCOME = statement(
+    select(col(Instance.status), col(Instance.reason)).where(
+        col(Instance.instance_id) == bindparam("instance_id"), col(Instance.end_time).is_not(None)
+    )
+)
+
+
+async def outcome(connection: Connection, instance_id: str) -> LifecycleOutcome | None:
+    """How an instance ended; None where it runs, or has no row."""
+    row = await _OUTCOME.fetchrow(connection, instance_id=instance_id)
+    return None if row is None else LifecycleOutcome(status=InstanceStatus(row["status"]), reason=row["reason"])
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An instance without an end."""
+
+    instance_id: str
+    workflow_id: str
+    user_id: str
+    current_step: str | None
+    run_id: str | None
+
+
+_UNFINISHED_COLUMNS = select(
+    col(Instance.instance_id),
+    col(Instance.workflow_id),
+    col(Instance.user_id),
+    col(Instance.current_step),
+    col(Instance.run_id),
+)
+_UNFINISHED = statement(
+    _UNFINISHED_COLUMNS.where(one_of(col(Instance.instance_id), "instance_ids"), col(Instance.end_time).is_(None))
+)
+
+
+async def unfinished(connection: Connection, instance_ids: Collection[str]) -> list[Unfinished]:
+    """Those of the given instances that have no end."""
+    return [Unfinished(*row) for row in await _UNFINISHED.fetch(connection, instance_ids=list(instance_ids))]
+
+
+_UNSTARTED = statement(
+    _UNFINISHED_COLUMNS.where(
+        col(Instance.run_id).is_(None),
+        col(Instance.end_time).is_(None),
+        col(Instance.start_time) < func.now() - bindparam("older_than", type_=Interval()),
+    )
+    .order_by(col(Instance.start_time))
+    .limit(UNSTARTED_LIMIT)
+)
+
+
+async def unstarted(connection: Connection, older_than: timedelta) -> list[Unfinished]:
+    """Instances of which no run has recorded anything, oldest first. Temporal may know them all the same."""
+    return [Unfinished(*row) for row in await _UNSTARTED.fetch(connection, older_than=older_than)]
+
+
+_SCAN = statement(
+    _UNFINISHED_COLUMNS.add_columns(
+        and_(col(Instance.end_time).is_(None), col(Instance.run_id).is_not(None)).label("running")
+    )
+    .where(col(Instance.instance_id) > bindparam("after"))
+    .order_by(col(Instance.instance_id))
+    .limit(SCANNED_ROWS)
+)
+
+
+async def scan_running(connection: Connection, after: str, limit: int) -> tuple[list[Unfinished], str]:
+    """A page of the instances that a run has recorded and that have no end, and the id for the next page.
+
+    The page holds at most ``limit`` instances and reads at most :data:`SCANNED_ROWS` rows, so its cost doesn't
+    grow with the number of ended instances. After the last page the id is ``""``: the scan starts again.
+    """
+    rows = await _SCAN.fetch(connection, after=after)
+    found = [Unfinished(*row[:5]) for row in rows if row["running"]][:limit]
+    if len(found) == limit:
+        return found, found[-1].instance_id
+    return found, rows[-1]["instance_id"] if len(rows) == SCANNED_ROWS else ""

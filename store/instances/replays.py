@@ -1,9 +1,7 @@
-"""Replaying dead letters: the instance is running again from this transaction on, and Temporal is told of it
-through the outbox.
+"""Replays of dead letters, requested over the API and carried out by the outbox.
 
-The failed run is fenced off here: whatever a straggler of it still writes is dropped. Attempts are granted anew.
-Locks are taken in the order of :mod:`store.consents.consents.locks`, but for the instances' rows, which come after the
-buckets: nobody who holds one of those waits for a bucket.
+From the request's transaction on, the instance runs again and the failed run is fenced off: what that run still
+writes is dropped. Locks are taken in the order of :mod:`store.instances.transitions`.
 """
 
 from __future__ import annotations
@@ -13,142 +11,141 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from asyncpg import Record
+from sqlalchemy import and_, bindparam, delete, func, literal, or_
+from sqlmodel import col
 
 from models.errors import ConsentRequiredError, PerennialError, UserErasedError
-from models.vocabulary import DeadLetterStatus
+from models.tables.execution import DeadLetter, Instance, Message
+from models.tables.people import Consent
+from models.tables.people import DataKey as StoredKey
+from models.vocabulary import DeadLetterStatus, MessageStatus
 from privacy.encryption import Cipher
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import callbacks, dead_letters, waits
+from store.instances import dead_letters, terminal, transitions, waits
 from store.instances.dead_letters import StoredDeadLetter
+from store.statements import one_of, select, statement
 from store.users import data_keys
 
 
 @dataclass(frozen=True)
 class Requested:
-    """What became of a request to replay some letters."""
+    """The dead letters of one request."""
 
     accepted: list[StoredDeadLetter]
-    refused: list[tuple[StoredDeadLetter, PerennialError]]
+    rejected: list[tuple[StoredDeadLetter, PerennialError]]
 
 
 async def request(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter:
-    """Let one dead letter be replayed. Raises what stands in the way: it isn't there, isn't open, the person has
-    been erased, or has withdrawn the consent that the instance rests on."""
-    letter = await dead_letters.find(connection, cipher, dead_letter_id)
-    requested = await request_all(connection, [letter], pause=timedelta())
-    for _, reason in requested.refused:
-        raise reason
+    """Request the replay of one dead letter.
+
+    Raises :class:`DeadLetterNotFoundError`, :class:`AlreadyReplayingError`, :class:`AlreadySettledError`,
+    :class:`UserErasedError` or :class:`ConsentRequiredError`.
+    """
+    dead_letter = await dead_letters.find(connection, cipher, dead_letter_id)
+    requested = await request_all(connection, [dead_letter], pause=timedelta())
+    for _, error in requested.rejected:
+        raise error
     return await dead_letters.find(connection, cipher, dead_letter_id)
 
 
 async def request_all(
     connection: Connection, letters: Sequence[StoredDeadLetter], *, pause: timedelta
 ) -> Requested:
-    """Let dead letters be replayed, each some time after the one before; of each either all or nothing."""
+    """Request the replays of dead letters, with a pause between one and the next."""
     await locks.share(connection, {letter.user_id for letter in letters})
-    standing = await _standing(connection, letters)
-    accepted, refused = [], []
+    errors = await _lock_and_check(connection, [letter.dead_letter_id for letter in letters])
+    accepted, rejected = [], []
     for letter in letters:
-        reason = standing[letter.dead_letter_id]
-        if reason is None:
+        error = errors[letter.dead_letter_id]
+        if error is None:
             accepted.append(letter)
         else:
-            refused.append((letter, reason))
+            rejected.append((letter, error))
     if accepted:
-        await _reopen(connection, accepted)
+        ids = [letter.dead_letter_id for letter in accepted]
+        await transitions.request_replay(connection, ids)
+        await dead_letters.begin_replay(connection, ids)
+        # The provider rejected it, so it was never sent; the replay renders it anew, for the present address.
+        await _DELETE_REJECTED_MESSAGES.execute(connection, dead_letter_ids=ids)
         await outbox.write_replays(connection, accepted, pause)
-    return Requested(accepted, refused)
+    return Requested(accepted, rejected)
 
 
-async def _standing(
-    connection: Connection, letters: Sequence[StoredDeadLetter]
-) -> dict[str, PerennialError | None]:
-    """What stands in the way of each letter now, its instance locked; None where nothing does."""
-    rows = await connection.fetch(
-        """
-        SELECT d.dead_letter_id, d.status, k.wrapped IS NULL AS erased,
-               i.purpose IS NULL OR coalesce(c.granted, false) AS may
-        FROM dead_letters d JOIN instances i USING (instance_id)
-        LEFT JOIN data_keys k ON k.subject = i.user_id
-        LEFT JOIN consents c ON c.user_id = i.user_id AND c.purpose = i.purpose
-        WHERE d.dead_letter_id = ANY($1::text[])
-        ORDER BY i.instance_id FOR UPDATE OF i, d
-        """,
-        [letter.dead_letter_id for letter in letters],
+_DELETE_REJECTED_MESSAGES = statement(
+    delete(Message).where(
+        one_of(col(DeadLetter.dead_letter_id), "dead_letter_ids"),
+        col(Message.instance_id) == col(DeadLetter.instance_id),
+        col(Message.step) == col(DeadLetter.failed_step),
+        col(Message.status) == MessageStatus.REFUSED.value,
     )
-    return {row["dead_letter_id"]: _reason(row) for row in rows}
+)
+
+_LOCK_AND_CHECK = statement(
+    select(
+        col(DeadLetter.dead_letter_id),
+        col(DeadLetter.status),
+        col(StoredKey.wrapped).is_(None).label("erased"),
+        or_(col(Instance.purpose).is_(None), func.coalesce(col(Consent.granted), literal(value=False))).label(
+            "consented"
+        ),
+    )
+    .join(Instance, col(Instance.instance_id) == col(DeadLetter.instance_id))
+    .outerjoin(StoredKey, col(StoredKey.subject) == col(Instance.user_id))
+    .outerjoin(
+        Consent,
+        and_(col(Consent.user_id) == col(Instance.user_id), col(Consent.purpose) == col(Instance.purpose)),
+    )
+    .where(one_of(col(DeadLetter.dead_letter_id), "dead_letter_ids"))
+    .order_by(col(Instance.instance_id))
+    .with_for_update(of=[Instance, DeadLetter])
+)
 
 
-def _reason(row: Record) -> PerennialError | None:
+async def _lock_and_check(connection: Connection, dead_letter_ids: list[str]) -> dict[str, PerennialError | None]:
+    """Lock instances and dead letters; why each can't be replayed, None where it can."""
+    rows = await _LOCK_AND_CHECK.fetch(connection, dead_letter_ids=dead_letter_ids)
+    return {row["dead_letter_id"]: _error(row) for row in rows}
+
+
+def _error(row: Record) -> PerennialError | None:
     if row["status"] != DeadLetterStatus.OPEN:
-        return dead_letters.refusal(DeadLetterStatus(row["status"]))
+        return dead_letters.not_open(DeadLetterStatus(row["status"]))
     if row["erased"]:
         return UserErasedError()
-    if not row["may"]:
+    if not row["consented"]:
         return ConsentRequiredError("The person has withdrawn the consent that this instance rests on.")
     return None
 
 
-async def _reopen(connection: Connection, letters: Sequence[StoredDeadLetter]) -> None:
-    """Mark the letters, let their instances run again, and forget a message that was refused for good: it never
-    left, and its next intent reads the address anew."""
-    ids = [letter.dead_letter_id for letter in letters]
-    await connection.execute(
-        "UPDATE dead_letters SET status = 'replaying', updated_at = now() WHERE dead_letter_id = ANY($1::text[])",
-        ids,
-    )
-    await connection.execute(
-        """
-        UPDATE instances i
-        SET status = 'running', end_time = NULL, error = NULL, reason = NULL, replayed_at = now(),
-            replaced_runs = i.replaced_runs || d.run_id
-        FROM dead_letters d WHERE d.dead_letter_id = ANY($1::text[]) AND i.instance_id = d.instance_id
-        """,
-        ids,
-    )
-    await connection.execute(
-        """DELETE FROM messages m USING dead_letters d
-            WHERE d.dead_letter_id = ANY($1::text[]) AND m.instance_id = d.instance_id AND m.step = d.failed_step
-              AND m.status = 'refused'""",
-        ids,
-    )
+_LOCK = statement(
+    select(col(Instance.instance_id))
+    .where(col(Instance.instance_id) == bindparam("instance_id"))
+    .with_for_update(key_share=True)
+)
 
 
-async def give_back(connection: Connection, cipher: Cipher, letter: StoredDeadLetter) -> None:
-    """Undo a request that Temporal can't carry out: the instance has failed as it had, the letter is open.
-
-    It is an end of its own, and told as one: the first end's callback may have been passed over meanwhile. The
-    instance's row is locked first, as everywhere.
-    """
-    await connection.execute("SELECT FROM instances WHERE instance_id = $1 FOR NO KEY UPDATE", letter.instance_id)
-    undone = await connection.fetchval(
-        """UPDATE dead_letters SET status = 'open', updated_at = now()
-            WHERE dead_letter_id = $1 AND status = 'replaying' AND run_id = $2 RETURNING true""",
-        letter.dead_letter_id,
-        letter.run_id,
-    )
+async def reject(connection: Connection, cipher: Cipher, letter: StoredDeadLetter) -> None:
+    """Undo a request that Temporal can't carry out: the instance has failed again, and its dead letter is open."""
+    await _LOCK.execute(connection, instance_id=letter.instance_id)
+    reopened = await dead_letters.reopen(connection, letter)
     key = (await data_keys.find(connection, cipher, [letter.user_id])).get(letter.user_id)
-    if undone and key is not None:
-        await connection.execute(
-            """UPDATE instances SET status = 'failed', end_time = now(), error = $2
-                WHERE instance_id = $1 AND end_time IS NULL""",
-            letter.instance_id,
-            key.encrypt_json("instances.error", letter.error),
-        )
-        await callbacks.due(connection, letter.instance_id)
+    if reopened and key is not None:
+        await terminal.reject_replay(connection, key, letter.instance_id, letter.error)
 
 
-async def under_way(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter | None:
-    """The letter while its replay is still to be carried out."""
+async def requested(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter | None:
+    """The dead letter, where its replay has still to be carried out."""
     letter = await dead_letters.find(connection, cipher, dead_letter_id)
     return letter if letter.status is DeadLetterStatus.REPLAYING else None
 
 
-async def tell_missed_events(connection: Connection, cipher: Cipher, letter: StoredDeadLetter) -> None:
-    """Tell a replayed instance again of the events that its registered waits count: what came after its failure
-    found nobody. The workflow knows an event that it has been told of before."""
+async def signal_missed_events(connection: Connection, cipher: Cipher, letter: StoredDeadLetter) -> None:
+    """Signal the events that the waits of a replayed instance count, since no run took those after the failure.
+
+    The workflow passes over an event that it has had before.
+    """
     key = await data_keys.require(connection, cipher, letter.user_id)
     registered = await waits.of_instance(connection, key, letter.instance_id)
     asked = {waiting.step: waiting.request for waiting in registered}

@@ -1,160 +1,223 @@
-"""Ends that an instance has not written itself, and what follows from an end whoever writes it."""
+"""Ends of instances, and the effects that each end has in the transaction that writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from models.temporal.execution import StepFailure
-from models.vocabulary import InstanceStatus
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Interval,
+    LargeBinary,
+    Text,
+    any_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    or_,
+    text,
+    update,
+)
+from sqlmodel import col
+
+from models.tables.execution import Instance
+from models.temporal.execution import Progress, StepFailure
+from models.vocabulary import DeadLetterStatus, InstanceStatus
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.instances import callbacks, dead_letters, waits
+from store.instances.instances import Unfinished
+from store.instances.states import ENDED, FENCE, UNFINISHED, transition
+from store.statements import parameters, statement
 from store.users import data_keys
 
-HISTORY_LOST = "history_lost"
-"""The reason of an instance whose history Temporal has lost."""
-NOT_STARTED = "not_started"
-"""The reason of an instance that Temporal was never told of; a repeated request may still start it."""
-
-_LOOKED_AT = 500
-_PASSED = 2000
-"""How many instances a walk through all of them passes at once, whether they have ended or not."""
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """An instance without an end."""
-
-    instance_id: str
-    workflow_id: str
-    user_id: str
-    current_step: str | None
-    run_id: str | None
+_THIS = col(Instance.instance_id) == bindparam("instance_id")
+_NO_END = col(Instance.end_time).is_(None)
+_CURRENT = text(FENCE)
+_TAKEN: ColumnElement[bool] = literal_column("true")
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How an instance has ended, as Temporal tells it."""
+    """How an instance ended."""
 
     status: InstanceStatus
     run_id: str | None
-    """The run that has; None: there never was one."""
-    failure: StepFailure | None
-    reason: str | None
-    at: datetime | None
+    """The run that ended; None where there was none."""
+    failure: StepFailure | None = None
+    reason: str | None = None
+    at: datetime | None = None
     """None: now."""
     replayable: bool = True
-    """Whether there is a history that a dead letter could be replayed from."""
+    """Whether Temporal has a history that a dead letter could be replayed from."""
 
 
-def failure_without_stack(kind: str, text: str, step: str | None) -> StepFailure:
-    """A failure of which there is no stack, since no code of ours raised it."""
-    return StepFailure(error_type=kind, error_message=text, failed_step=step, stack_trace="")
-
-
-def never_started() -> StepFailure:
-    """What is shown as the failure of an instance that Temporal was never told of."""
-    text = "The instance was stored, and its process ended before Temporal was told; execute it again."
-    return failure_without_stack("NotStarted", text, None)
-
-
-def history_lost(step: str | None) -> StepFailure:
-    """What is shown as the failure of an instance whose history Temporal has lost, in a step."""
-    text = "Temporal has no history of this instance any more, so it can't go on; execute the workflow again."
-    return failure_without_stack("HistoryLost", text, step)
-
-
-_UNFINISHED = "SELECT instance_id, workflow_id, user_id, current_step, run_id FROM instances"
-
-
-async def unfinished(connection: Connection, instance_ids: Collection[str]) -> list[Unfinished]:
-    """Those of some instances that have no end."""
-    rows = await connection.fetch(
-        f"{_UNFINISHED} WHERE instance_id = ANY($1::text[]) AND end_time IS NULL", list(instance_ids)
+_FINISH = statement(
+    update(Instance)
+    .values(
+        variables=func.coalesce(bindparam("variables", type_=LargeBinary()), col(Instance.variables)),
+        end_time=func.now(),
+        # A withdrawal has set its reason before the workflow ends as cancelled.
+        reason=case(
+            (
+                bindparam("status", type_=Text()) == InstanceStatus.CANCELLED.value,
+                func.coalesce(col(Instance.reason), bindparam("reason", type_=Text())),
+            ),
+            else_=bindparam("reason", type_=Text()),
+        ),
+        **parameters("status", "current_step", "run_id", "error"),
     )
-    return [Unfinished(*row) for row in rows]
+    .where(_THIS, _CURRENT)
+    .returning(_TAKEN)
+)
 
 
-async def unstarted(connection: Connection, for_longer_than: timedelta) -> list[Unfinished]:
-    """Instances that nobody has seen running, the oldest first; Temporal may know them all the same."""
-    rows = await connection.fetch(
-        f"""{_UNFINISHED} WHERE run_id IS NULL AND end_time IS NULL AND start_time < now() - $1::interval
-            ORDER BY start_time LIMIT {_LOOKED_AT}""",
-        for_longer_than,
+@transition(UNFINISHED, ENDED)
+async def finish(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
+    """Write the end that a workflow records, and apply its effects.
+
+    False, and nothing is written, where the instance has ended or a replay has replaced the run.
+    """
+    taken = await _FINISH.fetchval(
+        connection,
+        instance_id=progress.instance_id,
+        status=progress.status.value,
+        current_step=progress.current_step,
+        run_id=run_id,
+        variables=key.encrypt_json("instances.variables", progress.variables),
+        error=key.encrypt_json("instances.error", progress.error.model_dump() if progress.error else None),
+        reason=progress.reason,
     )
-    return [Unfinished(*row) for row in rows]
-
-
-async def some(connection: Connection, after: str, limit: int) -> tuple[list[Unfinished], str]:
-    """The next instances that were seen running and have no end, so many at most, and after which to go on: after
-    the last one from the beginning again. Costs the same however many have ended."""
-    rows = await connection.fetch(
-        f"""WITH next AS (SELECT * FROM instances WHERE instance_id > $1 ORDER BY instance_id LIMIT {_PASSED})
-            SELECT instance_id, workflow_id, user_id, current_step, run_id, end_time IS NULL AND run_id IS NOT NULL
-            FROM next ORDER BY instance_id""",
-        after,
+    if not taken:
+        return False
+    await waits.end(connection, key, progress.instance_id, progress.waits)
+    instance = Unfinished(
+        progress.instance_id, progress.workflow_id, progress.user_id, progress.current_step, run_id
     )
-    found = [Unfinished(*row[:5]) for row in rows if row[5]][:limit]
-    if len(found) == limit:
-        return found, found[-1].instance_id
-    return found, rows[-1]["instance_id"] if len(rows) == _PASSED else ""
+    await _on_terminal(connection, key, instance, Ending(progress.status, run_id, progress.error))
+    return True
 
 
-async def end(connection: Connection, cipher: Cipher, instance: Unfinished, ending: Ending) -> bool:
-    """Write an end that an instance has not written itself, and what follows from it; says whether it was due.
+_END = (
+    update(Instance)
+    .values(
+        status=bindparam("status"),
+        end_time=func.coalesce(bindparam("at", type_=DateTime(timezone=True)), func.now()),
+        error=bindparam("error"),
+        reason=func.coalesce(bindparam("reason", type_=Text()), col(Instance.reason)),
+    )
+    .where(_THIS)
+    .returning(_TAKEN)
+)
+_END_RUN = statement(_END.values(run_id=bindparam("run_id")).where(_CURRENT))
+_END_WITHOUT_RUN = statement(_END.where(col(Instance.run_id).is_(None), _NO_END))
 
-    A run that a replay has replaced ends nothing, and an end stays.
+
+@transition(UNFINISHED, (InstanceStatus.FAILED, InstanceStatus.CANCELLED))
+async def end_unrecorded(connection: Connection, cipher: Cipher, instance: Unfinished, ending: Ending) -> bool:
+    """Write an end that the workflow didn't record, and apply its effects.
+
+    False, and nothing is written, where the instance has ended, a replay has replaced the run, or, for an ending
+    without a run, a run has recorded something.
     """
     key = (await data_keys.find(connection, cipher, [instance.user_id])).get(instance.user_id)
-    failure = ending.failure.model_dump() if ending.failure else None
-    taken = await connection.fetchval(
-        """
-        UPDATE instances
-        SET status = $2, end_time = coalesce($3, now()), error = $4, reason = coalesce($5, reason),
-            run_id = coalesce($6, run_id)
-        WHERE instance_id = $1 AND end_time IS NULL AND ($6::text IS NULL OR $6 <> ALL(replaced_runs))
-          AND ($6::text IS NOT NULL OR run_id IS NULL)
-        RETURNING true
-        """,
-        instance.instance_id,
-        ending.status.value,
-        ending.at,
-        key.encrypt_json("instances.error", failure) if key else None,
-        ending.reason,
-        ending.run_id,
-    )
-    if taken and ending.replayable:
-        await on_terminal(connection, key, instance, ending.status, ending.run_id, ending.failure)
-    elif taken:
-        await close(connection, instance.instance_id)
+    values = {
+        "instance_id": instance.instance_id,
+        "status": ending.status.value,
+        "at": ending.at,
+        "error": key.encrypt_json("instances.error", ending.failure.model_dump() if ending.failure else None)
+        if key
+        else None,
+        "reason": ending.reason,
+    }
+    if ending.run_id is None:
+        taken = await _END_WITHOUT_RUN.fetchval(connection, **values)
+    else:
+        taken = await _END_RUN.fetchval(connection, run_id=ending.run_id, **values)
+    if taken:
+        await _on_terminal(connection, key, instance, ending)
     return bool(taken)
 
 
-async def close(connection: Connection, instance_id: str) -> None:
-    """What follows from an end that nothing carries on from, in the transaction that writes it."""
-    await dead_letters.settle_ended(connection, instance_id, InstanceStatus.CANCELLED, None)
-    await waits.forget(connection, instance_id, None)
-    await callbacks.due(connection, instance_id)
-
-
-async def on_terminal(
-    connection: Connection,
-    key: DataKey | None,
-    instance: Unfinished,
-    status: InstanceStatus,
-    run_id: str | None,
-    failure: StepFailure | None,
-) -> None:
-    """What follows from an end, in the transaction that writes it: dead letters are left and settled, waits
-    forgotten, the callback sent. Waits of one that has failed stay, since a replay carries on with them."""
-    await dead_letters.settle_ended(
-        connection, instance.instance_id, status, failure.failed_step if failure else None
+_END_UNSTARTED = statement(
+    update(Instance)
+    .values(status=InstanceStatus.CANCELLED.value, end_time=func.coalesce(col(Instance.end_time), func.now()))
+    .where(
+        _THIS,
+        or_(col(Instance.run_id).is_(None), col(Instance.run_id) == any_(col(Instance.replaced_runs))),
+        or_(_NO_END, col(Instance.status) == InstanceStatus.CANCELLED.value),
     )
-    if failure is not None and key is not None and run_id is not None:
-        place = (instance.workflow_id, instance.instance_id, instance.user_id)
-        await dead_letters.leave(connection, key, *place, run_id, failure)
-    if status is not InstanceStatus.FAILED:
-        await waits.forget(connection, instance.instance_id, None)
-    await callbacks.due(connection, instance.instance_id)
+    .returning(
+        col(Instance.instance_id),
+        col(Instance.workflow_id),
+        col(Instance.user_id),
+        col(Instance.current_step),
+        col(Instance.run_id),
+        literal_column("old.end_time IS NULL").label("ended_now"),
+        (
+            func.coalesce(col(Instance.replayed_at), col(Instance.start_time))
+            > func.now() - bindparam("start_within", type_=Interval())
+        ).label("may_start"),
+    )
+)
+
+
+@transition(UNFINISHED, (InstanceStatus.CANCELLED,))
+async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool | None:
+    """Cancel an instance whose start or replay has not reached Temporal; a run that comes later is fenced off.
+
+    Returns whether such a run may still come, also for an instance that was cancelled before. None, and nothing is
+    written, where a current run has recorded something or the instance has ended otherwise.
+    """
+    row = await _END_UNSTARTED.fetchrow(connection, instance_id=instance_id, start_within=start_within)
+    if row is None:
+        return None
+    if row["ended_now"]:
+        ending = Ending(InstanceStatus.CANCELLED, None)
+        await _on_terminal(connection, None, Unfinished(*row[:5]), ending)
+    return bool(row["may_start"])
+
+
+async def _on_terminal(connection: Connection, key: DataKey | None, instance: Unfinished, ending: Ending) -> None:
+    """Apply the effects of an end: settle and leave dead letters, drop waits, make the callback due.
+
+    The dead letter whose replay led here is settled, except one of the same failed step: it is open again. Waits
+    of an instance that can be replayed stay, since the replay goes on with them.
+    """
+    failure, can_be_replayed = ending.failure, ending.status is InstanceStatus.FAILED and ending.replayable
+    completed = ending.status is InstanceStatus.COMPLETED
+    settled = DeadLetterStatus.REPLAYED if completed or can_be_replayed else DeadLetterStatus.DISCARDED
+    failed_step = failure.failed_step if failure and can_be_replayed else None
+    await dead_letters.settle(connection, instance.instance_id, settled, except_step=failed_step)
+    if can_be_replayed:
+        if failure is not None and key is not None and ending.run_id is not None:
+            await dead_letters.record(connection, key, instance, ending.run_id, failure)
+    else:
+        await waits.drop(connection, instance.instance_id)
+    await callbacks.mark_due(connection, instance.instance_id)
+
+
+_REJECT_REPLAY = statement(
+    update(Instance)
+    .values(status=InstanceStatus.FAILED.value, end_time=func.now(), error=bindparam("error"))
+    .where(_THIS, _NO_END)
+    .returning(_TAKEN)
+)
+
+
+@transition(UNFINISHED, (InstanceStatus.FAILED,))
+async def reject_replay(
+    connection: Connection, key: DataKey, instance_id: str, error: Mapping[str, Any] | None
+) -> None:
+    """End an instance again with the failure it had, where Temporal can't carry out its replay.
+
+    Its dead letter and its waits stay. The callback is due for this end too: the first end's may have been
+    skipped while the replay was on its way.
+    """
+    encrypted = key.encrypt_json("instances.error", error)
+    await _REJECT_REPLAY.execute(connection, instance_id=instance_id, error=encrypted)
+    await callbacks.mark_due(connection, instance_id)

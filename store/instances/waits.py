@@ -1,35 +1,42 @@
-"""Instances that wait for events: registered first, then the log is looked at (decision 8).
+"""Instances that wait for events: the wait is registered first, then the log is read (decision 8).
 
-No wake-up is lost: the registration commits before the look, and the projector looks at registrations after the
-event has committed. Whichever of the two came second sees the other; where both do, the event's id tells that
-it is the same.
+No event is missed. The registration commits before the log is read, and the projector reads registrations after
+the event has committed: the later of the two sees the other. Where both see it, they name the same event id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+from sqlalchemy import DateTime, Interval, LargeBinary, Text, bindparam, delete, func
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlmodel import col
 
 from models.rules.triggers import properties_match, type_matches
-from models.temporal.execution import ExitRequest, RecordedEvent, WaitRequest
-from models.temporal.starting import named_exits
+from models.tables.events import Event
+from models.tables.execution import Instance, Step
+from models.tables.projections import EventWait
+from models.temporal.execution import RecordedEvent, SleepResult, WaitRequest, WaitResult
 from privacy.encryption import DataKey
 from store.connection import Connection
+from store.statements import one_of, select, sql, statement, unnested
 
 GRACE = timedelta(hours=1)
-"""How much older than the wait's beginning an event may say it is: clocks differ, and clients round."""
-AHEAD = timedelta(days=1)
-"""How much later than it was received an event may say it is."""
-_LOOKED_AT = 1000
-"""How many events a statement passes that looks for some in the log."""
-_SPARE = 100
-"""How many events a wait is told of beside those that the waits which have ended may have taken: more than a
-journey has waits at once."""
-_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""How long before an instance's start an event may have happened: clocks differ, and clients round."""
+CLOCK_AHEAD = timedelta(days=1)
+"""How much later than its receipt an event may say that it happened."""
+_PAGE_EVENTS = 1000
+"""The most events that one statement reads from the log."""
+_SPARE_EVENTS = 100
+"""Events found for a wait in addition to one for each ended step: more than a journey has waits at once."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FILTER = "event_waits.property_filter"
+
+Position = tuple[datetime, str]
+"""An event's place in the order of a user's events: (timestamp, event id)."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,14 @@ class Waiting:
     step: str
     request: WaitRequest
     since: datetime
-    """Events received from then on count."""
+    """Only events received from then on count."""
     happened_from: datetime
-    """Events that happened from then on count."""
+    """Only events that happened from then on count."""
     trigger_event_id: str | None
-    """The event that has started the instance counts for none of its waits."""
+    """The event that started the instance, which doesn't count."""
 
     def counts(self, event_id: str, event_type: str, timestamp: datetime, received_at: datetime) -> bool:
-        """Whether an event may end the wait; its properties are another question."""
+        """Whether an event may end the wait, apart from its properties."""
         return (
             received_at >= self.since
             and timestamp >= self.happened_from
@@ -57,23 +64,73 @@ class Waiting:
         )
 
 
-async def resolved(
-    connection: Connection, key: DataKey, instance_id: str, asked: Mapping[str, WaitRequest]
-) -> dict[str, WaitRequest]:
-    """Waits with what must be the same as in the event that started the instance, the key's person's, filled in. A
-    property that it hasn't is not asked for, and none is where a request has started the instance."""
-    if not any(request.same for request in asked.values()):
-        return dict(asked)
-    body = await connection.fetchval(
-        """
-        SELECT e.body FROM instances i
-        JOIN events e ON e.event_id = i.trigger_event_id AND e.user_id = i.user_id
-                     AND e.timestamp BETWEEN i.events_from AND i.events_since + $2::interval
-        WHERE i.instance_id = $1
-        """,
-        instance_id,
-        AHEAD,
+_TRIGGER_BODY = statement(
+    select(col(Event.body))
+    .join(Instance, col(Instance.trigger_event_id) == col(Event.event_id))
+    .where(
+        col(Instance.instance_id) == bindparam("instance_id"),
+        col(Event.user_id) == col(Instance.user_id),
+        # The times let Postgres skip the partitions of other months.
+        col(Event.timestamp) >= col(Instance.events_from),
+        col(Event.timestamp) <= col(Instance.events_since) + bindparam("clock_ahead", type_=Interval()),
     )
+)
+
+
+_REGISTER = statement(
+    upsert(EventWait)
+    .from_select(
+        [
+            "instance_id",
+            "step",
+            "workflow_id",
+            "user_id",
+            "event_type",
+            "since",
+            "not_before",
+            "property_filter",
+        ],
+        select(
+            col(Instance.instance_id),
+            bindparam("step", type_=Text()),
+            col(Instance.workflow_id),
+            col(Instance.user_id),
+            bindparam("event_type", type_=Text()),
+            func.coalesce(col(Instance.events_since), col(Instance.start_time)),
+            bindparam("not_before", type_=DateTime(timezone=True)),
+            bindparam("property_filter", type_=LargeBinary()),
+        ).where(col(Instance.instance_id) == bindparam("instance_id"), col(Instance.end_time).is_(None)),
+    )
+    .on_conflict_do_nothing(index_elements=[col(EventWait.instance_id), col(EventWait.step)])
+)
+
+
+async def register(
+    connection: Connection, key: DataKey, instance_id: str, asked: Mapping[str, WaitRequest]
+) -> Mapping[str, WaitRequest]:
+    """Register waits by their steps. They count events received from the instance's start on.
+
+    Returns the waits with the values filled in that must equal those of the event which started the instance. A
+    property that this event lacks is not compared, and none is where a request started the instance.
+    """
+    if any(request.same for request in asked.values()):
+        asked = await _with_trigger_values(connection, key, instance_id, asked)
+    for step, request in asked.items():
+        await _REGISTER.execute(
+            connection,
+            instance_id=instance_id,
+            step=step,
+            event_type=request.event_type,
+            not_before=request.since,
+            property_filter=key.encrypt_json(_FILTER, dict(request.where) or None),
+        )
+    return asked
+
+
+async def _with_trigger_values(
+    connection: Connection, key: DataKey, instance_id: str, asked: Mapping[str, WaitRequest]
+) -> Mapping[str, WaitRequest]:
+    body = await _TRIGGER_BODY.fetchval(connection, instance_id=instance_id, clock_ahead=CLOCK_AHEAD)
     held = (key.decrypt_json("events.body", body) or {}).get("event_properties") or {} if body else {}
     return {
         step: request.model_copy(
@@ -83,61 +140,71 @@ async def resolved(
     }
 
 
-async def register(
-    connection: Connection, key: DataKey, workflow_id: str, instance_id: str, step: str, request: WaitRequest
-) -> None:
-    """Register a wait of the key's person; it counts events that are received from the instance's start on."""
-    await connection.execute(
-        """
-        INSERT INTO event_waits
-            (instance_id, step, workflow_id, user_id, event_type, since, not_before, property_filter)
-        SELECT instance_id, $2, $3, $4, $5, coalesce(events_since, start_time), $6, $7 FROM instances
-        WHERE instance_id = $1 AND end_time IS NULL
-        ON CONFLICT (instance_id, step) DO NOTHING
-        """,
-        instance_id,
-        step,
-        workflow_id,
-        key.subject,
-        request.event_type,
-        request.since,
-        key.encrypt_json(_FILTER, dict(request.where) or None),
+_DROP = statement(delete(EventWait).where(col(EventWait.instance_id) == bindparam("instance_id")))
+_DROP_STEPS = statement(
+    delete(EventWait).where(
+        col(EventWait.instance_id) == bindparam("instance_id"), one_of(col(EventWait.step), "steps")
     )
-
-
-async def register_exits(
-    connection: Connection, key: DataKey, workflow_id: str, instance_id: str, exits: Sequence[ExitRequest]
-) -> None:
-    """Register what ends an instance early, in the transaction that stores it: it is told from its start on."""
-    for step, request in (await resolved(connection, key, instance_id, named_exits(exits))).items():
-        await register(connection, key, workflow_id, instance_id, step, request)
-
-
-async def forget(connection: Connection, instance_id: str, steps: Collection[str] | None) -> None:
-    """Drop waits that have ended; all of an instance's where ``steps`` is None."""
-    await connection.execute(
-        "DELETE FROM event_waits WHERE instance_id = $1 AND ($2::text[] IS NULL OR step = ANY($2))",
-        instance_id,
-        None if steps is None else list(steps),
+)
+_ENDED = unnested("ended", col(Step.step), col(Step.position), col(Step.result))
+_STORE_RESULTS = statement(
+    upsert(Step)
+    .from_select(
+        ["instance_id", "step", "position", "result"],
+        select(bindparam("instance_id", type_=Text()), _ENDED.c.step, _ENDED.c.position, _ENDED.c.result),
     )
+    .on_conflict_do_nothing()
+)
+
+
+async def drop(connection: Connection, instance_id: str) -> None:
+    """Drop all waits of an instance."""
+    await _DROP.execute(connection, instance_id=instance_id)
+
+
+async def end(
+    connection: Connection, key: DataKey, instance_id: str, ended: Mapping[str, WaitResult | SleepResult]
+) -> None:
+    """Store the results of waits, by their steps, and drop those waits."""
+    if not ended:
+        return
+    results = ended.values()
+    await _STORE_RESULTS.execute(
+        connection,
+        instance_id=instance_id,
+        step=list(ended),
+        position=[each.position for each in results],
+        result=[key.encrypt_json("steps.result", each.model_dump(exclude={"position"})) for each in results],
+    )
+    await _DROP_STEPS.execute(connection, instance_id=instance_id, steps=list(ended))
+
+
+_WAITING = select(
+    col(EventWait.workflow_id),
+    col(EventWait.instance_id),
+    col(EventWait.user_id),
+    col(EventWait.step),
+    col(EventWait.event_type),
+    col(EventWait.since),
+    col(EventWait.not_before),
+    col(EventWait.property_filter),
+    col(Instance.events_from),
+    col(Instance.trigger_event_id),
+).join(Instance, col(Instance.instance_id) == col(EventWait.instance_id))
+_OF_USERS = statement(_WAITING.where(one_of(col(EventWait.user_id), "user_ids")))
+_OF_INSTANCE = statement(_WAITING.where(col(EventWait.instance_id) == bindparam("instance_id")))
 
 
 async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[str, list[Waiting]]:
-    """The registered waits of some users, whose keys these are."""
-    rows = await connection.fetch(f"{_WAITING} WHERE w.user_id = ANY($1::text[])", list(keys))
+    """The registered waits of users, by their ids; ``keys`` has their data keys."""
     found: dict[str, list[Waiting]] = {}
-    for row in rows:
+    for row in await _OF_USERS.fetch(connection, user_ids=list(keys)):
         found.setdefault(row["user_id"], []).append(_waiting(keys[row["user_id"]], row))
     return found
 
 
 async def of_instance(connection: Connection, key: DataKey, instance_id: str) -> list[Waiting]:
-    """The registered waits of one instance, whose person's key this is."""
-    rows = await connection.fetch(f"{_WAITING} WHERE w.instance_id = $1", instance_id)
-    return [_waiting(key, row) for row in rows]
-
-
-_WAITING = "SELECT w.*, i.events_from, i.trigger_event_id FROM event_waits w JOIN instances i USING (instance_id)"
+    return [_waiting(key, row) for row in await _OF_INSTANCE.fetch(connection, instance_id=instance_id)]
 
 
 def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
@@ -148,7 +215,7 @@ def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
         row["step"],
         WaitRequest(event_type=row["event_type"], where=where or {}, since=row["not_before"]),
         since=row["since"],
-        happened_from=max(row["events_from"] or row["since"] - GRACE, row["not_before"] or _EVER),
+        happened_from=max(row["events_from"] or row["since"] - GRACE, row["not_before"] or _EPOCH),
         trigger_event_id=row["trigger_event_id"],
     )
 
@@ -156,98 +223,100 @@ def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
 async def already_recorded(
     connection: Connection, key: DataKey, instance_id: str, user_id: str, asked: Mapping[str, WaitRequest]
 ) -> list[RecordedEvent]:
-    """Events in the log that registered waits, by their steps, count; for each wait the oldest first.
+    """The logged events that registered waits, by their steps, count; for each wait the oldest first.
 
-    Of each so many that one is left for it whatever the instance's other waits have taken, each of which takes one
-    at most. The user's events since the instance's start are passed, a bounded number by a statement, until all
-    waits have theirs or the log ends; what commits behind the walk finds the waits registered. Bodies are read
-    where properties are asked for.
+    Each ended step of the instance may have taken one event. So each wait gets that many events and some to spare,
+    and one is left for it. Pages of the user's events are read until all waits have theirs or the log ends. Events
+    that commit meanwhile reach the wait through its registration.
     """
     found: dict[str, list[RecordedEvent]] = {step: [] for step in asked}
     wanted = dict(asked)
-    passed: tuple[datetime, str] | None = _before_all(asked)
-    while wanted and passed is not None:
-        rows = await _look(connection, instance_id, user_id, wanted, passed)
-        enough = _SPARE + (rows[0]["ended"] if rows else 0)
+    position: Position | None = _first_position(asked)
+    while wanted and position is not None:
+        rows = await _read_page(connection, instance_id, user_id, wanted, position)
+        enough = _SPARE_EVENTS + (rows[0]["ended"] if rows else 0)
         for row in rows:
             step = row["step"]
-            if step is None or len(found[step]) == enough or not _has_asked(key, wanted[step], row["body"]):
+            if step is None or len(found[step]) == enough or not _matches(key, wanted[step], row["body"]):
                 continue
             found[step].append(
                 RecordedEvent(
                     event_id=row["event_id"], event_type=row["event_type"], timestamp=row["timestamp"], step=step
                 )
             )
-        passed = _end_of(rows)
+        position = _next_position(rows)
         wanted = {step: request for step, request in wanted.items() if len(found[step]) < enough}
     return [event for step in asked for event in found[step]]
 
 
-def _before_all(asked: Mapping[str, WaitRequest]) -> tuple[datetime, str]:
-    """A place in the order of the user's events that nothing asked for comes before."""
-    return min((request.since or _EVER for request in asked.values()), default=_EVER), ""
+def _first_position(asked: Mapping[str, WaitRequest]) -> Position:
+    """Before all events that the waits ask for."""
+    return min((request.since or _EPOCH for request in asked.values()), default=_EPOCH), ""
 
 
-def _end_of(rows: Sequence[asyncpg.Record]) -> tuple[datetime, str] | None:
-    """Where to go on; None where the log has no more."""
-    if not rows or rows[-1]["place"] < _LOOKED_AT:
+def _next_position(rows: Sequence[asyncpg.Record]) -> Position | None:
+    """None at the end of the log."""
+    if not rows or rows[-1]["place"] < _PAGE_EVENTS:
         return None
     return rows[-1]["timestamp"], rows[-1]["event_id"]
 
 
-_LOOK = """
+# SQL text: it joins a page of events, numbered by a window, with waits from unnest.
+_READ_PAGE = sql(
+    f"""
     WITH i AS (
-        SELECT coalesce(events_from, start_time - $3::interval) AS happened_from,
+        SELECT coalesce(events_from, start_time - CAST(:grace AS interval)) AS happened_from,
                coalesce(events_since, start_time) AS received_from, trigger_event_id
-        FROM instances WHERE instance_id = $1 AND user_id = $2
+        FROM instances WHERE instance_id = :instance_id AND user_id = :user_id
     ), asked AS (
-        SELECT * FROM unnest($4::text[], $5::text[], $6::timestamptz[], $7::boolean[])
-                 AS a (step, event_type, since, filtered)
-    ), looked AS (
+        SELECT step, event_type, since, filtered
+        FROM unnest(CAST(:steps AS text[]), CAST(:event_types AS text[]), CAST(:since AS timestamptz[]),
+                    CAST(:filtered AS boolean[])) AS a (step, event_type, since, filtered)
+    ), page AS (
         SELECT event_id, event_type, timestamp, received_at, historical, body,
                row_number() OVER (ORDER BY timestamp, event_id) AS place
         FROM events
-        WHERE user_id = $2 AND timestamp >= (SELECT happened_from FROM i)
-          AND timestamp >= $8 AND (timestamp, event_id) > ($8, $9)
-        ORDER BY timestamp, event_id LIMIT $10
+        WHERE user_id = :user_id AND timestamp >= (SELECT happened_from FROM i)
+          AND timestamp >= :after AND (timestamp, event_id) > (:after, :after_id)
+        ORDER BY timestamp, event_id LIMIT {_PAGE_EVENTS}
     )
-    SELECT l.event_id, l.event_type, l.timestamp, l.place, a.step,
-           CASE WHEN a.filtered THEN l.body END AS body,
-           (SELECT count(*) FROM steps WHERE instance_id = $1) AS ended
-    FROM looked l CROSS JOIN i LEFT JOIN asked a
-      ON NOT l.historical AND l.received_at >= i.received_from
-     AND l.event_id IS DISTINCT FROM i.trigger_event_id AND (a.since IS NULL OR l.timestamp >= a.since)
-     AND (a.event_type IN ('*', l.event_type)
-          OR (a.event_type LIKE '%.*' AND starts_with(l.event_type, left(a.event_type, -1))))
-    WHERE a.step IS NOT NULL OR l.place = $10
-    ORDER BY l.place
-"""
-"""A page of a person's events in their order, each with the waits that count it."""
+    SELECT p.event_id, p.event_type, p.timestamp, p.place, a.step,
+           CASE WHEN a.filtered THEN p.body END AS body,
+           (SELECT count(*) FROM steps WHERE instance_id = :instance_id) AS ended
+    FROM page p CROSS JOIN i LEFT JOIN asked a
+      ON NOT p.historical AND p.received_at >= i.received_from
+     AND p.event_id IS DISTINCT FROM i.trigger_event_id AND (a.since IS NULL OR p.timestamp >= a.since)
+     AND (a.event_type IN ('*', p.event_type)
+          OR (a.event_type LIKE '%.*' AND starts_with(p.event_type, left(a.event_type, -1))))
+    WHERE a.step IS NOT NULL OR p.place = {_PAGE_EVENTS}
+    ORDER BY p.place
+    """
+)
 
 
-async def _look(
+async def _read_page(
     connection: Connection,
     instance_id: str,
     user_id: str,
     asked: Mapping[str, WaitRequest],
-    after: tuple[datetime, str],
+    after: Position,
 ) -> list[asyncpg.Record]:
-    """Those of the user's next events that waits count, each with the wait's step; and the last one looked at."""
-    return await connection.fetch(
-        _LOOK,
-        instance_id,
-        user_id,
-        GRACE,
-        list(asked),
-        [request.event_type for request in asked.values()],
-        [request.since for request in asked.values()],
-        [bool(request.where) for request in asked.values()],
-        *after,
-        _LOOKED_AT,
+    """The events of a page that waits count, each with the wait's step; and the last event of a full page."""
+    return await _READ_PAGE.fetch(
+        connection,
+        instance_id=instance_id,
+        user_id=user_id,
+        grace=GRACE,
+        steps=list(asked),
+        event_types=[request.event_type for request in asked.values()],
+        since=[request.since for request in asked.values()],
+        filtered=[bool(request.where) for request in asked.values()],
+        after=after[0],
+        after_id=after[1],
     )
 
 
-def _has_asked(key: DataKey, request: WaitRequest, body: bytes | None) -> bool:
+def _matches(key: DataKey, request: WaitRequest, body: bytes | None) -> bool:
     if not request.where:
         return True
     return properties_match(request.where, (key.decrypt_json("events.body", body) or {}).get("event_properties"))

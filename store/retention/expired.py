@@ -7,7 +7,6 @@ that another transaction has locked: two purges at once share the work, and each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -234,29 +233,6 @@ _ENDED_INSTANCES = filtered(
     after=tuple_(col(Instance.end_time), col(Instance.instance_id))
     > tuple_(bindparam("after_time"), bindparam("after_id")),
 )
-# SQL text: a CTE that writes six tables.
-_DELETE_INSTANCES = sql(
-    """
-    WITH expired AS MATERIALIZED (
-        SELECT instance_id FROM instances WHERE instance_id = ANY(CAST(:ids AS text[])) AND end_time < :older_than
-         ORDER BY instance_id FOR UPDATE SKIP LOCKED),
-         gone_steps AS (
-             DELETE FROM steps WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1),
-         gone_attempts AS (
-             DELETE FROM attempts WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1),
-         gone_waits AS (
-             DELETE FROM event_waits WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1),
-         gone_dead_letters AS (
-             DELETE FROM dead_letters WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1),
-         gone_callbacks AS (
-             DELETE FROM callbacks WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1),
-         gone AS (DELETE FROM instances WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1)
-    SELECT (SELECT count(*) FROM gone) AS instances, (SELECT count(*) FROM gone_steps) AS steps,
-           (SELECT count(*) FROM gone_attempts) AS attempts, (SELECT count(*) FROM gone_waits) AS event_waits,
-           (SELECT count(*) FROM gone_dead_letters) AS dead_letters,
-           (SELECT count(*) FROM gone_callbacks) AS callbacks
-    """
-)
 
 
 async def ended_instances(
@@ -268,15 +244,6 @@ async def ended_instances(
         connection, older_than=older_than, after_time=after_time, after_id=after_id, limit=limit
     )
     return [EndedInstance(**row) for row in rows]
-
-
-async def delete_instances(
-    connection: Connection, instance_ids: Sequence[str], older_than: datetime
-) -> Mapping[str, int]:
-    """Delete expired instances with all that belongs to them; return the number of rows by table."""
-    row = await _DELETE_INSTANCES.fetchrow(connection, ids=list(instance_ids), older_than=older_than)
-    assert row is not None  # counts
-    return dict(row)
 
 
 _may_expire = func.least(col(AuditCheckpoint.expires_before), func.now() - _AUDIT_AGE, bindparam("older_than"))

@@ -21,9 +21,10 @@ from models.tables.people import User
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
-from store.consents import consents, locks, withdrawals
+from store.consents import consents, locks
 from store.consents.consents import ConsentChange
 from store.events import redactions
+from store.instances import transitions
 from store.statements import filtered, one_of, select, statement, unnested
 from store.users import data_keys
 from store.users.rows import CONSENTS, STORED, WRITTEN, StoredUser, as_lists, encrypted_row, open_row
@@ -246,7 +247,7 @@ async def update_locked(
     await redactions.request(connection, opted_out)
     await locks.exclude(connection, {*opted_out, *(user_id for user_id, _ in withdrawn)})
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
-    await withdrawals.end_instances(connection, withdrawn)
+    await transitions.cancel_withdrawn(connection, withdrawn)
     return {
         row["user_id"]: _stored(profiles[row["user_id"]], row, locked.users[row["user_id"]].activity)
         for row in rows

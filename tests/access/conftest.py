@@ -12,13 +12,13 @@ from temporalio.testing import WorkflowEnvironment
 
 from api.app import create_app
 from api.resources import Resources, limiter_database
+from models.instances import NewInstance
 from models.temporal.execution import Progress, StepContext, StepFailure, WaitResult
 from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store.instances import attempts, dead_letters, instances
-from store.instances.instances import NewInstance
+from store.instances import attempts, terminal, transitions
 from store.users import data_keys
 from tests.support.builders import user
 from tests.support.disk import Canaries
@@ -145,7 +145,7 @@ async def _instance(database: Database, cipher: Cipher, canaries: Canaries) -> N
     new = NewInstance("i-1", "onboarding", "u-1", 1, {"gift": called("parameter")}, "test")
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, "u-1")
-        await instances.insert(connection, key, new)
+        await transitions.insert(connection, key, new)
         begun, key = await attempts.begin_attempt(connection, cipher, context, "run")
         await attempts.complete_attempt(connection, context, begun.number, key, {"text": called("result")})
         second = context.model_copy(update={"step": "second", "position": 3})
@@ -153,6 +153,5 @@ async def _instance(database: Database, cipher: Cipher, canaries: Canaries) -> N
         await attempts.fail_attempt(
             connection, second, begun.number, key, error_type="Refused", error_message=called("attempt")
         )
-        await instances.write_progress(connection, key, progress, "run")
-        await dead_letters.leave(connection, key, "onboarding", "i-1", "u-1", "run", failure)
+        await terminal.finish(connection, key, progress, "run")
         await connection.execute("UPDATE dead_letters SET dead_letter_id = 'd-1', status = 'replayed'")

@@ -1,4 +1,4 @@
-"""What is told at the end of an instance, as whom, and when it is tried again."""
+"""The content of callbacks, the role that they are masked for, and their retries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.callbacks import PAUSES, Callbacks
+from delivery.signatures import new_secret
+from models.instances import NewInstance
 from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher
@@ -21,8 +23,7 @@ from runtime.database import Database
 from runtime.settings import Settings
 from store import api_keys
 from store.connection import Connection
-from store.instances import callbacks, instances
-from store.instances.instances import NewInstance
+from store.instances import callbacks, transitions
 from store.users import data_keys
 from tests.support.hooks import HookServer
 from tests.support.people import Customer
@@ -32,7 +33,7 @@ DUE = CallbackDue(instance_id="i-1", ending=0)
 
 @dataclass(frozen=True)
 class Ended:
-    """An instance that an admin's key executed and that has ended, whose end is to be told to ``hooks``."""
+    """An ended instance that an admin's key executed, with a callback to ``hooks``."""
 
     database: Database
     sending: Callbacks
@@ -41,7 +42,7 @@ class Ended:
     key_id: str
 
     async def send(self, attempt: int = 1) -> None:
-        """A try, as Temporal's so manieth."""
+        """One attempt, with Temporal's number of it."""
         environment = ActivityEnvironment()
         environment.info = replace(environment.default_info(), attempt=attempt)
         await environment.run(self.sending.send, DUE)
@@ -51,7 +52,7 @@ class Ended:
             await connection.execute(statement, *values)
 
     async def stored(self) -> tuple[str, int]:
-        """Its status, and how often it has been tried."""
+        """Its status and its attempts."""
         async with self.database.connection() as connection:
             row = await connection.fetchrow("SELECT status, attempts FROM callbacks")
         assert row is not None
@@ -68,14 +69,14 @@ async def ended(
             key = await data_keys.require(connection, cipher, customer.user_id)
             gift = {"gift": "tea for Ada"}
             new = NewInstance("i-1", "onboarding", customer.user_id, 3, gift, started_by=executing.key_id)
-            await instances.insert(connection, key, new)
-            await callbacks.place(connection, key, "i-1", hooks.url)
+            await transitions.insert(connection, key, new)
+            await callbacks.add(connection, key, "i-1", hooks.url, new_secret())
             await connection.execute("UPDATE instances SET status = 'completed', end_time = now()")
         parts: tuple[Cipher, Settings, Mapping[str, Collection[str]]] = (cipher, worker_settings, {})
         yield Ended(database, Callbacks(database, *parts), parts, hooks, executing.key_id)
 
 
-async def test_the_instance_is_shown_as_the_key_may_see_it_when_it_is_told(ended: Ended) -> None:
+async def test_a_callback_shows_the_instance_as_the_key_may_see_it_at_that_time(ended: Ended) -> None:
     await ended.send()
     await ended.execute("UPDATE api_keys SET role = 'operator'")
     await ended.send()
@@ -93,11 +94,11 @@ async def _may_only_write(connection: Connection, key_id: str) -> None:
 
 
 async def _vanish(connection: Connection, key_id: str) -> None:
-    await connection.execute("UPDATE instances SET started_by = 'nobody'")
+    await connection.execute("UPDATE instances SET started_by = 'unknown'")
 
 
 @pytest.mark.parametrize("change", [_revoke, _may_only_write, _vanish])
-async def test_nothing_is_sent_for_a_key_that_may_not_read_any_more(
+async def test_nothing_is_sent_for_a_key_that_may_not_read_instances_any_more(
     ended: Ended, change: Callable[[Connection, str], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with ended.database.connection() as connection:
@@ -110,8 +111,8 @@ async def test_nothing_is_sent_for_a_key_that_may_not_read_any_more(
     assert record.__dict__["instance_id"] == "i-1"
 
 
-async def test_what_temporal_had_to_repeat_uses_up_none_of_the_tries(ended: Ended, database_url: str) -> None:
-    """Postgres away and killed workers raise Temporal's count of attempts; the pauses go by the tries."""
+async def test_retries_after_outages_do_not_count_as_attempts(ended: Ended, database_url: str) -> None:
+    """Outages of Postgres and killed workers raise Temporal's count; the pauses follow the recorded attempts."""
     away = Callbacks(Database(database_url, size=1, application="away"), *ended.parts)
     with pytest.raises(ApplicationError) as unreachable:
         await ActivityEnvironment().run(away.send, DUE)
@@ -130,7 +131,7 @@ async def test_what_temporal_had_to_repeat_uses_up_none_of_the_tries(ended: Ende
     assert last.value.non_retryable
 
 
-async def test_another_end_has_tries_of_its_own_and_an_earlier_ends_straggler_counts_for_nothing(
+async def test_each_end_has_its_own_attempts_and_a_late_attempt_of_an_earlier_end_is_dropped(
     ended: Ended,
 ) -> None:
     ended.hooks.answers = ["500 Oh"]
@@ -138,7 +139,7 @@ async def test_another_end_has_tries_of_its_own_and_an_earlier_ends_straggler_co
         await ended.send()
     async with ended.database.transaction() as connection:
         await connection.execute("UPDATE instances SET replaced_runs = '{run}'")
-        await callbacks.due(connection, "i-1")
-        assert await callbacks.tried(connection, DUE, "delivered", 204) is None
+        await callbacks.mark_due(connection, "i-1")
+        assert await callbacks.record_attempt(connection, DUE, "delivered", 204) is None
         await callbacks.give_up(connection, DUE)
     assert await ended.stored() == ("waiting", 0)

@@ -1,4 +1,4 @@
-"""The recording around steps: a stored result is read back, and its step isn't repeated."""
+"""The recording of steps: a stored result is read back, and its step has no second effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.runs import Run, Runs
 
 
 async def _reset_to_the_beginning(runs: Runs, run: Run) -> str:
-    """Reset the instance to its first workflow task, as the replay of a dead letter does."""
+    """Reset the instance to its first workflow task, as a replay of a dead letter does."""
     history = await run.handle.fetch_history()
     first = next(
         event.event_id
@@ -37,7 +37,7 @@ async def _reset_to_the_beginning(runs: Runs, run: Run) -> str:
     return answer.run_id
 
 
-async def test_a_reset_repeats_no_completed_step(runs: Runs, customer: Customer, mail: MailServer) -> None:
+async def test_a_reset_runs_no_completed_step_again(runs: Runs, customer: Customer, mail: MailServer) -> None:
     run = await runs.start(customer.user_id, still=True)
     before = await runs.until(run, "wait_for_first_activity")
     new_run_id = await _reset_to_the_beginning(runs, run)

@@ -1,1 +1,1 @@
-"""What fails for good, and how it is carried on."""
+"""Failed instances, and their replays."""

@@ -1,4 +1,4 @@
-"""Workers with journeys of these tests' own, and an outbox that is carried."""
+"""Workers for the journeys of these tests, and an outbox that delivers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from store.instances import dead_letters, replays
 from store.instances.dead_letters import Filter, StoredDeadLetter
-from tests.dead_letters.journeys import Acts, InARow, Mended, RaisesLater, SideBySide, WithAWait
+from tests.dead_letters.journeys import CatchesFailures, Effects, Fixed, InARow, SideBySide, WithAWait
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
 from worker import startables
 from workflows.sandbox import workflow_runner
 
-JOURNEYS = (InARow, SideBySide, WithAWait, RaisesLater, Mended)
+JOURNEYS = (InARow, SideBySide, WithAWait, CatchesFailures, Fixed)
 
 
 @dataclass
 class Stage:
-    """Where journeys are played: runs, and what their acts have done."""
+    """Starts journeys, and has the effects of their steps."""
 
     runs: Runs
-    acts: Acts
+    effects: Effects
 
-    async def letter(self, run: Run, status: DeadLetterStatus = DeadLetterStatus.OPEN) -> StoredDeadLetter:
-        """The instance's one letter, once it has that status."""
+    async def dead_letter(self, run: Run, status: DeadLetterStatus = DeadLetterStatus.OPEN) -> StoredDeadLetter:
+        """The instance's one dead letter, once it has that status."""
         async with asyncio.timeout(60):
             while True:
                 async with self.runs.database.connection() as connection:
@@ -52,7 +52,7 @@ class Stage:
                 await asyncio.sleep(0.02)
 
     async def failed(self, customer: Customer, workflow_id: str, max_attempts: int = 1, **parameters: Any) -> Run:
-        """A run that has failed."""
+        """Start an instance that fails."""
         run = await self.runs.start(
             customer.user_id, workflow_id, max_attempts=max_attempts, still=True, parameters=parameters
         )
@@ -61,19 +61,19 @@ class Stage:
         return run
 
     async def ended(self, run: Run) -> InstanceStatus:
-        """How the instance has ended, once it has."""
+        """The status of the instance, once it has ended."""
         async with asyncio.timeout(60):
             while (context := await self.runs.context(run)).end_time is None:
                 await asyncio.sleep(0.02)
         return context.status
 
-    async def replay(self, letter: StoredDeadLetter) -> None:
+    async def replay(self, dead_letter: StoredDeadLetter) -> None:
         async with self.runs.database.transaction() as connection:
-            await replays.request(connection, self.runs.cipher, letter.dead_letter_id)
+            await replays.request(connection, self.runs.cipher, dead_letter.dead_letter_id)
 
 
 @asynccontextmanager
-async def working(runs: Runs, acts: Acts, workflows: Sequence[type[Any]]) -> AsyncIterator[None]:
+async def working(runs: Runs, effects: Effects, workflows: Sequence[type[Any]]) -> AsyncIterator[None]:
     """A worker for some journeys."""
     messages = Messages(
         runs.database, runs.cipher, {}, {}, resend_unconfirmed=False, cap=None, templates=TEMPLATES
@@ -82,36 +82,28 @@ async def working(runs: Runs, acts: Acts, workflows: Sequence[type[Any]]) -> Asy
         runs.environment.client,
         task_queue=runs.task_queue,
         workflows=workflows,
-        activities=[Instances(runs.database, runs.cipher).record, acts.act, messages.withdraw],
+        activities=[Instances(runs.database, runs.cipher).record, effects.act, messages.withdraw],
         workflow_runner=workflow_runner(),
         interceptors=[StepRecorder(runs.database, runs.cipher)],
     ):
         yield
 
 
-@asynccontextmanager
-async def set_up(
-    environment: WorkflowEnvironment, database: Database, cipher: Cipher, queue: str
+@pytest.fixture
+async def stage(
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stage]:
-    """A stage on some Temporal, with an outbox that is carried."""
-    carrier = Outbox(database, cipher, environment.client, environment.client, queue, startables())
-    task = asyncio.create_task(carrier.carry_on(lambda: True))
-    with environment.with_time_skipping_disabled():
-        yield Stage(Runs(environment, database, cipher, queue, JOURNEYS), Acts())
+    queue = tmp_path_factory.mktemp("dead-letters").name
+    outbox = Outbox(database, cipher, skipping.client, skipping.client, queue, startables())
+    task = asyncio.create_task(outbox.deliver_while(lambda: True))
+    with skipping.with_time_skipping_disabled():
+        yield Stage(Runs(skipping, database, cipher, queue, JOURNEYS), Effects())
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture
-async def stage(
-    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stage]:
-    async with set_up(skipping, database, cipher, tmp_path_factory.mktemp("dead-letters").name) as stage:
-        yield stage
-
-
-@pytest.fixture
-async def played(stage: Stage) -> AsyncIterator[Stage]:
-    """The stage with a worker for the journeys that have no bug."""
-    async with working(stage.runs, stage.acts, [InARow, SideBySide, WithAWait, RaisesLater]):
+async def served(stage: Stage) -> AsyncIterator[Stage]:
+    """The stage with a worker for the journeys whose own code doesn't raise."""
+    async with working(stage.runs, stage.effects, [InARow, SideBySide, WithAWait, CatchesFailures]):
         yield stage

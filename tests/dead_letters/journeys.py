@@ -1,4 +1,4 @@
-"""Journeys whose steps fail on demand."""
+"""Journeys whose steps can be made to fail."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ with workflow.unsafe.imports_passed_through():
 
 
 class Done(TemporalPayload):
-    """The result of an act."""
+    """The result of a step."""
 
     step: str
 
 
-class Acts:
-    """Counts its effects, and fails at the steps in ``failing``."""
+class Effects:
+    """Counts the effects of steps. Steps in ``failing`` raise, steps in ``slow`` take seconds."""
 
     def __init__(self) -> None:
-        self.effects: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.failing: set[str] = set()
         self.slow: dict[str, float] = {}
 
     @activity.defn(name="test.act")
     async def act(self, message: StepInput) -> Done:
-        """The effect."""
         step = message.step_context.step
         if step in self.slow:
             await asyncio.sleep(self.slow[step])
         if step in self.failing:
             raise ValueError(f"{step} does not work for ada@example.com")
-        self.effects[step] += 1
+        self.counts[step] += 1
         return Done(step=step)
 
 
@@ -51,81 +50,87 @@ class Waits(Parameters):
 
 @lifecycle("in_a_row", purpose=None)
 class InARow(LifecycleWorkflow[Waits]):
-    """Three steps, of which the second may be a local one."""
+    """Three steps, the second as a local activity."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepInput())
+        await self.step("first", Effects.act, StepInput())
         self.variables["first"] = True
-        await self.step("local", Acts.act, StepInput(), policy=STORE)
-        await self.step("outside", Acts.act, StepInput())
+        await self.step("local", Effects.act, StepInput(), policy=STORE)
+        await self.step("outside", Effects.act, StepInput())
         self.variables["all"] = True
 
 
 @lifecycle("side_by_side", purpose=None)
 class SideBySide(LifecycleWorkflow[Waits]):
-    """Steps at the same time, with one before and one after them."""
+    """Parallel steps, and one after them."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("before", Acts.act, StepInput())
-        await asyncio.gather(*(self.step(name, Acts.act, StepInput()) for name in ("one", "two", "three")))
-        await self.step("after", Acts.act, StepInput())
+        await self.step("before", Effects.act, StepInput())
+        await asyncio.gather(*(self.step(name, Effects.act, StepInput()) for name in ("one", "two", "three")))
+        await self.step("after", Effects.act, StepInput())
 
 
 @lifecycle("with_a_wait", purpose=None, exit_on="shop.leave")
 class WithAWait(LifecycleWorkflow[Waits]):
-    """Waits for an event beside a step that may fail."""
+    """A wait for an event, parallel to a step."""
 
     async def journey(self, parameters: Waits) -> None:
         event, _ = await asyncio.gather(
             self.wait_for_event("shop.visit", within=timedelta(days=1)),
-            self.step("beside", Acts.act, StepInput()),
+            self.step("beside", Effects.act, StepInput()),
         )
         self.variables["visited"] = event is not None
 
 
-@lifecycle("raises_later", purpose=None)
-class RaisesLater(LifecycleWorkflow[Waits]):
-    """Catches the failure of a step, does further steps, and raises it then."""
+class Rounds(Waits):
+    """How often the journey sleeps."""
 
-    async def journey(self, parameters: Waits) -> None:
-        await self.step("before", Acts.act, StepInput())
-        tried = (self.step(name, Acts.act, StepInput()) for name in ("one", "two", "three"))
+    rounds: int = 1
+
+
+@lifecycle("catches_failures", purpose=None)
+class CatchesFailures(LifecycleWorkflow[Rounds]):
+    """Catches the failure of a step, runs other steps, and raises the failure then."""
+
+    async def journey(self, parameters: Rounds) -> None:
+        await self.step("before", Effects.act, StepInput())
+        tried = (self.step(name, Effects.act, StepInput()) for name in ("one", "two", "three"))
         failures = [each for each in await asyncio.gather(*tried, return_exceptions=True) if each is not None]
-        for _ in range(3):
-            await self.step("round", Acts.act, StepInput(), policy=STORE)
+        for _ in range(parameters.rounds):
+            await self.step("round", Effects.act, StepInput(), policy=STORE)
             await self.sleep(parameters.rest)
         for failure in failures:
             if isinstance(failure, ActivityError):
                 raise failure
-        await self.step("after", Acts.act, StepInput())
+        await self.step("after", Effects.act, StepInput())
 
 
 def _bug() -> None:
     raise KeyError("the journey has a bug")
 
 
-@lifecycle("mended", purpose=None)
+@lifecycle("fixed", purpose=None)
 class Buggy(LifecycleWorkflow[Waits]):
-    """Has a bug."""
+    """Raises in its own code."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepInput())
+        await self.step("first", Effects.act, StepInput())
         _bug()
 
 
-@lifecycle("mended", purpose=None)
-class Mended(LifecycleWorkflow[Waits]):
-    """The same without the bug."""
+@lifecycle("fixed", purpose=None)
+class Fixed(LifecycleWorkflow[Waits]):
+    """The same workflow without the bug."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepInput())
-        await self.step("second", Acts.act, StepInput())
+        await self.step("first", Effects.act, StepInput())
+        await self.step("second", Effects.act, StepInput())
 
 
-@lifecycle("mended", purpose=None)
-class Patient(LifecycleWorkflow[Waits]):
-    """The same without the bug, with a wait in its place."""
+@lifecycle("fixed", purpose=None)
+class FixedWithAWait(LifecycleWorkflow[Waits]):
+    """The same workflow without the bug, with a wait in its place."""
 
     async def journey(self, parameters: Waits) -> None:
-        await self.step("first", Acts.act, StepInput())
+        await self.step("first", Effects.act, StepInput())
         await self.wait_for_event("shop.visit", within=timedelta(days=1))

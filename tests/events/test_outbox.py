@@ -1,4 +1,4 @@
-"""From an event in the log to a waiting instance and to a start: told once, and no wake-up is lost."""
+"""An event in the log reaches a waiting instance, or starts one, once; none is missed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNUP = [WorkflowTrigger("onboarding", on("user.signup"))]
 
 
 class Log:
-    """Writes events as ingest does, and tells the outbox of them as the projector does."""
+    """Writes events as ingest does, and outbox entries as the projector does."""
 
     def __init__(self, database: Database, cipher: Cipher, customer: Customer) -> None:
         self._database = database
@@ -72,7 +72,7 @@ class Log:
         )
 
     async def project(self, *events: FoldedEvent, triggers: Sequence[WorkflowTrigger] = SIGNUP) -> int:
-        """Write the letters that events give."""
+        """Write the outbox entries that events cause; returns their number."""
         async with self._database.transaction() as connection:
             keys = await data_keys.find(connection, self._cipher, {event.user_id for event in events})
             known = {user_id: key for user_id, key in keys.items() if key is not None}
@@ -88,9 +88,9 @@ def log(database: Database, cipher: Cipher, customer: Customer) -> Log:
 async def delivering(
     skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
 ) -> AsyncIterator[None]:
-    """The outbox's activity, run directly."""
-    carrier = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
-    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    """The loop of the outbox's activity."""
+    delivery = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
+    task = asyncio.create_task(delivery.deliver_while(lambda: True))
     with skipping.with_time_skipping_disabled():
         yield
     task.cancel()
@@ -111,10 +111,10 @@ async def test_an_event_that_comes_during_a_wait_ends_it(
         assert await connection.fetchval("SELECT count(*) FROM event_waits") == 0
 
 
-async def test_an_event_that_came_before_the_wait_was_registered_ends_it_as_well(
+async def test_an_event_before_the_registration_ends_the_wait_too(
     runs: Runs, customer: Customer, log: Log
 ) -> None:
-    """Nothing tells the instance of it: the look at the log after the registration finds it."""
+    """No signal is sent: the instance finds it in the log after it has registered the wait."""
     instance = await runs.stored(customer.user_id)
     event = await log.store("engagement.search")
     run = await runs.begin(instance)
@@ -173,7 +173,7 @@ async def test_a_trigger_of_a_disabled_workflow_starts_nothing(
         assert await connection.fetchval("SELECT count(*) FROM instances") == 0
 
 
-async def test_a_letter_for_an_instance_that_has_ended_is_dropped(
+async def test_an_entry_for_an_ended_instance_is_removed(
     runs: Runs, customer: Customer, log: Log, delivering: None
 ) -> None:
     run = await runs.start(customer.user_id, still=True)
@@ -185,14 +185,14 @@ async def test_a_letter_for_an_instance_that_has_ended_is_dropped(
             await asyncio.sleep(0.02)
 
 
-async def test_what_a_wait_asks_of_an_event_is_encrypted_and_still_decides(
+async def test_the_filter_of_a_wait_is_encrypted_and_applies(
     database: Database, cipher: Cipher, customer: Customer, runs: Runs, log: Log
 ) -> None:
     instance = await runs.stored(customer.user_id)
     request = WaitRequest(event_type="transaction.*", where={"order_id": "kanarie-1"})
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, customer.user_id)
-        await waits.register(connection, key, "onboarding", instance.instance_id, "wait", request)
+        await waits.register(connection, key, instance.instance_id, {"wait": request})
         assert "kanarie" not in str(await connection.fetch("SELECT * FROM event_waits"))
         assert b"kanarie" not in await connection.fetchval(
             "SELECT property_filter FROM event_waits WHERE step = 'wait'"

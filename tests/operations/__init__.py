@@ -1,1 +1,1 @@
-"""What happens to instances from outside: withdrawals, terminations, callbacks."""
+"""Instances on a running stack: withdrawals, terminations, outages, callbacks."""

@@ -1,4 +1,4 @@
-"""Two API processes and a worker, for the tests of one file; a Temporal that knows nothing."""
+"""Two API processes and a worker for the tests of one file, and an empty Temporal."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ async def two(stack: LittleStack, database: Database) -> AsyncIterator[list[http
 
 @pytest.fixture
 async def fresh(codec: EncryptedPayloads) -> AsyncIterator[Client]:
-    """A Temporal that knows nothing: the one that was there has lost its database."""
+    """An empty Temporal, as after the loss of its database."""
     async with skipping_temporal(codec) as environment:
         yield environment.client

@@ -1,4 +1,4 @@
-"""Whoever executes an instance is told of its end: signed, under one id, and nowhere that it may not be."""
+"""Callbacks report the end of an instance: signed, with one id, and to no private address."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def _execute(client: httpx.AsyncClient, url: str, **headers: str) -> dict[
     return executed
 
 
-async def test_the_finished_instance_is_posted_and_signed_and_the_secret_is_shown_once(
+async def test_a_callback_posts_the_finished_instance_signed_with_a_secret_that_only_the_execute_shows(
     two: list[httpx.AsyncClient], hooks: HookServer, database: Database
 ) -> None:
     executed = await _execute(two[0], f"{hooks.url}/hooks/1?for=perennial", **{"Idempotency-Key": "k"})
@@ -47,12 +47,12 @@ async def test_the_finished_instance_is_posted_and_signed_and_the_secret_is_show
     await hooks.after(lambda: bool(hooks.received))
     [hook] = hooks.received
     assert hook.path == "/hooks/1?for=perennial"
-    told = Webhook(secret).verify(hook.body, hook.headers)
+    posted = Webhook(secret).verify(hook.body, hook.headers)
     path = f"/workflows/onboarding/instances/{executed['instance_id']}"
     shown = (await two[1].get(path)).json()
     for name in ("instance_id", "workflow_id", "user_id", "status", "results", "end_time", "retries"):
-        assert told[name] == shown[name]
-    assert told["status"] == "completed"
+        assert posted[name] == shown[name]
+    assert posted["status"] == "completed"
     assert "callback_secret" not in shown
     again = await _execute(two[1], f"{hooks.url}/hooks/1?for=perennial", **{"Idempotency-Key": "k"})
     assert again["callback_secret"] == secret
@@ -63,7 +63,7 @@ async def test_the_finished_instance_is_posted_and_signed_and_the_secret_is_show
     assert secret.encode() not in row["secret"]
 
 
-async def test_a_callback_is_tried_again_under_the_same_id_and_a_new_signature(
+async def test_a_callback_is_retried_with_the_same_id_and_a_new_signature(
     two: list[httpx.AsyncClient], hooks: HookServer
 ) -> None:
     hooks.answers = ["500 Oh"]
@@ -94,7 +94,7 @@ async def test_410_stops_a_callback_and_a_redirect_is_not_followed(
             await asyncio.sleep(0.05)
 
 
-async def test_a_cancelled_instance_is_told_of_as_well(two: list[httpx.AsyncClient], hooks: HookServer) -> None:
+async def test_a_callback_reports_a_cancelled_instance(two: list[httpx.AsyncClient], hooks: HookServer) -> None:
     await two[0].post("/users", json=user())
     executed = await two[0].post(
         "/workflows/onboarding/execute", json={"user_id": "u-1", "callback_url": hooks.url}
@@ -104,10 +104,10 @@ async def test_a_cancelled_instance_is_told_of_as_well(two: list[httpx.AsyncClie
     assert json.loads(hooks.received[0].body)["status"] == "cancelled"
 
 
-async def test_a_revoked_key_is_told_nothing_any_more(
+async def test_a_callback_is_not_sent_for_a_revoked_key(
     two: list[httpx.AsyncClient], hooks: HookServer, database: Database
 ) -> None:
-    """Revoked in one process, while the instance that it executed in another one runs."""
+    """The key is revoked in one process, while its instance runs that it executed in another."""
     made = (await two[0].post("/keys", json={"name": "leaked", "role": "admin"})).json()
     await two[0].post("/users", json=user())
     executed = await two[0].post(
@@ -146,7 +146,7 @@ async def test_a_revoked_key_is_told_nothing_any_more(
         ("https://shop.example.com/" + "x" * 2048, "too_long"),
     ],
 )
-async def test_where_nothing_is_sent_to_is_422_with_a_pointer(
+async def test_a_forbidden_callback_url_is_422_with_a_pointer(
     two: list[httpx.AsyncClient], url: str, code: str, stack: LittleStack
 ) -> None:
     await two[0].post("/users", json=user())

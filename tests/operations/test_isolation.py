@@ -1,4 +1,4 @@
-"""Many instances for one user at the same time: each has its own context, and its own outcome."""
+"""Many concurrent instances of one user: each has its own context and its own end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXECUTE = "/workflows/onboarding/execute"
 
 
 async def _until(client: httpx.AsyncClient, path: str, name: str, value: str) -> dict[str, Any]:
-    """The instance once it shows a value; asked seldom, since many ask."""
+    """The instance once it shows a value; polls slowly, since many instances are polled."""
     while True:
         instance: dict[str, Any] = (await client.get(path)).json()
         if instance[name] == value:
@@ -24,7 +24,7 @@ async def _until(client: httpx.AsyncClient, path: str, name: str, value: str) ->
 
 
 async def _run(client: httpx.AsyncClient, number: int) -> dict[str, Any]:
-    """One instance, told apart by its parameters and attempts; every other one is cancelled while it waits."""
+    """One instance with its own parameters and attempts; every other instance is cancelled while it waits."""
     long = number % 2 == 1
     waits = {"first_activity_within": "PT1H" if long else f"PT0.{100 + number}S", "nudge_within": "PT0.1S"}
     body = {"user_id": "u-1", "parameters": waits, "max_attempts": number + 1}
@@ -45,7 +45,7 @@ async def _run(client: httpx.AsyncClient, number: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-async def test_a_hundred_instances_of_one_user_never_see_each_others_context(two: list[httpx.AsyncClient]) -> None:
+async def test_a_hundred_instances_of_one_user_keep_separate_contexts(two: list[httpx.AsyncClient]) -> None:
     await two[0].post("/users", json=user())
     async with asyncio.timeout(240), asyncio.TaskGroup() as group:
         tasks = [group.create_task(_run(two[number % 2], number)) for number in range(COUNT)]
@@ -60,4 +60,4 @@ async def test_a_hundred_instances_of_one_user_never_see_each_others_context(two
     assert listed == {each["instance_id"] for each in ended}
     cancelled = (await two[0].get("/users/u-1/instances?status=cancelled")).json()["data"]
     assert len(cancelled) == COUNT / 2
-    assert (await two[0].get("/users/nobody/instances")).json()["code"] == "user_not_found"
+    assert (await two[0].get("/users/unknown/instances")).json()["code"] == "user_not_found"

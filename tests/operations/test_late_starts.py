@@ -13,15 +13,14 @@ from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from store.consents import withdrawals
-from store.instances import replays
+from store.instances import replays, transitions
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Runs
 from worker import startables
 
 
-async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_cancelled(
+async def test_a_start_that_reaches_temporal_after_its_cancellation_has_no_effect(
     runs: Runs,
     customer: Customer,
     skipping: WorkflowEnvironment,
@@ -32,9 +31,9 @@ async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_ca
     new = await runs.stored(customer.user_id)
     async with database.transaction() as connection:
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
-        await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
-    carrier = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
-    task = asyncio.create_task(carrier.carry_on(lambda: True))
+        await transitions.cancel_withdrawn(connection, [(customer.user_id, Purpose.MARKETING.value)])
+    outbox = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
+    task = asyncio.create_task(outbox.deliver_while(lambda: True))
     run = runs.at(new.workflow_id, new.instance_id)
     async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
@@ -49,7 +48,7 @@ async def test_a_start_that_comes_after_its_cancellation_has_no_effect_and_is_ca
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_and_the_replay_does_nothing(
+async def test_a_withdrawal_that_overtakes_a_replay_cancels_the_instance_and_the_replay_has_no_effect(
     runs: Runs,
     customer: Customer,
     skipping: WorkflowEnvironment,
@@ -58,7 +57,7 @@ async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_and_the_re
     worker_settings: Settings,
     mail: MailServer,
 ) -> None:
-    """Temporal takes the cancellation of the run that has failed, which is in vain: the row is what counts."""
+    """Temporal accepts the cancellation of the failed run, which has no effect; the row is cancelled."""
     mail.refuse_recipients = "550 no such mailbox"
     run = await runs.start(customer.user_id, max_attempts=1, still=True)
     with pytest.raises(WorkflowFailureError):
@@ -70,9 +69,9 @@ async def test_a_withdrawal_that_overtakes_a_replay_ends_the_instance_and_the_re
     async with database.transaction() as connection:
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
         await connection.execute("UPDATE temporal_outbox SET due_at = now() + interval '3 seconds'")
-        await withdrawals.end_instances(connection, [(customer.user_id, Purpose.MARKETING.value)])
-    carrier = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
-    task = asyncio.create_task(carrier.carry_on(lambda: True))
+        await transitions.cancel_withdrawn(connection, [(customer.user_id, Purpose.MARKETING.value)])
+    outbox = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
+    task = asyncio.create_task(outbox.deliver_while(lambda: True))
     async with database.connection() as connection, asyncio.timeout(60):
         while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE kind = 'replay'"):
             await asyncio.sleep(0.05)

@@ -1,7 +1,7 @@
-"""All that locks something of one person, at once and for many rounds, over two pools of connections.
+"""Every transaction that locks rows of one person, concurrently and for many rounds, over two pools.
 
-Messages that leave, withdrawals, replays and what becomes of them, starts by trigger: nobody waits in a circle,
-and no message leaves after a withdrawal was answered.
+Sends, withdrawals, replays, the ends of replays, starts by trigger: Postgres reports no deadlock, and no message
+is sent after a withdrawal was answered.
 """
 
 from __future__ import annotations
@@ -19,41 +19,43 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from activities.messages import Messages
-from activities.outbox import Outbox, Startable
+from activities.outbox import Outbox
 from delivery.templates import TEMPLATES
 from models.errors import ConsentRequiredError, PerennialError
+from models.instances import NewInstance
 from models.temporal.execution import Message, StepContext, StepFailure
+from models.temporal.starting import Startable
 from models.vocabulary import InstanceStatus, MessageStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.consents import consents
 from store.consents.consents import ConsentDecision
-from store.instances import attempts, dead_letters, instances, replays, terminal
+from store.instances import attempts, dead_letters, replays, terminal, transitions
 from store.instances.dead_letters import Filter, StoredDeadLetter
-from store.instances.instances import NewInstance
-from store.instances.terminal import Ending, Unfinished
+from store.instances.instances import Unfinished
+from store.instances.terminal import Ending
 from store.messages.send_gate import FrequencyCap
 from store.users import data_keys
 from tests.support.locks import until_blocked
 from tests.support.people import Customer
 
 ROUNDS = 40
-LETTERS = 3
+FAILED = 3
 PURPOSES: Mapping[str, Purpose | None] = {"win_back": Purpose.MARKETING}
-STARTABLE = Startable("a test", Purpose.MARKETING, 1, {}, once_per=timedelta(seconds=0.001))
+STARTABLE = Startable("win_back", "a test", Purpose.MARKETING, 1, {}, once_per=timedelta(seconds=0.001))
 CAP = FrequencyCap(1_000_000, timedelta(days=1))
 
 
 @dataclass
 class Person:
-    """What contends for one person, over one pool of connections."""
+    """The contending transactions of one person, over one pool."""
 
     customer: Customer
     database: Database
     cipher: Cipher
 
     async def send(self) -> MessageStatus:
-        """A message by the real activity; it ends in the outbox, since there is no transport."""
+        """Send a message with the real activity; without a transport it becomes `outbox`."""
         context = StepContext(
             workflow_id="win_back",
             instance_id=uuid.uuid4().hex,
@@ -83,30 +85,29 @@ class Person:
             await consents.withdraw(connection, self.customer.user_id, Purpose.MARKETING, actor="test")
 
     async def fail(self) -> None:
-        """An instance that has failed, and its letter."""
+        """Store a failed instance with its dead letter."""
         new = NewInstance(
             uuid.uuid4().hex, "win_back", self.customer.user_id, 1, {}, "test", purpose=Purpose.MARKETING
         )
         async with self.database.transaction() as connection:
             key = await data_keys.require(connection, self.cipher, self.customer.user_id)
-            await instances.insert(connection, key, new)
+            await transitions.insert(connection, key, new)
         await self._end(new.instance_id)
 
     async def _end(self, instance_id: str) -> None:
         failure = StepFailure(error_type="Test", error_message="", failed_step="send", stack_trace="")
         unfinished = Unfinished(instance_id, "win_back", self.customer.user_id, "send", None)
-        ending = Ending(InstanceStatus.FAILED, uuid.uuid4().hex, failure, None, None)
+        ending = Ending(InstanceStatus.FAILED, uuid.uuid4().hex, failure)
         async with self.database.transaction() as connection:
-            await terminal.end(connection, self.cipher, unfinished, ending)
+            await terminal.end_unrecorded(connection, self.cipher, unfinished, ending)
 
     async def replay(self) -> None:
-        """A letter is replayed, and what comes of it: given back, failed anew, or its step completed; meanwhile
-        others ask for the same."""
+        """Request a replay, and end it: rejected, failed again, or its step completed. Other requests race it."""
         async with self.database.connection() as connection:
             wanted = Filter(user_id=self.customer.user_id)
-            letters = await dead_letters.page(connection, self.cipher, wanted, before=None, limit=LETTERS)
+            letters = await dead_letters.page(connection, self.cipher, wanted, before=None, limit=FAILED)
         letter = random.choice(letters)
-        outcomes = [self._request(letters), self._give_back(letter), self._end(letter.instance_id)]
+        outcomes = [self._request(letters), self._reject(letter), self._end(letter.instance_id)]
         if random.random() < 0.2:
             outcomes.append(self._complete(letter))
         random.shuffle(outcomes)
@@ -122,9 +123,9 @@ class Person:
             except PerennialError:
                 pass
 
-    async def _give_back(self, letter: StoredDeadLetter) -> None:
+    async def _reject(self, letter: StoredDeadLetter) -> None:
         async with self.database.transaction() as connection:
-            await replays.give_back(connection, self.cipher, letter)
+            await replays.reject(connection, self.cipher, letter)
 
     async def _complete(self, letter: StoredDeadLetter) -> None:
         context = StepContext(
@@ -140,7 +141,7 @@ class Person:
             await attempts.complete_attempt(connection, context, begun.number, key, {})
 
     async def trigger(self) -> None:
-        """A start's letter in the outbox."""
+        """Write an outbox entry for a start."""
         async with self.database.connection() as connection:
             await connection.execute(
                 """INSERT INTO temporal_outbox
@@ -150,7 +151,7 @@ class Person:
                 self.customer.user_id,
             )
 
-    async def left(self) -> int:
+    async def sent(self) -> int:
         async with self.database.connection() as connection:
             count: int = await connection.fetchval("SELECT count(*) FROM messages WHERE status = 'outbox'")
         return count
@@ -181,7 +182,7 @@ async def _again(act: Callable[[], Awaitable[object]], over: asyncio.Event) -> N
 
 
 @pytest.mark.slow
-async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
+async def test_transactions_never_deadlock_and_no_message_is_sent_after_a_withdrawal(
     two_pools: tuple[Database, Database],
     owner: asyncpg.Connection[asyncpg.Record],
     skipping: WorkflowEnvironment,
@@ -189,11 +190,11 @@ async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
 ) -> None:
     customer = await Customer.new(two_pools[0], cipher, Purpose.MARKETING)
     sides = [Person(customer, pool, cipher) for pool in two_pools]
-    for _ in range(LETTERS):
+    for _ in range(FAILED):
         await sides[0].fail()
     before = await _deadlocks(owner)
     over = asyncio.Event()
-    carriers = [
+    outboxes = [
         Outbox(
             side.database,
             cipher,
@@ -205,36 +206,36 @@ async def test_nobody_waits_in_a_circle_and_nothing_leaves_after_a_withdrawal(
         for side in sides
     ]
     async with asyncio.TaskGroup() as group:
-        for side, carrier in zip(sides, carriers, strict=True):
-            group.create_task(carrier.carry_on(lambda: not over.is_set()))
+        for side, outbox in zip(sides, outboxes, strict=True):
+            group.create_task(outbox.deliver_while(lambda: not over.is_set()))
             for act in (side.send, side.send, side.replay, side.trigger):
                 group.create_task(_again(act, over))
         grown = 0
         for _, side in zip(range(ROUNDS), itertools.cycle(sides), strict=False):
             await side.grant()
-            granted = await side.left()
+            granted = await side.sent()
             await asyncio.sleep(random.uniform(0.02, 0.08))
             await side.withdraw()
-            answered = await side.left()
+            answered = await side.sent()
             grown += answered > granted
             await asyncio.sleep(0.03)
-            assert await side.left() == answered
+            assert await side.sent() == answered
         over.set()
     assert grown > ROUNDS / 2
-    await asyncio.sleep(1.1)  # what a session has counted is told within a second
+    await asyncio.sleep(1.1)  # sessions report their counts within a second
     assert await _deadlocks(owner) == before
 
 
 @pytest.mark.parametrize("begin", ["trigger", "replay"])
-async def test_who_begins_while_a_withdrawal_is_made_waits_for_it_and_begins_nothing(
+async def test_a_start_or_replay_during_a_withdrawal_waits_for_it_and_then_starts_nothing(
     database: Database, cipher: Cipher, skipping: WorkflowEnvironment, begin: str
 ) -> None:
-    """To look without waiting would see the consent that is about to go, and begin what nobody ends."""
+    """Without the wait it would read the consent before the withdrawal commits, and outlive it."""
     customer = await Customer.new(database, cipher, Purpose.MARKETING)
     person = Person(customer, database, cipher)
     if begin == "replay":
         await person.fail()
-    carrier = Outbox(
+    outbox = Outbox(
         database, cipher, skipping.client, skipping.client, f"locks-{uuid.uuid4().hex}", {"win_back": STARTABLE}
     )
     over = asyncio.Event()
@@ -243,7 +244,7 @@ async def test_who_begins_while_a_withdrawal_is_made_waits_for_it_and_begins_not
             await consents.withdraw(withdrawing, customer.user_id, Purpose.MARKETING, actor="test")
             if begin == "trigger":
                 await person.trigger()
-                group.create_task(carrier.carry_on(lambda: not over.is_set()))
+                group.create_task(outbox.deliver_while(lambda: not over.is_set()))
             else:
                 group.create_task(_replayed(person))
             await until_blocked(database, 1)
@@ -257,6 +258,6 @@ async def test_who_begins_while_a_withdrawal_is_made_waits_for_it_and_begins_not
 
 async def _replayed(person: Person) -> None:
     async with person.database.transaction() as connection:
-        [letter] = await dead_letters.open_ones(connection, person.cipher, Filter(), 1)
+        [letter] = await dead_letters.find_open(connection, person.cipher, Filter(), 1)
         with pytest.raises(ConsentRequiredError):
             await replays.request(connection, person.cipher, letter.dead_letter_id)

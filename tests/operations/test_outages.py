@@ -1,4 +1,4 @@
-"""Temporal away, or without the history: what was stored answers, and nothing new is taken that can't be kept."""
+"""Temporal down, or without the history: the API answers from Postgres, and rejects starts and commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client
 
-from activities.outbox import AWAY_PAUSE, Outbox
+from activities.outbox import UNAVAILABLE_PAUSE, Outbox
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
@@ -33,7 +33,7 @@ SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 async def frail(
     database_url: str, key_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[LittleStack]:
-    """A stack whose Temporal is to be stopped."""
+    """A stack whose Temporal the tests stop."""
     settings = Settings(environment="embedded", database_url=database_url, key_file=key_file, task_queue="outages")
     async with little_stack(settings, tmp_path_factory.mktemp("outages"), apis=1) as running:
         yield running
@@ -48,7 +48,9 @@ async def _until(client: httpx.AsyncClient, path: str, **wanted: Any) -> dict[st
             await asyncio.sleep(0.1)
 
 
-async def test_what_was_stored_answers_while_temporal_is_away(frail: LittleStack, database: Database) -> None:
+async def test_the_api_answers_from_postgres_while_temporal_is_down(
+    frail: LittleStack, database: Database
+) -> None:
     async with frail.clients(database) as [client]:
         await client.post("/users", json=user())
         waiting = (await client.post(EXECUTE, json={"user_id": "u-1"})).headers["location"]
@@ -74,7 +76,7 @@ async def test_what_was_stored_answers_while_temporal_is_away(frail: LittleStack
         assert_problem(refused, 503, "temporal_unavailable")
         assert len((await client.get("/users/u-1/instances")).json()["data"]) == 2
         async with database.connection() as connection:
-            assert await connection.fetchval("SELECT count(*) FROM callbacks") == 0, "taken back with its instance"
+            assert await connection.fetchval("SELECT count(*) FROM callbacks") == 0, "deleted with its instance"
 
         await frail.temporal.start()
         await _until(client, waiting, stale=False, status="running")
@@ -82,7 +84,9 @@ async def test_what_was_stored_answers_while_temporal_is_away(frail: LittleStack
         assert (again.status_code, again.json()["status"]) == (200, "completed")
 
 
-async def test_what_was_stored_answers_when_the_history_is_gone(frail: LittleStack, database: Database) -> None:
+async def test_the_api_answers_from_postgres_after_the_history_is_gone(
+    frail: LittleStack, database: Database
+) -> None:
     async with frail.clients(database) as [client]:
         await client.post("/users", json=user())
         body = {"user_id": "u-1", "parameters": SHORT}
@@ -97,12 +101,12 @@ async def test_what_was_stored_answers_when_the_history_is_gone(frail: LittleSta
         assert_problem(await client.delete(path), 409, "already_finished")
 
 
-async def test_a_withdrawal_during_an_outage_ends_its_instances_as_soon_as_temporal_is_back(
+async def test_a_withdrawal_during_an_outage_cancels_its_instances_as_soon_as_temporal_is_back(
     frail: LittleStack, database: Database, cipher: Cipher
 ) -> None:
-    """However long it was gone: what waits is tried again soon, and no try counts against it.
+    """Entries are retried every two seconds during the outage, and the attempts don't count.
 
-    The outbox of the test's own is there throughout; that of the worker may be between two of its turns.
+    The test runs an outbox of its own, since the worker's may be between two turns.
     """
     temporal = await Client.connect(frail.temporal.address)
     outbox = Outbox(database, cipher, temporal, temporal, "outages", startables())
@@ -111,17 +115,17 @@ async def test_a_withdrawal_during_an_outage_ends_its_instances_as_soon_as_tempo
         path = (await client.post("/workflows/newsletter/execute", json={"user_id": "u-1"})).headers["location"]
         await _until(client, path, current_step="wait_for_visit")
         await frail.temporal.stop()
-        delivering = asyncio.create_task(outbox.carry_on(lambda: True))
+        delivering = asyncio.create_task(outbox.deliver_while(lambda: True))
         assert (await client.delete("/users/u-1/consents/marketing")).status_code == 200
         due = "SELECT due_at, attempts, due_at - now() FROM temporal_outbox WHERE kind = 'cancel'"
         tries: dict[datetime, tuple[int, timedelta]] = {}
         async with asyncio.timeout(120):
-            while len(tries) < 2:  # the first is when it was written
-                [(due_at, *told)] = await connection.fetch(due)
-                tries.setdefault(due_at, (told[0], told[1]))
+            while len(tries) < 2:  # the first is the time of the write
+                [(due_at, attempts, pause)] = await connection.fetch(due)
+                tries.setdefault(due_at, (attempts, pause))
                 await asyncio.sleep(0.1)
         assert {attempts for attempts, _ in tries.values()} == {0}
-        assert max(pause for _, pause in tries.values()) <= AWAY_PAUSE
+        assert max(pause for _, pause in tries.values()) <= UNAVAILABLE_PAUSE
         await frail.temporal.start()
         assert (await _until(client, path, status="cancelled"))["reason"] == "consent_withdrawn"
         delivering.cancel()

@@ -1,4 +1,4 @@
-"""What ends a run from outside reaches the stored context, and nothing else is touched."""
+"""The reconciler stores ends that workflows did not record, and changes no other instance."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.reconciler import LOST_AFTER, Reconciler
 from models.temporal.identity import temporal_workflow_id
-from models.temporal.starting import start_message, start_options
+from models.temporal.starting import start_input, start_options
 from models.temporal.system import ReconcileRequest
 from models.vocabulary import DeadLetterStatus, InstanceStatus
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import EncryptedPayloads, data_converter
-from store.instances import dead_letters, instances
+from store.instances import dead_letters, transitions
 from store.instances.dead_letters import Filter
+from store.users import data_keys
 from tests.support.builders import user
 from tests.support.little_stack import LittleStack
 from tests.support.people import Customer
@@ -31,12 +32,12 @@ def reconciler(skipping: WorkflowEnvironment, database: Database, cipher: Cipher
     return Reconciler(database, cipher, skipping.client)
 
 
-async def _looked(reconciler: Reconciler, runs: Runs, run: Run) -> None:
-    """Look until the instance has an end: visibility lags."""
+async def _reconciled(reconciler: Reconciler, runs: Runs, run: Run) -> None:
+    """Compare until the instance has an end, since visibility lags."""
     since = datetime.now(UTC) - timedelta(minutes=5)
     async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
-            await reconciler.look(ReconcileRequest(since=since))
+            await reconciler.compare(ReconcileRequest(since=since))
             await asyncio.sleep(0.05)
 
 
@@ -44,38 +45,37 @@ async def test_a_termination_is_stored_as_cancelled(
     runs: Runs, customer: Customer, reconciler: Reconciler
 ) -> None:
     ended = await runs.start(customer.user_id, still=True)
-    going_on = await runs.start(customer.user_id, still=True)
-    for run in (ended, going_on):
+    unaffected = await runs.start(customer.user_id, still=True)
+    for run in (ended, unaffected):
         await runs.until(run, "wait_for_first_activity")
     await ended.handle.terminate("from the Web UI")
-    await _looked(reconciler, runs, ended)
+    await _reconciled(reconciler, runs, ended)
     context = await runs.context(ended)
     assert (context.status, context.reason, context.error) == (InstanceStatus.CANCELLED, "terminated", None)
-    assert (await runs.context(going_on)).end_time is None
+    assert (await runs.context(unaffected)).end_time is None
     async with runs.database.connection() as connection:
         assert await connection.fetchval("SELECT array_agg(DISTINCT instance_id) FROM event_waits") == [
-            going_on.instance_id
+            unaffected.instance_id
         ]
-    await going_on.handle.terminate()
+    await unaffected.handle.terminate()
 
 
-async def test_a_time_out_is_stored_as_failed_and_leaves_a_dead_letter(
+async def test_a_timeout_is_stored_as_failed_and_opens_a_dead_letter(
     runs: Runs, customer: Customer, reconciler: Reconciler
 ) -> None:
     new = await runs.stored(customer.user_id)
-    message = start_message(new.instance_id, new.user_id, new.max_attempts, new.parameters)
     with runs.environment.with_time_skipping_disabled():
         handle = await runs.environment.client.start_workflow(
             new.workflow_id,
-            message,
+            start_input(new),
             task_queue=runs.task_queue,
             run_timeout=timedelta(seconds=1),
-            **start_options(new.workflow_id, message, "a test"),
+            **start_options(new, "a test"),
         )
     with pytest.raises(WorkflowFailureError):
         await handle.result()
     run = runs.at(new.workflow_id, new.instance_id)
-    await _looked(reconciler, runs, run)
+    await _reconciled(reconciler, runs, run)
     context = await runs.context(run)
     assert context.status is InstanceStatus.FAILED
     assert context.error is not None
@@ -87,19 +87,17 @@ async def test_a_time_out_is_stored_as_failed_and_leaves_a_dead_letter(
     assert letter.status is DeadLetterStatus.OPEN
 
 
-async def test_an_end_that_was_recorded_stays_as_it_is(
-    runs: Runs, customer: Customer, reconciler: Reconciler
-) -> None:
+async def test_a_recorded_end_is_not_changed(runs: Runs, customer: Customer, reconciler: Reconciler) -> None:
     run = await runs.start(customer.user_id, parameters={"first_activity_within": "tomorrow"})
     with pytest.raises(WorkflowFailureError):
         await run.handle.result()
     before = await runs.context(run)
     await asyncio.sleep(1)
-    await reconciler.look(ReconcileRequest())
+    await reconciler.compare(ReconcileRequest())
     assert await runs.context(run) == before
 
 
-async def test_the_closed_run_that_a_replay_has_replaced_ends_nothing(
+async def test_a_closed_run_that_a_replay_has_replaced_ends_nothing(
     runs: Runs, customer: Customer, reconciler: Reconciler
 ) -> None:
     run = await runs.start(customer.user_id, parameters={"first_activity_within": "tomorrow"})
@@ -110,11 +108,11 @@ async def test_the_closed_run_that_a_replay_has_replaced_ends_nothing(
             "UPDATE instances SET end_time = NULL, status = 'running', replaced_runs = ARRAY[run_id]"
         )
     await asyncio.sleep(1)
-    await reconciler.look(ReconcileRequest())
+    await reconciler.compare(ReconcileRequest())
     assert (await runs.context(run)).end_time is None
 
 
-async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_started_by_its_repeated_request(
+async def test_a_row_that_never_reached_temporal_fails_and_a_repeated_request_may_still_start_it(
     runs: Runs, customer: Customer, reconciler: Reconciler
 ) -> None:
     new = await runs.stored(customer.user_id)
@@ -124,7 +122,7 @@ async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_star
             "UPDATE instances SET start_time = now() - interval '2 minutes' WHERE instance_id = $1",
             new.instance_id,
         )
-    await reconciler.look(ReconcileRequest())
+    await reconciler.compare(ReconcileRequest())
     run = runs.at(new.workflow_id, new.instance_id)
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "not_started")
@@ -135,17 +133,14 @@ async def test_a_row_that_temporal_was_never_told_of_fails_and_may_still_be_star
         assert await connection.fetchval("SELECT count(*) FROM dead_letters") == 0
 
     async with runs.database.transaction() as connection:
-        admission = await instances.eligibility(
-            connection, runs.cipher, new.workflow_id, new.user_id, purpose=None
-        )
-        placed = await instances.insert(connection, admission.key, new)
-    assert not placed.begun
+        key = await data_keys.require(connection, runs.cipher, new.user_id)
+        assert not (await transitions.insert(connection, key, new)).begun
     begun = await runs.begin(new)
     await begun.handle.result()
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
 
 
-async def test_an_instance_whose_history_is_lost_fails_with_the_reason_once_that_is_certain(
+async def test_an_instance_whose_history_is_lost_fails_after_an_hour(
     runs: Runs, customer: Customer, database: Database, cipher: Cipher, fresh: Client, reconciler: Reconciler
 ) -> None:
     lost = await runs.start(customer.user_id, still=True)
@@ -154,14 +149,14 @@ async def test_an_instance_whose_history_is_lost_fails_with_the_reason_once_that
     await done.handle.result()
     finished = await runs.context(done)
     long_ago = datetime.now(UTC) - LOST_AFTER
-    assert (await reconciler.look(ReconcileRequest(watching_since=long_ago))).ended == 0  # Temporal has it
+    assert (await reconciler.compare(ReconcileRequest(watching_since=long_ago))).ended == 0  # Temporal has it
 
-    forgetful = Reconciler(database, cipher, fresh)
-    first = await forgetful.look(ReconcileRequest())
+    elsewhere = Reconciler(database, cipher, fresh)
+    first = await elsewhere.compare(ReconcileRequest())
     assert first.watching_since is not None
     assert first.ended == 0  # it may be the wrong Temporal
-    assert (await forgetful.look(ReconcileRequest(watching_since=first.watching_since))).ended == 0
-    assert (await forgetful.look(ReconcileRequest(watching_since=long_ago))).ended == 1
+    assert (await elsewhere.compare(ReconcileRequest(watching_since=first.watching_since))).ended == 0
+    assert (await elsewhere.compare(ReconcileRequest(watching_since=long_ago))).ended == 1
     context = await runs.context(lost)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
     assert context.end_time is not None
@@ -178,7 +173,7 @@ async def test_an_instance_whose_history_is_lost_fails_with_the_reason_once_that
     await lost.handle.terminate()
 
 
-async def test_lost_histories_are_asked_for_in_turn(
+async def test_the_search_for_lost_histories_takes_instances_in_turn(
     runs: Runs,
     customer: Customer,
     database: Database,
@@ -190,11 +185,12 @@ async def test_lost_histories_are_asked_for_in_turn(
     started = [await runs.stored(customer.user_id) for _ in range(5)]
     async with database.connection() as connection:
         await connection.execute("UPDATE instances SET run_id = instance_id")
-    forgetful, after, ended = Reconciler(database, cipher, fresh), "", []
+    elsewhere, after, ended = Reconciler(database, cipher, fresh), "", []
     for _ in range(3):
-        looked = await forgetful.look(ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER, after=after))
-        after = looked.after
-        ended.append(looked.ended)
+        request = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER, after=after)
+        result = await elsewhere.compare(request)
+        after = result.after
+        ended.append(result.ended)
     assert (ended, after) == ([2, 2, 1], "")
     assert {(await runs.context(runs.at(each.workflow_id, each.instance_id))).reason for each in started} == {
         "history_lost"

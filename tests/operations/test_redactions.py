@@ -1,4 +1,4 @@
-"""Over HTTP, with a worker: what was refused is gone from timeline, export and disk, soon after the answer."""
+"""Over HTTP, with a worker: soon after an opt-out the attribute is gone from timeline, export and disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def _timeline(client: httpx.AsyncClient) -> list[dict[str, Any]]:
     return [{part: each[part] for part in TOLD} for each in answer.json()["data"]]
 
 
-async def test_a_refusal_is_carried_out_by_the_worker_whichever_way_it_was_said(
+async def test_the_worker_redacts_events_after_an_opt_out_by_any_route(
     stack: LittleStack, two: list[httpx.AsyncClient], database: Database, owner: Connection
 ) -> None:
     await add_user(two[0])

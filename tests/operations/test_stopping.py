@@ -1,4 +1,4 @@
-"""A worker that is told to stop while it still waits for Temporal."""
+"""A worker that is stopped while it still waits for Temporal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.support.processes import PerennialProcess
         ("temporal_system_namespace", "n" * 2000, "Temporal did not take the system's jobs yet"),
     ],
 )
-async def test_it_ends_at_once_and_in_order(
+async def test_the_worker_stops_at_once_without_a_traceback(
     stack: LittleStack, tmp_path: Path, setting: str, value: str, line: str
 ) -> None:
-    """Nobody listens at the address; nobody made the namespace; no namespace may have such a long name."""
+    """Nothing listens at the address; the namespace doesn't exist; a namespace's name can't be that long."""
     elsewhere = {setting: value}
     worker = PerennialProcess("worker", stack.settings.model_copy(update=elsewhere), tmp_path)
     ready = await worker.launch()

@@ -1,4 +1,4 @@
-"""Letters for instances that this Temporal doesn't know: it may be the wrong one, or have lost them."""
+"""Outbox entries for instances that Temporal doesn't know: it is the wrong Temporal, or has lost them."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ async def customer(database: Database, cipher: Cipher) -> Customer:
 
 @asynccontextmanager
 async def delivering(runs: Runs, client: Client) -> AsyncIterator[None]:
-    """The outbox of a worker that speaks to some Temporal."""
-    carrier = Outbox(runs.database, runs.cipher, client, client, runs.task_queue, startables())
-    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    """The outbox of a worker that is connected to this Temporal."""
+    delivery = Outbox(runs.database, runs.cipher, client, client, runs.task_queue, startables())
+    task = asyncio.create_task(delivery.deliver_while(lambda: True))
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -47,7 +47,7 @@ async def delivering(runs: Runs, client: Client) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def run(runs: Runs, customer: Customer) -> Run:
-    """An instance that waits, and that rests on a consent."""
+    """A waiting instance that needs a consent."""
     run = await runs.start(customer.user_id, still=True)
     await runs.until(run, STEP)
     async with runs.database.connection() as connection:
@@ -55,12 +55,12 @@ async def run(runs: Runs, customer: Customer) -> Run:
     return run
 
 
-async def _left(connection: Connection) -> list[str]:
+async def _entries(connection: Connection) -> list[str]:
     return [row["kind"] for row in await connection.fetch("SELECT kind FROM temporal_outbox ORDER BY kind")]
 
 
-async def _happened(runs: Runs, run: Run, customer: Customer) -> None:
-    """Write what the projector writes of an event that is waited for."""
+async def _enqueue_event(runs: Runs, run: Run, customer: Customer) -> None:
+    """Write the entry that the projector writes for an event that the instance waits for."""
     async with runs.database.transaction() as connection:
         key = await data_keys.require(connection, runs.cipher, customer.user_id)
         registered = await waits.of_instance(connection, key, run.instance_id)
@@ -69,18 +69,18 @@ async def _happened(runs: Runs, run: Run, customer: Customer) -> None:
         await outbox.write_signals(connection, waiting, customer.user_id, [event])
 
 
-async def _tried(runs: Runs) -> None:
-    """Wait until the letters have been tried, or are gone."""
+async def _attempted(runs: Runs) -> None:
+    """Wait until each entry has been attempted, or removed."""
     async with runs.database.connection() as connection, asyncio.timeout(60):
         while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE attempts = 0"):
             await asyncio.sleep(0.02)
 
 
-async def _gone(runs: Runs) -> None:
-    """Wait until the letters are gone, which are due now."""
+async def _removed(runs: Runs) -> None:
+    """Make all entries due, and wait until they are removed."""
     async with runs.database.connection() as connection, asyncio.timeout(60):
         await connection.execute("UPDATE temporal_outbox SET due_at = now()")
-        while await _left(connection):
+        while await _entries(connection):
             await asyncio.sleep(0.02)
 
 
@@ -91,64 +91,64 @@ async def _ended(runs: Runs, run: Run) -> tuple[InstanceStatus, str | None]:
     return context.status, context.reason
 
 
-async def test_a_withdrawal_outlasts_a_worker_that_speaks_to_the_wrong_temporal(
+async def test_a_withdrawal_takes_effect_after_a_worker_was_connected_to_the_wrong_temporal(
     runs: Runs, run: Run, customer: Customer, fresh: Client, skipping: WorkflowEnvironment
 ) -> None:
     async with delivering(runs, fresh):
         await customer.withdraw(Purpose.MARKETING)
-        await _tried(runs)
+        await _attempted(runs)
     async with runs.database.connection() as connection:
-        assert await _left(connection) == ["cancel"]
+        assert await _entries(connection) == ["cancel"]
     assert (await runs.context(run)).end_time is None
     async with delivering(runs, skipping.client):
-        await _gone(runs)
+        await _removed(runs)
     assert await _ended(runs, run) == (InstanceStatus.CANCELLED, "consent_withdrawn")
 
 
-async def test_an_event_outlasts_a_worker_that_speaks_to_the_wrong_temporal(
+async def test_an_event_takes_effect_after_a_worker_was_connected_to_the_wrong_temporal(
     runs: Runs, run: Run, customer: Customer, fresh: Client, skipping: WorkflowEnvironment
 ) -> None:
     async with delivering(runs, fresh):
-        await _happened(runs, run, customer)
-        await _tried(runs)
+        await _enqueue_event(runs, run, customer)
+        await _attempted(runs)
     async with runs.database.connection() as connection:
-        assert await _left(connection) == ["signal"]
+        assert await _entries(connection) == ["signal"]
     async with delivering(runs, skipping.client):
-        await _gone(runs)
+        await _removed(runs)
     assert await _ended(runs, run) == (InstanceStatus.COMPLETED, "activated")
 
 
-async def test_letters_of_an_instance_are_settled_once_its_history_counts_as_lost(
+async def test_entries_of_an_instance_are_removed_once_its_history_counts_as_lost(
     runs: Runs, run: Run, customer: Customer, fresh: Client, database: Database, cipher: Cipher
 ) -> None:
     async with delivering(runs, fresh):
-        await _happened(runs, run, customer)
+        await _enqueue_event(runs, run, customer)
         await customer.withdraw(Purpose.MARKETING)
-        await _tried(runs)
+        await _attempted(runs)
         async with database.connection() as connection:
-            assert await _left(connection) == ["cancel", "signal"]
-        looked = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER)
-        assert (await Reconciler(database, cipher, fresh).look(looked)).ended == 1
-        await _gone(runs)
+            assert await _entries(connection) == ["cancel", "signal"]
+        request = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER)
+        assert (await Reconciler(database, cipher, fresh).compare(request)).ended == 1
+        await _removed(runs)
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
     await run.handle.terminate()
 
 
-async def test_no_number_of_tries_for_an_unknown_instance_brings_a_letter_nearer_to_its_end(
+async def test_attempts_for_an_unknown_instance_never_make_an_entry_dead(
     runs: Runs, run: Run, customer: Customer, fresh: Client
 ) -> None:
-    await _happened(runs, run, customer)
+    await _enqueue_event(runs, run, customer)
     await customer.withdraw(Purpose.MARKETING)
     async with runs.database.connection() as connection:
         await connection.execute("UPDATE temporal_outbox SET attempts = $1", GIVE_UP_AFTER - 1)
         async with delivering(runs, fresh), asyncio.timeout(60):
             while await connection.fetchval("SELECT count(*) FROM temporal_outbox WHERE due_at < now()"):
                 await asyncio.sleep(0.02)
-        letters = await connection.fetch(
+        entries = await connection.fetch(
             "SELECT kind, attempts, dead, due_at - now() < interval '1 minute' FROM temporal_outbox ORDER BY kind"
         )
-    assert [tuple(row) for row in letters] == [
+    assert [tuple(row) for row in entries] == [
         ("cancel", GIVE_UP_AFTER - 1, False, True),
         ("signal", GIVE_UP_AFTER - 1, False, False),
     ]

@@ -1,4 +1,4 @@
-"""Who withdraws a consent ends what rests on it: at once, however it is withdrawn, and also what races it."""
+"""A withdrawal by any route ends the instances that need the consent, racing starts included."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def _batch(client: httpx.AsyncClient) -> httpx.Response:
 
 
 @pytest.mark.parametrize("withdraw", [_delete, _put, _patch, _batch])
-async def test_a_withdrawal_ends_what_rests_on_the_consent_and_nothing_else(
+async def test_a_withdrawal_ends_the_instances_that_need_the_consent_and_no_others(
     two: list[httpx.AsyncClient], withdraw: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 ) -> None:
     await two[0].post("/users", json=user(consents=GRANTED))
@@ -76,7 +76,7 @@ async def test_a_withdrawal_ends_what_rests_on_the_consent_and_nothing_else(
     assert_problem(await _execute(two[0]), 403, "consent_required")
 
 
-async def test_a_withdrawal_that_withdraws_nothing_tells_temporal_nothing(
+async def test_a_withdrawal_without_an_instance_calls_temporal_for_nothing(
     two: list[httpx.AsyncClient], database: Database
 ) -> None:
     await two[0].post("/users", json=user(consents=GRANTED))

@@ -78,12 +78,14 @@ async def test_the_new_end_of_a_replayed_instance_keeps_its_callback(
     await add_callback(owner, "gone", "gone", tried=91, ended=0)
     async with database.transaction() as connection:
         for instance_id in ("delivered", "gone", "without-callback"):
-            await callbacks.due(connection, instance_id)
+            await callbacks.mark_due(connection, instance_id)
     assert [row[0] for row in await owner.fetch("SELECT instance_id FROM temporal_outbox")] == ["delivered"]
     await (await begin_purge(database, WEBHOOK_DELIVERIES)).scan(expired.CALLBACKS)
     assert await left(owner) == {"delivered"}
     async with database.transaction() as connection:
-        await callbacks.tried(connection, CallbackDue(instance_id="delivered", ending=0), "delivered", 204)
+        await callbacks.record_attempt(
+            connection, CallbackDue(instance_id="delivered", ending=0), "delivered", 204
+        )
     tried = await owner.fetchval("SELECT last_attempt_at FROM callbacks WHERE status = 'delivered'")
     assert tried.date() == datetime.now(UTC).date()
 

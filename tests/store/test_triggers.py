@@ -1,26 +1,26 @@
-"""What a triggered start costs in Postgres."""
+"""The cost of a triggered start in Postgres."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from models.instances import NewInstance
 from models.rules.sharding import SHARDS
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.connection import Connection
-from store.instances import instances, triggers
-from store.instances.instances import NewInstance
+from store.instances import transitions
 from store.users import data_keys
 from tests.support.people import Customer
 from tests.support.plans import explained
 
 OTHERS = 10_000
 FEW = 20
-"""Blocks: of the row that is written, and of the indexes on the way to it and to the event."""
+"""Blocks of the written row, and of the indexes to the row and to the event."""
 
 
 async def _fill(owner: Connection, moment: datetime) -> None:
-    """Events of many other people, within some seconds."""
+    """Insert events of many other people, within some seconds."""
     await owner.fetchval("SELECT ensure_events_partition($1)", moment.date().replace(day=1))
     await owner.execute(
         f"""INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
@@ -33,16 +33,16 @@ async def _fill(owner: Connection, moment: datetime) -> None:
     )
 
 
-async def test_the_event_that_started_an_instance_is_found_without_a_look_at_the_others_of_its_month(
+async def test_the_event_that_started_an_instance_is_found_without_reading_others_of_its_month(
     database: Database, owner: Connection, cipher: Cipher, customer: Customer
 ) -> None:
-    """The month is full of other people's events, and the look is part of the transaction that admits a start."""
+    """The statement is a part of each triggered start, and a month has many events of other people."""
     moment = datetime(2026, 3, 14, 12, tzinfo=UTC)
     await _fill(owner, moment)
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, customer.user_id)
         new = NewInstance("i-1", "onboarding", customer.user_id, 3, {}, "trigger")
-        await instances.insert(connection, key, new)
+        await transitions.insert(connection, key, new)
         received_at = await connection.fetchval(
             """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
                                    historical, body)
@@ -52,8 +52,10 @@ async def test_the_event_that_started_an_instance_is_found_without_a_look_at_the
         )
     await owner.execute("ANALYZE events")
     async with database.transaction() as connection:
-        [plan] = await explained(connection, lambda: triggers.remember(connection, "i-1", "started", moment))
-        await triggers.remember(connection, "i-1", "started", moment)
+        [plan] = await explained(
+            connection, lambda: transitions.record_trigger(connection, "i-1", "started", moment)
+        )
+        await transitions.record_trigger(connection, "i-1", "started", moment)
         stored = await connection.fetchrow("SELECT trigger_event_id, events_since, events_from FROM instances")
     assert plan.rows_read("events") == 1
     assert plan.blocks < FEW

@@ -14,14 +14,14 @@ from temporalio.client import WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
+from models.instances import NewInstance, StoredInstance
 from models.rules.folding import FoldedEvent
 from models.temporal.execution import LifecycleOutcome, RecordedEvent
 from models.temporal.identity import temporal_workflow_id
-from models.temporal.starting import exit_requests, start_message, start_options
+from models.temporal.starting import named_exits, start_input, start_options
 from privacy.encryption import Cipher
 from runtime.database import Database
-from store.instances import instances, triggers, waits
-from store.instances.instances import NewInstance, StoredInstance
+from store.instances import instances, transitions, waits
 from store.users import data_keys
 from workflows.base import LifecycleWorkflow
 from workflows.catalog import catalog
@@ -66,7 +66,7 @@ class Runs:
         parameters: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start an instance; ``still`` keeps its clock from skipping, ``stored=False`` leaves its row out."""
-        new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, dict(parameters or {}), "test")
+        new = self._new(user_id, workflow_id, max_attempts, dict(parameters or {}))
         if stored:
             await self._store(new)
         return await self.begin(new, still=still)
@@ -75,7 +75,7 @@ class Runs:
         self, user_id: str, workflow_id: str = "onboarding", *, trigger: FoldedEvent | None = None
     ) -> NewInstance:
         """An instance that is stored, by its trigger if one is given, and not started yet."""
-        new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, 3, {}, "test")
+        new = self._new(user_id, workflow_id, 3, {})
         await self._store(new, trigger)
         return new
 
@@ -95,24 +95,24 @@ class Runs:
         )
         return Run(instance_id, workflow_id, handle)
 
+    def _new(self, user_id: str, workflow_id: str, max_attempts: int, parameters: dict[str, Any]) -> NewInstance:
+        exits = self.definitions[workflow_id].exits
+        return NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, parameters, "test", exits=exits)
+
     async def _store(self, new: NewInstance, trigger: FoldedEvent | None = None) -> None:
         async with self.database.transaction() as connection:
             key = await data_keys.require(connection, self.cipher, new.user_id)
-            await instances.insert(connection, key, new)
+            await transitions.insert(connection, key, new)
             if trigger is not None:
-                await triggers.remember(connection, new.instance_id, trigger.event_id, trigger.timestamp)
-            exits = exit_requests(self.definitions[new.workflow_id].exits)
-            await waits.register_exits(connection, key, new.workflow_id, new.instance_id, exits)
+                await transitions.record_trigger(connection, new.instance_id, trigger.event_id, trigger.timestamp)
+            await waits.register(connection, key, new.instance_id, named_exits(new.exits))
 
     async def _start(self, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
-        message = start_message(
-            new.instance_id, new.user_id, new.max_attempts, new.parameters, self.definitions[new.workflow_id].exits
-        )
         return await self.environment.client.start_workflow(
             new.workflow_id,
-            message,
+            start_input(new),
             task_queue=self.task_queue,
-            **start_options(new.workflow_id, message, "a test"),
+            **start_options(new, "a test"),
         )
 
     async def context(self, run: Run) -> StoredInstance:
@@ -122,7 +122,7 @@ class Runs:
 
     async def _find(self, run: Run) -> StoredInstance | None:
         async with self.database.connection() as connection:
-            return await instances.find(connection, self.cipher, run.workflow_id, run.instance_id)
+            return await instances.find(connection, self.cipher, run.instance_id)
 
     async def until(self, run: Run, step: str, within: float = 60.0) -> StoredInstance:
         """The context once the instance is at a step."""

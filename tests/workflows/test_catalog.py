@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from models.rules.triggers import Exit
+from models.temporal.execution import ExitRequest
 from tests.support.journeys import Leaver, Patience
 from workflows.authoring import Duration, LifecycleWorkflow, Parameters, days, lifecycle, on, when
 from workflows.catalog import catalog
@@ -65,9 +65,11 @@ def test_a_parameter_limits_every_wait_for_an_hour(path: Path) -> None:
             assert within.startswith("parameters."), call.lineno
 
 
-def test_a_declaration_accepts_each_form_of_an_exit() -> None:
-    assert declared(exit_on="a.b").definition.exits == (Exit("a.b", "a.b"),)
-    assert declared(exit_on=when("a.b", reason="c", d=1)).definition.exits == (Exit("a.b", "c", {"d": 1}),)
+def test_a_declaration_takes_exits_in_each_of_their_forms() -> None:
+    assert declared(exit_on="a.b").definition.exits == (ExitRequest(event_type="a.b", reason="a.b"),)
+    assert declared(exit_on=when("a.b", reason="c", d=1)).definition.exits == (
+        ExitRequest(event_type="a.b", reason="c", where={"d": 1}),
+    )
     assert [each.reason for each in Leaver.definition.exits] == ["bought", "cart.drop"]
 
 

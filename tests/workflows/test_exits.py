@@ -9,6 +9,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
 
+from delivery.signatures import new_secret
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -50,7 +51,7 @@ async def test_an_exit_sends_the_callback_as_any_other_end_does(
     await journeys.until(run, "wait_for_never_comes")
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, customer.user_id)
-        await callbacks.place(connection, key, run.instance_id, "https://example.com/hook")
+        await callbacks.add(connection, key, run.instance_id, "https://example.com/hook", new_secret())
     await journeys.notify(run, "cart.drop")
     await run.handle.result()
     async with database.connection() as connection:

@@ -10,9 +10,11 @@ from datetime import timedelta
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from activities.outbox import Outbox, Startable
+from activities.outbox import Outbox
+from models.instances import NewInstance
 from models.rules.folding import FoldedEvent
 from models.rules.triggers import WorkflowTrigger
+from models.temporal.starting import Startable
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -23,12 +25,11 @@ from tests.events.test_outbox import Log as EventLog
 from tests.support.journeys import Leaver
 from tests.support.people import Customer
 from tests.support.runs import Runs
-from worker import startable_of
 
 TRIGGER = Leaver.definition.trigger
 assert TRIGGER is not None
 TRIGGERS: Sequence[WorkflowTrigger] = [WorkflowTrigger("leaver", TRIGGER, Leaver.definition.once_per)]
-STARTABLES: Mapping[str, Startable] = {"leaver": startable_of(Leaver.definition)}
+STARTABLES: Mapping[str, Startable] = {"leaver": Leaver.definition.startable}
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ async def deliver(
                 *(
                     Outbox(
                         database, cipher, skipping.client, skipping.client, settings.task_queue, STARTABLES
-                    ).carry_on(lambda: not over.is_set())
+                    ).deliver_while(lambda: not over.is_set())
                     for _ in range(carriers)
                 ),
             )
@@ -150,7 +151,8 @@ async def test_a_window_opens_once_across_connections_and_a_rollback_closes_it(
     async def attempt(instance_id: str, *, fail: bool = False) -> bool:
         try:
             async with database.transaction() as connection:
-                opened = await triggers.open_window(connection, "leaver", customer.user_id, instance_id, week)
+                new = NewInstance(instance_id, "leaver", customer.user_id, 1, {}, "trigger")
+                opened = await triggers.open_window(connection, new, week)
                 await asyncio.sleep(0.01)
                 if fail:
                     raise RuntimeError("the process died here")

@@ -1,1 +1,1 @@
-"""`/workflows` over HTTP, with a real Temporal behind it."""
+"""`/workflows` and `/dead-letters` over HTTP, with a real Temporal."""

@@ -1,4 +1,4 @@
-"""The application in front of a real Temporal, with a worker."""
+"""The API application with a real Temporal and a worker."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ async def system_working(
 async def delivering(
     settings: Settings, temporal: Client, system: Client, database: Database, cipher: Cipher, system_working: None
 ) -> AsyncIterator[None]:
-    """The outbox's activity, run directly, and workers for callbacks."""
-    carrier = Outbox(database, cipher, temporal, system, settings.task_queue, startables())
-    task = asyncio.create_task(carrier.carry_on(lambda: True))
+    """The loop of the outbox's activity, and workers for callbacks."""
+    outbox = Outbox(database, cipher, temporal, system, settings.task_queue, startables())
+    task = asyncio.create_task(outbox.deliver_while(lambda: True))
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -91,7 +91,7 @@ async def execute(api: Clients, customer: Customer, **body: Any) -> httpx.Respon
 
 
 async def until(api: Clients, path: str, **wanted: Any) -> dict[str, Any]:
-    """The instance, once it shows what is wanted."""
+    """The instance, once it has these values."""
     async with asyncio.timeout(60):
         while True:
             instance: dict[str, Any] = (await api.admin.get(path)).json()

@@ -1,4 +1,4 @@
-"""Accesses to instances are in the audit log."""
+"""The audit log has each access to an instance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def rows_of(database: Database, request_id: str) -> list[dict[str, Any]]:
         ]
 
 
-async def test_executing_looking_and_steering_are_accesses(
+async def test_executes_reads_and_commands_are_audited(
     api: Clients, customer: Customer, database: Database, working: None
 ) -> None:
     api.operator.headers["X-Request-Id"] = "r-1"
@@ -57,7 +57,7 @@ async def test_executing_looking_and_steering_are_accesses(
     assert row["subjects"] == [customer.user_id]
 
 
-async def test_a_repeated_answer_and_a_refused_execute_are_accesses(
+async def test_a_repeated_answer_and_a_rejected_execute_are_audited(
     api: Clients, customer: Customer, database: Database, working: None
 ) -> None:
     for request_id in ("r-1", "r-2"):
@@ -66,8 +66,10 @@ async def test_a_repeated_answer_and_a_refused_execute_are_accesses(
         await api.operator.post("/workflows/onboarding/execute", json=body, headers=headers)
         [row] = await rows_of(database, request_id)
         assert row["details"]["replayed"] == (request_id == "r-2")
-    nobody = {"user_id": "u-0", "parameters": SHORT}
-    answer = await api.operator.post("/workflows/onboarding/execute", json=nobody, headers={"X-Request-Id": "r-3"})
+    unknown = {"user_id": "u-0", "parameters": SHORT}
+    answer = await api.operator.post(
+        "/workflows/onboarding/execute", json=unknown, headers={"X-Request-Id": "r-3"}
+    )
     assert_problem(answer, 422, "user_unknown")
     [row] = await rows_of(database, "r-3")
     assert (row["user_id"], row["outcome"]) == (None, "refused")

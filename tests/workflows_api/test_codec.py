@@ -40,7 +40,7 @@ async def _encrypted(temporal: Client, api: Clients, customer: Customer) -> dict
     return json_format.MessageToDict(payload)
 
 
-async def test_an_admin_opens_what_is_encrypted_in_history_and_nobody_else(
+async def test_only_an_admin_decrypts_payloads_of_a_history(
     api: Clients, customer: Customer, temporal: Client
 ) -> None:
     encrypted = await _encrypted(temporal, api, customer)
@@ -74,14 +74,14 @@ async def test_payloads_of_the_system_namespace_are_opened_too(api: Clients, sys
     assert json.loads(decoded.data)["run_id"] == answer.json()["run_id"]
 
 
-async def test_what_was_opened_is_in_the_audit_log_and_of_whom(
+async def test_the_audit_log_names_the_people_whose_payloads_were_decrypted(
     api: Clients,
     embedded: dict[str, httpx.AsyncClient],
     customer: Customer,
     temporal: Client,
     database: Database,
 ) -> None:
-    """By the token's path as well, under the Web UI's name. A user id that is sent in the clear is nobody's."""
+    """Also by the token's path, in the Web UI's name. A user id that was sent in the clear is ignored."""
     encrypted = await _encrypted(temporal, api, customer)
     plain = Payload(metadata={"encoding": b"json/plain"}, data=b'{"user_id": "u-anybody"}')
     body = {"payloads": [encrypted, json_format.MessageToDict(plain)]}
@@ -94,7 +94,7 @@ async def test_what_was_opened_is_in_the_audit_log_and_of_whom(
         assert row == {**said, "role": role, "details": {"payloads": 2}}
 
 
-async def test_nothing_is_opened_that_the_audit_log_could_not_tell_of(
+async def test_payloads_that_the_audit_log_cannot_attribute_are_not_decrypted(
     api: Clients,
     embedded: dict[str, httpx.AsyncClient],
     customer: Customer,
@@ -112,7 +112,7 @@ async def test_nothing_is_opened_that_the_audit_log_could_not_tell_of(
         await owner.execute("ALTER TABLE audit_log DROP CONSTRAINT shut")
 
 
-async def test_what_does_not_open_is_422_with_its_place(
+async def test_a_payload_that_cannot_be_decrypted_is_422_with_a_pointer(
     api: Clients, customer: Customer, temporal: Client
 ) -> None:
     encrypted = await _encrypted(temporal, api, customer)
@@ -126,7 +126,7 @@ async def test_what_does_not_open_is_422_with_its_place(
     assert (await api.admin.post("/codec/decode", json={"payloads": [plain]})).json() == {"payloads": [plain]}
 
 
-async def test_only_pages_of_the_web_ui_may_ask(api: Clients) -> None:
+async def test_only_pages_of_the_web_ui_may_call_it(api: Clients) -> None:
     allowed = await api.anonymous.options("/codec/decode?preserveStorageRefs=true", headers={"origin": UI})
     assert allowed.status_code == 204
     assert allowed.headers["access-control-allow-origin"] == UI
@@ -141,7 +141,7 @@ async def test_only_pages_of_the_web_ui_may_ask(api: Clients) -> None:
 async def embedded(
     settings: Settings, temporal: Client, database: Database, database_url: str, cipher: Cipher
 ) -> AsyncIterator[dict[str, httpx.AsyncClient]]:
-    """Without a key, at an API by its address, at one by another name, and at one of production."""
+    """Clients without a key: of an API by its address, by another host name, and of a production API."""
     limiter = limiter_database(database_url)
     await limiter.open()
     tokened = settings.model_copy(update={"codec_token": TOKEN})
@@ -164,7 +164,7 @@ async def test_the_embedded_stacks_web_ui_needs_no_key_but_its_token(
     embedded: dict[str, httpx.AsyncClient], api: Clients, customer: Customer, temporal: Client
 ) -> None:
     body = {"payloads": [await _encrypted(temporal, api, customer)]}
-    path = f"/codec/{TOKEN}/decode?preserveStorageRefs=true"  # as the Web UI asks
+    path = f"/codec/{TOKEN}/decode?preserveStorageRefs=true"  # as the Web UI calls it
     assert (await embedded["local"].post(path, json=body)).status_code == 200
     assert (await embedded["local"].options(path, headers={"origin": UI})).status_code == 204
     for refused in (
@@ -176,8 +176,8 @@ async def test_the_embedded_stacks_web_ui_needs_no_key_but_its_token(
         assert_problem(refused, 404, "not_found")
 
 
-async def test_without_the_token_nothing_of_a_request_is_read(embedded: dict[str, httpx.AsyncClient]) -> None:
-    """Whatever would be wrong with its body: nobody is told that there is something that reads one."""
+async def test_without_the_token_the_body_is_not_read(embedded: dict[str, httpx.AsyncClient]) -> None:
+    """So the answer is the same for every body, and doesn't reveal that the path exists."""
     read: list[bytes] = []
 
     async def body() -> AsyncIterator[bytes]:

@@ -22,10 +22,10 @@ from worker import build_worker
 
 
 @pytest.fixture
-async def refusing(
+async def rejecting(
     settings: Settings, temporal: Client, database: Database, cipher: Cipher, delivering: None
 ) -> AsyncIterator[MailServer]:
-    """A worker whose mail server refuses everything, until it is told not to."""
+    """A worker whose mail server rejects every recipient, until a test changes that."""
     async with MailServer() as mail:
         mail.refuse_recipients = "450 ada@example.com is away"
         mailing = settings.model_copy(update={"smtp_url": mail.url})
@@ -36,7 +36,7 @@ async def refusing(
 async def _failed(
     api: Clients, customer: Customer, parameters: Mapping[str, str] = SHORT
 ) -> tuple[str, dict[str, Any]]:
-    """The path of an instance that has failed, and its dead letter."""
+    """The path of a failed instance, and its dead letter."""
     path = (await execute(api, customer, max_attempts=1, parameters=parameters)).headers["location"]
     instance = await until(api, path, status="failed")
     found = (await api.admin.get(f"/dead-letters?instance_id={instance['instance_id']}")).json()["data"]
@@ -44,8 +44,8 @@ async def _failed(
     return path, found[0]
 
 
-async def test_a_failed_step_leaves_a_letter_that_only_admins_read_in_full(
-    api: Clients, customer: Customer, refusing: MailServer, database: Database
+async def test_a_failed_step_opens_a_dead_letter_that_only_admins_read_in_full(
+    api: Clients, customer: Customer, rejecting: MailServer, database: Database
 ) -> None:
     path, letter = await _failed(api, customer)
     assert letter["status"] == "open"
@@ -65,7 +65,7 @@ async def test_a_failed_step_leaves_a_letter_that_only_admins_read_in_full(
         assert b"ada@example.com" not in await connection.fetchval("SELECT error FROM dead_letters")
 
 
-async def test_a_replay_carries_on_and_completes(api: Clients, customer: Customer, refusing: MailServer) -> None:
+async def test_a_replay_completes_the_instance(api: Clients, customer: Customer, rejecting: MailServer) -> None:
     path, letter = await _failed(api, customer)
     url = f"/dead-letters/{letter['id']}"
     before = (await api.admin.get(path)).json()
@@ -79,14 +79,14 @@ async def test_a_replay_carries_on_and_completes(api: Clients, customer: Custome
     assert second["created_at"] == letter["created_at"]
     assert second["updated_at"] > letter["updated_at"]
 
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     assert (await api.operator.post(f"{url}/replay")).status_code == 202
     done = await until(api, path, status="completed")
     assert done["error"] is None
     assert done["start_time"] == before["start_time"]
     assert done["temporal"]["run_id"] != before["temporal"]["run_id"]
     assert [each["attempt"] for each in done["retries"] if each["step"] == "send_welcome"] == [1, 2, 3]
-    assert [message["Subject"].split(",")[0] for message in refusing.to(customer.email)] == [
+    assert [message["Subject"].split(",")[0] for message in rejecting.to(customer.email)] == [
         "Welcome",
         customer.name,
     ]
@@ -104,25 +104,25 @@ async def _settled(api: Clients, letter_id: str, status: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
-async def test_an_address_that_was_corrected_is_used_by_the_replay(
-    api: Clients, customer: Customer, refusing: MailServer
+async def test_a_replay_sends_to_the_corrected_address(
+    api: Clients, customer: Customer, rejecting: MailServer
 ) -> None:
-    refusing.refuse_recipients = "550 no such mailbox"
+    rejecting.refuse_recipients = "550 no such mailbox"
     path, letter = await _failed(api, customer)
     assert letter["error"]["error_type"] == "MessageRejectedError"
     address = f"corrected-{customer.email}"
     assert (await api.admin.patch(f"/users/{customer.user_id}", json={"email": address})).status_code == 200
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     await api.operator.post(f"/dead-letters/{letter['id']}/replay")
     await until(api, path, status="completed")
-    assert len(refusing.to(address)) == 2
+    assert len(rejecting.to(address)) == 2
 
 
-async def test_of_many_replays_at_once_one_is_taken(
-    api: Clients, customer: Customer, refusing: MailServer
+async def test_one_of_many_concurrent_replays_is_accepted(
+    api: Clients, customer: Customer, rejecting: MailServer
 ) -> None:
     _, letter = await _failed(api, customer)
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     answers = await asyncio.gather(*(api.operator.post(f"/dead-letters/{letter['id']}/replay") for _ in range(8)))
     assert len([answer for answer in answers if answer.status_code == 202]) == 1
     for answer in answers:
@@ -131,8 +131,8 @@ async def test_of_many_replays_at_once_one_is_taken(
     assert (await _settled(api, letter["id"], "replayed"))["attempts"] == 1
 
 
-async def test_a_discarded_letter_is_settled_and_its_instance_stays_failed(
-    api: Clients, customer: Customer, refusing: MailServer
+async def test_a_discarded_dead_letter_is_settled_and_its_instance_stays_failed(
+    api: Clients, customer: Customer, rejecting: MailServer
 ) -> None:
     path, letter = await _failed(api, customer)
     discarded = await api.operator.post(f"/dead-letters/{letter['id']}/discard")
@@ -143,13 +143,13 @@ async def test_a_discarded_letter_is_settled_and_its_instance_stays_failed(
     assert len((await api.admin.get("/dead-letters?status=discarded")).json()["data"]) == 1
 
 
-async def test_many_are_replayed_by_a_filter_at_a_pace(
-    api: Clients, customer: Customer, refusing: MailServer, database: Database, cipher: Cipher
+async def test_a_filter_replays_many_dead_letters_at_a_pace(
+    api: Clients, customer: Customer, rejecting: MailServer, database: Database, cipher: Cipher
 ) -> None:
     other = await Customer.new(database, cipher)
     paths = [(await _failed(api, customer))[0] for _ in range(3)]
     untouched, _ = await _failed(api, other)
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     answer = await api.operator.post(
         "/dead-letters/replay", json={"user_id": customer.user_id, "workflow_id": "onboarding", "per_second": 20}
     )
@@ -173,20 +173,21 @@ async def test_many_are_replayed_by_a_filter_at_a_pace(
     assert_problem(await api.analyst.post("/dead-letters/replay", json={}), 403, "forbidden")
 
 
-async def _replayed_in_two_seconds(api: Clients, customer: Customer, refusing: MailServer) -> tuple[str, str]:
-    """The path of an instance whose replay has been answered and is far from Temporal, and its letter's path."""
+async def _replayed_in_two_seconds(api: Clients, customer: Customer, rejecting: MailServer) -> tuple[str, str]:
+    """The paths of an instance that Temporal resets two seconds after its replay was requested, and of its dead
+    letter."""
     await _failed(api, customer)
     path, letter = await _failed(api, customer, parameters={})
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     answer = await api.operator.post("/dead-letters/replay", json={"per_second": 0.5})
     assert answer.json()["accepted"] == 2
     return path, f"/dead-letters/{letter['id']}"
 
 
-async def test_a_pause_that_overtakes_the_replay_is_carried_out(
-    api: Clients, customer: Customer, refusing: MailServer
+async def test_a_pause_that_overtakes_the_replay_takes_effect(
+    api: Clients, customer: Customer, rejecting: MailServer
 ) -> None:
-    path, _ = await _replayed_in_two_seconds(api, customer, refusing)
+    path, _ = await _replayed_in_two_seconds(api, customer, rejecting)
     paused = await api.operator.post(f"{path}/pause")
     assert (paused.status_code, paused.json()["status"]) == (200, "paused")
     assert (await api.operator.post(f"{path}/resume")).status_code == 200
@@ -194,10 +195,10 @@ async def test_a_pause_that_overtakes_the_replay_is_carried_out(
     assert (await api.operator.delete(path)).status_code == 202
 
 
-async def test_a_cancellation_that_overtakes_the_replay_ends_the_instance(
-    api: Clients, customer: Customer, refusing: MailServer
+async def test_a_cancellation_that_overtakes_the_replay_cancels_the_instance(
+    api: Clients, customer: Customer, rejecting: MailServer
 ) -> None:
-    path, letter = await _replayed_in_two_seconds(api, customer, refusing)
+    path, letter = await _replayed_in_two_seconds(api, customer, rejecting)
     assert (await api.operator.delete(path)).status_code == 202
     ended = await until(api, path, status="cancelled")
     assert ended["end_time"]
@@ -205,8 +206,8 @@ async def test_a_cancellation_that_overtakes_the_replay_ends_the_instance(
     assert_problem(await api.operator.delete(path), 409, "already_finished")
 
 
-async def test_what_stands_in_the_way_of_a_replay_is_said(
-    api: Clients, customer: Customer, refusing: MailServer, database: Database
+async def test_a_rejected_replay_says_why(
+    api: Clients, customer: Customer, rejecting: MailServer, database: Database
 ) -> None:
     _, letter = await _failed(api, customer)
     url = f"/dead-letters/{letter['id']}"

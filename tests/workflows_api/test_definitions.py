@@ -1,4 +1,4 @@
-"""What a definition says, and what an admin and a request may say instead, from the edge to the attempts."""
+"""A definition's settings, and those of an admin or a request that replace them, from the API to the attempts."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from workflows.catalog import catalog
 
 
 @pytest.fixture
-async def refusing(
+async def rejecting(
     settings: Settings, temporal: Client, database: Database, cipher: Cipher, mail: MailServer
 ) -> AsyncIterator[None]:
-    """A worker whose mail server never takes anything."""
+    """A worker whose mail server rejects every recipient."""
     mail.refuse_recipients = "450 come back later"
     there = settings.model_copy(update={"smtp_url": mail.url})
     async with build_worker(temporal, there, database, cipher):
@@ -37,17 +37,17 @@ async def refusing(
 
 
 async def attempts_of(api: Clients, customer: Customer, **body: Any) -> tuple[int, int]:
-    """What the instance promises, and how often its failing step was tried."""
+    """The instance's maximum, and the attempts at its failing step."""
     instance = (await execute(api, customer, **body)).json()
     path = f"/workflows/onboarding/instances/{instance['instance_id']}"
     failed = await until(api, path, status="failed")
     return instance["max_attempts"], len(failed["retries"])
 
 
-async def test_the_maximum_comes_from_the_request_then_from_the_admin_then_from_the_definition(
-    api: Clients, customer: Customer, refusing: None
+async def test_the_request_sets_the_maximum_before_the_admin_and_the_definition(
+    api: Clients, customer: Customer, rejecting: None
 ) -> None:
-    """Each is what the instance says, and how often the step is really tried."""
+    """The instance shows the maximum, and its step has that many attempts."""
     shown = await api.admin.patch("/workflows/onboarding", json={"max_attempts": 2})
     assert shown.json()["max_attempts"] == 2
     by_admin, by_request = await asyncio.gather(
@@ -57,16 +57,14 @@ async def test_the_maximum_comes_from_the_request_then_from_the_admin_then_from_
     assert by_request == (1, 1)
 
 
-async def test_the_definition_s_maximum_holds_where_nobody_says_otherwise(
-    api: Clients, customer: Customer
-) -> None:
+async def test_the_definition_sets_the_maximum_by_default(api: Clients, customer: Customer) -> None:
     assert (await execute(api, customer)).json()["max_attempts"] == 3
     more = await execute(api, customer, max_attempts=7)
     assert more.json()["max_attempts"] == 7
     assert (await api.analyst.get("/workflows/onboarding")).json()["max_attempts"] == 3
 
 
-async def test_an_instance_that_a_request_started_has_its_exits_too(
+async def test_an_instance_that_a_request_started_has_the_exits(
     api: Clients, database: Database, cipher: Cipher, temporal: Client, working: None
 ) -> None:
     customer = await Customer.new(database, cipher, Purpose.MARKETING)
@@ -93,7 +91,7 @@ async def test_a_marketing_workflow_needs_the_consent_and_a_service_none(
             assert_problem(answer, 403, "consent_required")
 
 
-async def test_every_workflow_is_told_with_its_trigger_exits_and_parameters(api: Clients) -> None:
+async def test_each_workflow_shows_its_trigger_exits_and_parameters(api: Clients) -> None:
     listed = {each["workflow_id"]: each for each in (await api.analyst.get("/workflows")).json()["data"]}
     assert list(listed) == sorted(catalog())
     cart = listed["cart_recovery"]
@@ -117,7 +115,7 @@ async def test_every_workflow_is_told_with_its_trigger_exits_and_parameters(api:
             assert parameter["description"]
 
 
-async def test_the_catalogue_is_listed_in_pages_as_every_list_is(api: Clients) -> None:
+async def test_the_catalogue_is_listed_in_pages(api: Clients) -> None:
     whole = (await api.analyst.get("/workflows")).json()
     assert whole["pagination"] == {"limit": 100, "next_cursor": None}
     seen, url = [], "/workflows?limit=4"
@@ -132,15 +130,15 @@ async def test_the_catalogue_is_listed_in_pages_as_every_list_is(api: Clients) -
     }
 
 
-async def test_a_parameter_that_does_not_fit_is_named(api: Clients, database: Database, cipher: Cipher) -> None:
+async def test_an_invalid_parameter_is_named(api: Clients, database: Database, cipher: Cipher) -> None:
     customer = await Customer.new(database, cipher, Purpose.MARKETING)
     answer = await api.operator.post(
         "/workflows/win_back/execute",
-        json={"user_id": customer.user_id, "parameters": {"news_after": "soon", "unheard_of": 1}},
+        json={"user_id": customer.user_id, "parameters": {"news_after": "soon", "unknown": 1}},
     )
     assert {pointer for pointer, _ in field_errors(answer)} == {
         "/parameters/news_after",
-        "/parameters/unheard_of",
+        "/parameters/unknown",
     }
 
 

@@ -19,7 +19,7 @@ from tests.support.processes import PerennialProcess
 from tests.workflows_api.conftest import SHORT, execute, until
 
 
-async def test_the_catalogue_tells_each_workflow_with_the_schema_of_its_parameters(api: Clients) -> None:
+async def test_the_catalogue_shows_each_workflow_with_the_schema_of_its_parameters(api: Clients) -> None:
     listed = (await api.analyst.get("/workflows")).json()["data"]
     onboarding = next(each for each in listed if each["workflow_id"] == "onboarding")
     assert onboarding["purpose"] is None
@@ -27,10 +27,10 @@ async def test_the_catalogue_tells_each_workflow_with_the_schema_of_its_paramete
     waits = onboarding["parameters"]["properties"].values()
     assert all(wait["format"] == "duration" and wait["default"] for wait in waits)
     assert (await api.integrator.get("/workflows/onboarding")).json() == onboarding
-    assert_problem(await api.admin.get("/workflows/unheard_of"), 404, "workflow_not_found")
+    assert_problem(await api.admin.get("/workflows/unknown"), 404, "workflow_not_found")
 
 
-async def test_an_executed_workflow_is_accepted_and_can_be_looked_at_where_the_answer_says(
+async def test_an_executed_workflow_is_accepted_and_can_be_read_at_its_location(
     api: Clients, customer: Customer, working: None
 ) -> None:
     accepted = await execute(api, customer, parameters={"first_activity_within": "PT1H"})
@@ -54,7 +54,7 @@ async def test_an_executed_workflow_is_accepted_and_can_be_looked_at_where_the_a
     assert (await api.operator.delete(path)).status_code == 202
 
 
-async def test_a_caller_who_waits_gets_the_finished_instance(
+async def test_a_caller_that_waits_gets_the_finished_instance(
     api: Clients, customer: Customer, working: None
 ) -> None:
     response = await api.operator.post(
@@ -72,7 +72,7 @@ async def test_a_caller_who_waits_gets_the_finished_instance(
     assert await customer.stage() == "at_risk"
 
 
-async def test_a_caller_who_waits_too_short_gets_202(api: Clients, customer: Customer, working: None) -> None:
+async def test_a_caller_that_waits_too_short_gets_202(api: Clients, customer: Customer, working: None) -> None:
     response = await api.operator.post(
         "/workflows/onboarding/execute", json={"user_id": customer.user_id}, headers={"Prefer": "wait=1"}
     )
@@ -125,17 +125,17 @@ async def test_parameters_are_checked_against_the_catalogue(
     assert field_errors(response) == {(pointer, code)}
 
 
-async def test_calendar_durations_are_refused_with_what_to_send_instead(api: Clients, customer: Customer) -> None:
+async def test_calendar_durations_are_rejected_with_an_alternative(api: Clients, customer: Customer) -> None:
     for given in ("P1M", "P1Y2M3D", "P0.5Y"):
         [error] = (await execute(api, customer, parameters={"nudge_within": given})).json()["errors"]
         assert "P30D" in error["message"]
 
 
-async def test_what_cannot_be_executed_is_refused(api: Clients, customer: Customer) -> None:
+async def test_invalid_executes_are_rejected(api: Clients, customer: Customer) -> None:
     url = "/workflows/onboarding/execute"
-    assert_problem(await api.operator.post(url, json={"user_id": "nobody-here"}), 422, "user_unknown")
+    assert_problem(await api.operator.post(url, json={"user_id": "unknown"}), 422, "user_unknown")
     assert_problem(
-        await api.operator.post("/workflows/unheard_of/execute", json={"user_id": customer.user_id}),
+        await api.operator.post("/workflows/unknown/execute", json={"user_id": customer.user_id}),
         404,
         "workflow_not_found",
     )
@@ -147,7 +147,7 @@ async def test_what_cannot_be_executed_is_refused(api: Clients, customer: Custom
         assert_problem(await api.of(role).post(url, json={"user_id": customer.user_id}), 403, "forbidden")
 
 
-async def test_an_erased_user_stays_gone(api: Clients, customer: Customer, database: Database) -> None:
+async def test_an_erased_user_is_410(api: Clients, customer: Customer, database: Database) -> None:
     async with database.connection() as connection:
         await connection.execute(
             "UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = $1", customer.user_id
@@ -155,7 +155,7 @@ async def test_an_erased_user_stays_gone(api: Clients, customer: Customer, datab
     assert_problem(await execute(api, customer), 410, "user_erased")
 
 
-async def test_a_disabled_workflow_is_not_executed_and_max_attempts_come_from_the_nearest(
+async def test_a_disabled_workflow_is_not_executed_and_settings_replace_max_attempts(
     api: Clients, customer: Customer
 ) -> None:
     assert_problem(await api.operator.patch("/workflows/onboarding", json={"enabled": False}), 403, "forbidden")
@@ -171,10 +171,10 @@ async def test_a_disabled_workflow_is_not_executed_and_max_attempts_come_from_th
     assert field_errors(nothing) == {("/enabled", "required")}
 
 
-async def test_an_answer_that_is_held_back_is_given_when_the_process_stops(
+async def test_a_waiting_answer_is_sent_when_the_process_stops(
     settings: Settings, temporal: Client, customer: Customer, database: Database, tmp_path: Path
 ) -> None:
-    """No worker: the instance can't finish, and the caller would wait for long."""
+    """There is no worker, so the instance doesn't finish."""
     port = free_port()
     served = settings.model_copy(
         update={"api_port": port, "temporal_address": temporal.service_client.config.target_host}

@@ -1,4 +1,4 @@
-"""Looking at instances and steering them over HTTP."""
+"""Reads and commands of instances over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker import build_worker
 
 
 async def _waiting(api: Clients, customer: Customer) -> str:
-    """The path of an instance that has come to its first wait."""
+    """The path of an instance at its first wait."""
     path: str = (await execute(api, customer)).headers["location"]
     await until(api, path, current_step="wait_for_first_activity")
     return path
@@ -37,7 +37,7 @@ async def test_pause_and_resume_show_at_once(api: Clients, customer: Customer, w
     assert (resumed.status_code, resumed.json()["status"]) == (200, "running")
 
 
-async def test_a_cancelled_instance_ends_as_cancelled_and_takes_no_more_commands(
+async def test_a_cancelled_instance_ends_as_cancelled_and_rejects_commands(
     api: Clients, customer: Customer, working: None
 ) -> None:
     path = await _waiting(api, customer)
@@ -51,10 +51,10 @@ async def test_a_cancelled_instance_ends_as_cancelled_and_takes_no_more_commands
         assert_problem(await api.operator.post(f"{path}/{command}"), 409, "already_finished")
 
 
-async def test_commands_that_come_while_an_instance_is_cancelled_are_carried_out_or_come_too_late(
+async def test_commands_during_a_cancellation_take_effect_or_are_409(
     api: Clients, customer: Customer, working: None
 ) -> None:
-    """Temporal redoes the task with which an instance ends when a command comes meanwhile; that is no outage."""
+    """A command makes Temporal repeat the workflow task that ends the instance; the API retries it."""
     for _ in range(4):
         path = (await execute(api, customer)).headers["location"]
         sent = [api.operator.delete(path)]
@@ -89,7 +89,7 @@ async def test_an_instance_is_found_only_under_its_workflow(
     api: Clients, customer: Customer, working: None
 ) -> None:
     path = await _waiting(api, customer)
-    missing = path.replace("onboarding", "unheard_of")
+    missing = path.replace("onboarding", "unknown")
     assert_problem(await api.admin.get(missing), 404, "workflow_not_found")
     unknown = "/workflows/onboarding/instances/unknown"
     assert_problem(await api.admin.get(unknown), 404, "instance_not_found")
@@ -97,7 +97,7 @@ async def test_an_instance_is_found_only_under_its_workflow(
     assert_problem(await api.admin.post(f"{unknown}/pause"), 404, "instance_not_found")
 
 
-async def test_integrators_see_no_instances_and_analysts_steer_none(
+async def test_integrators_read_no_instances_and_analysts_command_none(
     api: Clients, customer: Customer, working: None
 ) -> None:
     path = await _waiting(api, customer)
@@ -146,7 +146,7 @@ async def test_a_command_without_a_worker_says_so(api: Clients, customer: Custom
 
 
 @pytest.mark.parametrize("age", ["0 seconds", "1 minute"])
-async def test_an_instance_that_temporal_never_heard_of_is_not_left_running(
+async def test_an_instance_that_never_reached_temporal_shows_as_failed(
     api: Clients, customer: Customer, database: Database, age: str
 ) -> None:
     async with database.connection() as connection:
@@ -166,7 +166,7 @@ async def test_an_instance_that_temporal_never_heard_of_is_not_left_running(
 
 
 @pytest.mark.parametrize("commands", [["pause"], ["pause", "delete"], ["delete", "pause"], ["pause", "resume"]])
-async def test_commands_that_come_before_the_first_step_are_carried_out(
+async def test_commands_before_the_first_step_take_effect(
     api: Clients,
     customer: Customer,
     settings: Settings,
@@ -175,7 +175,7 @@ async def test_commands_that_come_before_the_first_step_are_carried_out(
     cipher: Cipher,
     commands: list[str],
 ) -> None:
-    """All of them reach the workflow together with its start: the worker comes only afterwards."""
+    """All of them reach the workflow with its start, since the worker starts afterwards."""
     path = (await execute(api, customer)).headers["location"]
     sent = []
     for command in commands:
@@ -195,10 +195,10 @@ async def test_commands_that_come_before_the_first_step_are_carried_out(
         await until(api, path, current_step="wait_for_first_activity")
 
 
-async def test_an_instance_that_has_ended_is_not_started_again_by_a_repeated_request(
+async def test_a_repeated_request_does_not_start_an_ended_instance_again(
     api: Clients, customer: Customer, working: None, temporal: Client, database: Database
 ) -> None:
-    """The first answer was lost with its process; the instance was cancelled; then the request comes again."""
+    """The first answer was lost, and the instance was cancelled before the request was repeated."""
 
     async def send() -> httpx.Response:
         return await api.operator.post(

@@ -1,4 +1,4 @@
-"""A replayed instance from outside: what its callback tells, and that it can be steered from the request on."""
+"""A replayed instance over HTTP: its callbacks, and commands before the replay reaches Temporal."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from worker import build_worker, startables
 
 
 @pytest.fixture
-async def refusing(
+async def rejecting(
     settings: Settings, temporal: Client, database: Database, cipher: Cipher
 ) -> AsyncIterator[MailServer]:
-    """A worker whose mail server refuses everything, until it is told not to."""
+    """A worker whose mail server rejects every recipient, until a test changes that."""
     async with MailServer() as mail:
         mail.refuse_recipients = "450 ada@example.com is away"
         mailing = settings.model_copy(update={"smtp_url": mail.url})
@@ -44,7 +44,7 @@ async def hooks() -> AsyncIterator[HookServer]:
 
 
 async def _failed(api: Clients, customer: Customer, **body: Any) -> tuple[str, dict[str, Any], str]:
-    """The path of an instance that has failed, the answer to its execute, and its dead letter's path."""
+    """The path of a failed instance, the answer to its execute, and its dead letter's path."""
     executed = await execute(api, customer, **{"max_attempts": 1, "parameters": SHORT, **body})
     path = executed.headers["location"]
     instance = await until(api, path, status="failed")
@@ -52,54 +52,54 @@ async def _failed(api: Clients, customer: Customer, **body: Any) -> tuple[str, d
     return path, executed.json(), f"/dead-letters/{letter['id']}"
 
 
-async def _told(system: Client, instance_id: str, ending: int) -> None:
-    """Wait until the callback of an end is done with, or given up."""
+async def _callback_ended(system: Client, instance_id: str, ending: int) -> None:
+    """Wait until the callback of an end was delivered or given up."""
     due = CallbackDue(instance_id=instance_id, ending=ending)
     await system.get_workflow_handle(callback_id(due)).result()
 
 
-async def test_each_end_is_told_once_under_an_id_of_its_own_and_with_the_same_secret(
-    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, system: Client
+async def test_each_end_has_one_callback_with_its_own_id_and_the_same_secret(
+    api: Clients, customer: Customer, rejecting: MailServer, delivering: None, hooks: HookServer, system: Client
 ) -> None:
     path, executed, letter = await _failed(api, customer, callback_url=hooks.url)
     await hooks.after(lambda: len(hooks.received) == 1)
-    await api.operator.post(f"{letter}/replay")  # in vain
+    await api.operator.post(f"{letter}/replay")  # fails again
     await hooks.after(lambda: len(hooks.received) == 2)
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     await api.operator.post(f"{letter}/replay")
     await until(api, path, status="completed")
     for ending in range(3):
         await hooks.after(lambda ending=ending: len(hooks.received) > ending)  # type: ignore[misc]
-        await _told(system, executed["instance_id"], ending)
-    told = [Webhook(executed["callback_secret"]).verify(hook.body, hook.headers) for hook in hooks.received]
-    assert [each["status"] for each in told] == ["failed", "failed", "completed"]
-    assert [each["error"] is None for each in told] == [False, False, True]
+        await _callback_ended(system, executed["instance_id"], ending)
+    posted = [Webhook(executed["callback_secret"]).verify(hook.body, hook.headers) for hook in hooks.received]
+    assert [each["status"] for each in posted] == ["failed", "failed", "completed"]
+    assert [each["error"] is None for each in posted] == [False, False, True]
     assert [hook.headers["webhook-id"] for hook in hooks.received] == [
         f"msg_{executed['instance_id']}_{ending}" for ending in range(3)
     ]
     callback = (await until(api, path, status="completed"))["callback"]
-    assert (callback["status"], callback["attempts"]) == ("delivered", 1), "the tries are those of the last end"
+    assert (callback["status"], callback["attempts"]) == ("delivered", 1), "the attempts are those of the last end"
 
 
-async def test_an_end_that_a_replay_has_taken_back_is_not_tried_again(
-    api: Clients, customer: Customer, refusing: MailServer, delivering: None, hooks: HookServer, system: Client
+async def test_the_callback_of_an_end_that_a_replay_undid_is_not_retried(
+    api: Clients, customer: Customer, rejecting: MailServer, delivering: None, hooks: HookServer, system: Client
 ) -> None:
     hooks.answers = ["500 Oh"]
     path, executed, letter = await _failed(api, customer, callback_url=hooks.url)
     await hooks.after(lambda: len(hooks.received) == 1)
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     await api.operator.post(f"{letter}/replay")
     await until(api, path, status="completed")
     await hooks.after(lambda: len(hooks.received) == 2)
-    await _told(system, executed["instance_id"], 0)
-    await _told(system, executed["instance_id"], 1)
+    await _callback_ended(system, executed["instance_id"], 0)
+    await _callback_ended(system, executed["instance_id"], 1)
     assert [json.loads(hook.body)["status"] for hook in hooks.received] == ["failed", "completed"]
 
 
-async def test_a_replayed_instance_can_be_paused_and_cancelled_before_temporal_has_heard_of_it(
+async def test_a_replayed_instance_can_be_paused_and_cancelled_before_the_replay_reaches_temporal(
     api: Clients,
     customer: Customer,
-    refusing: MailServer,
+    rejecting: MailServer,
     temporal: Client,
     database: Database,
     cipher: Cipher,
@@ -107,17 +107,17 @@ async def test_a_replayed_instance_can_be_paused_and_cancelled_before_temporal_h
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path, _, letter = await _failed(api, customer, parameters={})
-    refusing.refuse_recipients = None
+    rejecting.refuse_recipients = None
     assert (await api.operator.post(f"{letter}/replay")).status_code == 202
     with monkeypatch.context() as hurried:
-        hurried.setattr("api.executions.RPC_TIMEOUT", timedelta(seconds=0.5))
+        hurried.setattr("api.instances.RPC_TIMEOUT", timedelta(seconds=0.5))
         assert_problem(await api.operator.post(f"{path}/pause"), 503, "worker_unavailable")
     pausing = asyncio.create_task(api.operator.post(f"{path}/pause"))
-    carrier = Outbox(database, cipher, temporal, temporal, settings.task_queue, startables())
-    carrying = asyncio.create_task(carrier.carry_on(lambda: True))
+    outbox = Outbox(database, cipher, temporal, temporal, settings.task_queue, startables())
+    delivering_task = asyncio.create_task(outbox.deliver_while(lambda: True))
     paused = await pausing
     assert (paused.status_code, paused.json()["status"]) == (200, "paused")
     assert (await api.operator.delete(path)).status_code == 202
     await until(api, path, status="cancelled")
-    carrying.cancel()
-    await asyncio.gather(carrying, return_exceptions=True)
+    delivering_task.cancel()
+    await asyncio.gather(delivering_task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Workers that say which build they are."""
+"""Workers with a build id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker import build_worker
 
 
 async def _make_current(temporal: Client, deployment: str, build_id: str) -> None:
-    """What a deployment does once its workers poll: `temporal worker deployment set-current-version`."""
+    """As `temporal worker deployment set-current-version` does once the workers poll."""
     request = SetWorkerDeploymentCurrentVersionRequest(
         namespace=temporal.namespace,
         deployment_name=deployment,
@@ -32,13 +32,13 @@ async def _make_current(temporal: Client, deployment: str, build_id: str) -> Non
         while True:
             try:
                 await temporal.workflow_service.set_worker_deployment_current_version(request)
-            except RPCError:  # its workers haven't been seen yet
+            except RPCError:  # no worker has polled yet
                 await asyncio.sleep(0.1)
             else:
                 return
 
 
-async def test_instances_run_on_the_current_build_and_go_on_with_the_next(
+async def test_instances_run_on_the_current_build_and_move_to_the_next(
     api: Clients,
     customer: Customer,
     settings: Settings,
@@ -63,7 +63,7 @@ async def test_instances_run_on_the_current_build_and_go_on_with_the_next(
         await until(api, long, status="cancelled")
 
 
-def test_half_a_version_stops_the_start(
+def test_a_build_id_without_a_deployment_stops_the_start(
     settings: Settings, temporal: Client, database: Database, cipher: Cipher
 ) -> None:
     for half in ({"worker_deployment": "perennial"}, {"worker_build_id": "build-1"}):

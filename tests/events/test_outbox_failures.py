@@ -1,4 +1,4 @@
-"""What becomes of letters that can't be delivered."""
+"""Outbox entries that can't be delivered."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
-from activities.outbox import AT_ONCE, Outbox
+from activities.outbox import CONCURRENT_DELIVERIES, Outbox
+from models.instances import NewInstance
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store import outbox
 from store.connection import Connection
-from store.instances import instances
-from store.instances.instances import NewInstance
+from store.instances import transitions
 from store.outbox import GIVE_UP_AFTER
 from store.users import data_keys
 from tests.support.logs import logged
@@ -32,12 +32,12 @@ Delivering = Callable[[], AbstractAsyncContextManager[None]]
 
 @pytest.fixture
 def delivering(temporal: Client, database: Database, cipher: Cipher) -> Delivering:
-    """The outbox's activity, run directly."""
+    """The loop of the outbox's activity."""
 
     @asynccontextmanager
     async def run() -> AsyncIterator[None]:
-        carrier = Outbox(database, cipher, temporal, temporal, "letters", startables())
-        task = asyncio.create_task(carrier.carry_on(lambda: True))
+        delivery = Outbox(database, cipher, temporal, temporal, "failures", startables())
+        task = asyncio.create_task(delivery.deliver_while(lambda: True))
         yield
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -45,13 +45,13 @@ def delivering(temporal: Client, database: Database, cipher: Cipher) -> Deliveri
     return run
 
 
-async def _letters(connection: Connection) -> list[dict[str, Any]]:
+async def _entries(connection: Connection) -> list[dict[str, Any]]:
     rows = await connection.fetch("SELECT *, due_at - now() AS pause FROM temporal_outbox ORDER BY outbox_id")
     return [dict(row) for row in rows]
 
 
 async def _write(connection: Connection, kind: str, event_id: str, user_id: str, *, attempts: int = 0) -> str:
-    """Write a letter for an instance that nobody knows; gives the instance's id."""
+    """Write an entry for an unknown instance; returns the instance's id."""
     instance_id = uuid.uuid4().hex
     await connection.execute(
         """INSERT INTO temporal_outbox (kind, workflow_id, instance_id, step, user_id, event_id, event_type,
@@ -67,7 +67,7 @@ async def _write(connection: Connection, kind: str, event_id: str, user_id: str,
 
 
 async def _write_broken(connection: Connection, customer: Customer, *, attempts: int = 0) -> str:
-    """A replay of a dead letter that doesn't open."""
+    """Write a replay of a dead letter that can't be decrypted."""
     dead_letter_id = uuid.uuid4().hex
     instance_id = await _write(connection, "replay", dead_letter_id, customer.user_id, attempts=attempts)
     await connection.execute(
@@ -82,51 +82,51 @@ async def _write_broken(connection: Connection, customer: Customer, *, attempts:
     return instance_id
 
 
-async def test_letters_that_cannot_be_delivered_hold_no_other_back(
+async def test_entries_that_cannot_be_delivered_delay_no_other(
     delivering: Delivering, database: Database, customer: Customer
 ) -> None:
-    """More of them than are under way at once, and all older than the one that can be."""
+    """There are more of them than concurrent deliveries, and all are older than the good one."""
     async with database.transaction() as connection:
-        broken = {await _write_broken(connection, customer) for _ in range(AT_ONCE + 8)}
+        broken = {await _write_broken(connection, customer) for _ in range(CONCURRENT_DELIVERIES + 8)}
     async with database.transaction() as connection:
         good = await _write(connection, "signal", "e-1", customer.user_id)
     with logged("perennial.outbox") as lines:
         async with delivering(), database.connection() as connection, asyncio.timeout(60):
             while True:
-                letters = await _letters(connection)
-                tried = {each["instance_id"] for each in letters if each["attempts"]}
-                if tried == broken and good not in {each["instance_id"] for each in letters}:
+                entries = await _entries(connection)
+                tried = {each["instance_id"] for each in entries if each["attempts"]}
+                if tried == broken and good not in {each["instance_id"] for each in entries}:
                     break
                 await asyncio.sleep(0.02)
-    assert {each["instance_id"] for each in letters} == broken  # none is lost
-    told = lines()
-    assert {(line["level"], line["kind"], line["error"]["type"]) for line in told} == {
-        ("error", "replay", "privacy.encryption.CannotOpen")
+    assert {each["instance_id"] for each in entries} == broken  # none was removed
+    logs = lines()
+    assert {(line["level"], line["kind"], line["error"]["type"]) for line in logs} == {
+        ("error", "replay", "privacy.encryption.DecryptionError")
     }
-    assert SECRET.decode() not in str(told)
-    assert customer.user_id not in str(told)
+    assert SECRET.decode() not in str(logs)
+    assert customer.user_id not in str(logs)
 
 
-async def test_a_letter_that_is_given_up_says_so_and_a_cancellation_never_is(
+async def test_a_dead_entry_is_logged_and_a_cancellation_never_becomes_dead(
     delivering: Delivering, database: Database, cipher: Cipher, customer: Customer
 ) -> None:
-    """The cancellation's instance is still on its way to Temporal, so it is postponed like one that is refused."""
+    """The cancelled instance may still reach Temporal, so its entry is retried later like any that fails."""
     async with database.transaction() as connection:
-        tired = await _write_broken(connection, customer, attempts=GIVE_UP_AFTER - 1)
+        broken = await _write_broken(connection, customer, attempts=GIVE_UP_AFTER - 1)
         cancelled = await _write(connection, "cancel", "i-1", customer.user_id, attempts=GIVE_UP_AFTER + 20)
         key = await data_keys.require(connection, cipher, customer.user_id)
-        await instances.insert(
+        await transitions.insert(
             connection, key, NewInstance(cancelled, "onboarding", customer.user_id, 3, {}, "test")
         )
     with logged("perennial.outbox") as lines:
         async with delivering(), database.connection() as connection, asyncio.timeout(60):
-            while not all(each["pause"] > timedelta(minutes=9) for each in await _letters(connection)):
+            while not all(each["pause"] > timedelta(minutes=9) for each in await _entries(connection)):
                 await asyncio.sleep(0.02)
-            letters = {each["instance_id"]: each for each in await _letters(connection)}
-    assert {each: letters[each]["dead"] for each in (tired, cancelled)} == {tired: True, cancelled: False}
-    assert letters[cancelled]["attempts"] == GIVE_UP_AFTER + 21
-    [told] = [line for line in lines() if line["message"] == "a letter was left dead"]
-    assert (told["level"], told["kind"], told["workflow_id"], told["attempts"]) == (
+            entries = {each["instance_id"]: each for each in await _entries(connection)}
+    assert {each: entries[each]["dead"] for each in (broken, cancelled)} == {broken: True, cancelled: False}
+    assert entries[cancelled]["attempts"] == GIVE_UP_AFTER + 21
+    [dead] = [line for line in lines() if line["message"] == "an outbox entry is dead"]
+    assert (dead["level"], dead["kind"], dead["workflow_id"], dead["attempts"]) == (
         "error",
         "replay",
         "onboarding",
@@ -134,7 +134,7 @@ async def test_a_letter_that_is_given_up_says_so_and_a_cancellation_never_is(
     )
 
 
-async def test_a_look_for_what_is_due_steps_over_no_dead_letter(
+async def test_the_query_for_due_entries_reads_no_dead_ones(
     database: Database, owner: Connection, customer: Customer
 ) -> None:
     async with database.transaction() as connection:
@@ -149,6 +149,6 @@ async def test_a_look_for_what_is_due_steps_over_no_dead_letter(
     )
     await owner.execute("ANALYZE temporal_outbox")
     async with database.transaction() as connection:
-        [plan] = await explained(connection, lambda: outbox.due(connection, AT_ONCE, []))
+        [plan] = await explained(connection, lambda: outbox.due(connection, CONCURRENT_DELIVERIES, []))
     assert plan.rows_read("temporal_outbox") == 3
     assert plan.blocks < 10

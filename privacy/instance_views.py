@@ -1,4 +1,4 @@
-"""Instances as each role sees them: what the edge answers, and what a callback tells."""
+"""Instances as each role sees them, in answers of the API and in callbacks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from urllib.parse import quote
 
 from sqlmodel import SQLModel
 
+from models.instances import StoredAttempt, StoredInstance
 from models.schemas.workflows import AttemptView, CallbackView, ErrorView, InstanceView, TemporalView
 from models.tables.execution import Attempt, Instance, Step
 from models.temporal.identity import temporal_workflow_id
 from models.vocabulary import Role
 from privacy.masking import value_for
-from store.instances.instances import StoredAttempt, StoredInstance
 
 _ERROR_TEXTS = ("error_message", "stack_trace")
 
 
 @dataclass(frozen=True)
-class TemporalPlace:
-    """Where Temporal's Web UI shows instances; without a URL nowhere."""
+class UiLinks:
+    """Where Temporal's Web UI shows instances; without a URL there are no links."""
 
     ui_url: str | None
     namespace: str
@@ -30,14 +30,14 @@ class TemporalPlace:
 def instance_view(
     role: Role,
     stored: StoredInstance,
-    place: TemporalPlace,
+    links: UiLinks,
     known: Collection[str],
     *,
     stale: bool = False,
 ) -> InstanceView:
-    """An instance as a role reads it. Error texts may quote anything, so only admins see them.
+    """An instance as a role sees it. Only admins see error texts, which may quote anything.
 
-    ``known`` are the words that the workflow's own schema names.
+    ``known`` are the words that the workflow's own schema names: they are not masked.
     """
     return InstanceView(
         workflow_id=stored.workflow_id,
@@ -52,10 +52,10 @@ def instance_view(
         results={
             step: value_for(role, Step, "result", each, known=known) for step, each in stored.results.items()
         },
-        error=error_view(role, Instance, stored.error),
+        error=error_view(role, Instance, stored.error) if stored.error else None,
         retries=[_attempt(role, attempt) for attempt in stored.attempts],
         max_attempts=stored.max_attempts,
-        temporal=_temporal(stored, place),
+        temporal=_temporal(stored, links),
         stale=stale,
         reason=stored.reason,
         callback=CallbackView(**vars(stored.callback)) if stored.callback else None,
@@ -63,7 +63,7 @@ def instance_view(
 
 
 def error_view(role: Role, table: type[SQLModel], error: Mapping[str, Any] | None) -> ErrorView | None:
-    """An error, opened from a table's column ``error``, as a role reads it."""
+    """A decrypted error of a table's column ``error``, as a role sees it."""
     if error is None:
         return None
     texts = {name: value_for(role, table, "error", error[name]) for name in _ERROR_TEXTS}
@@ -82,11 +82,11 @@ def _attempt(role: Role, attempt: StoredAttempt) -> AttemptView:
     )
 
 
-def _temporal(stored: StoredInstance, place: TemporalPlace) -> TemporalView:
+def _temporal(stored: StoredInstance, links: UiLinks) -> TemporalView:
     workflow_id = temporal_workflow_id(stored.workflow_id, stored.instance_id)
     ui = None
-    if place.ui_url:
-        namespace = f"{place.ui_url.rstrip('/')}/namespaces/{quote(place.namespace)}"
+    if links.ui_url:
+        namespace = f"{links.ui_url.rstrip('/')}/namespaces/{quote(links.namespace)}"
         ui = f"{namespace}/workflows/{quote(workflow_id, safe='')}"
         if stored.run_id:
             ui = f"{ui}/{stored.run_id}/history"

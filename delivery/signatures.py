@@ -1,4 +1,4 @@
-"""Signing what is sent to other systems, as Standard Webhooks 1.0 has it.
+"""Signatures of outgoing requests, as in Standard Webhooks 1.0.
 
 The signed text is ``id.timestamp.body``, the signature ``v1,`` and base64 of its HMAC-SHA256. Secrets are shown as
 ``whsec_`` and base64 of 24 to 64 bytes. Source: https://www.standardwebhooks.com (specification 1.0).
@@ -22,7 +22,7 @@ def new_secret() -> str:
 
 
 def signed_headers(secret: str, message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """The three headers of a message; ``message_id`` is the same at every try, ``at`` is this try's."""
+    """Headers of one request. Retries keep ``message_id``; ``at`` is the time of this attempt."""
     timestamp = str(int(at.timestamp()))
     key = base64.b64decode(secret.removeprefix(_PREFIX))
     text = b".".join((message_id.encode(), timestamp.encode(), body))

@@ -1,0 +1,95 @@
+"""Workflow instances as the packages hand them around: about to start, and as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from models.temporal.execution import ExitRequest
+from models.vocabulary import InstanceStatus, Purpose
+
+
+@dataclass(frozen=True)
+class NewInstance:
+    """An instance that is about to start."""
+
+    instance_id: str
+    workflow_id: str
+    user_id: str
+    max_attempts: int
+    parameters: dict[str, Any]
+    started_by: str
+    """The id of an API key, or ``trigger``."""
+    purpose: Purpose | None = None
+    """The consent that the instance needs for as long as it runs."""
+    exits: Sequence[ExitRequest] = ()
+
+
+@dataclass(frozen=True)
+class StoredAttempt:
+    """One attempt at a step."""
+
+    step: str
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None
+    error_type: str | None
+    error_message: str | None
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class StoredCallback:
+    """The state of an instance's callback."""
+
+    status: str
+    attempts: int
+    last_status: int | None
+    last_attempt_at: datetime | None
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """An instance as Postgres has it. Without the person's data key, encrypted values are empty."""
+
+    instance_id: str
+    workflow_id: str
+    user_id: str
+    status: InstanceStatus
+    current_step: str | None
+    run_id: str | None
+    max_attempts: int
+    parameters: dict[str, Any]
+    variables: dict[str, Any]
+    results: dict[str, Any]
+    error: dict[str, Any] | None
+    attempts: Sequence[StoredAttempt]
+    start_time: datetime
+    end_time: datetime | None
+    reason: str | None = None
+    """Why it ended, where a reason was given."""
+    replaced_runs: Sequence[str] = ()
+    """Temporal runs that a replay has replaced."""
+    callback: StoredCallback | None = None
+
+    @classmethod
+    def started(cls, new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:
+        """An instance right after its start."""
+        return cls(
+            instance_id=new.instance_id,
+            workflow_id=new.workflow_id,
+            user_id=new.user_id,
+            status=InstanceStatus.RUNNING,
+            current_step=None,
+            run_id=run_id,
+            max_attempts=new.max_attempts,
+            parameters=new.parameters,
+            variables={},
+            results={},
+            error=None,
+            attempts=(),
+            start_time=start_time,
+            end_time=None,
+        )

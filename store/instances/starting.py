@@ -1,0 +1,161 @@
+"""Stores an instance that may start: the same for a request and for a trigger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Text, and_, bindparam, func, literal, or_
+from sqlmodel import col
+
+from models.errors import ConsentRequiredError, UserErasedError, UserUnknownError, WorkflowDisabledError
+from models.instances import NewInstance
+from models.tables.execution import WorkflowSetting
+from models.tables.people import Consent, User
+from models.tables.people import DataKey as StoredKey
+from models.temporal.starting import Startable, named_exits
+from privacy.encryption import Cipher, DataKey
+from store.connection import Connection
+from store.consents import locks
+from store.instances import callbacks, transitions, triggers, waits
+from store.statements import select, statement
+
+
+class WindowOpenError(Exception):
+    """The trigger has started another instance for the user within ``once_per``."""
+
+
+INELIGIBLE = (UserErasedError, UserUnknownError, WorkflowDisabledError, ConsentRequiredError, WindowOpenError)
+"""The errors of :func:`start`."""
+
+
+@dataclass(frozen=True, repr=False)
+class NewCallback:
+    """Where to report the end, and the secret that signs the report."""
+
+    url: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class TriggerEvent:
+    """The event that starts an instance."""
+
+    event_id: str
+    timestamp: datetime
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """A start for a user, by an API key or by a trigger's event."""
+
+    instance_id: str
+    user_id: str
+    started_by: str
+    parameters: dict[str, Any]
+    max_attempts: int | None = None
+    """None: as an admin has set it for the workflow, or else as the workflow defines it."""
+    callback: NewCallback | None = None
+    event: TriggerEvent | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored instance."""
+
+    new: NewInstance
+    start_time: datetime
+    begun: bool
+    """Whether a run has recorded something, or the instance has ended: Temporal must not start it again."""
+    callback_secret: str | None
+
+
+async def start(connection: Connection, cipher: Cipher, workflow: Startable, request: StartRequest) -> Stored:
+    """Store an instance with its exits and its callback. Raises the errors of :data:`INELIGIBLE`.
+
+    The caller rolls back its transaction on an error. A start that is repeated under the same instance id finds
+    the stored instance.
+    """
+    if workflow.purpose is not None:
+        # A withdrawal that is in progress commits first, and the next statement sees it.
+        await locks.share(connection, [request.user_id])
+    key, max_attempts = await check_eligible(connection, cipher, workflow, request.user_id)
+    new = NewInstance(
+        instance_id=request.instance_id,
+        workflow_id=workflow.workflow_id,
+        user_id=request.user_id,
+        max_attempts=request.max_attempts or max_attempts or workflow.max_attempts,
+        parameters=request.parameters,
+        started_by=request.started_by,
+        purpose=workflow.purpose,
+        exits=workflow.exits,
+    )
+    event, once_per = request.event, workflow.once_per if request.event else None
+    if once_per is not None and not await triggers.open_window(connection, new, once_per):
+        raise WindowOpenError
+    inserted = await transitions.insert(connection, key, new)
+    if event is not None:
+        await transitions.record_trigger(connection, new.instance_id, event.event_id, event.timestamp)
+    if not inserted.begun:
+        # Registered before its first step, so that an exit counts from the instance's start.
+        await waits.register(connection, key, new.instance_id, named_exits(new.exits))
+    secret = None
+    if request.callback is not None:
+        secret = await callbacks.add(
+            connection, key, new.instance_id, request.callback.url, request.callback.secret
+        )
+    return Stored(new, inserted.start_time, inserted.begun, secret)
+
+
+_ASKED = select(bindparam("user_id", type_=Text()).label("user_id")).subquery("asked")
+_ELIGIBILITY = statement(
+    select(
+        col(User.user_id),
+        col(StoredKey.subject),
+        col(StoredKey.wrapped),
+        col(WorkflowSetting.max_attempts),
+        func.coalesce(col(WorkflowSetting.enabled), literal(value=True)).label("enabled"),
+        or_(
+            bindparam("purpose", type_=Text()).is_(None), func.coalesce(col(Consent.granted), literal(value=False))
+        ).label("consented"),
+    )
+    .select_from(_ASKED)
+    .outerjoin(User, col(User.user_id) == _ASKED.c.user_id)
+    .outerjoin(StoredKey, col(StoredKey.subject) == _ASKED.c.user_id)
+    .outerjoin(WorkflowSetting, col(WorkflowSetting.workflow_id) == bindparam("workflow_id"))
+    .outerjoin(
+        Consent,
+        and_(
+            col(Consent.user_id) == _ASKED.c.user_id,
+            col(Consent.purpose) == bindparam("purpose", type_=Text()),
+        ),
+    )
+)
+
+
+async def check_eligible(
+    connection: Connection, cipher: Cipher, workflow: Startable, user_id: str
+) -> tuple[DataKey, int | None]:
+    """The person's data key, and the number of attempts that an admin has set for the workflow.
+
+    Raises :class:`UserErasedError`, :class:`UserUnknownError`, :class:`WorkflowDisabledError` or
+    :class:`ConsentRequiredError`.
+    """
+    purpose = workflow.purpose
+    row = await _ELIGIBILITY.fetchrow(
+        connection,
+        user_id=user_id,
+        workflow_id=workflow.workflow_id,
+        purpose=purpose.value if purpose else None,
+    )
+    assert row is not None  # joined from a row of constants
+    if row["subject"] is not None and row["wrapped"] is None:
+        raise UserErasedError
+    if row["user_id"] is None:
+        raise UserUnknownError
+    if not row["enabled"]:
+        raise WorkflowDisabledError
+    if not row["consented"]:
+        raise ConsentRequiredError(f"This workflow needs the person's consent to '{purpose}'.")
+    return cipher.unwrap(user_id, row["wrapped"]), row["max_attempts"]

@@ -1,0 +1,82 @@
+"""The states of an instance. Each transition is one function, which checks its precondition.
+
+:mod:`store.instances.transitions` and :mod:`store.instances.terminal` have the functions. Nothing else writes to a
+row of ``instances`` (``none``: there is no row)::
+
+    none                          -> running                         insert
+    failed                        -> running                         insert, request_replay
+    running                       -> running                         enter_step, record_trigger, cancel_withdrawn
+    paused                        -> paused                          enter_step, record_trigger, cancel_withdrawn
+    running, paused               -> running, paused                 record_progress
+    running, paused               -> completed                       finish
+    running, paused               -> failed                          finish, end_unrecorded, reject_replay
+    running, paused               -> cancelled                       finish, end_unrecorded, end_unstarted
+    running                       -> none                            delete_unstarted
+    completed, failed, cancelled  -> none                            delete_ended
+
+``tests/store/test_transitions.py`` compares this table with the functions' declarations and tries each function
+in each state.
+
+An ended instance changes only by a replay: late writes are dropped, and so are the writes of a run that a replay
+has replaced (:data:`FENCE`). A function that ends an instance applies the effects of the end in the same
+transaction.
+
+Locks: a transaction takes the instance's row before its dead letters, waits, callback and outbox entries. It takes
+the person's bucket (:mod:`store.consents.locks`) before the row: a transaction that holds a row waits for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import bindparam, text
+from sqlmodel import col
+
+from models.tables.execution import Instance
+from models.vocabulary import InstanceStatus
+from store.connection import Connection
+from store.statements import select, statement
+
+CURRENT_RUN = ":run_id <> ALL(instances.replaced_runs)"
+FENCE = f"instances.end_time IS NULL AND {CURRENT_RUN}"
+"""The condition of each write by a Temporal run: the instance has no end, and no replay has replaced the run."""
+
+CONSENT_WITHDRAWN = "consent_withdrawn"
+HISTORY_LOST = "history_lost"
+NOT_STARTED = "not_started"
+"""Reasons of ends. A repeated request may start a ``not_started`` instance again."""
+
+State = InstanceStatus | None
+EDGES: dict[str, frozenset[tuple[State, State]]] = {}
+"""The transitions that each function may make; None: no row."""
+
+UNFINISHED = (InstanceStatus.RUNNING, InstanceStatus.PAUSED)
+ENDED = (InstanceStatus.COMPLETED, InstanceStatus.FAILED, InstanceStatus.CANCELLED)
+UNCHANGED: frozenset[tuple[State, State]] = frozenset((status, status) for status in UNFINISHED)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def transition(sources: Sequence[State], targets: Sequence[State]) -> Callable[[F], F]:
+    """Declare that a function leads from each source to each target."""
+
+    def declare(function: F) -> F:
+        EDGES[function.__name__] = frozenset((source, target) for source in sources for target in targets)
+        return function
+
+    return declare
+
+
+def keeps_status(function: F) -> F:
+    """Declare that a function writes to an unfinished instance and keeps its status."""
+    EDGES[function.__name__] = UNCHANGED
+    return function
+
+
+_IS_CURRENT = statement(select(text(CURRENT_RUN)).where(col(Instance.instance_id) == bindparam("instance_id")))
+
+
+async def is_current(connection: Connection, instance_id: str, run_id: str) -> bool:
+    """Whether the instance has a row, ended or not, and no replay has replaced this run of it."""
+    return bool(await _IS_CURRENT.fetchval(connection, instance_id=instance_id, run_id=run_id))

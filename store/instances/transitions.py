@@ -1,0 +1,282 @@
+"""Writes to ``instances`` that don't end an instance. :mod:`store.instances.states` has the table of all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import LargeBinary, and_, bindparam, delete, func, null, or_, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlmodel import col
+
+from models.instances import NewInstance
+from models.tables.events import Event
+from models.tables.execution import DeadLetter, Instance
+from models.temporal.execution import Progress
+from models.vocabulary import InstanceStatus
+from privacy.encryption import DataKey
+from store import outbox
+from store.connection import Connection
+from store.instances import callbacks, dead_letters, waits
+from store.instances.states import (
+    CONSENT_WITHDRAWN,
+    EDGES,
+    ENDED,
+    FENCE,
+    NOT_STARTED,
+    UNCHANGED,
+    UNFINISHED,
+    keeps_status,
+    transition,
+)
+from store.statements import one_of, parameters, select, sql, statement, unnested
+
+ENTER_STEP = f"""
+    UPDATE instances SET current_step = :step, run_id = :run_id WHERE instance_id = :instance_id AND {FENCE}
+"""
+"""A part of the statement of :func:`store.instances.attempts.begin_attempt`, since a step has one round trip."""
+EDGES["enter_step"] = UNCHANGED
+
+_THIS = col(Instance.instance_id) == bindparam("instance_id")
+_NO_END = col(Instance.end_time).is_(None)
+_CURRENT = text(FENCE)
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """The row of an instance, new or found."""
+
+    start_time: datetime
+    begun: bool
+    """Whether a run has recorded something, or the instance has ended: it must not start again."""
+
+
+_INSERT = statement(
+    upsert(Instance)
+    .values(
+        status=InstanceStatus.RUNNING.value,
+        **parameters(
+            "instance_id", "workflow_id", "user_id", "max_attempts", "parameters", "started_by", "purpose"
+        ),
+    )
+    .on_conflict_do_update(
+        index_elements=[col(Instance.instance_id)],
+        set_={
+            "status": InstanceStatus.RUNNING.value,
+            "end_time": null(),
+            "error": null(),
+            "reason": null(),
+            "start_time": func.now(),
+        },
+        where=and_(col(Instance.reason) == NOT_STARTED, col(Instance.run_id).is_(None)),
+    )
+    .returning(col(Instance.start_time))
+)
+_FOUND = statement(
+    select(
+        col(Instance.start_time), or_(col(Instance.run_id).is_not(None), col(Instance.end_time).is_not(None))
+    ).where(_THIS)
+)
+
+
+@transition((None, InstanceStatus.FAILED), (InstanceStatus.RUNNING,))
+async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Inserted:
+    """Store an instance before Temporal starts it. An existing row stays, but a ``not_started`` one runs again."""
+    start_time = await _INSERT.fetchval(
+        connection,
+        instance_id=new.instance_id,
+        workflow_id=new.workflow_id,
+        user_id=new.user_id,
+        max_attempts=new.max_attempts,
+        parameters=key.encrypt_json("instances.parameters", new.parameters),
+        started_by=new.started_by,
+        purpose=new.purpose.value if new.purpose else None,
+    )
+    if start_time is not None:
+        return Inserted(start_time, begun=False)
+    row = await _FOUND.fetchrow(connection, instance_id=new.instance_id)
+    assert row is not None  # the insert conflicted with it
+    return Inserted(*row)
+
+
+_RECORD_TRIGGER = statement(
+    update(Instance)
+    .values(
+        trigger_event_id=col(Event.event_id),
+        events_since=col(Event.received_at),
+        events_from=func.least(col(Event.timestamp), col(Event.received_at)),
+    )
+    .where(
+        _THIS,
+        col(Instance.trigger_event_id).is_(None),
+        _NO_END,
+        # With the user and the time, the log's index by user finds the event.
+        col(Event.user_id) == col(Instance.user_id),
+        col(Event.timestamp) == bindparam("happened_at"),
+        col(Event.event_id) == bindparam("event_id"),
+    )
+)
+
+
+@keeps_status
+async def record_trigger(connection: Connection, instance_id: str, event_id: str, happened_at: datetime) -> None:
+    """Record which event started an instance.
+
+    Its waits and exits then count events from that event on, since the start itself may be late: those received
+    since, and that didn't happen before. An event whose clock is ahead counts as happened at its receipt.
+    """
+    await _RECORD_TRIGGER.execute(connection, instance_id=instance_id, event_id=event_id, happened_at=happened_at)
+
+
+_RECORD_PROGRESS = statement(
+    update(Instance)
+    .values(
+        variables=func.coalesce(bindparam("variables", type_=LargeBinary()), col(Instance.variables)),
+        **parameters("status", "current_step", "run_id"),
+    )
+    .where(_THIS, _CURRENT)
+    .returning(col(Instance.replaced_runs))
+)
+
+
+@transition(UNFINISHED, UNFINISHED)
+async def record_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
+    """Write the status, the step and the variables, and the results of waits that have ended.
+
+    False, and nothing is written, where the instance has ended or a replay has replaced the run. Progress of a
+    replayed run has passed the journey's error, so the dead letter of that error becomes ``replayed``.
+    """
+    replaced_runs = await _RECORD_PROGRESS.fetchval(
+        connection,
+        instance_id=progress.instance_id,
+        status=progress.status.value,
+        current_step=progress.current_step,
+        run_id=run_id,
+        variables=key.encrypt_json("instances.variables", progress.variables),
+    )
+    if replaced_runs is None:
+        return False
+    if replaced_runs:
+        await dead_letters.mark_replayed(connection, progress.instance_id, dead_letters.NO_STEP)
+    await waits.end(connection, key, progress.instance_id, progress.waits)
+    return True
+
+
+_REQUEST_REPLAY = statement(
+    update(Instance)
+    .values(
+        status=InstanceStatus.RUNNING.value,
+        end_time=null(),
+        error=null(),
+        reason=null(),
+        replayed_at=func.now(),
+        replaced_runs=func.array_append(col(Instance.replaced_runs), col(DeadLetter.run_id)),
+    )
+    .where(
+        one_of(col(DeadLetter.dead_letter_id), "dead_letter_ids"),
+        col(Instance.instance_id) == col(DeadLetter.instance_id),
+        col(Instance.status) == InstanceStatus.FAILED.value,
+    )
+)
+
+
+@transition((InstanceStatus.FAILED,), (InstanceStatus.RUNNING,))
+async def request_replay(connection: Connection, dead_letter_ids: Sequence[str]) -> None:
+    """Let the instances of dead letters run again, and fence off the runs that failed. Attempts count anew."""
+    await _REQUEST_REPLAY.execute(connection, dead_letter_ids=list(dead_letter_ids))
+
+
+_WITHDRAWN = unnested("withdrawn", col(Instance.user_id), col(Instance.purpose))
+_MARK_WITHDRAWN = statement(
+    update(Instance)
+    .values(reason=CONSENT_WITHDRAWN)
+    .where(
+        col(Instance.user_id) == _WITHDRAWN.c.user_id,
+        col(Instance.purpose) == _WITHDRAWN.c.purpose,
+        _NO_END,
+    )
+    .returning(col(Instance.workflow_id), col(Instance.instance_id), col(Instance.user_id))
+)
+
+
+@keeps_status
+async def cancel_withdrawn(connection: Connection, withdrawals: Collection[tuple[str, str]]) -> None:
+    """Cancel the unfinished instances that need a consent which (user, purpose) withdraw in this transaction.
+
+    The caller holds each person's bucket exclusively (:func:`store.consents.locks.exclude`). So no instance
+    outlives a withdrawal:
+
+    - A start or a replay shares the bucket and reads the consent in its next statement. It commits before this
+      function runs, which then sees the row; or it runs after the commit, and sees no consent.
+    - Temporal may not have started such a row yet. The outbox then finds no run, ends the row itself, which fences
+      off the run that comes (ADR 0008), and looks for that run for a while.
+    """
+    if not withdrawals:
+        return
+    rows = await _MARK_WITHDRAWN.fetch(
+        connection,
+        user_id=[user_id for user_id, _ in withdrawals],
+        purpose=[purpose for _, purpose in withdrawals],
+    )
+    await outbox.write_cancellations(connection, [tuple(row) for row in rows], CONSENT_WITHDRAWN)
+
+
+_DELETE_UNSTARTED = statement(
+    delete(Instance)
+    .where(
+        _THIS,
+        col(Instance.run_id).is_(None),
+        _NO_END,
+    )
+    .returning(col(Instance.instance_id))
+)
+
+
+@transition((InstanceStatus.RUNNING,), (None,))
+async def delete_unstarted(connection: Connection, instance_id: str) -> None:
+    """Delete an instance that Temporal did not take, with its waits and its callback."""
+    if await _DELETE_UNSTARTED.fetchval(connection, instance_id=instance_id):
+        await waits.drop(connection, instance_id)
+        await callbacks.delete(connection, instance_id)
+
+
+# SQL text: one statement deletes from six tables.
+_DELETE_ENDED = sql(
+    """
+    WITH expired AS MATERIALIZED (
+        SELECT instance_id FROM instances
+        WHERE instance_id = ANY(CAST(:instance_ids AS text[])) AND end_time < :ended_before
+        ORDER BY instance_id FOR UPDATE SKIP LOCKED
+    ), gone_steps AS (
+        DELETE FROM steps WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
+    ), gone_attempts AS (
+        DELETE FROM attempts WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
+    ), gone_waits AS (
+        DELETE FROM event_waits WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
+    ), gone_letters AS (
+        DELETE FROM dead_letters WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
+    ), gone_callbacks AS (
+        DELETE FROM callbacks WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
+    ), gone AS (
+        DELETE FROM instances WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM gone) AS instances, (SELECT count(*) FROM gone_steps) AS steps,
+           (SELECT count(*) FROM gone_attempts) AS attempts, (SELECT count(*) FROM gone_waits) AS event_waits,
+           (SELECT count(*) FROM gone_letters) AS dead_letters,
+           (SELECT count(*) FROM gone_callbacks) AS callbacks
+    """
+)
+
+
+@transition(ENDED, (None,))
+async def delete_ended(
+    connection: Connection, instance_ids: Sequence[str], ended_before: datetime
+) -> Mapping[str, int]:
+    """Delete those of the given instances that ended before a time, with all their rows; the count by table.
+
+    It skips instances that another transaction has locked.
+    """
+    row = await _DELETE_ENDED.fetchrow(connection, instance_ids=list(instance_ids), ended_before=ended_before)
+    assert row is not None  # a row of counts
+    return dict(row)
