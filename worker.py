@@ -43,7 +43,7 @@ from models.vocabulary import Channel
 from privacy.audit_chain import CheckpointKey
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile, KeyRing
-from privacy.masking import closed_words
+from privacy.masking import schema_choices
 from runtime.database import Database
 from runtime.process import announce_ready, collect_rarely, polling, stop_event, unless
 from runtime.provisioning import ensure_namespace, ensure_running, ensure_schedule, has_namespace, in_namespace
@@ -231,7 +231,7 @@ def _lifecycle_activities(
 
 def _closed_words() -> dict[str, frozenset[str]]:
     """By workflow, the words of its parameters' schema, which callbacks needn't mask."""
-    return {name: closed_words(definition.parameter_schema()) for name, definition in catalog().items()}
+    return {name: schema_choices(definition.parameter_schema()) for name, definition in catalog().items()}
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:

@@ -19,8 +19,7 @@ from temporalio.exceptions import ApplicationError
 
 from models.rules.event_types import NAME, EventType
 from models.rules.folding import WORKFLOW_SESSION
-from models.rules.ingest import NewEvent as Ingestible
-from models.rules.ingest import Outcome, prepare
+from models.rules.ingest import IngestResult, PreparedEvent, prepare
 from models.temporal.execution import Emission, LastEvent, LastSeen, NewEvent, StepContext
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -68,7 +67,7 @@ class Events:
             return LastEvent(at=await events.last_seen(connection, asked.user_id, asked.event_type))
 
 
-def _ready(event: NewEvent, types: Mapping[str, EventType]) -> Ingestible:
+def _ready(event: NewEvent, types: Mapping[str, EventType]) -> PreparedEvent:
     """The event as ingest takes it; fails the step for good where it can't."""
     if NAME.fullmatch(event.event_type) is None:
         raise ApplicationError("an event type is category.action", type="InvalidEvent", non_retryable=True)
@@ -83,7 +82,7 @@ def _ready(event: NewEvent, types: Mapping[str, EventType]) -> Ingestible:
         declared=types.get(event.event_type),
         historical=False,
     )
-    if isinstance(prepared, Outcome):
+    if isinstance(prepared, IngestResult):
         errors = "; ".join(f"{error.pointer} {error.code}" for error in prepared.errors)
         raise ApplicationError(f"the event isn't valid: {errors}", type="InvalidEvent", non_retryable=True)
     return prepared

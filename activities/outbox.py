@@ -1,18 +1,18 @@
 """Delivers the entries of the Temporal outbox: signals, starts by trigger, replays, cancellations, callbacks.
 
-An entry may be delivered more than once, and has its effect once. The event's id deduplicates a signal in the
-workflow, the event's id is a part of a triggered instance's id, and an open run shows that a reset was made. By
-the line at which the process dies:
+Each entry is delivered at least once and takes effect once. The workflow ignores an event id that it has had. A
+triggered instance's id is made of the event's id. A reset is not made again while its new run is open. By the
+point at which the process dies:
 
 1. before the call to Temporal: the entry is still there, and is delivered later.
 2. after it, before the entry is removed: the entry is delivered again, without an effect.
 
-While Temporal is unavailable, entries are retried every two seconds and no attempt counts, so that they go out as
-soon as it is back. An entry that fails for its own reason is retried later each time, and delays no other.
+While Temporal is unavailable, entries are retried every two seconds and no attempt counts, so they go out as soon
+as it is back. An entry that fails for its own reason is retried after growing pauses, and delays no other.
 
-So is an entry for an instance that a run has recorded and that Temporal doesn't know, until Temporal knows it or
-the reconciler ends the instance. A worker that is pointed at another Temporal by mistake loses nothing, and not
-the cancellation that follows a withdrawal.
+Temporal may not know an instance that a run has recorded. Its entries are then retried until Temporal knows it, or
+the reconciler has ended it, and never become dead. So a worker that is connected to another Temporal by mistake
+loses nothing, not even the cancellation after a withdrawal.
 """
 
 from __future__ import annotations
@@ -215,9 +215,9 @@ class Outbox:
     async def _replay(self, entry: OutboxEntry) -> None:
         """Reset the instance to its failed step; reject the replay where Temporal can't.
 
-        A process that dies after the reset comes here again. It resets nothing, since the new run is open, and
-        writes the signals again, which the workflow deduplicates. Where the instance has got further, its dead
-        letter is no longer ``replaying``, and nothing happens.
+        After a crash behind the reset, the next delivery resets nothing, since the new run is open. It writes the
+        signals again, which the workflow ignores. Once the instance has passed the failed step, its dead letter is
+        no longer ``replaying``, and the delivery has no effect.
         """
         async with self._database.connection() as connection:
             letter = await replays.requested(connection, self._cipher, entry.event_id)

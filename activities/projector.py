@@ -31,7 +31,7 @@ from enum import Enum
 from temporalio import activity
 
 from activities.loops import run_loop
-from models.rules.folding import ACCOUNT_DELETION, FoldedEvent, Projection
+from models.rules.folding import ACCOUNT_DELETION, LogEvent, Projection
 from models.rules.triggers import WorkflowTrigger
 from models.temporal.system import PROJECTOR, ShardOfLog
 from privacy.encryption import Cipher, DataKey, DecryptionError, KeyUnwrapError
@@ -120,7 +120,7 @@ class _Batch:
 
     before: Position
     to: Position
-    events: list[FoldedEvent]
+    events: list[LogEvent]
     projection: Projection
     unusable: list[UnusableEvent]
     keys: Mapping[str, DataKey]
@@ -222,7 +222,7 @@ class Follower:
                 await asyncio.sleep(0)
         return batch
 
-    def _add(self, batch: _Batch, event: FoldedEvent) -> None:
+    def _add(self, batch: _Batch, event: LogEvent) -> None:
         """Add one event to the projection, or to the unusable ones after :data:`TRIES` attempts."""
         failed = self._failure
         if failed is not None and failed.after == batch.before and failed.tries >= TRIES:

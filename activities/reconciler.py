@@ -100,7 +100,7 @@ class Reconciler:
         return progress
 
     async def advance(self, progress: ReconcileRequest) -> ReconcileRequest:
-        """Look once, from the beginning where the progress is that of another namespace."""
+        """Compare once, from the beginning where the progress is that of another namespace."""
         namespace_id = await self._namespace_id()
         if progress.namespace_id != namespace_id:
             progress = ReconcileRequest()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from models.audit import AuditEntry, AuditOutcome, Detail
@@ -37,6 +38,7 @@ class UnauditedAnswerError(Exception):
     """An endpoint returned an answer and had noted nothing: a bug of the platform, answered with 500."""
 
 
+@dataclass
 class Audit:
     """The row that one request adds to the audit log.
 
@@ -45,19 +47,16 @@ class Audit:
     the endpoint has noted nothing.
     """
 
-    def __init__(
-        self, database: Database, action: str, actor: str, role: str, request_id: str, user_id: str | None = None
-    ) -> None:
-        """``actor`` is the id of an API key, or e.g. `system:web_ui`."""
-        self._database = database
-        self.action = action
-        self.actor = actor
-        self.role = role
-        self.request_id = request_id
-        self.user_id = user_id
-        """The user that the request is for, if known: the default of :meth:`note`, also for a refusal."""
-        self.written = False
-        self._row: AuditEntry | None = None
+    database: Database
+    action: str
+    actor: str
+    """The id of an API key, or e.g. `system:web_ui`."""
+    role: str
+    request_id: str
+    user_id: str | None = None
+    """The user that the request is for, if known: the default of :meth:`note`, also for a refusal."""
+    written: bool = field(default=False, init=False)
+    _row: AuditEntry | None = field(default=None, init=False)
 
     @property
     def row(self) -> AuditEntry:
@@ -101,7 +100,7 @@ class Audit:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A transaction of the request. The first one that commits writes the row."""
-        async with self._database.connection() as connection, audited_transaction(connection, [self]):
+        async with self.database.connection() as connection, audited_transaction(connection, [self]):
             yield connection
 
     async def __aenter__(self) -> Audit:
@@ -119,7 +118,7 @@ class Audit:
             outcome = AuditOutcome.DENIED if denied else AuditOutcome.REFUSED
             self.note(outcome=outcome, details={"code": error.code})
         row = self.row
-        async with self._database.connection() as connection:
+        async with self.database.connection() as connection:
             await entries.append(connection, [row])
 
 

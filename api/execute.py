@@ -38,7 +38,7 @@ from delivery.signatures import new_secret
 from delivery.temporal import start_instance
 from models.errors import FieldError, InvalidContentError, TemporalUnavailableError
 from models.instances import StoredInstance
-from models.rules.outside import objection
+from models.rules.outbound_urls import url_error
 from models.schemas.workflows import ExecutedView, ExecuteRequest
 from store.api_keys import AuthenticatedKey
 from store.instances import starting, transitions
@@ -120,7 +120,7 @@ def _start_request(execution: Execution, instance_id: str) -> StartRequest:
         raise InvalidContentError([each.below("/parameters") for each in found]) from None
     if request.callback_url is not None:
         loopback = execution.resources.settings.environment == "embedded"
-        if problem := objection(request.callback_url, loopback=loopback):
+        if problem := url_error(request.callback_url, loopback=loopback):
             raise InvalidContentError([FieldError("/callback_url", *problem)])
         callback = NewCallback(request.callback_url, new_secret())
     return StartRequest(

@@ -32,8 +32,8 @@ from api.request_context import ResponseAbortedError
 from api.resources import Resources
 from models.errors import PerennialError
 from models.rules.event_types import EventType
-from models.rules.money import written
-from models.schemas.exports import EVENT_PARTS, PROFILE, beside_the_profile, field_of
+from models.rules.money import format_amount
+from models.schemas.exports import EVENT_PARTS, PROFILE, columns_outside_profile, export_name
 from models.tables.events import Event
 from models.vocabulary import Role
 from runtime.database import UNREACHABLE
@@ -55,7 +55,7 @@ def _shown(table: ExportedTable) -> ExportedTable:
     """A table without the columns that the profile shows."""
     if table.name != PROFILE:
         return table
-    return replace(table, columns=tuple(beside_the_profile(list(table.columns))))
+    return replace(table, columns=tuple(columns_outside_profile(list(table.columns))))
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _seen(
     if table.model is Event:
         body = seen.pop(_BODY)
         seen |= {part: body.get(part) for part in EVENT_PARTS}
-    return {field_of(table.name, name): value for name, value in seen.items()}
+    return {export_name(table.name, name): value for name, value in seen.items()}
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -136,5 +136,5 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Decimal):  # money
-        return written(value)
+        return format_amount(value)
     raise TypeError(type(value).__name__)

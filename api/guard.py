@@ -146,7 +146,7 @@ class GuardedRoute(APIRoute):
 def _independent_items(route: APIRoute) -> str | None:
     """The name of the list in a batch's body whose items are validated one by one; None for any other body."""
     model = route.body_field.field_info.annotation if route.body_field is not None else None
-    return getattr(model, "judged_apart", None)
+    return getattr(model, "items_field", None)
 
 
 def require_declarations(app: FastAPI) -> None:

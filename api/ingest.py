@@ -19,7 +19,7 @@ from api.audit import Audit, audited_transaction
 from models.audit import AuditOutcome
 from models.errors import PartitionDetachingError
 from models.rules.event_types import EventType
-from models.rules.ingest import USER_ID_RESERVED, NewEvent, Outcome, Window, prepare
+from models.rules.ingest import USER_ID_RESERVED, IngestResult, PreparedEvent, Window, prepare
 from models.rules.retention import EVENTS
 from models.schemas.events import EventInput
 from models.schemas.fields import RESERVED_USER_IDS
@@ -44,22 +44,20 @@ class Submission:
     """The items of one request, and the outcome of each."""
 
     audit: Audit
-    items: Sequence[EventInput | Outcome]
+    items: Sequence[EventInput | IngestResult]
     """An item that isn't a valid event is its own rejection."""
     historical: bool = False
-    outcomes: Sequence[Outcome] = ()
+    outcomes: Sequence[IngestResult] = ()
     accepted: int = 0
     duplicates: int = 0
+    rejected: int = 0
 
-    @property
-    def rejected(self) -> int:
-        return len(self.items) - self.accepted - self.duplicates
-
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
+    def settle(self, outcomes: Sequence[IngestResult]) -> None:
         """Set the outcomes, and note the audit row: the users whose events are stored, and the counts."""
         self.outcomes = outcomes
         statuses = [outcome.status for outcome in outcomes]
         self.accepted, self.duplicates = statuses.count("accepted"), statuses.count("duplicate")
+        self.rejected = len(statuses) - self.accepted - self.duplicates
         self.audit.note(
             subjects={
                 item.user_id
@@ -81,10 +79,10 @@ class SingleEvent(Submission):
     def __init__(self, audit: Audit, event: EventInput) -> None:
         super().__init__(audit, [event])
         self.user_id = event.user_id
-        self.stored: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.stored: asyncio.Future[IngestResult] = asyncio.get_running_loop().create_future()
         """Gets the outcome after the commit."""
 
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
+    def settle(self, outcomes: Sequence[IngestResult]) -> None:
         """Set the outcome, and note the audit row: the user, and the status or the code of the rejection."""
         self.outcomes = outcomes
         [outcome] = outcomes
@@ -110,15 +108,16 @@ class Ingest:
     async def store(self, submissions: Sequence[Submission]) -> None:
         """Store the events of some requests and their audit rows in one transaction, and set the outcomes.
 
-        On return everything is on disk. Raises :class:`DatabaseUnreachable`: then either all events were stored or
+        On return everything is on disk. Raises :class:`DatabaseUnreachableError`: then either all events were stored or
         none, and sending them again is safe.
         """
         async with self._database.connection() as connection:
-            types = await self._types.find(connection, _types_of(submissions))
+            valid = (item for each in submissions for item in each.items if isinstance(item, EventInput))
+            types = await self._types.find(connection, {event.event_type for event in valid})
             for attempt in range(_ATTEMPTS):
                 window = Window.of(datetime.now(UTC), await periods.days_of(connection, EVENTS))
                 prepared = await _prepare(submissions, types, window)
-                months = {month_of(event.timestamp) for event in prepared if isinstance(event, NewEvent)}
+                months = {month_of(event.timestamp) for event in prepared if isinstance(event, PreparedEvent)}
                 try:
                     await self._partitions.ensure(connection, months)
                     async with audited_transaction(connection, [each.audit for each in submissions]):
@@ -133,7 +132,7 @@ class Ingest:
                         raise PartitionDetachingError from None
         self._notifier.wake()
 
-    async def store_one(self, event: EventInput, audit: Audit) -> Outcome:
+    async def store_one(self, event: EventInput, audit: Audit) -> IngestResult:
         """Store an event, together with others that arrive within a millisecond; returns after the commit."""
         single = SingleEvent(audit, event)
         self._waiting.append(single)
@@ -181,17 +180,11 @@ class Ingest:
                 await self._flusher
 
 
-def _types_of(submissions: Sequence[Submission]) -> set[str]:
-    return {
-        item.event_type for submission in submissions for item in submission.items if isinstance(item, EventInput)
-    }
-
-
 async def _prepare(
     submissions: Sequence[Submission], types: Mapping[str, EventType], window: Window
-) -> list[NewEvent | Outcome]:
+) -> list[PreparedEvent | IngestResult]:
     """Every item of the submissions as an event that is ready to be stored, or its rejection."""
-    prepared: list[NewEvent | Outcome] = []
+    prepared: list[PreparedEvent | IngestResult] = []
     for submission in submissions:
         for item in submission.items:
             if isinstance(item, EventInput):
@@ -206,7 +199,7 @@ async def _prepare(
 
 def _prepare_one(
     event: EventInput, declared: EventType | None, window: Window, *, historical: bool
-) -> NewEvent | Outcome:
+) -> PreparedEvent | IngestResult:
     refusal = window.refusal(event.timestamp)
     if refusal is not None:
         return refusal
@@ -221,7 +214,7 @@ def _prepare_one(
         declared=declared,
     )
     # No user can have such an id, so Postgres isn't asked for it.
-    if event.user_id.casefold() in RESERVED_USER_IDS and isinstance(prepared, NewEvent):
+    if event.user_id.casefold() in RESERVED_USER_IDS and isinstance(prepared, PreparedEvent):
         return USER_ID_RESERVED
     return prepared
 

@@ -33,7 +33,7 @@ from models.vocabulary import InstanceStatus, Role
 from privacy import instance_views
 from privacy.encryption import Cipher
 from privacy.instance_views import UiLinks
-from privacy.masking import closed_words
+from privacy.masking import schema_choices
 from runtime.database import Database
 from runtime.settings import Settings
 from runtime.temporal import RPC_TIMEOUT
@@ -246,7 +246,7 @@ def _command_error(error: Exception) -> AlreadyFinishedError | TemporalUnavailab
 def known_words(workflow_id: str) -> frozenset[str]:
     """The words that the workflow's own schema names as choices: they are not masked."""
     definition = catalog().get(workflow_id)
-    return closed_words(definition.parameter_schema()) if definition else frozenset()
+    return schema_choices(definition.parameter_schema()) if definition else frozenset()
 
 
 def instance_view(role: Role, state: InstanceState, settings: Settings) -> InstanceView:

@@ -18,7 +18,7 @@ from models.rules.event_types import EventType
 from models.tables.people import User
 from models.vocabulary import Role
 from privacy.instance_views import error_view
-from privacy.masking import mask, sees_people, value_for
+from privacy.masking import mask, sees_personal_data, value_for
 
 USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items() if declared.mask}
 """The masked attributes of a profile, each with its kind of mask."""
@@ -41,7 +41,7 @@ def _masked(name: str, value: Any) -> Any:
 
 def event_body_for(role: Role, body: Mapping[str, Any], declared: EventType | None) -> Mapping[str, Any]:
     """An event's body as a role sees it. ``declared`` is the event's type, if it is declared."""
-    return body if sees_people(role) else event_privacy.masked(body, declared, mask)
+    return body if sees_personal_data(role) else event_privacy.mask_event(body, declared, mask)
 
 
 def row_for(

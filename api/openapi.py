@@ -24,7 +24,7 @@ from models.errors import (
     UnauthenticatedError,
     UnsupportedMediaTypeError,
 )
-from models.schemas.problems import Problem
+from models.schemas.common import Problem
 from models.schemas.users import UserUpsert
 from workflows.catalog import catalog
 

@@ -17,8 +17,8 @@ import orjson
 from fastapi import Depends, Query
 
 from models.errors import FieldError, InvalidContentError
-from models.schemas.fields import parse_moment
-from models.schemas.pages import Pagination
+from models.schemas.common import Pagination
+from models.schemas.fields import parse_timestamp
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -89,7 +89,7 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-_READERS: dict[type, Callable[[str], object]] = {str: str, datetime: parse_moment, int: _whole_number}
+_READERS: dict[type, Callable[[str], object]] = {str: str, datetime: parse_timestamp, int: _whole_number}
 
 
 def _encode(values: list[str | datetime]) -> str:

@@ -21,7 +21,7 @@ from api.masking import masked_profile
 from api.validation import item_errors
 from models.errors import FieldError
 from models.rules.activity import Activity
-from models.rules.money import average, written
+from models.rules.money import average, format_amount
 from models.schemas.fields import UnusableItem, is_user_id
 from models.schemas.users import (
     Behavior,
@@ -35,8 +35,8 @@ from models.schemas.users import (
     UserUpsert,
 )
 from models.vocabulary import Purpose, Role
-from privacy.masking import sees_people
-from store.users.batches import Outcome
+from privacy.masking import sees_personal_data
+from store.users.batches import UpsertResult
 from store.users.rows import StoredUser
 
 SHOWN = (
@@ -83,10 +83,10 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
         return Transactions(subscription_tier=subscription_tier)
     return Transactions(
         total_purchases=activity.total_purchases,
-        total_revenue=written(main.revenue),
+        total_revenue=format_amount(main.revenue),
         average_order_value=average(main.revenue, main.purchases),
         currency=main.currency,
-        revenue_by_currency={total.currency: written(total.revenue) for total in activity.totals},
+        revenue_by_currency={total.currency: format_amount(total.revenue) for total in activity.totals},
         last_purchase_date=activity.last_purchase_at,
         subscription_tier=subscription_tier,
     )
@@ -95,7 +95,7 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
 def seen_by(role: Role, shown: UserProfile) -> dict[str, Any]:
     """A profile as a role reads it: masked, unless the role sees people."""
     document = shown.model_dump(mode="json")
-    return document if sees_people(role) else masked_profile(document)
+    return document if sees_personal_data(role) else masked_profile(document)
 
 
 def answer_to_writer(role: Role, shown: UserProfile, sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def answer_to_writer(role: Role, shown: UserProfile, sent: Mapping[str, Any]) ->
     times, so that a change never discloses the rest.
     """
     document = shown.model_dump(mode="json")
-    if sees_people(role):
+    if sees_personal_data(role):
         return document
     return {name: document[name] for name in _ALWAYS} | {
         name: _only(document[name], value) for name, value in sent.items() if name in document
@@ -127,7 +127,7 @@ def etag(role: Role, stored: StoredUser, shown: UserProfile) -> str:
     # Without the score: it decays from day to day, and If-Match must not fail for that.
     behavior = shown.behavior.model_dump_json(exclude={"engagement_score"})
     digest = hashlib.sha256((behavior + shown.transactions.model_dump_json()).encode()).hexdigest()[:16]
-    return f'"{version}-{"full" if sees_people(role) else "masked"}-{digest}"'
+    return f'"{version}-{"full" if sees_personal_data(role) else "masked"}-{digest}"'
 
 
 def etags(stored: StoredUser) -> set[str]:
@@ -171,11 +171,13 @@ def _usable_id(item: Any) -> str | None:
     return user_id if isinstance(user_id, str) and is_user_id(user_id) else None
 
 
-def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[Outcome]) -> UserBatchAnswer:
+def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[UpsertResult]) -> UserBatchAnswer:
     """The answer to a batch. ``outcomes`` are those of the valid items, in their order."""
     remaining = iter(outcomes)
     results = [
-        _result(index, item, next(remaining) if item.patch is not None else Outcome(errors=tuple(item.errors)))
+        _result(
+            index, item, next(remaining) if item.patch is not None else UpsertResult(errors=tuple(item.errors))
+        )
         for index, item in enumerate(checked)
     ]
     statuses = [result.status for result in results]
@@ -188,7 +190,7 @@ def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[Outcome]) ->
     )
 
 
-def _result(index: int, item: CheckedItem, outcome: Outcome) -> UserBatchResult:
+def _result(index: int, item: CheckedItem, outcome: UpsertResult) -> UserBatchResult:
     status = "rejected" if outcome.errors else "created" if outcome.created else "updated"
     errors = [ItemError(**vars(error.below(f"/users/{index}"))) for error in outcome.errors]
     return UserBatchResult(

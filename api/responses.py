@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.validation import LISTED_ERRORS
 from models.errors import InvalidContentError, PerennialError
-from models.schemas.problems import FieldProblem, Problem
+from models.schemas.common import FieldProblem, Problem
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _PROBLEM_TYPE = "urn:perennial:problem:"

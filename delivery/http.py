@@ -1,8 +1,8 @@
 """HTTP requests to URLs that callers of the API have given, guarded against private addresses.
 
-The guard resolves the name, checks each of its addresses (:mod:`models.rules.outside`), and connects to an address
-that it has checked. A name that resolves to another address a moment later gains nothing. The client follows no
-redirects and uses no proxies of the environment. It verifies TLS against the name.
+The guard resolves the name, checks each of its addresses (:mod:`models.rules.outbound_urls`), and connects to an
+address that it has checked. A name that resolves to another address a moment later gains nothing. The client
+follows no redirects and uses no proxies of the environment. It verifies TLS against the name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from models.rules.outside import may_connect
+from models.rules.outbound_urls import may_connect
 
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 

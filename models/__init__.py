@@ -1,1 +1,1 @@
-"""The shapes: tables, wire schemas, Temporal messages, the error tree."""
+"""Tables, API schemas, Temporal payloads, business rules and errors. This package imports none of the others."""

@@ -1,7 +1,4 @@
-"""What the audit log says of an access to personal data.
-
-An entry names people by their user ids alone, and attributes by their names; never a value of them.
-"""
+"""Entries of the audit log. They hold user ids and names of attributes, never an attribute's value."""
 
 from __future__ import annotations
 
@@ -10,30 +7,30 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 SYSTEM = "system"
-"""The role of what the platform does by itself; such an actor is called ``system:`` and its work."""
+"""The role of the platform's own jobs. Their actor is ``system:`` and the job's name."""
 
 Detail = bool | int | str | None
-"""What an entry may tell beside the rest: counts, codes, names of ours; nothing of a person."""
+"""A value of ``AuditEntry.details``: a count, a code or an id of the platform's, never a person's data."""
 
 
 class AuditOutcome(StrEnum):
-    """What became of an access."""
+    """The result of an access."""
 
     DONE = "done"
-    """The answer went out, or the change is committed."""
+    """The response was sent, or the change is committed."""
     DENIED = "denied"
-    """The key's role may not do this: nothing was looked at."""
+    """The key's role does not allow the request; no data was read."""
     REFUSED = "refused"
-    """Nobody there, no consent, a conflict: nothing was changed; ``details`` has the ``code``."""
+    """Not found, no consent, or a conflict: nothing was changed. ``details`` holds the ``code``."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One access, as it is appended to the log; the log adds its number, transaction and time.
+    """One access. The store adds its id, transaction and time.
 
-    ``actor`` is the id of an API key, or `system:retention` and the like. ``action`` is `resource.verb`.
-    ``user_id`` is whose data a request was for, and kept only where it is somebody's; ``subjects`` are the ids of
-    those whom a list showed or a batch wrote. ``fields`` are the names of attributes that were shown or written.
+    ``actor`` is the id of an API key, or for example `system:retention`. ``action`` is `resource.verb`.
+    ``user_id`` is the user of the request, if that user exists. ``subjects`` are the users in a list or a batch.
+    ``fields`` are the attributes that were read or written.
     """
 
     actor: str

@@ -1,8 +1,8 @@
-"""The data map: every table and column, what it holds of people, and how that is kept, shown and let go.
+"""The data map: for each column, its content, encryption, mask, retention and place in an export.
 
-Read from the tables' own declarations (:mod:`models.personal`) and written to `docs/data-map.md` by
-`perennial data-map`; `make check` fails where the page is out of date, or where a table or a text in the clear is
-one that nobody has said a word about. An export of a person reads the columns that :func:`exported` names.
+`perennial data-map` writes it to `docs/data-map.md` from the declarations on the tables (:mod:`models.personal`).
+`make check` fails if the page is out of date, or if a table or an unencrypted text is not declared here. An export
+of a person reads the columns of :func:`exported_columns`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlmodel import SQLModel
 from models.personal import Mask, columns_of, personal_columns
 from models.tables.registry import TABLES
 
-KEPT_AS: Mapping[str, str | None] = {
+RETENTION_TYPES: Mapping[str, str | None] = {
     "users": "profiles",
     "data_keys": "profiles",
     "consents": "profiles",
@@ -37,7 +37,7 @@ KEPT_AS: Mapping[str, str | None] = {
     "dead_letters": "execution_logs",
     "callbacks": "webhook_deliveries",
     "event_waits": "execution_logs",
-    "temporal_outbox": "execution_logs",
+    "temporal_outbox": "events",
     "messages": "messages",
     "trigger_windows": "profiles",
     "idempotent_answers": "idempotency_answers",
@@ -53,25 +53,25 @@ KEPT_AS: Mapping[str, str | None] = {
     "retention_results": None,
     "audit_checkpoints": None,
 }
-"""By table, the data type whose retention it falls under; None for what belongs to the installation."""
+"""By table, the data type whose retention deletes its rows; None for the installation's own data."""
 
-WHOSE: Mapping[str, str] = {
+OWNER_COLUMNS: Mapping[str, str] = {
     "data_keys": "subject",
     "idempotent_answers": "subject",
     "steps": "instance_id",
     "attempts": "instance_id",
 }
-"""The column that says whose a row is, where it isn't `user_id`; an instance is its user's."""
+"""By table, the column that leads to the user, where it isn't `user_id`. An instance belongs to its user."""
 
-USER_ID = "pseudonym: refused where it looks like an e-mail address"
-OURS = "an id of ours"
-WORD = "a word of ours"
+USER_ID = "a pseudonym; the API rejects e-mail addresses"
+PLATFORM_ID = "an id that the platform assigned"
+WORD = "one of a fixed set of words"
 KEY_ID = "the id of an API key"
 TYPE = "a declared name"
 
 COMMON: Mapping[str, str] = {
     "user_id": USER_ID,
-    "instance_id": OURS,
+    "instance_id": PLATFORM_ID,
     "workflow_id": "a workflow's name",
     "run_id": "Temporal's id of a run",
     "step": "a step's name",
@@ -87,22 +87,22 @@ COMMON: Mapping[str, str] = {
     "kind": WORD,
     "key_id": KEY_ID,
 }
-"""What texts of these names hold, in whatever table."""
+"""The content of unencrypted texts, by the column's name in any table."""
 
-IN_THE_CLEAR: Mapping[str, str] = {
-    "users.email_index": "keyed digest of the address, for lookups",
+PLAINTEXT_COLUMNS: Mapping[str, str] = {
+    "users.email_index": "keyed digest of the e-mail address, for lookups",
     "users.account_status": WORD,
     "users.lifecycle_stage": WORD,
-    "users.country": "ISO 3166, a standard dimension",
+    "users.country": "ISO 3166 code, a standard dimension",
     "users.privacy_preferences": "true or false by attribute",
     "users.subscription_tier": "a plan's name, a dimension",
     "data_keys.subject": USER_ID,
     "data_keys.wrapped": "the data key, encrypted by a key-encryption key",
-    "consent_history.source": "the form or system where it was said",
-    "consent_history.policy_version": "a policy's version",
+    "consent_history.source": "the form or system where the consent was given",
+    "consent_history.policy_version": "version of the privacy policy",
     "consent_history.legal_basis": WORD,
     "consent_history.actor": KEY_ID,
-    "api_keys.name": "what the key is for",
+    "api_keys.name": "the key's purpose",
     "api_keys.role": WORD,
     "api_keys.hash": "digest of the key",
     "idempotent_answers.idempotency_key": "keyed digest of the header",
@@ -110,77 +110,76 @@ IN_THE_CLEAR: Mapping[str, str] = {
     "idempotent_answers.subject": USER_ID,
     "idempotent_answers.headers": "`Location`, `ETag`, `Content-Type`",
     "instances.started_by": KEY_ID,
-    "instances.reason": "a word of the workflow's, or an event's type",
+    "instances.reason": "a word that the workflow defines, or an event type",
     "instances.replaced_runs": "Temporal's ids of runs",
     "instances.trigger_event_id": "the caller's id of an event",
-    "dead_letters.dead_letter_id": OURS,
+    "dead_letters.dead_letter_id": PLATFORM_ID,
     "dead_letters.failed_step": "a step's name",
-    "messages.message_id": OURS,
+    "messages.message_id": PLATFORM_ID,
     "messages.channel": WORD,
     "messages.reason": WORD,
     "messages.template": "a template's name",
-    "events.dimensions": "what the event type declares as dimensions, country and kind of device",
-    "event_types.description": "an admin's words on the type",
-    "event_types.json_schema": "the type's schema",
-    "event_types.pii": "pointers to what is personal",
+    "events.dimensions": "the event type's dimensions, country and device type",
+    "event_types.description": "an admin's text",
+    "event_types.json_schema": "JSON Schema of the properties",
+    "event_types.pii": "JSON pointers to personal properties",
     "event_types.dimensions": "names of properties",
-    "poison_events.poison_id": OURS,
+    "poison_events.poison_id": PLATFORM_ID,
     "redactions.after_event_id": "the caller's id of an event",
     "retention_periods.data_type": WORD,
     "retention_periods.changed_by": KEY_ID,
-    "retention_runs.run_id": OURS,
-    "retention_runs.requested_by": f"{KEY_ID}, or the platform",
+    "retention_runs.run_id": PLATFORM_ID,
+    "retention_runs.requested_by": f"{KEY_ID}, or `system:retention`",
     "retention_runs.data_types": "types of data",
     "retention_runs.failed": "types of data",
-    "retention_results.run_id": OURS,
+    "retention_results.run_id": PLATFORM_ID,
     "retention_results.data_type": WORD,
     "retention_results.part": "a table, or a partition",
     "retention_results.action": WORD,
-    "audit_log.actor": f"{KEY_ID}, or what the platform did",
+    "audit_log.actor": f"{KEY_ID}, or a job of the platform",
     "audit_log.role": WORD,
     "audit_log.action": WORD,
     "audit_log.subjects": "user ids",
     "audit_log.fields": "names of attributes",
-    "audit_log.request_id": "ours, or the caller's",
+    "audit_log.request_id": "from the platform or the caller",
     "audit_log.outcome": WORD,
-    "audit_log.details": "counts, codes and ids of ours",
+    "audit_log.details": "counts, codes and ids that the platform assigned",
     "audit_checkpoints.digest": "digest of an hour's rows",
-    "audit_checkpoints.previous": "keyed digest of the checkpoints before",
+    "audit_checkpoints.previous": "head of the previous checkpoint",
     "audit_checkpoints.head": "keyed digest of all checkpoints so far",
     "audit_checkpoints.key_check": "check value of a key",
     "feature_usage.feature": "a dimension of `engagement.feature_click`",
 }
-"""What every other text, document and string of bytes in the clear holds: why it may be there."""
+"""The content of every other unencrypted text, JSON document and byte string."""
 
 _FREE = (Text, JSONB, ARRAY, LargeBinary)
-_INTERNAL = frozenset({"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events"}) | frozenset(
-    {"callbacks", "idempotent_answers", "redactions"}
+_INTERNAL = frozenset(
+    {"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events"}
+    | {"callbacks", "idempotent_answers", "redactions"}
 )
-"""Tables that tell nothing of a person that another one doesn't; an export passes them over. What they have beside
-(addresses and secrets of callbacks) is of whoever sent it."""
+"""Tables that an export leaves out: their personal data is in another table, or, as addresses and secrets of
+callbacks, the caller's."""
 _INTERNAL_COLUMNS = frozenset(
-    {"users.email_index", "events.shard", "events.generation", "events.xid"}
-) | frozenset({"events.sequence", "audit_log.xid", "audit_log.subjects"})
-"""Columns that are the platform's own, or name other people, as the subjects of a look at the audit log do."""
+    {"users.email_index", "events.shard", "events.generation", "events.xid", "events.sequence", "audit_log.xid"}
+    | {"audit_log.subjects"}  # names other people
+)
 _MASKS: Mapping[Mask, str] = {
     Mask.EMAIL: "`a**@e******.com`",
     Mask.WORDS: "`A** L*******`",
     Mask.DATE: "`****-**-**`",
     Mask.ALL: "`***`",
-    Mask.TEXTS: "every text but words of ours",
+    Mask.TEXTS: "every text except ids and fixed words",
     Mask.EVENT: "as the event type declares",
-    Mask.ANSWERED: "as it was answered",
+    Mask.ANSWERED: "as in the first answer",
 }
 
 
 class UndeclaredError(Exception):
-    """A table or column of which nobody has said what it holds; the text says where to say it."""
+    """A table or column is not declared. The text says where to declare it."""
 
 
 @dataclass(frozen=True)
 class ColumnEntry:
-    """One line of the map."""
-
     column: str
     holds: str
     encrypted: bool
@@ -190,22 +189,21 @@ class ColumnEntry:
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One table of the map; ``whose`` is the column that says whose a row is, None where it is nobody's."""
+    """``owner_column`` leads to the user of a row; None for tables without users."""
 
     table: str
-    kept_as: str | None
-    whose: str | None
+    retention_type: str | None
+    owner_column: str | None
     columns: tuple[ColumnEntry, ...]
 
 
 def data_map() -> list[TableEntry]:
-    """The whole map; raises :class:`UndeclaredError`."""
+    """All tables. Raises :class:`UndeclaredError`."""
     return [_table(table) for table in TABLES]
 
 
-def exported() -> dict[str, list[str]]:
-    """The columns that an export of a person reads, by table: it holds all of them, and no others
-    (:mod:`store.exports`)."""
+def exported_columns() -> dict[str, list[str]]:
+    """The columns of an export of a person, by table (:mod:`store.exports`)."""
     found = {entry.table: [each.column for each in entry.columns if each.exported] for entry in data_map()}
     return {table: columns for table, columns in found.items() if columns}
 
@@ -213,61 +211,62 @@ def exported() -> dict[str, list[str]]:
 def _table(table: type[SQLModel]) -> TableEntry:
     columns = columns_of(table)
     name = str(table.__tablename__)
-    if name not in KEPT_AS:
+    if name not in RETENTION_TYPES:
         raise UndeclaredError(
-            f"The table '{name}' is new: say in models/data_map.py (KEPT_AS) under which retention it falls."
+            f"The table '{name}' is new: declare in models/data_map.py (RETENTION_TYPES) what deletes its rows."
         )
-    whose = WHOSE.get(name) or next((each.name for each in columns if each.name == "user_id"), None)
-    shown = whose is not None and name not in _INTERNAL
-    entries = tuple(_column(table, each, exported=shown) for each in columns)
-    return TableEntry(name, KEPT_AS[name], whose, entries)
+    owner = OWNER_COLUMNS.get(name) or next((each.name for each in columns if each.name == "user_id"), None)
+    exported = owner is not None and name not in _INTERNAL
+    entries = tuple(_column(table, each, exported=exported) for each in columns)
+    return TableEntry(name, RETENTION_TYPES[name], owner, entries)
 
 
 def _column(table: type[SQLModel], column: Column[object], *, exported: bool) -> ColumnEntry:
-    place = f"{table.__tablename__}.{column.name}"
+    qualified = f"{table.__tablename__}.{column.name}"
     declared = personal_columns(table).get(column.name)
-    exported = exported and place not in _INTERNAL_COLUMNS
+    exported = exported and qualified not in _INTERNAL_COLUMNS
     if declared is not None:
         mask = "shown" if declared.mask is None else _MASKS[declared.mask]
         return ColumnEntry(column.name, "personal", encrypted=True, mask=mask, exported=exported)
-    return ColumnEntry(column.name, _holds(place, column), encrypted=False, mask="", exported=exported)
+    return ColumnEntry(column.name, _content(qualified, column), encrypted=False, mask="", exported=exported)
 
 
-def _holds(place: str, column: Column[object]) -> str:
-    """What a column in the clear holds; raises :class:`UndeclaredError` where nobody has said."""
-    said = IN_THE_CLEAR.get(place) or COMMON.get(column.name)
-    if said is None and isinstance(column.type, _FREE):
+def _content(qualified: str, column: Column[object]) -> str:
+    content = PLAINTEXT_COLUMNS.get(qualified) or COMMON.get(column.name)
+    if content is None and isinstance(column.type, _FREE):
         raise UndeclaredError(
-            f"{place} is kept in the clear and may hold anything: declare it with models.personal.personal(), or "
-            "say in models/data_map.py (IN_THE_CLEAR) what it holds."
+            f"{qualified} is not encrypted and may hold any text: declare it with models.personal.personal(), or "
+            "describe its content in models/data_map.py (PLAINTEXT_COLUMNS)."
         )
-    return said or "a number, a time, or true or false"
+    return content or "a number, a time, or true or false"
 
 
 _HEAD = """# The data map
 
 <!-- Written by `perennial data-map`; `make check` compares it with the tables. -->
 
-What is kept of people, column by column, read from the declarations on the tables (`models/personal.py`).
+Every column, from the declarations on the tables (`models/personal.py`).
 
-- What is declared personal is encrypted with the person's data key (AES-256-GCM, bound to person, table and
-  column), and comes masked for every role but admin (`api/masking.py`, ADR 0015).
-- What an event type declares as a dimension, and the ids, times and numbers that analytics counts, are in the
-  clear. No other text may be, unless `models/data_map.py` says what it holds.
-- Retention types are those of `/retention/{data_type}`. *Export* says what `GET /users/{id}/export` holds: it
-  is built from these declarations ([api.md](api.md)).
+- *Personal* columns are encrypted with the person's data key: AES-256-GCM, bound to person, table and column.
+  Every role except admin sees them masked (`api/masking.py`, ADR 0015).
+- Dimensions of event types are not encrypted, nor are ids, times and numbers that analytics counts. Any other
+  unencrypted text must be described in `models/data_map.py`.
+- *Retention* names the type of `/retention/{data_type}` that deletes the rows.
+- *Export* marks the columns of `GET /users/{id}/export`. The API builds the export from these declarations
+  ([api.md](api.md)).
 """
 
 
 def page() -> str:
-    """The map as a page of the documentation, in Markdown."""
+    """The map in Markdown."""
     return "\n".join([_HEAD, *(_section(entry) for entry in data_map())])
 
 
 def _section(entry: TableEntry) -> str:
-    kept = f"Retention: `{entry.kept_as}`." if entry.kept_as else "Belongs to the installation; no retention."
-    whose = f" A row is the person's whom `{entry.whose}` names." if entry.whose else ""
-    return "\n".join((f"## {entry.table}", "", kept + whose, "", *_rows(entry), ""))
+    kept = entry.retention_type
+    retention = f"Retention: `{kept}`." if kept else "Data of the installation; no retention."
+    owner = f" User: `{entry.owner_column}`." if entry.owner_column else ""
+    return "\n".join((f"## {entry.table}", "", retention + owner, "", *_rows(entry), ""))
 
 
 def _rows(entry: TableEntry) -> Iterator[str]:

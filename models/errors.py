@@ -1,8 +1,7 @@
-"""The error tree: every failure that a caller can cause or has to handle.
+"""Every failure that a caller can cause or has to handle.
 
-Each class carries what the edge needs to answer (status, code, title), so that one handler renders all of
-them and no route holds a `try`. ``code`` is part of the contract: other systems branch on it. No error text
-ever holds a value that a caller sent.
+Each class carries its HTTP status, code and title, so one handler renders all of them and no route has a `try`.
+``code`` is part of the contract: clients branch on it. No text repeats a value that a caller sent.
 """
 
 from __future__ import annotations
@@ -14,20 +13,18 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing wrong with a request's content: where (RFC 6901 pointer), a stable code, what to do."""
+    """One error in a request's content: an RFC 6901 pointer, a stable code, and the correction."""
 
     pointer: str
     code: str
     message: str
 
     def below(self, prefix: str) -> FieldError:
-        """The same error, seen from a document that holds this one at ``prefix``."""
+        """This error with a pointer from a document that contains this one at ``prefix``."""
         return FieldError(prefix + self.pointer, self.code, self.message)
 
 
 class PerennialError(Exception):
-    """Base of all expected failures."""
-
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
@@ -39,7 +36,7 @@ class PerennialError(Exception):
 
 
 class UnauthenticatedError(PerennialError):
-    """No key, or one that is wrong, mistyped or revoked: the caller isn't told which."""
+    """No key, or a wrong or revoked one. The response doesn't say which."""
 
     status, code, title = 401, "unauthenticated", "A valid API key is required"
 
@@ -51,26 +48,18 @@ class UnauthenticatedError(PerennialError):
 
 
 class ForbiddenError(PerennialError):
-    """The key's role is too small for the route."""
-
     status, code, title = 403, "forbidden", "This key's role may not do that"
 
 
 class ConsentRequiredError(PerennialError):
-    """The person has not consented to the purpose that this would need."""
-
     status, code, title = 403, "consent_required", "The person's consent is required"
 
 
 class NotFoundError(PerennialError):
-    """Base of what isn't there."""
-
     status, code, title = 404, "not_found", "Not found"
 
 
 class UserNotFoundError(NotFoundError):
-    """No profile with this id."""
-
     code, title = "user_not_found", "No such user"
 
     def __init__(self) -> None:
@@ -78,8 +67,6 @@ class UserNotFoundError(NotFoundError):
 
 
 class WorkflowNotFoundError(NotFoundError):
-    """The catalogue has no such workflow."""
-
     code, title = "workflow_not_found", "No such workflow"
 
     def __init__(self) -> None:
@@ -87,8 +74,6 @@ class WorkflowNotFoundError(NotFoundError):
 
 
 class AuditEntryNotFoundError(NotFoundError):
-    """No row of the audit log with this number."""
-
     code, title = "audit_entry_not_found", "No such entry"
 
     def __init__(self) -> None:
@@ -96,8 +81,6 @@ class AuditEntryNotFoundError(NotFoundError):
 
 
 class InstanceNotFoundError(NotFoundError):
-    """No instance with this id under this workflow."""
-
     code, title = "instance_not_found", "No such instance"
 
     def __init__(self) -> None:
@@ -105,8 +88,6 @@ class InstanceNotFoundError(NotFoundError):
 
 
 class KeyNotFoundError(NotFoundError):
-    """No API key with this id."""
-
     code, title = "key_not_found", "No such API key"
 
     def __init__(self) -> None:
@@ -114,17 +95,13 @@ class KeyNotFoundError(NotFoundError):
 
 
 class PoisonEventNotFoundError(NotFoundError):
-    """No event with this id was set aside."""
-
     code, title = "poison_event_not_found", "No such poison event"
 
     def __init__(self) -> None:
-        super().__init__("No event was set aside under this id.")
+        super().__init__("No poison event has this id; GET /poison-events lists them.")
 
 
 class DataTypeNotFoundError(NotFoundError):
-    """No type of data with this name has a retention."""
-
     code, title = "data_type_not_found", "No such type of data"
 
     def __init__(self) -> None:
@@ -132,17 +109,13 @@ class DataTypeNotFoundError(NotFoundError):
 
 
 class RetentionRunNotFoundError(NotFoundError):
-    """No run of the retention with this id."""
-
     code, title = "retention_run_not_found", "No such run"
 
     def __init__(self) -> None:
-        super().__init__("No run of the retention has this id.")
+        super().__init__("No retention run has this id.")
 
 
 class DeadLetterNotFoundError(NotFoundError):
-    """No dead letter with this id."""
-
     code, title = "dead_letter_not_found", "No such dead letter"
 
     def __init__(self) -> None:
@@ -150,23 +123,17 @@ class DeadLetterNotFoundError(NotFoundError):
 
 
 class MethodNotAllowedError(PerennialError):
-    """The path is there, and takes other methods."""
-
     status, code, title = 405, "method_not_allowed", "Method not allowed"
 
     def __init__(self, allowed: Sequence[str]) -> None:
-        super().__init__("This path takes other methods; see Allow.", headers={"Allow": ", ".join(allowed)})
+        super().__init__("Send one of the methods in the header Allow.", headers={"Allow": ", ".join(allowed)})
 
 
 class ConflictError(PerennialError):
-    """Base of what contradicts the present state."""
-
     status, code, title = 409, "conflict", "Conflict"
 
 
 class UserExistsError(ConflictError):
-    """A create for a user who is there already."""
-
     code, title = "user_exists", "The user exists already"
 
     def __init__(self) -> None:
@@ -174,26 +141,20 @@ class UserExistsError(ConflictError):
 
 
 class EventIdConflictError(ConflictError):
-    """An event id that belongs to an event of another user or type."""
-
     code, title = "event_id_conflict", "The event id is taken"
 
     def __init__(self) -> None:
-        super().__init__("This event_id belongs to an event of another user or type; ids are never used again.")
+        super().__init__("This event_id belongs to an event of another user or type; send a new id.")
 
 
 class AlreadyFinishedError(ConflictError):
-    """A command for an instance that has ended."""
-
     code, title = "already_finished", "The instance has finished"
 
     def __init__(self) -> None:
-        super().__init__("The instance has ended, so it can't be changed any more.")
+        super().__init__("The instance has ended and can't be changed.")
 
 
 class WorkflowDisabledError(ConflictError):
-    """An execute of a workflow that an admin has switched off."""
-
     code, title = "workflow_disabled", "The workflow is disabled"
 
     def __init__(self) -> None:
@@ -201,38 +162,32 @@ class WorkflowDisabledError(ConflictError):
 
 
 class AlreadySettledError(ConflictError):
-    """A replay or discard of what has been replayed or discarded."""
+    """The dead letter or poison event has been replayed or discarded."""
 
-    code, title = "already_settled", "It has been settled already"
+    code, title = "already_settled", "Already replayed or discarded"
 
     def __init__(self) -> None:
-        super().__init__("It has been replayed or discarded already.")
+        super().__init__("This has already been replayed or discarded.")
 
 
 class AlreadyReplayingError(ConflictError):
-    """A replay or discard of a dead letter whose replay is under way."""
-
     code, title = "already_replaying", "The replay is under way"
 
     def __init__(self) -> None:
-        super().__init__("The dead letter is being replayed; look at its instance.")
+        super().__init__("The dead letter is being replayed; read its instance for the result.")
 
 
 class HistoryGoneError(ConflictError):
-    """A replay whose instance Temporal has no history of any more."""
-
     code, title = "history_gone", "The history has been deleted"
 
     def __init__(self) -> None:
         super().__init__(
-            "Temporal doesn't keep the history of this instance any more, so it can't be carried on; "
+            "Temporal has deleted the history of this instance, so it can't be replayed; "
             "execute the workflow again, or discard the dead letter."
         )
 
 
 class StillUnusableError(ConflictError):
-    """A replay that failed again; it stays open."""
-
     code, title = "still_unusable", "The event still can't be used"
 
     def __init__(self, error_type: str) -> None:
@@ -240,26 +195,22 @@ class StillUnusableError(ConflictError):
 
 
 class EventGoneError(ConflictError):
-    """A replay of an event that retention has deleted."""
-
     code, title = "event_gone", "The event has been deleted"
 
     def __init__(self) -> None:
-        super().__init__("The event isn't kept any more, so it can only be discarded.")
+        super().__init__("Retention has deleted the event; discard the poison event.")
 
 
 class UserErasedError(PerennialError):
-    """The person's data key has been destroyed."""
+    """The data key of the user has been destroyed."""
 
     status, code, title = 410, "user_erased", "The user has been erased"
 
     def __init__(self) -> None:
-        super().__init__("This user has been erased; the id stays taken until its tombstone is removed.")
+        super().__init__("This user has been erased; the id can't be used until its tombstone is removed.")
 
 
 class PreconditionFailedError(PerennialError):
-    """`If-Match` names another version than the present one."""
-
     status, code, title = 412, "precondition_failed", "The resource has changed"
 
     def __init__(self) -> None:
@@ -267,8 +218,6 @@ class PreconditionFailedError(PerennialError):
 
 
 class InvalidContentError(PerennialError):
-    """Well-formed JSON whose content can't be accepted."""
-
     status, code, title = 422, "validation_failed", "The content is not valid"
 
     def __init__(self, errors: Sequence[FieldError], detail: str | None = None) -> None:
@@ -278,7 +227,7 @@ class InvalidContentError(PerennialError):
 
 
 class UserUnknownError(InvalidContentError):
-    """A reference to a user who isn't there."""
+    """The request refers to a user that doesn't exist. The path's own user is :class:`UserNotFoundError`."""
 
     code, title = "user_unknown", "The user is unknown"
 
@@ -287,64 +236,50 @@ class UserUnknownError(InvalidContentError):
 
 
 class IdempotencyKeyReusedError(PerennialError):
-    """The same `Idempotency-Key` with another request."""
-
     status, code, title = 422, "idempotency_key_reused", "The Idempotency-Key was used for another request"
 
     def __init__(self) -> None:
-        super().__init__("This Idempotency-Key belongs to a request with another content; use a new one.")
+        super().__init__("This Idempotency-Key was sent with different content; send a new key.")
 
 
 class BadRequestError(PerennialError):
-    """A request that can't be read at all."""
-
     status, code, title = 400, "bad_request", "The request can't be read"
 
 
 class MalformedJsonError(BadRequestError):
-    """The body isn't JSON."""
-
     code, title = "malformed_json", "The body is not valid JSON"
 
 
 class InvalidIdempotencyKeyError(BadRequestError):
-    """An `Idempotency-Key` outside its form."""
-
     code, title = "invalid_idempotency_key", "The Idempotency-Key is malformed"
 
     def __init__(self) -> None:
-        super().__init__("Idempotency-Key takes 1 to 255 printable ASCII characters.")
+        super().__init__("Idempotency-Key must have 1 to 255 printable ASCII characters.")
 
 
 class BodyTooLargeError(PerennialError):
-    """The body exceeds the limit."""
-
     status, code, title = 413, "body_too_large", "The body is too large"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The body may be {limit} bytes at most; send smaller batches.")
+        super().__init__(f"The body must have at most {limit} bytes; send smaller batches.")
 
 
 class UnsupportedMediaTypeError(PerennialError):
-    """The body is of another type than the route takes."""
-
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 
 
 class TooManyRequestsError(PerennialError):
-    """The key's requests for this minute are spent."""
-
     status, code, title = 429, "rate_limited", "Too many requests"
 
     def __init__(self, retry_after_seconds: int) -> None:
         super().__init__(
-            "This key's requests for the present minute are spent; try again after Retry-After seconds.",
+            "This key has reached its limit of requests a minute; try again after Retry-After seconds.",
             headers={"Retry-After": str(retry_after_seconds)},
         )
 
 
 class UnavailableError(PerennialError):
-    """Base of dependencies that don't answer; nothing was done, a retry is safe."""
+    """A dependency doesn't answer. Nothing was changed, unless a subclass says so: a retry is safe."""
 
     status, code, title = 503, "unavailable", "Temporarily unavailable"
 
@@ -353,8 +288,6 @@ class UnavailableError(PerennialError):
 
 
 class TemporalUnavailableError(UnavailableError):
-    """Temporal doesn't answer."""
-
     code, title = "temporal_unavailable", "Temporal can't be reached"
 
     def __init__(self) -> None:
@@ -362,27 +295,24 @@ class TemporalUnavailableError(UnavailableError):
 
 
 class WorkerUnavailableError(UnavailableError):
-    """No worker took up a command in time."""
+    """No worker accepted the command in time. Temporal may still deliver it."""
 
     code, title = "worker_unavailable", "No worker answered"
 
     def __init__(self) -> None:
-        super().__init__("No worker took up the command in time; it may still be carried out. Look again.")
+        super().__init__("No worker accepted the command in time; it may still run. Read the instance again.")
 
 
 class PartitionDetachingError(UnavailableError):
-    """An event's month is being taken out of the log, although the event is inside the retention: the period was
-    lengthened a moment ago."""
+    """The event is inside the retention period, which was just extended, but its partition is being detached."""
 
     code, title = "month_on_its_way_out", "The event's month is being deleted"
 
     def __init__(self) -> None:
-        super().__init__("The events of this month are being deleted; the retention was changed. Try again.", 5)
+        super().__init__("The events of this month are being deleted; the period has changed. Try again.", 5)
 
 
 class StoreUnavailableError(UnavailableError):
-    """Postgres doesn't answer."""
-
     code, title = "store_unavailable", "The database can't be reached"
 
     def __init__(self) -> None:

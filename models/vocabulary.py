@@ -1,4 +1,4 @@
-"""The closed vocabularies of the domain, as they stand in the contract."""
+"""Enumerations of the domain. Their values are part of the contract."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What an API key may do."""
-
     ADMIN = "admin"
     OPERATOR = "operator"
     ANALYST = "analyst"
@@ -15,8 +13,6 @@ class Role(StrEnum):
 
 
 class AccountStatus(StrEnum):
-    """The state of the account itself."""
-
     PENDING = "pending"
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -24,8 +20,6 @@ class AccountStatus(StrEnum):
 
 
 class LifecycleStage(StrEnum):
-    """Where a customer stands."""
-
     PROSPECT = "prospect"
     ONBOARDING = "onboarding"
     ACTIVE = "active"
@@ -36,7 +30,7 @@ class LifecycleStage(StrEnum):
 
 
 class Purpose(StrEnum):
-    """What a person may consent to; everything is denied by default."""
+    """A purpose that needs a person's consent. Without a consent it is denied."""
 
     DATA_COLLECTION = "data_collection"
     PROFILING = "profiling"
@@ -45,8 +39,6 @@ class Purpose(StrEnum):
 
 
 class InstanceStatus(StrEnum):
-    """Where an instance of a lifecycle workflow stands."""
-
     RUNNING = "running"
     PAUSED = "paused"
     COMPLETED = "completed"
@@ -55,53 +47,59 @@ class InstanceStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether the instance has ended."""
         return self not in (InstanceStatus.RUNNING, InstanceStatus.PAUSED)
 
 
 class DeadLetterStatus(StrEnum):
-    """Where a dead letter stands.
-
-    `open`: somebody has to decide. `replaying`: its instance is on its way from the failed step on. `replayed`:
-    the step has been done, or the journey came to its end. `discarded`: it is not to be carried on.
-    """
-
     OPEN = "open"
+    """An operator has to replay or discard it."""
     REPLAYING = "replaying"
+    """The instance runs again from the failed step."""
     REPLAYED = "replayed"
+    """The step has completed, or the instance has."""
     DISCARDED = "discarded"
 
 
 class MessageStatus(StrEnum):
-    """Where a message of the outbox stands.
-
-    `outbox`: written, no transport is configured. `sending`: on the wire, outcome not yet known.
-    `unconfirmed`: the process died or the connection broke while the transport had the message, so that
-    whether it arrived can't be known (ADR 0007). `withdrawn`: its instance was cancelled before it left.
-    `suppressed`: at the moment of sending the person's consent or the frequency cap spoke against it.
-    """
+    """The state of a message to a customer."""
 
     OUTBOX = "outbox"
+    """Stored; no transport is configured."""
     PENDING = "pending"
     SENDING = "sending"
+    """The transport has the message and has not answered yet."""
     SENT = "sent"
     UNCONFIRMED = "unconfirmed"
+    """The worker died or the connection broke during `sending`: delivery is unknown (ADR 0007)."""
     REFUSED = "refused"
+    """The transport rejected the message for good."""
     WITHDRAWN = "withdrawn"
+    """The instance was cancelled before the message was sent."""
     SUPPRESSED = "suppressed"
+    """The send gate stopped the message, for one of the reasons of :class:`Suppression`."""
 
 
 class Channel(StrEnum):
-    """How a message reaches the customer."""
-
     EMAIL = "email"
     WEBHOOK = "webhook"
-    """Signed and posted to the endpoint that the installation names: a provider of push, text or chat messages."""
+    """A signed POST to the installation's endpoint, such as a provider of push, text or chat messages."""
 
 
 class Suppression(StrEnum):
-    """Why a message wasn't sent."""
-
     USER_ERASED = "user_erased"
     CONSENT_REQUIRED = "consent_required"
     FREQUENCY_CAP = "frequency_cap"
+
+
+_COUNTRY_CODES = """
+    AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT
+    BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH
+    ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT
+    HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS
+    LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI
+    NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG
+    SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG
+    UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
+"""
+COUNTRIES = frozenset(_COUNTRY_CODES.split())
+"""The 249 officially assigned country codes of ISO 3166-1 alpha-2."""

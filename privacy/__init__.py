@@ -1,1 +1,1 @@
-"""Encrypting, keys, blind index, masking."""
+"""Encryption of personal data, keys, masks, and the checkpoints of the audit log."""

@@ -1,11 +1,11 @@
-"""The chain of checkpoints on the audit log: what an hour's checkpoint covers, and how it holds on to the one before.
+"""The chain of checkpoints of the audit log.
 
-A checkpoint's ``digest`` is SHA-256 over the canonical rows of its hour in the order of (occurred_at, audit_id), one
-JSON array a line. Its ``head`` is HMAC-SHA256 over the canonical checkpoint: hour, number of rows, digest, what may
-expire, time of checkpointing, and the head of the checkpoint before. So one head stands for every row of every hour up to it.
+The ``digest`` of a checkpoint is SHA-256 over the rows of its hour, in the order of (occurred_at, audit_id), each
+as a line with a JSON array. Its ``head`` is HMAC-SHA256 over hour, number of rows, digest, expiry limit, creation
+time and the previous head. So one head covers every row of its hour and of all earlier hours.
 
-The key of that HMAC is derived from the key ring (HKDF-SHA256, RFC 5869) and never in the database: who has the
-database alone can delete and change, but can't make the chain fit again.
+HKDF-SHA256 (RFC 5869) derives the HMAC's key from the key ring. The key is never in the database: an attacker with
+the database alone can change rows, but can't compute matching heads.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from privacy.encryption import Cipher
 
 
 class ChainBrokenError(Exception):
-    """The audit log is not as it was checkpointed; the text names the hour in one sentence."""
+    """The audit log doesn't match its checkpoints. The text is one sentence and names the hour."""
 
 
-GENESIS = bytes(32)
-"""What stands for the head before the first checkpoint."""
+GENESIS = bytes(32)  # the previous head of the first checkpoint
 _PURPOSE = b"perennial audit checkpoints 1"
 _CHECK_BYTES = 8
 
 
 @dataclass(frozen=True)
 class UnsignedCheckpoint:
-    """An hour as its checkpoint is to describe it; see :class:`models.tables.audit.AuditCheckpoint`."""
+    """The columns that a head covers; see :class:`models.tables.audit.AuditCheckpoint`."""
 
     hour: datetime
     rows: int
@@ -43,7 +42,7 @@ class UnsignedCheckpoint:
     previous: bytes
 
     def canonical(self) -> bytes:
-        """The bytes that the head covers; times in UTC with microseconds."""
+        """The bytes that the head covers. Times must be in UTC."""
         return orjson.dumps(
             [
                 self.hour.isoformat(),
@@ -58,26 +57,23 @@ class UnsignedCheckpoint:
 
 @dataclass(frozen=True)
 class Checkpoint(UnsignedCheckpoint):
-    """The checkpoint on an hour."""
-
     head: bytes
     key_check: str
 
 
 class CheckpointKey:
-    """The key that checkpoints are made with."""
+    """Signs and verifies checkpoints."""
 
     def __init__(self, cipher: Cipher) -> None:
         self._key = cipher.derived_key(_PURPOSE)
         self.check_value = hashlib.sha256(b"check" + self._key).hexdigest()[: 2 * _CHECK_BYTES]
-        """Tells which key a checkpoint was made with, and nothing of the key."""
+        """Identifies the key and reveals nothing of it; 16 hexadecimal digits."""
 
     def checkpoint(self, hour: UnsignedCheckpoint) -> Checkpoint:
-        """The checkpoint on an hour."""
         return Checkpoint(**vars(hour), head=self._head(hour), key_check=self.check_value)
 
     def fits(self, checkpoint: Checkpoint) -> bool:
-        """Whether a checkpoint is as it was made, with this key."""
+        """Whether this key made the checkpoint and nothing has changed it."""
         return hmac.compare_digest(self._head(checkpoint), checkpoint.head)
 
     def _head(self, hour: UnsignedCheckpoint) -> bytes:
@@ -85,17 +81,16 @@ class CheckpointKey:
 
 
 class HourDigest:
-    """The digest of an hour's rows, taken up one after the other."""
+    """The digest of an hour's rows, which are added in order."""
 
     def __init__(self) -> None:
         self.rows = 0
         self._digest = hashlib.sha256()
 
     def add(self, columns: Iterable[object]) -> None:
-        """Take up the next row, as its columns in their order."""
         self.rows += 1
         self._digest.update(orjson.dumps(tuple(columns)) + b"\n")
 
     def value(self) -> bytes:
-        """The digest of what was taken up: 32 bytes."""
+        """32 bytes."""
         return self._digest.digest()

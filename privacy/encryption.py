@@ -1,12 +1,13 @@
-"""AES-256-GCM encrypting: of personal data with a data key per person, and of those keys themselves.
+"""AES-256-GCM: encrypts personal data with one data key per person, and data keys with a key-encryption key.
 
-A encrypted value is ``version (1) | nonce (12) | ciphertext and tag (16)``. It is bound by its associated data
-to the person, table and column it was written for: a value copied to another row or column does not open.
-A wrapped data key is ``version (1) | length of key id (1) | key id | nonce (12) | ciphertext and tag``: the
-id of the key-encryption key travels with it, so that a rotation touches wrapped keys alone, and no data.
+An encrypted value is ``version (1) | nonce (12) | ciphertext | tag (16)``, sizes in bytes. Its associated data is
+the person, table and column. So a value that is copied to another row or column can't be decrypted.
 
-Nonces are random; with at most 2^32 values under one key the chance of a repeat stays below 2^-32
-(NIST SP 800-38D, 8.3), and no person has that many.
+A wrapped data key is ``version (1) | length of key id (1) | key id | nonce (12) | ciphertext | tag (16)``. It
+contains the id of its key-encryption key. So a rotation changes only wrapped keys, and no data.
+
+Nonces are random. With at most 2^32 values under one key, the probability of a repeated nonce is below 2^-32
+(NIST SP 800-38D, 8.3). No person has that many values.
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ from privacy.keyring import KEY_BYTES, KeyRing, KeySet
 
 _VERSION = b"\x01"
 _NONCE_BYTES = 12
+_WRAPPED_KEY = "data_key"
 
 
 class DecryptionError(Exception):
-    """A encrypted value does not open: wrong key, wrong place, or changed. Never holds any of the value."""
+    """Wrong key, wrong column, or a changed value. The text holds no part of the value."""
 
 
 class KeyUnwrapError(DecryptionError):
-    """A data key was wrapped with a key-encryption key that this process lacks: it has the wrong key file."""
+    """The key ring lacks the key-encryption key of a data key: probably the wrong key file."""
 
 
 class DataKey:
-    """One person's data key, unwrapped; encrypts and opens values of that person."""
+    """One person's data key, unwrapped."""
 
     __slots__ = ("_cipher", "_material", "subject")
 
@@ -49,92 +51,97 @@ class DataKey:
 
     @classmethod
     def new(cls, subject: str) -> DataKey:
-        """A fresh random key for a person."""
         return cls(subject, os.urandom(KEY_BYTES))
 
-    def encrypt(self, place: str, value: bytes) -> bytes:
-        """Encrypt bytes for a place, which is ``table.column``."""
+    def encrypt(self, column: str, value: bytes) -> bytes:
+        """``column`` is ``table.column``."""
         nonce = os.urandom(_NONCE_BYTES)
-        return _VERSION + nonce + self._cipher.encrypt(nonce, value, self._bound_to(place))
+        return _VERSION + nonce + self._cipher.encrypt(nonce, value, _associated_data(self.subject, column))
 
-    def decrypt(self, place: str, encrypted: bytes) -> bytes:
-        """Open what :meth:`encrypt` made for the same place; raises :class:`DecryptionError`."""
+    def decrypt(self, column: str, encrypted: bytes) -> bytes:
+        """Raises :class:`DecryptionError`."""
         if encrypted[:1] != _VERSION:
-            raise DecryptionError(f"unknown version of a encrypted value in {place}")
+            raise DecryptionError(f"a value in {column} has an unknown version")
         try:
-            return self._cipher.decrypt(encrypted[1:13], encrypted[13:], self._bound_to(place))
+            return self._cipher.decrypt(encrypted[1:13], encrypted[13:], _associated_data(self.subject, column))
         except (InvalidTag, ValueError):
-            raise DecryptionError(f"a encrypted value in {place} does not open") from None
+            raise DecryptionError(f"a value in {column} can't be decrypted") from None
 
-    def encrypt_json(self, place: str, value: Any) -> bytes | None:
-        """Encrypt a JSON value; None stays NULL."""
-        return None if value is None else self.encrypt(place, orjson.dumps(value))
+    def encrypt_json(self, column: str, value: Any) -> bytes | None:
+        """None for None, which is stored as NULL."""
+        return None if value is None else self.encrypt(column, orjson.dumps(value))
 
-    def decrypt_json(self, place: str, encrypted: bytes | None) -> Any:
-        """Open what :meth:`encrypt_json` made; NULL is None."""
-        return None if encrypted is None else orjson.loads(self.decrypt(place, encrypted))
-
-    def _bound_to(self, place: str) -> bytes:
-        return f"{self.subject}\x00{place}".encode()
+    def decrypt_json(self, column: str, encrypted: bytes | None) -> Any:
+        """Raises :class:`DecryptionError`."""
+        return None if encrypted is None else orjson.loads(self.decrypt(column, encrypted))
 
     def wrap(self, keys: KeySet) -> bytes:
-        """This key, encrypted by the current key-encryption key."""
+        """Encrypt this key with the current key-encryption key."""
         key_id = keys.current.encode()
         nonce = os.urandom(_NONCE_BYTES)
-        encrypted = keys.ciphers[keys.current].encrypt(nonce, self._material, self._bound_to("data_key"))
+        bound_to = _associated_data(self.subject, _WRAPPED_KEY)
+        encrypted = keys.ciphers[keys.current].encrypt(nonce, self._material, bound_to)
         return _VERSION + bytes([len(key_id)]) + key_id + nonce + encrypted
 
     @classmethod
     def unwrap(cls, keys: KeySet, subject: str, wrapped: bytes) -> DataKey:
-        """Open a wrapped key; raises :class:`KeyUnwrapError` where its key-encryption key is missing, and
-        :class:`DecryptionError` where it is damaged, or another subject's."""
+        """Decrypt a wrapped key.
+
+        Raises :class:`KeyUnwrapError` if the key-encryption key is missing, and :class:`DecryptionError` if the
+        wrapped key is damaged or another subject's.
+        """
         begin = 2 + wrapped[1]
         key_id = wrapped[2:begin].decode()
         cipher = keys.ciphers.get(key_id)
         if wrapped[:1] != _VERSION or cipher is None:
-            raise KeyUnwrapError(f"the key-encryption key '{key_id}' is not at hand")
+            raise KeyUnwrapError(f"the key ring has no key-encryption key '{key_id}'")
         nonce_end = begin + _NONCE_BYTES
         try:
-            material = cipher.decrypt(
-                wrapped[begin:nonce_end], wrapped[nonce_end:], f"{subject}\x00data_key".encode()
-            )
+            bound_to = _associated_data(subject, _WRAPPED_KEY)
+            material = cipher.decrypt(wrapped[begin:nonce_end], wrapped[nonce_end:], bound_to)
         except (InvalidTag, ValueError):
-            raise DecryptionError("a wrapped data key does not open") from None
+            raise DecryptionError("a wrapped data key can't be decrypted") from None
         return cls(subject, material)
 
 
+def _associated_data(subject: str, column: str) -> bytes:
+    return f"{subject}\x00{column}".encode()
+
+
 class Cipher:
-    """What a process encrypts with: data keys of people, the blind index, fingerprints."""
+    """Data keys, the blind index and keyed digests, from one key ring."""
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
 
     def new_key(self, subject: str) -> tuple[DataKey, bytes]:
-        """A new data key for a subject, and its wrapped form to be stored."""
+        """A random data key, and its wrapped form for the store."""
         key = DataKey.new(subject)
         return key, key.wrap(self._ring.kek)
 
     def unwrap(self, subject: str, wrapped: bytes) -> DataKey:
-        """The subject's data key from its stored form; raises :class:`KeyUnwrapError` and :class:`DecryptionError`."""
+        """Raises :class:`KeyUnwrapError` and :class:`DecryptionError`."""
         return DataKey.unwrap(self._ring.kek, subject, wrapped)
 
-    def rewrapped(self, subject: str, wrapped: bytes) -> bytes | None:
-        """A stored key wrapped by the current key-encryption key; None where it is already. Raises
-        :class:`DecryptionError`."""
+    def rewrap(self, subject: str, wrapped: bytes) -> bytes | None:
+        """Wrap a stored key with the current key-encryption key; None if it already is.
+
+        Raises :class:`KeyUnwrapError` and :class:`DecryptionError`.
+        """
         if wrapped[2 : 2 + wrapped[1]] == self._ring.kek.current.encode():
             return None
         return self.unwrap(subject, wrapped).wrap(self._ring.kek)
 
     def email_index(self, email: str) -> bytes:
-        """The blind index of an address: HMAC-SHA256 of its NFC, case-folded form."""
+        """The blind index of an address: HMAC-SHA256 of its normalised form."""
         return self._mac(b"email", normalise_email(email).encode())
 
     def fingerprint(self, *parts: bytes) -> bytes:
-        """A keyed digest of a request, so that what is stored tells nothing of its content."""
+        """A keyed digest of a request: the stored value reveals nothing of the content."""
         return self._mac(b"request", b"\x00".join(parts))
 
     def derived_key(self, purpose: bytes) -> bytes:
-        """A key of 32 bytes for another purpose, from the blind-index key: HKDF-SHA256 (RFC 5869)."""
+        """A 32-byte key, derived from the blind-index key with HKDF-SHA256 (RFC 5869)."""
         return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(self._ring.blind_index)
 
     def _mac(self, label: bytes, message: bytes) -> bytes:
@@ -142,5 +149,5 @@ class Cipher:
 
 
 def normalise_email(email: str) -> str:
-    """The form under which two spellings of an address are the same: NFC, without case, trimmed."""
+    """Trim, normalise to NFC and fold case, so that all spellings of an address have one blind index."""
     return unicodedata.normalize("NFC", email.strip()).casefold()

@@ -1,12 +1,11 @@
-"""The few keys a process holds: handed over once at start by a provider, never one call per person.
+"""The key ring of a process, loaded once at start from a file or another :class:`KeyProvider`, such as a KMS.
 
-The embedded stack and small installations keep them in a file (:class:`KeyFile`); a KMS implements the same
-one-method protocol. Three kinds, each with a current key and older ones that still open what they encrypted:
+- ``kek``: key-encryption keys, which wrap the data key of each person.
+- ``payload``: keys for Temporal's payloads.
+- ``blind_index``: one key for lookups by e-mail and for fingerprints of requests. It is separate because its
+  rotation would need a new index.
 
-- ``kek``: key-encryption keys, which wrap the data key of each person;
-- ``payload``: keys for Temporal's payloads;
-- ``blind_index``: one key for lookups by e-mail and for request fingerprints. It can't be rotated without
-  rebuilding the index, which is why it is a key of its own.
+The first two have a current key, which encrypts, and older ones, which only decrypt.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ KEY_BYTES = 32
 
 
 class KeyFileError(Exception):
-    """The key file can't be used; the text says why in one sentence."""
+    """The key file can't be used. The text is one sentence with the reason."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False)  # no log can hold a key
 class KeySet:
-    """Keys of one kind by id; ``current`` is the one that encrypts."""
+    """Keys of one kind by id. ``current`` is the id of the key that encrypts."""
 
     current: str
     keys: Mapping[str, bytes]
@@ -45,13 +44,13 @@ class KeySet:
 
     @cached_property
     def ciphers(self) -> Mapping[str, AESGCM]:
-        """AES-256-GCM with each key, by id; made once, since setting a key up costs as much as using it."""
+        """AES-256-GCM by id of the key. Cached: the setup of a key costs as much as its use."""
         return {name: AESGCM(key) for name, key in self.keys.items()}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False)  # no log can hold a key
 class KeyRing:
-    """All keys of a process. It has no useful ``repr``, so that no log can hold a key."""
+    """All keys of a process."""
 
     kek: KeySet
     payload: KeySet
@@ -59,21 +58,19 @@ class KeyRing:
 
 
 class KeyProvider(Protocol):
-    """Where a process gets its keys from."""
-
     def load(self) -> KeyRing:
-        """Hand the keys over, or raise :class:`KeyFileError`."""
+        """Raises :class:`KeyFileError`."""
         ...
 
 
 @dataclass(frozen=True)
 class KeyFile:
-    """Keys in a JSON file, readable by its owner alone."""
+    """Keys in a JSON file that only its owner can read."""
 
     path: Path
 
     def load(self) -> KeyRing:
-        """Read the file; raises :class:`KeyFileError` where it is missing, open to others or malformed."""
+        """Raises :class:`KeyFileError` if the file is missing, malformed or readable by others."""
         try:
             mode = self.path.stat().st_mode
             document = json.loads(self.path.read_text())
@@ -84,7 +81,7 @@ class KeyFile:
         except (OSError, ValueError):
             raise KeyFileError(f"The key file {self.path} can't be read.") from None
         if os.name == "posix" and mode & 0o077:
-            raise KeyFileError(f"The key file {self.path} is open to others; run `chmod 600` on it.")
+            raise KeyFileError(f"Other users can read the key file {self.path}; run `chmod 600` on it.")
         try:
             return KeyRing(
                 kek=_key_set(document["kek"]),
@@ -95,11 +92,7 @@ class KeyFile:
             raise KeyFileError(f"The key file {self.path} is malformed.") from None
 
     def create(self) -> bool:
-        """Write new random keys; an existing file is left alone. Says whether it wrote.
-
-        Written beside the path and linked into place, so that a crash never leaves half a file and two
-        creators never overwrite each other.
-        """
+        """Write new random keys, unless the file exists. Returns whether it wrote them."""
         if self.path.exists():
             return False
         document = {
@@ -115,6 +108,7 @@ class KeyFile:
             file.flush()
             os.fsync(file.fileno())
         try:
+            # a crash never leaves half a file, and of two processes only one creates it
             os.link(draft, self.path)
         except FileExistsError:
             return False

@@ -1,7 +1,7 @@
-"""How personal attributes look to those who may not see whom they are about.
+"""Masks personal values for roles other than admin.
 
-Masks keep what is needed to tell two rows apart at a glance and nothing that names a person:
-``ada@example.com`` -> ``a**@e******.com``, ``Ada Lovelace`` -> ``A** L*******``, a date -> ``****-**-**``.
+A mask keeps enough to distinguish two rows, and not the identity: ``ada@example.com`` becomes ``a**@e******.com``,
+``Ada Lovelace`` becomes ``A** L*******``, and a date becomes ``****-**-**``.
 """
 
 from __future__ import annotations
@@ -28,23 +28,21 @@ from models.vocabulary import (
 
 HIDDEN = "***"
 
-_VOCABULARIES = (AccountStatus, Channel, InstanceStatus, LifecycleStage, MessageStatus, Purpose, Suppression)
-_OUTCOMES = ("accepted", "duplicate", "rejected")
-_WORDS = frozenset(word.value for words in _VOCABULARIES for word in words) | frozenset(_OUTCOMES)
-"""The platform's own words."""
+_ENUMERATIONS = (AccountStatus, Channel, InstanceStatus, LifecycleStage, MessageStatus, Purpose, Suppression)
+_INGEST_STATUSES = ("accepted", "duplicate", "rejected")
+_WORDS = frozenset(word.value for words in _ENUMERATIONS for word in words) | frozenset(_INGEST_STATUSES)
+"""The platform's own words, which name no person."""
 _ID = re.compile(r"[0-9a-f]{32}")
-_SOMEBODYS = 10_000_000
-"""From here on a number may be that of a telephone, a card or an account."""
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]{8,15}(Z|[+-]\d\d:\d\d)", re.ASCII)
+_MIN_PERSONAL_NUMBER = 10_000_000  # may be the number of a telephone, a card or an account
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]{8,15}(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
-def sees_people(role: Role) -> bool:
-    """Whether a role sees whom data is about; all others see masks."""
+def sees_personal_data(role: Role) -> bool:
     return role is Role.ADMIN
 
 
 def mask(kind: Mask, value: Any) -> Any:
-    """The masked form of a value; None stays None, since absence tells nothing."""
+    """Mask a value. None stays None."""
     if value is None:
         return None
     if kind is Mask.EMAIL:
@@ -54,50 +52,50 @@ def mask(kind: Mask, value: Any) -> Any:
     if kind is Mask.DATE:
         return "****-**-**"
     if kind is Mask.TEXTS:
-        return without_texts(value)
+        return mask_texts(value)
     return HIDDEN
 
 
 def value_for(
     role: Role, table: type[SQLModel], column: str, value: Any, *, known: Collection[str] = frozenset()
 ) -> Any:
-    """What was opened of a personal column, as a role sees it.
+    """A decrypted value of a personal column, as a role sees it.
 
-    ``known`` are texts that a document in that column may show besides the platform's own, since its schema names
-    them: :func:`closed_words`.
+    ``known`` are further texts that a JSON document may show: see :func:`schema_choices`.
     """
     kind = personal_columns(table)[column].mask
-    if sees_people(role) or kind is None:
+    if sees_personal_data(role) or kind is None:
         return value
-    return without_texts(value, known) if kind is Mask.TEXTS else mask(kind, value)
+    return mask_texts(value, known) if kind is Mask.TEXTS else mask(kind, value)
 
 
-def without_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
-    """A JSON document whose texts are hidden, except ids and words of the platform's own, durations, and those
-    of ``known``. Shape, truth values and numbers of up to seven digits stay: they name nobody."""
+def mask_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
+    """Hide the texts of a JSON document, except ids and words of the platform, durations, and ``known``.
+
+    Its shape, booleans and numbers of up to seven digits stay.
+    """
     if isinstance(value, dict):
-        return {_name(name): _named(name, each, known) for name, each in value.items()}
+        return {_name(name): _member(name, each, known) for name, each in value.items()}
     if isinstance(value, list):
-        return [without_texts(each, known) for each in value]
-    if isinstance(value, int | float) and abs(value) >= _SOMEBODYS:
+        return [mask_texts(each, known) for each in value]
+    if isinstance(value, int | float) and abs(value) >= _MIN_PERSONAL_NUMBER:
         return HIDDEN
     if not isinstance(value, str) or value in _WORDS or value in known:
         return value
     return value if _ID.fullmatch(value) or is_duration(value) else HIDDEN
 
 
-def _named(name: str, value: Any, known: Collection[str]) -> Any:
-    """A member of a document. The event that a wait has found is shown with the id that it has everywhere, and a
-    time under a name for times."""
+def _member(name: str, value: Any, known: Collection[str]) -> Any:
     if isinstance(value, str):
-        is_moment = (name == "until" or name.endswith("_at")) and _MOMENT.fullmatch(value)
-        if name == "event_id" or is_moment or (name == "event_type" and NAME.fullmatch(value)):
+        is_time = (name == "until" or name.endswith("_at")) and _TIME.fullmatch(value)
+        # the result of a wait holds id and type of its event, which every role sees elsewhere
+        if name == "event_id" or is_time or (name == "event_type" and NAME.fullmatch(value)):
             return value
-    return without_texts(value, known)
+    return mask_texts(value, known)
 
 
 def _name(name: str) -> str:
-    """The name of a property, hidden where it is no name but data."""
+    # a caller may use data as a key, for example an e-mail address
     return name if PROPERTY_NAME.fullmatch(name) else HIDDEN
 
 
@@ -111,17 +109,17 @@ def _email(address: str) -> str:
     return f"{_word(local)}@{_word(labels)}{dot}{top}" if dot else f"{_word(local)}@{_word(domain)}"
 
 
-def closed_words(schema: Any) -> frozenset[str]:
-    """The texts that a JSON schema names itself, as choices: whoever has the schema has them."""
-    return frozenset(_words_in(schema))
+def schema_choices(schema: Any) -> frozenset[str]:
+    """The values of `enum` and `const` in a JSON Schema. They are public with the schema."""
+    return frozenset(_choices_in(schema))
 
 
-def _words_in(schema: Any) -> Iterator[str]:
+def _choices_in(schema: Any) -> Iterator[str]:
     if isinstance(schema, dict):
         choices = [*schema.get("enum", ()), schema.get("const")]
         yield from (choice for choice in choices if isinstance(choice, str))
         for each in schema.values():
-            yield from _words_in(each)
+            yield from _choices_in(each)
     elif isinstance(schema, list):
         for each in schema:
-            yield from _words_in(each)
+            yield from _choices_in(each)

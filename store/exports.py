@@ -15,7 +15,7 @@ import asyncpg
 from sqlalchemy import ColumnElement, Index, Table, bindparam, func, inspect, literal_column, tuple_
 from sqlmodel import SQLModel, col
 
-from models.data_map import WHOSE, exported
+from models.data_map import OWNER_COLUMNS, exported_columns
 from models.personal import personal_columns
 from models.tables.execution import Instance
 from models.tables.registry import TABLES
@@ -65,11 +65,11 @@ class Page:
 def tables() -> tuple[ExportedTable, ...]:
     """The exported tables, in the order of the data map."""
     models = {str(each.__tablename__): each for each in TABLES}
-    return tuple(_table(models[name], tuple(columns)) for name, columns in exported().items())
+    return tuple(_table(models[name], tuple(columns)) for name, columns in exported_columns().items())
 
 
 def _table(model: type[SQLModel], columns: tuple[str, ...]) -> ExportedTable:
-    owner = WHOSE.get(str(model.__tablename__), "user_id")
+    owner = OWNER_COLUMNS.get(str(model.__tablename__), "user_id")
     table = _declared(model)
     order = [*_index_on(table, owner), *(each.name for each in table.primary_key)]
     if owner != OF_INSTANCE:

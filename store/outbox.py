@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy import insert as insert_into
 from sqlmodel import col
 
-from models.rules.folding import FoldedEvent, UnfoldableError
+from models.rules.folding import LogEvent, UnfoldableError
 from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
 from models.tables.projections import TemporalOutbox
 from models.temporal.execution import RecordedEvent
@@ -63,8 +63,7 @@ class OutboxEntry:
     """The wait that the event is for, or the step to replay from."""
     user_id: str
     event_id: str
-    """The cause: an event, the replayed dead letter, the cancelled instance, or the number of an instance's
-    end."""
+    """The cause: an event, a dead letter to replay, an instance to cancel, or the number of an instance's end."""
     event_type: str
     event_timestamp: datetime
 
@@ -85,7 +84,7 @@ def triggered_instance_id(workflow_id: str, event_id: str) -> str:
 
 async def enqueue(
     connection: Connection,
-    events: Sequence[FoldedEvent],
+    events: Sequence[LogEvent],
     triggers: Sequence[WorkflowTrigger],
     keys: Mapping[str, DataKey],
 ) -> int:
@@ -102,7 +101,7 @@ async def enqueue(
     return len(entries)
 
 
-def _starts(event: FoldedEvent, triggers: Sequence[WorkflowTrigger]) -> list[OutboxEntry]:
+def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[OutboxEntry]:
     age = datetime.now(UTC) - event.timestamp
     return [
         _entry("start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event)
@@ -123,7 +122,7 @@ async def _outside_windows(
     return [each for each in starts if (each.workflow_id, each.user_id) not in rejected]
 
 
-def _matches(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
+def _matches(event: LogEvent, where: Mapping[str, Any]) -> bool:
     """Whether an event has the properties. Its body is decrypted only if any are asked for; the body of an erased
     person can't be, and has none."""
     if not where:
@@ -135,7 +134,7 @@ def _matches(event: FoldedEvent, where: Mapping[str, Any]) -> bool:
 
 
 async def _signals(
-    connection: Connection, events: Sequence[FoldedEvent], keys: Mapping[str, DataKey]
+    connection: Connection, events: Sequence[LogEvent], keys: Mapping[str, DataKey]
 ) -> list[OutboxEntry]:
     waiting = await waits.of_users(connection, {event.user_id: keys[event.user_id] for event in events})
     return [
@@ -147,9 +146,7 @@ async def _signals(
     ]
 
 
-def _entry(
-    kind: EntryKind, workflow_id: str, instance_id: str, step: str | None, event: FoldedEvent
-) -> OutboxEntry:
+def _entry(kind: EntryKind, workflow_id: str, instance_id: str, step: str | None, event: LogEvent) -> OutboxEntry:
     return OutboxEntry(
         kind, workflow_id, instance_id, step, event.user_id, event.event_id, event.event_type, event.timestamp
     )

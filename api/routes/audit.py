@@ -17,8 +17,8 @@ from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import AuditEntryNotFoundError
 from models.schemas.audit import AuditEntryView, AuditHeadView
-from models.schemas.fields import Moment, UserId
-from models.schemas.pages import Page
+from models.schemas.common import Page
+from models.schemas.fields import Timestamp, UserId
 from models.vocabulary import Role
 from store.audit import checkpoints
 from store.audit import entries as log
@@ -44,8 +44,8 @@ async def list_audit(
         _Name, Query(description="Only by this API key's id, or for example `system:retention`.")
     ] = None,
     action: Annotated[_Name, Query(description="Only this action.", examples=["users.read"])] = None,
-    since: Annotated[Moment | None, Query(alias="from", description="Not before this time.")] = None,
-    until: Annotated[Moment | None, Query(alias="to", description="Before this time.")] = None,
+    since: Annotated[Timestamp | None, Query(alias="from", description="Not before this time.")] = None,
+    until: Annotated[Timestamp | None, Query(alias="to", description="Before this time.")] = None,
 ) -> Response:
     """List accesses, the newest first."""
     wanted = AuditFilter(user_id, actor, action, since, until)

@@ -27,7 +27,7 @@ from api.resources import Resources
 from api.responses import json_response
 from models.audit import SYSTEM
 from models.errors import FieldError, InvalidContentError, NotFoundError
-from models.schemas.codec import DecodedPayloads, EncodedPayloads
+from models.schemas.common import DecodedPayloads, EncodedPayloads
 from models.schemas.fields import is_user_id
 from runtime.settings import Settings
 

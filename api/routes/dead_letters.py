@@ -23,9 +23,9 @@ from models.errors import (
     TemporalUnavailableError,
     UserErasedError,
 )
+from models.schemas.common import Page
 from models.schemas.dead_letters import DeadLetterView, RefusedReplay, ReplayAnswer, ReplayFilter
 from models.schemas.fields import UserId
-from models.schemas.pages import Page
 from models.tables.execution import DeadLetter
 from models.vocabulary import DeadLetterStatus, Role
 from privacy.instance_views import error_view
@@ -131,7 +131,7 @@ async def replay_dead_letter(
     audit.user_id = letter.user_id
     if letter.status is DeadLetterStatus.OPEN:
         await Instances.of(resources).require_history(letter.workflow_id, letter.instance_id, letter.run_id)
-    async with resources.database.transaction() as connection:
+    async with audit.transaction() as connection:
         letter = await replays.request(connection, resources.cipher, dead_letter_id)
         audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
     headers = {"Location": location(letter.workflow_id, letter.instance_id)}

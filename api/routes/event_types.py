@@ -16,8 +16,8 @@ from api.responses import json_response
 from models.errors import FieldError, InvalidContentError
 from models.rules.event_types import NAME, NAME_LENGTH, EventType, define
 from models.rules.taxonomy import STANDARD
+from models.schemas.common import Page
 from models.schemas.events import EventTypeInput, EventTypeView
-from models.schemas.pages import Page
 from models.vocabulary import Role
 from store.events import types
 from store.events.types import StoredEventType

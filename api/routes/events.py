@@ -34,7 +34,7 @@ from models.rules.ingest import (
     EVENT_ID_CONFLICT,
     USER_ERASED,
     USER_UNKNOWN,
-    Outcome,
+    IngestResult,
     rejected,
 )
 from models.schemas.events import (
@@ -113,7 +113,7 @@ async def ingest_events(body: EventBatch, request: Request, resources: Resources
     return problem_response(failure, request_context_of(request).request_id, answer)
 
 
-def _validated(items: Sequence[Any]) -> Sequence[EventInput | Outcome]:
+def _validated(items: Sequence[Any]) -> Sequence[EventInput | IngestResult]:
     """Each item as a valid event, or its rejection."""
     try:
         return EVENTS.validate_python(items)
@@ -121,7 +121,7 @@ def _validated(items: Sequence[Any]) -> Sequence[EventInput | Outcome]:
         return [_validated_one(item) for item in items]
 
 
-def _validated_one(item: Any) -> EventInput | Outcome:
+def _validated_one(item: Any) -> EventInput | IngestResult:
     if isinstance(item, UnusableItem):
         return rejected(*item.errors)
     try:
@@ -130,7 +130,7 @@ def _validated_one(item: Any) -> EventInput | Outcome:
         return rejected(*item_errors(error))
 
 
-def _result(index: int, item: Any, outcome: Outcome) -> dict[str, Any]:
+def _result(index: int, item: Any, outcome: IngestResult) -> dict[str, Any]:
     if outcome.status != "rejected":
         return {"index": index, "event_id": item["event_id"], "status": outcome.status, "errors": _NO_ERRORS}
     if isinstance(item, UnusableItem):

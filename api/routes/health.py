@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api.dependencies import ResourcesOf
 from api.guard import GuardedRoute, public
 from api.responses import json_response
-from models.schemas.health import Check, Live, Ready
+from models.schemas.common import Check, Live, Ready
 
 router = APIRouter(route_class=GuardedRoute, prefix="/health", tags=["health"])
 

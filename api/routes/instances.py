@@ -25,8 +25,8 @@ from models.errors import (
     WorkerUnavailableError,
     WorkflowNotFoundError,
 )
+from models.schemas.common import Page
 from models.schemas.fields import UserId
-from models.schemas.pages import Page
 from models.schemas.workflows import InstanceView
 from models.vocabulary import InstanceStatus, Role
 from store.api_keys import AuthenticatedKey

@@ -13,8 +13,8 @@ from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import KeyNotFoundError
+from models.schemas.common import Page
 from models.schemas.keys import Key, KeyCreate, KeyCreated
-from models.schemas.pages import Page
 from models.vocabulary import Role
 from store import api_keys
 from store.api_keys import ApiKeyRecord

@@ -22,9 +22,10 @@ from models.errors import (
     UserNotFoundError,
 )
 from models.rules.folding import TransactionEntry
-from models.rules.money import written
-from models.schemas.pages import Page
-from models.schemas.projection import PoisonEventView, TransactionView
+from models.rules.money import format_amount
+from models.schemas.common import Page
+from models.schemas.events import PoisonEventView
+from models.schemas.users import TransactionView
 from models.vocabulary import Role
 from store.events import poison, projection
 from store.events.poison import PoisonStatus, StoredPoison
@@ -64,7 +65,7 @@ def _transaction(row: TransactionEntry) -> TransactionView:
         event_id=row.event_id,
         kind=row.kind,
         order_id=row.order_id,
-        amount=written(row.amount),
+        amount=format_amount(row.amount),
         currency=row.currency,
         occurred_at=row.occurred_at,
     )

@@ -25,7 +25,7 @@ from models.errors import (
     TemporalUnavailableError,
 )
 from models.rules.retention import DATA_TYPES, EXECUTION_LOGS
-from models.schemas.pages import Page
+from models.schemas.common import Page
 from models.schemas.retention import (
     DryRun,
     DueData,

@@ -23,7 +23,7 @@ from models.errors import (
     WorkflowDisabledError,
     WorkflowNotFoundError,
 )
-from models.schemas.pages import Page
+from models.schemas.common import Page
 from models.schemas.workflows import (
     ExecutedView,
     ExecuteRequest,

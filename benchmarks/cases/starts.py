@@ -24,7 +24,7 @@ _SETTLED_WITHIN = 180.0
 
 
 def new_instance(user_id: str, parameters: Mapping[str, Any], workflow_id: str = WORKFLOW) -> NewInstance:
-    """An instance as the API makes one."""
+    """An instance as the API creates it."""
     definition = find(workflow_id)
     checked = definition.parameters.model_validate(dict(parameters)).model_dump(mode="json")
     return NewInstance(
@@ -52,7 +52,7 @@ async def store_instances(stack: Stack, new: Sequence[NewInstance]) -> None:
 
 
 async def start(stack: Stack, new: NewInstance) -> WorkflowHandle[Any, LifecycleOutcome]:
-    """Start an instance with the client alone: the same workflow, input, exits, search attributes and summary."""
+    """Start an instance with the client alone: same workflow, input, exits, search attributes and summary."""
     return await stack.temporal.start_workflow(
         new.workflow_id,
         start_input(new),

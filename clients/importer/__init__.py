@@ -1,1 +1,1 @@
-"""`perennial import`: bringing CSV and NDJSON files in through the HTTP API."""
+"""`perennial import`: sends CSV and NDJSON files to the HTTP API."""

@@ -1,4 +1,4 @@
-"""Consents with their source: `[consents]` of a mapping, granted for the people of a file."""
+"""Grants the consents in `[consents]` of a mapping for the people of a file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from clients.importer.calls import Calls, document_of
+from clients.importer.api_client import ApiClient, document_of
 from models.vocabulary import Purpose
 
 _OPTIONS = ("source", "policy_version", "legal_basis")
 _REQUESTS_AT_ONCE = 3
-_NOBODY = (httpx.codes.NOT_FOUND, httpx.codes.GONE)
-"""An id that nobody has, or nobody any more: the API says so again for each of their items."""
+_NO_USER = (httpx.codes.NOT_FOUND, httpx.codes.GONE)
+"""The user is unknown or erased. The API rejects each of their items for this reason, so the import reports it
+there."""
 _NOT_AN_ID = httpx.codes.UNPROCESSABLE_ENTITY
 
 
 class InvalidConsentError(ValueError):
-    """The mapping's entry isn't one; the text continues "'data_collection' ..."."""
+    """An invalid entry of `[consents]`. The text continues the sentence "'data_collection' ..."."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What every person of the file has agreed to, and where."""
+    """A consent that every person of the file has given."""
 
     purpose: str
     body: bytes
-    """JSON of `PUT /users/{id}/consents/{purpose}`."""
+    """JSON for `PUT /users/{id}/consents/{purpose}`."""
 
 
 def parse_grant(purpose: str, value: object) -> Grant:
@@ -50,25 +51,25 @@ def parse_grant(purpose: str, value: object) -> Grant:
     return Grant(purpose, orjson.dumps({"granted": True, **value}))
 
 
-class Consents:
-    """Grants consents, once for each person of the file.
+class ConsentGranter:
+    """Grants consents once for each person of the file.
 
-    What a person has said before stands: a consent that is there isn't given again, and a withdrawn one isn't
-    given back. A key that may not read consents (role integrator) grants without looking.
+    It leaves recorded decisions unchanged: it neither repeats a consent nor reverses a withdrawal. A key that may
+    not read consents (role integrator) grants without this check.
     """
 
-    def __init__(self, calls: Calls, grants: Sequence[Grant], kind: str, settled: Callable[[int], None]) -> None:
-        """``settled`` is told how many more people's consents are in order; ``kind`` is what is imported."""
-        self._calls = calls
+    def __init__(self, api: ApiClient, grants: Sequence[Grant], kind: str, on_done: Callable[[int], None]) -> None:
+        """``on_done`` is called with a number of people whose consents are complete; ``kind`` names the data."""
+        self._api = api
         self._grants = grants
         self._kind = kind
-        self._settled = settled
+        self._on_done = on_done
         self._people: dict[str, asyncio.Future[None]] = {}
-        self._may_look = True
+        self._can_read = True
         self.granted = 0
 
     async def ensure(self, people: Iterable[str]) -> None:
-        """Return once the consents of all of them are in order. Raises :class:`ImportStoppedError`."""
+        """Return after the consents of all ``people`` are recorded. Raises :class:`ImportStoppedError`."""
         if not self._grants:
             return
         everyone = list(dict.fromkeys(people))
@@ -83,45 +84,45 @@ class Consents:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+        # some people may belong to another batch, which is still granting
         await asyncio.gather(*(asyncio.shield(self._people[user_id]) for user_id in everyone))
 
     async def _work(self, pending: Iterable[str]) -> None:
         for user_id in pending:
             await self._ensure_one(user_id)
             self._people[user_id].set_result(None)
-            self._settled(1)
+            self._on_done(1)
 
     async def _ensure_one(self, user_id: str) -> None:
         path = f"/users/{quote(user_id, safe='')}/consents"
-        said = await self._said(path) if self._may_look else frozenset[str]()
-        if said is None:
+        recorded = await self._recorded_purposes(path) if self._can_read else frozenset[str]()
+        if recorded is None:
             return
         for grant in self._grants:
-            if grant.purpose in said:
+            if grant.purpose in recorded:
                 continue
-            response = await self._calls.answered("PUT", f"{path}/{grant.purpose}", grant.body)
-            if response.status_code in _NOBODY or _is_about_the_id(response):
+            response = await self._api.request("PUT", f"{path}/{grant.purpose}", grant.body)
+            if response.status_code in _NO_USER or _is_about_the_id(response):
                 return
             if not response.is_success:
-                raise self._calls.refusal(response, f"{self._kind} with their consents")
+                raise self._api.stopped(response, f"{self._kind} with their consents")
             self.granted += 1
 
-    async def _said(self, path: str) -> frozenset[str] | None:
-        """The purposes that the person has said something about; None where there is no such person."""
-        response = await self._calls.answered("GET", path)
+    async def _recorded_purposes(self, path: str) -> frozenset[str] | None:
+        """The purposes with a recorded decision; None if there is no such user."""
+        response = await self._api.request("GET", path)
         if response.status_code == httpx.codes.FORBIDDEN:
-            self._may_look = False
+            self._can_read = False
             return frozenset()
-        if response.status_code in _NOBODY or response.status_code == _NOT_AN_ID:
+        if response.status_code in _NO_USER or response.status_code == _NOT_AN_ID:
             return None
         if not response.is_success:
-            raise self._calls.refusal(response, f"{self._kind} with their consents")
+            raise self._api.stopped(response, f"{self._kind} with their consents")
         details: Sequence[Mapping[str, Any]] = document_of(response).get("details") or ()
         return frozenset(detail["purpose"] for detail in details if detail.get("changed_at") is not None)
 
 
 def _is_about_the_id(response: httpx.Response) -> bool:
-    """Whether the person's id is refused, which the API says again for each of their items."""
     if response.status_code != _NOT_AN_ID:
         return False
     errors = document_of(response).get("errors") or []

@@ -1,4 +1,4 @@
-"""One attribute's rule in a mapping: which columns make it, and how."""
+"""Rules in a mapping: how one attribute is made from columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Pick(StrEnum):
-    """Which of the values that the rows of one profile give is taken."""
+    """Selects one of the values from the rows of one item."""
 
     FIRST = "first"
     LAST = "last"
@@ -28,10 +28,8 @@ class Pick(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """How one attribute is made."""
-
     path: tuple[str, ...]
-    """Where it goes: `("demographics", "country")`."""
+    """The attribute's place in the item: `("demographics", "country")`."""
     template: Template | None
     """None for a constant, whose value is ``default``."""
     type: ValueType = ValueType.STRING
@@ -40,25 +38,26 @@ class FieldRule:
     required: bool = False
     default: Value | None = None
     values: Mapping[str, str] | None = None
-    """Replaces a rendered text by another before it is converted; one that isn't listed is a problem."""
+    """Replaces the rendered text before it is converted. A text that isn't listed is rejected."""
     pattern: str | None = None
-    """How dates and times are written, in the terms of strptime; ISO 8601 where None."""
+    """A strptime format of dates and times; None is ISO 8601."""
 
     @property
     def name(self) -> str:
-        """The attribute as the mapping file writes it."""
+        """As in the mapping file: `demographics.country`."""
         return ".".join(self.path)
 
     @property
     def pointer(self) -> str:
-        """The attribute as an RFC 6901 pointer into the item."""
+        """RFC 6901 pointer into the item."""
         return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in self.path)
 
 
 def parse_field(path: tuple[str, ...], value: object) -> FieldRule:
-    """Read what the mapping file says of the attribute at ``path``.
+    """Read the rule of an attribute.
 
-    Raises :class:`InvalidTemplateError` or :class:`importer.values.InvalidValueError` with the end of a sentence.
+    Raises :class:`InvalidTemplateError` or :class:`clients.importer.values.InvalidValueError`. The text continues
+    a sentence that starts with the attribute's name.
     """
     if isinstance(value, str):
         value = {"from": value}
@@ -91,7 +90,7 @@ def parse_field(path: tuple[str, ...], value: object) -> FieldRule:
 
 
 def is_group(value: object) -> bool:
-    """Whether a table holds further attributes (`[fields.demographics]`) and is no rule itself."""
+    """Whether a table contains attributes (`[fields.demographics]`) and is not a rule itself."""
     return isinstance(value, dict) and bool(value) and not any(option in value for option in _OPTIONS)
 
 

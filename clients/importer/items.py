@@ -1,4 +1,4 @@
-"""From rows to items: each row one, or the rows that share the mapping's key together."""
+"""Makes items from rows: one for each row, or one for all rows with the same key."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 import orjson
 
 from clients.importer.fields import FieldRule, Pick
-from clients.importer.kinds import PERSON
 from clients.importer.mapping import LINE, MAPPING, ImportMapping
+from clients.importer.options import PERSON
 from clients.importer.sources import NOT_TEXT, Row, has_column, text_of
 from clients.importer.values import InvalidValueError, Problem, Value, as_json, convert, shifted
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is sent for one or more rows."""
+    """A profile or an event, made from one or more rows."""
 
     identity: str
     person: str
-    """The id of the one whom it is about."""
+    """The user's id."""
     body: bytes
     """JSON."""
     lines: Sequence[int]
-    """The rows that it is made of."""
+    """The rows that it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """Rows that can't be made into an item."""
+class UnusableRows:
+    """Rows that make no item."""
 
     problems: Mapping[int, Sequence[Problem]]
     """By line."""
@@ -39,16 +39,12 @@ class Refused:
 
 @dataclass(slots=True)
 class _Draft:
-    """An item in the making."""
-
     values: list[Value | None]
     lines: array[int] = field(default_factory=lambda: array("Q"))
     problems: dict[int, list[Problem]] = field(default_factory=dict)
 
 
 class Assembler:
-    """Makes items of rows by a mapping."""
-
     def __init__(self, mapping: ImportMapping, shift_days: int) -> None:
         self._rules = mapping.fields
         self._shift_days = shift_days
@@ -59,32 +55,32 @@ class Assembler:
         self._never_empty = {self._identity, self._person}
         self._key = names.index(mapping.key) if mapping.key is not None else None
 
-    def items(self, rows: Iterable[Row]) -> Iterator[Item | Refused]:
-        """The items of ``rows``. With a key they come when all rows have been read, by first appearance."""
+    def items(self, rows: Iterable[Row]) -> Iterator[Item | UnusableRows]:
+        """Items in the order of their first row. With a key, they follow only after all rows were read."""
         if self._key is None:
             for row in rows:
                 draft, problem = self._draft(), row.problem
                 if problem is None:
                     self._add(draft, row, self._read(row))
-                yield Refused({row.line: [problem]}) if problem else self._finish(draft)
+                yield UnusableRows({row.line: [problem]}) if problem else self._finish(draft)
             return
         drafts: dict[Value, _Draft] = {}
         for row in rows:
-            refused = self._collect(drafts, row, self._key)
-            if refused is not None:
-                yield refused
-        while drafts:  # given back one by one, so that memory shrinks while they are sent
+            unusable = self._collect(drafts, row, self._key)
+            if unusable is not None:
+                yield unusable
+        while drafts:  # popped one by one: memory shrinks while they are sent
             yield self._finish(drafts.pop(next(iter(drafts))))
 
-    def _collect(self, drafts: dict[Value, _Draft], row: Row, key: int) -> Refused | None:
+    def _collect(self, drafts: dict[Value, _Draft], row: Row, key: int) -> UnusableRows | None:
         if row.problem is not None:
-            return Refused({row.line: [row.problem]})
+            return UnusableRows({row.line: [row.problem]})
         read = self._read(row)
         identity = read[key]
         if isinstance(identity, Problem):
-            return Refused({row.line: [identity]})
+            return UnusableRows({row.line: [identity]})
         if identity is None:
-            return Refused({row.line: [_required(self._rules[key])]})
+            return UnusableRows({row.line: [_required(self._rules[key])]})
         draft = drafts.get(identity)
         if draft is None:
             draft = drafts[identity] = self._draft()
@@ -98,7 +94,7 @@ class Assembler:
         return [self._value(rule, row) for rule in self._rules]
 
     def _text(self, row: Row, column: str) -> str:
-        """A column's text; where a file has no such column, `line` and `mapping` stand for what they say."""
+        # a column of the file with the name `line` or `mapping` takes precedence
         if column == LINE and not has_column(row.values, column):
             return str(row.line)
         if column == MAPPING and not has_column(row.values, column):
@@ -131,9 +127,9 @@ class Assembler:
             elif value is not None:
                 draft.values[index] = _picked(rule.pick, draft.values[index], value)
 
-    def _finish(self, draft: _Draft) -> Item | Refused:
+    def _finish(self, draft: _Draft) -> Item | UnusableRows:
         if draft.problems:
-            return _refused_whole(draft)
+            return _reject_all_rows(draft)
         document: dict[str, Any] = {}
         for rule, picked in zip(self._rules, draft.values, strict=True):
             value = rule.default if picked is None else picked
@@ -145,20 +141,20 @@ class Assembler:
             if picked is None and (index in self._never_empty or (rule.required and rule.default is None))
         ]
         if missing:
-            return Refused(dict.fromkeys(draft.lines, missing))
+            return UnusableRows(dict.fromkeys(draft.lines, missing))
         try:
             body = orjson.dumps(document)
         except TypeError:  # a lone surrogate, from an escape in JSON
-            return Refused(dict.fromkeys(draft.lines, (NOT_TEXT,)))
+            return UnusableRows(dict.fromkeys(draft.lines, (NOT_TEXT,)))
         identity, person = draft.values[self._identity], draft.values[self._person]
         return Item(str(identity), str(person), body, draft.lines)
 
 
-def _refused_whole(draft: _Draft) -> Refused:
-    """All rows of an item of which one row can't be used, so that the rejects file has it complete."""
+def _reject_all_rows(draft: _Draft) -> UnusableRows:
+    # all of them, so that the rejects file contains the complete item
     first = min(draft.problems)
-    other = Problem("", "item_rejected", f"Line {first}, which belongs to the same item, can't be used.")
-    return Refused({line: draft.problems.get(line, [other]) for line in draft.lines})
+    other = Problem("", "item_rejected", f"Line {first} of the same item can't be used.")
+    return UnusableRows({line: draft.problems.get(line, [other]) for line in draft.lines})
 
 
 def _picked(pick: Pick, held: Value | None, value: Value) -> Value:
@@ -177,4 +173,4 @@ def _place(document: dict[str, Any], path: Sequence[str], value: object) -> None
 
 
 def _required(rule: FieldRule) -> Problem:
-    return Problem(rule.pointer, "required", "This needs a value, and its columns are empty.")
+    return Problem(rule.pointer, "required", "This attribute is required, and its columns are empty.")

@@ -1,4 +1,4 @@
-"""The mapping file: which columns make which attributes (docs/importing.md)."""
+"""Reads mapping files, which map columns to attributes (docs/importing.md)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from typing import Any
 
 from clients.importer.consents import Grant, InvalidConsentError, parse_grant
 from clients.importer.fields import FieldRule, is_group, parse_field
-from clients.importer.kinds import KINDS, Kind
-from clients.importer.options import ImportStoppedError
+from clients.importer.options import KINDS, ImportStoppedError, Kind
 from clients.importer.templates import InvalidTemplateError
 from clients.importer.values import InvalidValueError
 
 LINE, MAPPING = "line", "mapping"
-"""What templates may refer to beside the columns: the row's line in the file, and the mapping's `name`."""
+"""Further names in templates: the row's line in the file, and the mapping's `name`."""
 _TOP = ("kind", "name", "key", "delimiter", "historical", "fields", "consents")
 
 
 @dataclass(frozen=True)
 class ImportMapping:
-    """A mapping file that has been read and found in order."""
+    """A valid mapping file."""
 
     path: Path
     text: str = field(repr=False)
     kind: Kind
     name: str | None
-    """What `{mapping}` stands for."""
+    """The value of `{mapping}`."""
     key: str | None
-    """The field by which rows are grouped; None: every row is an item of its own."""
+    """The field by which rows are grouped. None: each row is an item."""
     delimiter: str | None
     historical: bool
-    """Old data, which starts nothing."""
+    """Old data, which starts no workflow."""
     fields: tuple[FieldRule, ...]
     grants: tuple[Grant, ...]
-    """What every person of the file has consented to."""
+    """Consents of every person of the file."""
 
     def check_columns(self, columns: Iterable[str]) -> None:
-        """Raise :class:`ImportStoppedError` for a field that uses a column that isn't among ``columns``."""
+        """Raises :class:`ImportStoppedError` if a field uses a column that isn't in ``columns``."""
         known = list(columns)
         for rule in self.fields:
             for column in rule.template.columns if rule.template else ():
@@ -52,26 +51,26 @@ class ImportMapping:
                 else:
                     near = difflib.get_close_matches(column, known, 1)
                     hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(known)}"
-                    raise self.complaint(
+                    raise self.error_for(
                         rule.name, f"uses the column '{column}', which the file doesn't have; {hint}"
                     )
 
     def _check_name(self, rule: FieldRule) -> None:
         if self.name is None:
-            raise self.complaint(rule.name, f"uses {{{MAPPING}}}: give the mapping a 'name' at its top")
+            raise self.error_for(rule.name, f"uses {{{MAPPING}}}: give the mapping a 'name' at its top")
 
     def columns(self) -> set[str]:
-        """The columns that a file should have."""
+        """The columns that the fields use."""
         used = {column for rule in self.fields if rule.template for column in rule.template.columns}
         return used - {LINE, MAPPING}
 
-    def complaint(self, name: str, sentence: str) -> ImportStoppedError:
-        """The error for a field, with the line on which the mapping file has it."""
-        return _complaint(self.path, self.text, name, sentence)
+    def error_for(self, name: str, sentence: str) -> ImportStoppedError:
+        """An error that names the field's line in the mapping file. ``sentence`` continues after its name."""
+        return _error_for(self.path, self.text, name, sentence)
 
 
 def load_mapping(path: Path) -> ImportMapping:
-    """Read a mapping file. Raises :class:`ImportStoppedError` with one sentence that names the line."""
+    """Read a mapping file. Raises :class:`ImportStoppedError`, whose text names the line."""
     text = _read(path)
     try:
         document = tomllib.loads(text)
@@ -79,11 +78,11 @@ def load_mapping(path: Path) -> ImportMapping:
         raise ImportStoppedError(f"{path}: this isn't valid TOML: {error}.") from None
     for name in document:
         if name not in _TOP:
-            raise _complaint(path, text, name, f"is unknown here; a mapping has {', '.join(_TOP)}")
+            raise _error_for(path, text, name, f"is unknown here; a mapping has {', '.join(_TOP)}")
     kind = _kind(path, text, document)
     fields = document.get("fields")
     if not isinstance(fields, dict) or not fields:
-        raise ImportStoppedError(f"{path}: the table [fields], which says what makes each attribute, is missing.")
+        raise ImportStoppedError(f"{path}: the table [fields] is missing; it maps columns to attributes.")
     rules = tuple(_rule(path, text, name, value) for name, value in _flat(fields))
     _check_overlaps(path, text, rules)
     mapping = ImportMapping(
@@ -115,7 +114,7 @@ def _kind(path: Path, text: str, document: Mapping[str, Any]) -> Kind:
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         possible = " or ".join(f'"{known}"' for known in KINDS)
-        raise _complaint(path, text, "kind", f"must be {possible}")
+        raise _error_for(path, text, "kind", f"must be {possible}")
     return kind
 
 
@@ -123,26 +122,26 @@ def _check_whole(mapping: ImportMapping) -> None:
     names = [rule.name for rule in mapping.fields]
     for needed in mapping.kind.needed:
         if needed not in names:
-            raise ImportStoppedError(f"{mapping.path}: [fields] must say what makes '{needed}'.")
+            raise ImportStoppedError(f"{mapping.path}: [fields] must define '{needed}'.")
     if mapping.key is not None and mapping.key not in names:
-        raise mapping.complaint("key", "must be the name of one of the fields")
+        raise mapping.error_for("key", "must be the name of one of the fields")
     if mapping.delimiter is not None and not (isinstance(mapping.delimiter, str) and len(mapping.delimiter) == 1):
-        raise mapping.complaint("delimiter", "must be a single character")
+        raise mapping.error_for("delimiter", "must be a single character")
     if not isinstance(mapping.historical, bool) or (mapping.historical and not mapping.kind.may_be_historical):
-        raise mapping.complaint("historical", "must be true or false, and is for events")
+        raise mapping.error_for("historical", "must be true or false, and applies to events only")
     if mapping.name is not None and not (isinstance(mapping.name, str) and mapping.name.strip()):
-        raise mapping.complaint("name", "must be a text")
+        raise mapping.error_for("name", "must be a text")
 
 
 def _grants(path: Path, text: str, consents: object) -> tuple[Grant, ...]:
     if not isinstance(consents, dict):
-        raise _complaint(path, text, "consents", "must be a table")
+        raise _error_for(path, text, "consents", "must be a table")
     grants = []
     for purpose, value in consents.items():
         try:
             grants.append(parse_grant(purpose, value))
         except InvalidConsentError as error:
-            raise _complaint(path, text, purpose, str(error)) from None
+            raise _error_for(path, text, purpose, str(error)) from None
     return tuple(grants)
 
 
@@ -152,13 +151,13 @@ def _check_overlaps(path: Path, text: str, rules: Iterable[FieldRule]) -> None:
     for rule in rules:
         above = {rule.path[:length] for length in range(1, len(rule.path))}
         if rule.path in seen | inner or above & seen:
-            raise _complaint(path, text, rule.name, "is set twice, as a value and as a group or by two names")
+            raise _error_for(path, text, rule.name, "is set twice, as a value and as a group or by two names")
         seen.add(rule.path)
         inner |= above
 
 
 def _flat(fields: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The attributes with their dotted names, whether written as such or as tables in tables."""
+    """Attributes by dotted name, whether the file uses dotted names or nested tables."""
     for name, value in fields.items():
         if is_group(value):
             yield from _flat(value, f"{above}{name}.")
@@ -173,19 +172,19 @@ def _rule(path: Path, text: str, name: str, value: object) -> FieldRule:
             raise InvalidTemplateError("has an empty part in its name")
         return parse_field(parts, value)
     except (InvalidTemplateError, InvalidValueError) as error:
-        raise _complaint(path, text, name, str(error).rstrip(".")) from None
+        raise _error_for(path, text, name, str(error).rstrip(".")) from None
 
 
-def _complaint(path: Path, text: str, name: str, sentence: str) -> ImportStoppedError:
+def _error_for(path: Path, text: str, name: str, sentence: str) -> ImportStoppedError:
     line = _line_of(text, name)
     place = f"{path}, line {line}" if line else f"{path}"
     return ImportStoppedError(f"{place}: '{name}' {sentence}.".replace("?.", "?"))
 
 
 def _line_of(text: str, name: str) -> int | None:
-    """Where the TOML text has a key; tomllib doesn't say. None where it is written in an unusual way."""
-    for written in (name, name.rpartition(".")[2]):
-        pattern = re.compile(rf"""^\s*\[?["']?{re.escape(written)}["']?\s*[=\]]""")
+    """The line of a key, which tomllib doesn't report. None if the key is written in an unusual way."""
+    for key in (name, name.rpartition(".")[2]):
+        pattern = re.compile(rf"""^\s*\[?["']?{re.escape(key)}["']?\s*[=\]]""")
         for number, line in enumerate(text.splitlines(), 1):
             if pattern.match(line):
                 return number

@@ -1,32 +1,99 @@
-"""What an import is asked to do, and how it says that it can't."""
+"""The options of an import, the kinds of data, and the error that stops an import."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 
 class ImportStoppedError(Exception):
-    """The import can't start or go on; the text says why in one sentence, with no value of a row in it."""
+    """The import can't start or continue. The text is one sentence and holds no value of a row."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """The command line of `perennial import`."""
+    """Options of `perennial import`."""
 
     file: Path
     """CSV (`.csv`), TSV (`.tsv`) or NDJSON (`.ndjson`, `.jsonl`), in UTF-8."""
     mapping: Path
-    """A TOML file: see docs/importing.md."""
+    """A TOML file (docs/importing.md)."""
     url: str = ""
-    """Where the API is, e.g. `http://127.0.0.1:8080`. Not needed for a dry run."""
+    """Address of the API, such as `http://127.0.0.1:8080`. Not needed for a dry run."""
     key: str = ""
     """An API key of role admin or integrator. Not needed for a dry run."""
     shift_days: int = 0
-    """How many days the times marked `shift = true` are moved forward."""
+    """Days to add to times with `shift = true`."""
     batch_size: int | None = None
-    """Items a request, at most what the kind's route takes (the default)."""
+    """Items per request. None is the route's limit."""
     dry_run: bool = False
-    """Read and map everything, send nothing."""
+    """Read and map all rows, and send nothing."""
     ca_file: Path | None = None
-    """Certificates to trust beside the system's, for an `https` API with a certificate of its own."""
+    """Certificates to trust in addition to the system's."""
+
+
+class ItemStatus(StrEnum):
+    """The API's result for an item."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data with its batch route, which returns a result for each item. `KINDS` lists them."""
+
+    name: str
+    """In the mapping file and in the summary: "2,357 profiles"."""
+    path: str
+    """The batch route."""
+    member: str
+    """Name of the list in the request's body. Pointers of errors start with it (`/users/3/email`)."""
+    identity: str
+    """A required attribute. Items with the same value are sent in the file's order."""
+    needed: tuple[str, ...]
+    """The fields that every mapping must have."""
+    max_batch: int
+    """Maximum number of items in a request."""
+    labels: Mapping[ItemStatus, str]
+    """Names of the results in the summary."""
+    idempotency_key: bool = False
+    """Whether the route accepts an `Idempotency-Key`."""
+    consents_first: bool = False
+    """Whether consents are granted before the items are sent; else afterwards."""
+    may_be_historical: bool = False
+    """Whether a batch can be marked as old data."""
+
+
+PERSON = "user_id"
+"""The field with the user's id, in every kind."""
+
+KINDS: Mapping[str, Kind] = {
+    "profiles": Kind(
+        name="profiles",
+        path="/users/batch",
+        member="users",
+        identity="user_id",
+        needed=("user_id",),
+        max_batch=1000,
+        labels={ItemStatus.CREATED: "created", ItemStatus.UPDATED: "updated", ItemStatus.UNCHANGED: "unchanged"},
+        idempotency_key=True,
+    ),
+    "events": Kind(
+        name="events",
+        path="/events/batch",
+        member="events",
+        identity="event_id",
+        needed=("event_id", "user_id", "event_type", "timestamp", "session_id"),
+        max_batch=2000,
+        labels={ItemStatus.ACCEPTED: "accepted", ItemStatus.DUPLICATE: "duplicates"},
+        consents_first=True,
+        may_be_historical=True,
+    ),
+}

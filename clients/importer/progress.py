@@ -1,11 +1,14 @@
-"""How far an import is: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress and summary of an import: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
+import orjson
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,45 +20,39 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
-_LINE_EVERY_SECONDS = 2.0
+from clients.importer.options import ItemStatus, Kind
+
+_PRINT_INTERVAL_SECONDS = 2.0
 
 
 class Reporter(Protocol):
-    """Where progress is told."""
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-        ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop showing."""
+    ) -> None: ...
+
+    def rows_done(self, rows: int) -> None:
+        """Add to the rows that were sent or rejected."""
         ...
 
-    def settled(self, rows: int) -> None:
-        """Some more rows are in, or rejected."""
-        ...
-
-    def consented(self, people: int) -> None:
-        """The consents of some more people are in order."""
+    def people_done(self, people: int) -> None:
+        """Add to the people whose consents are recorded."""
         ...
 
     def note(self, text: str) -> None:
-        """Say something in passing."""
+        """Print a message."""
         ...
 
 
 def reporter(console: Console, total: int) -> Reporter:
-    """The reporter that suits the console, for some ``total`` rows."""
     return Bar(console, total) if console.is_terminal else Lines(console, total)
 
 
 class Bar:
-    """A progress bar."""
-
     def __init__(self, console: Console, total: int) -> None:
         self._progress = Progress(
             SpinnerColumn(),
@@ -71,69 +68,60 @@ class Bar:
         self._people = 0
 
     def __enter__(self) -> Self:
-        """Begin to show."""
         self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop showing."""
         self._progress.stop()
 
-    def settled(self, rows: int) -> None:
-        """Some more rows are in, or rejected."""
+    def rows_done(self, rows: int) -> None:
         self._progress.advance(self._task, rows)
 
-    def consented(self, people: int) -> None:
-        """The consents of some more people are in order."""
+    def people_done(self, people: int) -> None:
         self._people += people
         self._progress.update(self._task, description=f"Importing (consents of {self._people:,} people)")
 
     def note(self, text: str) -> None:
-        """Say something above the bar."""
         self._progress.console.print(text, markup=False)
 
 
 class Lines:
-    """A line now and then, for logs and pipes."""
+    """A line every two seconds, for logs and pipes."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
         self._rows = 0
         self._people = 0
-        self._began = self._said = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Begin to count the time."""
-        self._began = self._said = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is held open."""
+        return
 
-    def settled(self, rows: int) -> None:
-        """Some more rows are in, or rejected."""
+    def rows_done(self, rows: int) -> None:
         self._rows += rows
-        self._say_now_and_then()
+        self._print_if_due()
 
-    def consented(self, people: int) -> None:
-        """The consents of some more people are in order."""
+    def people_done(self, people: int) -> None:
         self._people += people
-        self._say_now_and_then()
+        self._print_if_due()
 
     def note(self, text: str) -> None:
-        """Say something."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _say_now_and_then(self) -> None:
+    def _print_if_due(self) -> None:
         now = time.monotonic()
-        if now - self._said < _LINE_EVERY_SECONDS:
+        if now - self._printed_at < _PRINT_INTERVAL_SECONDS:
             return
-        self._said = now
+        self._printed_at = now
         elapsed = now - self._began
         people = f", consents of {self._people:,} people" if self._people else ""
         rate = self._rows / elapsed
@@ -141,9 +129,38 @@ class Lines:
 
 
 class _RowsPerSecond(ProgressColumn):
-    """The rate over the whole run."""
-
     def render(self, task: Task) -> Text:
-        """`1,234 rows/s`."""
         rate = task.completed / task.elapsed if task.elapsed else 0.0
         return Text(f"{rate:,.0f} rows/s")
+
+
+@dataclass
+class Summary:
+    rows: int = 0
+    items: int = 0
+    statuses: Counter[ItemStatus] = field(default_factory=Counter)
+    rejected_rows: int = 0
+    consents: int = 0
+    seconds: float = 0.0
+
+
+def show(console: Console, kind: Kind, summary: Summary, example: bytes | None) -> None:
+    """Print the summary. ``example`` is the first item of a dry run."""
+    counts = {"rows": summary.rows, kind.name: summary.items}
+    if example is None:
+        counts |= {label: summary.statuses[taken] for taken, label in kind.labels.items()}
+        if summary.consents:
+            counts["consents granted"] = summary.consents
+    counts["rejected rows"] = summary.rejected_rows
+    rate = summary.rows / summary.seconds if summary.seconds else 0.0
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
+    table.add_row("seconds", f"{summary.seconds:.1f}")
+    table.add_row("rows a second", f"{rate:,.0f}")
+    console.print(table)
+    if example is not None:
+        console.print("Nothing was sent. The first item:", highlight=False)
+        console.print_json(orjson.dumps(orjson.loads(example)).decode())

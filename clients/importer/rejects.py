@@ -1,4 +1,4 @@
-"""The file of rejected rows, beside the one that was read: the same columns, and why."""
+"""Writes rejected rows to a file next to the input, with the same columns and the reasons."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ADDED = ("line", "pointer", "code", "message")
 
 
 class Rejects:
-    """Which rows were rejected. Only line numbers are held; the rows are read again when the file is written.
+    """The rejected rows. It holds line numbers and reasons; ``write`` reads the rows again.
 
-    The file keeps the columns and their order, so that it can be mended and imported in its turn.
+    The file has the input's columns in their order, so a corrected file can be imported.
     """
 
     def __init__(self, source: Source, read_from: Path) -> None:
@@ -27,15 +27,14 @@ class Rejects:
         self._problems: dict[int, Sequence[Problem]] = {}
 
     def __len__(self) -> int:
-        """How many rows were rejected."""
         return len(self._problems)
 
     def add(self, problems: Mapping[int, Sequence[Problem]]) -> None:
-        """Take rejected rows, by line."""
+        """``problems`` by line."""
         self._problems.update(problems)
 
     def write(self) -> None:
-        """Write the file anew, or remove the one of an earlier run when nothing was rejected."""
+        """Write the file, or remove the one of an earlier run if no row was rejected."""
         try:
             if not self._problems:
                 self.path.unlink(missing_ok=True)
@@ -58,7 +57,7 @@ class Rejects:
             problems = self._problems.get(row.line)
             if problems is None:
                 continue
-            why = explained(row.line, problems)
+            why = reasons(row.line, problems)
             if columns is None:
                 yield _json_line(row, why)
             else:
@@ -71,7 +70,7 @@ class Rejects:
 
 
 def free_names(columns: Sequence[str], added: Sequence[str] = _ADDED) -> tuple[str, ...]:
-    """Names for the added columns that the file itself doesn't have."""
+    """Names for the added columns that don't occur in ``columns``."""
     names = []
     for name in added:
         while name in columns:
@@ -80,8 +79,8 @@ def free_names(columns: Sequence[str], added: Sequence[str] = _ADDED) -> tuple[s
     return tuple(names)
 
 
-def explained(line: int, problems: Sequence[Problem]) -> tuple[int, str, str, str]:
-    """Line, pointers, codes and messages; where there are several problems, each is joined by "; "."""
+def reasons(line: int, problems: Sequence[Problem]) -> tuple[int, str, str, str]:
+    """Line, pointers, codes and messages. Those of several problems are joined by "; "."""
     return (
         line,
         "; ".join(problem.pointer for problem in problems),
@@ -91,14 +90,14 @@ def explained(line: int, problems: Sequence[Problem]) -> tuple[int, str, str, st
 
 
 def _fitted(cells: Sequence[str], width: int) -> Sequence[str]:
-    """Cells in the header's number, so that the added columns stand under their names."""
+    # exactly ``width`` cells: the added ones must be under their column names
     if len(cells) <= width:
         return (*cells, *[""] * (width - len(cells)))
     return (*cells[: width - 1], " ".join(cells[width - 1 :]))
 
 
 def _json_line(row: Row, why: tuple[int, str, str, str]) -> str:
-    """The object as it stands in the file, with the reasons added at its end; else the line as a text."""
+    # the object keeps its text; a line that is no object becomes a string in a new object
     text = row.raw[0]
     if not row.values and row.problem is not None:
         text = json.dumps({"row": text.encode("utf-8", "replace").decode()}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`perennial import`: read, map, send, report."""
+"""Runs an import: reads rows, maps them to items, sends these and reports the results."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ from contextlib import suppress
 import httpx
 from rich.console import Console
 
-from clients.importer.batches import Batch, batches
-from clients.importer.calls import Calls, Patience
-from clients.importer.consents import Consents
-from clients.importer.delivery import Delivery, Outcome
-from clients.importer.flight import InFlight
-from clients.importer.items import Assembler, Item, Refused
-from clients.importer.kinds import Taken
+from clients.importer.api_client import ApiClient, RetryPolicy
+from clients.importer.consents import ConsentGranter
+from clients.importer.items import Assembler, Item, UnusableRows
 from clients.importer.mapping import ImportMapping, load_mapping
-from clients.importer.options import ImportOptions, ImportStoppedError
-from clients.importer.progress import Reporter, reporter
+from clients.importer.options import ImportOptions, ImportStoppedError, ItemStatus
+from clients.importer.progress import Reporter, Summary, reporter, show
 from clients.importer.rejects import Rejects
+from clients.importer.sending import Batch, BatchSender, InFlight, ItemResult, batches
 from clients.importer.sources import Row, Source, has_column, open_source
-from clients.importer.summary import Summary, show
 
 __all__ = ["ImportOptions", "run_import"]
 
-ALL_TAKEN, SOME_REJECTED, STOPPED = 0, 1, 2
+ALL_ACCEPTED, SOME_REJECTED, STOPPED = 0, 1, 2
 """Exit codes."""
 _REQUESTS_AT_ONCE = 3
 _TIMEOUT = httpx.Timeout(60, connect=5)
@@ -40,17 +36,17 @@ def run_import(
     *,
     output: Console | None = None,
     errors: Console | None = None,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
 ) -> int:
-    """Import a file. Gives 0 when all rows were taken, 1 when some were rejected, 2 when it couldn't run.
+    """Import a file. Returns 0 if the API accepted all rows, 1 if some were rejected, 2 if the import stopped.
 
-    Shows progress and a summary on ``output`` and what stopped it, in one sentence, on ``errors``. Running
-    it again is safe: the API takes what is there already as unchanged.
+    Progress and summary go to ``output``, and the reason of a stop, in one sentence, to ``errors``. A second run
+    is safe: the API leaves existing data unchanged.
     """
     output = output or Console()
     errors = errors or Console(stderr=True)
     try:
-        run = ImportRun(options, output, patience or Patience())
+        run = ImportRun(options, output, retries or RetryPolicy())
     except ImportStoppedError as stopped:
         errors.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
         return STOPPED
@@ -58,9 +54,9 @@ def run_import(
     try:
         asyncio.run(run.run())
     except ImportStoppedError as stopped:
-        sentence = f"{stopped} What was taken before is in; run it again to carry on."
+        sentence = f"{stopped} Rows sent before are stored; run the import again to continue."
     except KeyboardInterrupt:
-        sentence = "Interrupted. What was taken before is in; run it again to carry on."
+        sentence = "Interrupted. Rows sent before are stored; run the import again to continue."
     try:
         run.finish()
     except ImportStoppedError as stopped:
@@ -68,17 +64,15 @@ def run_import(
     if sentence is not None:
         errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
         return STOPPED
-    return SOME_REJECTED if run.summary.rejected_rows else ALL_TAKEN
+    return SOME_REJECTED if run.summary.rejected_rows else ALL_ACCEPTED
 
 
 class ImportRun:
-    """One run over one file."""
-
-    def __init__(self, options: ImportOptions, output: Console, patience: Patience) -> None:
-        """Look at everything that can be wrong before the first row. Raises :class:`ImportStoppedError`."""
+    def __init__(self, options: ImportOptions, output: Console, retries: RetryPolicy) -> None:
+        """Check options, mapping and columns. Raises :class:`ImportStoppedError`."""
         self._options = options
         self._output = output
-        self._patience = patience
+        self._retries = retries
         self._mapping: ImportMapping = load_mapping(options.mapping)
         kind = self._mapping.kind
         self._batch_size = kind.max_batch if options.batch_size is None else options.batch_size
@@ -94,20 +88,20 @@ class ImportRun:
         self.summary = Summary()
 
     async def run(self) -> None:
-        """Read, map and send everything. Raises :class:`ImportStoppedError`."""
+        """Send all rows. Raises :class:`ImportStoppedError`."""
         with reporter(self._output, self._estimate()) as report:
-            sized = batches(self._items(), self._batch_size, lambda refused: self._refuse(refused, report))
+            sized = batches(self._items(), self._batch_size, lambda rows: self._reject(rows, report))
             if self._options.dry_run:
                 for batch in sized:
                     self._first = self._first or batch[0].body
                     self.summary.items += len(batch)
-                    report.settled(sum(len(item.lines) for item in batch))
+                    report.rows_done(sum(len(item.lines) for item in batch))
                 return
             async with _client(self._options) as client:
-                await self._send(sized, Calls(client, self._patience, report.note), report)
+                await self._send(sized, ApiClient(client, self._retries, report.note), report)
 
     def finish(self) -> None:
-        """Write the rejects file and show the summary. Raises :class:`ImportStoppedError`."""
+        """Write the rejects file and print the summary. Raises :class:`ImportStoppedError`."""
         self.summary.seconds = time.monotonic() - self._began
         self.summary.rejected_rows = len(self._rejects)
         self._rejects.write()
@@ -117,44 +111,46 @@ class ImportRun:
         if self._rejects:
             self._say(f"The rejected rows are in {self._rejects.path}, each with the reason.")
 
-    async def _send(self, sized: Iterator[Batch], calls: Calls, report: Reporter) -> None:
+    async def _send(self, sized: Iterator[Batch], api: ApiClient, report: Reporter) -> None:
         kind = self._mapping.kind
-        delivery = Delivery(calls, kind, historical=self._mapping.historical)
-        consents = Consents(calls, self._mapping.grants, kind.name, report.consented)
+        sender = BatchSender(api, kind, historical=self._mapping.historical)
+        consents = ConsentGranter(api, self._mapping.grants, kind.name, report.people_done)
         flight = InFlight(_REQUESTS_AT_ONCE)
         try:
             for batch in sized:
                 identities = (item.identity for item in batch)
-                await flight.add(self._deliver(delivery, consents, batch, report), identities)
+                await flight.add(self._deliver(sender, consents, batch, report), identities)
             await flight.drain()
         finally:
             await flight.cancel()
             self.summary.consents = consents.granted
 
-    async def _deliver(self, delivery: Delivery, consents: Consents, batch: Batch, report: Reporter) -> None:
+    async def _deliver(
+        self, sender: BatchSender, consents: ConsentGranter, batch: Batch, report: Reporter
+    ) -> None:
         if self._mapping.kind.consents_first:
             await consents.ensure(item.person for item in batch)
-            outcomes = await delivery.send(batch)
+            results = await sender.send(batch)
         else:
-            outcomes = await delivery.send(batch)
+            results = await sender.send(batch)
             await consents.ensure(
-                outcome.item.person for outcome in outcomes if outcome.taken is not Taken.REJECTED
+                result.item.person for result in results if result.status is not ItemStatus.REJECTED
             )
-        self._settle(outcomes, report)
+        self._count(results, report)
 
-    def _settle(self, outcomes: Sequence[Outcome], report: Reporter) -> None:
-        for outcome in outcomes:
-            if outcome.taken is Taken.REJECTED:
-                self._rejects.add(dict.fromkeys(outcome.item.lines, outcome.problems))
-        self.summary.items += len(outcomes)
-        self.summary.taken += Counter(outcome.taken for outcome in outcomes)
-        report.settled(sum(len(outcome.item.lines) for outcome in outcomes))
+    def _count(self, results: Sequence[ItemResult], report: Reporter) -> None:
+        for result in results:
+            if result.status is ItemStatus.REJECTED:
+                self._rejects.add(dict.fromkeys(result.item.lines, result.problems))
+        self.summary.items += len(results)
+        self.summary.statuses += Counter(result.status for result in results)
+        report.rows_done(sum(len(result.item.lines) for result in results))
 
-    def _refuse(self, refused: Refused, report: Reporter) -> None:
-        self._rejects.add(refused.problems)
-        report.settled(len(refused.problems))
+    def _reject(self, rows: UnusableRows, report: Reporter) -> None:
+        self._rejects.add(rows.problems)
+        report.rows_done(len(rows.problems))
 
-    def _items(self) -> Iterator[Item | Refused]:
+    def _items(self) -> Iterator[Item | UnusableRows]:
         return Assembler(self._mapping, self._options.shift_days).items(self._rows())
 
     def _rows(self) -> Iterator[Row]:
@@ -165,7 +161,7 @@ class ImportRun:
             yield row
 
     def _estimate(self) -> int:
-        """About how many rows there are, by counting line ends."""
+        """The number of line ends, which is about the number of rows."""
         with self._options.file.open("rb") as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
         return max(lines - (self._source.columns is not None), 1)

@@ -1,4 +1,4 @@
-"""Reading CSV and NDJSON, row by row, with line numbers; a row that can't be read costs only itself."""
+"""Reads CSV and NDJSON row by row. A row that can't be read doesn't stop the import."""
 
 from __future__ import annotations
 
@@ -19,37 +19,35 @@ NOT_TEXT = Problem("", "invalid_utf8", "The row isn't Unicode text in UTF-8.")
 
 
 class Row(NamedTuple):
-    """One row of the file."""
-
     line: int
-    """Where it begins; the file's first line is 1."""
+    """The row's first line in the file, from 1."""
     values: Mapping[str, Any]
-    """By column; NDJSON numbers are the text that stands in the file."""
+    """By column. Numbers in NDJSON keep the file's text."""
     problem: Problem | None
-    """Why it can't be used, or None."""
+    """The reason why it can't be used, or None."""
     raw: tuple[str, ...]
     """CSV: the cells. NDJSON: the line."""
 
 
 class Source(Protocol):
-    """A file of rows; it can be read more than once."""
+    """A file of rows. It can be read more than once."""
 
     suffix: str
-    """Of a file of its format: `.csv`, `.tsv` or `.ndjson`."""
+    """`.csv`, `.tsv` or `.ndjson`."""
     delimiter: str
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The columns, where the format says them ahead."""
+        """None if the format has no header."""
         ...
 
     def rows(self) -> Iterator[Row]:
-        """All rows, in order; empty lines are passed over."""
+        """All rows in order, without empty lines."""
         ...
 
 
 def open_source(path: Path, delimiter: str | None = None) -> Source:
-    """The source for a file, by its suffix. Raises :class:`ImportStoppedError` for a file that can't be one."""
+    """Open a file by its suffix. Raises :class:`ImportStoppedError`."""
     suffix = path.suffix.lower()
     if suffix not in _CSV_SUFFIXES and suffix not in _NDJSON_SUFFIXES:
         known = ", ".join((*_CSV_SUFFIXES, *_NDJSON_SUFFIXES))
@@ -76,7 +74,6 @@ class CsvSource:
         self.columns: tuple[str, ...] = self._header()
 
     def rows(self) -> Iterator[Row]:
-        """All rows after the header."""
         rows = self._read()
         next(rows)
         width = len(self.columns)
@@ -102,7 +99,7 @@ class CsvSource:
             raise ImportStoppedError(f"{self._path}: the first line must name the columns.")
         twice = {name for name in columns if columns.count(name) > 1 and name}
         if twice:
-            raise ImportStoppedError(f"{self._path}, line 1: the column '{min(twice)}' is there twice.")
+            raise ImportStoppedError(f"{self._path}, line 1: the column '{min(twice)}' occurs twice.")
         if not all(_is_text(name) for name in columns):
             raise ImportStoppedError(f"{self._path}, line 1: the columns' names aren't UTF-8 text.")
         return columns
@@ -124,7 +121,7 @@ class CsvSource:
 
 
 class NdjsonSource:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     suffix = ".ndjson"
     delimiter = ""
@@ -134,7 +131,6 @@ class NdjsonSource:
         self._path = path
 
     def rows(self) -> Iterator[Row]:
-        """All lines that aren't empty."""
         with self._path.open(encoding=_ENCODING, errors="surrogateescape", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 text = line.strip()
@@ -159,9 +155,9 @@ def _parse(text: str) -> tuple[Mapping[str, Any], Problem | None]:
 
 
 def text_of(values: Mapping[str, Any], column: str) -> str:
-    """A column's text, empty where there is none; NDJSON columns may be dotted paths.
+    """A column's text; empty if it is missing or null. In NDJSON a column may be a dotted path.
 
-    Raises LookupError where there is an object or a list instead of a text.
+    Raises LookupError for an object or a list.
     """
     value = _look_up(values, column)
     if value is None:
@@ -174,7 +170,7 @@ def text_of(values: Mapping[str, Any], column: str) -> str:
 
 
 def has_column(values: Mapping[str, Any], column: str) -> bool:
-    """Whether a row has the column at all, if only as null."""
+    """Whether a row has the column, even as null."""
     return _look_up(values, column, default=values) is not values
 
 
@@ -190,7 +186,7 @@ def _look_up(values: Mapping[str, Any], column: str, default: object = None) -> 
 
 
 def _is_text(text: str) -> bool:
-    """Whether every byte was UTF-8: those that weren't were read as lone surrogates."""
+    # bytes that aren't UTF-8 were read as lone surrogates, which can't be encoded
     if text.isascii():
         return True
     try:

@@ -1,7 +1,6 @@
-"""Templates of a mapping: text with references to columns, `"{first} {last}"`.
+"""Templates of a mapping: text with references to columns, such as `"{first} {last}"`.
 
-``{name}`` is the column's text without the spaces around it; ``{name?}`` may be empty; ``{{`` and ``}}`` are
-the braces themselves.
+``{name}`` is the column's text without surrounding spaces. ``{name?}`` may be empty. ``{{`` and ``}}`` are braces.
 """
 
 from __future__ import annotations
@@ -14,37 +13,32 @@ _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class InvalidTemplateError(ValueError):
-    """The template can't be read; the text says why and continues "... 'field' "."""
+    """An invalid template. The text continues a sentence that starts with the field's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A column's place in a template."""
-
     column: str
     optional: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text and references, in order."""
-
     pieces: tuple[str | Reference, ...]
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Read a template. Raises :class:`InvalidTemplateError`."""
+        """Raises :class:`InvalidTemplateError`."""
         return cls(tuple(_pieces(text)))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it refers to, in order."""
         return tuple(piece.column for piece in self.pieces if isinstance(piece, Reference))
 
     def render(self, value_of: Callable[[str], str]) -> str | None:
-        """Fill the columns in. None where one that isn't optional is empty, or where nothing is left.
+        """Replace the references. None if a required column or the result is empty.
 
-        ``value_of`` gives a column's text, empty where there is none; it may raise, which passes through.
+        ``value_of`` returns a column's text, empty if there is none. Its errors are not caught.
         """
         parts: list[str] = []
         for piece in self.pieces:
@@ -79,9 +73,11 @@ def _pieces(text: str) -> Iterator[str | Reference]:
 
 def _reference(found: str, inside: str | None) -> Reference:
     if inside is None:
-        raise InvalidTemplateError(f"has a '{found}' without its partner (write '{found}{found}' for a brace)")
+        raise InvalidTemplateError(
+            f"has a '{found}' without the matching brace (write '{found}{found}' for the character)"
+        )
     optional = inside.rstrip().endswith("?")
     column = inside.rstrip().removesuffix("?").strip()
     if not column:
-        raise InvalidTemplateError("has '{}' without a column's name in it")
+        raise InvalidTemplateError("has '{}' without a column's name")
     return Reference(column, optional)

@@ -1,4 +1,4 @@
-"""From a column's text to the JSON value of an attribute."""
+"""Converts a column's text to an attribute's JSON value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 Value = str | int | float | bool | Decimal | date | datetime
-"""What a field holds between reading and sending; dates and decimals stay such so that they can be compared."""
+"""A converted value. Dates and decimals become text only when sent, so that `pick` can compare them."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,15}(?:\.[0-9]{1,12})?")
@@ -22,8 +22,6 @@ _BOOLEANS = {
 
 
 class ValueType(StrEnum):
-    """The types a field can have."""
-
     STRING = "string"
     INTEGER = "integer"
     NUMBER = "number"
@@ -35,7 +33,7 @@ class ValueType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a row or a profile can't be taken; the pointer is into the item (`/demographics/age`)."""
+    """Why a row or an item was rejected. The pointer is relative to the item (`/demographics/age`)."""
 
     pointer: str
     code: str
@@ -43,7 +41,7 @@ class Problem:
 
 
 class InvalidValueError(ValueError):
-    """A text that isn't of the type; holds a code and a message, never the text."""
+    """A text doesn't match the type. The message doesn't repeat the text."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -52,7 +50,7 @@ class InvalidValueError(ValueError):
 
 
 def convert(text: str, kind: ValueType, pattern: str | None = None) -> Value:
-    """The value of ``text``. ``pattern`` is a strptime format for dates and timestamps, else ISO 8601.
+    """``pattern`` is a strptime format for dates and timestamps; None is ISO 8601.
 
     Raises :class:`InvalidValueError`.
     """
@@ -62,17 +60,19 @@ def convert(text: str, kind: ValueType, pattern: str | None = None) -> Value:
 
 
 def shifted(value: Value, days: int) -> Value:
-    """A date or timestamp moved forward by ``days``. Raises :class:`InvalidValueError` past the calendar's end."""
+    """Add days to a date or timestamp. Raises :class:`InvalidValueError` after the year 9999."""
     if not isinstance(value, date):
         return value
     try:
         return value + timedelta(days=days)
     except OverflowError:
-        raise InvalidValueError("out_of_range", "Moved by --shift-days this leaves the calendar.") from None
+        raise InvalidValueError(
+            "out_of_range", "With --shift-days this is after the year 9999 or before the year 1."
+        ) from None
 
 
 def as_json(value: Value) -> str | int | float | bool:
-    """How a value travels: times as RFC 3339 in UTC, dates as ISO 8601, decimals as text with all digits."""
+    """Times as RFC 3339 in UTC, dates as ISO 8601, decimals as text with all digits."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
@@ -105,7 +105,7 @@ def _number(text: str) -> Value:
 def _decimal(text: str) -> Value:
     if not _DECIMAL.fullmatch(text):
         raise InvalidValueError(
-            "not_a_decimal", "Write an amount with a decimal point and nothing else, such as 29.50."
+            "not_a_decimal", "Write an amount with digits and a decimal point only, such as 29.50."
         )
     return Decimal(text)
 
@@ -121,14 +121,14 @@ def _boolean(text: str) -> Value:
 
 def _timestamp(text: str) -> Value:
     try:
-        moment = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None or moment.year < 2 or moment.year > 9998:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None or parsed.year < 2 or parsed.year > 9998:
         raise InvalidValueError(
             "not_a_timestamp", "Write a time with its offset from UTC, such as 2026-01-05T10:00:00Z."
         )
-    return moment
+    return parsed
 
 
 def _date(text: str) -> Value:
@@ -140,13 +140,13 @@ def _date(text: str) -> Value:
 
 def _by_pattern(text: str, kind: ValueType, pattern: str) -> Value:
     try:
-        moment = datetime.strptime(text, pattern)  # noqa: DTZ007 - a missing offset is UTC, below
+        parsed = datetime.strptime(text, pattern)  # noqa: DTZ007 - a missing offset is UTC, below
     except ValueError:
         code = "not_a_date" if kind is ValueType.DATE else "not_a_timestamp"
-        raise InvalidValueError(code, f"This isn't written as the mapping's format says ({pattern}).") from None
+        raise InvalidValueError(code, f"This doesn't match the mapping's format ({pattern}).") from None
     if kind is ValueType.DATE:
-        return moment.date()
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return parsed.date()
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 _CONVERTERS: dict[ValueType, Callable[[str], Value]] = {

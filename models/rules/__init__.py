@@ -1,1 +1,1 @@
-"""Pure functions of the domain."""
+"""Business rules as pure functions: no clock, no I/O."""

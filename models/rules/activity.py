@@ -1,4 +1,4 @@
-"""What is computed of a person from events, as the profile shows it."""
+"""Figures that a profile shows and that follow from events."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
-_SESSIONS_TO_HALF = 4
-"""How many sessions give half of what there is to have."""
+_SESSIONS_TO_HALF = 4  # this many sessions give half of the maximum
 _DAYS_TO_HALF = 14
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class CurrencyTotal:
-    """A person's purchases in one currency. ``revenue`` is net of refunds, so it may be below zero."""
+    """A person's purchases in one currency. ``revenue`` is purchases minus refunds, so it may be negative."""
 
     currency: str
     purchases: int
@@ -26,24 +25,23 @@ class CurrencyTotal:
 
 @dataclass(frozen=True)
 class Activity:
-    """Totals of a person's behaviour and purchases. The defaults are those of a person without events."""
+    """Totals of a person's behaviour and purchases. The defaults describe a person without events."""
 
     session_count: int = 0
     last_session_date: datetime | None = None
     total_session_seconds: float = 0.0
     features: Mapping[str, int] = field(default_factory=dict)
-    """How often each feature was used."""
+    """Uses by feature."""
     totals: tuple[CurrencyTotal, ...] = ()
 
     def engagement_score(self, now: datetime, *, profiling: bool) -> float | None:
-        """The person's score, 0 to 100, to a tenth: 100 · (1 - 2^(-sessions / 4)) · 2^(-days / 14), where the days
-        are those since the last session, as UTC counts them. So it grows with the sessions, less with each, and
-        halves with every fortnight without one; the order in which events came doesn't matter.
+        """A score from 0 to 100, rounded to 0.1: 100 · (1 - 2^(-sessions / 4)) · 2^(-days / 14).
 
-        ``profiling`` is the person's consent as read together with this activity: without it there is no score,
-        for nobody and nowhere; this is the only place that computes one.
+        ``days`` counts UTC days since the last session. The score halves with every 14 days without a session, and
+        does not depend on the order of events. ``profiling`` is the consent that was read together with this
+        activity.
         """
-        if not profiling:
+        if not profiling:  # the only function that computes a score, so no other needs this check
             return None
         if self.last_session_date is None:
             return 0.0
@@ -53,17 +51,15 @@ class Activity:
 
     @property
     def total_purchases(self) -> int:
-        """Purchases over all currencies."""
         return sum(total.purchases for total in self.totals)
 
     @property
     def last_purchase_at(self) -> datetime | None:
-        """The latest purchase over all currencies."""
         return max((total.last_purchase_at for total in self.totals if total.last_purchase_at), default=None)
 
     @property
     def main_total(self) -> CurrencyTotal | None:
-        """The currency with most purchases; of several with as many, the one with the latest."""
+        """The total with the most purchases; of several, the one with the latest purchase."""
         return max(
             self.totals,
             key=lambda total: (total.purchases, total.last_purchase_at or _NEVER, total.currency),

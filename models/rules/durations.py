@@ -1,4 +1,4 @@
-"""Durations as the contract has them: ISO 8601 strings."""
+"""ISO 8601 durations: parsed, checked and written."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ LONGEST = timedelta(days=3660)
 
 
 def days(number: float) -> timedelta:
-    """So many days, as a declaration reads: ``once_per=days(7)``."""
+    """For declarations of workflows: ``once_per=days(7)``."""
     return timedelta(days=number)
 
 
 def hours(number: float) -> timedelta:
-    """So many hours."""
     return timedelta(hours=number)
 
 
 def minutes(number: float) -> timedelta:
-    """So many minutes."""
     return timedelta(minutes=number)
 
 
 def parse_duration(value: Any) -> timedelta:
-    """A duration of weeks, days, hours, minutes and seconds, such as ``P3D`` or ``PT1.5S``.
+    """Parse a duration such as ``P3D`` or ``PT1.5S``, at most :data:`timedelta.max`.
 
-    Years and months are refused, since their length depends on where one counts from.
+    Raises a validation error for other texts, and for years and months, whose length varies.
     """
     if isinstance(value, timedelta):
         return value
@@ -54,18 +52,17 @@ def parse_duration(value: Any) -> timedelta:
 
 
 def is_duration(value: str) -> bool:
-    """Whether a text is a duration, and nothing else."""
     return len(value) <= 64 and _FORM.fullmatch(value) is not None
 
 
 def _bounded(value: timedelta) -> timedelta:
     if value > LONGEST:
-        raise PydanticCustomError("out_of_range", "A duration may be ten years at most.")
+        raise PydanticCustomError("out_of_range", "A duration must be at most ten years (P3660D).")
     return value
 
 
 def format_duration(value: timedelta) -> str:
-    """The form that :func:`parse_duration` reads: days, hours, minutes and seconds, never years."""
+    """Write days, hours, minutes and seconds, as :func:`parse_duration` reads them."""
     whole_minutes, seconds = divmod(value.seconds, 60)
     whole_hours, rest = divmod(whole_minutes, 60)
     fraction = f".{value.microseconds:06}".rstrip("0") if value.microseconds else ""
@@ -82,4 +79,4 @@ Duration = Annotated[
     AfterValidator(_bounded),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
 ]
-"""A parameter that says how long; `"format": "duration"` in its JSON schema."""
+"""A parameter of a workflow; its JSON Schema has `"format": "duration"`."""

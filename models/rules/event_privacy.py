@@ -1,11 +1,11 @@
-"""What of an event may be stored, and what of it is shown to those who may not see whom it is about.
+"""Removes attributes that a person opted out of from events, and masks events for roles other than admin.
 
-Stored: a demographic attribute that the person's preferences forbid is taken out, at whatever depth: of `location`
-and `device_info` under its own name and those under which it usually travels, of properties, where such names may
-be anything's, under its own. Shown: what is declared personal is masked, and so is every text that no schema
-describes, since nobody has said what it holds, every number that may be somebody's, and every value under a
-demographic attribute's name. Of `location`, `device_info` and `referrer`, which have no schema, only known codes,
-kinds and versions are shown.
+Removal works at any depth. In `location` and `device_info` it covers the attribute's own name and its usual
+aliases. In `event_properties` it covers only the own name, because an alias there may mean something else.
+
+Masks cover these parts of `event_properties`: values that the type declares personal, texts that its schema does
+not describe, and numbers of more than seven digits or values under a demographic name that it does not describe.
+`location` and `device_info` have no schema: only known codes, kinds and versions are shown.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 from models.personal import PROPERTY_NAME, Mask
 from models.rules.event_types import EventType
-from models.schemas.countries import COUNTRIES
+from models.vocabulary import COUNTRIES
 
 Masker = Callable[[Mask, Any], Any]
 
-_TRAVELS_AS: Mapping[str, frozenset[str]] = {
+_ALIASES: Mapping[str, frozenset[str]] = {
     "age": frozenset({"age", "agegroup", "agerange"}),
     "date_of_birth": frozenset({"dateofbirth", "birthday", "birthdate", "dob", "yearofbirth", "birthyear"}),
     "gender": frozenset({"gender", "sex"}),
@@ -36,9 +36,8 @@ _TRAVELS_AS: Mapping[str, frozenset[str]] = {
     "language": frozenset({"language", "languages", "lang", "locale", "acceptlanguage"}),
     "device_type": frozenset({"devicetype", "type", "formfactor", "devicecategory", "deviceclass"}),
 }
-"""Names by demographic attribute, as :func:`_plain` has them. Who may not know the city may not know the
-coordinates."""
-_TELLS: Mapping[str, frozenset[str]] = {
+"""Names by demographic attribute, in the form of :func:`_normalise`. Coordinates reveal the city."""
+_REVEALING_WORDS: Mapping[str, frozenset[str]] = {
     "country": frozenset({"country"}),
     "city": frozenset(
         {"city", "town", "municipality", "village", "street", "postal", "postcode", "zip", "zipcode"}
@@ -47,9 +46,9 @@ _TELLS: Mapping[str, frozenset[str]] = {
     "timezone": frozenset({"timezone", "tz"}),
     "language": frozenset({"language", "languages", "locale"}),
 }
-"""Words by demographic attribute that tell of it wherever they stand in a name of `location` or `device_info`: in
-`geo_city` and `countryIsoCode` as well. `type` is not among them, nor `address`."""
-_DEMOGRAPHIC_NAMES = frozenset[str]().union(*_TRAVELS_AS.values())
+"""Words that reveal an attribute anywhere in a name of `location` or `device_info`: `geo_city`, `countryIsoCode`.
+`type` and `address` are left out: they also occur in names of other things."""
+_DEMOGRAPHIC_NAMES = frozenset[str]().union(*_ALIASES.values())
 _SEPARATORS = str.maketrans("", "", "_-. ")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
@@ -72,71 +71,74 @@ _KNOWN_VALUES: Mapping[str, Collection[str]] = {
     "os": _SYSTEMS,
     "browser": _SYSTEMS,
 }
-"""What is shown of `location` and `device_info`, by name, in lower case: values that many people share."""
-_WHERE_PEOPLE_ARE = ("location", "device_info")
+"""Values of `location` and `device_info` that many people share and that are shown, by name, in lower case."""
+_PARTS_WITH_ALIASES = ("location", "device_info")
 
 
 @dataclass(frozen=True, slots=True)
-class Forbidden:
-    """What a person's preferences forbid to be stored of an event."""
+class OptOuts:
+    """The names under which events may hold an attribute that a person opted out of."""
 
     own: frozenset[str]
-    """The attributes' own names, as :func:`_plain` has them."""
+    """Names of the attributes, in the form of :func:`_normalise`."""
     names: frozenset[str]
-    """The names under which they travel; and ``words`` that tell of them within a name."""
+    """``own`` and their aliases."""
     words: frozenset[str]
+    """Words that reveal an attribute anywhere in a name."""
 
     @classmethod
-    def by(cls, preferences: Mapping[str, bool] | None) -> Forbidden | None:
-        """What some preferences forbid; None where that is nothing."""
-        refused = [name for name, allowed in (preferences or {}).items() if allowed is False]
-        if not refused:
+    def from_preferences(cls, preferences: Mapping[str, bool] | None) -> OptOuts | None:
+        """None if the person has opted out of nothing."""
+        attributes = [name for name, allowed in (preferences or {}).items() if allowed is False]
+        if not attributes:
             return None
         nothing = frozenset[str]()
-        own = frozenset(map(_plain, refused))
-        names = nothing.union(*(_TRAVELS_AS.get(name, nothing) for name in refused))
-        return cls(own, own | names, nothing.union(*(_TELLS.get(name, nothing) for name in refused)))
+        own = frozenset(map(_normalise, attributes))
+        aliases = nothing.union(*(_ALIASES.get(name, nothing) for name in attributes))
+        return cls(
+            own, own | aliases, nothing.union(*(_REVEALING_WORDS.get(name, nothing) for name in attributes))
+        )
 
-    def has(self, name: str, part: str) -> bool:
-        """Whether what stands under a name in a part of an event is forbidden."""
-        if part not in _WHERE_PEOPLE_ARE:
-            return _plain(name) in self.own
-        return _plain(name) in self.names or any(word.lower() in self.words for word in _WORD.findall(name))
-
-
-def without(body: Mapping[str, Any], forbidden: Forbidden) -> dict[str, Any]:
-    """An event's body without what its person's preferences forbid."""
-    return {part: _without(value, forbidden, part) for part, value in body.items()}
+    def cover(self, name: str, part: str) -> bool:
+        if part not in _PARTS_WITH_ALIASES:
+            return _normalise(name) in self.own
+        return _normalise(name) in self.names or any(word.lower() in self.words for word in _WORD.findall(name))
 
 
-def dimensions_without(dimensions: Mapping[str, Any], forbidden: Forbidden) -> dict[str, Any] | None:
-    """What is left in the clear of an event that has lost what is forbidden.
+def redact(body: Mapping[str, Any], opt_outs: OptOuts) -> dict[str, Any]:
+    """An event's body without the attributes that its person opted out of."""
+    return {part: _redact_part(value, opt_outs, part) for part, value in body.items()}
 
-    A dimension has the name of the property, or of the part of `location` or `device_info`, that it is a copy of,
-    so this is what is a copy of what :func:`without` leaves: whatever the event's type has declared meanwhile.
+
+def redact_dimensions(dimensions: Mapping[str, Any], opt_outs: OptOuts) -> dict[str, Any] | None:
+    """The dimensions that remain after :func:`redact`; None if none remain.
+
+    A dimension has the name of the value that it copies. So this works even if the event type has since changed.
     """
     return {
-        name: value for name, value in dimensions.items() if not forbidden.has(name, "event_properties")
+        name: value for name, value in dimensions.items() if not opt_outs.cover(name, "event_properties")
     } or None
 
 
-def _without(value: Any, forbidden: Forbidden, part: str) -> Any:
+def _redact_part(value: Any, opt_outs: OptOuts, part: str) -> Any:
     if isinstance(value, dict):
         return {
-            name: _without(each, forbidden, part) for name, each in value.items() if not forbidden.has(name, part)
+            name: _redact_part(each, opt_outs, part)
+            for name, each in value.items()
+            if not opt_outs.cover(name, part)
         }
     if isinstance(value, list):
-        return [_without(each, forbidden, part) for each in value]
+        return [_redact_part(each, opt_outs, part) for each in value]
     return value
 
 
-def _plain(name: str) -> str:
-    """A name in lower case, its words joined: `deviceType`, `device-type` and `device_type` are one."""
+def _normalise(name: str) -> str:
+    """`deviceType`, `device-type` and `device_type` all become `devicetype`."""
     return name.lower().translate(_SEPARATORS)
 
 
 def standard_dimensions(body: Mapping[str, Any]) -> dict[str, str]:
-    """The country and the kind of device of an event, where they are one of the known ones."""
+    """The country and the device type of an event, if they are known values."""
     found = {}
     location, device = body.get("location"), body.get("device_info")
     if location:
@@ -150,8 +152,8 @@ def standard_dimensions(body: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def masked(body: Mapping[str, Any], declared: EventType | None, mask: Masker) -> dict[str, Any]:
-    """An event's body as those see it who may not see whom it is about."""
+def mask_event(body: Mapping[str, Any], declared: EventType | None, mask: Masker) -> dict[str, Any]:
+    """An event's body as roles other than admin see it."""
     shown = dict(body)
     if body.get("event_properties"):
         shown["event_properties"] = _masked_properties(body["event_properties"], declared, mask)
@@ -177,20 +179,20 @@ def _parts(pointer: str) -> list[str]:
 
 
 def _masked_at(value: Any, parts: list[str], mask: Masker) -> Any:
-    """The document with what a pointer names masked; one that leads nowhere changes nothing."""
+    """Mask the value at a pointer; a pointer to nothing changes nothing."""
     if not parts:
         return _all_masked(value, mask)
     first, rest = parts[0], parts[1:]
     if isinstance(value, dict) and first in value:
         return {**value, first: _masked_at(value[first], rest, mask)}
     if isinstance(value, list) and first.isdecimal() and int(first) < len(value):
-        place = int(first)
-        return [*value[:place], _masked_at(value[place], rest, mask), *value[place + 1 :]]
+        index = int(first)
+        return [*value[:index], _masked_at(value[index], rest, mask), *value[index + 1 :]]
     return value
 
 
 def _described(value: Any, schema: Any, mask: Masker) -> Any:
-    """A value of which a schema describes what it describes; other texts in it are masked."""
+    """Show the values that the schema describes, and mask the others as :func:`_undescribed` does."""
     schema = schema if isinstance(schema, Mapping) else {}
     if isinstance(value, dict):
         parts = schema.get("properties")
@@ -207,10 +209,12 @@ def _described(value: Any, schema: Any, mask: Masker) -> Any:
 
 
 def _undescribed(value: Any, mask: Masker) -> Any:
-    """A value that no schema describes: its texts masked, and whatever travels under a demographic name."""
+    """Mask texts, long numbers, and all values under a demographic name."""
     if isinstance(value, dict):
         return {
-            _name(name, mask): (_all_masked if _plain(name) in _DEMOGRAPHIC_NAMES else _undescribed)(each, mask)
+            _name(name, mask): (_all_masked if _normalise(name) in _DEMOGRAPHIC_NAMES else _undescribed)(
+                each, mask
+            )
             for name, each in value.items()
         }
     if isinstance(value, list):
@@ -219,7 +223,7 @@ def _undescribed(value: Any, mask: Masker) -> Any:
 
 
 def _name(name: str, mask: Masker) -> str:
-    """The name of a property, masked where it is no name but data."""
+    # a caller may use data as a key, for example an e-mail address
     return name if PROPERTY_NAME.fullmatch(name) else str(mask(Mask.ALL, name))
 
 
@@ -237,7 +241,7 @@ def _of_group(name: str, value: Any, mask: Masker) -> Any:
 
 
 def _all_masked(value: Any, mask: Masker) -> Any:
-    """Every value masked; names and shape stay."""
+    """Mask every value; names and shape stay."""
     if isinstance(value, dict):
         return {_name(name, mask): _all_masked(each, mask) for name, each in value.items()}
     return [_all_masked(each, mask) for each in value] if isinstance(value, list) else mask(Mask.ALL, value)

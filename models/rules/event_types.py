@@ -1,7 +1,7 @@
-"""What an event type says of its events: the schema of their properties, what is personal, what is a dimension.
+"""Event types: the schema of their properties, and which of these are personal or dimensions.
 
-Schemas are JSON Schema (2020-12), compiled by jsonschema-rs with patterns that run in linear time and without
-any look-up of other documents, so that one which a caller has written can neither stall nor reach out.
+Schemas are JSON Schema (2020-12), and callers write them. So jsonschema-rs compiles them with patterns that match
+in linear time and a retriever that loads no other document.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 _MESSAGES: dict[str, tuple[str, str]] = {
     "required": ("required", "is required"),
-    "type": ("invalid_type", "is of another type than the event type's schema wants"),
-    "enum": ("invalid_choice", "must be one of the values that the event type's schema names"),
-    "const": ("invalid_choice", "must be the value that the event type's schema names"),
+    "type": ("invalid_type", "must have the type that the event type's schema requires"),
+    "enum": ("invalid_choice", "must be one of the values in the event type's schema"),
+    "const": ("invalid_choice", "must be the value in the event type's schema"),
     "maxLength": ("too_long", "has more characters than the event type's schema allows"),
-    "minLength": ("too_short", "has fewer characters than the event type's schema wants"),
+    "minLength": ("too_short", "has fewer characters than the event type's schema requires"),
     "maxItems": ("too_long", "has more items than the event type's schema allows"),
-    "minItems": ("too_short", "has fewer items than the event type's schema wants"),
+    "minItems": ("too_short", "has fewer items than the event type's schema requires"),
     "maximum": ("too_large", "is larger than the event type's schema allows"),
     "exclusiveMaximum": ("too_large", "is larger than the event type's schema allows"),
     "minimum": ("too_small", "is smaller than the event type's schema allows"),
     "exclusiveMinimum": ("too_small", "is smaller than the event type's schema allows"),
-    "pattern": ("invalid_format", "has not the form that the event type's schema wants"),
-    "format": ("invalid_format", "has not the form that the event type's schema wants"),
-    "additionalProperties": ("unknown_field", "has properties that the event type's schema doesn't know"),
+    "pattern": ("invalid_format", "must match the pattern in the event type's schema"),
+    "format": ("invalid_format", "must have the format in the event type's schema"),
+    "additionalProperties": ("unknown_field", "has properties that the event type's schema doesn't allow"),
 }
-_ANYTHING_ELSE = ("invalid_value", "does not fit the event type's schema")
+_ANYTHING_ELSE = ("invalid_value", "must match the event type's schema")
 
 
 def _no_documents(_uri: str) -> Any:
-    raise ValueError("schemas refer to nothing outside themselves")
+    raise ValueError("a schema must not refer to other documents")
 
 
 def _compile(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
@@ -64,18 +64,16 @@ def _compile(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
 
 @dataclass(frozen=True)
 class EventType:
-    """A declared event type."""
-
     event_type: str
     description: str
     schema: Mapping[str, Any]
     """JSON Schema of `event_properties`."""
     pii: Sequence[str] = ()
-    """JSON pointers into `event_properties`, to what is personal."""
+    """JSON pointers into `event_properties`, to personal values."""
     dimensions: Sequence[str] = ()
-    """Names of properties that analytics may keep in the clear; never personal ones."""
+    """Names of properties that are stored unencrypted for analytics; never personal ones."""
     money: Sequence[str] = ()
-    """Names of properties that are amounts: at most six decimal places, also where they come as numbers."""
+    """Names of properties that hold amounts with at most six decimal places, as strings or numbers."""
     standard: bool = False
 
     @cached_property
@@ -84,12 +82,12 @@ class EventType:
 
     @cached_property
     def declared(self) -> frozenset[str]:
-        """The names of the properties that the schema describes."""
+        """Names of the properties that the schema describes."""
         properties = self.schema.get("properties")
         return frozenset(properties) if isinstance(properties, Mapping) else frozenset()
 
     def errors(self, properties: Mapping[str, Any]) -> list[FieldError]:
-        """What is wrong with an event's properties, with pointers into them; empty where nothing is."""
+        """Errors in an event's properties, with pointers into them; at most 20."""
         if self._validator.is_valid(properties):
             return [] if not self.money else list(self._money_errors(properties))
         found = []
@@ -106,16 +104,16 @@ class EventType:
                 yield FieldError(
                     f"/{name}",
                     "invalid_value",
-                    "must have at most six decimal places, and 15 digits unless it is a string",
+                    "must have at most six decimal places; send more than 15 digits as a string",
                 )
 
     def dimensions_of(self, properties: Mapping[str, Any]) -> dict[str, Any]:
-        """What of an event's properties is kept in the clear: short plain values of the declared names."""
+        """The properties that are stored unencrypted: declared dimensions with a scalar, short value."""
         return {name: properties[name] for name in self.dimensions if _is_plain(properties.get(name))}
 
 
 def _few_places(value: float) -> bool:
-    """Whether an amount that came as a number is what was sent: a double has 15 digits for certain."""
+    # a double keeps 15 decimal digits: with more, this may not be the number that was sent
     _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     return isinstance(exponent, int) and exponent >= -_MONEY_PLACES and len(digits) <= _EXACT_DIGITS
 
@@ -127,7 +125,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _explain(error: jsonschema_rs.ValidationError) -> FieldError:
-    """A schema's error in our own words: the library's quote what was sent."""
+    # the library's own messages quote the value that was sent
     kind = error.kind
     parts = [str(part) for part in error.instance_path]
     if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
@@ -138,10 +136,9 @@ def _explain(error: jsonschema_rs.ValidationError) -> FieldError:
 
 
 def _pointer(parts: Sequence[str]) -> str:
-    """A JSON pointer; it ends before a name too long to be repeated."""
     text = ""
     for part in parts:
-        if len(part) > _MAX_DIMENSION:
+        if len(part) > _MAX_DIMENSION:  # the pointer ends above this name: an error doesn't repeat long input
             break
         text += "/" + part.replace("~", "~0").replace("/", "~1")
     return text
@@ -150,21 +147,21 @@ def _pointer(parts: Sequence[str]) -> str:
 def define(
     event_type: str, description: str, schema: Mapping[str, Any], pii: Sequence[str], dimensions: Sequence[str]
 ) -> EventType:
-    """A custom event type, checked; raises :class:`InvalidContentError` for one that can't be used."""
+    """Check a custom event type. Raises :class:`InvalidContentError`."""
     errors = [*_schema_errors(schema), *_pii_errors(pii), *_dimension_errors(dimensions, pii)]
     if errors:
         raise InvalidContentError(errors)
     try:
         _compile(schema)
     except ValueError:
-        message = "must be a JSON Schema (2020-12) that refers to nothing outside itself"
+        message = "must be a JSON Schema (2020-12) without references to other documents"
         raise InvalidContentError([_schema_error(message)]) from None
     return EventType(event_type, description, schema, tuple(dict.fromkeys(pii)), tuple(dict.fromkeys(dimensions)))
 
 
 def _schema_errors(schema: Mapping[str, Any]) -> Iterator[FieldError]:
     if depth_exceeds(schema, _MAX_SCHEMA_DEPTH):
-        yield _schema_error(f"must be nested {_MAX_SCHEMA_DEPTH} levels deep at most")
+        yield _schema_error(f"must have at most {_MAX_SCHEMA_DEPTH} levels of nesting")
     elif len(orjson.dumps(schema)) > _MAX_SCHEMA_BYTES:
         yield FieldError("/schema", "too_large", f"must have at most {_MAX_SCHEMA_BYTES} bytes")
     if schema.get("type", "object") != "object":
@@ -194,12 +191,14 @@ def _dimension_errors(dimensions: Sequence[str], pii: Sequence[str]) -> Iterator
             yield FieldError(f"/dimensions/{index}", "invalid_format", "must be the name of a property")
         elif any(personal in ("", place) or personal.startswith(place + "/") for personal in pii):
             yield FieldError(
-                f"/dimensions/{index}", "dimension_is_personal", "must not be what `pii` declares to be personal"
+                f"/dimensions/{index}",
+                "dimension_is_personal",
+                "must not be declared personal by `pii`",
             )
 
 
 def depth_exceeds(document: Any, levels: int) -> bool:
-    """Whether a document nests deeper than so many levels of lists and objects."""
+    """Whether a JSON document has more than ``levels`` nested lists and objects. Does not recurse."""
     layer = [document]
     for _ in range(levels + 1):
         layer = [

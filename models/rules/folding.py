@@ -1,10 +1,7 @@
-"""How events become a person's sessions, transactions and totals. Pure: no clock, no store.
+"""Computes a person's sessions, transactions and totals from events.
 
-Every effect is a sum, a minimum, a maximum or said once and for all, so that the order of events doesn't matter:
-late and out-of-order events, in whatever batches, give what ordered ones give.
-
-An event folds whole or not at all: :meth:`Projection.add` reads everything it needs of an event before it
-changes anything, and raises whatever an unusable event makes it raise.
+Each effect is a sum, a minimum, a maximum or a set membership. So late and out-of-order events, in any batches,
+give the same result as ordered ones.
 """
 
 from __future__ import annotations
@@ -25,21 +22,17 @@ ACCOUNT_DELETION = "user.account_deletion"
 Kind = Literal["purchase", "refund"]
 _KINDS: Mapping[str, Kind] = {PURCHASE: "purchase", REFUND: "refund"}
 WORKFLOW_SESSION = "workflow:"
-"""Begins the session ids of events that workflows record: those are no visit."""
-_ID_LENGTH = 1024
-"""What a text that becomes part of an index may have: Postgres refuses index rows of more than 2,704 bytes."""
+"""Prefix of the session ids of events that workflows record."""
+_MAX_INDEXED_BYTES = 1024  # Postgres rejects index rows of more than 2,704 bytes
 
 
 class UnfoldableError(ValueError):
-    """An event isn't what its type says; the text never holds anything of it."""
+    """An event doesn't match its type. The text holds no part of the event."""
 
 
-@dataclass(slots=True, eq=False)
-class FoldedEvent:
-    """An event as consumers of the log see it; nobody changes it (to freeze it would triple the cost of one).
-
-    Its body is opened only for those who ask for it.
-    """
+@dataclass(slots=True, eq=False)  # frozen=True would triple the cost of construction
+class LogEvent:
+    """An event as consumers of the log read it. Do not modify it."""
 
     event_id: str
     user_id: str
@@ -49,24 +42,22 @@ class FoldedEvent:
     received_at: datetime
     historical: bool
     body: Callable[[], Mapping[str, Any]]
-    """Opens the body, which has `event_properties`, `device_info`, `location` and `referrer` where they were
-    sent; may raise."""
+    """Decrypts the body: those of `event_properties`, `device_info`, `location` and `referrer` that were sent.
+    Raises an error of :mod:`privacy.encryption`."""
 
     @property
     def properties(self) -> Mapping[str, Any]:
-        """The event's properties, opened; empty where it has none."""
+        """Decrypted on each access; empty if the event has none."""
         properties = self.body().get("event_properties")
         if properties is None:
             return {}
         if not isinstance(properties, Mapping):
-            raise UnfoldableError("event_properties is an object")
+            raise UnfoldableError("event_properties must be an object")
         return properties
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionEntry:
-    """A purchase or refund, named by its event."""
-
     event_id: str
     user_id: str
     kind: Kind
@@ -78,19 +69,20 @@ class TransactionEntry:
 
 @dataclass(slots=True)
 class Projection:
-    """What a batch of events adds to what is stored."""
+    """The changes that a batch of events makes to the stored totals."""
 
     sessions: dict[tuple[str, str], tuple[datetime, datetime]] = field(default_factory=dict)
-    """By (user id, session id): the first and the last event."""
+    """By (user id, session id): times of the first and the last event."""
     transactions: dict[str, TransactionEntry] = field(default_factory=dict)
     """By event id."""
     features: dict[tuple[str, str], int] = field(default_factory=dict)
     """By (user id, feature): uses."""
     closed: set[str] = field(default_factory=set)
-    """Whose account has closed."""
+    """Ids of users whose account was closed."""
 
-    def add(self, event: FoldedEvent) -> None:
-        """Fold one event in; raises, with nothing changed, where the event is unusable."""
+    def add(self, event: LogEvent) -> None:
+        """Add an event. Raises, and changes nothing, if the event can't be used."""
+        # everything that may raise comes before the first change
         transaction = _transaction_of(event)
         feature = _feature_of(event)
         if transaction is not None:
@@ -101,13 +93,13 @@ class Projection:
         if event.event_type == ACCOUNT_DELETION:
             self.closed.add(event.user_id)
         if event.session_id.startswith(WORKFLOW_SESSION):
-            return  # a workflow's event: nobody was there
+            return  # recorded by a workflow: not a visit
         session = (event.user_id, event.session_id)
         first, last = self.sessions.get(session, (event.timestamp, event.timestamp))
         self.sessions[session] = (min(first, event.timestamp), max(last, event.timestamp))
 
 
-def _transaction_of(event: FoldedEvent) -> TransactionEntry | None:
+def _transaction_of(event: LogEvent) -> TransactionEntry | None:
     kind = _KINDS.get(event.event_type)
     if kind is None:
         return None
@@ -125,15 +117,15 @@ def _transaction_of(event: FoldedEvent) -> TransactionEntry | None:
 
 
 def _as_text(order_id: Any) -> str:
-    """An order's id as a text: 100, 1e2 and "100" are one."""
+    # 100, 1e2 and "100" are the same order
     whole = isinstance(order_id, float) and order_id.is_integer()
     return str(int(order_id)) if whole else str(order_id)
 
 
-def _feature_of(event: FoldedEvent) -> str | None:
+def _feature_of(event: LogEvent) -> str | None:
     if event.event_type != FEATURE_CLICK:
         return None
     feature = event.properties.get("feature")
-    if not isinstance(feature, str) or not 0 < len(feature.encode()) <= _ID_LENGTH:
-        raise UnfoldableError("a feature is a text that isn't empty or very long")
+    if not isinstance(feature, str) or not 0 < len(feature.encode()) <= _MAX_INDEXED_BYTES:
+        raise UnfoldableError(f"a feature must be a string of 1 to {_MAX_INDEXED_BYTES} bytes")
     return feature

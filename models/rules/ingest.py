@@ -1,4 +1,4 @@
-"""From a valid event to what is stored of it: pure, and once for each event before its transaction begins."""
+"""Checks an event's content and prepares its row, before the transaction that stores it begins."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from models.rules.event_types import EventType, depth_exceeds
 
 MAX_AHEAD = timedelta(hours=24)
 MAX_PROPERTIES_BYTES = 32 * 1024
-MAX_GROUP_BYTES = 8 * 1024
-"""Of `device_info` and of `location`."""
+MAX_GROUP_BYTES = 8 * 1024  # of `device_info`, of `location` and of `referrer`
 MAX_DEPTH = 16
 _NONE: Mapping[str, Any] = {}
 
@@ -24,36 +23,37 @@ Status = Literal["accepted", "duplicate", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of an event; rejected for the errors, whose pointers are into the event."""
+class IngestResult:
+    """The result for one event. Pointers of ``errors`` are relative to the event."""
 
     status: Status
     errors: tuple[FieldError, ...] = ()
 
 
-ACCEPTED = Outcome("accepted")
-DUPLICATE = Outcome("duplicate")
+ACCEPTED = IngestResult("accepted")
+DUPLICATE = IngestResult("duplicate")
 
 
-def rejected(*errors: FieldError) -> Outcome:
-    """Not stored, for these errors."""
-    return Outcome("rejected", errors)
+def rejected(*errors: FieldError) -> IngestResult:
+    return IngestResult("rejected", errors)
 
 
 USER_UNKNOWN = rejected(FieldError("/user_id", "user_unknown", "No user has this id."))
 USER_ID_RESERVED = rejected(FieldError("/user_id", "user_id_reserved", "is a reserved word"))
 USER_ERASED = rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))
-CONSENT_REQUIRED = rejected(FieldError("/user_id", "consent_required", "needs the consent 'data_collection'"))
+CONSENT_REQUIRED = rejected(
+    FieldError("/user_id", "consent_required", "needs the user's consent 'data_collection'")
+)
 EVENT_ID_CONFLICT = rejected(
     FieldError("/event_id", "event_id_conflict", "belongs to an event of another user or type")
 )
 IN_FUTURE = rejected(FieldError("/timestamp", "timestamp_in_future", "must be at most 24 hours ahead"))
-EXPIRED = rejected(FieldError("/timestamp", "event_expired", "is older than events are kept"))
+EXPIRED = rejected(FieldError("/timestamp", "event_expired", "is older than the retention period of events"))
 
 
 @dataclass(slots=True)
-class NewEvent:
-    """An event that is ready to be stored, if its person permits it."""
+class PreparedEvent:
+    """An event whose content is valid. The store still checks the user, the consent and the id."""
 
     event_id: str
     user_id: str
@@ -62,13 +62,13 @@ class NewEvent:
     session_id: str
     historical: bool
     parts: Mapping[str, Any]
-    """What the body holds: `event_properties`, `device_info`, `location`, `referrer` where they were sent."""
+    """Those of `event_properties`, `device_info`, `location` and `referrer` that were sent."""
     body: bytes
     """``parts`` as JSON."""
     declared: EventType | None
 
     def dimensions(self, parts: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What of the body is kept in the clear."""
+        """The values of ``parts`` that are stored unencrypted; None if there are none."""
         found: dict[str, Any] = {}
         if self.declared is not None and self.declared.dimensions:
             found = self.declared.dimensions_of(parts.get("event_properties") or _NONE)
@@ -79,25 +79,24 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Between which times events are taken."""
+    """The times between which events are accepted."""
 
     oldest: datetime
     latest: datetime
 
     @classmethod
     def of(cls, now: datetime, days: int) -> Window:
-        """The window at a moment, with events kept for so many days."""
+        """``days`` is the retention period of events."""
         return cls(now - timedelta(days=days), now + MAX_AHEAD)
 
-    def refusal(self, timestamp: datetime) -> Outcome | None:
-        """Why a time isn't taken; None where it is."""
+    def refusal(self, timestamp: datetime) -> IngestResult | None:
         if timestamp > self.latest:
             return IN_FUTURE
         return EXPIRED if timestamp < self.oldest else None
 
 
 def content_errors(parts: Mapping[str, Any], body: bytes, declared: EventType | None) -> list[FieldError]:
-    """What is wrong with the content of an event: its size, its depth, and what its type's schema says."""
+    """Errors in size, depth and schema. Pointers are relative to the event."""
     errors = _size_errors(parts, body)
     if not errors and declared is not None:
         found = declared.errors(parts.get("event_properties") or _NONE)
@@ -115,26 +114,25 @@ def prepare(
     parts: Mapping[str, Any],
     declared: EventType | None,
     historical: bool,
-) -> NewEvent | Outcome:
-    """An event ready to be stored, or why its content isn't taken."""
+) -> PreparedEvent | IngestResult:
     body = orjson.dumps(parts)
     errors = content_errors(parts, body, declared)
     if errors:
         return rejected(*errors)
-    return NewEvent(event_id, user_id, event_type, timestamp, session_id, historical, parts, body, declared)
+    return PreparedEvent(event_id, user_id, event_type, timestamp, session_id, historical, parts, body, declared)
 
 
 def _size_errors(parts: Mapping[str, Any], body: bytes) -> list[FieldError]:
     errors = []
-    if len(body) > MAX_GROUP_BYTES:
+    if len(body) > MAX_GROUP_BYTES:  # else no part can exceed its limit: nothing is serialised again
         for part, value in parts.items():
             limit = MAX_PROPERTIES_BYTES if part == "event_properties" else MAX_GROUP_BYTES
             if len(orjson.dumps(value)) > limit:
                 errors.append(FieldError(f"/{part}", "too_large", f"must have at most {limit} bytes"))
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:  # else nothing can be nested too deep
         for part, value in parts.items():
             if depth_exceeds(value, MAX_DEPTH):
                 errors.append(
-                    FieldError(f"/{part}", "too_deep", f"must be nested {MAX_DEPTH} levels deep at most")
+                    FieldError(f"/{part}", "too_deep", f"must have at most {MAX_DEPTH} levels of nesting")
                 )
     return errors

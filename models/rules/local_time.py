@@ -1,7 +1,7 @@
-"""When it is some o'clock where a person lives. Pure; what clocks do in spring and autumn is zoneinfo's.
+"""Wall-clock times in a person's time zone.
 
-A wall-clock time that is skipped when clocks are put forward is taken with the offset from before, so that it
-comes that much later (RFC 5545, 3.3.5); of one that there is twice the first counts.
+A time that is skipped when clocks go forward keeps the earlier offset, so it comes later by the length of the gap
+(RFC 5545, 3.3.5). Of a time that occurs twice, the first counts.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Collection
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-_FARTHEST = 8
-"""Days to look ahead: the same weekday next week, when today's time has passed."""
+_MAX_DAYS_AHEAD = 8  # the same weekday next week, plus one for quiet hours that end after midnight
 
 
 def zone_of(name: str | None) -> ZoneInfo:
-    """The time zone of that IANA name; UTC where there is no such, or none was said."""
+    """The time zone with this IANA name; UTC if there is none."""
     try:
         return ZoneInfo(name or "UTC")
     except (ValueError, OSError, LookupError):  # ZoneInfoNotFoundError is a LookupError
@@ -25,16 +24,17 @@ def zone_of(name: str | None) -> ZoneInfo:
 def next_local(
     after: datetime, zone: ZoneInfo, at: time | None, weekdays: Collection[int], quiet: tuple[time, time]
 ) -> datetime:
-    """The first moment, in UTC, at which it is ``at`` o'clock in a zone on one of some ISO weekdays, strictly
-    later than ``after``; without ``at``, ``after`` itself if it is on such a day. If that lies within the quiet
-    hours (begin, end), the end of them.
+    """The next time, in UTC, that is ``at`` in the zone on one of the ISO weekdays (1 to 7).
 
-    Raises ValueError where no weekday counts, or where the quiet hours leave none of them.
+    The result is strictly later than ``after``. Without ``at`` it is ``after`` itself on such a weekday, else the
+    next one's midnight. A result within the quiet hours (begin, end) moves to their end.
+
+    Raises ValueError without a valid weekday, or if the quiet hours leave no such time.
     """
     if not set(weekdays) & set(range(1, 8)):
-        raise ValueError("name a weekday, from 1 for Monday to 7")
+        raise ValueError("weekdays needs a number from 1 (Monday) to 7 (Sunday)")
     today = after.astimezone(zone).date()
-    for ahead in range(_FARTHEST + 1):
+    for ahead in range(_MAX_DAYS_AHEAD + 1):
         day = today + timedelta(days=ahead)
         if day.isoweekday() not in weekdays:
             continue
@@ -48,7 +48,7 @@ def next_local(
 
 
 def _on(day: date, at: time, zone: ZoneInfo) -> datetime:
-    """That time on that day, in UTC, so that later and earlier are what they are."""
+    # in UTC: comparing two local times of one zone ignores the change of its offset
     return datetime.combine(day, at.replace(tzinfo=None), zone).astimezone(UTC)
 
 

@@ -1,9 +1,8 @@
-"""How a profile changes: JSON merge patch (RFC 7396), the person's preferences, and consent.
+"""Changes to profiles: JSON merge patch (RFC 7396), privacy preferences and consent.
 
-Pure functions over :class:`Profile`. A patch is the wire document as plain values, holding only what was
-sent; None removes. The order matters: the patch is merged first, then what the preferences forbid is dropped,
-and what then remains of the demographics that were sent needs consent. That a value is there already makes no
-difference: else a refusal would tell whoever may write, and not read, what it is.
+A patch holds the values that the request sent; None removes a value. The patch is merged first. Then attributes
+that the person opted out of are dropped. The remaining demographics of the patch need consent, even if they equal
+the stored values: otherwise the error would reveal stored values to a key that may write and not read.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 
 DEMOGRAPHICS = ("age", "date_of_birth", "gender", "country", "city", "timezone", "language", "device_type")
 CORE = ("email", "name", "signup_date", "account_status", "lifecycle_stage")
-"""The core attributes beside the id itself; none may ever be absent."""
+"""The required attributes except the id."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is known of a person by being told. What is computed from events lives elsewhere."""
+    """The attributes that requests set; :mod:`models.rules.activity` has those computed from events."""
 
     user_id: str
     email: str
@@ -33,34 +32,30 @@ class Profile:
     lifecycle_stage: LifecycleStage
     lifecycle_stage_pinned: bool = False
     demographics: Mapping[str, Any] = field(default_factory=dict)
-    """Only what is there: no attribute is None."""
+    """Without missing attributes: no value is None."""
     privacy_preferences: Mapping[str, bool] = field(default_factory=dict)
     consents: Mapping[str, bool] = field(default_factory=dict)
-    """Only what the person has said, by purpose; what isn't there is a refusal."""
+    """By purpose. A missing purpose counts as denied."""
     subscription_tier: str | None = None
 
     def consents_to(self, purpose: Purpose) -> bool:
-        """Whether the person has agreed to a purpose."""
         return self.consents.get(purpose, False)
 
 
 def missing_core(patch: Mapping[str, Any]) -> list[FieldError]:
-    """What a document lacks to create a profile from it."""
+    """Errors for required attributes that the document lacks."""
     return [FieldError(f"/{name}", "required", "is required") for name in CORE if patch.get(name) is None]
 
 
 def create(document: Mapping[str, Any]) -> Profile:
-    """A new profile from a document with all core attributes; raises :class:`ConsentRequiredError`."""
+    """A profile from a document with all required attributes. Raises :class:`ConsentRequiredError`."""
     empty = Profile(user_id=document["user_id"], **{name: document[name] for name in CORE})
-    return _settle(_merge(empty, document), document)
+    return _enforce_privacy(_merge(empty, document), document)
 
 
 def change(profile: Profile, patch: Mapping[str, Any]) -> Profile:
-    """A profile after a patch; equal to the one before where it changes nothing.
-
-    Raises :class:`ConsentRequiredError`.
-    """
-    return _settle(_merge(profile, patch), patch)
+    """Apply a patch. Raises :class:`ConsentRequiredError`."""
+    return _enforce_privacy(_merge(profile, patch), patch)
 
 
 def _merge(profile: Profile, patch: Mapping[str, Any]) -> Profile:
@@ -84,7 +79,7 @@ def _merge_group(group: Mapping[str, Any], patch: Mapping[str, Any] | None) -> d
 
 
 def _merge_consents(consents: Mapping[str, bool], patch: Mapping[str, bool | None] | None) -> dict[str, bool]:
-    """Consents are never forgotten, only withdrawn: to remove one is to refuse it."""
+    # a removed consent stays on record as withdrawn
     if patch is None:
         return dict.fromkeys(consents, False)
     removed = {purpose: False for purpose, granted in patch.items() if granted is None and purpose in consents}
@@ -92,7 +87,7 @@ def _merge_consents(consents: Mapping[str, bool], patch: Mapping[str, bool | Non
     return {**consents, **removed, **given}
 
 
-def _settle(after: Profile, patch: Mapping[str, Any]) -> Profile:
+def _enforce_privacy(after: Profile, patch: Mapping[str, Any]) -> Profile:
     allowed = {
         name: value
         for name, value in after.demographics.items()

@@ -1,4 +1,4 @@
-"""The data types that have a retention period, and what each period means."""
+"""The data types that have a retention period."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 MARGIN = timedelta(minutes=5)
-"""Data is kept this much longer than its period: a request in flight may have accepted an event as unexpired by
-the clock of another process, and still needs its partition."""
+"""Data is kept this much longer than its period. An API process whose clock is behind may still accept an event,
+and then needs the event's partition."""
 MAX_DAYS = 3650
 
 
 @dataclass(frozen=True)
 class DataType:
-    """A data type with its own period."""
-
     name: str
     default_days: int | None
     """None: as long as the account exists."""
     description: str
-    """What is deleted when the period is over, and when the period begins."""
+    """The data that is deleted, and the time from which its period counts."""
     unlimited: bool = False
-    """Whether the period may be removed: then the data is deleted with the account."""
+    """Whether an admin may remove the period. Without one, the data is deleted with the account."""
 
 
 PROFILES = "profiles"
@@ -41,13 +39,14 @@ DATA_TYPES: Mapping[str, DataType] = {
         DataType(
             EVENTS,
             365,
-            "Events by their timestamp, with their ids, sessions and poison events. Totals of profiles stay.",
+            "Events by their timestamp, with their ids, sessions, poison events and entries of the Temporal "
+            "outbox. Totals of profiles stay.",
         ),
         DataType(
             TRANSACTIONS,
             None,
-            "Purchases and refunds by the time at which they occurred: part of the profile, kept as long as the "
-            "account exists unless a period is set. Totals of profiles stay.",
+            "Purchases and refunds by their time. Without a period they are kept as long as the account exists. "
+            "Totals of profiles stay.",
             unlimited=True,
         ),
         DataType(
@@ -60,17 +59,17 @@ DATA_TYPES: Mapping[str, DataType] = {
         DataType(
             WEBHOOK_DELIVERIES,
             90,
-            "Callbacks of ended instances by their last attempt, once no attempt is left. At the latest they are "
-            "deleted with their instances.",
+            "Callbacks of ended instances by their last attempt, if no attempt is left. Others are deleted with "
+            "their instances.",
         ),
         DataType(
-            IDEMPOTENCY_ANSWERS, 1, "Answers to requests with an Idempotency-Key. They are repeated for a day."
+            IDEMPOTENCY_ANSWERS, 1, "Responses to requests with an Idempotency-Key. They are repeated for a day."
         ),
         DataType(
             PROFILES,
             None,
-            "Profiles, kept as long as the account exists. With a period, a profile is due for erasure this many "
-            "days after its last change or activity.",
+            "Profiles by their last change or activity: then they are due for erasure. Without a period they are "
+            "kept as long as the account exists.",
             unlimited=True,
         ),
         DataType(
@@ -87,5 +86,5 @@ DATA_TYPES: Mapping[str, DataType] = {
 
 
 def cutoff(now: datetime, days: int) -> datetime:
-    """The time before which data has expired."""
+    """Data from before this time has expired."""
     return now - timedelta(days=days) - MARGIN

@@ -1,8 +1,8 @@
-"""Which bucket and shard a user belongs to: the same in every process, for ever.
+"""Assigns users to buckets and shards by CRC-32 of the user id.
 
-A *bucket* is what consent is locked by (256 of them, so that a batch never exhausts the lock table); a *shard*
-is what the log is consumed by. Both follow from CRC-32 of the user id. Changing :data:`SHARDS` re-deals users
-to consumers and needs the log generation to be raised (see docs/events.md).
+Consent is locked by *bucket*: with 256 of them, a batch of any size fits into Postgres' lock table. The event log
+is consumed by *shard*. A change of :data:`SHARDS` moves users to other consumers and needs a new generation of the
+log (docs/events.md).
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ SHARDS = 4
 
 
 def bucket_of(user_id: str) -> int:
-    """The consent bucket of a user, 0 to 255."""
+    """0 to 255."""
     return crc32(user_id.encode()) % BUCKETS
 
 
 def shard_of(user_id: str) -> int:
-    """The shard of the log that a user's events are in."""
     return bucket_of(user_id) % SHARDS

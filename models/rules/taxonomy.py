@@ -1,12 +1,9 @@
 """The standard event types, each with the schema of its properties.
 
-All take further properties than those named: what a schema names is checked, what it doesn't is kept as sent.
-
-Few properties are required: those without which an event doesn't say what it is there to say. A feature click
-names its feature; a purchase and a refund have an order, an amount and a currency. The order's id is among them
-although no total needs it: nothing else matches a refund to its purchase, and an id that was left out can't be
-added to a stored event. Who has none sends what identifies the sale, as the import's `{mapping}-{line}` does. To
-require it from the first day can be taken back; to begin with it later would break its senders.
+Properties that a schema doesn't name are stored unchecked. Few properties are required: the feature of a click,
+and order, amount and currency of a purchase or refund. No total needs the order's id, but only this id matches a
+refund to its purchase, and it can't be added to a stored event. Senders without order ids send another id of the
+sale.
 """
 
 from __future__ import annotations
@@ -61,7 +58,7 @@ def _standard(
 _USER = (
     _standard(
         "user.signup",
-        "Somebody has signed up.",
+        "A user has signed up.",
         {"method": _WORD, "plan": _WORD, "campaign": _WORD, "referral_code": _WORD, "email": _TEXT, "name": _TEXT},
         pii=("/email", "/name", "/referral_code"),
         dimensions=("method", "plan", "campaign"),

@@ -1,4 +1,4 @@
-"""When an event starts a workflow, and whether an event is one that somebody waits for."""
+"""Triggers and exits of workflows, and how they match events."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from models.temporal.execution import ExitRequest
 
 DEFAULT_MAX_AGE = timedelta(hours=1)
-"""How old an event may be and still start something: what a mobile client delivers late must not surprise
-anybody days afterwards."""
+"""Older events start nothing: a mobile client may deliver an event days later, when a message about it would only
+confuse."""
 
 
 @dataclass(frozen=True)

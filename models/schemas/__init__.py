@@ -1,1 +1,1 @@
-"""What travels over HTTP."""
+"""Requests and responses of the API."""

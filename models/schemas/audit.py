@@ -30,9 +30,9 @@ class AuditEntryView(ResponseSchema):
 
 
 class AuditHeadView(ResponseSchema):
-    """The newest checkpoint, all null without one. Its head covers every row of every hour up to its own."""
+    """The newest checkpoint; all null without one. Its head covers every row up to the end of its hour."""
 
-    hour: datetime | None = Field(description="The beginning of the checkpoint's hour.")
+    hour: datetime | None = Field(description="The start of the checkpoint's hour.")
     head: str | None = Field(description="64 hexadecimal digits; `perennial audit verify --head` takes them.")
     rows: int | None = Field(description="The number of rows of that hour.")
     created_at: datetime | None

@@ -1,4 +1,4 @@
-"""Consents on the wire."""
+"""Schemas of `/users/{user_id}/consents`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, StrictBool
 
+from models.schemas.common import Page
 from models.schemas.fields import RequestSchema, ResponseSchema, ShortText
-from models.schemas.pages import Page
 from models.schemas.users import Consents
 from models.vocabulary import Purpose
 
@@ -19,28 +19,30 @@ LegalBasis = Literal[
 
 
 class ConsentInput(RequestSchema):
-    """What a person has said about a purpose, where, and under which policy."""
+    """A consent to a purpose or its withdrawal, with its source and policy."""
 
     granted: StrictBool
-    source: ShortText = Field(default="api", description="Where it was said.", examples=["signup_form"])
+    source: ShortText = Field(
+        default="api", description="The form or system where it was given.", examples=["signup_form"]
+    )
     policy_version: ShortText | None = Field(default=None, examples=["2026-01"])
     legal_basis: LegalBasis = "consent"
 
 
 class ConsentView(ResponseSchema):
-    """What a person has said about a purpose last."""
+    """The current state of a person's consent to a purpose."""
 
     user_id: str
     purpose: Purpose
     granted: bool
-    changed_at: datetime | None = Field(description="Null where nothing has been said: a refusal.")
+    changed_at: datetime | None = Field(description="Null if nothing was recorded: then `granted` is false.")
     source: str | None
     policy_version: str | None
     legal_basis: str | None
 
 
 class UserConsents(ResponseSchema):
-    """A person's consents: by purpose as the profile has them, and each with what it rests on."""
+    """A person's consents: by purpose, and in detail."""
 
     user_id: str
     consents: Consents
@@ -48,14 +50,14 @@ class UserConsents(ResponseSchema):
 
 
 class ConsentRecordView(ResponseSchema):
-    """One entry of the history, which is only ever added to."""
+    """One entry of the append-only history."""
 
     purpose: Purpose
     granted: bool
     source: str
     policy_version: str | None
     legal_basis: str
-    actor: str = Field(description="The id of the API key that passed it on.")
+    actor: str = Field(description="The id of the API key that sent it.")
     recorded_at: datetime
 
 

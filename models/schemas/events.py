@@ -1,4 +1,4 @@
-"""Events on the wire. Their checks run in pydantic's core: a batch costs microseconds an item."""
+"""Schemas of `/events` and `/event-types`. Pydantic's core checks events: a few microseconds an item."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from models.rules.event_types import NAME, NAME_LENGTH
-from models.schemas.fields import USER_ID_IS_PERSONAL, USER_ID_PATTERN, AnyMoment, RequestSchema, ResponseSchema
-from models.schemas.pages import Page
+from models.schemas.common import Page
+from models.schemas.fields import USER_ID_IS_PERSONAL, USER_ID_PATTERN, AnyTimestamp, RequestSchema, ResponseSchema
 from models.schemas.users import ItemError
 
 MAX_BATCH = 2000
@@ -23,16 +23,16 @@ _PRINTABLE = r"^(?:[^\p{C}\p{Z}]| )+$"
 
 
 @dataclass(frozen=True)
-class Word:
-    """A string of a form, checked without a call into Python. ``code`` and ``message`` say what is wrong.
+class PatternString:
+    """A string that matches a pattern, checked without a call into Python.
 
-    Of several in one annotation, the first that doesn't fit says so."""
+    An annotation may have several: the error is the one of the first that doesn't match."""
 
     pattern: str
     code: str
     message: str
     max_length: int | None = None
-    """None allows any length, none included."""
+    """None allows any length, also 0."""
     examples: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -54,9 +54,10 @@ class Word:
         return schema
 
 
-class AsItIs:
-    """A JSON object whose content is checked elsewhere. Not copied: that would cost more than all other checks."""
+class UncheckedObject:
+    """A JSON object whose content :mod:`models.rules.ingest` checks."""
 
+    # not copied as pydantic's dict schema would do: that would cost more than all other checks
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.custom_error_schema(
             core_schema.is_instance_schema(dict), "invalid_type", custom_error_message="must be an object"
@@ -66,17 +67,17 @@ class AsItIs:
         return {"type": "object", "additionalProperties": True}
 
 
-JsonObject = Annotated[dict[str, Any], AsItIs()]
+JsonObject = Annotated[dict[str, Any], UncheckedObject()]
 EventId = Annotated[
-    str, Word(_PRINTABLE, "invalid_event_id", "must be 1 to 128 printable characters", MAX_ID, ("e-1",))
+    str, PatternString(_PRINTABLE, "invalid_event_id", "must be 1 to 128 printable characters", MAX_ID, ("e-1",))
 ]
 SessionId = Annotated[
-    str, Word(_PRINTABLE, "invalid_session_id", "must be 1 to 128 printable characters", MAX_ID, ("s-1",))
+    str, PatternString(_PRINTABLE, "invalid_session_id", "must be 1 to 128 printable characters", MAX_ID, ("s-1",))
 ]
-OfUser = Annotated[
+EventUserId = Annotated[
     str,
-    Word("^[^@]*$", "user_id_is_personal", USER_ID_IS_PERSONAL),
-    Word(
+    PatternString("^[^@]*$", "user_id_is_personal", USER_ID_IS_PERSONAL),
+    PatternString(
         f"^(?:{USER_ID_PATTERN.pattern})$",
         "invalid_user_id",
         "must be 1 to 128 of A-Z a-z 0-9 . _ : -",
@@ -86,7 +87,7 @@ OfUser = Annotated[
 ]
 EventTypeName = Annotated[
     str,
-    Word(
+    PatternString(
         f"^(?:{NAME.pattern})$",
         "invalid_event_type",
         "must be category.action, in lower case with underscores, like transaction.cart_add",
@@ -97,23 +98,23 @@ EventTypeName = Annotated[
 
 
 class EventInput(RequestSchema):
-    """An event, as it is captured."""
+    """A customer event."""
 
-    event_id: EventId = Field(description="Identifies the event, alone, for as long as events are kept.")
-    user_id: OfUser
+    event_id: EventId = Field(description="Unique among all events for as long as events are kept.")
+    user_id: EventUserId
     event_type: EventTypeName
-    timestamp: AnyMoment = Field(
-        description="When it happened: at most 24 h ahead, and inside the retention of events."
+    timestamp: AnyTimestamp = Field(
+        description="When it happened: at most 24 h ahead, and within the retention period of events."
     )
     session_id: SessionId
-    event_properties: JsonObject | None = Field(default=None, description="As the event type's schema has them.")
+    event_properties: JsonObject | None = Field(default=None, description="Must match the event type's schema.")
     device_info: JsonObject | None = None
     location: JsonObject | None = None
     referrer: Annotated[str, Field(max_length=MAX_REFERRER)] | None = None
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What is encrypted of the event: those of the last four that were sent."""
+        """The body that is encrypted: those of the last four fields that were sent."""
         found: dict[str, Any] = {}
         if self.event_properties is not None:
             found["event_properties"] = self.event_properties
@@ -127,40 +128,40 @@ class EventInput(RequestSchema):
 
 
 EVENTS: TypeAdapter[list[EventInput]] = TypeAdapter(list[EventInput])
-"""Checks all items of a batch in one call; its error's locations begin with the item's index."""
+"""Checks all items of a batch in one call. The location of an error begins with the item's index."""
 
 
 class EventBatch(RequestSchema):
-    """Up to 2,000 events; each is judged on its own, so one bad item never costs the others."""
+    """Up to 2,000 events. The API checks each item separately and stores the valid ones."""
 
-    judged_apart: ClassVar[str] = "events"
+    items_field: ClassVar[str] = "events"
 
     events: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
         json_schema_extra={"items": {"$ref": "#/components/schemas/EventInput"}}
     )
     historical: StrictBool = Field(
-        default=False, description="Old data: it shapes profiles and analytics and starts no workflow."
+        default=False, description="Old data: updates profiles and analytics, and starts no workflow."
     )
 
 
 class EventAnswer(ResponseSchema):
-    """An event is on disk, by this request or by an earlier one."""
+    """The event is stored durably, by this request or by an earlier one."""
 
     event_id: str
     status: str = Field(json_schema_extra={"enum": ["accepted", "duplicate"]})
 
 
 class EventResult(ResponseSchema):
-    """What became of one item."""
+    """The result for one item."""
 
     index: int
-    event_id: str | None = Field(description="Null where the item has no usable one.")
+    event_id: str | None = Field(description="Null if the item has no valid one.")
     status: str = Field(json_schema_extra={"enum": ["accepted", "duplicate", "rejected"]})
     errors: list[ItemError]
 
 
 class EventBatchAnswer(ResponseSchema):
-    """What became of a batch."""
+    """The results for a batch."""
 
     accepted: int
     duplicates: int
@@ -169,7 +170,7 @@ class EventBatchAnswer(ResponseSchema):
 
 
 class EventView(ResponseSchema):
-    """A stored event. What is personal is masked for all but admins."""
+    """A stored event. Every role except admin sees personal values masked."""
 
     event_id: str
     user_id: str
@@ -186,6 +187,21 @@ class EventView(ResponseSchema):
 
 EventPage = Page[EventView]
 
+
+class PoisonEventView(ResponseSchema):
+    """An event that a consumer failed to apply several times and then skipped."""
+
+    poison_id: str
+    consumer: str = Field(description="The consumer that failed.", examples=["projector"])
+    event_id: str
+    user_id: str
+    timestamp: datetime = Field(description="The event's timestamp.")
+    tries: int
+    error_type: str
+    status: str = Field(json_schema_extra={"enum": ["open", "replayed", "discarded"]})
+    set_aside_at: datetime
+
+
 JsonSchema = Annotated[dict[str, Any], Field(json_schema_extra={"type": "object"})]
 
 
@@ -195,9 +211,11 @@ class EventTypeInput(RequestSchema):
     description: Annotated[str, Field(max_length=1000)] = ""
     json_schema: JsonSchema = Field(
         alias="schema",
-        description="JSON Schema (2020-12) of `event_properties`, referring to nothing outside itself.",
+        description="JSON Schema (2020-12) of `event_properties`, without references to other documents.",
     )
-    pii: list[str] = Field(default_factory=list, description="JSON pointers into `event_properties`.")
+    pii: list[str] = Field(
+        default_factory=list, description="JSON pointers into `event_properties`, to personal values."
+    )
     dimensions: list[str] = Field(
         default_factory=list, description="Names of properties that analytics may group by; never personal ones."
     )
@@ -216,7 +234,7 @@ class EventTypeView(ResponseSchema):
 
 
 def usable_event_id(item: object) -> str | None:
-    """The id of a rejected item, where it has one that can be repeated."""
+    """The id of a rejected item; None if the response can't repeat it."""
     event_id = item.get("event_id") if isinstance(item, Mapping) else None
     usable = isinstance(event_id, str) and 0 < len(event_id) <= MAX_ID and event_id.isprintable()
     return event_id if usable else None

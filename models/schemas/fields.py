@@ -1,7 +1,7 @@
-"""The scalar types of the API: strict, and with errors whose code and text are ours.
+"""Scalar types of the API and the base classes of its schemas.
 
-Every check raises :class:`pydantic_core.PydanticCustomError` with a stable code and a text that says what is
-wanted and never what was sent. Types come before content: a number where a text belongs is `invalid_type`.
+Every check raises :class:`pydantic_core.PydanticCustomError` with a stable code. Its text says what is required
+and never repeats the value. Types are checked before content: a number instead of a string is `invalid_type`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from models.errors import FieldError
-from models.schemas.countries import COUNTRIES
+from models.vocabulary import COUNTRIES
 
+# the library's documented switch: companies use `.local` and the like for internal addresses
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
-"""The library's documented switch: `.test`, `.local` and the like are addresses, as companies use them inside."""
 
 USER_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 RESERVED_USER_IDS = frozenset({"null", "undefined", "none", "anonymous", "0"})
 USER_ID_IS_PERSONAL = "must not be an e-mail address: it travels in URLs and workflow ids"
-_YEARS = range(1900, 9999)
-"""Postgres' ends of time, and what is before anybody's signup, are refused."""
+_YEARS = range(1900, 9999)  # excludes times that Postgres can't store, and times before any signup
 _ALL_YEARS = range(1, 10_000)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -38,13 +37,13 @@ _EMAIL_LENGTH = 254
 
 
 class RequestSchema(BaseModel):
-    """Base of what comes from outside: strict types, no unknown fields."""
+    """Base of requests: strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class UnusableItem:
-    """Stands in a batch for an item that could be parsed but never be stored; it is rejected for its errors."""
+    """Replaces an item of a batch that was parsed but can't be stored. It is rejected with these errors."""
 
     __slots__ = ("errors", "item")
 
@@ -54,13 +53,14 @@ class UnusableItem:
 
 
 class ResponseSchema(BaseModel):
-    """Base of what goes out."""
+    """Base of responses."""
 
     model_config = ConfigDict(frozen=True, serialize_by_alias=True)
 
 
-def absent() -> Any:
-    """The default of a field that may be left out but, where it is sent, may not be null."""
+def omittable() -> Any:
+    """The default of a field that may be missing but not null."""
+    # a default factory isn't validated, so the field's type can exclude None
     return Field(default_factory=lambda: None)
 
 
@@ -75,7 +75,6 @@ def _user_id(value: str) -> str:
 
 
 def is_user_id(value: str) -> bool:
-    """Whether a text can be the id of a user at all."""
     return USER_ID_PATTERN.fullmatch(value) is not None and value.casefold() not in RESERVED_USER_IDS
 
 
@@ -97,8 +96,8 @@ def _text(value: str) -> str:
     return value
 
 
-def parse_moment(value: str, years: range = _YEARS) -> datetime:
-    """An RFC 3339 time with an offset, in UTC. ValueError where it isn't one, or out of the range of years."""
+def parse_timestamp(value: str, years: range = _YEARS) -> datetime:
+    """Parse an RFC 3339 time with an offset into UTC. Raises ValueError for other texts and years."""
     if _MOMENT.fullmatch(value) is None:
         raise ValueError("not RFC 3339")
     try:
@@ -112,21 +111,21 @@ def parse_moment(value: str, years: range = _YEARS) -> datetime:
     return moment
 
 
-def _moment(value: object) -> datetime:
-    return _moment_in(value, _YEARS)
+def _timestamp(value: object) -> datetime:
+    return _timestamp_in(value, _YEARS)
 
 
-def _any_moment(value: object) -> datetime:
-    return _moment_in(value, _ALL_YEARS)
+def _any_timestamp(value: object) -> datetime:
+    return _timestamp_in(value, _ALL_YEARS)
 
 
-def _moment_in(value: object, years: range) -> datetime:
+def _timestamp_in(value: object, years: range) -> datetime:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC)
     if not isinstance(value, str):
         raise PydanticCustomError("invalid_type", "must be a string")
     try:
-        return parse_moment(value, years)
+        return parse_timestamp(value, years)
     except ValueError:
         raise PydanticCustomError(
             "invalid_time", "must be a time with an offset, like 2026-01-05T10:00:00Z (RFC 3339)"
@@ -182,9 +181,9 @@ Email = Annotated[StrictStr, AfterValidator(_email), _schema(format="email", max
 Name = Annotated[StrictStr, Field(max_length=300), AfterValidator(_text)]
 City = Annotated[StrictStr, Field(max_length=200), AfterValidator(_text)]
 ShortText = Annotated[StrictStr, Field(max_length=64), AfterValidator(_text)]
-Moment = Annotated[datetime, BeforeValidator(_moment), _schema(format="date-time")]
-AnyMoment = Annotated[datetime, BeforeValidator(_any_moment), _schema(format="date-time")]
-"""For what is compared with a window of time before it is stored: a year 9999 is too late and no mistake."""
+Timestamp = Annotated[datetime, BeforeValidator(_timestamp), _schema(format="date-time")]
+AnyTimestamp = Annotated[datetime, BeforeValidator(_any_timestamp), _schema(format="date-time")]
+"""For times that are compared with a window later: the year 9999 is then too late, and not malformed."""
 PastDate = Annotated[StrictStr, AfterValidator(_past_date), _schema(format="date")]
 Country = Annotated[StrictStr, AfterValidator(_country), _schema(minLength=2, maxLength=2, examples=["DE"])]
 TimeZone = Annotated[StrictStr, AfterValidator(_timezone), _schema(examples=["Europe/Berlin"])]

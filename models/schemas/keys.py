@@ -1,4 +1,4 @@
-"""API keys, as they are created and listed."""
+"""Schemas of `/keys`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_LIMIT)]
 class KeyCreate(RequestSchema):
     """A new key."""
 
-    name: ShortText = Field(description="Who or what will use it.", examples=["crm-sync"])
+    name: ShortText = Field(description="The person or system that uses the key.", examples=["crm-sync"])
     role: Annotated[Role, Field(strict=False)]
     rate_limit: RateLimit | None = Field(
         default=None, description="Requests a minute; null: the installation's default."
@@ -26,7 +26,7 @@ class KeyCreate(RequestSchema):
 
 
 class Key(ResponseSchema):
-    """A key without its secret."""
+    """A key, without its secret."""
 
     id: str
     name: str
@@ -37,7 +37,7 @@ class Key(ResponseSchema):
 
 
 class KeyCreated(ResponseSchema):
-    """A new key, with the secret: it is shown this once and kept nowhere."""
+    """A new key with its secret. The API shows it once and does not store it."""
 
     id: str
     key: str

@@ -27,8 +27,8 @@ class RetentionView(ResponseSchema):
     data_type: str = Field(json_schema_extra={"enum": list(DATA_TYPES)})
     days: int | None = Field(description="Null: as long as the account exists.")
     default_days: int | None
-    description: str = Field(description="What is deleted when the period is over, and when the period begins.")
-    changed_at: datetime | None = Field(description="Null while the default holds.")
+    description: str = Field(description="The data that is deleted, and the time from which its period counts.")
+    changed_at: datetime | None = Field(description="Null while the default applies.")
     changed_by: str | None = Field(description="The id of the API key that set it.")
 
 
@@ -73,7 +73,7 @@ class DueData(ResponseSchema):
 
 
 class DryRun(ResponseSchema):
-    """What a run would do now; nothing was changed."""
+    """What a run would delete now. Nothing was changed."""
 
     dry_run: bool
     as_of: datetime
@@ -81,7 +81,7 @@ class DryRun(ResponseSchema):
 
 
 class RunResult(ResponseSchema):
-    """What a run has done with one part of a data type so far."""
+    """The progress of a run in one part of a data type."""
 
     data_type: str
     part: str
@@ -107,6 +107,6 @@ class RunSummary(ResponseSchema):
 
 
 class RunView(RunSummary):
-    """A retention run, and what it has done so far."""
+    """A retention run with its progress."""
 
     results: list[RunResult]

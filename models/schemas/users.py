@@ -1,4 +1,4 @@
-"""Profiles, as they come and go. The contract's page on users says what each rule is for."""
+"""Schemas of `/users`. docs/api.md explains the rules."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, StrictBool
 from pydantic_core import PydanticCustomError
 
+from models.schemas.common import Page
 from models.schemas.fields import (
     City,
     Country,
     Email,
     Language,
-    Moment,
     Name,
     PastDate,
     RequestSchema,
     ResponseSchema,
     ShortText,
+    Timestamp,
     TimeZone,
     UserId,
-    absent,
+    omittable,
 )
-from models.schemas.pages import Page
 from models.vocabulary import AccountStatus, LifecycleStage
 
 MAX_BATCH = 1000
@@ -39,7 +39,7 @@ Stage = Annotated[LifecycleStage, Field(strict=False)]
 
 
 class DemographicsInput(RequestSchema):
-    """Collected data: kept only with the consent `data_collection`. Null removes an attribute."""
+    """Stored only with the consent `data_collection`. Null removes an attribute."""
 
     age: Annotated[int, Field(ge=0, le=150)] | None = None
     date_of_birth: PastDate | None = None
@@ -52,7 +52,7 @@ class DemographicsInput(RequestSchema):
 
 
 class PreferencesInput(RequestSchema):
-    """`false` keeps a demographic attribute from being stored, and removes what is stored of it."""
+    """`false` opts out: the attribute isn't stored, and stored values of it are removed."""
 
     age: StrictBool | None = None
     date_of_birth: StrictBool | None = None
@@ -65,7 +65,7 @@ class PreferencesInput(RequestSchema):
 
 
 class ConsentsInput(RequestSchema):
-    """What the person has agreed to. Null is `false`: without consent everything is denied."""
+    """The person's consents. Null is `false`."""
 
     data_collection: StrictBool | None = None
     profiling: StrictBool | None = None
@@ -74,7 +74,7 @@ class ConsentsInput(RequestSchema):
 
 
 class TransactionsInput(RequestSchema):
-    """Of the transaction attributes only the tier can be set; the others are computed from events."""
+    """Only the tier can be set. The other attributes are computed from events."""
 
     subscription_tier: ShortText | None = None
     total_purchases: ReadOnly = None
@@ -88,10 +88,8 @@ class TransactionsInput(RequestSchema):
 
 
 class _Attributes(RequestSchema):
-    """What every form of a profile may carry beside the core attributes."""
-
     lifecycle_stage_pinned: StrictBool | None = Field(
-        default=None, description="`true` holds the stage: no rule moves it."
+        default=None, description="`true`: workflows don't change the stage."
     )
     demographics: DemographicsInput | None = None
     privacy_preferences: PreferencesInput | None = None
@@ -108,32 +106,32 @@ class UserCreate(_Attributes):
     user_id: UserId
     email: Email
     name: Name
-    signup_date: Moment
+    signup_date: Timestamp
     account_status: Status
     lifecycle_stage: Stage
 
 
 class UserPatch(_Attributes):
-    """A JSON merge patch (RFC 7396): what is left out stays, null removes what is optional."""
+    """A JSON merge patch (RFC 7396). Missing attributes stay; null removes optional ones."""
 
-    user_id: UserId = absent()
-    email: Email = absent()
-    name: Name = absent()
-    signup_date: Moment = absent()
-    account_status: Status = absent()
-    lifecycle_stage: Stage = absent()
+    user_id: UserId = omittable()
+    email: Email = omittable()
+    name: Name = omittable()
+    signup_date: Timestamp = omittable()
+    account_status: Status = omittable()
+    lifecycle_stage: Stage = omittable()
 
 
 class UserUpsert(UserPatch):
-    """An item of a batch: creates a profile, or patches the one that is there."""
+    """An item of a batch: creates a profile, or patches the existing one."""
 
     user_id: UserId
 
 
 class UserBatch(RequestSchema):
-    """Up to 1,000 profiles; each is judged on its own, so one bad item never costs the others."""
+    """Up to 1,000 profiles. The API checks each item separately and stores the valid ones."""
 
-    judged_apart: ClassVar[str] = "users"
+    items_field: ClassVar[str] = "users"
 
     users: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
         json_schema_extra={"items": {"$ref": "#/components/schemas/UserUpsert"}}
@@ -141,15 +139,15 @@ class UserBatch(RequestSchema):
 
 
 class UserSearch(RequestSchema):
-    """A search by e-mail address, without regard to case."""
+    """A search by e-mail address, ignoring case."""
 
     email: Email
 
 
 class Demographics(ResponseSchema):
-    """Demographic attributes; null where unknown, or not consented to."""
+    """Demographic attributes; null if unknown or without consent."""
 
-    age: int | str | None = Field(default=None, description="A string only where it is masked.")
+    age: int | str | None = Field(default=None, description="A string if masked.")
     date_of_birth: str | None = Field(default=None, examples=["1992-01-01"])
     gender: str | None = None
     country: str | None = None
@@ -160,7 +158,7 @@ class Demographics(ResponseSchema):
 
 
 class Behavior(ResponseSchema):
-    """What events tell of a person. The defaults are those of a person without events."""
+    """Figures computed from events. The defaults describe a person without events."""
 
     session_count: int = 0
     last_session_date: datetime | None = None
@@ -170,14 +168,16 @@ class Behavior(ResponseSchema):
 
 
 class Transactions(ResponseSchema):
-    """What purchases tell of a person. Money is a decimal string; currencies are never added together."""
+    """Figures computed from purchases. Amounts are decimal strings. Currencies are never added."""
 
     total_purchases: int = Field(default=0, description="In all currencies.")
-    total_revenue: str = Field(default="0.00", description="Purchases less refunds, in `currency`.")
+    total_revenue: str = Field(default="0.00", description="Purchases minus refunds, in `currency`.")
     average_order_value: str | None = Field(default=None, description="In `currency`.")
-    currency: str | None = Field(default=None, description="The one with most purchases; the latest of several.")
+    currency: str | None = Field(
+        default=None, description="The one with the most purchases; of several, the one with the latest."
+    )
     revenue_by_currency: dict[str, str] = Field(
-        default_factory=dict, description="Purchases less refunds.", examples=[{"USD": "59.06"}]
+        default_factory=dict, description="Purchases minus refunds.", examples=[{"USD": "59.06"}]
     )
     last_purchase_date: datetime | None = None
     subscription_tier: str | None = None
@@ -186,7 +186,7 @@ class Transactions(ResponseSchema):
 
 
 class Consents(ResponseSchema):
-    """All purposes, with what the person has said; nothing said is `false`."""
+    """The person's consents by purpose; `false` if nothing was recorded."""
 
     data_collection: bool = False
     profiling: bool = False
@@ -217,7 +217,7 @@ UserPage = Page[UserProfile]
 
 
 class ItemError(ResponseSchema):
-    """Why an item was rejected; never what it held."""
+    """Why an item was rejected. It never repeats the value."""
 
     pointer: str = Field(examples=["/users/3/email"])
     code: str = Field(examples=["invalid_email"])
@@ -225,20 +225,31 @@ class ItemError(ResponseSchema):
 
 
 class UserBatchResult(ResponseSchema):
-    """What became of one item. `changed` is false for one that found everything as it was."""
+    """The result for one item. `changed` is false if the profile was already equal to it."""
 
     index: int
-    user_id: str | None = Field(description="Null where the item has no usable one.")
+    user_id: str | None = Field(description="Null if the item has no valid one.")
     status: str = Field(json_schema_extra={"enum": ["created", "updated", "rejected"]})
     changed: bool
     errors: list[ItemError]
 
 
 class UserBatchAnswer(ResponseSchema):
-    """What became of a batch. `unchanged` counts those of `updated` that found everything as it was."""
+    """The results for a batch. `unchanged` counts items of `updated` with `changed` false."""
 
     created: int
     updated: int
     rejected: int
     unchanged: int
     results: list[UserBatchResult]
+
+
+class TransactionView(ResponseSchema):
+    """A purchase or refund, identified by its event."""
+
+    event_id: str
+    kind: str = Field(json_schema_extra={"enum": ["purchase", "refund"]})
+    order_id: str | None
+    amount: str = Field(description="A decimal, never negative.", examples=["29.53"])
+    currency: str = Field(examples=["USD"])
+    occurred_at: datetime

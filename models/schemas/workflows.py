@@ -1,4 +1,4 @@
-"""Workflows and their instances on the wire."""
+"""Schemas of `/workflows` and their instances."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from models.schemas.fields import RequestSchema, ResponseSchema, UserId, absent
+from models.schemas.fields import RequestSchema, ResponseSchema, UserId, omittable
 from models.vocabulary import InstanceStatus, Purpose
 
 MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
 
 
 class TriggerView(ResponseSchema):
-    """The event that starts a workflow by itself."""
+    """The event that starts a workflow."""
 
     event_type: str = Field(examples=["user.signup"])
     where: dict[str, Any] = Field(description="Properties of the event, and the values they must have.")
-    max_age: timedelta = Field(description="An event that is older by its own time starts nothing.")
-    once_per: timedelta | None = Field(description="Within which time it starts at most once for a user.")
+    max_age: timedelta = Field(description="An event with an older timestamp starts nothing.")
+    once_per: timedelta | None = Field(description="It starts at most once for a user in this time.")
 
 
 class ExitView(ResponseSchema):
@@ -28,10 +28,10 @@ class ExitView(ResponseSchema):
     event_type: str = Field(examples=["transaction.purchase_complete"])
     where: dict[str, Any] = Field(description="Properties of the event, and the values they must have.")
     same_as_trigger: list[str] = Field(
-        description="Properties that must be as in the event that started the instance, if one has.",
+        description="Properties that must equal those of the event that started the instance, if one did.",
         examples=[["order_id"]],
     )
-    reason: str = Field(description="What the instance completes with.")
+    reason: str = Field(description="The reason with which the instance completes.")
 
 
 class WorkflowView(ResponseSchema):
@@ -39,19 +39,19 @@ class WorkflowView(ResponseSchema):
 
     workflow_id: str = Field(examples=["onboarding"])
     description: str
-    parameters: dict[str, Any] = Field(description="JSON Schema; waits have the format `duration` (ISO 8601).")
-    trigger: TriggerView | None = Field(description="What starts it by itself; null: only a request does.")
-    exit_on: list[ExitView] = Field(description="What ends it early, however it was started.")
-    purpose: Purpose | None = Field(description="The consent it needs; null: a service, which needs none.")
-    max_attempts: int = Field(description="How often a step is tried, unless the request says otherwise.")
+    parameters: dict[str, Any] = Field(description="JSON Schema; durations have the format `duration` (ISO 8601).")
+    trigger: TriggerView | None = Field(description="The event that starts it; null: only requests do.")
+    exit_on: list[ExitView] = Field(description="Events that end an instance early.")
+    purpose: Purpose | None = Field(description="The consent that it needs; null: none.")
+    max_attempts: int = Field(description="Attempts at a step, unless the request sets another number.")
     enabled: bool
 
 
 class WorkflowPatch(RequestSchema):
-    """What an admin may change of a workflow."""
+    """An admin's change to a workflow."""
 
-    max_attempts: MaxAttempts | None = Field(default=None, description="Null: as the workflow defines it.")
-    enabled: StrictBool = absent()
+    max_attempts: MaxAttempts | None = Field(default=None, description="Null: the workflow's own number.")
+    enabled: StrictBool = omittable()
 
 
 class ExecuteRequest(RequestSchema):
@@ -59,19 +59,19 @@ class ExecuteRequest(RequestSchema):
 
     user_id: UserId
     parameters: dict[str, Any] = Field(
-        default_factory=dict, description="As the workflow's schema has them; each has a default."
+        default_factory=dict, description="Must match the workflow's schema; each has a default."
     )
-    max_attempts: MaxAttempts | None = Field(default=None, description="How often a step is tried.")
+    max_attempts: MaxAttempts | None = Field(default=None, description="Attempts at a step.")
     callback_url: StrictStr | None = Field(
         default=None,
-        description="Where the finished instance is POSTed to, signed as a Standard Webhook with the "
-        "`callback_secret` of the answer. An https URL at a public address.",
+        description="An https URL at a public address. The finished instance is sent there by POST, signed as a "
+        "Standard Webhook with the `callback_secret` of the response.",
         examples=["https://shop.example.com/hooks/perennial"],
     )
 
 
 class ErrorView(ResponseSchema):
-    """Why an instance failed. Text and stack are masked for all but admins."""
+    """Why an instance failed. Every role except admin sees text and stack masked."""
 
     error_type: str
     error_message: str
@@ -80,7 +80,7 @@ class ErrorView(ResponseSchema):
 
 
 class AttemptView(ResponseSchema):
-    """One attempt at a step. `interrupted` ones were cut short by the platform and don't count."""
+    """One attempt at a step. `interrupted`: a fault of the platform ended it, and it doesn't count."""
 
     step: str
     attempt: int
@@ -92,19 +92,19 @@ class AttemptView(ResponseSchema):
 
 
 class CallbackView(ResponseSchema):
-    """What became of an instance's callback."""
+    """The state of an instance's callback."""
 
     status: str = Field(
         json_schema_extra={"enum": ["waiting", "delivered", "gone", "failed"]},
-        description="`gone`: the other side has answered 410, and is told no more.",
+        description="`gone`: the receiver answered 410; no more attempts.",
     )
-    attempts: int = Field(description="Tries to tell of its latest end.")
-    last_status: int | None = Field(description="The HTTP status of the last try; null: it had no answer.")
+    attempts: int = Field(description="Attempts to deliver the latest end.")
+    last_status: int | None = Field(description="The HTTP status of the last attempt; null: no response.")
     last_attempt_at: datetime | None
 
 
 class TemporalView(ResponseSchema):
-    """Where to find the instance in Temporal."""
+    """The instance in Temporal."""
 
     workflow_id: str
     run_id: str | None
@@ -120,25 +120,25 @@ class InstanceView(ResponseSchema):
     current_step: str | None
     status: InstanceStatus
     reason: str | None = Field(
-        description="Why it has ended: in the journey's own word, where it said so, or what else ended it.",
+        description="Why it ended: the workflow's own word, or another cause.",
         examples=["bought", "consent_withdrawn"],
     )
     start_time: datetime
     end_time: datetime | None
     parameters: dict[str, Any]
     variables: dict[str, Any]
-    results: dict[str, Any] = Field(description="What each completed step and wait gave, by its name.")
+    results: dict[str, Any] = Field(description="Results of completed steps and waits, by name.")
     error: ErrorView | None
-    retries: list[AttemptView] = Field(description="Every attempt at every step, in order of time.")
+    retries: list[AttemptView] = Field(description="All attempts at all steps, by time.")
     max_attempts: int
     temporal: TemporalView
-    callback: CallbackView | None = Field(default=None, description="Null where none was asked for.")
+    callback: CallbackView | None = Field(default=None, description="Null if none was requested.")
     stale: bool = Field(
-        default=False, description="True when Temporal couldn't be asked and this is what was last stored."
+        default=False, description="True if Temporal didn't answer: this is the last stored state."
     )
 
 
 class ExecutedView(InstanceView):
-    """An instance as the answer to its execute; the secret of its callback is shown this once."""
+    """A new instance. The API shows the secret of its callback only here."""
 
     callback_secret: str | None = Field(default=None, examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"])

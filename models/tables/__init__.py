@@ -1,1 +1,1 @@
-"""SQLModel tables: the schema, and which columns hold personal data."""
+"""SQLModel tables. They declare the schema and the columns with personal data."""

@@ -1,4 +1,4 @@
-"""API keys, their rate limits, and the answers kept for idempotent requests."""
+"""API keys, their rate limits, and stored responses to idempotent requests."""
 
 from __future__ import annotations
 
@@ -10,52 +10,50 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
-from models.tables.columns import moment, now, words
+from models.tables.columns import text_column, time_column, transaction_time
 
 
 class ApiKey(SQLModel, table=True):
-    """An API key; only its SHA-256 is kept, and a revoked one stays for the record."""
+    """An API key. Only its SHA-256 is stored. A revoked key stays, because the audit log refers to it."""
 
     __tablename__ = "api_keys"
     __table_args__ = (Index("api_keys_by_hash", "hash", unique=True),)
 
-    key_id: str = words(primary_key=True)
-    name: str = words()
-    role: str = words()
+    key_id: str = text_column(primary_key=True)
+    name: str = text_column()
+    role: str = text_column()
     rate_limit: int | None = Field(default=None, sa_column=Column(Integer))
     hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    created_at: datetime = now()
-    revoked_at: datetime | None = moment(nullable=True)
+    created_at: datetime = transaction_time()
+    revoked_at: datetime | None = time_column(nullable=True)
 
 
 class RateWindow(SQLModel, table=True):
-    """How many requests a key has made in its present minute.
-
-    Unlogged: after a crash of Postgres every key starts a new minute, which costs nobody anything.
-    """
+    """The number of requests of a key in its current minute."""
 
     __tablename__ = "rate_windows"
+    # unlogged: after a crash of Postgres, each key only starts a new minute
     __table_args__ = {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 50}}
 
-    key_id: str = words(primary_key=True)
-    started_at: datetime = moment()
+    key_id: str = text_column(primary_key=True)
+    started_at: datetime = time_column()
     used: int = Field(sa_column=Column(Integer, nullable=False))
 
 
 class IdempotentAnswer(SQLModel, table=True):
-    """The first answer to a request that carried an `Idempotency-Key`."""
+    """The first response to a request with an `Idempotency-Key`."""
 
     __tablename__ = "idempotent_answers"
     __table_args__ = (Index("idempotent_answers_by_age", "created_at"),)
 
-    key_id: str = words(primary_key=True)
-    idempotency_key: str = words(primary_key=True)
-    """A keyed digest of it: the caller may have made it of anything, an address too."""
+    key_id: str = text_column(primary_key=True)
+    idempotency_key: str = text_column(primary_key=True)
+    """A keyed digest of the header, because a caller may put personal data into it."""
     fingerprint: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """HMAC-SHA256 of method, path and body: another one under the same key is refused."""
-    subject: str | None = words(nullable=True)
-    """Whose data key encrypts the answer; it is unreadable once that person is erased."""
+    """HMAC-SHA256 of method, path and body. The API rejects another request with the same key."""
+    subject: str | None = text_column(nullable=True)
+    """The subject whose data key encrypts the response. After an erasure it can't be decrypted."""
     status: int | None = Field(default=None, sa_column=Column(SmallInteger))
     headers: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     body: bytes | None = personal(Mask.ANSWERED)
-    created_at: datetime = now()
+    created_at: datetime = transaction_time()

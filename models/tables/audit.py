@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, LargeBinar
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
-from models.tables.columns import moment, words
+from models.tables.columns import text_column, time_column
 from models.tables.events import Xid8
 
 
@@ -18,10 +18,10 @@ def _names() -> Any:
 
 
 class AuditRow(SQLModel, table=True):
-    """One access to personal data. The runtime role may insert and select rows, nothing else.
+    """One access to personal data. The runtime role may only insert and select rows.
 
-    Postgres computes defaults in the order of the columns: ``xid`` comes before ``occurred_at``, so that a row's
-    transaction has its id before the row's time is read. Checkpoints depend on that (:mod:`activities.audit`).
+    ``xid`` must come before ``occurred_at``. Postgres computes defaults in the order of the columns, so a
+    transaction has its id before it reads the row's time. Checkpoints depend on that (:mod:`activities.audit`).
     """
 
     __tablename__ = "audit_log"
@@ -43,36 +43,36 @@ class AuditRow(SQLModel, table=True):
         default=None,
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     )
-    actor: str = words()
-    role: str = words()
-    action: str = words()
-    user_id: str | None = words(nullable=True)
+    actor: str = text_column()
+    role: str = text_column()
+    action: str = text_column()
+    user_id: str | None = text_column(nullable=True)
     subjects: list[str] = _names()
     fields: list[str] = _names()
-    request_id: str | None = words(nullable=True)
-    outcome: str = words()
+    request_id: str | None = text_column(nullable=True)
+    outcome: str = text_column()
     details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, server_default=text("'{}'")))
 
 
 class AuditCheckpoint(SQLModel, table=True):
-    """The checkpoint of one hour of the audit log; it stays when the hour's rows have expired.
+    """The checkpoint of one hour of the audit log. It stays after the hour's rows have expired.
 
-    The runtime role may insert and select checkpoints, nothing else.
+    The runtime role may only insert and select checkpoints.
     """
 
     __tablename__ = "audit_checkpoints"
 
     hour: datetime = Field(default=None, sa_column=Column(DateTime(timezone=True), primary_key=True))
-    """The hour's beginning, in UTC."""
+    """The start of the hour, in UTC."""
     rows: int = Field(sa_column=Column(BigInteger, nullable=False))
     digest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """SHA-256 of the hour's rows in their order."""
-    expires_before: datetime = moment()
-    """Hours that ended before may expire, by the retention at that time. It never decreases along the chain."""
-    created_at: datetime = moment()
+    """SHA-256 of the hour's rows in order (:mod:`privacy.audit_chain`)."""
+    expires_before: datetime = time_column()
+    """Hours that ended before this time may expire. It never decreases along the chain."""
+    created_at: datetime = time_column()
     previous: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """The head of the checkpoint before; 32 zero bytes for the first one."""
+    """The head of the previous checkpoint; 32 zero bytes for the first one."""
     head: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """HMAC-SHA256 of all of the above, with a key that isn't in the database."""
-    key_check: str = words()
-    """Check value of that key."""
+    """HMAC-SHA256 of the columns above, with a key that isn't in the database."""
+    key_check: str = text_column()
+    """Check value of that key. It identifies the key and reveals nothing of it."""

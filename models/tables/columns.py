@@ -1,4 +1,4 @@
-"""The column types that every table uses."""
+"""Column types that the tables share. Postgres fills in the three kinds of time that have a default."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from sqlalchemy import Column, DateTime, Text, func
 from sqlmodel import Field
 
 
-def moment(*, nullable: bool = False) -> Any:
-    """A point in time: `timestamptz`."""
+def text_column(*, nullable: bool = False, primary_key: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(Text, nullable=nullable, primary_key=primary_key))
+
+
+def time_column(*, nullable: bool = False) -> Any:
     return Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=nullable))
 
 
-def now() -> Any:
-    """A point in time that the database fills in: when the transaction began."""
-    return _filled_in(func.now())
+def transaction_time() -> Any:
+    """When the transaction began."""
+    return _default_time(func.now())
 
 
-def as_written() -> Any:
-    """A point in time that the database fills in: when the row is written, and its locks have been taken."""
-    return _filled_in(func.clock_timestamp())
+def statement_time() -> Any:
+    """When the statement began."""
+    return _default_time(func.statement_timestamp())
 
 
-def as_asked() -> Any:
-    """A point in time that the database fills in: when the statement began."""
-    return _filled_in(func.statement_timestamp())
+def row_time() -> Any:
+    """When the row is written, which is after its locks were taken."""
+    return _default_time(func.clock_timestamp())
 
 
-def _filled_in(clock: Any) -> Any:
+def _default_time(clock: Any) -> Any:
     return Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=False, server_default=clock))
-
-
-def words(*, nullable: bool = False, primary_key: bool = False) -> Any:
-    """A string: `text`."""
-    return Field(default=None, sa_column=Column(Text, nullable=nullable, primary_key=primary_key))

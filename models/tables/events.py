@@ -1,4 +1,4 @@
-"""The event log, the ids that identify events, event types, and where consumers stand."""
+"""The event log, event ids, event types, and the consumers' cursors."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from sqlalchemy.types import UserDefinedType
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
-from models.tables.columns import as_asked, as_written, moment, now, words
+from models.tables.columns import row_time, statement_time, text_column, time_column, transaction_time
 
 
 class Xid8(UserDefinedType[int]):
-    """Postgres' 64-bit transaction id, which is never reused within a cluster."""
+    """Postgres' 64-bit transaction id. A cluster never reuses one."""
 
     cache_ok = True
 
     def get_col_spec(self, **_: Any) -> str:
-        """Its name in DDL."""
         return "xid8"
 
 
 class Event(SQLModel, table=True):
-    """The log: partitioned by month of ``timestamp``, read by consumers in (generation, xid, sequence) order.
+    """The event log, partitioned by month of ``timestamp``.
 
-    A row is visible to a consumer once every transaction below its ``xid`` has ended: an event whose
-    transaction commits late, under a lower sequence, is never skipped.
+    Consumers read in the order (generation, xid, sequence). They read a row only after every transaction with a
+    lower ``xid`` has ended. So they never skip an event that has a lower sequence and commits late.
     """
 
     __tablename__ = "events"
@@ -40,11 +39,11 @@ class Event(SQLModel, table=True):
     )
     __mapper_args__ = {"primary_key": ["event_id", "timestamp"]}
 
-    event_id: str = words()
-    user_id: str = words()
-    event_type: str = words()
-    timestamp: datetime = moment()
-    session_id: str = words()
+    event_id: str = text_column()
+    user_id: str = text_column()
+    event_type: str = text_column()
+    timestamp: datetime = time_column()
+    session_id: str = text_column()
     shard: int = Field(sa_column=Column(SmallInteger, nullable=False))
     generation: int = Field(sa_column=Column(Integer, nullable=False))
     xid: int = Field(
@@ -56,96 +55,98 @@ class Event(SQLModel, table=True):
     )
     historical: bool = Field(sa_column=Column(Boolean, nullable=False))
     body: bytes | None = personal(Mask.EVENT, nullable=False)
-    """event_properties, device_info, location and referrer as one encrypted JSON object."""
+    """One JSON object with event_properties, device_info, location and referrer."""
     dimensions: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
-    """What the event type declares as dimensions, and the standard non-personal fields, for analytics."""
-    received_at: datetime = as_asked()
-    """When its batch was written, which is after its person's consent was read."""
+    """The type's dimensions, country and device type, for analytics."""
+    received_at: datetime = statement_time()  # starts after the store has read the person's consent
 
 
 class EventId(SQLModel, table=True):
-    """Identity of events: an id is taken here in the transaction that stores the event."""
+    """Makes event ids unique across partitions. Written in the transaction that stores the event."""
 
     __tablename__ = "event_ids"
     __table_args__ = (Index("event_ids_by_time", "timestamp"),)
 
-    event_id: str = words(primary_key=True)
+    event_id: str = text_column(primary_key=True)
     fingerprint: int = Field(sa_column=Column(BigInteger, nullable=False))
-    """64 bits of a digest of (user_id, event_type): the same id with others is a conflict."""
-    timestamp: datetime = moment()
+    """64 bits of a digest of (user_id, event_type). The same id with another fingerprint is a conflict."""
+    timestamp: datetime = time_column()
 
 
 class EventType(SQLModel, table=True):
-    """A custom event type that an admin has declared; the standard ones are in code."""
+    """A custom event type; :mod:`models.rules.taxonomy` has the standard ones."""
 
     __tablename__ = "event_types"
 
-    event_type: str = words(primary_key=True)
-    description: str = words()
+    event_type: str = text_column(primary_key=True)
+    description: str = text_column()
     json_schema: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     pii: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
-    """JSON pointers into event_properties that hold personal data."""
+    """JSON pointers into event_properties, to personal values."""
     dimensions: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
-    changed_at: datetime = now()
+    changed_at: datetime = transaction_time()
 
 
 class LogGeneration(SQLModel, table=True):
-    """One row: raised after a logical restore, where transaction ids start lower than what the log holds."""
+    """The generation of the log, in a single row.
+
+    Raised after a logical restore into a cluster whose transaction ids are lower than those in the log.
+    """
 
     __tablename__ = "log_generation"
 
     only: bool = Field(sa_column=Column(Boolean, primary_key=True, server_default=text("true")))
     generation: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("1")))
     highest_xid: int = Field(sa_column=Column(Xid8, nullable=False, server_default=text("'0'")))
-    """The highest transaction id that a migrate or start has seen in this generation."""
+    """The highest transaction id that a migration or start has read in this generation."""
 
 
 class LogCursor(SQLModel, table=True):
-    """How far a consumer has come in one shard; moved by compare-and-set in the transaction of the effects."""
+    """A consumer's position in one shard, moved by compare-and-set in the transaction that applies the events."""
 
     __tablename__ = "log_cursors"
 
-    consumer: str = words(primary_key=True)
+    consumer: str = text_column(primary_key=True)
     shard: int = Field(sa_column=Column(SmallInteger, primary_key=True))
     generation: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     xid: int = Field(sa_column=Column(Xid8, nullable=False, server_default=text("'0'")))
     sequence: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
-    moved_at: datetime = now()
+    moved_at: datetime = transaction_time()
 
 
 class PoisonEvent(SQLModel, table=True):
-    """An event that a consumer could not take after several tries: set aside, so that its shard goes on."""
+    """An event that a consumer failed to apply several times. The consumer then skips it."""
 
     __tablename__ = "poison_events"
     __table_args__ = (Index("poison_events_by_status", "status", "set_aside_at"),)
 
-    poison_id: str = words(primary_key=True)
-    consumer: str = words()
-    event_id: str = words()
-    user_id: str = words()
-    timestamp: datetime = moment()
-    """The event's, which names its partition."""
+    poison_id: str = text_column(primary_key=True)
+    consumer: str = text_column()
+    event_id: str = text_column()
+    user_id: str = text_column()
+    timestamp: datetime = time_column()
+    """The event's timestamp, which determines its partition."""
     tries: int = Field(sa_column=Column(Integer, nullable=False))
-    error_type: str = words()
-    status: str = words()
+    error_type: str = text_column()
+    status: str = text_column()
     """`open`, `replayed` or `discarded`."""
-    set_aside_at: datetime = now()
+    set_aside_at: datetime = transaction_time()
 
 
 class Redaction(SQLModel, table=True):
-    """A person who opted out of an attribute, and whose stored events still may have it."""
+    """A person who opted out of an attribute that stored events may still hold."""
 
     __tablename__ = "redactions"
     __table_args__ = (Index("redactions_by_due_at", "due_at"),)
 
-    user_id: str = words(primary_key=True)
+    user_id: str = text_column(primary_key=True)
     token: UUID = Field(
         default=None, sa_column=Column(Uuid, nullable=False, server_default=text("gen_random_uuid()"))
     )
-    """Renewed by each opt-out: a worker that began with an earlier token can't move or end the redaction."""
-    requested_at: datetime = as_written()
-    due_at: datetime = as_written()
-    after_timestamp: datetime | None = moment(nullable=True)
-    """With ``after_event_id``, the last event that was redacted; NULL: none yet."""
-    after_event_id: str | None = words(nullable=True)
+    """Each opt-out sets a new token. A worker with an older token can't advance or finish the redaction."""
+    requested_at: datetime = row_time()
+    due_at: datetime = row_time()
+    after_timestamp: datetime | None = time_column(nullable=True)
+    """With ``after_event_id``, the last redacted event; NULL before the first."""
+    after_event_id: str | None = text_column(nullable=True)
     events_changed: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))

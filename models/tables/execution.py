@@ -1,4 +1,4 @@
-"""What is kept of workflow instances: context, steps, attempts, and the messages they sent."""
+"""Workflow instances with their steps, attempts, dead letters, callbacks and messages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
-from models.tables.columns import moment, now, words
+from models.tables.columns import text_column, time_column, transaction_time
 
 
 class Instance(SQLModel, table=True):
-    """One run of a lifecycle workflow for one user, as Temporal last told it."""
+    """One execution of a lifecycle workflow for one user, as its worker or the reconciler last stored it."""
 
     __tablename__ = "instances"
     __table_args__ = (
@@ -23,69 +23,70 @@ class Instance(SQLModel, table=True):
         Index("instances_unstarted", "start_time", postgresql_where=text("run_id IS NULL AND end_time IS NULL")),
     )
 
-    instance_id: str = words(primary_key=True)
-    workflow_id: str = words()
-    user_id: str = words()
-    status: str = words()
-    current_step: str | None = words(nullable=True)
-    run_id: str | None = words(nullable=True)
-    """Temporal's run that last recorded something."""
+    instance_id: str = text_column(primary_key=True)
+    workflow_id: str = text_column()
+    user_id: str = text_column()
+    status: str = text_column()
+    current_step: str | None = text_column(nullable=True)
+    run_id: str | None = text_column(nullable=True)
+    """The Temporal run that last wrote to this row."""
     max_attempts: int = Field(sa_column=Column(SmallInteger, nullable=False))
     parameters: bytes | None = personal(Mask.TEXTS)
     variables: bytes | None = personal(Mask.TEXTS)
     error: bytes | None = personal()
-    started_by: str = words()
-    """The id of the API key, or what else started it. Its callback is sent as that key may see it by then."""
-    reason: str | None = words(nullable=True)
-    """Why it ended, in the journey's own word, that of the event that ended it, or ours (`consent_withdrawn`)."""
-    trigger_event_id: str | None = words(nullable=True)
-    """The event that started it; it ends none of its waits."""
-    events_since: datetime | None = moment(nullable=True)
-    """Events received from then on count for its waits, where it isn't its start: the receipt of its trigger."""
-    events_from: datetime | None = moment(nullable=True)
-    """Events count that happened from then on; None: up to an hour before its start, since clocks differ."""
-    purpose: str | None = words(nullable=True)
-    """The consent that it rests on: whoever withdraws that ends it. None for a service."""
+    started_by: str = text_column()
+    """The id of an API key, or `trigger`. A callback is masked for that key's role at the time of sending."""
+    reason: str | None = text_column(nullable=True)
+    """The reason of the end: the journey's, the exit event's, or the platform's (`consent_withdrawn`)."""
+    trigger_event_id: str | None = text_column(nullable=True)
+    """The event that started the instance. It ends no wait of this instance."""
+    events_since: datetime | None = time_column(nullable=True)
+    """Waits consider events received from this time on: the receipt of the trigger. NULL: from the start."""
+    events_from: datetime | None = time_column(nullable=True)
+    """Waits consider events that happened from this time on. NULL: from an hour before the start; clocks
+    differ."""
+    purpose: str | None = text_column(nullable=True)
+    """A withdrawal of this consent cancels the instance. NULL if it needs none."""
     replaced_runs: list[str] = Field(
         sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'::text[]"))
     )
-    """Temporal's runs that a replay has put an end to: nothing that they still write is taken."""
-    replayed_at: datetime | None = moment(nullable=True)
-    """Attempts from before don't count any more."""
-    start_time: datetime = now()
-    end_time: datetime | None = moment(nullable=True)
+    """Temporal runs that a replay has replaced. The store rejects their writes."""
+    replayed_at: datetime | None = time_column(nullable=True)
+    """Attempts from before this time don't count against the limit."""
+    start_time: datetime = transaction_time()
+    end_time: datetime | None = time_column(nullable=True)
 
 
 class Step(SQLModel, table=True):
-    """A step that has completed, with its result: it is read back instead of being done twice."""
+    """A completed step. A replay reads the result instead of executing the step again."""
 
     __tablename__ = "steps"
 
-    instance_id: str = words(primary_key=True)
-    step: str = words(primary_key=True)
+    instance_id: str = text_column(primary_key=True)
+    step: str = text_column(primary_key=True)
     position: int = Field(sa_column=Column(SmallInteger, nullable=False))
     result: bytes | None = personal(Mask.TEXTS)
-    completed_at: datetime = now()
+    completed_at: datetime = transaction_time()
 
 
 class Attempt(SQLModel, table=True):
-    """One attempt at a step. An attempt without an end was interrupted, or is still under way."""
+    """One attempt at a step. Without an end it was interrupted, or is still running."""
 
     __tablename__ = "attempts"
 
-    instance_id: str = words(primary_key=True)
-    step: str = words(primary_key=True)
+    instance_id: str = text_column(primary_key=True)
+    step: str = text_column(primary_key=True)
     attempt: int = Field(sa_column=Column(Integer, primary_key=True))
-    started_at: datetime = now()
-    ended_at: datetime | None = moment(nullable=True)
-    error_type: str | None = words(nullable=True)
+    started_at: datetime = transaction_time()
+    ended_at: datetime | None = time_column(nullable=True)
+    error_type: str | None = text_column(nullable=True)
     error_message: bytes | None = personal()
     interrupted: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
-    """Ended by trouble of the platform (Postgres away, process killed): it doesn't count."""
+    """Ended by a fault of the platform, such as a killed worker; not counted against the limit."""
 
 
 class DeadLetter(SQLModel, table=True):
-    """A step (or, without one, a journey) that has failed for good, until somebody replays or discards it."""
+    """A step, or a journey's own code, that has failed for good. An operator replays or discards it."""
 
     __tablename__ = "dead_letters"
     __table_args__ = (
@@ -95,42 +96,42 @@ class DeadLetter(SQLModel, table=True):
         Index("dead_letters_of_user", "user_id"),
     )
 
-    dead_letter_id: str = words(primary_key=True)
-    workflow_id: str = words()
-    instance_id: str = words()
-    user_id: str = words()
-    failed_step: str = words()
-    """Empty for a bug in the journey itself."""
-    run_id: str = words()
-    """Temporal's run that failed."""
-    error_type: str = words()
+    dead_letter_id: str = text_column(primary_key=True)
+    workflow_id: str = text_column()
+    instance_id: str = text_column()
+    user_id: str = text_column()
+    failed_step: str = text_column()
+    """Empty if the journey's own code failed."""
+    run_id: str = text_column()
+    """The Temporal run that failed."""
+    error_type: str = text_column()
     error: bytes | None = personal()
     attempts: int = Field(sa_column=Column(Integer, nullable=False))
-    """How often it has failed for good: once, and once more for each replay in vain."""
-    status: str = words()
-    created_at: datetime = now()
-    updated_at: datetime = now()
+    """The number of final failures: 1, plus one for each failed replay."""
+    status: str = text_column()
+    created_at: datetime = transaction_time()
+    updated_at: datetime = transaction_time()
 
 
 class Callback(SQLModel, table=True):
-    """Where the end of an instance is to be told, and what became of it."""
+    """The URL that is notified when an instance ends, and the state of that delivery."""
 
     __tablename__ = "callbacks"
 
-    instance_id: str = words(primary_key=True)
-    user_id: str = words()
+    instance_id: str = text_column(primary_key=True)
+    user_id: str = text_column()
     url: bytes | None = personal()
     secret: bytes | None = personal()
     status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'waiting'")))
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    """Tries to tell of the latest end; by them goes when the next one is made."""
+    """Attempts to deliver the latest end. Their number sets the time of the next one."""
     last_status: int | None = Field(default=None, sa_column=Column(SmallInteger))
-    """The HTTP status that the last try was answered with; None: it wasn't."""
-    last_attempt_at: datetime | None = moment(nullable=True)
+    """The HTTP status of the last attempt; NULL without a response."""
+    last_attempt_at: datetime | None = time_column(nullable=True)
 
 
 class Message(SQLModel, table=True):
-    """A message to a customer: the intent is written before the effect, under (instance, step)."""
+    """A message to a customer, unique by (instance, step) and stored before it is sent."""
 
     __tablename__ = "messages"
     __table_args__ = (
@@ -139,43 +140,43 @@ class Message(SQLModel, table=True):
         Index("messages_by_age", "created_at"),
     )
 
-    message_id: str = words(primary_key=True)
-    instance_id: str = words()
-    step: str = words()
-    user_id: str = words()
-    channel: str = words()
-    template: str = words()
-    status: str = words()
+    message_id: str = text_column(primary_key=True)
+    instance_id: str = text_column()
+    step: str = text_column()
+    user_id: str = text_column()
+    channel: str = text_column()
+    template: str = text_column()
+    status: str = text_column()
     recipient: bytes | None = personal(Mask.EMAIL)
     subject: bytes | None = personal()
     body: bytes | None = personal()
-    purpose: str | None = words(nullable=True)
-    """The consent that it needs; null for a service message."""
-    reason: str | None = words(nullable=True)
-    """Why it is `suppressed`."""
-    created_at: datetime = now()
-    authorized_at: datetime | None = moment(nullable=True)
-    """When the send gate last authorized it; the frequency cap counts by this time."""
-    sent_at: datetime | None = moment(nullable=True)
+    purpose: str | None = text_column(nullable=True)
+    """The consent that the message needs; NULL for a service message."""
+    reason: str | None = text_column(nullable=True)
+    """For `suppressed`: a value of :class:`models.vocabulary.Suppression`."""
+    created_at: datetime = transaction_time()
+    authorized_at: datetime | None = time_column(nullable=True)
+    """When the send gate last authorized the message. The frequency cap counts by this time."""
+    sent_at: datetime | None = time_column(nullable=True)
 
 
 class TriggerWindow(SQLModel, table=True):
-    """The last start of a workflow for a user by its trigger: what `once_per` counts from."""
+    """The last start of a workflow for a user by its trigger. `once_per` counts from it."""
 
     __tablename__ = "trigger_windows"
 
-    workflow_id: str = words(primary_key=True)
-    user_id: str = words(primary_key=True)
-    instance_id: str = words()
-    opened_at: datetime = now()
+    workflow_id: str = text_column(primary_key=True)
+    user_id: str = text_column(primary_key=True)
+    instance_id: str = text_column()
+    opened_at: datetime = transaction_time()
 
 
 class WorkflowSetting(SQLModel, table=True):
-    """What an admin has changed of a workflow's definition."""
+    """An admin's changes to the definition of a workflow."""
 
     __tablename__ = "workflow_settings"
 
-    workflow_id: str = words(primary_key=True)
+    workflow_id: str = text_column(primary_key=True)
     max_attempts: int | None = Field(default=None, sa_column=Column(SmallInteger))
     enabled: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("true")))
-    changed_at: datetime = now()
+    changed_at: datetime = transaction_time()

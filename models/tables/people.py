@@ -9,11 +9,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
-from models.tables.columns import as_written, moment, now, words
+from models.tables.columns import row_time, text_column, time_column, transaction_time
 
 
 class User(SQLModel, table=True):
-    """A profile. Attributes of a person are encrypted; what analytics groups by is in the clear."""
+    """A profile. Personal attributes are encrypted; columns that analytics groups by are not."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -23,57 +23,56 @@ class User(SQLModel, table=True):
         Index("users_by_closed_at", "closed_at", postgresql_where=text("closed_at IS NOT NULL")),
     )
 
-    user_id: str = words(primary_key=True)
+    user_id: str = text_column(primary_key=True)
     email: bytes | None = personal(Mask.EMAIL, nullable=False)
     email_index: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """HMAC-SHA256 of the normalised address, with a key of its own: a lookup without the plaintext."""
+    """HMAC-SHA256 of the normalised address, with a separate key, for lookups."""
     name: bytes | None = personal(Mask.WORDS, nullable=False)
-    signup_date: datetime = moment()
-    account_status: str = words()
-    lifecycle_stage: str = words()
+    signup_date: datetime = time_column()
+    account_status: str = text_column()
+    lifecycle_stage: str = text_column()
     lifecycle_stage_pinned: bool = False
     age: bytes | None = personal()
     date_of_birth: bytes | None = personal(Mask.DATE)
     gender: bytes | None = personal()
-    country: str | None = words(nullable=True)
+    country: str | None = text_column(nullable=True)
     city: bytes | None = personal(Mask.WORDS)
     timezone: bytes | None = personal()
     language: bytes | None = personal()
     device_type: bytes | None = personal()
     privacy_preferences: dict[str, bool] = Field(sa_column=Column(JSONB, nullable=False))
-    subscription_tier: str | None = words(nullable=True)
+    subscription_tier: str | None = text_column(nullable=True)
     version: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("1")))
-    created_at: datetime = now()
-    updated_at: datetime = now()
-    closed_at: datetime | None = moment(nullable=True)
-    """Since when the account is closed."""
+    created_at: datetime = transaction_time()
+    updated_at: datetime = transaction_time()
+    closed_at: datetime | None = time_column(nullable=True)
 
 
 class DataKey(SQLModel, table=True):
-    """A person's data key, wrapped by a key-encryption key; a destroyed one is the person's tombstone."""
+    """A person's data key, wrapped by a key-encryption key. The row of a destroyed key is the tombstone."""
 
     __tablename__ = "data_keys"
 
-    subject: str = words(primary_key=True)
-    """The user id, or a service's own subject, which starts with `~` as no user id does."""
+    subject: str = text_column(primary_key=True)
+    """A user id, or a subject of the platform, which starts with `~`. No user id starts with it."""
     wrapped: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
-    created_at: datetime = now()
-    destroyed_at: datetime | None = moment(nullable=True)
+    created_at: datetime = transaction_time()
+    destroyed_at: datetime | None = time_column(nullable=True)
 
 
 class Consent(SQLModel, table=True):
-    """The present state of one person's consent to one purpose; no row is a refusal."""
+    """The current state of a person's consent to a purpose. No row means denied."""
 
     __tablename__ = "consents"
 
-    user_id: str = words(primary_key=True)
-    purpose: str = words(primary_key=True)
+    user_id: str = text_column(primary_key=True)
+    purpose: str = text_column(primary_key=True)
     granted: bool
-    changed_at: datetime = as_written()
+    changed_at: datetime = row_time()
 
 
 class ConsentRecord(SQLModel, table=True):
-    """The history of consents: the runtime role may insert and read it, nothing else."""
+    """One entry in the history of consents. The runtime role may only insert and select."""
 
     __tablename__ = "consent_history"
     __table_args__ = (Index("consent_history_by_user", "user_id", "record_id"),)
@@ -81,11 +80,11 @@ class ConsentRecord(SQLModel, table=True):
     record_id: int | None = Field(
         default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
     )
-    user_id: str = words()
-    purpose: str = words()
+    user_id: str = text_column()
+    purpose: str = text_column()
     granted: bool
-    source: str = words()
-    policy_version: str | None = words(nullable=True)
+    source: str = text_column()
+    policy_version: str | None = text_column(nullable=True)
     legal_basis: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'consent'")))
-    actor: str = words()
-    recorded_at: datetime = as_written()
+    actor: str = text_column()
+    recorded_at: datetime = row_time()

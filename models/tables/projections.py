@@ -1,4 +1,4 @@
-"""What the projector makes of events: sessions, transactions, totals; and what it tells Temporal."""
+"""Tables that the projector derives from events, waits for events, and the Temporal outbox."""
 
 from __future__ import annotations
 
@@ -9,112 +9,110 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Numer
 from sqlmodel import Field, SQLModel
 
 from models.personal import personal
-from models.tables.columns import moment, now, words
+from models.tables.columns import text_column, time_column, transaction_time
 
 
 class Session(SQLModel, table=True):
-    """One session of a user: from its first to its last event, in whatever order they came."""
+    """One session of a user, from its first to its last event by their timestamps."""
 
     __tablename__ = "sessions"
 
-    user_id: str = words(primary_key=True)
-    session_id: str = words(primary_key=True)
-    first_at: datetime = moment()
-    last_at: datetime = moment()
+    user_id: str = text_column(primary_key=True)
+    session_id: str = text_column(primary_key=True)
+    first_at: datetime = time_column()
+    last_at: datetime = time_column()
 
 
 class Transaction(SQLModel, table=True):
-    """A purchase or refund, with a reference to the event it came from."""
+    """A purchase or refund, identified by its event."""
 
     __tablename__ = "transactions"
     __table_args__ = (Index("transactions_of_user", "user_id", "occurred_at", "event_id"),)
 
-    event_id: str = words(primary_key=True)
-    user_id: str = words()
-    kind: str = words()
+    event_id: str = text_column(primary_key=True)
+    user_id: str = text_column()
+    kind: str = text_column()
     """`purchase` or `refund`."""
     order_id: bytes | None = personal(None)
-    """Encrypted, since it comes from an event's body; it names an order and nobody, so it is shown."""
+    """Encrypted like the event's body. Every role sees it, because it identifies no person."""
     amount: Decimal = Field(sa_column=Column(Numeric, nullable=False))
-    currency: str = words()
-    occurred_at: datetime = moment()
+    currency: str = text_column()
+    occurred_at: datetime = time_column()
 
 
 class UserActivity(SQLModel, table=True):
-    """Totals of a user's behaviour; sums, so that the order of events doesn't matter."""
+    """Totals of a user's behaviour. They don't depend on the order of events."""
 
     __tablename__ = "user_activity"
 
-    user_id: str = words(primary_key=True)
+    user_id: str = text_column(primary_key=True)
     session_count: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    last_session_date: datetime | None = moment(nullable=True)
+    last_session_date: datetime | None = time_column(nullable=True)
     total_session_seconds: float = Field(sa_column=Column(Float(53), nullable=False, server_default=text("0")))
-    updated_at: datetime = now()
+    updated_at: datetime = transaction_time()
 
 
 class FeatureUsage(SQLModel, table=True):
-    """How often a user has used a feature."""
-
     __tablename__ = "feature_usage"
 
-    user_id: str = words(primary_key=True)
-    feature: str = words(primary_key=True)
+    user_id: str = text_column(primary_key=True)
+    feature: str = text_column(primary_key=True)
     uses: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class PurchaseTotal(SQLModel, table=True):
-    """Totals of a user's purchases in one currency; currencies are never added together."""
+    """Totals of a user's purchases in one currency. Currencies are never added."""
 
     __tablename__ = "purchase_totals"
 
-    user_id: str = words(primary_key=True)
-    currency: str = words(primary_key=True)
+    user_id: str = text_column(primary_key=True)
+    currency: str = text_column(primary_key=True)
     purchases: int = Field(sa_column=Column(BigInteger, nullable=False))
     revenue: Decimal = Field(sa_column=Column(Numeric, nullable=False))
-    """Purchases less refunds."""
-    last_purchase_at: datetime | None = moment(nullable=True)
+    """Purchases minus refunds."""
+    last_purchase_at: datetime | None = time_column(nullable=True)
 
 
 class EventWait(SQLModel, table=True):
-    """An instance that waits for an event of its user (decision 8: registered first, then it looks back)."""
+    """An instance that waits for an event. It registers the wait before it looks for earlier events."""
 
     __tablename__ = "event_waits"
     __table_args__ = (Index("event_waits_of_user", "user_id"),)
 
-    instance_id: str = words(primary_key=True)
-    step: str = words(primary_key=True)
-    workflow_id: str = words()
-    user_id: str = words()
-    event_type: str = words()
+    instance_id: str = text_column(primary_key=True)
+    step: str = text_column(primary_key=True)
+    workflow_id: str = text_column()
+    user_id: str = text_column()
+    event_type: str = text_column()
     """A type, a category (`engagement.*`) or `*`."""
-    since: datetime = moment()
-    """Events that were received before don't count."""
-    not_before: datetime | None = moment(nullable=True)
-    """Events that happened before don't count, where the journey says so."""
+    since: datetime = time_column()
+    """Events received before this time don't count."""
+    not_before: datetime | None = time_column(nullable=True)
+    """Events that happened before this time don't count; NULL: no such limit."""
     property_filter: bytes | None = personal()
-    """Property names of the event and the values they must have, which an author may take from parameters."""
-    registered_at: datetime = now()
+    """JSON of event properties and their required values. A journey may take these from its parameters."""
+    registered_at: datetime = transaction_time()
 
 
 class TemporalOutbox(SQLModel, table=True):
-    """What the projector wants Temporal to be told; written with the cursor's move, delivered idempotently."""
+    """A request to Temporal, written in the transaction that decided on it, and delivered idempotently."""
 
     __tablename__ = "temporal_outbox"
     __table_args__ = (Index("temporal_outbox_due", "due_at", "outbox_id", postgresql_where=text("NOT dead")),)
 
     outbox_id: int | None = Field(default=None, sa_column=Column(BigInteger, primary_key=True))
-    kind: str = words()
-    """`signal` (an event for a waiting instance), `start` (a trigger), `replay` (of a dead letter) or
-    `cancel` (what rested on a consent that was withdrawn), `callback` (an instance has ended)."""
-    workflow_id: str = words()
-    instance_id: str = words()
-    step: str | None = words(nullable=True)
-    """The wait that a `signal` is for."""
-    user_id: str = words()
-    event_id: str = words()
-    event_type: str = words()
-    event_timestamp: datetime = moment()
+    kind: str = text_column()
+    """`signal` (an event for a wait), `start` (by a trigger), `replay` (of a dead letter), `cancel` (after the
+    withdrawal of a consent) or `callback` (an instance has ended)."""
+    workflow_id: str = text_column()
+    instance_id: str = text_column()
+    step: str | None = text_column(nullable=True)
+    """The step whose wait a `signal` ends."""
+    user_id: str = text_column()
+    event_id: str = text_column()
+    event_type: str = text_column()
+    event_timestamp: datetime = time_column()
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    due_at: datetime = now()
+    due_at: datetime = transaction_time()
     dead: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
-    """Given up, and kept for whoever looks into it; a `cancel` never is."""
+    """No more attempts; kept for an operator. A `cancel` is retried without limit."""

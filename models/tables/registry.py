@@ -1,4 +1,4 @@
-"""All tables, for migrations, the data map and the tests."""
+"""All tables, for migrations, the data map and tests."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from models.errors import UserErasedError, UserNotFoundError
 from models.personal import columns_of
-from models.rules.event_privacy import Forbidden, without
+from models.rules.event_privacy import OptOuts, redact
 from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import (
     ACCEPTED,
@@ -25,8 +25,8 @@ from models.rules.ingest import (
     EVENT_ID_CONFLICT,
     USER_ERASED,
     USER_UNKNOWN,
-    NewEvent,
-    Outcome,
+    IngestResult,
+    PreparedEvent,
 )
 from models.rules.sharding import shard_of
 from models.tables.events import Event, EventId, LogGeneration
@@ -49,7 +49,7 @@ class _Person:
     """A user whose events may be stored."""
 
     key: DataKey
-    forbidden: Forbidden | None
+    opt_outs: OptOuts | None
     shard: int
 
 
@@ -58,7 +58,7 @@ class _Gate:
     """The users of a batch whose events may be stored, the rejections of the others, and the log's generation."""
 
     people: Mapping[str, _Person]
-    rejections: Mapping[str, Outcome]
+    rejections: Mapping[str, IngestResult]
     generation: int
 
 
@@ -76,23 +76,25 @@ class StoredEvent:
     body: Mapping[str, Any]
 
 
-async def record(connection: Connection, cipher: Cipher, events: Sequence[NewEvent | Outcome]) -> list[Outcome]:
+async def record(
+    connection: Connection, cipher: Cipher, events: Sequence[PreparedEvent | IngestResult]
+) -> list[IngestResult]:
     """Store the events of a batch that consent permits; returns the outcome of each item, in their order.
 
     An item that was rejected before is its own outcome. Call this in a READ COMMITTED transaction that has read
     nothing yet and does nothing else. Raises asyncpg's CheckViolationError where the partition of a month is
     missing.
     """
-    user_ids = {event.user_id for event in events if isinstance(event, NewEvent)}
+    user_ids = {event.user_id for event in events if isinstance(event, PreparedEvent)}
     if not user_ids:
-        return [each for each in events if isinstance(each, Outcome)]
+        return [each for each in events if isinstance(each, IngestResult)]
     await locks.share(connection, user_ids)
     # The statement after the lock: it sees every withdrawal that the lock has waited for.
     gate = await _read_gate(connection, cipher, user_ids)
-    outcomes: list[Outcome] = []
-    first: dict[str, NewEvent] = {}
+    outcomes: list[IngestResult] = []
+    first: dict[str, PreparedEvent] = {}
     for event in events:
-        if isinstance(event, Outcome):
+        if isinstance(event, IngestResult):
             outcomes.append(event)
             continue
         outcomes.append(gate.rejections.get(event.user_id, ACCEPTED))
@@ -100,7 +102,11 @@ async def record(connection: Connection, cipher: Cipher, events: Sequence[NewEve
             first.setdefault(event.event_id, event)
     new, fingerprints = await _take_ids(connection, first)
     for place, event in enumerate(events):
-        if outcomes[place] is ACCEPTED and isinstance(event, NewEvent) and new.get(event.event_id) is not event:
+        if (
+            outcomes[place] is ACCEPTED
+            and isinstance(event, PreparedEvent)
+            and new.get(event.event_id) is not event
+        ):
             same = _fingerprint(event) == fingerprints[event.event_id]
             outcomes[place] = DUPLICATE if same else EVENT_ID_CONFLICT
     await _write(connection, new.values(), gate)
@@ -143,7 +149,7 @@ async def _read_gate(connection: Connection, cipher: Cipher, user_ids: Collectio
             rejections[user_id] = CONSENT_REQUIRED
         elif present:
             key = cipher.unwrap(user_id, wrapped)
-            people[user_id] = _Person(key, Forbidden.by(preferences), shard_of(user_id))
+            people[user_id] = _Person(key, OptOuts.from_preferences(preferences), shard_of(user_id))
             del rejections[user_id]
     return _Gate(people, rejections, rows[0]["generation"] if rows else 1)
 
@@ -164,8 +170,8 @@ _FIND_IDS = statement(
 
 
 async def _take_ids(
-    connection: Connection, events: Mapping[str, NewEvent]
-) -> tuple[Mapping[str, NewEvent], Mapping[str, int]]:
+    connection: Connection, events: Mapping[str, PreparedEvent]
+) -> tuple[Mapping[str, PreparedEvent], Mapping[str, int]]:
     """Insert the ids that are free; returns the events whose ids were, and the fingerprints stored for all ids.
 
     Ids are inserted in their order. A transaction that inserts the same id is waited for, and never in a circle;
@@ -190,23 +196,23 @@ async def _take_ids(
     return {event_id: events[event_id] for event_id in ordered}, fingerprints
 
 
-def _fingerprint(event: NewEvent) -> int:
+def _fingerprint(event: PreparedEvent) -> int:
     """64 bits of the event's user and type: the same id with another fingerprint is a conflict."""
     digest = blake2b(f"{event.user_id}\x00{event.event_type}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
-async def _write(connection: Connection, events: Collection[NewEvent], gate: _Gate) -> None:
+async def _write(connection: Connection, events: Collection[PreparedEvent], gate: _Gate) -> None:
     if events:
         records = [_row(event, gate.people[event.user_id], gate.generation) for event in events]
         await connection.copy_records_to_table(Event.__tablename__, records=records, columns=_COPIED)
 
 
-def _row(event: NewEvent, person: _Person, generation: int) -> tuple[Any, ...]:
+def _row(event: PreparedEvent, person: _Person, generation: int) -> tuple[Any, ...]:
     """The values of :data:`_COPIED`, without the attributes that the person's preferences forbid."""
     parts, body = event.parts, event.body
-    if person.forbidden:
-        parts = without(parts, person.forbidden)
+    if person.opt_outs:
+        parts = redact(parts, person.opt_outs)
         body = orjson.dumps(parts)
     return (
         event.event_id,

@@ -22,7 +22,7 @@ from sqlalchemy import bindparam, func, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
-from models.rules.folding import FoldedEvent, UnfoldableError
+from models.rules.folding import LogEvent, UnfoldableError
 from models.tables.events import Event, LogCursor, LogGeneration
 from privacy.encryption import DataKey
 from store.connection import Connection
@@ -86,11 +86,11 @@ class LoggedEvent:
     def event_type(self) -> str:
         return str(self._row["event_type"])
 
-    def decrypted_with(self, key: DataKey | None) -> FoldedEvent:
+    def decrypted_with(self, key: DataKey | None) -> LogEvent:
         """The event for its consumers; the body is decrypted on its first use. Without a key it can't be used."""
         self._key = key
         _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at = self._row
-        return FoldedEvent(
+        return LogEvent(
             event_id, user_id, event_type, timestamp, session_id, received_at, historical, self._decrypted_body
         )
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.errors import AlreadySettledError, EventGoneError, PoisonEventNotFoundError, StillUnusableError
-from models.rules.folding import FoldedEvent, Projection
+from models.rules.folding import LogEvent, Projection
 from models.rules.triggers import WorkflowTrigger
 from models.tables.events import PoisonEvent
 from privacy.encryption import Cipher, DecryptionError
@@ -47,7 +47,7 @@ class StoredPoison:
 class UnusableEvent:
     """An event that can't be processed, and its error."""
 
-    event: FoldedEvent
+    event: LogEvent
     tries: int
     error: Exception
 

@@ -35,7 +35,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.audit import SYSTEM, AuditEntry
-from models.rules.event_privacy import Forbidden, dimensions_without, without
+from models.rules.event_privacy import OptOuts, redact, redact_dimensions
 from models.tables.events import Redaction
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.audit import entries
@@ -229,13 +229,13 @@ async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRe
         bytes=BYTES,
     )
     wrapped, preferences = rows[0]["wrapped"], rows[0]["privacy_preferences"]
-    forbidden = Forbidden.by(preferences)
-    if wrapped is None or forbidden is None:
+    opt_outs = OptOuts.from_preferences(preferences)
+    if wrapped is None or opt_outs is None:
         await _finish(connection, pending, 0)
         return
     key = cipher.unwrap(pending.user_id, wrapped)
     events = [row for row in rows if row["event_id"] is not None]
-    redacted = [each for row in events if (each := _redacted(row, key, forbidden)) is not None]
+    redacted = [each for row in events if (each := _redacted(row, key, opt_outs)) is not None]
     if len(events) == PAGE or sum(len(row["body"]) for row in events) >= BYTES:
         await _move(connection, pending, events[-1], len(redacted))
         await _write(connection, pending.user_id, redacted)
@@ -245,17 +245,17 @@ async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRe
         await entries.append(connection, [_audit_entry(pending, preferences, total)])
 
 
-def _redacted(row: asyncpg.Record, key: DataKey, forbidden: Forbidden) -> _Redacted | None:
+def _redacted(row: asyncpg.Record, key: DataKey, opt_outs: OptOuts) -> _Redacted | None:
     """New values of an event; None where nothing changes."""
     dimensions: dict[str, Any] | None = row["dimensions"]
-    kept = dimensions_without(dimensions or {}, forbidden)
-    body = _redacted_body(row["body"], key, forbidden)
+    kept = redact_dimensions(dimensions or {}, opt_outs)
+    body = _redacted_body(row["body"], key, opt_outs)
     if body is None and kept == dimensions:
         return None
     return _Redacted(row["timestamp"], row["event_id"], row["body"] if body is None else body, kept)
 
 
-def _redacted_body(encrypted: bytes, key: DataKey, forbidden: Forbidden) -> bytes | None:
+def _redacted_body(encrypted: bytes, key: DataKey, opt_outs: OptOuts) -> bytes | None:
     """A body encrypted anew; None where it stays as it is, also because it can't be decrypted or is no object."""
     try:
         body = key.decrypt_json(BODY, encrypted)
@@ -263,7 +263,7 @@ def _redacted_body(encrypted: bytes, key: DataKey, forbidden: Forbidden) -> byte
         return None
     if not isinstance(body, dict):
         return None
-    kept = without(body, forbidden)
+    kept = redact(body, opt_outs)
     return None if kept == body else key.encrypt(BODY, orjson.dumps(kept))
 
 

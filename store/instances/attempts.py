@@ -36,7 +36,7 @@ class BegunAttempt:
     """False where the run must stop: the instance has ended or was deleted, or a replay has replaced the run."""
 
 
-# SQL text: one statement writes three tables, so that a step begins in one round trip.
+# SQL text: a CTE that writes three tables, so that a step begins in one round trip.
 _BEGIN = sql(
     f"""
     WITH key AS (
@@ -107,7 +107,7 @@ async def begin_attempt(
     return begun, cipher.unwrap(context.user_id, row["wrapped"])
 
 
-# SQL text: one statement writes three tables, so that a step completes in one round trip.
+# SQL text: a CTE that writes three tables, so that a step completes in one round trip.
 _COMPLETE = sql(
     f"""
     WITH ended AS (

@@ -130,7 +130,7 @@ MARK_REPLAYED = """
 """
 """To be completed with the failed step. Also a part of the statements that begin and complete an attempt."""
 
-# SQL text: it is a part of statements that are SQL text.
+# SQL text: a part of CTEs that write several tables.
 _MARK_REPLAYED = sql(f"{MARK_REPLAYED} :failed_step")
 
 

@@ -183,10 +183,10 @@ async def end_unstarted(connection: Connection, instance_id: str, start_within: 
 
 
 async def _on_terminal(connection: Connection, key: DataKey | None, instance: Unfinished, ending: Ending) -> None:
-    """Apply the effects of an end: settle and leave dead letters, drop waits, make the callback due.
+    """Apply the effects of an end: settle and open dead letters, drop waits, make the callback due.
 
-    The dead letter whose replay led here is settled, except one of the same failed step: it is open again. Waits
-    of an instance that can be replayed stay, since the replay goes on with them.
+    A replay that led here settles its dead letter, unless the same step has failed again: that one opens again.
+    Waits of an instance that can be replayed stay, since the replayed run needs them.
     """
     failure, can_be_replayed = ending.failure, ending.status is InstanceStatus.FAILED and ending.replayable
     completed = ending.status is InstanceStatus.COMPLETED

@@ -241,7 +241,7 @@ async def delete_unstarted(connection: Connection, instance_id: str) -> None:
         await callbacks.delete(connection, instance_id)
 
 
-# SQL text: one statement deletes from six tables.
+# SQL text: a CTE that writes six tables.
 _DELETE_ENDED = sql(
     """
     WITH expired AS MATERIALIZED (

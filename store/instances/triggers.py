@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
-from sqlalchemy import Interval, bindparam, case, func, literal_column, or_
+from sqlalchemy import Interval, and_, bindparam, case, column, func, literal_column, or_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlmodel import col
 
 from models.instances import NewInstance
 from models.tables.execution import TriggerWindow
 from store.connection import Connection
-from store.statements import parameters, sql, statement
+from store.statements import parameters, select, statement, unnested
 
 _WINDOW = upsert(TriggerWindow).values(parameters("workflow_id", "user_id", "instance_id"))
 _SAME = col(TriggerWindow.instance_id) == _WINDOW.excluded.instance_id
@@ -44,15 +44,19 @@ async def open_window(connection: Connection, new: NewInstance, once_per: timede
     return bool(opened)
 
 
-# SQL text: it joins with unnest.
-_STILL_OPEN = sql(
-    """
-    SELECT w.workflow_id, w.user_id
-    FROM unnest(CAST(:workflow_ids AS text[]), CAST(:user_ids AS text[]), CAST(:once_per AS interval[]))
-      AS asked (workflow_id, user_id, once_per)
-    JOIN trigger_windows w USING (workflow_id, user_id)
-    WHERE w.opened_at > now() - asked.once_per
-    """
+_WANTED = unnested(
+    "wanted", col(TriggerWindow.workflow_id), col(TriggerWindow.user_id), column("once_per", Interval())
+)
+_STILL_OPEN = statement(
+    select(col(TriggerWindow.workflow_id), col(TriggerWindow.user_id))
+    .join(
+        _WANTED,
+        and_(
+            col(TriggerWindow.workflow_id) == _WANTED.c.workflow_id,
+            col(TriggerWindow.user_id) == _WANTED.c.user_id,
+        ),
+    )
+    .where(col(TriggerWindow.opened_at) > func.now() - _WANTED.c.once_per)
 )
 
 
@@ -68,8 +72,8 @@ async def still_open(
         return set()
     rows = await _STILL_OPEN.fetch(
         connection,
-        workflow_ids=[workflow_id for workflow_id, _ in limited],
-        user_ids=[user_id for _, user_id in limited],
+        workflow_id=[workflow_id for workflow_id, _ in limited],
+        user_id=[user_id for _, user_id in limited],
         once_per=[once_per[workflow_id] for workflow_id, _ in limited],
     )
     return {(row["workflow_id"], row["user_id"]) for row in rows}

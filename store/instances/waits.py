@@ -261,7 +261,7 @@ def _next_position(rows: Sequence[asyncpg.Record]) -> Position | None:
     return rows[-1]["timestamp"], rows[-1]["event_id"]
 
 
-# SQL text: it joins a page of events, numbered by a window, with waits from unnest.
+# SQL text: a join of numbered events with unnest, whose translation is twice as long.
 _READ_PAGE = sql(
     f"""
     WITH i AS (

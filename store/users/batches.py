@@ -21,7 +21,7 @@ class _LostRaceError(Exception):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class UpsertResult:
     """The result of one item: created, changed, unchanged, or rejected with errors."""
 
     created: bool = False
@@ -31,7 +31,7 @@ class Outcome:
 
 async def upsert(
     connection: Connection, cipher: Cipher, patches: Sequence[Mapping[str, Any]], *, actor: str
-) -> list[Outcome]:
+) -> list[UpsertResult]:
     """Create or patch the users of a batch, item by item in order; a rejected item changes nothing.
 
     Each patch holds a valid `user_id` and the attributes that were sent. An attempt is a savepoint. It locks the
@@ -49,7 +49,7 @@ async def upsert(
 
 async def _attempt(
     connection: Connection, cipher: Cipher, patches: Sequence[Mapping[str, Any]], actor: str
-) -> list[Outcome]:
+) -> list[UpsertResult]:
     locked = await users.lock(connection, cipher, {patch["user_id"] for patch in patches})
     profiles = {user_id: stored.profile for user_id, stored in locked.users.items()}
     outcomes = [_apply(profiles, locked.erased, patch) for patch in patches]
@@ -63,7 +63,7 @@ async def _attempt(
     return outcomes
 
 
-def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any]) -> Outcome:
+def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any]) -> UpsertResult:
     """Apply one item to ``profiles``, which hold the changes of the items before it."""
     user_id = patch["user_id"]
     if user_id in erased:
@@ -78,8 +78,8 @@ def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[
             FieldError("/demographics", ConsentRequiredError.code, "needs the consent 'data_collection'")
         )
     profiles[user_id] = after
-    return Outcome(created=before is None, changed=after != before)
+    return UpsertResult(created=before is None, changed=after != before)
 
 
-def _rejected(*errors: FieldError) -> Outcome:
-    return Outcome(errors=errors)
+def _rejected(*errors: FieldError) -> UpsertResult:
+    return UpsertResult(errors=errors)

@@ -127,7 +127,7 @@ async def rewrap(connection: Connection, cipher: Cipher, after: str, *, actor: s
     Raises :class:`privacy.encryption.DecryptionError`.
     """
     rows = await _PAGE.fetch(connection, after=after)
-    rewrapped = [(subject, old, cipher.rewrapped(subject, old)) for subject, old in rows]
+    rewrapped = [(subject, old, cipher.rewrap(subject, old)) for subject, old in rows]
     stale = [(subject, old, new) for subject, old, new in rewrapped if new is not None]
     count = await _REPLACE.execute(
         connection,

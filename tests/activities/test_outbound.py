@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from delivery.http import AddressForbiddenError, Outbound, UnreachableError
-from models.rules.outside import may_connect, objection
+from models.rules.outbound_urls import may_connect, url_error
 from runtime.embedded.certificates import ensure_certificate
 from tests.support.hooks import HookServer
 
@@ -59,14 +59,14 @@ async def test_the_embedded_stack_alone_may_send_to_loopback() -> None:
         with pytest.raises(AddressForbiddenError):
             await Outbound(loopback=False).post(hooks.url, b"{}", {})
     assert len(hooks.received) == 1
-    assert objection(hooks.url, loopback=True) is None
-    assert objection(hooks.url, loopback=False) == ("https_required", "must be an https URL")
+    assert url_error(hooks.url, loopback=True) is None
+    assert url_error(hooks.url, loopback=False) == ("https_required", "must be an https URL")
 
 
 def test_requests_may_go_to_public_addresses() -> None:
     for address in ("93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"):
         assert may_connect("shop.example.com", address, loopback=False)
-    assert objection("https://shop.example.com:8443/hooks?a=b", loopback=False) is None
+    assert url_error("https://shop.example.com:8443/hooks?a=b", loopback=False) is None
 
 
 async def test_tls_is_verified_against_the_name_and_a_closed_port_is_unreachable(

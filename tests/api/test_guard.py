@@ -9,12 +9,14 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 
+from api.app import create_app
 from api.guard import GuardedRoute, UndeclaredRouteError, allow, not_audited, public, require_declarations
+from api.resources import Resources, limiter_database
 from models.vocabulary import Role
 from runtime.database import Database
 from store import api_keys
 from tests.support.builders import user
-from tests.support.http import Clients, assert_problem, bearer, new_key
+from tests.support.http import Clients, assert_problem, bearer, clients_of, new_key
 
 
 async def nothing() -> None:
@@ -141,19 +143,20 @@ async def test_a_well_formed_key_that_does_not_exist_is_401(api: Clients) -> Non
     )
 
 
-async def test_a_mistyped_key_is_401_without_a_database_query(
-    api: Clients, monkeypatch: pytest.MonkeyPatch, database: Database
-) -> None:
+async def test_a_mistyped_key_is_401_without_a_database_query(resources: Resources, database: Database) -> None:
     key = await new_key(database, Role.ADMIN)
-
-    async def asked(*_: object, **__: object) -> None:
-        raise AssertionError("the database was asked")
-
-    monkeypatch.setattr(api_keys, "admit", asked)
-    for place in range(len(key)):
-        other = "A" if key[place] != "A" else "B"
-        mistyped = key[:place] + other + key[place + 1 :]
-        assert_problem(await api.anonymous.get("/users", headers=bearer(mistyped)), 401, "unauthenticated")
+    nowhere = limiter_database("postgresql://nobody@127.0.0.1:1/nothing")
+    await nowhere.open()
+    given = (resources.settings, resources.database, nowhere, resources.cipher, resources.temporal)
+    async with clients_of(create_app(Resources(*given)), database) as clients:
+        well_formed = await clients.anonymous.get("/users", headers=bearer(key))
+        assert_problem(well_formed, 503, "store_unavailable")
+        for place in range(len(key)):
+            other = "A" if key[place] != "A" else "B"
+            mistyped = key[:place] + other + key[place + 1 :]
+            answer = await clients.anonymous.get("/users", headers=bearer(mistyped))
+            assert_problem(answer, 401, "unauthenticated")
+    await nowhere.close()
 
 
 async def test_401_429_and_403_come_before_400_and_422(api: Clients, database: Database) -> None:

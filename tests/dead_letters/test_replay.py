@@ -137,31 +137,6 @@ async def test_another_step_that_fails_after_a_replay_opens_its_own_dead_letter(
     assert [tuple(row) for row in rows] == [("local", "replayed", 1), ("outside", "open", 1)]
 
 
-async def test_a_failure_that_the_journey_caught_and_raised_later_is_reserved_from_the_step_that_failed(
-    served: Stage, customer: Customer
-) -> None:
-    served.effects.failing = {"two"}
-    run = await served.failed(customer, "catches_failures", rest="PT0.02S", rounds=3)
-    letter = await served.dead_letter(run)
-    assert (letter.failed_step, letter.attempts) == ("two", 1)
-    assert served.effects.counts["two"] == 0
-
-    await served.replay(letter)  # in vain: the same dead letter, from the run that failed this time
-    again = await served.dead_letter(run)
-    assert (again.dead_letter_id, again.attempts) == (letter.dead_letter_id, 2)
-    assert again.run_id != letter.run_id
-
-    served.effects.failing = set()
-    await served.replay(again)
-    assert await served.ended(run) is InstanceStatus.COMPLETED
-    await served.dead_letter(run, DeadLetterStatus.REPLAYED)
-    done = {"before", "one", "two", "three", "round", "round_2", "round_3", "after"}
-    assert served.effects.counts == dict.fromkeys(done, 1)
-    context = await served.runs.context(run)
-    assert done <= set(context.results)
-    assert [each.attempt for each in context.attempts if each.step == "two"] == [1, 2, 3]
-
-
 async def test_a_replay_runs_the_fixed_code_of_a_journey_that_raised(stage: Stage, customer: Customer) -> None:
     async with working(stage.runs, stage.effects, [Buggy]):
         run = await stage.failed(customer, "fixed")

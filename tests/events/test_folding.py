@@ -11,18 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.rules.activity import Activity, CurrencyTotal
-from models.rules.folding import FoldedEvent, Projection
-from models.rules.money import InvalidAmountError, amount_of, average, currency_of, written
+from models.rules.folding import LogEvent, Projection
+from models.rules.money import InvalidAmountError, amount_of, average, currency_of, format_amount
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
 
-def event(
-    event_type: str, number: int = 1, minutes: int = 0, session: str = "s", **properties: Any
-) -> FoldedEvent:
+def event(event_type: str, number: int = 1, minutes: int = 0, session: str = "s", **properties: Any) -> LogEvent:
     moment = NOON + timedelta(minutes=minutes)
     body = {"event_properties": properties}
-    return FoldedEvent(f"e-{number}", "u-1", event_type, moment, session, NOON, False, lambda: body)
+    return LogEvent(f"e-{number}", "u-1", event_type, moment, session, NOON, False, lambda: body)
 
 
 PROPERTIES: st.SearchStrategy[tuple[str, dict[str, Any]]] = st.one_of(
@@ -72,7 +70,7 @@ def test_any_order_gives_the_same_projection(drawn: list[Any], random: Any) -> N
         event("engagement.feature_click", feature="x" * 2000),
     ],
 )
-def test_an_unusable_event_changes_nothing(unusable: FoldedEvent) -> None:
+def test_an_unusable_event_changes_nothing(unusable: LogEvent) -> None:
     projection = Projection()
     with pytest.raises(ValueError, match=r".") as raised:
         projection.add(unusable)
@@ -84,15 +82,15 @@ def test_a_body_is_decrypted_only_where_the_projection_needs_it() -> None:
     def body() -> dict[str, Any]:
         raise AssertionError("decrypted")
 
-    Projection().add(FoldedEvent("e", "u", "engagement.page_view", NOON, "s", NOON, False, body))
+    Projection().add(LogEvent("e", "u", "engagement.page_view", NOON, "s", NOON, False, body))
 
 
 def test_money_is_exact() -> None:
     assert amount_of(0.1) + amount_of("0.2") == Decimal("0.3")
     assert amount_of(0) == amount_of("0.00") == 0
-    assert written(Decimal("59.0600")) == "59.06"
-    assert written(Decimal("1E+2")) == "100.00"
-    assert written(Decimal("-0.125")) == "-0.125"
+    assert format_amount(Decimal("59.0600")) == "59.06"
+    assert format_amount(Decimal("1E+2")) == "100.00"
+    assert format_amount(Decimal("-0.125")) == "-0.125"
     assert average(Decimal("59.06"), 2) == "29.53"
     assert average(Decimal("10"), 3) == "3.33"
     assert average(Decimal("0.125"), 1) == "0.125"

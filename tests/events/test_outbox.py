@@ -12,7 +12,7 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
-from models.rules.folding import FoldedEvent
+from models.rules.folding import LogEvent
 from models.rules.sharding import shard_of
 from models.rules.triggers import WorkflowTrigger, on
 from models.temporal.execution import WaitRequest
@@ -40,7 +40,7 @@ class Log:
 
     async def store(
         self, event_type: str, *, ago: timedelta = timedelta(), historical: bool = False, **properties: Any
-    ) -> FoldedEvent:
+    ) -> LogEvent:
         """Commit an event to the log."""
         event_id, moment = uuid.uuid4().hex, datetime.now(UTC) - ago
         body: Mapping[str, Any] = {"event_properties": properties}
@@ -60,7 +60,7 @@ class Log:
                 historical,
                 key.encrypt_json("events.body", body),
             )
-        return FoldedEvent(
+        return LogEvent(
             event_id=event_id,
             user_id=self._customer.user_id,
             event_type=event_type,
@@ -71,7 +71,7 @@ class Log:
             body=lambda: body,
         )
 
-    async def project(self, *events: FoldedEvent, triggers: Sequence[WorkflowTrigger] = SIGNUP) -> int:
+    async def project(self, *events: LogEvent, triggers: Sequence[WorkflowTrigger] = SIGNUP) -> int:
         """Write the outbox entries that events cause; returns their number."""
         async with self._database.transaction() as connection:
             keys = await data_keys.find(connection, self._cipher, {event.user_id for event in events})

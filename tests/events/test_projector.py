@@ -335,7 +335,7 @@ async def test_a_missing_key_encryption_key_stops_the_shard_until_it_is_there(lo
         assert [await left_behind.step() for _ in range(20)] == [None] * 20
     (line,) = lines()
     assert (line["level"], line["shard"]) == ("error", 2)
-    assert line["message"].endswith("opens its data keys: the key-encryption key 'added' is not at hand")
+    assert line["message"].endswith("opens its data keys: the key ring has no key-encryption key 'added'")
     assert await poisoned(log) == []
     await rotated.project([2])
     assert [(await rotated.activity(each)).total_purchases for each in (old, new)] == [1, 1]

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Column, Identity
 from sqlmodel import SQLModel
 
-from models.data_map import exported
+from models.data_map import exported_columns
 from models.personal import Mask, columns_of, personal_columns
 from models.tables.registry import TABLES
 from privacy.encryption import Cipher, DataKey
@@ -51,7 +51,7 @@ async def fill(database: Database, owner: Connection, cipher: Cipher, user_id: s
         key = await data_keys.require(connection, cipher, user_id)
         for table in TABLES:
             name = str(table.__tablename__)
-            if name in exported() and name != "users":
+            if name in exported_columns() and name != "users":
                 row = _row(table, name, key, mark)
                 places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
                 await connection.execute(

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Text
 from sqlmodel import Field, SQLModel
 
 from models import data_map
-from models.data_map import exported
+from models.data_map import exported_columns
 from models.personal import Mask, personal, personal_columns
 from models.schemas.exports import UserExport
 from models.tables.registry import TABLES
@@ -60,13 +60,13 @@ async def people(api: Clients, database: Database, owner: Connection, cipher: Ci
 
 def shown_as(table: str, columns: list[str]) -> set[str]:
     """The API's names of columns."""
-    of_instance = ["workflow_id"] if data_map.WHOSE.get(table) == "instance_id" else []
+    of_instance = ["workflow_id"] if data_map.OWNER_COLUMNS.get(table) == "instance_id" else []
     return {name for column in columns for name in _RENAMED.get((table, column), [column])} | {*of_instance}
 
 
 async def test_an_export_has_every_table_and_column_of_the_data_map(people: Clients) -> None:
     document = await export(people.admin)
-    columns = exported()
+    columns = exported_columns()
     profile, of_profile = document["profile"], columns.pop("users")
     assert set(document) == {"user_id", "exported_at", "profile", *columns}
     for name in of_profile:
@@ -85,7 +85,7 @@ async def test_an_admin_gets_every_encrypted_value_of_the_person_and_none_of_oth
     for table in TABLES:
         name = str(table.__tablename__)
         for column, declared in personal_columns(table).items():
-            if name in exported() and name != "users":
+            if name in exported_columns() and name != "users":
                 held = encrypted_text(name, column, HERS) if declared.mask else clear_text(name, column, "u-1")
                 assert held in text, f"{name}.{column}"
     for part in ("id", "city", "referrer"):
@@ -226,7 +226,7 @@ async def new_table(owner: Connection, monkeypatch: pytest.MonkeyPatch, database
     )
     for module in (data_map, exports, filling):
         monkeypatch.setattr(module, "TABLES", (*TABLES, Remark))
-    monkeypatch.setattr(data_map, "KEPT_AS", {**data_map.KEPT_AS, "remarks": "profiles"})
+    monkeypatch.setattr(data_map, "RETENTION_TYPES", {**data_map.RETENTION_TYPES, "remarks": "profiles"})
     monkeypatch.setattr(data_map, "COMMON", {**data_map.COMMON, "remark_id": "an id of ours"})
     exports.tables.cache_clear()
     yield "remarks"

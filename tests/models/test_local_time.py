@@ -1,4 +1,4 @@
-"""When it is some o'clock where a person lives, also on the days when the clocks are changed."""
+"""Wall-clock times in a time zone, also on the days when clocks change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def utc(text: str) -> datetime:
         ("2026-10-03T00:00", LORD_HOWE, time(2, 10), "2026-10-03T15:40"),  # put forward by half an hour
     ],
 )
-def test_the_next_time_on_the_wall(after: str, zone: ZoneInfo, at: time, expected: str) -> None:
+def test_the_next_wall_clock_time_is_found(after: str, zone: ZoneInfo, at: time, expected: str) -> None:
     assert next_local(utc(after), zone, at, EVERY_DAY, NEVER) == utc(expected)
 
 
@@ -58,7 +58,7 @@ def test_only_some_weekdays_count() -> None:
         ("2026-10-24T20:00", "2026-10-25T07:00"),  # the night has an hour more
     ],
 )
-def test_quiet_hours_are_slept_through(after: str, expected: str) -> None:
+def test_a_time_in_the_quiet_hours_moves_to_the_morning(after: str, expected: str) -> None:
     assert next_local(utc(after), BERLIN, None, EVERY_DAY, NIGHT) == utc(expected)
 
 
@@ -69,7 +69,7 @@ def test_a_time_within_the_quiet_hours_moves_to_their_end() -> None:
     )
 
 
-def test_a_question_without_an_answer_says_so() -> None:
+def test_no_possible_time_is_an_error() -> None:
     with pytest.raises(ValueError, match="weekday"):
         next_local(utc("2026-07-01T12:00"), BERLIN, time(9), (), NEVER)
     with pytest.raises(ValueError, match="quiet hours leave"):
@@ -87,7 +87,7 @@ def test_an_unknown_zone_is_utc() -> None:
     at=st.times(),
     days=st.sets(st.integers(1, 7), min_size=1),
 )
-def test_the_answer_lies_ahead_within_eight_days_on_a_day_that_counts(
+def test_the_result_is_within_eight_days_on_a_given_weekday(
     after: datetime, zone: ZoneInfo, at: time, days: set[int]
 ) -> None:
     moment = next_local(after, zone, at, days, NEVER)

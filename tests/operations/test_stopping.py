@@ -22,7 +22,7 @@ from tests.support.processes import PerennialProcess
 async def test_the_worker_stops_at_once_without_a_traceback(
     stack: LittleStack, tmp_path: Path, setting: str, value: str, line: str
 ) -> None:
-    """Nothing listens at the address; the namespace doesn't exist; a namespace's name can't be that long."""
+    """Nothing listens on the port; Temporal has no such namespace; a namespace can't have such a long name."""
     elsewhere = {setting: value}
     worker = PerennialProcess("worker", stack.settings.model_copy(update=elsewhere), tmp_path)
     ready = await worker.launch()

@@ -1,1 +1,1 @@
-"""Tests of encrypting, keys and masks."""
+"""Tests of encryption, keys and masks."""

@@ -1,4 +1,4 @@
-"""The data map: that it is the tables', and that nothing can be left out of it."""
+"""The data map covers every table and column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Column, Text
 from sqlmodel import Field, SQLModel
 
 from models import data_map
-from models.data_map import UndeclaredError, exported, page
+from models.data_map import UndeclaredError, exported_columns, page
 from models.personal import personal_columns
 from models.tables.registry import TABLES
 
@@ -36,7 +36,7 @@ def test_every_table_and_column_is_on_the_page() -> None:
 
 
 def test_every_personal_column_of_a_person_is_exported_unless_its_table_is_internal() -> None:
-    columns = exported()
+    columns = exported_columns()
     for table in TABLES:
         if table.__tablename__ in columns:
             assert set(personal_columns(table)) <= set(columns[str(table.__tablename__)])
@@ -44,26 +44,26 @@ def test_every_personal_column_of_a_person_is_exported_unless_its_table_is_inter
     assert "email_index" not in str(columns)
 
 
-def test_a_table_of_which_nobody_says_how_long_it_is_kept_is_refused(
+def test_a_table_without_a_declared_retention_is_an_error(
     scratch_table: type[SQLModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_map, "TABLES", (*TABLES, scratch_table))
-    with pytest.raises(UndeclaredError, match=r"'scratch' is new: .*\(KEPT_AS\)"):
+    with pytest.raises(UndeclaredError, match=r"'scratch' is new: .*\(RETENTION_TYPES\)"):
         page()
 
 
-def test_a_text_in_the_clear_of_which_nobody_says_what_it_holds_is_refused(
+def test_an_unencrypted_text_without_a_description_is_an_error(
     scratch_table: type[SQLModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_map, "TABLES", (*TABLES, scratch_table))
-    monkeypatch.setattr(data_map, "KEPT_AS", {**data_map.KEPT_AS, "scratch": "profiles"})
+    monkeypatch.setattr(data_map, "RETENTION_TYPES", {**data_map.RETENTION_TYPES, "scratch": "profiles"})
     with pytest.raises(UndeclaredError, match=r"scratch\.remark .*personal\(\)"):
         page()
 
 
-def test_nothing_is_said_of_what_is_not_there() -> None:
+def test_every_declaration_names_an_existing_column() -> None:
     tables = {str(table.__tablename__): table.__table__.columns.keys() for table in TABLES}  # type: ignore[attr-defined]
-    assert set(data_map.KEPT_AS) == set(tables)
-    for place in data_map.IN_THE_CLEAR:
+    assert set(data_map.RETENTION_TYPES) == set(tables)
+    for place in data_map.PLAINTEXT_COLUMNS:
         table, column = place.split(".")
         assert column in tables[table], place

@@ -12,7 +12,7 @@ from models.personal import Mask
 from models.tables.execution import Attempt, Instance, Message, Step
 from models.tables.projections import Transaction
 from models.vocabulary import Role
-from privacy.masking import closed_words, mask, value_for, without_texts
+from privacy.masking import mask, mask_texts, schema_choices, value_for
 
 SHOWN = {
     "message_id": "0" * 32,
@@ -60,15 +60,15 @@ def test_every_other_text_is_masked(hidden: Any, seen: Any) -> None:
 
 @given(JSON)
 def test_masking_a_masked_document_changes_nothing(document: Any) -> None:
-    once = without_texts(document)
-    assert without_texts(once) == once
+    once = mask_texts(document)
+    assert mask_texts(once) == once
 
 
 def test_choices_of_a_schema_stay_readable() -> None:
     schema = {"properties": {"plan": {"enum": ["gold", 1]}, "kind": {"anyOf": [{"const": "late"}, {}]}}}
-    assert closed_words(schema) == {"gold", "late"}
+    assert schema_choices(schema) == {"gold", "late"}
     document = {"plan": "gold", "kind": "late", "note": "golden"}
-    seen = value_for(Role.ANALYST, Instance, "parameters", document, known=closed_words(schema))
+    seen = value_for(Role.ANALYST, Instance, "parameters", document, known=schema_choices(schema))
     assert seen == {"plan": "gold", "kind": "late", "note": "***"}
 
 

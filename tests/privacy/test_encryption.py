@@ -1,4 +1,4 @@
-"""Encrypting: what is encrypted opens for its person and its place, and nowhere else."""
+"""Encryption: a value can be decrypted only for its person and its column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_what_is_encrypted_opens_again(value: Any) -> None:
+def test_an_encrypted_value_is_decrypted_again(value: Any) -> None:
     key = DataKey.new("u-1")
     assert key.decrypt_json("users.name", key.encrypt_json("users.name", value)) == value
 
@@ -30,7 +30,7 @@ def test_the_same_value_is_encrypted_differently_each_time() -> None:
 
 
 @given(st.binary(min_size=1, max_size=64), st.data())
-def test_a_encrypted_value_that_was_changed_does_not_open(value: bytes, data: st.DataObject) -> None:
+def test_an_encrypted_value_that_was_changed_is_not_decrypted(value: bytes, data: st.DataObject) -> None:
     key = DataKey.new("u-1")
     encrypted = bytearray(key.encrypt("users.name", value))
     place = data.draw(st.integers(0, len(encrypted) - 1))
@@ -40,12 +40,12 @@ def test_a_encrypted_value_that_was_changed_does_not_open(value: bytes, data: st
 
 
 @pytest.mark.parametrize("encrypted", [b"", b"\x01", b"\x01" + b"x" * 12, b"\x02" + b"x" * 40])
-def test_what_was_never_encrypted_does_not_open(encrypted: bytes) -> None:
+def test_other_bytes_are_not_decrypted(encrypted: bytes) -> None:
     with pytest.raises(DecryptionError):
         DataKey.new("u-1").decrypt("users.name", encrypted)
 
 
-def test_a_value_is_bound_to_its_place_and_person() -> None:
+def test_a_value_is_bound_to_its_column_and_person() -> None:
     material = b"k" * KEY_BYTES
     encrypted = DataKey("u-1", material).encrypt("users.name", b"Ada")
     for subject, place in (("u-2", "users.name"), ("u-1", "users.city"), ("u-1", "messages.name")):
@@ -81,7 +81,7 @@ def test_two_spellings_of_an_address_have_one_index(cipher: Cipher, first: str, 
     assert cipher.email_index(first) != cipher.email_index("eve@example.com")
 
 
-def test_an_index_tells_nothing_without_its_key(cipher: Cipher, key_ring: KeyRing) -> None:
+def test_an_index_depends_on_its_key(cipher: Cipher, key_ring: KeyRing) -> None:
     other = Cipher(KeyRing(key_ring.kek, key_ring.payload, b"o" * KEY_BYTES))
     assert cipher.email_index("ada@example.com") != other.email_index("ada@example.com")
     assert cipher.fingerprint(b"a", b"b") != cipher.fingerprint(b"ab")

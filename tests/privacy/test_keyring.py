@@ -1,4 +1,4 @@
-"""The key file: made once, closed to others, and refused with one sentence where it can't be used."""
+"""The key file: created once, readable by its owner only, and rejected with one sentence if unusable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_new_file_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
     assert list(file.path.parent.iterdir()) == [file.path]
 
 
-def test_of_creators_at_once_one_wins(tmp_path: Path) -> None:
+def test_of_several_creators_only_one_writes_the_file(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys.json")
     with ThreadPoolExecutor(8) as threads:
         wrote = list(threads.map(lambda _: file.create(), range(8)))
@@ -37,12 +37,12 @@ def test_of_creators_at_once_one_wins(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file.path]
 
 
-def test_a_file_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="does not exist"):
         KeyFile(tmp_path / "none.json").load()
 
 
-def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_others_can_read_is_rejected(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys.json")
     file.create()
     file.path.chmod(0o640)
@@ -69,7 +69,7 @@ def _drop(name: str) -> Callable[[dict[str, Any]], Any]:
         lambda document: document | {"kek": {"current": "a", "keys": {"a": base64.b64encode(b"short").decode()}}},
     ],
 )
-def test_a_spoilt_file_is_refused_without_showing_a_key(
+def test_a_malformed_file_is_rejected_without_showing_a_key(
     tmp_path: Path, spoil: Callable[[dict[str, Any]], Any]
 ) -> None:
     file = KeyFile(tmp_path / "keys.json")
@@ -82,7 +82,7 @@ def test_a_spoilt_file_is_refused_without_showing_a_key(
         assert value not in str(refused.value)
 
 
-def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_json_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.touch(mode=0o600)
     path.write_bytes(b"\xff\xfe{")

@@ -1,4 +1,4 @@
-"""Masks: what they keep and what they never give away."""
+"""Masks of single values and of profiles."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=2,
         (Mask.ALL, 34, HIDDEN),
     ],
 )
-def test_masks_look_like_this(kind: Mask, value: Any, masked: str) -> None:
+def test_masks_have_these_forms(kind: Mask, value: Any, masked: str) -> None:
     assert mask(kind, value) == masked
 
 
 @pytest.mark.parametrize("kind", list(Mask))
-def test_what_is_not_there_is_not_masked(kind: Mask) -> None:
+def test_none_is_not_masked(kind: Mask) -> None:
     assert mask(kind, None) is None
 
 
@@ -55,7 +55,7 @@ def test_of_an_address_neither_name_nor_domain_is_left(local: str, domain: str, 
 
 
 def test_every_masked_column_is_an_attribute_of_the_profile() -> None:
-    """A column that is declared personal with a mask can't be forgotten: the edge masks by its name."""
+    """The API masks profiles by the names of the declared columns, so none is left out."""
     attributes = set(UserProfile.model_fields) | set(Demographics.model_fields)
     assert set(USER_MASKS) <= attributes
     assert {"email", "name", "date_of_birth", "city"} <= set(USER_MASKS)
@@ -72,6 +72,6 @@ def test_no_masked_attribute_of_any_profile_shows(data: st.DataObject) -> None:
     assert "DE" in seen
 
 
-def test_what_is_no_persons_stays() -> None:
+def test_values_that_are_not_personal_stay() -> None:
     document = {"user_id": "u-1", "demographics": {"country": "DE"}, "consents": {"marketing": True}}
     assert masked_profile(document) == document

@@ -1,4 +1,4 @@
-"""Rotating the key-encryption key: data keys are wrapped anew, and what they have encrypted opens as before."""
+"""A rotation of the key-encryption key: data keys are wrapped again, and still decrypt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PEOPLE = [f"u-{number}" for number in range(3)]
 
 @pytest.fixture
 async def rotated(database: Database, key_file: Path, tmp_path: Path) -> Path:
-    """A key file whose current key-encryption key is a new one; people's keys are wrapped with the old one."""
+    """A key file with a new current key-encryption key; data keys are wrapped with the old one."""
     ring = KeyFile(key_file).load()
     async with database.transaction() as connection:
         fresh = {user_id: Cipher(ring).new_key(user_id)[1] for user_id in PEOPLE}
@@ -39,7 +39,7 @@ async def rotated(database: Database, key_file: Path, tmp_path: Path) -> Path:
     return file
 
 
-async def test_after_a_rewrap_the_old_key_may_go(
+async def test_after_a_rewrap_the_old_key_can_be_removed(
     rotated: Path, database: Database, key_file: Path, database_url: str
 ) -> None:
     old = KeyFile(key_file).load()
@@ -60,7 +60,7 @@ async def test_after_a_rewrap_the_old_key_may_go(
     assert "Wrapped 0 keys anew" in await rewrap(rotated, database_url)
 
 
-async def test_a_key_that_is_destroyed_meanwhile_stays_destroyed(
+async def test_a_key_that_is_destroyed_during_a_rewrap_stays_destroyed(
     rotated: Path, database: Database, owner: Connection
 ) -> None:
     cipher = Cipher(KeyFile(rotated).load())
@@ -78,7 +78,7 @@ async def test_a_key_that_is_destroyed_meanwhile_stays_destroyed(
 
 
 async def rewrap(file: Path, database_url: str) -> str:
-    """What `perennial keyfile rewrap` prints."""
+    """The output of `perennial keyfile rewrap`."""
     command = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cli", "keyfile", "rewrap"),
         cwd=ROOT,

@@ -83,9 +83,8 @@ async def test_the_new_end_of_a_replayed_instance_keeps_its_callback(
     await (await begin_purge(database, WEBHOOK_DELIVERIES)).scan(expired.CALLBACKS)
     assert await left(owner) == {"delivered"}
     async with database.transaction() as connection:
-        await callbacks.record_attempt(
-            connection, CallbackDue(instance_id="delivered", ending=0), "delivered", 204
-        )
+        due = CallbackDue(instance_id="delivered", ending=0)
+        await callbacks.record_attempt(connection, due, "delivered", 204)
     tried = await owner.fetchval("SELECT last_attempt_at FROM callbacks WHERE status = 'delivered'")
     assert tried.date() == datetime.now(UTC).date()
 

@@ -30,7 +30,6 @@ from tests.support.people import Customer
 from tests.support.processes import ROOT
 
 _SQL = re.compile(r"\b(?:SELECT|RETURNING|INSERT)\b")
-_NOT_CONVERTED_YET = ("instances", "outbox.py", "withdrawals.py")
 _ALL_COLUMNS = re.compile(r"(?:\b(?:SELECT|RETURNING)\s+|\b[a-z_]+\.|,\s*)\*")
 
 for _module in pkgutil.walk_packages(store.__path__, "store."):
@@ -55,7 +54,6 @@ def test_no_statement_asks_for_all_columns() -> None:
     written = [
         f"{path.relative_to(store.__path__[0])}: {text}"
         for path in sorted(Path(store.__path__[0]).rglob("*.py"))
-        if not any(each in path.parts for each in _NOT_CONVERTED_YET)
         for text in _sql_in(path)
         if _ALL_COLUMNS.search(text)
     ]
@@ -81,10 +79,10 @@ def test_the_adr_names_each_file_with_sql_text() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in Path(store.__path__[0]).rglob("*.py")
-        if path.name != "statements.py" and not any(each in path.parts for each in _NOT_CONVERTED_YET)
+        if path.name != "statements.py"
         if any(_is_sql_text(node) for node in ast.walk(ast.parse(path.read_text())))
     }
-    assert {each for each in named if not any(part in each.split("/") for part in _NOT_CONVERTED_YET)} == found
+    assert named == found
 
 
 def _is_sql_text(node: ast.AST) -> bool:

@@ -1,4 +1,4 @@
-"""Documents as callers send them."""
+"""Documents that requests send."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def user(user_id: str = "u-1", **changes: Any) -> dict[str, Any]:
-    """A document for `POST /users` with the core attributes; ``changes`` add to it and replace."""
+    """A document for `POST /users`. ``changes`` add or replace attributes."""
     return {
         "user_id": user_id,
         "email": f"{user_id.lower()}@example.com",
@@ -19,7 +19,7 @@ def user(user_id: str = "u-1", **changes: Any) -> dict[str, Any]:
 
 
 def collected(user_id: str = "u-1", **demographics: Any) -> dict[str, Any]:
-    """A document whose person has consented to the collection of these demographic attributes."""
+    """A document with demographics and the consent that they need."""
     return user(user_id, demographics=demographics, consents={"data_collection": True})
 
 
@@ -39,4 +39,4 @@ EVERYTHING = user(
     transactions={"subscription_tier": "pro"},
     lifecycle_stage_pinned=True,
 )
-"""A profile with everything that one can have."""
+"""A profile with every attribute."""

@@ -1,4 +1,4 @@
-"""Looking for what must not be on a disk, in whatever form it may have got there."""
+"""Searches files for marked texts in several encodings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Canaries:
-    """Texts that share a mark which is nowhere else; the mark is lower-case letters and digits."""
+    """Texts that share a unique mark of lower-case letters and digits."""
 
     def __init__(self, mark: str) -> None:
         assert re.fullmatch("[a-z0-9]{10,}", mark)
@@ -19,18 +19,18 @@ class Canaries:
         self._exact = [*self._in_base64(), mark.encode().hex().encode(), mark.encode().hex().upper().encode()]
 
     def called(self, place: str) -> str:
-        """A canary for one place."""
+        """A text for one place."""
         return f"{self.mark}-{place}"
 
     def _in_base64(self) -> Iterator[bytes]:
-        """The mark within a longer text, at each of the three alignments, without the edges."""
+        """The mark inside a longer text, at each of the three alignments of base64, without its edges."""
         mark = self.mark.encode()
         for offset in range(3):
             encoded = base64.b64encode(bytes(offset) + mark + bytes(3))
             yield encoded[-(-offset * 8 // 6) : (offset + len(mark)) * 8 // 6]
 
     def found_in(self, directory: Path) -> set[tuple[str, str]]:
-        """What was found, as (canary or form, path below the directory)."""
+        """(text or encoding, path) of each find."""
         found: set[tuple[str, str]] = set()
         for path in directory.rglob("*"):
             if path.is_file():

@@ -20,7 +20,7 @@ PLENTY = 1_000_000
 
 @dataclass(frozen=True)
 class Clients:
-    """A client for each role, and one without a key."""
+    """One client for each role, and one without a key."""
 
     admin: httpx.AsyncClient
     operator: httpx.AsyncClient

@@ -1,4 +1,4 @@
-"""What a process would write to its log."""
+"""Log records as a process would write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.telemetry import JsonFormatter
 
 @contextmanager
 def logged(name: str = "") -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What is logged meanwhile, as the process would write it."""
+    """Collect the log records inside the block."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())

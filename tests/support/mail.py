@@ -1,4 +1,4 @@
-"""A real SMTP server that keeps what it gets, and can be told to misbehave."""
+"""An SMTP server that keeps its messages, and can be made to fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Answer = Callable[[Message], Awaitable[str | None]]
 
 
 class MailServer:
-    """Listens on a free port of 127.0.0.1. ``answer`` decides what DATA is answered; None accepts."""
+    """Listens on a free port of 127.0.0.1. ``answer`` returns the answer to DATA; None accepts."""
 
     def __init__(self) -> None:
         self.received: list[Message] = []
@@ -23,7 +23,7 @@ class MailServer:
         self.refuse_recipients: str | None = None
         self.on_recipient: Callable[[str], None] | None = None
         self.hold_recipients: asyncio.Event | None = None
-        """Recipients are answered only when this is set."""
+        """The server answers RCPT only after this event is set."""
         self._server: asyncio.Server | None = None
 
     @property
@@ -32,7 +32,7 @@ class MailServer:
         return f"smtp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def to(self, address: str) -> list[Message]:
-        """What has come for one address."""
+        """Messages to one address."""
         return [message for message in self.received if message["To"] == address]
 
     async def handle_RCPT(

@@ -27,7 +27,7 @@ class Customer:
     async def new(
         cls, database: Database, cipher: Cipher, *purposes: Purpose, timezone: str | None = None
     ) -> Customer:
-        """A customer who has consented to some purposes, with a time zone or without."""
+        """Store a customer with these consents."""
         mark = uuid.uuid4().hex[:12]
         customer = cls(f"u-{mark}", f"ada.{mark}@example.com", f"Ada {mark}", database)
         profile = Profile(
@@ -52,7 +52,7 @@ class Customer:
             )
 
     async def withdraw(self, purpose: Purpose) -> None:
-        """Withdraw a consent, as the API does."""
+        """Withdraw a consent through the function that the API calls."""
         async with self.database.transaction() as connection:
             await consents.withdraw(connection, self.user_id, purpose, actor="test")
 

@@ -15,7 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from models.instances import NewInstance, StoredInstance
-from models.rules.folding import FoldedEvent
+from models.rules.folding import LogEvent
 from models.temporal.execution import LifecycleOutcome, RecordedEvent
 from models.temporal.identity import temporal_workflow_id
 from models.temporal.starting import named_exits, start_input, start_options
@@ -72,7 +72,7 @@ class Runs:
         return await self.begin(new, still=still)
 
     async def stored(
-        self, user_id: str, workflow_id: str = "onboarding", *, trigger: FoldedEvent | None = None
+        self, user_id: str, workflow_id: str = "onboarding", *, trigger: LogEvent | None = None
     ) -> NewInstance:
         """An instance that is stored, by its trigger if one is given, and not started yet."""
         new = self._new(user_id, workflow_id, 3, {})
@@ -99,7 +99,7 @@ class Runs:
         exits = self.definitions[workflow_id].exits
         return NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, parameters, "test", exits=exits)
 
-    async def _store(self, new: NewInstance, trigger: FoldedEvent | None = None) -> None:
+    async def _store(self, new: NewInstance, trigger: LogEvent | None = None) -> None:
         async with self.database.transaction() as connection:
             key = await data_keys.require(connection, self.cipher, new.user_id)
             await transitions.insert(connection, key, new)

@@ -65,7 +65,7 @@ def test_a_parameter_limits_every_wait_for_an_hour(path: Path) -> None:
             assert within.startswith("parameters."), call.lineno
 
 
-def test_a_declaration_takes_exits_in_each_of_their_forms() -> None:
+def test_a_declaration_accepts_each_form_of_an_exit() -> None:
     assert declared(exit_on="a.b").definition.exits == (ExitRequest(event_type="a.b", reason="a.b"),)
     assert declared(exit_on=when("a.b", reason="c", d=1)).definition.exits == (
         ExitRequest(event_type="a.b", reason="c", where={"d": 1}),

@@ -12,7 +12,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
 from models.instances import NewInstance
-from models.rules.folding import FoldedEvent
+from models.rules.folding import LogEvent
 from models.rules.triggers import WorkflowTrigger
 from models.temporal.starting import Startable
 from models.vocabulary import Purpose
@@ -67,7 +67,7 @@ async def deliver(
             )
 
 
-async def enqueue(log: EventLog, *events: FoldedEvent) -> int:
+async def enqueue(log: EventLog, *events: LogEvent) -> int:
     return await log.project(*events, triggers=TRIGGERS)
 
 

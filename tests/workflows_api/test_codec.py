@@ -57,7 +57,7 @@ async def test_only_an_admin_decrypts_payloads_of_a_history(
     assert_problem(await api.anonymous.post("/codec/decode", json={"payloads": []}), 401, "unauthenticated")
 
 
-async def test_payloads_of_the_system_namespace_are_opened_too(api: Clients, system: Client) -> None:
+async def test_payloads_of_the_system_namespace_are_decrypted_too(api: Clients, system: Client) -> None:
     answer = await api.admin.post("/retention/run", json={"dry_run": False})
     handle = system.get_workflow_handle(retention_id(answer.json()["run_id"]))
     async for event in handle.fetch_history_events():

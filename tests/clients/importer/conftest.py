@@ -1,4 +1,4 @@
-"""A server of the tests' own, and a way to run an import against it."""
+"""A test server, and fixtures that run imports against it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clients.importer.calls import Patience
+from clients.importer.api_client import RetryPolicy
 from clients.importer.options import ImportOptions
 from clients.importer.run import run_import
 from runtime.settings import Settings
@@ -42,7 +42,7 @@ HEADER = "id,email,name,joined,country\n"
 
 @dataclass
 class Ran:
-    """What a run left."""
+    """The result of a run."""
 
     code: int
     output: str
@@ -57,7 +57,7 @@ class Imports:
         self._key = key
 
     async def __call__(self, file: Path, mapping: Path, **changes: int) -> Ran:
-        """Run an import in a thread: it has an event loop of its own."""
+        """Run an import in a thread, because it starts its own event loop."""
         output, errors = io.StringIO(), io.StringIO()
         options = ImportOptions(file, mapping, self._url, self._key, **changes)  # type: ignore[arg-type]
         code = await asyncio.to_thread(
@@ -70,7 +70,7 @@ class Imports:
 async def api_url(
     database_url: str, key_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[str]:
-    """The address of an API that serves, in a process of its own."""
+    """The address of an API in its own process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -121,7 +121,7 @@ def run(peer: Peer, write: Callable[..., Path], tmp_path: Path) -> Callable[...,
             options,
             output=Console(file=output, width=120),
             errors=Console(file=errors, width=120),
-            patience=Patience(attempts=4, first_pause=0.01, longest_pause=0.05),
+            retries=RetryPolicy(attempts=4, first_pause=0.01, longest_pause=0.05),
         )
         return Ran(code, output.getvalue(), errors.getvalue())
 
@@ -129,6 +129,6 @@ def run(peer: Peer, write: Callable[..., Path], tmp_path: Path) -> Callable[...,
 
 
 def people(count: int) -> str:
-    """A CSV of so many people."""
+    """A CSV with ``count`` people."""
     rows = (f"{n},p{n}@example.com,Person {n},2026-01-05T10:00:00Z,DE\n" for n in range(1, count + 1))
     return HEADER + "".join(rows)

@@ -1,4 +1,4 @@
-"""A real HTTP server that takes batches as the contract says, and can be told to misbehave."""
+"""An HTTP server that accepts batches like the API, and can be made to fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Drop:
-    """Instead of an answer: the connection breaks."""
+    """Breaks the connection instead of answering."""
 
 
 def rejection(index: int, pointer: str, code: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def rejection(index: int, pointer: str, code: str) -> dict[str, Any]:
 
 
 class Peer:
-    """An ASGI application that stands for the API in one test."""
+    """An ASGI application that replaces the API in one test."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -48,13 +48,13 @@ class Peer:
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.unusual: deque[Answer | Drop] = deque()
-        """What the next requests get instead of being carried out."""
+        """Answers to the next requests, which are then not executed."""
         self.lose_answers = 0
-        """So many requests are carried out, and then the connection breaks."""
+        """This many requests are executed, and then the connection breaks."""
         self.max_bytes = 8 * 1024 * 1024
         self.events: dict[str, dict[str, Any]] = {}
         self.consents: dict[str, dict[str, dict[str, Any]]] = {}
-        """By user and purpose: what was put."""
+        """Bodies of PUT by user and purpose."""
         self.asked: list[str] = []
         """Each request for consents: "PUT u-1 data_collection"."""
         self.may_read = True

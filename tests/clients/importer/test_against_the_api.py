@@ -1,4 +1,4 @@
-"""Imports through the real API, in a process of its own, into a real Postgres."""
+"""Imports through the real API, in its own process, into Postgres."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ async def test_a_second_run_changes_nothing_in_the_database(
         assert await connection.fetch("SELECT * FROM users ORDER BY user_id") == before
 
 
-async def test_the_apis_reasons_stand_beside_the_rows(imported: Imports, database: Database, write: Write) -> None:
+async def test_the_rejects_file_holds_the_apis_reasons(
+    imported: Imports, database: Database, write: Write
+) -> None:
     rows = "7,not an address,Ada,2026-01-05T10:00:00Z,DE\n8,grace@example.com,Grace,2026-01-05T10:00:00Z,\n"
     ran = await imported(write("people.csv", HEADER + rows), write("mapping.toml", MAPPING))
     assert (ran.code, list(await users(database))) == (1, ["u-8"])
@@ -64,9 +66,7 @@ async def test_an_attribute_that_a_file_leaves_out_stays(
     assert await users(database) == {"u-1": "2026-01-05T10:00:00+00:00"}
 
 
-async def test_a_key_that_is_wrong_or_too_small_is_one_sentence(
-    api_url: str, database: Database, write: Write
-) -> None:
+async def test_a_wrong_or_weak_key_stops_with_one_sentence(api_url: str, database: Database, write: Write) -> None:
     file, mapping = write("people.csv", people(1)), write("mapping.toml", MAPPING)
     wrong = await Imports(api_url, "prn_wrong")(file, mapping)
     small = await Imports(api_url, await new_key(database, Role.ANALYST))(file, mapping)
@@ -75,7 +75,9 @@ async def test_a_key_that_is_wrong_or_too_small_is_one_sentence(
     assert "may not import profiles" in small.errors
 
 
-async def test_the_shipped_examples_are_taken_whole(imported: Imports, database: Database, tmp_path: Path) -> None:
+async def test_all_rows_of_the_shipped_examples_are_accepted(
+    imported: Imports, database: Database, tmp_path: Path
+) -> None:
     file = Path(shutil.copy(EXAMPLES / "people.csv", tmp_path))
     ran = await imported(file, EXAMPLES / "people-profiles.toml")
     assert (ran.code, ran.errors, numbers(ran)) == (0, "", ["3", "3", "3", "0", "0", "0"])
@@ -84,7 +86,7 @@ async def test_the_shipped_examples_are_taken_whole(imported: Imports, database:
 
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="PERENNIAL_SAMPLE_DATA names no directory with cdnow_sample.csv")
-async def test_the_cdnow_sample_is_in_and_a_second_time_changes_nothing(
+async def test_a_second_import_of_the_cdnow_sample_changes_nothing(
     imported: Imports, database: Database, tmp_path: Path
 ) -> None:
     file = Path(shutil.copy(SAMPLE, tmp_path))

@@ -1,4 +1,4 @@
-"""Imports of events, with the consents of their people, against a server of the tests' own."""
+"""Imports of events and consents, against a test server."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ lifecycle_stage = "onboarding"
 
 
 def numbers(ran: Ran) -> list[str]:
-    """The summary's counts: rows, events, accepted, duplicates, consents granted (where any), rejected rows."""
+    """Counts of the summary: rows, events, accepted, duplicates, consents granted (if any), rejected rows."""
     names = "rows|events|accepted|duplicates|consents granted|rejected rows"
     return re.findall(rf"^(?:{names}) +([0-9,]+) *$", ran.output, re.MULTILINE)
 
 
 def visits(count: int, people: int) -> str:
-    """A CSV of so many events."""
+    """A CSV with ``count`` events."""
     return HEADER + "".join(f"{n % people},2026-01-{n % 28 + 1:02},{n}.50,mobile\n" for n in range(count))
 
 
 def know(peer: Peer, people: int) -> None:
-    """Let the server have people."""
+    """Add people to the server."""
     peer.users = {f"u-{n}": {"user_id": f"u-{n}"} for n in range(people)}
 
 
@@ -113,7 +113,7 @@ def test_a_second_run_changes_nothing_and_grants_nothing(peer: Peer, write: Writ
     assert sorted(peer.asked) == sorted(f"GET u-{n}" for n in range(20))
 
 
-def test_what_a_person_has_said_meanwhile_stands(peer: Peer, write: Write, run: Run) -> None:
+def test_recorded_decisions_on_consent_are_not_changed(peer: Peer, write: Write, run: Run) -> None:
     know(peer, 1)
     withdrawn = {"granted": False, "source": "api"}
     peer.consents = {"u-0": {"data_collection": withdrawn}}
@@ -122,7 +122,7 @@ def test_what_a_person_has_said_meanwhile_stands(peer: Peer, write: Write, run: 
     assert peer.consents["u-0"]["data_collection"] == withdrawn
 
 
-def test_a_key_that_may_not_read_consents_grants_them_without_looking(peer: Peer, write: Write, run: Run) -> None:
+def test_a_key_that_may_not_read_consents_grants_them(peer: Peer, write: Write, run: Run) -> None:
     know(peer, 5)
     peer.may_read = False
     write("visits.csv", visits(50, 5))
@@ -130,13 +130,13 @@ def test_a_key_that_may_not_read_consents_grants_them_without_looking(peer: Peer
     assert sum(asked.startswith("GET") for asked in peer.asked) <= 3
 
 
-def test_the_keys_limit_is_waited_out_by_consents_too(peer: Peer, write: Write, run: Run) -> None:
+def test_consents_wait_for_the_rate_limit_too(peer: Peer, write: Write, run: Run) -> None:
     know(peer, 3)
     peer.unusual.append(Answer(429, {}, {"retry-after": "1"}))
     write("visits.csv", visits(6, 3))
     ran = run("visits.csv", mapping=EVENTS)
     assert (ran.code, len(peer.events), len(peer.consents)) == (0, 6, 3)
-    assert "are spent; going on in 1 s" in ran.output
+    assert "limit of requests a minute; continuing in 1 s" in ran.output
     assert peer.times[-1] - peer.times[0] >= 1
 
 
@@ -151,7 +151,7 @@ def test_an_api_that_fails_on_a_consent_stops_the_import(peer: Peer, write: Writ
 
 
 @pytest.mark.parametrize("all_of_them", [False, True])
-def test_rejected_events_go_to_the_file_and_keep_their_ids_when_mended(
+def test_corrected_rejects_of_events_keep_their_ids(
     peer: Peer, write: Write, run: Run, tmp_path: Path, all_of_them: bool
 ) -> None:
     know(peer, 1 if not all_of_them else 0)
@@ -170,7 +170,7 @@ def test_rejected_events_go_to_the_file_and_keep_their_ids_when_mended(
     assert sorted(peer.events) == [f"visits-{line}" for line in range(2, 7)]
 
 
-def test_profiles_are_there_before_their_consents(peer: Peer, write: Write, run: Run) -> None:
+def test_profiles_are_sent_before_their_consents(peer: Peer, write: Write, run: Run) -> None:
     peer.refuse = {"u-2": "invalid_email"}
     write("visits.csv", visits(3, 3))
     ran = run("visits.csv", mapping=PROFILES)
@@ -183,7 +183,7 @@ def test_profiles_are_there_before_their_consents(peer: Peer, write: Write, run:
     assert peer.consents == {"u-0": said, "u-1": said}
 
 
-def test_a_batch_may_not_be_larger_than_the_route_takes(peer: Peer, write: Write, run: Run) -> None:
+def test_a_batch_may_not_exceed_the_routes_limit(peer: Peer, write: Write, run: Run) -> None:
     write("visits.csv", visits(1, 1))
     assert "between 1 and 2000 for events" in run("visits.csv", mapping=EVENTS, batch_size=2001).errors
     assert "between 1 and 1000 for profiles" in run("visits.csv", mapping=PROFILES, batch_size=1001).errors

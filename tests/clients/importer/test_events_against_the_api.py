@@ -1,4 +1,4 @@
-"""Profiles, then events, through the real API into a real Postgres; the projector's own code folds them."""
+"""Profiles and events through the real API into Postgres, then through the projector's code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def imports(api_url: str, admin: str) -> Imports:
 
 
 async def folded(database: Database, cipher: Cipher) -> None:
-    """Let the projector's code take all that is in the log."""
+    """Run the projector's code over the whole log."""
     for shard in range(SHARDS):
         follower = Follower(database, cipher, (), shard)
         while (found := await follower.step()) is not Found.NOTHING:
@@ -54,7 +54,7 @@ async def keep_events(api_url: str, admin: str, days: int) -> None:
 
 
 async def facts(database: Database) -> list[tuple[object, ...]]:
-    """Everything that an import of events and consents writes, without the counters of what has been seen."""
+    """All rows that an import of events and consents writes, except cursors."""
     async with database.connection() as connection:
         return [
             tuple(row)
@@ -95,12 +95,12 @@ def total(profiles: dict[str, Facts]) -> tuple[int, Decimal]:
 
 
 def days_until_last_week(last: date) -> int:
-    """How many days to shift, so that a file's last day is a few days ago."""
+    """Days to shift so that the file's last day is a few days ago."""
     return (datetime.now(UTC).date() - last).days - 5
 
 
 def purchases_file(path: Path, rows: int) -> tuple[Counter[str], Decimal]:
-    """A file like the sample; how many purchases each customer made, and for how much in all."""
+    """A file like the sample, and by customer the number and the sum of purchases."""
     chance = random.Random(7)
     bought: Counter[str] = Counter()
     revenue = Decimal()
@@ -153,7 +153,7 @@ async def test_purchases_of_a_small_file_are_in_the_profiles_and_a_second_run_ch
     assert await facts(database) == before
 
 
-async def test_consents_stand_with_their_source_and_a_withdrawn_one_stays_withdrawn(
+async def test_consents_have_their_source_and_a_withdrawn_one_stays_withdrawn(
     imports: Imports, api_url: str, admin: str, database: Database, tmp_path: Path
 ) -> None:
     file = tmp_path / "purchases.csv"
@@ -193,7 +193,7 @@ async def test_an_integrators_key_is_enough(api_url: str, admin: str, database: 
     assert await facts(database) == before
 
 
-async def test_the_shipped_visits_are_taken_whole(
+async def test_all_rows_of_the_shipped_visits_are_accepted(
     imports: Imports, api_url: str, admin: str, database: Database, cipher: Cipher, tmp_path: Path
 ) -> None:
     people, visits = (Path(shutil.copy(EXAMPLES / name, tmp_path)) for name in ("people.csv", "visits.csv"))

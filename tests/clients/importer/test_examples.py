@@ -1,4 +1,4 @@
-"""The examples that are shipped work as they stand."""
+"""The shipped examples can be imported unchanged."""
 
 from __future__ import annotations
 

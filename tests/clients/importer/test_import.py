@@ -1,4 +1,4 @@
-"""A run from end to end, against a server of the tests' own."""
+"""Complete imports against a test server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNKEYED = MAPPING.replace('key = "user_id"\n', "")
 
 
 def numbers(ran: Ran) -> list[str]:
-    """The summary's counts: rows, profiles, created, updated, unchanged, rejected rows."""
+    """Counts of the summary: rows, profiles, created, updated, unchanged, rejected rows."""
     names = "rows|profiles|created|updated|unchanged|rejected rows"
     return re.findall(rf"^(?:{names}) +([0-9,]+) *$", ran.output, re.MULTILINE)
 
@@ -54,7 +54,7 @@ def test_a_second_run_changes_nothing(peer: Peer, write: Write, run: Run) -> Non
     assert numbers(run()) == ["25", "25", "0", "1", "24", "0"]
 
 
-def test_batches_have_the_size_asked_for_and_a_few_are_under_way(peer: Peer, write: Write, run: Run) -> None:
+def test_batches_have_the_requested_size_and_a_few_run_at_once(peer: Peer, write: Write, run: Run) -> None:
     peer.slow = 0.02
     write("people.csv", people(95))
     assert run(batch_size=10).code == 0
@@ -82,7 +82,7 @@ def test_ndjson_is_read_by_dotted_paths(peer: Peer, write: Write, run: Run) -> N
     assert "No row had 'country', which the mapping uses." in ran.output
 
 
-def test_rejected_rows_go_to_a_file_beside_it(peer: Peer, write: Write, run: Run, tmp_path: Path) -> None:
+def test_rejected_rows_go_to_a_file_next_to_the_input(peer: Peer, write: Write, run: Run, tmp_path: Path) -> None:
     peer.refuse = {"u-2": "invalid_email"}
     write("people.csv", people(3) + "4,only two\n5,p5@example.com,Person 5,yesterday,DE\n")
     ran = run()
@@ -99,7 +99,7 @@ def test_rejected_rows_go_to_a_file_beside_it(peer: Peer, write: Write, run: Run
     assert rejects[0]["email"] == "p2@example.com"
 
 
-def test_the_rejects_file_can_be_mended_and_imported(peer: Peer, write: Write, run: Run, tmp_path: Path) -> None:
+def test_a_corrected_rejects_file_can_be_imported(peer: Peer, write: Write, run: Run, tmp_path: Path) -> None:
     write("people.csv", people(3).replace("2026-01-05T10:00:00Z", "never", 1))
     assert run().code == 1
     rejects = tmp_path / "people.rejects.csv"
@@ -135,7 +135,7 @@ def test_a_dry_run_sends_nothing_and_shows_an_example(peer: Peer, write: Write, 
 
 
 @pytest.mark.parametrize("trouble", [Answer(503), Answer(502), Answer(504), Drop()])
-def test_trouble_on_the_way_is_waited_out(peer: Peer, write: Write, run: Run, trouble: Answer | Drop) -> None:
+def test_failed_requests_are_repeated(peer: Peer, write: Write, run: Run, trouble: Answer | Drop) -> None:
     peer.unusual.extend([trouble] * 3)
     write("people.csv", people(5))
     ran = run()
@@ -143,30 +143,30 @@ def test_trouble_on_the_way_is_waited_out(peer: Peer, write: Write, run: Run, tr
     assert "The API doesn't answer" in ran.output
 
 
-def test_an_answer_that_was_lost_is_counted_once(peer: Peer, write: Write, run: Run) -> None:
+def test_a_lost_response_is_counted_once(peer: Peer, write: Write, run: Run) -> None:
     peer.lose_answers = 2
     write("people.csv", people(5))
     assert numbers(run()) == ["5", "5", "5", "0", "0", "0"]
     assert len(peer.requests) == 1
 
 
-def test_an_api_that_stays_away_stops_the_import(peer: Peer, write: Write, run: Run) -> None:
+def test_an_api_that_stays_unavailable_stops_the_import(peer: Peer, write: Write, run: Run) -> None:
     peer.unusual.extend([Answer(503)] * 4)
     write("people.csv", people(5))
     ran = run()
     assert ran.code == 2
     assert "doesn't answer (status 503, 4 attempts)" in ran.errors
-    assert "run it again to carry on" in ran.errors
+    assert "run the import again to continue" in ran.errors
 
 
-def test_the_rate_limit_is_waited_for_as_long_as_it_says(peer: Peer, write: Write, run: Run) -> None:
+def test_the_import_waits_for_the_rate_limit_as_long_as_the_api_asks(peer: Peer, write: Write, run: Run) -> None:
     peer.unusual.append(Answer(429, {"code": "rate_limited"}, {"Retry-After": "1"}))
     write("people.csv", people(30))
     ran = run(batch_size=10)
     assert (ran.code, len(peer.users)) == (0, 30)
     held = max(later - earlier for earlier, later in zip(peer.times, peer.times[1:], strict=False))
     assert 0.9 < held < 3
-    assert "going on in 1 s" in ran.output
+    assert "continuing in 1 s" in ran.output
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_the_rate_limit_is_waited_for_as_long_as_it_says(peer: Peer, write: Writ
         (Answer(200, {"hello": "world"}), "is the address right?"),
     ],
 )
-def test_a_refusal_as_such_stops_with_one_sentence(
+def test_a_rejected_request_stops_the_import_with_one_sentence(
     peer: Peer, write: Write, run: Run, answer: Answer, sentence: str
 ) -> None:
     peer.unusual.extend([answer] * 3)
@@ -202,7 +202,7 @@ def test_a_batch_that_is_too_large_is_halved(peer: Peer, write: Write, run: Run)
     assert numbers(ran)[-1] == "1"
 
 
-def test_items_that_spoil_a_request_are_taken_out_of_it(peer: Peer, write: Write, run: Run) -> None:
+def test_items_that_make_a_request_invalid_are_removed_from_it(peer: Peer, write: Write, run: Run) -> None:
     row = {"id": "9", "email": "a@example.com", "name": "A\x00B", "joined": "2026-01-05T10:00:00Z"}
     good = {**row, "id": "8", "name": "Ada"}
     write("people.ndjson", json.dumps(row) + "\n" + json.dumps(good) + "\n")
@@ -221,7 +221,7 @@ def test_items_that_spoil_a_request_are_taken_out_of_it(peer: Peer, write: Write
         ({"url": "http://127.0.0.1:9"}, "doesn't answer (ConnectError, 4 attempts)"),
     ],
 )
-def test_options_that_cannot_work_are_one_sentence(
+def test_invalid_options_stop_with_one_sentence(
     write: Write, run: Run, changes: dict[str, object], sentence: str
 ) -> None:
     write("people.csv", people(1))
@@ -230,7 +230,7 @@ def test_options_that_cannot_work_are_one_sentence(
     assert sentence in ran.errors
 
 
-def test_a_missing_file_and_a_missing_column_are_one_sentence(write: Write, run: Run) -> None:
+def test_a_missing_file_or_column_stops_with_one_sentence(write: Write, run: Run) -> None:
     assert "can't be read: No such file" in run("none.csv").errors
     write("people.csv", "id,mail\n")
     ran = run()
@@ -246,9 +246,9 @@ def test_a_terminal_gets_a_bar(peer: Peer, write: Write) -> None:
     assert "30/30 rows" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.file.getvalue())
 
 
-def test_a_long_run_says_how_far_it_is(
+def test_a_long_run_prints_its_progress(
     monkeypatch: pytest.MonkeyPatch, peer: Peer, write: Write, run: Run
 ) -> None:
-    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_PRINT_INTERVAL_SECONDS", 0.0)
     write("people.csv", people(30))
     assert "30 of 30 rows" in run().output

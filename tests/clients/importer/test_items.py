@@ -1,4 +1,4 @@
-"""From rows to profiles: types, grouping, shifting, and what is wrong with which row."""
+"""Items from rows: types, grouping, shifts, and problems by row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.importer.items import Assembler, Item, Refused
+from clients.importer.items import Assembler, Item, UnusableRows
 from clients.importer.mapping import load_mapping
 from clients.importer.sources import Row
 from clients.importer.values import InvalidValueError, ValueType, convert
@@ -22,7 +22,7 @@ Make = Callable[..., tuple[list[dict[str, Any]], dict[int, list[str]]]]
 
 @pytest.fixture
 def make(write: Write) -> Make:
-    """Items and the refused lines' "pointer code" of rows, under a mapping."""
+    """Items of rows under a mapping, and "pointer code" of the rejected lines."""
 
     def make(
         fields: str, *rows: dict[str, Any], key: bool = True, shift_days: int = 0
@@ -35,7 +35,7 @@ def make(write: Write) -> Make:
             if isinstance(made, Item):
                 items.append(json.loads(made.body))
             else:
-                assert isinstance(made, Refused)
+                assert isinstance(made, UnusableRows)
                 for line, problems in made.problems.items():
                     refused[line] = [f"{problem.pointer} {problem.code}" for problem in problems]
         return items, refused
@@ -78,7 +78,7 @@ def test_columns_become_typed_values(make: Make, type_: str, text: str, value: o
         ("date", "01/02/1997", "not_a_date"),
     ],
 )
-def test_a_text_of_another_type_refuses_its_row(make: Make, type_: str, text: str, code: str) -> None:
+def test_a_text_of_another_type_rejects_its_row(make: Make, type_: str, text: str, code: str) -> None:
     rows = ({"id": "1", "x": text}, {"id": "2", "x": ""})
     items, refused = make(f'"a.b" = {{ from = "{{x}}", type = "{type_}" }}', *rows)
     assert items == [{"user_id": "2"}]
@@ -96,7 +96,7 @@ def test_dates_in_another_format_are_read(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("pick", "value"), [("first", "b"), ("last", "a"), ("min", "a"), ("max", "c")])
-def test_one_of_the_rows_values_is_picked(make: Make, pick: str, value: str) -> None:
+def test_pick_selects_one_of_the_rows_values(make: Make, pick: str, value: str) -> None:
     rows = [{"id": "1", "x": x} for x in ("", "b", "c", "", "a", "")]
     assert make(f'x = {{ from = "{{x}}", pick = "{pick}" }}', *rows)[0] == [{"user_id": "1", "x": value}]
 
@@ -124,7 +124,7 @@ def test_without_a_key_every_row_is_an_item(make: Make) -> None:
     assert items == [{"user_id": "1"}, {"user_id": "1"}]
 
 
-def test_marked_times_are_moved(make: Make) -> None:
+def test_times_with_shift_are_moved(make: Make) -> None:
     fields = """
 a = { from = "{d}T00:00:00Z", shift = true }
 b = { from = "{d}", type = "date", shift = true }
@@ -134,7 +134,7 @@ c = "{d}"
     assert items == [{"user_id": "1", "a": "2000-01-01T00:00:00Z", "b": "2000-01-01", "c": "1999-12-31"}]
 
 
-def test_a_move_out_of_the_calendar_refuses_the_row(make: Make) -> None:
+def test_a_shift_past_the_year_9999_rejects_the_row(make: Make) -> None:
     _, refused = make(
         'a = { from = "{d}", type = "date", shift = true }', {"id": "1", "d": "9999-12-31"}, shift_days=1
     )
@@ -149,12 +149,12 @@ def test_values_are_replaced_by_a_map_and_defaults_fill_what_is_empty(make: Make
     assert refused == {3: ["/g not_in_map"]}
 
 
-def test_a_default_does_not_hide_what_another_row_of_the_profile_says(make: Make) -> None:
+def test_a_default_does_not_replace_the_value_of_another_row(make: Make) -> None:
     rows = ({"id": "1", "c": "FR"}, {"id": "1", "c": ""})
     assert make('c = { from = "{c}", default = "DE" }', *rows)[0] == [{"user_id": "1", "c": "FR"}]
 
 
-def test_a_required_attribute_that_no_row_gives_refuses_the_profile(make: Make) -> None:
+def test_a_required_attribute_without_a_value_rejects_the_profile(make: Make) -> None:
     fields = 'email = { from = "{e}", required = true }'
     rows = ({"id": "1", "e": ""}, {"id": "1", "e": "a@example.com"}, {"id": "2", "e": ""}, {"id": ""})
     items, refused = make(fields, *rows)
@@ -162,23 +162,23 @@ def test_a_required_attribute_that_no_row_gives_refuses_the_profile(make: Make) 
     assert refused == {4: ["/email required"], 5: ["/user_id required"]}
 
 
-def test_a_bad_row_refuses_all_rows_of_its_profile(make: Make) -> None:
+def test_a_bad_row_rejects_all_rows_of_its_profile(make: Make) -> None:
     rows = ({"id": "1", "x": "1"}, {"id": "2", "x": "2"}, {"id": "1", "x": "no"})
     items, refused = make('x = { from = "{x}", type = "integer" }', *rows)
     assert items == [{"user_id": "2", "x": 2}]
     assert refused == {2: [" item_rejected"], 4: ["/x not_an_integer"]}
 
 
-def test_an_object_where_a_text_should_be_refuses_the_row(make: Make) -> None:
+def test_an_object_instead_of_a_text_rejects_the_row(make: Make) -> None:
     assert make('x = "{x}"', {"id": "1", "x": {"y": "1"}})[1] == {2: ["/x not_a_value"]}
 
 
-def test_a_lone_surrogate_refuses_the_row(make: Make) -> None:
+def test_a_lone_surrogate_rejects_the_row(make: Make) -> None:
     assert make('x = "{x}"', {"id": "1", "x": "\ud800"})[1] == {2: [" invalid_utf8"]}
 
 
 @given(st.text().map("§{}".format), st.sampled_from(ValueType))
-def test_any_text_is_either_converted_or_refused_without_being_repeated(text: str, kind: ValueType) -> None:
+def test_any_text_is_converted_or_rejected_without_being_repeated(text: str, kind: ValueType) -> None:
     said = ""
     try:
         convert(text, kind)

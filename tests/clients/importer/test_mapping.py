@@ -1,4 +1,4 @@
-"""Mapping files that are wrong are explained; columns that are missing are named."""
+"""Errors in mapping files, and missing columns."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def load(write: Callable[..., Path]) -> Callable[[str], ImportMapping]:
     ("text", "sentence"),
     [
         ("kind = ", "isn't valid TOML"),
-        ('kind = "events"\n[fields]\nuser_id = "{id}"', "[fields] must say what makes 'event_id'"),
-        ("historical = true\n" + GOOD, "line 1: 'historical' must be true or false, and is for events"),
+        ('kind = "events"\n[fields]\nuser_id = "{id}"', "[fields] must define 'event_id'"),
+        ("historical = true\n" + GOOD, "line 1: 'historical' must be true or false, and applies to events only"),
         ('name = ""\n' + GOOD, "line 1: 'name' must be a text"),
         (GOOD + "[consents]\nspying = {}", "line 5: 'spying' is no purpose of a consent; there are data_coll"),
         (GOOD + "[consents]\nprofiling = true", "line 5: 'profiling' must be a table of texts"),
@@ -34,11 +34,11 @@ def load(write: Callable[..., Path]) -> Callable[[str], ImportMapping]:
         ('[fields]\nuser_id = "{id}"', "'kind' must be \"profiles\""),
         ('kind = "visits"\n[fields]\nuser_id = "{id}"', 'line 1: \'kind\' must be "profiles" or "events"'),
         ('kind = "profiles"', "the table [fields]"),
-        ('kind = "profiles"\n[fields]\nemail = "{email}"', "must say what makes 'user_id'"),
+        ('kind = "profiles"\n[fields]\nemail = "{email}"', "must define 'user_id'"),
         ('kinds = "profiles"', "line 1: 'kinds' is unknown here"),
         ('key = "id"\n' + GOOD, "line 1: 'key' must be the name of one of the fields"),
         ('delimiter = "::"\n' + GOOD, "line 1: 'delimiter' must be a single character"),
-        (GOOD + 'email = "{email"', "line 4: 'email' has a '{' without its partner"),
+        (GOOD + 'email = "{email"', "line 4: 'email' has a '{' without the matching brace"),
         (GOOD + "email = []", "line 4: 'email' must be a template"),
         (GOOD + 'email = { type = "string" }', "needs 'from'"),
         (GOOD + 'email = { from = "{a}", typ = "string" }', "unknown option 'typ'"),
@@ -53,7 +53,7 @@ def load(write: Callable[..., Path]) -> Callable[[str], ImportMapping]:
         (GOOD + '"a.b" = "{b}"\na = "{a}"', "line 5: 'a' is set twice"),
     ],
 )
-def test_a_bad_mapping_is_one_sentence_that_names_the_place(
+def test_a_bad_mapping_stops_with_one_sentence_that_names_the_line(
     load: Callable[[str], ImportMapping], text: str, sentence: str
 ) -> None:
     with pytest.raises(ImportStoppedError) as stopped:
@@ -63,7 +63,7 @@ def test_a_bad_mapping_is_one_sentence_that_names_the_place(
     assert "\n" not in str(stopped.value)
 
 
-def test_a_missing_column_is_named_with_the_line_and_the_nearest(
+def test_a_missing_column_is_named_with_its_line_and_a_similar_column(
     load: Callable[[str], ImportMapping],
 ) -> None:
     mapping = load(GOOD + 'email = "{emial}"\n')
@@ -73,7 +73,7 @@ def test_a_missing_column_is_named_with_the_line_and_the_nearest(
         mapping.check_columns(["id", "email"])
 
 
-def test_a_missing_column_without_a_near_one_lists_what_there_is(
+def test_a_missing_column_without_a_similar_one_lists_all_columns(
     load: Callable[[str], ImportMapping],
 ) -> None:
     with pytest.raises(ImportStoppedError, match="it has: number, mail"):
@@ -88,12 +88,12 @@ def test_line_and_mapping_are_no_columns_of_the_file(load: Callable[[str], Impor
         load(text).check_columns(["id"])
 
 
-def test_a_missing_mapping_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_mapping_stops_with_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ImportStoppedError, match="can't be read: No such file"):
         load_mapping(tmp_path / "none.toml")
 
 
-def test_a_nested_table_is_as_good_as_a_dotted_name(load: Callable[[str], ImportMapping]) -> None:
+def test_a_nested_table_means_the_same_as_a_dotted_name(load: Callable[[str], ImportMapping]) -> None:
     texts = (
         '"demographics.country" = "{country}"',
         'demographics.country = "{country}"',

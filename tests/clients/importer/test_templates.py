@@ -35,7 +35,7 @@ def test_doubled_braces_are_braces() -> None:
 
 
 @pytest.mark.parametrize("text", ["{id", "id}", "{a{b}}", "{}", "{ }", "{?}"])
-def test_an_unbalanced_or_empty_reference_is_refused(text: str) -> None:
+def test_an_unbalanced_or_empty_reference_is_rejected(text: str) -> None:
     with pytest.raises(InvalidTemplateError):
         Template.parse(text)
 
@@ -61,7 +61,7 @@ def test_columns_values_are_never_read_as_templates(pairs: list[tuple[str, str]]
 
 
 @given(st.text(alphabet="{}a? ", max_size=12))
-def test_any_text_is_either_a_template_or_refused(text: str) -> None:
+def test_any_text_is_a_template_or_rejected(text: str) -> None:
     try:
         template = Template.parse(text)
     except InvalidTemplateError:

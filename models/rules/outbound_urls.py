@@ -1,7 +1,7 @@
-"""Where requests may be sent that others ask for: public addresses over https, and no others.
+"""Guards requests to URLs that callers give: only https to public addresses is allowed.
 
-A name is judged twice: its URL when it is given, and the address that it resolves to when it is connected to,
-since that may be another one by then.
+The API checks the URL when it receives it. The HTTP client checks the resolved address when it connects, because
+the name may resolve to another address by then.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
-LONGEST_URL = 2048
+MAX_URL_LENGTH = 2048
 LOOPBACK = "127.0.0.1"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is of the public internet; an IPv4 address within an IPv6 one is judged by itself."""
+    """Whether an address is public. An IPv6 address that embeds an IPv4 address is as public as that one."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
         if address in _NAT64:
@@ -27,20 +27,20 @@ def is_public(address: Address) -> bool:
 
 
 def may_connect(host: str, address: str, *, loopback: bool) -> bool:
-    """Whether an address that a host has resolved to may be connected to.
+    """Whether the client may connect to ``address``, to which ``host`` resolved.
 
-    ``loopback``: this machine is allowed as well, where it was asked for by its address 127.0.0.1.
+    ``loopback`` also allows 127.0.0.1, if the URL contains this address and not a name that resolves to it.
     """
     if loopback and host == LOOPBACK == address:
         return True
     return is_public(ipaddress.ip_address(address.partition("%")[0]))
 
 
-def objection(url: str, *, loopback: bool) -> tuple[str, str] | None:
-    """What speaks against sending anything to a URL, as a code and what is wanted; None where nothing does."""
+def url_error(url: str, *, loopback: bool) -> tuple[str, str] | None:
+    """A code and a message if requests to this URL are not allowed, else None."""
     malformed = ("invalid_url", "must be an absolute https URL without user name, password and fragment")
-    if len(url) > LONGEST_URL:
-        return ("too_long", f"must have at most {LONGEST_URL} characters")
+    if len(url) > MAX_URL_LENGTH:
+        return ("too_long", f"must have at most {MAX_URL_LENGTH} characters")
     if not url.isascii() or any(character <= " " or character == "\\" for character in url):
         return malformed
     try:
@@ -54,17 +54,16 @@ def objection(url: str, *, loopback: bool) -> tuple[str, str] | None:
         return None
     if parts.scheme != "https":
         return ("https_required", "must be an https URL")
-    return _address_objection(host, loopback=loopback)
+    return _address_error(host, loopback=loopback)
 
 
-def _address_objection(host: str, *, loopback: bool) -> tuple[str, str] | None:
-    """What speaks against a host that is written as an address; names are resolved when they are connected to."""
+def _address_error(host: str, *, loopback: bool) -> tuple[str, str] | None:
     try:
         ipaddress.ip_address(host)
     except ValueError:
         if host.rpartition(".")[2].isdecimal() or host.startswith("0x"):  # 127.1, 2130706433, 0x7f000001
-            return ("invalid_url", "must write an address in full")
-        return None
+            return ("invalid_url", "must have an IP address in its full form")
+        return None  # a name: checked when the client connects
     if may_connect(host, host, loopback=loopback):
         return None
     return ("address_not_allowed", "must not lead to a private or reserved address")

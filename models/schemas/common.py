@@ -1,0 +1,80 @@
+"""Schemas that belong to no resource: pages, problems, health, and the codec server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from models.schemas.fields import RequestSchema, ResponseSchema
+
+Item = TypeVar("Item")
+
+
+class Pagination(ResponseSchema):
+    """The position of a page in its list."""
+
+    limit: int = Field(description="The maximum number of items in a page.")
+    next_cursor: str | None = Field(description="Send this as `cursor` for the next page; null on the last.")
+
+
+class Page(ResponseSchema, Generic[Item]):
+    """One page of a list."""
+
+    data: list[Item]
+    pagination: Pagination
+
+
+class FieldProblem(ResponseSchema):
+    """One error in the content. It never repeats the value."""
+
+    pointer: str = Field(
+        description="JSON pointer (RFC 6901) into the body; `/query/...`, `/path/...` and `/header/...` "
+        "for other parts of the request.",
+        examples=["/events/3/user_id"],
+    )
+    code: str = Field(description="A stable code.", examples=["required"])
+    message: str = Field(description="What is required, for people.", examples=["is required"])
+
+
+class Problem(ResponseSchema):
+    """Problem details (RFC 9457): the form of every error."""
+
+    type: str = Field(description="Identifies the kind of problem.", examples=["urn:perennial:problem:forbidden"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="A stable code to branch on.", examples=["forbidden"])
+    request_id: str = Field(description="The same as the header X-Request-Id.")
+    errors: list[FieldProblem] | None = Field(default=None, description="For validation errors only.")
+
+
+class Live(ResponseSchema):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Check(ResponseSchema):
+    """One dependency."""
+
+    status: Literal["ok", "unavailable"]
+
+
+class Ready(ResponseSchema):
+    """Whether the process can work, and the state of each dependency."""
+
+    status: Literal["ready", "unready"]
+    checks: dict[str, Check]
+
+
+class EncodedPayloads(RequestSchema):
+    """Encrypted payloads in the JSON form of their protobuf: metadata and data in base64."""
+
+    payloads: Annotated[list[dict[str, Any]], Field(max_length=10_000)]
+
+
+class DecodedPayloads(ResponseSchema):
+    """The payloads in their order, decrypted."""
+
+    payloads: list[dict[str, Any]]
