@@ -1,4 +1,4 @@
-"""Swagger UI at `/docs`, from the files of the package `fastapi-swagger`: see ADR 0033."""
+"""Swagger UI at `/docs`, from the files of the package `fastapi-swagger`: see ADR 0019."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Ingest:
     async def store(self, submissions: Sequence[Submission]) -> None:
         """Store the events of some requests and their audit rows in one transaction, and set the outcomes.
 
-        On return everything is on disk. Raises :class:`DatabaseUnreachableError`: then either all events were stored or
+        On return everything is on disk. Raises :class:`DatabaseUnreachableError`: then all events were stored or
         none, and sending them again is safe.
         """
         async with self._database.connection() as connection:

@@ -19,7 +19,7 @@
 - Write ``cast(bindparam("x"), Text)`` where Postgres can't infer a type; ``:x::text`` isn't parsed.
 - PostgreSQL 18's ``old.`` and ``new.`` in RETURNING need ``literal_column("old.user_id")``.
 - The pool's codec encodes JSONB values, and None is NULL. Values come back as asyncpg decodes them.
-- :func:`sql` wraps SQL text with ``:name`` parameters, for the exceptions that ADR 0034 names.
+- :func:`sql` wraps SQL text with ``:name`` parameters, for the exceptions that ADR 0030 names.
 
 The compiler's order of parameters (``positiontup``, ``binds``) isn't public API, so pyproject.toml bounds
 SQLAlchemy's minor version.

@@ -1,4 +1,4 @@
-"""The guide to a first workflow, followed to the letter in a copy of the repository."""
+"""Follows the guide to a first workflow in a copy of the repository."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES: dict[str, str] = dict(_FILE.findall(GUIDE))
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The repository, with the guide's files in it."""
+    """A copy of the repository with the guide's files."""
     copy = tmp_path / "repository"
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "docs", "histories")
@@ -61,7 +61,7 @@ def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(copy:
 
 
 @pytest.mark.slow
-def test_the_guide_s_workflow_runs_in_a_stack_that_has_just_been_started(copy: Path) -> None:
+def test_the_guide_s_workflow_runs_in_a_new_stack(copy: Path) -> None:
     found = re.search(r"```sh\n(.*?)```\n```json\n(.*?)\n```", GUIDE.split("## 3.")[1], re.DOTALL)
     assert found is not None
     script, expected = found.groups()
@@ -79,7 +79,7 @@ def test_the_guide_s_workflow_runs_in_a_stack_that_has_just_been_started(copy: P
     assert expected in done.stdout
 
 
-def test_the_guide_explains_every_word_of_a_journey() -> None:
-    words = {name for name, each in vars(LifecycleWorkflow).items() if callable(each) and not name.startswith("_")}
-    assert words
-    assert not [word for word in words if f"self.{word}(" not in GUIDE]
+def test_the_guide_explains_every_call_of_a_journey() -> None:
+    calls = {name for name, each in vars(LifecycleWorkflow).items() if callable(each) and not name.startswith("_")}
+    assert calls
+    assert not [call for call in calls if f"self.{call}(" not in GUIDE]

@@ -72,6 +72,7 @@ async def _prefer(client: httpx.AsyncClient, city: bool | None) -> None:
     assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.slow
 async def test_redaction_during_ingest_projection_and_deletions_loses_no_event_and_leaves_no_attribute(
     two: list[httpx.AsyncClient],
     database: Database,
@@ -93,7 +94,7 @@ async def test_redaction_during_ingest_projection_and_deletions_loses_no_event_a
             await asyncio.sleep(0.3)
             before = {row["event_id"] for row in await owner.fetch("SELECT event_id FROM events")}
             await _prefer(two[number % 2], city=False)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 while await owner.fetchval("SELECT count(*) FROM redactions"):
                     await asyncio.sleep(0.02)
             places = await _places(two[0])

@@ -73,6 +73,7 @@ async def other(
         )
 
 
+@pytest.mark.slow
 async def test_ingest_and_projector_continue_while_a_partition_is_detached_and_dropped(
     other: httpx.AsyncClient,
     database: Database,

@@ -1,7 +1,7 @@
 """The system's jobs: their workflows, and the tables of loops and schedules.
 
 Every worker starts the jobs of :data:`LOOPS` and :data:`SCHEDULES`, and serves all of their task queues. Jobs run
-in the system namespace, so that the list of the instances' namespace holds instances alone (ADR 0035).
+in the system namespace, so that the list of the instances' namespace holds instances alone (ADR 0031).
 
 A new job is an activity (``activities/``), a workflow and a row of a table here, and a line in ``worker.py`` that
 registers the activity.
