@@ -265,7 +265,7 @@ async def run(settings: Settings) -> None:
         owner = owner_database(settings.migration_database_url) if settings.migration_database_url else None
         if owner is None:
             logger.warning(
-                "PERENNIAL_MIGRATION_DATABASE_URL is not set: expired months are emptied and not dropped"
+                "PERENNIAL_MIGRATION_DATABASE_URL is not set: expired partitions are emptied and not dropped"
             )
         for pool in filter(None, (owner, database)):
             await pool.open()

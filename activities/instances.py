@@ -16,7 +16,7 @@ INSTANCE_UNKNOWN = "InstanceUnknown"
 
 
 def instance_unknown() -> ApplicationError:
-    """Ends a run that must not go on: the instance has ended or was deleted, or a replay has replaced the run."""
+    """Ends a run that must stop: the instance has ended or was deleted, or a replay has replaced the run."""
     return ApplicationError("the instance has ended, or was taken back", type=INSTANCE_UNKNOWN, non_retryable=True)
 
 
@@ -34,7 +34,7 @@ class Instances:
         A wait that begins is registered in the first transaction. Only after that commit are events read that came
         earlier (decision 8: no event is missed).
 
-        Raises :func:`instance_unknown` for a run that must not go on, so that it doesn't wait unseen for weeks.
+        Raises :func:`instance_unknown` for a run that must stop, so that it doesn't wait unseen for weeks.
         Its end is dropped without an error.
         """
         run_id = activity.info().workflow_run_id or ""

@@ -242,8 +242,8 @@ class Outbox:
     async def _cancel(self, entry: OutboxEntry) -> None:
         """Cancel an instance.
 
-        One whose start or replay hasn't reached Temporal ends in Postgres. Retries then look for its run for
-        :data:`START_WITHIN`.
+        One whose start or replay hasn't reached Temporal ends in Postgres. Retries cancel a
+        run that comes within :data:`START_WITHIN`.
         """
         known = True
         try:

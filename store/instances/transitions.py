@@ -210,7 +210,7 @@ async def cancel_withdrawn(connection: Connection, withdrawals: Collection[tuple
     - A start or a replay shares the bucket and reads the consent in its next statement. It commits before this
       function runs, which then sees the row; or it runs after the commit, and sees no consent.
     - Temporal may not have started such a row yet. The outbox then finds no run, ends the row itself, which fences
-      off the run that comes (ADR 0008), and looks for that run for a while.
+      off the run that comes (ADR 0008), and cancels that run if it comes soon after.
     """
     if not withdrawals:
         return

@@ -29,6 +29,7 @@ async def _run(client: httpx.AsyncClient, number: int) -> dict[str, Any]:
     waits = {"first_activity_within": "PT1H" if long else f"PT0.{100 + number}S", "nudge_within": "PT0.1S"}
     body = {"user_id": "u-1", "parameters": waits, "max_attempts": number + 1}
     answer = await client.post(EXECUTE, json=body)
+    assert answer.status_code == 202, answer.text
     path = answer.headers["location"]
     if long:
         await _until(client, path, "current_step", "wait_for_first_activity")

@@ -54,7 +54,7 @@ async def test_a_step_that_fails_for_good_ends_the_instance_as_failed(
     assert context.error is not None
     assert context.error["failed_step"] == "send_welcome"
     assert context.error["error_type"] == "SMTPRecipientRefused"
-    assert "transport.py" in context.error["stack_trace"]
+    assert "delivery/smtp.py" in context.error["stack_trace"]
     assert mail.received == []
 
 
