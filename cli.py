@@ -112,6 +112,7 @@ def bootstrap() -> None:
     admin_key_file = settings.home / "admin.key"
     if not admin_key_file.exists():
         _, key = _with_database(settings, lambda connection: _create_key(connection, "admin", Role.ADMIN, None))
+        # The file appears complete or not at all. After a crash before that, the next start creates another key.
         draft = admin_key_file.with_suffix(".draft")
         draft.touch(mode=0o600)
         draft.write_text(key + "\n")
@@ -266,7 +267,7 @@ def audit_verify(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Check the audit log against its checkpoints. Exit code 3: the log was tampered with."""
+    """Check the audit log against its checkpoints. The exit code is 3 if the log was tampered with."""
     from privacy.audit_chain import ChainBrokenError, CheckpointKey
     from privacy.encryption import Cipher
     from store.audit.verification import verify

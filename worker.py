@@ -1,7 +1,7 @@
 """The composition root of the worker process: it builds all workers, starts the system's jobs, and stops in order.
 
-One process polls four task queues over one connection: that of the instances in their namespace, and the three of
-the system's jobs in the system namespace. Each has slots of its own, so that a backlog in one delays no other.
+One process polls four task queues over one connection: the instances' queue in their namespace, and three queues
+of system jobs in the system namespace. Each queue has its own slots, so a backlog in one delays no other.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ from workflows.system.jobs import LOOPS, SCHEDULES, Job, Scheduled, workflows_of
 logger = logging.getLogger("perennial.worker")
 
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
-"""The SDK holds a heartbeat back for at most this long. Its default of 0.8 of the timeout would send one heartbeat
-of three (:mod:`activities.loops`), and a late one would pass for a death."""
+"""The longest time that the SDK holds a heartbeat back. Its default, 0.8 of the timeout, would send one
+heartbeat of three (:mod:`activities.loops`). One late heartbeat would then time the activity out."""
 
 COLLECTOR = (1, 1)
 """Thresholds of the garbage collector's older generations: a full collection about every 500 instances. An
-instance that leaves the cache is old, and its module is garbage in cycles: 300 objects of 2 µs each. Fewer
-collections would stop the event loop for longer. Folding events makes no cycles."""
+instance that leaves the cache is in the oldest generation, and its module is garbage in cycles: 300 objects of
+2 µs each. Fewer collections would block the event loop for longer. Folding events makes no cycles."""
 
 WORKFLOW_CACHE = 500
-"""Instances that a worker keeps in memory between their tasks, at 0.2 to 0.3 MiB each. It replays the others when
-something happens to them: most wait for weeks."""
+"""Instances that a worker keeps in memory between workflow tasks, at 0.2 to 0.3 MiB each. It replays the others
+at their next task: most wait for weeks."""
 SYSTEM_WORKFLOW_CACHE = 100
 
 _VERSIONING = {
@@ -134,8 +134,8 @@ def build_system_workers(
     """The workers for the system's jobs, one for each task queue.
 
     ``client`` is for the instances' namespace, ``system`` for the one in which the jobs run. ``owner`` connects as
-    the role that owns the tables, and drops expired months. These workers aren't versioned: their workflows are so
-    short that old and new code replay each other's histories.
+    the role that owns the tables, and drops expired partitions. These workers aren't versioned. Their workflows
+    are so short that old and new code replay each other's histories.
     """
     retention = Retention(database, owner, client)
     callbacks = Callbacks(database, cipher, settings, _closed_words())
@@ -153,7 +153,7 @@ def build_system_workers(
             retention.finish,
         ],
     }
-    # Loops hold a slot for good, and twice that after missed heartbeats, until the first attempt notices.
+    # A loop always holds one slot. After missed heartbeats it holds two, until the first attempt notices.
     slots = {
         Queue.PROJECTION: 2 * SHARDS,
         Queue.DELIVERY: 2 + settings.worker_max_activities,
@@ -199,6 +199,7 @@ def _worker(
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
         graceful_shutdown_timeout=timedelta(seconds=settings.worker_graceful_shutdown_seconds),
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        # After this time another worker takes the workflow task of a dead one.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
     )
 
@@ -230,12 +231,12 @@ def _lifecycle_activities(
 
 
 def _closed_words() -> dict[str, frozenset[str]]:
-    """By workflow, the words of its parameters' schema, which callbacks needn't mask."""
+    """For each workflow the words of its parameter schema, which callbacks needn't mask."""
     return {name: schema_choices(definition.parameter_schema()) for name, definition in catalog().items()}
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:
-    """The build of this worker; None where workers aren't versioned. Raises :class:`ConfigurationError`."""
+    """The build of this worker; None if workers aren't versioned. Raises :class:`ConfigurationError`."""
     if settings.worker_deployment is None and settings.worker_build_id is None:
         return None
     if settings.worker_deployment is None or settings.worker_build_id is None:
@@ -284,7 +285,7 @@ async def run(settings: Settings) -> None:
 async def _prepare(settings: Settings, ring: KeyRing, database: Database, owner: Database | None) -> list[Worker]:
     """The workers, as soon as Temporal answers and runs the system's jobs."""
     client = await _connect(settings, EncryptedPayloads(ring.payload.current, ring.payload.keys))
-    system = in_namespace(client, settings.temporal_system_namespace)
+    system = in_namespace(client, settings.system_namespace)
     cipher = Cipher(ring)
     workers = [
         build_worker(client, settings, database, cipher),

@@ -1,1 +1,1 @@
-"""What workflows do to the world; dependencies come by constructor."""
+"""The activities. Their classes get their dependencies in the constructor."""

@@ -1,26 +1,26 @@
 """Checkpoints the audit log, hour by hour.
 
-An hour's checkpoint must cover every row of the hour: none may be added later, although a transaction can insert
-its row before the hour's end and commit long after it. The order of four steps ensures that:
+An hour's checkpoint must cover every row of the hour. But a transaction can insert its row before the hour's end,
+and commit long after it. Four steps, in this order, ensure that no row is added later:
 
-1. A row takes its transaction's id before it reads the clock (the order of its columns). So each row with a time
-   before the hour's end belongs to a transaction whose id was assigned before the hour's end.
+1. An insert takes the transaction's id before it reads the clock (the order of the columns). So Postgres assigned
+   the id of each row of the hour before the hour's end.
 2. The worker waits until Postgres' clock has passed the hour's end and a grace period. Then it takes a transaction
    id of its own, the *barrier*. Ids are assigned in order, so every row of the hour has an id below the barrier.
 3. The worker waits until no transaction below the barrier is open (``pg_snapshot_xmin``).
-4. In that very snapshot (REPEATABLE READ) it reads the hour. All of the hour's rows are committed and visible. A
-   transaction that begins later has a higher id, and reads a later time.
+4. The worker reads the hour in the same snapshot (REPEATABLE READ). All of the hour's rows are committed and
+   visible. A transaction that begins later has a higher id, and reads a later time.
 
-The grace period covers a clock that is set back by less than that. A transaction that stays open delays the
-checkpoint, and never an insert; Temporal shows the failing attempts.
+The grace period covers a clock that is set back by a shorter time. An open transaction delays the checkpoint, but
+no insert; Temporal shows the failing attempts.
 
 If the worker dies before the commit of step 4, nothing has happened, and the next attempt checkpoints the hour. If
-it dies after the commit, the next attempt finds the checkpoint and continues with the next hour. Of two workers at
-once one fails at the primary key, the hour; its next attempt finds the checkpoint.
+it dies after the commit, the next attempt finds the checkpoint and continues with the next hour. If two workers
+run at once, one fails at the primary key (the hour). Its next attempt finds the checkpoint.
 
-The workflow passes the newest head on to its next run, through Temporal. If Postgres doesn't have that checkpoint
-any more, the end of the chain was deleted, or a backup was restored. The worker logs an error and appends an audit
-row, and continues.
+The workflow passes the newest head to its next run through Temporal. If Postgres no longer has that checkpoint,
+the end of the chain was deleted, or a backup was restored. The worker then logs an error, appends an audit row,
+and continues.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ _PATIENCE_SECONDS = 20.0
 
 
 class AuditCheckpoints:
-    """Checkpoints the hours of the audit log."""
-
     def __init__(self, database: Database, key: CheckpointKey) -> None:
         self._database = database
         self._key = key
@@ -90,6 +88,7 @@ class AuditCheckpoints:
     async def _checkpoint_if_closed(self, due: DueHour) -> Checkpoint | None:
         async with (
             self._database.connection() as connection,
+            # The check and the read need one snapshot (step 4).
             connection.transaction(isolation="repeatable_read"),
         ):
             if not await checkpoints.is_closed(connection, due):

@@ -1,7 +1,7 @@
-"""Reports the end of an instance to the URL that its request named: signed, and retried for a day.
+"""Reports the end of an instance to its callback URL, signed, with retries for a day.
 
-An attempt whose process dies after the receiver has taken it is repeated under the same `webhook-id`, by which the
-receiver recognises it. The outcome of each attempt is recorded after it.
+If the worker dies after the receiver has accepted an attempt, Temporal repeats the attempt. The `webhook-id` stays
+the same, so the receiver can drop the repetition. The worker records an attempt's outcome after the attempt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from store.instances.callbacks import Callback, CallbackStatus
 PAUSES = tuple(
     timedelta(seconds=seconds) for seconds in (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 6 * 3600)
 )
-"""Between attempts. Standard Webhooks has the same, but for the last, which puts the last attempt after a day."""
+"""The pauses between attempts. They are those of Standard Webhooks up to the last, which ends the attempts
+after a day."""
 _GONE = 410
 _READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.ANALYST})
 """The roles that may read an instance."""
@@ -40,12 +41,10 @@ logger = logging.getLogger("perennial.callbacks")
 
 
 class Callbacks:
-    """Sends callbacks."""
-
     def __init__(
         self, database: Database, cipher: Cipher, settings: Settings, known: Mapping[str, Collection[str]]
     ) -> None:
-        """``known`` has, by workflow, the words that its own schema names: they identify no person."""
+        """``known``: for each workflow the words of its parameter schema, which identify no person."""
         self._known = known
         self._database = database
         self._cipher = cipher
@@ -54,15 +53,15 @@ class Callbacks:
 
     @activity.defn(name="callbacks.send")
     async def send(self, due: CallbackDue) -> None:
-        """Report one end. Each attempt checks again whether it may be sent.
+        """Send one callback. Each attempt checks again whether it may be sent.
 
-        Nothing is sent after the person's erasure, during a replay, or where the key that executed the instance
-        was revoked or may not read it.
+        Nothing is sent after the person's erasure or during a replay. Nothing is sent if the key that executed the
+        instance was revoked, or may not read it.
         """
         try:
             await self._send(due)
         except UNREACHABLE as error:
-            # Not an attempt: the pauses between attempts stay as they are.
+            # This is no attempt: the pauses between attempts stay as they are.
             raise ApplicationError(
                 "Postgres can't be reached", type="StoreUnavailableError", next_retry_delay=_POSTGRES_PAUSE
             ) from error
@@ -73,6 +72,7 @@ class Callbacks:
             instance = await instances.find(connection, self._cipher, due.instance_id)
         if callback is None or instance is None or instance.end_time is None:
             return
+        # A replay came after this end. The replay's end has its own callback.
         if len(instance.replaced_runs) != due.ending:
             return
         if callback.role not in _READERS:
@@ -101,7 +101,7 @@ class Callbacks:
         await self.give_up(due)
 
     async def _post(self, due: CallbackDue, callback: Callback, body: bytes) -> Answer | None:
-        """None where there was no answer."""
+        """Return None without an answer."""
         signed = signed_headers(callback.secret, due.message_id, datetime.now(UTC), body)
         headers = {"content-type": "application/json", "user-agent": "Perennial", **signed}
         try:
@@ -117,9 +117,9 @@ def _status_after(answer: Answer | None) -> CallbackStatus:
 
 
 def _retry(attempts: int, answer: Answer | None) -> ApplicationError:
-    """The error that makes Temporal retry after a pause, or not any more. A `Retry-After` makes the pause longer.
+    """The error that makes Temporal retry after a pause, or stop. A `Retry-After` extends the pause.
 
-    ``attempts`` are those recorded: Postgres outages and killed workers raise Temporal's own count too.
+    ``attempts`` is the recorded count: Postgres outages and killed workers raise Temporal's own count too.
     """
     if attempts > len(PAUSES):
         return ApplicationError("no attempt was accepted", type="CallbackNotTaken", non_retryable=True)

@@ -1,10 +1,10 @@
-"""Activities on events: workflows record them and look for them.
+"""Activities that record events for workflows, and find recorded ones.
 
-An event of a step counts once: its id follows from (instance, step), and ids deduplicate. Argument, by the point
-at which the worker dies:
+A step's event counts once: its id is computed from (instance, step), and ingest drops repeated ids. If the worker
+dies:
 
 1. before the transaction of ingest commits: nothing happened; the next attempt stores the event.
-2. after it: the next attempt finds the id taken by the same event, and returns `duplicate`.
+2. after that commit: the next attempt finds the same event under the id, and returns `duplicate`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EMITTED = uuid.UUID("7a1b0a55-9f0e-4d0f-8f0b-6f3f1f0a9c2e")
 
 
 class Events:
-    """Records events as ingest does, under the same consent."""
+    """Records events under the same consent as ingest."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
@@ -43,8 +43,8 @@ class Events:
     async def emit(self, event: NewEvent) -> Emission:
         """Record an event of the step's user, dated now.
 
-        The status is `rejected` without the user's consent. An event that its type's schema rejects fails the
-        step without a retry.
+        The status is `rejected` without the user's consent. If the type's schema rejects the event, the step fails
+        without a retry.
         """
         async with self._database.connection() as connection:
             types = await self._types.find(connection, {event.event_type})
@@ -56,19 +56,20 @@ class Events:
             except asyncpg.CheckViolationError:  # retention dropped the partition: the next attempt creates it
                 self._partitions.forget()
                 raise
+            # Outside the transaction: with a NOTIFY, Postgres would commit transactions one after the other.
             await log.notify(connection)
         reason = outcome.errors[0].code if outcome.errors else None
         return Emission(event_id=ready.event_id, status=outcome.status, reason=reason)
 
     @activity.defn(name="events.last_seen")
     async def last_seen(self, asked: LastSeen) -> LastEvent:
-        """The time of the user's latest event of a type, without those that workflows recorded."""
+        """The time of the user's latest event of a type. Events that workflows recorded don't count."""
         async with self._database.connection() as connection:
             return LastEvent(at=await events.last_seen(connection, asked.user_id, asked.event_type))
 
 
 def _ready(event: NewEvent, types: Mapping[str, EventType]) -> PreparedEvent:
-    """The event as ingest takes it; fails the step for good where it can't."""
+    """The event, checked as ingest does. An invalid event fails the step without a retry."""
     if NAME.fullmatch(event.event_type) is None:
         raise ApplicationError("an event type is category.action", type="InvalidEvent", non_retryable=True)
     context = event.step_context
@@ -89,5 +90,5 @@ def _ready(event: NewEvent, types: Mapping[str, EventType]) -> PreparedEvent:
 
 
 def emitted_event_id(context: StepContext) -> str:
-    """The id of the event that a step records."""
+    """The same id for every attempt at a step."""
     return uuid.uuid5(_EMITTED, f"{context.instance_id}/{context.step}").hex

@@ -21,15 +21,13 @@ def instance_unknown() -> ApplicationError:
 
 
 class Instances:
-    """Writes progress and ends to Postgres."""
-
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
 
     @activity.defn(name="instances.record")
     async def record(self, progress: Progress) -> Recorded:
-        """Write one :class:`Progress`. Idempotent. Writes nothing for a person who has been erased.
+        """Write one :class:`Progress`; idempotent. Writes nothing for an erased person.
 
         A wait that begins is registered in the first transaction. Only after that commit are events read that came
         earlier (decision 8: no event is missed).
@@ -52,6 +50,8 @@ class Instances:
             asked = await waits.register(connection, key, progress.instance_id, progress.registers)
         if not asked:
             return Recorded()
+        # A second transaction, after the first has registered the waits, so that no event is missed (decision 8).
+        # An event that commits later finds the wait; this reads the earlier ones.
         async with self._database.transaction() as connection:
             return Recorded(
                 events=await waits.already_recorded(connection, key, progress.instance_id, progress.user_id, asked)
@@ -59,6 +59,6 @@ class Instances:
 
     @activity.defn(name="instances.end")
     async def end(self, asked: InstanceQuestion) -> StoredEnd:
-        """The stored end. A workflow task that Temporal repeats may come to another end; the stored one stays."""
+        """The stored end. A repeated workflow task may compute another end; the stored one stays."""
         async with self._database.connection() as connection:
             return StoredEnd(outcome=await instances.outcome(connection, asked.instance_id))

@@ -1,4 +1,4 @@
-"""Long activities: their heartbeats, and loops without an end.
+"""Heartbeats of long activities, and loops that run in turns.
 
 A loop's workflow runs its activity in turns. The activity returns after :data:`TURN_SECONDS`, or when its worker
 shuts down; the workflow then continues as new. When the worker dies, Temporal misses the heartbeats and retries
@@ -22,7 +22,7 @@ logger = logging.getLogger("perennial.loops")
 TURN_SECONDS = 60 * 60.0
 """Each turn adds one closed run to the list of the system namespace."""
 AWAY_SECONDS = 0.5
-"""Pause before the next step while Postgres is away."""
+"""Pause before the next step while Postgres is unreachable."""
 
 
 @contextlib.asynccontextmanager
@@ -57,8 +57,8 @@ async def turn(details: Callable[[], Any] | None = None) -> AsyncIterator[Callab
 async def run_loop(step: Callable[[], Awaitable[float]], *, details: Callable[[], Any] | None = None) -> None:
     """Repeat ``step`` for a turn.
 
-    ``step`` returns the seconds to wait before the next one. While Postgres is away the loop waits and repeats the
-    step, so a step must leave its state in Postgres or in ``details``.
+    ``step`` returns the seconds to wait before the next step. While Postgres is unreachable, the loop waits and
+    repeats the step. So a step must keep its state in Postgres or in ``details``.
     """
     async with turn(details) as goes_on:
         while goes_on():

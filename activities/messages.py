@@ -1,22 +1,23 @@
-"""Activities on messages to customers: write the intent first, then send, once.
+"""Activities that send messages to customers: they commit the intent first, then send once.
 
-Argument, by the point at which the worker dies (the status in brackets is the stored one):
+If the worker dies (the stored status is in brackets):
 
 1. before the intent commits [none]: nothing happened.
-2. after it, while the worker connects or names the recipient [pending]: the server has nothing; the next attempt
-   sends.
+2. after it, while the worker connects or names the recipient [pending]: the server has no message; the next
+   attempt sends it.
 3. after ``about_to`` commits [sending]: the message may have left. The next attempt does not send it again and
-   records it as ``unconfirmed``. Where the receiver drops repetitions, it sends again under the same id: to a
-   message endpoint, and to a mail server with ``PERENNIAL_SMTP_UNCONFIRMED=resend``.
+   records it as ``unconfirmed``. A message endpoint drops repetitions, so it gets the message again, under the
+   same id. With ``PERENNIAL_SMTP_UNCONFIRMED=resend`` a mail server gets it again too.
 4. after ``sent`` commits [sent]: the next attempt reads it back.
 
-A rejection or failure that the server has answered is a known outcome, and puts the message back to ``pending``.
-The exception is a message that an earlier attempt may have handed over: this attempt's failure says nothing about
-that one. Without an answer, 3 applies.
+An answer of the server is a known outcome. A permanent rejection makes the message ``refused``; another failure
+makes it ``pending`` again. It stays ``sending`` if an earlier attempt may have handed it over: this failure proves
+nothing about that attempt. Without an answer, 3 applies.
 
-Consent for the workflow's purpose and the frequency cap are checked twice. The check with the intent keeps the
-address from the mail server. The one that counts is in the transaction of ``about_to``, under the locks that a
-withdrawal takes (:func:`store.messages.send_gate.authorize`). A message that it suppresses stays ``suppressed``.
+The worker checks consent for the workflow's purpose and the frequency cap twice. The first check, with the intent,
+keeps the address from the mail server. The second check decides. It is in the transaction of ``about_to``, under
+the locks that a withdrawal takes (:func:`store.messages.send_gate.authorize`). A suppressed message stays
+``suppressed``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class Messages:
-    """Sends messages by the transport of their channel; without one, a message stays `outbox`."""
+    """Sends messages by the transport of their channel. Without a transport, a message ends as `outbox`."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Messages:
 
     @activity.defn(name="messages.send")
     async def send(self, message: Message) -> Delivery:
-        """Send a message to the step's user; a suppressed message is no failure.
+        """Send a message to the step's user. A suppressed message is no failure.
 
         The first attempt reads the recipient's address; later attempts of the step use the same.
         """
@@ -111,6 +112,7 @@ class Messages:
     async def _transmit(self, intent: messages.Intent, transport: Transport | None, message: Message) -> Delivery:
         async def about_to(status: MessageStatus = MessageStatus.SENDING) -> None:
             if reason := await self._authorize(intent, message.step_context.user_id, status):
+                # It ends ``hand_over`` before the transport sends anything.
                 raise _SuppressedError(reason)
 
         try:
@@ -171,8 +173,6 @@ def _delivery(intent: messages.Intent, status: MessageStatus, reason: Suppressio
 
 
 class _SuppressedError(Exception):
-    """The send gate suppressed the message."""
-
     def __init__(self, reason: Suppression) -> None:
         super().__init__(reason.value)
         self.reason = reason

@@ -1,18 +1,18 @@
 """Delivers the entries of the Temporal outbox: signals, starts by trigger, replays, cancellations, callbacks.
 
-Each entry is delivered at least once and takes effect once. The workflow ignores an event id that it has had. A
-triggered instance's id is made of the event's id. A reset is not made again while its new run is open. By the
-point at which the process dies:
+Each entry is delivered at least once and takes effect once. The workflow ignores a repeated event id. The id of a
+triggered instance is derived from the event's id. A reset is not repeated while its new run is open. If the worker
+dies:
 
-1. before the call to Temporal: the entry is still there, and is delivered later.
+1. before the call to Temporal: the entry stays, and is delivered later.
 2. after it, before the entry is removed: the entry is delivered again, without an effect.
 
-While Temporal is unavailable, entries are retried every two seconds and no attempt counts, so they go out as soon
-as it is back. An entry that fails for its own reason is retried after growing pauses, and delays no other.
+While Temporal is unavailable, the worker retries entries every two seconds and counts no attempt. An entry that
+fails for another reason is retried after growing pauses, and delays no other.
 
-Temporal may not know an instance that a run has recorded. Its entries are then retried until Temporal knows it, or
-the reconciler has ended it, and never become dead. So a worker that is connected to another Temporal by mistake
-loses nothing, not even the cancellation after a withdrawal.
+Temporal may not know an instance that a run has recorded. The entries of that instance never become dead: the
+worker retries them until Temporal knows it, or the reconciler has ended it. So a worker that connects to the wrong
+Temporal loses nothing, not even the cancellation after a withdrawal.
 """
 
 from __future__ import annotations
@@ -55,17 +55,15 @@ STARTED_BY = "trigger"
 UNAVAILABLE = frozenset(
     {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED}
 )
-"""Statuses of an RPC when Temporal is unavailable or overloaded, whatever the call was."""
+"""RPC statuses which mean that Temporal is unavailable or overloaded."""
 UNAVAILABLE_PAUSE = timedelta(seconds=2)
 START_WITHIN = timedelta(minutes=1)
 """Far longer than the API and the outbox take to start a stored instance, or to give up."""
 
 
 class EntryOutcome(Enum):
-    """The outcome of one delivery."""
-
     DELIVERED = auto()
-    """Temporal has taken the call, or the entry has no recipient any more."""
+    """Temporal has accepted the call, or the entry no longer has a recipient."""
     FAILED = auto()
     UNAVAILABLE = auto()
     UNKNOWN = auto()
@@ -77,8 +75,6 @@ class _StillStartingError(Exception):
 
 
 class Outbox:
-    """Delivers entries until its activity is cancelled."""
-
     def __init__(
         self,
         database: Database,
@@ -139,7 +135,7 @@ class Outbox:
             await asyncio.sleep(IDLE_SECONDS)
 
     async def _attempt(self, entry: OutboxEntry) -> EntryOutcome:
-        """Deliver one entry. Raises only where Postgres is unavailable; other errors concern this entry alone."""
+        """Deliver one entry. Raises only if Postgres is unavailable; other errors concern this entry alone."""
         try:
             await self._call(entry)
         except (RunUnknownError, RPCError) as error:
@@ -183,9 +179,9 @@ class Outbox:
             await self._check_known(entry)
 
     async def _check_known(self, entry: OutboxEntry) -> None:
-        """Raise :class:`RunUnknownError` where a run has recorded an unfinished instance, and Temporal has no run.
+        """Raise :class:`RunUnknownError` if a run has recorded the unfinished instance, and Temporal has no run.
 
-        It is the wrong Temporal, or has lost the instance; the reconciler decides which (ADR 0029).
+        Either this is the wrong Temporal, or it has lost the instance. The reconciler decides (ADR 0029).
         """
         async with self._database.connection() as connection:
             found = await instances.unfinished(connection, [entry.instance_id])
@@ -209,15 +205,16 @@ class Outbox:
                 stored = await starting.start(connection, self._cipher, workflow, request)
         except starting.INELIGIBLE:
             return
+        # A begun instance was started by an earlier delivery.
         if not stored.begun:
             await start_instance(self._client, self._task_queue, stored.new, workflow.description)
 
     async def _replay(self, entry: OutboxEntry) -> None:
-        """Reset the instance to its failed step; reject the replay where Temporal can't.
+        """Reset the instance to its failed step; reject the replay if Temporal can't.
 
-        After a crash behind the reset, the next delivery resets nothing, since the new run is open. It writes the
-        signals again, which the workflow ignores. Once the instance has passed the failed step, its dead letter is
-        no longer ``replaying``, and the delivery has no effect.
+        After a crash that follows the reset, the next delivery resets nothing, since the new run is open. It
+        writes the signals again, which the workflow ignores. Once the instance has passed the failed step, its
+        dead letter is no longer ``replaying``, and the delivery has no effect.
         """
         async with self._database.connection() as connection:
             letter = await replays.requested(connection, self._cipher, entry.event_id)
@@ -242,8 +239,8 @@ class Outbox:
     async def _cancel(self, entry: OutboxEntry) -> None:
         """Cancel an instance.
 
-        One whose start or replay hasn't reached Temporal ends in Postgres. Retries cancel a
-        run that comes within :data:`START_WITHIN`.
+        If its start or replay hasn't reached Temporal, the instance ends in Postgres. Retries then look for a late
+        run, for :data:`START_WITHIN`.
         """
         known = True
         try:
@@ -269,6 +266,7 @@ class Outbox:
                 due,
                 id=callback_id(due),
                 task_queue=system_task_queue(self._task_queue, Queue.DELIVERY),
+                # Also after the workflow has closed: a repeated delivery must not send the callback again.
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=PublicText(f"Callback of {entry.workflow_id}"),
                 rpc_timeout=RPC_TIMEOUT,

@@ -1,32 +1,32 @@
 """Creates the log's partitions ahead of time, and drops those that have expired.
 
 An expired partition goes through the states of :class:`store.events.partitions.PartitionState`. Each step is one
-statement that commits by itself. The worker reads the state from Postgres' catalogue and stores it nowhere else,
-so the next attempt continues from any step. If the worker or Postgres dies:
+statement that commits by itself. Postgres' catalogue alone has the state, so the next attempt continues from any
+step. If the worker or Postgres dies:
 
 1. before DETACH: nothing has happened.
-2. within DETACH, before its first commit: as 1. After it the partition is *detaching*: no new transaction sees it,
-   and the statement waits for those that do. The backend of a dead worker finishes the statement. If Postgres
-   restarted or `lock_timeout` passed, the next attempt or run continues with FINALIZE.
+2. within DETACH, before its first commit: as 1. After that commit the partition is *detaching*: new transactions
+   don't see it, and DETACH waits for those that do. The backend of a dead worker finishes the statement. If
+   Postgres restarted or `lock_timeout` passed, the next attempt or run continues with FINALIZE.
 3. between DETACH and DROP: the partition is *detached*, a table that nothing reads or writes. The next attempt
-   finds it by its name, checks it as if it had detached it itself, counts its events and drops it.
-4. within the transaction of DROP, count and audit row: all of it is there or nothing, as in 3 or 5. So the audit
+   finds it by its name, repeats the checks, counts its events and drops it.
+4. within the transaction of DROP, count and audit row: Postgres commits all (as 5) or nothing (as 3). So the audit
    log counts each deleted event exactly once.
-5. after that commit, before the ids are deleted: the partition is gone and its ids are left. Each run deletes the
-   ids of all months without a partition (:class:`activities.retention.EventPurge`), whichever run dropped it.
-   Until then an event with such an id is answered as `duplicate` instead of `event_expired`.
+5. after that commit, before the ids are deleted: the partition is dropped, and its ids remain. Each run deletes
+   the ids of all months without a partition (:class:`activities.retention.EventPurge`), whichever run dropped it.
+   Until then the API answers an event with such an id as `duplicate` instead of `event_expired`.
 
-Events that the projector hasn't read are never dropped. The worker checks before DETACH, and again after it, since
-transactions that DETACH waited for may have added events; none can be added after that. A partition with such
-events is attached again, and held for the next run.
+Events that the projector hasn't read are never dropped. The worker checks before DETACH, and again after it:
+transactions that DETACH waited for may have added events. After DETACH no transaction can add any. A partition
+with such events is attached again, and held for the next run.
 
-No insert or read waits. DETACH ... CONCURRENTLY takes locks that don't conflict with theirs; while it waits it
-holds no lock and no transaction id, so the log's horizon moves on. If a long transaction uses the log (a dump), it
-gives up after `lock_timeout`; the worker tries again for a minute, and then the next run does. DROP finds a table
-that is no partition any more, so that no query can have it open. An insert whose partition has gone is validated
-again, under the present period (:mod:`api.ingest`).
+No insert or read waits. The locks of DETACH ... CONCURRENTLY don't conflict with theirs. While DETACH waits, it
+holds no lock and no transaction id, so the log's horizon advances. If a long transaction uses the log (a dump),
+DETACH gives up after `lock_timeout`. The worker retries for a minute, and then leaves the partition to the next
+run. DROP finds a table that is no longer a partition, so no query can have it open. If its partition was detached,
+an insert is validated again, under the present period (:mod:`api.ingest`).
 
-An advisory lock lets one session at a time detach, also while two workers run the activity for a moment.
+An advisory lock lets one session detach at a time, even if two workers run the activity.
 """
 
 from __future__ import annotations
@@ -62,8 +62,6 @@ BeginBatch: TypeAlias = Callable[[Connection], Awaitable[Batch]]
 
 
 class Partitions:
-    """Creates partitions of the log."""
-
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -95,13 +93,13 @@ class PartitionDropper:
             return await _Removal(connection, partition, begin_batch).drop()
 
     async def attach(self, partition: Partition, begin_batch: BeginBatch) -> None:
-        """Attach a partition again that was detached, or is detaching, under a shorter period than the present."""
+        """Attach a partition that was detached, or is detaching, under a shorter period than the present one."""
         async with self._locked() as connection:
             await _Removal(connection, partition, begin_batch).attach()
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[Connection]:
-        """The owner's session with the lock."""
+        """A session of the owner that holds the advisory lock."""
         async with self._owner.session() as connection:
             # Polled: a session that waits in pg_advisory_lock() holds a snapshot, for which FINALIZE would wait.
             while not await partitions.try_lock(connection):  # noqa: ASYNC110
@@ -109,13 +107,12 @@ class PartitionDropper:
             try:
                 yield connection
             finally:
+                # Postgres has released the lock of a closed session.
                 if not connection.is_closed():
                     await partitions.unlock(connection)
 
 
 class _Removal:
-    """The removal of one partition."""
-
     def __init__(self, connection: Connection, partition: Partition, begin_batch: BeginBatch) -> None:
         self._connection = connection
         self._partition = partition

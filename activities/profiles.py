@@ -13,21 +13,19 @@ from store.users import users
 
 
 class Profiles:
-    """Changes profiles for workflows."""
-
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @activity.defn(name="profiles.set_stage")
     async def set_stage(self, change: StageChange) -> StageChanged:
-        """Move the user to a lifecycle stage, unless it is pinned; a second call changes nothing more."""
+        """Move the user to a lifecycle stage, unless the stage is pinned. A repeated call changes nothing."""
         async with self._database.connection() as connection:  # one statement, which commits by itself
             changed = await users.move_to_stage(connection, change.step_context.user_id, change.stage)
         return StageChanged(stage=change.stage, changed=changed)
 
 
 class Clocks:
-    """Computes wall-clock times where users live."""
+    """Computes wall-clock times in the users' time zones."""
 
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
@@ -37,7 +35,7 @@ class Clocks:
     async def next_local(self, question: LocalTime) -> Moment:
         """The next time at which a user's clock shows a wall-clock time.
 
-        The activity reads the time zone, and returns a point in time alone: Temporal's history never has the zone.
+        The result is the point in time alone, so that Temporal's history never contains the time zone.
         """
         async with self._database.connection() as connection:
             zone = zone_of(await users.time_zone(connection, self._cipher, question.user_id))

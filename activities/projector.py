@@ -1,23 +1,23 @@
 """The projector: follows a shard of the log and projects its events into profiles, sessions and transactions.
 
-Each event counts exactly once. The effects, the events set aside, the outbox entries for Temporal and the move of
-the cursor are one transaction. Argument, by the point at which the worker or Postgres dies:
+Each event counts exactly once. One transaction writes the effects, the events set aside, the outbox entries for
+Temporal and the cursor. If the worker or Postgres dies:
 
 1. after the batch is read: nothing was written; the next worker on the shard reads the same events.
 2. after the cursor is moved, before all effects are written: Postgres rolls back; as 1.
 3. after the effects, before the commit: as 2.
 4. during the commit, without an answer: effects and move are both committed, or neither.
-5. after the commit: the cursor is behind the batch. Where Postgres crashes before the commit is on disk, effects
-   and move are lost together. The events are on disk, since ingest answers after that, and are read again.
+5. after the commit: the cursor is past the batch. If Postgres crashes before the commit is on disk, it loses
+   effects and move together. The events are on disk, since ingest waits for that, and are read again.
 
 The worker doesn't keep the cursor in memory: each batch begins by reading it from Postgres.
 
-Two workers may follow one shard for a moment, for instance after a late heartbeat. The cursor moves by
-compare-and-set before anything else is written, so the second worker waits for the first and finds it moved.
+Two workers may briefly follow one shard, for instance after a late heartbeat. The cursor moves first, by
+compare-and-set. So the second worker waits for the first, and finds the cursor moved.
 
 An event that can't be projected never stops its shard. The worker tries it a few times, alone, and then sets it
-aside (:mod:`store.events.poison`), also where Postgres rejects its data. An error that would befall any event
-stops the shard, for instance a bug: the worker retries until it succeeds.
+aside (:mod:`store.events.poison`), also if Postgres rejects its data. An error that no event causes stops the
+shard: the worker retries until it succeeds.
 """
 
 from __future__ import annotations
@@ -61,15 +61,13 @@ GATHER_SECONDS = 0.025
 """The shortest pause after a batch, so that a steady stream makes fewer batches."""
 PACE = 2.0
 MOST_GATHERED_SECONDS = 0.25
-"""The pause is ``PACE`` times the batch's duration, up to this. On a busy machine requests then go first, and
-larger batches cost less for each event."""
+"""The pause is ``PACE`` times the batch's duration, up to this. It gives requests priority on a busy machine,
+and larger batches cost less per event."""
 AGAIN_SECONDS = 0.5
 """The pause after an error that no event has caused."""
 
 
 class Found(Enum):
-    """The result of reading a batch."""
-
     NOTHING = "nothing"
     UNSETTLED = "unsettled"
     SOME = "some"
@@ -90,13 +88,13 @@ class Projector:
         """Project the events of a shard for a turn."""
         follower = Follower(self._database, self._cipher, self._triggers, shard.shard)
         clock = asyncio.get_running_loop().time
-        async with self._wake_ups.bell() as bell:
+        async with self._wake_ups.subscribe() as wake_up:
 
             async def step() -> float:
                 began = clock()
                 found = await follower.step()
                 if found is Found.NOTHING:
-                    await bell.wait(POLL_SECONDS)
+                    await wake_up.wait(POLL_SECONDS)
                     return 0
                 return _pause(found, clock() - began)
 
@@ -128,7 +126,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Failure:
-    """The failed attempts at the one event after a position."""
+    """The failed attempts at the event that follows a position."""
 
     after: Position
     tries: int
@@ -152,7 +150,7 @@ class Follower:
         self._logged_error: str | None = None
 
     async def step(self) -> Found | None:
-        """Project the next batch; None where it must be tried again later."""
+        """Project the next batch; None if it must be retried later."""
         try:
             found = await self._advance()
         except CursorMovedError:
@@ -197,6 +195,7 @@ class Follower:
                 return Found.UNSETTLED if waiting else Found.NOTHING
             await self._write(connection, await self._project(connection, logged))
         full = len(logged) == self._limit
+        # Undo the halving of :meth:`_isolate_event`, batch by batch.
         self._limit = min(self._limit * 2, BATCH)
         return Found.FULL if full else Found.SOME
 
@@ -206,6 +205,7 @@ class Follower:
         Events of a user whose key is damaged are set aside.
         """
         closing = {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION}
+        # Rows before consent buckets: the opposite order could deadlock with a withdrawal.
         await users.lock_rows(connection, closing)
         user_ids = {each.user_id for each in logged}
         # An erasure takes the same locks exclusively: it waits for this transaction, and erases its effects too.
@@ -239,6 +239,7 @@ class Follower:
                 return
 
     async def _write(self, connection: Connection, batch: _Batch) -> None:
+        # First: a second worker on the shard waits here, and then finds the cursor moved.
         await log.move(connection, PROJECTOR, self._shard, batch.before, batch.to)
         await projection.write(connection, batch.projection, batch.keys)
         await outbox.enqueue(connection, batch.events, self._triggers, batch.keys)

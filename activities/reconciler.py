@@ -1,15 +1,15 @@
 """Ends instances whose workflow did not record its end.
 
-Temporal has the true status, and lifecycle workflows record their ends. No code of ours runs where a run was
-terminated or timed out in Temporal, nor where a process died between the row and the start (ADR 0008).
-:meth:`Reconciler.reconcile` compares three times a minute, in one long run.
+Lifecycle workflows record their ends. They can't if the run was terminated or timed out. They can't either if a
+process died between the row and the start (ADR 0008). Temporal has the true status. :meth:`Reconciler.reconcile`
+compares the rows with it three times a minute, in one long run.
 
-A lost history (Temporal's database was lost, a run was deleted) shows in no list of closed runs. So each
-comparison also asks Temporal for some of the instances that a run has recorded, in turn. Such an end can't be
-undone, and a worker may be pointed at another cluster by mistake. So a Temporal counts as the right one only after
-:data:`LOST_AFTER`.
+A lost history (Temporal's database was lost, or a run deleted) is in no list of closed runs. So each comparison
+also asks Temporal for some of the instances that a run has recorded, in turn. The end of a lost instance can't be
+undone, and a worker may connect to the wrong cluster. So the reconciler ends lost instances only after it has
+watched a Temporal for :data:`LOST_AFTER`.
 
-All writes are idempotent: they end rows without an end, of runs that no replay has replaced.
+All writes are idempotent: they end only rows without an end, and no run that a replay has replaced.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ OVERLAP = timedelta(minutes=2)
 UNSTARTED_AFTER = timedelta(minutes=1)
 """Far longer than the API and the outbox take to start a stored instance, or to give up."""
 LOST_AFTER = timedelta(hours=1)
-"""How long a Temporal must have been watched before an instance that it doesn't know counts as lost."""
+"""The time to watch a Temporal before an instance that it doesn't know counts as lost."""
 ASKED_FOR = 100
-"""The most instances that one comparison asks for, five in a second: 50,000 instances take three hours."""
+"""The most instances that one comparison asks for: five a second, so 50,000 take three hours."""
 _CHUNK = 200
 _UNRECORDED = {
     WorkflowExecutionStatus.FAILED: "Failed",
@@ -67,8 +67,6 @@ failed runs have recorded it."""
 
 
 class Reconciler:
-    """Compares Postgres with Temporal."""
-
     def __init__(self, database: Database, cipher: Cipher, client: Client) -> None:
         self._database = database
         self._cipher = cipher
@@ -78,13 +76,13 @@ class Reconciler:
     async def reconcile(self, request: ReconcileRequest) -> ReconcileRequest:
         """Compare every :data:`EVERY` for a turn; returns the request with which the next turn continues.
 
-        Heartbeats carry the progress of the last complete comparison. By the point at which the worker dies:
+        Heartbeats carry the progress of the last complete comparison. If the worker dies:
 
         1. in a comparison, or in the pause after it: the retry continues from the last heartbeat and repeats at
            most one comparison. Instances that it had ended have an end, so nothing happens to them.
         2. after the turn, before Temporal has its result: as 1.
 
-        Temporal lost with its histories loses the progress too, so :data:`LOST_AFTER` begins anew.
+        If Temporal loses its histories, it loses the progress too, and :data:`LOST_AFTER` begins anew.
         """
         progress = _heartbeated() or request
 
@@ -100,7 +98,7 @@ class Reconciler:
         return progress
 
     async def advance(self, progress: ReconcileRequest) -> ReconcileRequest:
-        """Compare once, from the beginning where the progress is that of another namespace."""
+        """Compare once; from the beginning if the progress is that of another namespace."""
         namespace_id = await self._namespace_id()
         if progress.namespace_id != namespace_id:
             progress = ReconcileRequest()
@@ -151,6 +149,7 @@ class Reconciler:
         if since is not None:
             query += f" AND CloseTime >= '{since.isoformat()}'"
         async for execution in self._client.list_workflows(query, rpc_timeout=RPC_TIMEOUT):
+            # A Temporal workflow id is `workflow_id/instance_id`.
             yield execution.id.rpartition("/")[2]
 
     async def _compare_one(self, instance: Unfinished, *, may_be_lost: bool = False) -> int:

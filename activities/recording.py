@@ -1,6 +1,6 @@
 """The interceptor that records each step of a lifecycle workflow: attempts, results, the current step.
 
-The effect of a step happens once. By the point at which the worker dies:
+A step takes effect once. If the worker dies:
 
 1. before :func:`store.instances.attempts.begin_attempt` commits: nothing has happened; the next attempt is the
    first.
@@ -8,10 +8,10 @@ The effect of a step happens once. By the point at which the worker dies:
    activity itself is idempotent by (instance, step), see :mod:`activities.messages`.
 3. after the activity, before :func:`store.instances.attempts.complete_attempt` commits: as 2.
 4. after that commit, before Temporal has the result: Temporal retries, and point 1 finds the stored result.
-5. after Temporal has it: the result is in history. A reset to an earlier point comes here again and, as in 4,
-   reads the stored result.
+5. after Temporal has it: the result is in history. After a reset to an earlier point the interceptor runs again,
+   and reads the stored result as in 4.
 
-Both commits are those of one statement, which takes one round trip instead of three.
+Each of the two commits is a single statement: one round trip instead of three.
 
 Temporal's own count of attempts isn't used, since Postgres outages and killed workers raise it too.
 """
@@ -81,6 +81,7 @@ class _RecordStep(ActivityInboundInterceptor):
             raise
         except Exception as error:
             await self._fail(context, begun.number, key, _type_of(error), _text_of(error))
+            # Temporal's retry policy has no limit; the stored count of attempts decides.
             if begun.last:
                 raise ApplicationError(_text_of(error), type=_type_of(error), non_retryable=True) from error
             raise

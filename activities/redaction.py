@@ -1,17 +1,17 @@
-"""Removes attributes that people opted out of from events that were stored before.
+"""Removes attributes from stored events after a person has opted out of them.
 
-The worker polls the redactions twice a second, so it begins within a second of the opt-out's answer. People with
-very many events take turns with the others, page by page. Each page is one transaction
+The worker polls the redactions twice a second, so it begins within a second of the opt-out's answer. It takes
+people in turn, page by page, so a person with many events delays no other. Each page is one transaction
 (:mod:`store.events.redactions`). If the worker or Postgres dies:
 
-1. before the page's commit: events, position and audit row are as before; the next worker takes the page again.
+1. before the page's commit: events, position and audit row are as before; the next worker repeats the page.
 2. during the commit, so that no answer arrives: either all of them have changed or none.
-3. after it: the position is past the page. If Postgres crashes before the commit is on disk, the commit is lost as
-   a whole, and the page is taken again.
+3. after it: the position is past the page. If Postgres crashes before the commit is on disk, the whole commit is
+   lost, and the page is repeated.
 
-The commit that makes the preference false waits for the disk, and inserts the redaction. The transaction of the
-last page deletes it. A page that is taken twice changes nothing the second time, since its events have lost the
-attributes already.
+The transaction that makes the preference false inserts the redaction, and its commit waits for the disk. The
+transaction of the last page deletes the redaction. A repeated page changes nothing, since its events no longer
+have the attributes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ AFTER_A_FAILURE = timedelta(seconds=30)
 
 
 class Redactions:
-    """Applies pending redactions until its activity is cancelled."""
-
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database
         self._cipher = cipher
@@ -57,7 +55,6 @@ class Redactions:
             await self.apply_while(goes_on)
 
     async def apply_while(self, go_on: Callable[[], bool]) -> None:
-        """The loop of :meth:`apply`."""
         while go_on():
             found = await self._due()
             for pending in found:

@@ -1,12 +1,11 @@
 """The retention run: purges expired data, one data type after the other.
 
-Each activity may be attempted any number of times, on any worker. It reads what is left to do from Postgres, and
-each batch commits rows, counts and audit rows together. (:mod:`activities.partitions` argues dropped partitions.)
+Each activity may be attempted any number of times, on any worker. It reads the remaining work from Postgres, and
+each batch commits rows, counts and audit rows together. For dropped partitions see :mod:`activities.partitions`.
 
 Events. A batch deletes rows with their ids, and records both. After a crash the next attempt finds the rest, and
-nothing is counted twice. Sessions, poison events and outbox entries are purged only once no event of their time is
-left: an event that is projected later would open a session again that was counted already. Totals of profiles
-stay, since they belong to the profile.
+nothing is counted twice. Sessions, poison events and outbox entries are purged only when no event of their time is
+left: an event that is projected later would reopen a session that was already counted. Profiles keep their totals.
 
 Instances. If the worker dies:
 
@@ -15,8 +14,8 @@ Instances. If the worker dies:
    Temporal again, which answers that there are none, and deletes the rows.
 3. after the rows are deleted: their transaction holds count and audit row too.
 
-So no history is left without the row that leads to it. The count of histories is what Temporal still had at the
-attempt that deleted the rows; after a crash at 2 more were deleted than are counted.
+So every remaining history has a row that leads to it. The attempt that deletes the rows counts the histories that
+Temporal still had: after a crash at 2 the count is too low.
 """
 
 from __future__ import annotations
@@ -60,13 +59,11 @@ T = TypeVar("T")
 
 INSTANCES_AT_ONCE = 50
 PACE = 5.0
-"""Rest after a batch, as a multiple of its duration: a purge works a sixth of the time, and leaves disk and
-processors to ingest otherwise."""
+"""Rest after a batch, as a multiple of its duration. A purge works a sixth of the time, so that ingest has disk
+and processors for the rest."""
 
 
 class Retention:
-    """Enforces the retention periods."""
-
     def __init__(self, database: Database, owner: Database | None, client: Client) -> None:
         self._database = database
         self._client = client
@@ -95,7 +92,6 @@ class Retention:
 
     @activity.defn(name="retention.purge")
     async def purge(self, request: PurgeRequest) -> None:
-        """Purge one data type."""
         async with self._database.connection() as connection:
             older_than = (await periods.find(connection, request.data_type)).older_than(datetime.now(UTC))
         if older_than is None:
@@ -127,16 +123,18 @@ class Retention:
                 found = await expired.ended_instances(connection, older_than, after, INSTANCES_AT_ONCE)
             if not found:
                 break
+            # Held instances stay, so the next page begins after them.
             after = found[-1].end_time, found[-1].instance_id
             held += await self._delete_instances(purge, found)
         if held:
             await purge.record("instances", "held", held)
 
     async def _delete_instances(self, purge: Purge, found: Sequence[EndedInstance]) -> int:
-        """Delete instances; return how many are held, since Temporal still has a run of theirs."""
+        """Delete instances; return the number of those held, since Temporal still has a run of theirs."""
         counts = await asyncio.gather(
             *(self._histories.delete(temporal_workflow_id(each.workflow_id, each.instance_id)) for each in found)
         )
+        # None: a run is still open, or Temporal hasn't deleted one in time.
         gone = [each.instance_id for each, count in zip(found, counts, strict=True) if count is not None]
 
         async def delete(batch: Batch) -> None:
@@ -157,7 +155,7 @@ class Purge:
     run_id: str
     data_type: str
     older_than: datetime
-    """The cutoff at its beginning. It stays, so that the purge comes to an end."""
+    """The cutoff at the purge's start. It is fixed, so that the purge ends."""
 
     async def batch(self, work: Callable[[Batch], Awaitable[T]]) -> T:
         """Do a batch in its own transaction, then rest. Raises :class:`RetentionExtendedError`."""
@@ -293,7 +291,7 @@ async def _delete_ids_between(purge: Purge, begins: datetime | None, ends: datet
 
 
 async def _record_due(purge: Purge, count: Callable[[Connection, datetime], Awaitable[int]]) -> None:
-    """Record how many people are due for erasure, which doesn't exist yet. This is where it will be started."""
+    """Record the number of people due for erasure. Erasure doesn't exist yet; it will start here."""
 
     async def record(batch: Batch) -> None:
         await batch.record("users", "due", await count(batch.connection, batch.older_than))
@@ -302,7 +300,7 @@ async def _record_due(purge: Purge, count: Callable[[Connection, datetime], Awai
 
 
 async def _purge_audit(purge: Purge) -> None:
-    """Delete whole hours of the audit log, the oldest first, as far as their checkpoints let them expire."""
+    """Delete whole hours of the audit log, the oldest first, as far as their checkpoints allow it."""
 
     async def delete(batch: Batch) -> bool:
         rows = await expired.expire_audit_hour(batch.connection)
@@ -314,10 +312,11 @@ async def _purge_audit(purge: Purge) -> None:
 
 
 async def align_histories(client: Client, database: Database) -> None:
-    """Have Temporal keep closed histories for as long as execution logs are kept; skipped without Postgres.
+    """Set Temporal's retention of closed histories to the period of execution logs; skipped without Postgres.
 
-    Workers call it at their start, and every run does; the API sets it when an admin changes the period. Temporal
-    fixes the end of a history when it closes, so a run deletes what a shorter period leaves.
+    Workers call it at their start, and so does every retention run. The API sets the retention when an admin
+    changes the period. Temporal fixes a history's expiry when its run closes. So after a shortened period, the
+    retention run deletes the older histories.
     """
     try:
         async with database.connection() as connection:

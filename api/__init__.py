@@ -1,1 +1,1 @@
-"""The HTTP API: one router for each resource, and what all routes share."""
+"""The HTTP API: one router for each resource, and the code that all routes share."""

@@ -59,7 +59,7 @@ class PerennialApi(FastAPI):
 def create_app(resources: Resources) -> FastAPI:
     """The application. Its lifespan opens and closes the resources.
 
-    Raises :class:`api.guard.UndeclaredRouteError` if a route doesn't declare who may call it.
+    Raises :class:`api.guard.UndeclaredRouteError` if a route doesn't declare its roles or its audit action.
     """
     app = PerennialApi(
         title="Perennial",

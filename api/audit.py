@@ -1,4 +1,4 @@
-"""The audit row of a request: it is committed before the answer leaves.
+"""The audit row of a request, committed before the answer is sent.
 
 A route declares its action with ``@audited("users.read")``, or ``@not_audited`` if it touches no personal data. A
 route without either can't be created. The guard opens an :class:`Audit` around every audited request. The endpoint
@@ -10,7 +10,7 @@ calls :meth:`Audit.note` with the people whose data it shows or changes. The row
   between the effect in Temporal and that statement leaves the effect in the instance's history alone.
 - for a refusal (403, 404, 409, ...): after the rollback, by a statement of its own.
 
-A request whose row can't be written fails, and nothing that it read leaves.
+If the row can't be written, the request fails, and its answer shows no data.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _MASKED_ROLES = frozenset({Role.OPERATOR, Role.ANALYST})
 
 
 class UnauditedAnswerError(Exception):
-    """An endpoint returned an answer and had noted nothing: a bug of the platform, answered with 500."""
+    """An endpoint returned without calling :meth:`Audit.note`: a bug, which the API answers with 500."""
 
 
 @dataclass
 class Audit:
     """The row that one request adds to the audit log.
 
-    As a context manager it encloses the request. On leaving, it writes the row if no transaction has written it.
-    If the request was refused, it writes a row for the refusal instead. It raises :class:`UnauditedAnswerError` if
+    As a context manager it encloses the request. At its exit it writes the row, unless a transaction has written
+    it. For a refused request it writes a row for the refusal instead. It raises :class:`UnauditedAnswerError` if
     the endpoint has noted nothing.
     """
 
@@ -131,7 +131,7 @@ async def audited_transaction(connection: Connection, audits: Sequence[Audit]) -
     async with connection.transaction():
         yield
         await entries.append(connection, [audit.row for audit in audits if not audit.written])
-    for audit in audits:  # not before: a rollback takes the rows with it
+    for audit in audits:  # after the commit: a rollback removes the rows
         audit.written = True
 
 

@@ -1,4 +1,4 @@
-"""Request bodies: read up to a limit, and accepted only as JSON that can be written and stored again."""
+"""Reads request bodies up to a limit, and accepts only JSON that can be stored and written again."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _MALFORMED = "The body must be one JSON document in UTF-8, without NaN or Infini
 _WRITABLE_LEVELS = 250
 """orjson reads deeper documents than it writes: it writes 254 levels."""
 _MOST_NAMES = 10_000
-"""Of the body, and of each object in it. Each unknown name becomes an error, and half a million of them would keep
-other requests waiting. Objects with free names are limited in bytes, to fewer names than this."""
+"""The most names in the body, and in each object directly in it. Each unknown name becomes an error, and half a
+million errors would block other requests. A limit in bytes keeps objects with free names below this."""
 _INTEGER_DIGITS = len(str(-(1 << 63)))
 _MERGE_PATCH = frozenset({"application/json", "application/merge-patch+json"})
 
@@ -62,10 +62,12 @@ async def read_json(request: Request, limit: int, items: str | None = None) -> J
     """Read and parse the body of a request.
 
     ``items`` names a list whose items are validated one by one. An item that can't be stored becomes an
-    :class:`UnusableItem`, and the others are kept. Raises :class:`BodyTooLargeError` as soon as more than
-    ``limit`` bytes are announced or received, :class:`UnsupportedMediaTypeError`, :class:`MalformedJsonError`, and
-    :class:`InvalidContentError` for a body that isn't an object or contains a text with NUL or half of a surrogate
-    pair, or a number outside the range of a double.
+    :class:`UnusableItem`, and the others are kept. Raises:
+
+    - :class:`BodyTooLargeError` as soon as more than ``limit`` bytes are announced or received.
+    - :class:`UnsupportedMediaTypeError` and :class:`MalformedJsonError`.
+    - :class:`InvalidContentError` for a body that isn't an object. Also for a text with NUL or half of a surrogate
+      pair, or a number outside the range of a double.
     """
     raw = await _read(request, limit)
     if not raw:
@@ -75,9 +77,10 @@ async def read_json(request: Request, limit: int, items: str | None = None) -> J
     if not isinstance(document, dict):
         raise InvalidContentError([FieldError("", "invalid_type", "must be an object")])
     _require_few_names(document)
-    # Each check walks the document, so the bytes must give a reason for it.
+    # The checks walk the whole document, so they run only if the bytes give a reason.
     deep = raw.count(b"[") + raw.count(b"{") > _WRITABLE_LEVELS
     if lenient or _NUL_ESCAPED in raw or (deep and not _writable(document)):
+        # The listed items are checked one by one, so that one bad item doesn't reject the others.
         listed = document.pop(items) if items is not None and isinstance(document.get(items), list) else None
         _require_storable(document)
         if items is not None and listed is not None:
@@ -128,8 +131,8 @@ def _charset(message: Message) -> str | None:
 def _parse(raw: bytes) -> tuple[Any, bool]:
     """The document, and whether only Python's lenient parser reads it.
 
-    Such a document is JSON by its grammar, but may contain half of a surrogate pair, which a text cut inside an
-    emoji leaves, or a number like 1e999.
+    Such a document is valid JSON, but may contain a number like 1e999, or half of a surrogate pair. A text that
+    was cut inside an emoji ends with such a half.
     """
     try:
         return orjson.loads(raw), False
@@ -188,7 +191,8 @@ def _writable(document: Any) -> bool:
 
 
 def _value_errors(document: Any) -> Iterator[FieldError]:
-    """The texts and numbers of a document that can't be stored. No recursion: the document may be deep."""
+    """Errors for texts and numbers that can't be stored."""
+    # A list instead of recursion: the document may be deep.
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
     while waiting:
         place, value = waiting.pop()

@@ -1,4 +1,4 @@
-"""What a route can ask for: the caller, the transaction, the resources, the audit row."""
+"""Dependencies of routes: the caller, the transaction, the resources, the audit row."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ Caller = Annotated[AuthenticatedKey, Depends(_caller)]
 """The key that the request presented."""
 
 InTransaction = Annotated[Connection, Depends(_transaction)]
-"""A connection in the one transaction of the request. It commits after the endpoint has returned and before the
-answer leaves. Effects outside Postgres must not happen inside it: a route with such effects opens its transactions
-itself, with ``audit.transaction()`` or ``resources.database.transaction()``."""
+"""A connection in the one transaction of the request. It commits after the endpoint has returned, and before
+the answer is sent. A route with effects outside Postgres must not use it. Such a route opens its own
+transactions with ``audit.transaction()`` or ``resources.database.transaction()``."""
 
 AuditOf = Annotated[Audit, Depends(_audit)]
-"""The audit row of the request, for the endpoint to note whose data it shows or changes."""
+"""The audit row of the request. The endpoint notes in it the people whose data it shows or changes."""
 
 UserIdInPath = Annotated[str, Path(description="1 to 128 of `A-Z a-z 0-9 . _ : -`", examples=["u-1"])]
-"""The `user_id` of the path. The guard has answered 404 if it can't be the id of a user."""
+"""The `user_id` of the path. The guard answers 404 if it can't be a user's id."""

@@ -35,7 +35,7 @@ PAGE = """<!doctype html>
 </html>
 """
 
-# A file of its own: the policy admits no inline script. The key is in memory only, so a reload forgets it.
+# A separate file, since the policy allows no inline script. The key is in memory only, until a reload.
 _START = b"""SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
@@ -70,4 +70,4 @@ ASSETS: Mapping[str, Asset] = {
     "swagger-ui.css": _packaged("swagger-ui.css", "text/css"),
     "favicon-32x32.png": _packaged("favicon-32x32.png", "image/png"),
 }
-"""By name: the API reads no path from a request, so no request can leave this set."""
+"""By name. The API never builds a file path from a request."""

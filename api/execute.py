@@ -1,18 +1,18 @@
 """`POST /workflows/{id}/execute`: starts one instance for one request.
 
-By the point at which the API process dies, or Temporal doesn't answer:
+If the API dies, or Temporal doesn't answer:
 
 1. before the instance's row commits: nothing has happened.
 2. after it, before the call to Temporal: the row stays without a run. The API shows it as failed (``NotStarted``)
-   once Temporal says that it has no run. A repeated request with the same Idempotency-Key has the same instance
+   once Temporal reports that it has no run. A repeated request with the same Idempotency-Key has the same instance
    id, and starts it.
 3. Temporal doesn't answer: the API answers 503, and the caller repeats the request. With an Idempotency-Key the
-   row stays, as in 2. Without one it is deleted. Temporal may have taken the start all the same: the workflow's
-   first recording then finds no row, and ends the run before any effect
+   row stays, as in 2. Without one it is deleted. Temporal may have accepted the start nevertheless. Then the
+   workflow's first recording finds no row, and ends the run before any effect
    (:func:`store.instances.attempts.begin_attempt`).
 4. after the call, before the answer: the instance runs, and a repeated request with the same key returns it.
 
-:mod:`api.idempotency` has the crashes between the two transactions.
+For crashes between the two transactions see :mod:`api.idempotency`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def _preferred_wait(
 
 
 PreferredWait = Annotated[float, Depends(_preferred_wait)]
-"""Seconds that the caller would wait for the end; 0 without the preference."""
+"""Seconds to wait for the end; 0 without the preference."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Execution:
 
 
 async def execute(execution: Execution) -> Response:
-    """Start an instance, or repeat the answer that the Idempotency-Key has had before."""
+    """Start an instance, or repeat the stored answer of the Idempotency-Key."""
     resources, audit = execution.resources, execution.audit
     audit.user_id = execution.request.user_id
     client = await resources.require_temporal()
@@ -110,8 +110,7 @@ async def execute(execution: Execution) -> Response:
 
 
 def _start_request(execution: Execution, instance_id: str) -> StartRequest:
-    """Raises :class:`InvalidContentError` for parameters that don't fit, and for a URL that callbacks don't go
-    to."""
+    """Raises :class:`InvalidContentError` for invalid parameters or a forbidden callback URL."""
     request, callback = execution.request, None
     try:
         parameters = execution.definition.parameters.model_validate(request.parameters)
@@ -136,8 +135,8 @@ def _start_request(execution: Execution, instance_id: str) -> StartRequest:
 async def _start(execution: Execution, client: Client, stored: Stored, *, repeatable: bool) -> InstanceState:
     """Start the instance in Temporal, and wait for its end as long as the caller prefers.
 
-    Raises :class:`TemporalUnavailableError`. Then a ``repeatable`` instance stays: other requests with its
-    Idempotency-Key may have started it, or will.
+    Raises :class:`TemporalUnavailableError`. Then the row of a ``repeatable`` instance stays: other requests with
+    its Idempotency-Key may have started it, or will.
     """
     resources, new, run_id = execution.resources, stored.new, None
     if not stored.begun:

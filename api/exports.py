@@ -1,18 +1,20 @@
 """The export of a person: one JSON document, streamed while it is read.
 
-Each page of rows is read in a short transaction of its own. While the client takes a page, the API holds no
-connection, transaction or snapshot: a slow client must not block others, vacuum or the horizon of the log. So
-memory doesn't grow with the size of an export, and an export is no snapshot. It contains once each row that
-existed all the time, as it was when its page was read; it may contain a row that was inserted or deleted
-meanwhile. Every page is read together with the person's data key.
+The API reads each page of rows in a short transaction of its own. While the client receives a page, the API holds
+no connection, transaction or snapshot. So a slow client doesn't block other requests, vacuum or the horizon of the
+log. Nor does memory grow with the export.
 
-The status is sent before the rows are read, so a later failure can't change it. The response then ends early
-(:class:`api.request_context.ResponseAbortedError`) and is neither complete HTTP nor valid JSON, so no client takes
-the part for the whole. This happens if the person is erased (the next page finds no key), if Postgres becomes
-unreachable, and if this process is killed or told to stop. A client that hangs up ends the export too.
+But an export is no snapshot. Each row that existed all the time is in it once, as it was when its page was read. A
+row that was inserted or deleted meanwhile may be in it. The API reads every page together with the person's data
+key.
 
-The audit row commits with the request's transaction, before the first byte: it may name more than the client has
-received, never less.
+The API sends the status before it reads the rows, so a later failure can't change it. The response then ends early
+(:class:`api.request_context.ResponseAbortedError`). It is neither complete HTTP nor valid JSON, so the client can
+detect it. This happens if the person is erased: the next page finds no key. It also happens if Postgres becomes
+unreachable, the API stops or is killed, or the client disconnects.
+
+The audit row commits with the request's transaction, before the first byte. So it may name more than the client
+has received, never less.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class Export:
 
     @classmethod
     async def begin(cls, resources: Resources, connection: Connection, role: Role, stored: StoredUser) -> Export:
-        """An export that begins with a profile, which was read in the same transaction."""
+        """An export that begins with the profile ``stored``, which the same transaction has read."""
         [users] = [_shown(table) for table in exports.tables() if table.name == PROFILE]
         user_id = stored.profile.user_id
         profile = seen_by(role, full_profile(stored))
@@ -89,6 +91,7 @@ class Export:
 
     async def _parts(self) -> AsyncIterator[bytes]:
         head = {"user_id": self.user_id, "exported_at": self.exported_at, "profile": self.profile}
+        # Without the closing brace: the tables follow.
         yield _json(head)[:-1]
         for table in exports.tables():
             if table.name != PROFILE:

@@ -1,4 +1,4 @@
-"""Declares who may call a route, and enforces it before anything of the request is read.
+"""Declares the roles that may call a route, and enforces them before the body is read.
 
 A route without a declaration can't be created. Every request is checked in the same order: key (401), rate limit
 (429), role (403), path (404), query (422), body (400, 413, 415, 422). The declarations also name the access in the
@@ -42,14 +42,14 @@ _ACCESS = "__perennial_access__"
 _ACTION = "__perennial_action__"
 _ACTION_FORM = re.compile(r"[a-z_]+\.[a-z_]+")
 _UNUSABLE = re.compile("[\x00\ufffd]")
-"""NUL, which Postgres doesn't take, and the replacement for bytes that aren't UTF-8. No id contains them."""
+"""NUL, which Postgres rejects, and the replacement for bytes that aren't UTF-8. No id contains either."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class UndeclaredRouteError(Exception):
-    """A route doesn't declare who may call it, or its action in the audit log. The process must not start."""
+    """A route doesn't declare its roles or its audit action. The process must not start."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class GuardedRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Handler:
-        """FastAPI's handler, behind the checks and inside of the request's audit row and transaction."""
+        """FastAPI's handler, after the checks, and within the request's audit row and transaction."""
         endpoint = super().get_route_handler()
         public, roles, action = self.access.public, self.access.roles, self.action
         parameters = dict(_query_parameters(self.dependant))
@@ -125,7 +125,7 @@ class GuardedRoute(APIRoute):
             if not public:
                 key = await _authenticate(request, resources)
                 if action is not None:
-                    # An id that can't be a user's may be personal data, so the log doesn't get it.
+                    # An id that can't be a user's may be personal data, so the audit log must not contain it.
                     known = None if impossible else user_id
                     context.audit = audit = Audit(
                         resources.database, action, key.key_id, key.role, context.request_id, known

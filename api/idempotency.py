@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a repeated request gets the first answer again, and its work is done once.
+"""`Idempotency-Key`: a repeated request gets the first answer again, and takes effect once.
 
 With one transaction (`POST /users`, `/users/batch`)::
 
@@ -26,9 +26,9 @@ With two transactions, if an effect outside Postgres comes between them (`execut
         await idempotency.keep(connection, claim, response, subject=user_id)
 
 A crash before the first commit leaves nothing. A crash between the two leaves the claim without an answer: a retry
-finds no replay and the same ``claim.token``. It inserts nothing (the name is taken) and starts what has started
-(no effect). Two concurrent requests may both get that far; the first answer is kept. After the second commit every
-retry repeats it.
+finds no replay and the same ``claim.token``. It inserts nothing (the name is taken), and starts the instance
+unless it has started. Two concurrent requests may both get that far; the first answer is kept. After the second
+commit every retry repeats it.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ _TOKEN_BYTES = 16
 class RequestClaim:
     """Whether a request repeats an answer or does its work.
 
-    ``token`` is 22 characters of base64url to name a new resource after: the same for every repetition of the
-    request under its key, and random without a key.
+    ``token`` is 22 characters of base64url, from which the id of a new resource is made. It is the same for every
+    repetition of the request under its key, and random without a key.
     """
 
     token: str

@@ -1,7 +1,7 @@
-"""Ingest of one API process: from validated events to events on disk.
+"""Stores validated events; each API process has one :class:`Ingest`.
 
-Single events that arrive while a transaction is under way share the next one, so that 64 callers cost one commit
-instead of 64. Each caller is answered after that commit.
+Single events that arrive during a transaction share the next one: 64 callers cost one commit instead of 64. The
+API answers each caller after that commit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GATHER_SECONDS = 0.001
 _QUIET_SECONDS = 0.01
 _MAX_GROUP = 500
 _YIELD_EVERY = 250
-"""Events to prepare before other requests get their turn."""
+"""Events to prepare before the event loop serves other requests."""
 _ATTEMPTS = 2
 _PARTITION_GONE = (asyncpg.CheckViolationError, PartitionDetachingError)
 
@@ -126,7 +126,7 @@ class Ingest:
                             submission.settle(list(islice(outcomes, len(submission.items))))
                     break
                 except _PARTITION_GONE:
-                    # Retention has detached a month. The period may have changed, so the window is read again.
+                    # Retention has detached a partition. The period may have changed, so the window is read again.
                     self._partitions.forget()
                     if attempt + 1 == _ATTEMPTS:
                         raise PartitionDetachingError from None
@@ -170,7 +170,7 @@ class Ingest:
                     single.stored.set_exception(error)
             return
         for single in group:
-            if not single.stored.done():  # its caller may have gone
+            if not single.stored.done():  # cancelled if its caller has disconnected
                 single.stored.set_result(single.outcomes[0])
 
     async def close(self) -> None:
@@ -183,7 +183,7 @@ class Ingest:
 async def _prepare(
     submissions: Sequence[Submission], types: Mapping[str, EventType], window: Window
 ) -> list[PreparedEvent | IngestResult]:
-    """Every item of the submissions as an event that is ready to be stored, or its rejection."""
+    """Each item of the submissions, as a prepared event or as its rejection."""
     prepared: list[PreparedEvent | IngestResult] = []
     for submission in submissions:
         for item in submission.items:
@@ -243,7 +243,7 @@ class Notifier:
         await self._database.close()
 
     def wake(self) -> None:
-        """Have the projectors notified, at once or up to 10 ms after the last time."""
+        """Notify the projectors within 10 ms."""
         self._due.set()
 
     async def _run(self) -> None:

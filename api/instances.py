@@ -1,4 +1,4 @@
-"""Instances as the API reads and commands them: the row in Postgres, corrected by Temporal's status."""
+"""Reads and commands instances. Their state is the row in Postgres, corrected by Temporal's status."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from workflows.catalog import catalog
 READ_TIMEOUT = timedelta(seconds=2)
 """How long a read waits for Temporal before it answers from Postgres alone."""
 NOT_STARTED_AFTER = timedelta(seconds=30)
-"""How long an instance that Temporal doesn't know counts as on its way there."""
+"""For this long after its start, an instance that Temporal doesn't know counts as starting."""
 RETRY_SECONDS = 0.05
 """Delay before retrying a command that Temporal rejected for now."""
 TEMPORAL_DOWN = (RPCError, RuntimeError)
@@ -53,14 +53,14 @@ TEMPORAL_DOWN = (RPCError, RuntimeError)
 
 @dataclass(frozen=True)
 class InstanceState:
-    """The present state of an instance. ``stale``: Temporal didn't answer, so it is the row's."""
+    """The state of an instance. ``stale``: it is the row alone, since Temporal didn't answer."""
 
     stored: StoredInstance
     stale: bool = False
 
 
 class Instances:
-    """Reads and commands instances. ``client`` is None where no Temporal is configured."""
+    """Reads and commands instances. ``client`` is None if no Temporal is configured."""
 
     def __init__(self, database: Database, cipher: Cipher, client: Client | None) -> None:
         self._database = database
@@ -90,7 +90,7 @@ class Instances:
     async def finished_within(
         self, workflow_id: str, instance_id: str, seconds: float, stopping: asyncio.Event
     ) -> InstanceState | None:
-        """The finished instance; None after that time, or when the process stops."""
+        """The finished instance; None after ``seconds``, or when the process stops."""
         ended = asyncio.create_task(handle_of(self._client, workflow_id, instance_id).result())
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait((ended, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -121,9 +121,9 @@ class Instances:
         return await self.get(workflow_id, instance_id)
 
     async def command(self, workflow_id: str, instance_id: str, update: str) -> InstanceState:
-        """Send an update (``pause``, ``resume``), and wait until the workflow has carried it out.
+        """Send an update (``pause``, ``resume``), and wait until the workflow has executed it.
 
-        Raises what :meth:`cancel` raises, and :class:`WorkerUnavailableError`.
+        Raises the errors of :meth:`cancel`, and :class:`WorkerUnavailableError`.
         """
         try:
             async with asyncio.timeout(RPC_TIMEOUT.total_seconds()):
@@ -137,11 +137,8 @@ class Instances:
         return await self.get(workflow_id, instance_id)
 
     async def _update(self, workflow_id: str, instance_id: str, update: str) -> None:
-        """Send an update to the current run; wait for a run that is on its way to Temporal.
-
-        Temporal rejects an update while it repeats a workflow task, as it does where a cancellation comes while
-        the instance ends. The next task takes the update, or shows that the instance has ended.
-        """
+        """Send an update to the current run; wait for a run that hasn't reached Temporal yet."""
+        # The same id for all retries, so that the workflow executes the update once.
         update_id = uuid.uuid4().hex
         while True:
             stored = await self._unfinished(workflow_id, instance_id)
@@ -151,18 +148,19 @@ class Instances:
                     await handle.execute_update(update, id=update_id)
                     return
             except RPCError as error:
+                # Temporal is repeating a workflow task, for instance after a cancellation at the instance's end.
+                # The retry succeeds, or finds the end.
                 if error.status is not RPCStatusCode.FAILED_PRECONDITION:
                     raise
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _has_current_run(self, stored: StoredInstance) -> bool:
-        """Whether Temporal has an open run that no replay has replaced; False while a start or a replay is on its
-        way.
+        """Whether Temporal has an open run; False while a start or a replay hasn't reached Temporal yet.
 
-        Temporal accepts the cancellation of a closed run without an error, so its status is read first. Raises
-        :class:`AlreadyFinishedError` where the current run has closed.
+        Raises :class:`AlreadyFinishedError` if the current run has closed, and :class:`RunUnknownError`.
         """
         try:
+            # Temporal accepts the cancellation of a closed run without an error, so the status comes first.
             described = await describe(self._client, stored.workflow_id, stored.instance_id)
         except RunUnknownError:
             if _may_be_on_its_way(stored):
@@ -175,8 +173,8 @@ class Instances:
         raise AlreadyFinishedError
 
     async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
-        """Raises :class:`HistoryGoneError` where Temporal has no history of the run any more, and
-        :class:`TemporalUnavailableError` where it doesn't answer."""
+        """Raises :class:`HistoryGoneError` if Temporal no longer has the run's history, and
+        :class:`TemporalUnavailableError` if it doesn't answer."""
         try:
             await describe(self._client, workflow_id, instance_id, run_id)
         except RunUnknownError as error:
@@ -208,7 +206,7 @@ def _corrected(stored: StoredInstance, described: WorkflowExecutionDescription) 
     """The row, with Temporal's status, step and run."""
     if stored.end_time is not None:
         return stored
-    if described.run_id in stored.replaced_runs:  # a replay is on its way to Temporal
+    if described.run_id in stored.replaced_runs:  # a replay hasn't reached Temporal yet
         return stored
     closed = ENDED_AS.get(described.status) if described.status is not None else None
     if closed is not None:
@@ -227,7 +225,7 @@ def _may_be_on_its_way(stored: StoredInstance) -> bool:
 
 
 def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
-    """An unfinished instance that Temporal has no run of: on its way there, or failed."""
+    """An unfinished instance without a run in Temporal: starting, or failed."""
     if _may_be_on_its_way(stored):
         return stored
     failure = never_started() if stored.run_id is None else history_lost(stored.current_step)
@@ -244,7 +242,7 @@ def _command_error(error: Exception) -> AlreadyFinishedError | TemporalUnavailab
 
 @cache
 def known_words(workflow_id: str) -> frozenset[str]:
-    """The words that the workflow's own schema names as choices: they are not masked."""
+    """The choices in the workflow's parameter schema, which are not masked."""
     definition = catalog().get(workflow_id)
     return schema_choices(definition.parameter_schema()) if definition else frozenset()
 
@@ -257,5 +255,4 @@ def instance_view(role: Role, state: InstanceState, settings: Settings) -> Insta
 
 
 def location(workflow_id: str, instance_id: str) -> str:
-    """The path of an instance."""
     return f"/workflows/{workflow_id}/instances/{instance_id}"

@@ -1,8 +1,8 @@
-"""Masks what a role may not see, as the columns' declarations say.
+"""Masks the values that a role may not see, as the columns declare.
 
-Every encrypted column that a route shows passes here with the caller's role: profiles (:func:`masked_profile`),
-events (:func:`event_body_for`) and the rows of an export (:func:`row_for`). Instances, dead letters and messages
-also go into callbacks, so they pass :func:`privacy.masking.value_for`.
+This module masks every encrypted column that a route shows, for the caller's role: profiles
+(:func:`masked_profile`), events (:func:`event_body_for`) and the rows of an export (:func:`row_for`). Callbacks
+also contain instances, dead letters and messages, so :func:`privacy.masking.value_for` masks those.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def row_for(
 ) -> dict[str, Any]:
     """A decrypted row of any table as a role sees it: each column masked as it is declared.
 
-    ``known`` are the words that the schema of the row's workflow names as choices. ``declared`` is the type of the
-    event, if the row is an event.
+    ``known`` are the choices in the parameter schema of the row's workflow. ``declared`` is the type of the row's
+    event.
     """
     kinds = {name: personal.mask for name, personal in personal_columns(table).items()}
 

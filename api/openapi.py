@@ -94,6 +94,7 @@ def _add_problems(responses: dict[Any, dict[str, Any]], errors: Iterable[type[Pe
 
 
 def _example(kind: type[PerennialError]) -> dict[str, Any]:
+    # Without the class's own constructor: each class has other arguments.
     error = kind.__new__(kind)
     PerennialError.__init__(error, kind.title + ".")
     if isinstance(error, InvalidContentError):
@@ -155,7 +156,7 @@ def _complete_components(components: dict[str, Any]) -> None:
 
 
 def _add_parameters(schemas: dict[str, Any]) -> None:
-    """Offer each workflow's parameters, by the name of their model, as `parameters` of an execute request."""
+    """Allow each workflow's parameter model as the `parameters` of an execute request."""
     for definition in catalog().values():
         schemas[definition.parameters.__name__] = definition.parameter_schema()
     names = sorted(definition.parameters.__name__ for definition in catalog().values())
@@ -166,6 +167,7 @@ def _add_parameters(schemas: dict[str, Any]) -> None:
 
 def _complete_operation(operation: dict[str, Any], method: str, route: GuardedRoute) -> None:
     responses = operation["responses"]
+    # FastAPI's own 422 has another body; Problem replaces it below.
     generated = responses.get("422", {}).get("content", {})
     if "application/json" in generated:
         responses.pop("422")
@@ -174,7 +176,7 @@ def _complete_operation(operation: dict[str, Any], method: str, route: GuardedRo
     operation["x-audit"] = route.action
     text = f"Roles: {', '.join(roles)}." if roles else "Needs no key."
     operation["description"] = f"{operation.get('description', '').strip()}\n\n{text}".strip()
-    # Swagger UI locks each operation by this list, and sends the key that Authorize was given.
+    # Swagger UI shows a lock for each operation with this list, and sends the key entered at Authorize.
     operation["security"] = [{"bearer": []}, {"header": []}] if roles else []
     _add_problems(responses, () if route.access.public else _KEY_ERRORS)
     _add_problems(responses, _BODY_ERRORS if "requestBody" in operation else ())

@@ -1,4 +1,4 @@
-"""Pagination: a limit, and a cursor to the end of the page before.
+"""Pagination: a limit, and a cursor to the end of the previous page.
 
 A cursor is opaque to callers: base64url of a JSON list with the name of the list and the sort key of the page's
 last item. It isn't signed, since it only sets the position in a list that the caller may read anyway.

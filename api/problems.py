@@ -42,7 +42,7 @@ _STORE_AWAY = (*UNREACHABLE, asyncpg.TransactionRollbackError)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Have one function answer all expected failures. The middleware answers the others with 500."""
+    """Register one handler for all expected failures. The middleware answers the others with 500."""
     for kind in (PerennialError, RequestValidationError, HTTPException, RPCError, *_STORE_AWAY):
         app.add_exception_handler(kind, _answer)
 

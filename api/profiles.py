@@ -1,8 +1,8 @@
 """Profiles as each role sees them, their entity tags, and batches of them.
 
-An entity tag covers what its representation shows. Admins, operators and analysts see what is computed from
-events, so their tags change with it. The answer to an integrator's write doesn't show it, so that tag changes with
-the version of the profile alone.
+An entity tag covers its representation. Admins, operators and analysts also see values computed from events, so
+these values change their tags. The answer to an integrator's write has no such values, so its tag changes with the
+profile's version alone.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ SHOWN = (
     *(UserProfile.model_fields.keys() - {"demographics"}),
     *(f"demographics.{name}" for name in Demographics.model_fields),
 )
-"""The names of what a profile shows, for the audit log."""
+"""The names of a profile's attributes, for the audit log."""
 _ALWAYS = ("user_id", "created_at", "updated_at")
 _YIELD_EVERY = 50
-"""Items to validate before other requests get their turn."""
+"""Items to validate before the event loop serves other requests."""
 
 
 def full_profile(stored: StoredUser) -> UserProfile:
-    """A profile in full."""
+    """A profile without masks."""
     known, activity = stored.profile, stored.activity
     profiling = known.consents_to(Purpose.PROFILING)
     return UserProfile(
@@ -93,7 +93,7 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
 
 
 def seen_by(role: Role, shown: UserProfile) -> dict[str, Any]:
-    """A profile as a role reads it: masked, unless the role sees people."""
+    """A profile as a role reads it: masked, unless the role sees personal data."""
     document = shown.model_dump(mode="json")
     return document if sees_personal_data(role) else masked_profile(document)
 
@@ -101,8 +101,8 @@ def seen_by(role: Role, shown: UserProfile) -> dict[str, Any]:
 def answer_to_writer(role: Role, shown: UserProfile, sent: Mapping[str, Any]) -> dict[str, Any]:
     """A profile as the answer to a write.
 
-    An integrator may not read profiles. It sees what its own request carried, as it is stored now, the id and the
-    times, so that a change never discloses the rest.
+    An integrator may not read profiles. Its answer has the attributes of its own request, as stored now, the id
+    and the times.
     """
     document = shown.model_dump(mode="json")
     if sees_personal_data(role):

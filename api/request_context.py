@@ -1,6 +1,7 @@
-"""The context of a request, and the outermost layer: request ids, common headers, the access log, the last resort.
+"""The context of a request, and the outermost middleware: request ids, common headers, the access log, answers
+with 500.
 
-The middleware is pure ASGI and sees every answer of every layer, also 404, 405 and 500.
+The middleware is pure ASGI, so it handles every answer, also 404, 405 and 500.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _SCOPE_KEY = "perennial.request_context"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_CLOSED = 499
-"""Logged, as by other servers, for a caller who hung up before the body was complete; no answer was sent."""
+"""The status in the access log (nginx has the same) if the caller disconnected before the body was complete. No
+answer was sent."""
 
 logger = logging.getLogger("perennial.api")
 access_logger = logging.getLogger("perennial.access")
@@ -34,15 +36,15 @@ access_logger = logging.getLogger("perennial.access")
 
 @dataclass
 class RequestContext:
-    """What the layers of one request share. The guard fills it."""
+    """State that the layers of one request share. The guard fills it."""
 
     request_id: str
     key: AuthenticatedKey | None = None
-    """Set once a key was accepted, and counted against its limit."""
+    """Set after the key was accepted, and the request counted against its limit."""
     audit: Audit | None = None
     """Set if the route is audited."""
     exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    """Closed when the endpoint has returned, before the answer leaves: holds the request's transaction."""
+    """Holds the request's transaction. Closed after the endpoint has returned, before the answer is sent."""
 
 
 def request_context_of(connection: HTTPConnection) -> RequestContext:
@@ -51,9 +53,9 @@ def request_context_of(connection: HTTPConnection) -> RequestContext:
 
 
 class ResponseAbortedError(Exception):
-    """A response whose beginning is sent can't be completed; the cause says why.
+    """A response can't be completed after its beginning was sent. ``__cause__`` has the reason.
 
-    The server closes the connection without the end of the body, so that no client takes the part for the whole.
+    The server closes the connection without the end of the body, so that the client detects it.
     """
 
 
@@ -87,7 +89,7 @@ class RequestContextMiddleware:
         except ClientDisconnect:
             status = status or _CLIENT_CLOSED
         except Exception as error:  # noqa: BLE001 - the last resort: the caller sees nothing of it
-            # Its text may hold anything, so only the type and the lines are logged.
+            # The error's text may contain personal data, so the log gets only its type and lines.
             failure = describe_error(type(error), error.__traceback__)
             logger.error("unexpected failure", extra=_where(scope, context) | {"failure": failure})
             if not status:
@@ -104,7 +106,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _add_headers(message: Message, context: RequestContext, default_quota: int) -> None:
-    """Add what every response carries; the last two are those of draft-ietf-httpapi-ratelimit-headers."""
+    """Add the common headers; the last two follow draft-ietf-httpapi-ratelimit-headers."""
     quota, remaining, reset = default_quota, default_quota, WINDOW_SECONDS
     if (key := context.key) is not None:
         quota, remaining, reset = key.quota, key.remaining, key.reset_seconds
@@ -130,6 +132,7 @@ def _log_access(scope: Scope, context: RequestContext, status: int, seconds: flo
 
 
 def _where(scope: Scope, context: RequestContext) -> dict[str, str]:
-    """The request's id and route, for a log line. The route is a template, never the path that was asked for."""
+    """The request's id and route, for a log line. The route is a template, never the requested path, which may
+    contain ids."""
     route = getattr(scope.get("route"), "path_format", "(none)")
     return {"request_id": context.request_id, "route": str(route)}

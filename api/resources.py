@@ -26,11 +26,8 @@ _TEMPORAL_DOWN = (RPCError, RuntimeError)
 
 @dataclass
 class Resources:
-    """The application holds them and hands them to routes.
-
-    ``limiter`` is a small pool for keys and rate limits. It never waits for requests that hold connections of
-    ``database``, and its commits don't wait for the disk.
-    """
+    """``limiter`` is a small pool for keys and rate limits. It never waits for requests that hold connections
+    of ``database``, and its commits don't wait for the disk."""
 
     settings: Settings
     database: Database
@@ -38,7 +35,7 @@ class Resources:
     cipher: Cipher
     temporal: Client | None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the process is about to stop. A route that holds its answer back then gives it."""
+    """Set when the process is about to stop. A route that delays its answer then sends it."""
     ingest: Ingest = field(init=False)
     _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)

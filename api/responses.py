@@ -1,4 +1,4 @@
-"""How answers are rendered, and the conditions of a request (RFC 9110, 13) that decide on them."""
+"""Renders answers, and evaluates conditional requests (RFC 9110, section 13)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TAGS = re.compile(rf"\s*{_TAG.pattern}(\s*,\s*{_TAG.pattern})*\s*")
 def json_response(
     document: BaseModel | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A JSON answer. Its body is final, so that an `Idempotency-Key` keeps exactly what is sent."""
+    """A JSON answer. Its body is final, so that an `Idempotency-Key` keeps exactly the sent bytes."""
     body = document.model_dump_json().encode() if isinstance(document, BaseModel) else orjson.dumps(document)
     return Response(body, status, headers, media_type="application/json")
 

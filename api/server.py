@@ -30,8 +30,8 @@ logger = logging.getLogger("perennial.api")
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then end open requests within three seconds. Returns the exit code.
 
-    It starts without Postgres and Temporal, answers 503 while they are needed and missing, and connects when they
-    come up.
+    It starts without Postgres and Temporal. While one is missing, it answers 503 to requests that need it, and
+    connects when it comes up.
     """
     listening = _listen(settings.api_host, settings.api_port)
     if listening is None:
@@ -82,7 +82,8 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on a signal, at once on a second one. uvicorn's own method raises the signal again at the end."""
+        """Stop on a signal; at once on a second one."""
+        # Replaces uvicorn's method, which raises the signal again at the end.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)

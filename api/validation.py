@@ -1,7 +1,7 @@
 """Validation errors with stable codes, pointers, and texts that never contain a value that was sent.
 
-Some messages of pydantic quote the value (an enumeration, a date, a URL), so none is passed on. The texts of
-:mod:`models.schemas.fields`, which pydantic passes through, are.
+Some messages of pydantic quote the value (an enumeration, a date, a URL), so none is passed on. Only the texts of
+:mod:`models.schemas.fields` are passed on.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from models.errors import FieldError
 LISTED_ERRORS = 100
 """The most errors that an answer lists."""
 LISTED_OF_ITEM = 20
-"""The most errors that are listed of one item of a batch. With more, only their number is given: half a million
-unknown fields would keep other requests waiting."""
+"""The most errors that are listed for one item of a batch. For more, only their number is given: half a million
+unknown fields would block other requests."""
 _MAX_PART = 128
 _BUILT_IN = frozenset(get_args(ErrorType))
 
@@ -95,6 +95,7 @@ def field_errors(errors: Sequence[Mapping[str, Any]], *, in_request: bool = Fals
 def _explain(error: Mapping[str, Any]) -> tuple[str, str]:
     kind = str(error["type"])
     code, message = _own_words(kind, error)
+    # A null counts as missing.
     if code in {"invalid_type", "invalid_choice"} and error.get("input", ...) is None:
         return _CODES["missing"]
     return code, message
@@ -102,6 +103,7 @@ def _explain(error: Mapping[str, Any]) -> tuple[str, str]:
 
 def _own_words(kind: str, error: Mapping[str, Any]) -> tuple[str, str]:
     if kind not in _BUILT_IN:
+        # An error of :mod:`models.schemas.fields`, with a code and a text of its own.
         return kind, str(error["msg"])
     if kind in _CODES:
         code, template = _CODES[kind]
@@ -111,6 +113,7 @@ def _own_words(kind: str, error: Mapping[str, Any]) -> tuple[str, str]:
         if wanted:
             return "invalid_type", f"must be {wanted}"
     for prefix, wanted in _TYPES.items():
+        # For example `url_scheme`.
         if kind.startswith(prefix):
             return "invalid_format", f"must be {wanted}"
     return "invalid_value", "is not valid"

@@ -1,8 +1,8 @@
-"""HTTP requests to URLs that callers of the API have given, guarded against private addresses.
+"""HTTP requests to URLs from API clients, guarded against private addresses.
 
-The guard resolves the name, checks each of its addresses (:mod:`models.rules.outbound_urls`), and connects to an
-address that it has checked. A name that resolves to another address a moment later gains nothing. The client
-follows no redirects and uses no proxies of the environment. It verifies TLS against the name.
+The guard resolves the name, checks each address (:mod:`models.rules.outbound_urls`), and connects to a checked
+address. So a later change of the name's addresses has no effect. The client follows no redirects, ignores proxy
+variables of the environment, and verifies TLS against the name.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 
 
 class AddressForbiddenError(Exception):
-    """The name resolves to an address to which no request may go."""
+    """The name resolves to a forbidden address."""
 
 
 class UnreachableError(Exception):
-    """The name doesn't resolve, no connection is made, or no answer comes in time; the text names the failure."""
+    """No address for the name, no connection, or no answer in time; the text names the failure."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer, without its body, which is not read."""
+    """An HTTP answer. Its body is not read."""
 
     status: int
     retry_after: float | None
-    """Seconds, where the answer gives them."""
+    """Seconds; None without the header, or if it is a date."""
 
     @property
     def taken(self) -> bool:
@@ -42,7 +42,7 @@ class Answer:
 
 
 class Outbound:
-    """Sends requests. ``loopback`` also permits URLs that name 127.0.0.1, which only the embedded stack uses."""
+    """``loopback`` also permits URLs that name 127.0.0.1; only the embedded stack sets it."""
 
     def __init__(self, *, loopback: bool) -> None:
         self._loopback = loopback
@@ -53,7 +53,7 @@ class Outbound:
         target = httpx.URL(url)
         address = await self._address(target)
         request_headers = {**headers, "host": target.netloc.decode("ascii")}
-        # A client for each request: a pool finds connections by address, and would mix the TLS of several names.
+        # One client per request: a pool selects connections by address, and would reuse one for another name.
         async with httpx.AsyncClient(
             verify=self._tls, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
         ) as client:
@@ -77,11 +77,10 @@ class Outbound:
             raise UnreachableError("NameNotResolved") from None
         addresses = [str(each[4][0]) for each in found]
         allowed = [each for each in addresses if may_connect(url.host, each, loopback=self._loopback)]
-        if len(allowed) < len(addresses) or not allowed:
+        if len(allowed) < len(addresses) or not allowed:  # one forbidden address forbids the name
             raise AddressForbiddenError
         return allowed[0]
 
 
 def _seconds(value: str | None) -> float | None:
-    """Parse Retry-After where it is a number of seconds; a date counts as none."""
     return float(value) if value is not None and value.isascii() and value.isdecimal() and len(value) < 9 else None

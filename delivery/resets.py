@@ -1,16 +1,16 @@
 """Resets a failed instance in Temporal to the point before its failed step.
 
-The new run replays history up to the reset point and runs the rest anew. Steps that had completed (parallel
-branches, steps of the same workflow task) have no second effect: their results are read back from Postgres by
-(instance, step).
+The new run replays history up to the reset point and runs the rest anew. Completed steps after that point
+(parallel branches, steps of the same workflow task) have no second effect. The run reads their results from
+Postgres.
 
 The reset point is a completed workflow task:
 
-- For a step that is an activity: the task that scheduled it.
-- For a local activity: the task that first set the search attribute of the step. A local activity leaves no event
-  when it starts, only a marker when it ends, which may be several workflow tasks later.
-- For an error in the journey's own code: the task that set the status to failed. Replay runs the code before it
-  again, and the code that raised runs anew.
+- For an activity: the task that scheduled it.
+- For a local activity: the task that first set the step's search attribute. A local activity adds no event when it
+  starts. It adds a marker when it ends, possibly several workflow tasks later.
+- For an error in the journey's own code: the task that set the status to failed. The code before it is replayed,
+  and the code that raised runs anew.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _IMPOSSIBLE = frozenset(
 
 
 class ResetImpossibleError(Exception):
-    """The failed run's history is gone, or holds no reset point."""
+    """The failed run's history was deleted or has no reset point."""
 
 
 async def reset_instance(
@@ -48,9 +48,9 @@ async def reset_instance(
     failed_step: str | None,
     request_id: str,
 ) -> None:
-    """Reset a failed run; no effect where another run is open already. Raises :class:`ResetImpossibleError`.
+    """Reset a failed run, unless another run is open. Raises :class:`ResetImpossibleError`.
 
-    Temporal accepts a second reset with the same request id as well, so the check of the open run decides.
+    Temporal accepts a second reset with the same request id, so only the check for an open run prevents it.
     """
     try:
         latest = await describe(client, workflow_id, instance_id)
@@ -80,18 +80,18 @@ async def reset_instance(
 
 
 def reset_point(history: Iterable[HistoryEvent], failed_step: str | None) -> int:
-    """The event id of the workflow task to reset to; 0, which Temporal rejects, where there is none."""
+    """The event id of the workflow task to reset to; 0, which Temporal rejects, if there is none."""
     point = 0
     for event in history:
         if failed_step is not None and failed_step in _begun_steps(event):
             return _task_of(event)
         if failed_step is None and _search_attribute(event, STATUS.name) == InstanceStatus.FAILED.value:
-            point = _task_of(event)  # the last one: a replayed history holds earlier failures
+            point = _task_of(event)  # the last one: a replayed history contains earlier failures
     return point
 
 
 def _task_of(event: HistoryEvent) -> int:
-    """The completed workflow task that made an event."""
+    """The event id of the completed workflow task that caused an event."""
     attributes = getattr(event, event.WhichOneof("attributes") or "")
     return int(attributes.workflow_task_completed_event_id)
 
@@ -107,9 +107,9 @@ def _begun_steps(event: HistoryEvent) -> set[str]:
 def local_activity_ids(event: HistoryEvent) -> set[str]:
     """The ids of the local activities that a marker records.
 
-    The marker's name and its details are internal to Temporal's SDK core (``core_local_activity``, JSON under
-    ``data``) and may change with a version: ``tests/dead_letters/test_reset_points.py`` reads a history that the
-    installed SDK has recorded. Only steps whose search attribute was not set in time depend on it.
+    The marker (``core_local_activity``, JSON under ``data``) is internal to Temporal's SDK core and may change. So
+    ``tests/dead_letters/test_reset_points.py`` reads a history that the installed SDK has recorded. Only steps
+    whose search attribute was not set in time depend on the marker.
     """
     if event.event_type != EventType.EVENT_TYPE_MARKER_RECORDED:
         return set()
@@ -121,7 +121,7 @@ def local_activity_ids(event: HistoryEvent) -> set[str]:
 
 
 def _search_attribute(event: HistoryEvent, name: str) -> str | None:
-    """The value that an event gives a search attribute; these are never encrypted."""
+    """The value that an event sets for a search attribute; these values are never encrypted."""
     if event.event_type != EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
         return None
     fields = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields

@@ -1,7 +1,7 @@
 """Signatures of outgoing requests, as in Standard Webhooks 1.0.
 
-The signed text is ``id.timestamp.body``, the signature ``v1,`` and base64 of its HMAC-SHA256. Secrets are shown as
-``whsec_`` and base64 of 24 to 64 bytes. Source: https://www.standardwebhooks.com (specification 1.0).
+The signed text is ``id.timestamp.body``. The signature is ``v1,`` and the base64 of its HMAC-SHA256. A secret is
+``whsec_`` and the base64 of 24 to 64 bytes. Source: https://www.standardwebhooks.com (specification 1.0).
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ _SECRET_BYTES = 32
 
 
 def new_secret() -> str:
-    """A random secret in its shown form."""
     return _PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
 
 
 def signed_headers(secret: str, message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """Headers of one request. Retries keep ``message_id``; ``at`` is the time of this attempt."""
+    """Headers of one attempt, made at ``at``. Retries keep ``message_id``."""
     timestamp = str(int(at.timestamp()))
     key = base64.b64decode(secret.removeprefix(_PREFIX))
     text = b".".join((message_id.encode(), timestamp.encode(), body))

@@ -1,4 +1,4 @@
-"""Messages by SMTP."""
+"""Delivers messages by SMTP."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TIMEOUT_SECONDS = 20
 
 
 class SmtpTransport:
-    """Sends each message on a connection of its own, with STARTTLS where the server offers it.
+    """Sends each message on a new connection, with STARTTLS if the server offers it.
 
-    SMTP has no idempotency key. The Message-ID is the same at every attempt, for systems behind the server that
-    drop repetitions. ``about_to`` runs between RCPT and DATA. Its record shows afterwards whether a process died
-    before the message could leave, or possibly after (ADR 0007).
+    SMTP has no idempotency key. All attempts have the same Message-ID, so that later mail systems can drop
+    duplicates. ``about_to`` runs between RCPT and DATA. After a crash, its record shows whether the message may
+    have been sent (ADR 0007).
     """
 
     drops_repetitions = False
@@ -88,7 +88,7 @@ class SmtpTransport:
 
 
 def in_ascii_where_possible(address: str) -> str:
-    """The address with its domain in ASCII (IDNA). Its local part may still need SMTPUTF8."""
+    """The address with its domain in IDNA, if that is possible. Its local part may still need SMTPUTF8."""
     local, _, domain = address.rpartition("@")
     try:
         return f"{local}@{domain.encode('idna').decode()}"

@@ -1,4 +1,4 @@
-"""The templates of messages; ``$name`` is the customer's name. A workflow may define templates of its own."""
+"""Message templates; ``$name`` is the customer's name. A workflow may define its own templates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from string import Template
 
 @dataclass(frozen=True)
 class MessageTemplate:
-    """Subject and body of a message in plain text."""
+    """Subject and body in plain text."""
 
     subject: str
     body: str

@@ -23,12 +23,12 @@ class RunUnknownError(Exception):
 def handle_of(
     client: Client, workflow_id: str, instance_id: str, run_id: str | None = None
 ) -> WorkflowHandle[Any, Any]:
-    """The handle of one run of an instance; None: of the latest."""
+    """The handle of a run; without ``run_id``, of the instance's latest run."""
     return client.get_workflow_handle(temporal_workflow_id(workflow_id, instance_id), run_id=run_id)
 
 
 async def start_instance(client: Client, task_queue: str, new: NewInstance, description: str) -> str | None:
-    """Start a stored instance. Returns the run's id; None where its run has closed already."""
+    """Start a stored instance. Returns the run's id; None if its run has already closed."""
     try:
         handle = await client.start_workflow(
             new.workflow_id,
@@ -60,7 +60,7 @@ async def describe(
 
 
 async def signal_event(client: Client, workflow_id: str, instance_id: str, event: RecordedEvent) -> bool:
-    """Signal that an event was recorded; False where Temporal has no open run of the instance."""
+    """Signal an event to an instance; False if Temporal has no open run of it."""
     try:
         await handle_of(client, workflow_id, instance_id).signal("event_recorded", event, rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:

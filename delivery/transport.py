@@ -1,4 +1,4 @@
-"""The transports of messages: what each implements, and the errors it raises."""
+"""The protocol of message transports, and their errors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 
 
 class MessageRejectedError(Exception):
-    """The receiver rejected the message; another attempt would not help."""
+    """The receiver rejected the message permanently."""
 
 
 class HandoverUncertainError(Exception):
-    """The connection broke, or no answer came, while the receiver had the message: it may have kept it."""
+    """The connection broke or the answer was missing, so the receiver may have accepted the message."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,13 +31,13 @@ class Transport(Protocol):
 
     @property
     def drops_repetitions(self) -> bool:
-        """Whether the receiver drops a message whose id it knows, so that an uncertain one may be sent again."""
+        """Whether the receiver drops repeated message ids, so that an uncertain hand-over may be retried."""
         ...
 
     async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
-        """Deliver a message; awaits ``about_to`` immediately before the message leaves.
+        """Deliver a message; awaits ``about_to`` immediately before sending it.
 
-        Raises :class:`MessageRejectedError`, :class:`HandoverUncertainError` where the outcome can't be known, and
-        any other exception where the message certainly did not leave.
+        Raises :class:`MessageRejectedError`, or :class:`HandoverUncertainError` if the outcome is unknown. With
+        any other exception the message was not accepted.
         """
         ...

@@ -1,8 +1,8 @@
-"""Messages by webhook, to a provider of push, text or chat messages that knows the user by its id.
+"""Delivers messages by webhook, to a provider of push, text or chat messages that has the user's id.
 
-The request is signed as Standard Webhooks 1.0 defines. `webhook-id` is the message's id and the same at every
-attempt. The receiver drops repetitions by it, so an uncertain hand-over is tried again. Until then the message
-stays `sending`, also where its instance is cancelled: the receiver may have it.
+The request is signed as Standard Webhooks 1.0 defines. `webhook-id` is the message's id, the same at every
+attempt. The receiver drops repetitions of it, so an uncertain hand-over is retried. Until then the message stays
+`sending`. If its instance is cancelled, it becomes `unconfirmed`, since the receiver may have it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from delivery.transport import Envelope, HandoverUncertainError, MessageRejected
 
 TIMEOUT_SECONDS = 20
 _TEMPORARY = frozenset({408, 409, 425, 429})
-"""Client errors that a later attempt may not get."""
+"""Client errors after which a later attempt may succeed."""
 _FROM_GATEWAYS = frozenset({502, 504})
-"""Answers of a gateway, which may have passed the request on."""
+"""Answers of a gateway that may have forwarded the request."""
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 """Failures before a connection was made."""
 
@@ -30,7 +30,7 @@ class MessageNotAcceptedError(Exception):
 
 
 class WebhookTransport:
-    """Posts each message as JSON, with the user's id and the rendered text, and no address."""
+    """Posts each message as JSON with the user's id and the rendered text, without an address."""
 
     drops_repetitions = True
 

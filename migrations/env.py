@@ -1,6 +1,7 @@
 """Runs migrations as the owner, then sets the rights of the runtime role (:mod:`migrations.grants`).
 
-All of it is one transaction under an advisory lock: two migrators queue, and a failed migration changes nothing.
+Everything is one transaction under an advisory lock. So two migrators queue, and a failed migration changes
+nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _run(connection: Connection) -> None:
 
 
 def _is_declared(name: str | None, kind: str, _parents: Any) -> bool:
-    """False for partitions, which the running system creates and no table declares."""
+    """False for partitions, which are created at run time and not declared."""
     return kind != "table" or name is None or _PARTITION.fullmatch(name) is None
 
 

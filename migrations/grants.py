@@ -1,7 +1,7 @@
-"""The rights of the runtime role, set anew after every migration.
+"""Sets the rights of the runtime role after every migration.
 
-The runtime role owns no table and runs no DDL. Each table of the registry gets the ordinary rights, unless it is
-named below. Partitions get none: statements reach them through their parent.
+The runtime role owns no table and runs no DDL. It gets the ordinary rights on each table of the registry, except
+those named below. It gets none on partitions, since statements access them through their parent.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from models.tables.registry import TABLES
 ORDINARY = ("SELECT", "INSERT", "UPDATE", "DELETE")
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "consent_history": ("SELECT", "INSERT"),
-    # Postgres sets audit_id, xid and occurred_at: no statement can choose them.
+    # Without INSERT on audit_id, xid and occurred_at: only Postgres sets them.
     "audit_log": (
         "SELECT",
         "INSERT (actor, role, action, user_id, subjects, fields, request_id, outcome, details)",
     ),
     "audit_checkpoints": ("SELECT", "INSERT"),
-    # Redactions update these columns. A person and a place in the log never change.
+    # Redactions update these two columns. All others never change.
     "events": ("SELECT", "INSERT", "DELETE", "UPDATE (body, dimensions)"),
     "event_ids": ("SELECT", "INSERT", "DELETE"),
     "log_generation": ("SELECT", "UPDATE"),
@@ -30,7 +30,7 @@ FUNCTIONS = ("ensure_events_partition(date)", "expire_audit_hour()")
 
 
 def grant(connection: Connection, role: str) -> None:
-    """Grant a role its rights on all tables, and revoke all others. The owner itself has all rights."""
+    """Grant a role its rights on all tables, and revoke all others. The owner keeps all rights."""
     if connection.execute(text("SELECT current_user")).scalar_one() == role:
         return
     quote = connection.dialect.identifier_preparer.quote

@@ -14,8 +14,6 @@ Detail = bool | int | str | None
 
 
 class AuditOutcome(StrEnum):
-    """The result of an access."""
-
     DONE = "done"
     """The response was sent, or the change is committed."""
     DENIED = "denied"

@@ -53,7 +53,7 @@ RETENTION_TYPES: Mapping[str, str | None] = {
     "retention_results": None,
     "audit_checkpoints": None,
 }
-"""By table, the data type whose retention deletes its rows; None for the installation's own data."""
+"""By table: the data type whose retention deletes its rows; None for the installation's own data."""
 
 OWNER_COLUMNS: Mapping[str, str] = {
     "data_keys": "subject",
@@ -61,7 +61,7 @@ OWNER_COLUMNS: Mapping[str, str] = {
     "steps": "instance_id",
     "attempts": "instance_id",
 }
-"""By table, the column that leads to the user, where it isn't `user_id`. An instance belongs to its user."""
+"""By table: the column that identifies the user, if it isn't `user_id`. An instance belongs to its user."""
 
 USER_ID = "a pseudonym; the API rejects e-mail addresses"
 PLATFORM_ID = "an id that the platform assigned"
@@ -87,7 +87,7 @@ COMMON: Mapping[str, str] = {
     "kind": WORD,
     "key_id": KEY_ID,
 }
-"""The content of unencrypted texts, by the column's name in any table."""
+"""The content of unencrypted texts, by the name of a column in any table."""
 
 PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "users.email_index": "keyed digest of the e-mail address, for lookups",
@@ -157,8 +157,8 @@ _INTERNAL = frozenset(
     {"data_keys", "event_ids", "event_waits", "temporal_outbox", "poison_events"}
     | {"callbacks", "idempotent_answers", "redactions"}
 )
-"""Tables that an export leaves out: their personal data is in another table, or, as addresses and secrets of
-callbacks, the caller's."""
+"""Tables that an export omits: another table has the same personal data, or the data is the caller's, such as
+addresses and secrets of callbacks."""
 _INTERNAL_COLUMNS = frozenset(
     {"users.email_index", "events.shard", "events.generation", "events.xid", "events.sequence", "audit_log.xid"}
     | {"audit_log.subjects"}  # names other people
@@ -189,7 +189,7 @@ class ColumnEntry:
 
 @dataclass(frozen=True)
 class TableEntry:
-    """``owner_column`` leads to the user of a row; None for tables without users."""
+    """``owner_column`` identifies the user of a row; None for tables without users."""
 
     table: str
     retention_type: str | None
@@ -258,7 +258,7 @@ Every column, from the declarations on the tables (`models/personal.py`).
 
 
 def page() -> str:
-    """The map in Markdown."""
+    """The data map in Markdown."""
     return "\n".join([_HEAD, *(_section(entry) for entry in data_map())])
 
 

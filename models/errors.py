@@ -1,6 +1,6 @@
-"""Every failure that a caller can cause or has to handle.
+"""The errors that the API returns.
 
-Each class carries its HTTP status, code and title, so one handler renders all of them and no route has a `try`.
+Each class has its HTTP status, code and title, so one handler renders all of them and no route has a `try`.
 ``code`` is part of the contract: clients branch on it. No text repeats a value that a caller sent.
 """
 
@@ -20,7 +20,7 @@ class FieldError:
     message: str
 
     def below(self, prefix: str) -> FieldError:
-        """This error with a pointer from a document that contains this one at ``prefix``."""
+        """The same error for an enclosing document that contains this one at ``prefix``."""
         return FieldError(prefix + self.pointer, self.code, self.message)
 
 
@@ -279,7 +279,7 @@ class TooManyRequestsError(PerennialError):
 
 
 class UnavailableError(PerennialError):
-    """A dependency doesn't answer. Nothing was changed, unless a subclass says so: a retry is safe."""
+    """A dependency doesn't respond. Nothing was changed unless a subclass says otherwise, so a retry is safe."""
 
     status, code, title = 503, "unavailable", "Temporarily unavailable"
 
@@ -304,7 +304,7 @@ class WorkerUnavailableError(UnavailableError):
 
 
 class PartitionDetachingError(UnavailableError):
-    """The event is inside the retention period, which was just extended, but its partition is being detached."""
+    """The event's partition is being detached, although an extended retention period now includes the event."""
 
     code, title = "month_on_its_way_out", "The event's month is being deleted"
 

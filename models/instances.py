@@ -1,4 +1,4 @@
-"""Workflow instances as the packages hand them around: about to start, and as stored."""
+"""Workflow instances: new ones, and stored ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from models.vocabulary import InstanceStatus, Purpose
 
 @dataclass(frozen=True)
 class NewInstance:
-    """An instance that is about to start."""
-
     instance_id: str
     workflow_id: str
     user_id: str
@@ -23,14 +21,12 @@ class NewInstance:
     started_by: str
     """The id of an API key, or ``trigger``."""
     purpose: Purpose | None = None
-    """The consent that the instance needs for as long as it runs."""
+    """The consent that the instance needs while it runs."""
     exits: Sequence[ExitRequest] = ()
 
 
 @dataclass(frozen=True)
 class StoredAttempt:
-    """One attempt at a step."""
-
     step: str
     attempt: int
     started_at: datetime
@@ -42,8 +38,6 @@ class StoredAttempt:
 
 @dataclass(frozen=True)
 class StoredCallback:
-    """The state of an instance's callback."""
-
     status: str
     attempts: int
     last_status: int | None
@@ -52,7 +46,7 @@ class StoredCallback:
 
 @dataclass(frozen=True)
 class StoredInstance:
-    """An instance as Postgres has it. Without the person's data key, encrypted values are empty."""
+    """A row of `instances`, decrypted. Encrypted values are empty if the person's data key is destroyed."""
 
     instance_id: str
     workflow_id: str
@@ -69,14 +63,13 @@ class StoredInstance:
     start_time: datetime
     end_time: datetime | None
     reason: str | None = None
-    """Why it ended, where a reason was given."""
+    """The reason of the end, if there is one."""
     replaced_runs: Sequence[str] = ()
     """Temporal runs that a replay has replaced."""
     callback: StoredCallback | None = None
 
     @classmethod
     def started(cls, new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:
-        """An instance right after its start."""
         return cls(
             instance_id=new.instance_id,
             workflow_id=new.workflow_id,

@@ -15,18 +15,18 @@ from sqlalchemy import Column
 from sqlmodel import Field, SQLModel
 
 PROPERTY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
-"""The form of a property's name. A JSON name of another form may be data, so it is masked."""
+"""The form of a property's name. Any other JSON name may hold data, such as an e-mail address, so it is masked."""
 
 
 class Mask(StrEnum):
-    """The form in which roles other than admin see a value (:mod:`privacy.masking`)."""
+    """How a value is shown to roles other than admin (:mod:`privacy.masking`)."""
 
     EMAIL = "email"
     WORDS = "words"
     DATE = "date"
     ALL = "all"
     TEXTS = "texts"
-    """A JSON document. Its shape, numbers of up to seven digits and the platform's own words are shown."""
+    """A JSON document. Shows its shape, numbers of up to seven digits, and the platform's own words."""
     EVENT = "event"
     """An event's body, as its type declares (:mod:`models.rules.event_privacy`)."""
     ANSWERED = "answered"

@@ -1,11 +1,11 @@
 """The chain of checkpoints of the audit log.
 
-The ``digest`` of a checkpoint is SHA-256 over the rows of its hour, in the order of (occurred_at, audit_id), each
-as a line with a JSON array. Its ``head`` is HMAC-SHA256 over hour, number of rows, digest, expiry limit, creation
-time and the previous head. So one head covers every row of its hour and of all earlier hours.
+The ``digest`` of a checkpoint is SHA-256 over the rows of its hour, in the order of (occurred_at, audit_id). Each
+row is a line with a JSON array. The ``head`` is HMAC-SHA256 over hour, number of rows, digest, expiry limit,
+creation time and the previous head. So one head covers every row of its hour and of all earlier hours.
 
-HKDF-SHA256 (RFC 5869) derives the HMAC's key from the key ring. The key is never in the database: an attacker with
-the database alone can change rows, but can't compute matching heads.
+HKDF-SHA256 (RFC 5869) derives the HMAC's key from the key ring. The key is never in the database. An attacker with
+only the database can change rows, but can't compute matching heads.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class CheckpointKey:
     def __init__(self, cipher: Cipher) -> None:
         self._key = cipher.derived_key(_PURPOSE)
         self.check_value = hashlib.sha256(b"check" + self._key).hexdigest()[: 2 * _CHECK_BYTES]
-        """Identifies the key and reveals nothing of it; 16 hexadecimal digits."""
+        """16 hexadecimal digits that identify the key without revealing it."""
 
     def checkpoint(self, hour: UnsignedCheckpoint) -> Checkpoint:
         return Checkpoint(**vars(hour), head=self._head(hour), key_check=self.check_value)
 
     def fits(self, checkpoint: Checkpoint) -> bool:
-        """Whether this key made the checkpoint and nothing has changed it."""
+        """Whether this key made the checkpoint and it is unchanged."""
         return hmac.compare_digest(self._head(checkpoint), checkpoint.head)
 
     def _head(self, hour: UnsignedCheckpoint) -> bytes:
@@ -81,7 +81,7 @@ class CheckpointKey:
 
 
 class HourDigest:
-    """The digest of an hour's rows, which are added in order."""
+    """The digest of an hour's rows. Add them in order."""
 
     def __init__(self) -> None:
         self.rows = 0

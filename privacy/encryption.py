@@ -1,12 +1,12 @@
 """AES-256-GCM: encrypts personal data with one data key per person, and data keys with a key-encryption key.
 
 An encrypted value is ``version (1) | nonce (12) | ciphertext | tag (16)``, sizes in bytes. Its associated data is
-the person, table and column. So a value that is copied to another row or column can't be decrypted.
+the person, table and column. So a value copied to another person or column can't be decrypted.
 
-A wrapped data key is ``version (1) | length of key id (1) | key id | nonce (12) | ciphertext | tag (16)``. It
-contains the id of its key-encryption key. So a rotation changes only wrapped keys, and no data.
+A wrapped data key is ``version (1) | length of key id (1) | key id | nonce (12) | ciphertext | tag (16)``. The key
+id names its key-encryption key. So a rotation changes only wrapped keys, not data.
 
-Nonces are random. With at most 2^32 values under one key, the probability of a repeated nonce is below 2^-32
+Nonces are random. Up to 2^32 values under one key, the probability of a repeated nonce is below 2^-32
 (NIST SP 800-38D, 8.3). No person has that many values.
 """
 
@@ -32,11 +32,11 @@ _WRAPPED_KEY = "data_key"
 
 
 class DecryptionError(Exception):
-    """Wrong key, wrong column, or a changed value. The text holds no part of the value."""
+    """Wrong key, wrong column, or a changed value. The text contains no part of the value."""
 
 
 class KeyUnwrapError(DecryptionError):
-    """The key ring lacks the key-encryption key of a data key: probably the wrong key file."""
+    """The key ring lacks the key-encryption key of a data key, probably because of a wrong key file."""
 
 
 class DataKey:
@@ -88,7 +88,7 @@ class DataKey:
         """Decrypt a wrapped key.
 
         Raises :class:`KeyUnwrapError` if the key-encryption key is missing, and :class:`DecryptionError` if the
-        wrapped key is damaged or another subject's.
+        wrapped key is damaged or belongs to another subject.
         """
         begin = 2 + wrapped[1]
         key_id = wrapped[2:begin].decode()
@@ -115,7 +115,7 @@ class Cipher:
         self._ring = ring
 
     def new_key(self, subject: str) -> tuple[DataKey, bytes]:
-        """A random data key, and its wrapped form for the store."""
+        """A random data key, and its wrapped form."""
         key = DataKey.new(subject)
         return key, key.wrap(self._ring.kek)
 
@@ -124,7 +124,7 @@ class Cipher:
         return DataKey.unwrap(self._ring.kek, subject, wrapped)
 
     def rewrap(self, subject: str, wrapped: bytes) -> bytes | None:
-        """Wrap a stored key with the current key-encryption key; None if it already is.
+        """Wrap a stored key with the current key-encryption key; None if that key already wraps it.
 
         Raises :class:`KeyUnwrapError` and :class:`DecryptionError`.
         """
@@ -133,11 +133,11 @@ class Cipher:
         return self.unwrap(subject, wrapped).wrap(self._ring.kek)
 
     def email_index(self, email: str) -> bytes:
-        """The blind index of an address: HMAC-SHA256 of its normalised form."""
+        """HMAC-SHA256 of the normalised address."""
         return self._mac(b"email", normalise_email(email).encode())
 
     def fingerprint(self, *parts: bytes) -> bytes:
-        """A keyed digest of a request: the stored value reveals nothing of the content."""
+        """A keyed digest of a request, which doesn't reveal its content."""
         return self._mac(b"request", b"\x00".join(parts))
 
     def derived_key(self, purpose: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Instances as each role sees them, in answers of the API and in callbacks."""
+"""Masks instances for a role, in API responses and callbacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ERROR_TEXTS = ("error_message", "stack_trace")
 
 @dataclass(frozen=True)
 class UiLinks:
-    """Where Temporal's Web UI shows instances; without a URL there are no links."""
+    """The address of Temporal's Web UI; without a URL there are no links."""
 
     ui_url: str | None
     namespace: str
@@ -35,9 +35,9 @@ def instance_view(
     *,
     stale: bool = False,
 ) -> InstanceView:
-    """An instance as a role sees it. Only admins see error texts, which may quote anything.
+    """An instance, masked for a role. Only admins see error texts, which may contain any data.
 
-    ``known`` are the words that the workflow's own schema names: they are not masked.
+    ``known`` are values from the workflow's own schema, which are not masked.
     """
     return InstanceView(
         workflow_id=stored.workflow_id,
@@ -63,7 +63,7 @@ def instance_view(
 
 
 def error_view(role: Role, table: type[SQLModel], error: Mapping[str, Any] | None) -> ErrorView | None:
-    """A decrypted error of a table's column ``error``, as a role sees it."""
+    """A decrypted value of a table's column ``error``, masked for a role."""
     if error is None:
         return None
     texts = {name: value_for(role, table, "error", error[name]) for name in _ERROR_TEXTS}

@@ -1,11 +1,11 @@
-"""The key ring of a process, loaded once at start from a file or another :class:`KeyProvider`, such as a KMS.
+"""The key ring of a process, loaded once at start from a :class:`KeyProvider`: a file, or for example a KMS.
 
 - ``kek``: key-encryption keys, which wrap the data key of each person.
 - ``payload``: keys for Temporal's payloads.
-- ``blind_index``: one key for lookups by e-mail and for fingerprints of requests. It is separate because its
-  rotation would need a new index.
+- ``blind_index``: one key for look-ups by e-mail, fingerprints of requests, and derived keys. It is separate
+  because its rotation would need a new index.
 
-The first two have a current key, which encrypts, and older ones, which only decrypt.
+``kek`` and ``payload`` each have a current key, which encrypts, and older keys, which only decrypt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True, repr=False)  # no log can hold a key
 class KeySet:
-    """Keys of one kind by id. ``current`` is the id of the key that encrypts."""
+    """Keys of one kind, by id. ``current`` is the id of the encrypting key."""
 
     current: str
     keys: Mapping[str, bytes]
@@ -44,7 +44,7 @@ class KeySet:
 
     @cached_property
     def ciphers(self) -> Mapping[str, AESGCM]:
-        """AES-256-GCM by id of the key. Cached: the setup of a key costs as much as its use."""
+        """AES-256-GCM by key id. Cached, since the setup of a key costs as much as its use."""
         return {name: AESGCM(key) for name, key in self.keys.items()}
 
 
@@ -92,7 +92,7 @@ class KeyFile:
             raise KeyFileError(f"The key file {self.path} is malformed.") from None
 
     def create(self) -> bool:
-        """Write new random keys, unless the file exists. Returns whether it wrote them."""
+        """Write new random keys, unless the file exists; returns whether it wrote them."""
         if self.path.exists():
             return False
         document = {
@@ -108,7 +108,8 @@ class KeyFile:
             file.flush()
             os.fsync(file.fileno())
         try:
-            # a crash never leaves half a file, and of two processes only one creates it
+            # link() is atomic and fails if the file exists. So a crash leaves no partial file, and only one
+            # process creates it.
             os.link(draft, self.path)
         except FileExistsError:
             return False

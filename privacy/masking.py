@@ -1,7 +1,7 @@
 """Masks personal values for roles other than admin.
 
-A mask keeps enough to distinguish two rows, and not the identity: ``ada@example.com`` becomes ``a**@e******.com``,
-``Ada Lovelace`` becomes ``A** L*******``, and a date becomes ``****-**-**``.
+A mask helps to distinguish two rows without revealing the identity: ``ada@example.com`` becomes
+``a**@e******.com``, ``Ada Lovelace`` becomes ``A** L*******``. A date becomes ``****-**-**``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ HIDDEN = "***"
 _ENUMERATIONS = (AccountStatus, Channel, InstanceStatus, LifecycleStage, MessageStatus, Purpose, Suppression)
 _INGEST_STATUSES = ("accepted", "duplicate", "rejected")
 _WORDS = frozenset(word.value for words in _ENUMERATIONS for word in words) | frozenset(_INGEST_STATUSES)
-"""The platform's own words, which name no person."""
+"""The platform's own words, which aren't personal."""
 _ID = re.compile(r"[0-9a-f]{32}")
-_MIN_PERSONAL_NUMBER = 10_000_000  # may be the number of a telephone, a card or an account
+_MIN_PERSONAL_NUMBER = 10_000_000  # from here on it may be a telephone, card or account number
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]{8,15}(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -42,7 +42,7 @@ def sees_personal_data(role: Role) -> bool:
 
 
 def mask(kind: Mask, value: Any) -> Any:
-    """Mask a value. None stays None."""
+    """None stays None."""
     if value is None:
         return None
     if kind is Mask.EMAIL:
@@ -59,9 +59,9 @@ def mask(kind: Mask, value: Any) -> Any:
 def value_for(
     role: Role, table: type[SQLModel], column: str, value: Any, *, known: Collection[str] = frozenset()
 ) -> Any:
-    """A decrypted value of a personal column, as a role sees it.
+    """A decrypted value of a personal column, masked for a role.
 
-    ``known`` are further texts that a JSON document may show: see :func:`schema_choices`.
+    ``known`` are further texts of a JSON document that stay: see :func:`schema_choices`.
     """
     kind = personal_columns(table)[column].mask
     if sees_personal_data(role) or kind is None:
@@ -70,9 +70,9 @@ def value_for(
 
 
 def mask_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
-    """Hide the texts of a JSON document, except ids and words of the platform, durations, and ``known``.
+    """Hide the texts of a JSON document, except the platform's ids and words, durations, and ``known``.
 
-    Its shape, booleans and numbers of up to seven digits stay.
+    The shape, booleans and numbers of up to seven digits stay.
     """
     if isinstance(value, dict):
         return {_name(name): _member(name, each, known) for name, each in value.items()}
@@ -88,14 +88,14 @@ def mask_texts(value: Any, known: Collection[str] = frozenset()) -> Any:
 def _member(name: str, value: Any, known: Collection[str]) -> Any:
     if isinstance(value, str):
         is_time = (name == "until" or name.endswith("_at")) and _TIME.fullmatch(value)
-        # the result of a wait holds id and type of its event, which every role sees elsewhere
+        # A wait's result contains its event's id and type, which every role sees elsewhere.
         if name == "event_id" or is_time or (name == "event_type" and NAME.fullmatch(value)):
             return value
     return mask_texts(value, known)
 
 
 def _name(name: str) -> str:
-    # a caller may use data as a key, for example an e-mail address
+    # A client may use personal data as a key, for example an e-mail address.
     return name if PROPERTY_NAME.fullmatch(name) else HIDDEN
 
 
@@ -110,7 +110,7 @@ def _email(address: str) -> str:
 
 
 def schema_choices(schema: Any) -> frozenset[str]:
-    """The values of `enum` and `const` in a JSON Schema. They are public with the schema."""
+    """The texts of `enum` and `const` in a JSON Schema, which is public."""
     return frozenset(_choices_in(schema))
 
 

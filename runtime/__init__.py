@@ -1,1 +1,1 @@
-"""Settings, database, Temporal client and codec, telemetry; knows no domain."""
+"""Settings, database, Temporal client and codec, telemetry. No business rules."""

@@ -20,15 +20,15 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class DatabaseUnreachableError(Exception):
-    """Postgres does not answer; a later retry can succeed.
+    """Postgres does not respond; a later retry may succeed.
 
-    Nothing was committed, unless the connection broke during COMMIT. So every retry must be idempotent.
+    The transaction is not committed, unless the connection broke during COMMIT. So retries must be idempotent.
     """
 
 
 UNREACHABLE = (DatabaseUnreachableError,)
 
-# Other clients raise some of these too, which is why :meth:`Database.connection` translates them.
+# :meth:`Database.connection` translates these, because other clients raise some of them too.
 _SIGNS = (
     OSError,
     TimeoutError,
@@ -47,10 +47,10 @@ _CLOSE_SECONDS = 2.0
 
 
 class _PooledConnection(_Connection):
-    """A connection without asyncpg's reset statement on every return to the pool, which cost a round trip.
+    """A connection without asyncpg's reset statement on return to the pool, which costs a round trip.
 
-    No use of a pooled connection leaves state in the session; :meth:`Database.session` is for those that do.
-    asyncpg still rolls back an open transaction.
+    Callers that change the session's state use :meth:`Database.session`. asyncpg still rolls back an open
+    transaction.
     """
 
     def get_reset_query(self) -> str:
@@ -58,7 +58,7 @@ class _PooledConnection(_Connection):
 
 
 class Database:
-    """A pool of connections. A use replaces a broken one, so a restart of Postgres needs no restart here."""
+    """A pool that replaces broken connections on use, so processes survive a restart of Postgres."""
 
     def __init__(self, url: str, *, size: int, application: str, settings: dict[str, str] | None = None) -> None:
         self._url = url
@@ -67,7 +67,7 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
-        """Make the pool. It connects on first use, so a process can start before Postgres does."""
+        """Create the pool. It connects on first use, so a process can start before Postgres."""
         self._pool = await asyncpg.create_pool(
             self._url,
             min_size=0,
@@ -93,7 +93,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection outside a transaction: each statement commits by itself.
 
-        Raises :class:`DatabaseUnreachableError`. Await nothing but Postgres inside, or others wait for the pool.
+        Raises :class:`DatabaseUnreachableError`. Await only Postgres inside: other tasks wait for the connection.
         """
         if self._pool is None:
             raise DatabaseUnreachableError("the pool is not open")
@@ -101,22 +101,22 @@ class Database:
             async with self._pool.acquire(timeout=5) as connection:
                 yield connection  # type: ignore[misc]  # the proxy has the connection's methods
         except _SIGNS as error:
-            if isinstance(error, ValueError):  # an argument of the wrong type: a bug of ours, and no outage
+            if isinstance(error, ValueError):  # a wrong argument type: a bug, not an outage
                 raise
             raise DatabaseUnreachableError(type(error).__name__) from error
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
-        """Yield a connection for state of the session: LISTEN, SET, a session lock.
+        """Yield a connection for session state: LISTEN, SET, a session lock.
 
-        Closes it instead of returning it to the pool. So no state is left, even after a cancelled statement,
-        which may or may not have taken effect. Raises :class:`DatabaseUnreachableError`.
+        Closes it instead of returning it to the pool. A cancelled statement may have taken effect, and closing
+        removes its state too. Raises :class:`DatabaseUnreachableError`.
         """
         async with self.connection() as connection:
             try:
                 yield connection
             finally:
-                with contextlib.suppress(*_SIGNS):  # asyncpg closes it also on an error or a cancellation
+                with contextlib.suppress(*_SIGNS):  # asyncpg closes it even if close() fails or is cancelled
                     await connection.close(timeout=_CLOSE_SECONDS)
 
     @asynccontextmanager
@@ -127,6 +127,7 @@ class Database:
 
 
 async def _prepare(connection: Connection) -> None:
+    # Postgres' binary format of jsonb is a version byte, 1, and the text.
     await connection.set_type_codec(
         "jsonb",
         encoder=lambda value: b"\x01" + orjson.dumps(value),

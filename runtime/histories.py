@@ -16,16 +16,16 @@ _GONE_WITHIN_SECONDS = 15.0
 
 
 class Histories:
-    """Deletes histories, a few at a time."""
+    """Deletes histories, at most eight at a time."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._limit = asyncio.Semaphore(_CONCURRENCY)
 
     async def delete(self, workflow_id: str) -> int | None:
-        """Delete the histories of all runs of a workflow id, and check that they are gone; return their number.
+        """Delete the histories of all runs of a workflow id, verify the deletion, and return their number.
 
-        None if a run is still open, or Temporal hasn't deleted one in time: then call it again later.
+        Returns None if a run is still open, or if Temporal hasn't deleted one in time. Then call it again later.
         """
         async with self._limit:
             runs = await self._closed_runs(workflow_id)
@@ -39,15 +39,15 @@ class Histories:
             return len(runs)
 
     async def _closed_runs(self, workflow_id: str) -> set[str] | None:
-        """All runs of a workflow id, of which resets make several; None if one of them is open."""
+        """The ids of all runs of a workflow id (resets add runs); None if one of them is open."""
         runs = set()
         quoted = workflow_id.replace("\\", "\\\\").replace("'", "\\'")
         async for each in self._client.list_workflows(f"WorkflowId = '{quoted}'", rpc_timeout=_RPC_TIMEOUT):
-            # Visibility lags: a run that it lists as open may have closed.
+            # Visibility is eventually consistent: a run that it lists as open may have closed.
             if each.status is WorkflowExecutionStatus.RUNNING and await self._is_open(workflow_id, each.run_id):
                 return None
             runs.add(each.run_id)
-        # It may also lack the latest run, which a describe without a run id finds.
+        # It may also lack the latest run. A describe without a run id finds that one.
         latest = await self._describe(workflow_id, None)
         if latest is not None:
             status, run_id = latest
@@ -84,8 +84,8 @@ class Histories:
                 raise
 
     async def _is_gone(self, workflow_id: str, run_id: str) -> bool:
-        """Wait until Temporal has deleted a run, which it does after its answer; False if it takes too long."""
-        # A run that has just closed takes up to half a minute; older ones are gone at once.
+        """Wait until a run is deleted, since Temporal deletes it only after its response; False on time-out."""
+        # Deleting a run that has just closed takes up to half a minute; older ones are gone at once.
         deadline = asyncio.get_running_loop().time() + _GONE_WITHIN_SECONDS
         wait = 0.02
         while await self._describe(workflow_id, run_id) is not None:

@@ -1,4 +1,4 @@
-"""Duties of an API or worker process: report that it serves, collect garbage less often, stop in good order."""
+"""For API and worker processes: readiness, garbage collection and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def announce_ready(path: Path | None) -> None:
-    """Write this process's id to ``path``, all at once; do nothing for None."""
+    """Write this process's id to ``path``, atomically; do nothing for None."""
     if path is None:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -27,18 +27,18 @@ def announce_ready(path: Path | None) -> None:
 
 
 def collect_rarely(middle: int = 20, oldest: int = 50) -> None:
-    """Make the cyclic garbage collector run less often. Call it once the process has started.
+    """Make the cyclic garbage collector run less often. Call it after the process has started.
 
-    A batch of events makes tens of thousands of objects and no cycle; scanning them took a third of the time.
+    A batch of events allocates tens of thousands of objects and no cycles. Scanning them took a third of the time.
     ``middle`` and ``oldest`` are the collector's thresholds, in collections of the generation before.
     """
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # never scan the objects of the start again: they stay until the process ends
     gc.set_threshold(50_000, middle, oldest)
 
 
 def stop_event() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set from now on."""
+    """An event that SIGTERM and SIGINT set; installs the signal handlers."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -47,7 +47,7 @@ def stop_event() -> asyncio.Event:
 
 
 async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of ``work``; None where ``stopping`` is set first, which cancels the work."""
+    """The result of ``work``. If ``stopping`` is set first, cancels the work and returns None."""
     tasks = working, _ = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -60,12 +60,12 @@ async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | N
 
 @asynccontextmanager
 async def polling(workers: Sequence[Worker]) -> AsyncIterator[None]:
-    """Run workers together. They stop together too: on leaving, or when one of them fails for good."""
+    """Run workers concurrently, and stop them concurrently on exit or when one fails fatally."""
     async with AsyncExitStack() as stack:
         for worker in workers:
             await stack.enter_async_context(worker)
         try:
             yield
         finally:
-            # The stack would stop one after another, each with its graceful time.
+            # The exit stack alone would stop them in sequence, each with its own graceful shutdown time.
             await asyncio.gather(*(worker.shutdown() for worker in workers))

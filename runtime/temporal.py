@@ -1,8 +1,8 @@
 """The Temporal client, with a pydantic converter and encrypted payloads.
 
 A workflow's history holds no readable payload: :class:`EncryptedPayloads` encrypts every input, result, message,
-failure text and stack. One exception: a string whose class sets ``stays_readable``. It is for people in the Web UI
-and holds no personal data.
+failure text and stack. The exception is a string whose class sets ``stays_readable``: a text for the Web UI
+without personal data.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _PUBLIC = "perennial-public"
 _NONCE_BYTES = 12
 
 RPC_TIMEOUT = timedelta(seconds=5)
-"""After this time without an answer Temporal counts as unreachable."""
+"""After this time without a response Temporal counts as unreachable."""
 
 
 class MarkingPayloadConverter(PydanticPayloadConverter):
-    """The pydantic converter; it marks the payloads of values that set ``stays_readable``."""
+    """Marks the payloads of values that set ``stays_readable``, because the codec doesn't see the values."""
 
     def to_payloads(self, values: Sequence[Any]) -> list[Payload]:
         payloads = super().to_payloads(values)
@@ -53,18 +53,18 @@ class MarkingPayloadConverter(PydanticPayloadConverter):
 
 
 class EncryptedPayloads(PayloadCodec):
-    """Encrypts payloads with AES-256-GCM. Each carries the id of its key, so that keys can be rotated."""
+    """Encrypts payloads with AES-256-GCM. Each holds the id of its key, so keys can be rotated."""
 
     def __init__(self, current: str, keys: Mapping[str, bytes]) -> None:
         self._current = current
         self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Encrypt payloads, except public ones and those that are encrypted already."""
+        """Encrypt payloads, except public and already encrypted ones."""
         return [self._encrypt(payload) for payload in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        """Decrypt the results of :meth:`encode`, and leave others as they are. Raises ValueError."""
+        """Decrypt the results of :meth:`encode`; return others unchanged. Raises ValueError."""
         return [self._decrypt(payload) for payload in payloads]
 
     def _encrypt(self, payload: Payload) -> Payload:
@@ -109,7 +109,7 @@ def data_converter(codec: PayloadCodec) -> DataConverter:
 async def connect(
     settings: Settings, codec: PayloadCodec, *, interceptors: Iterable[Interceptor] = (), lazy: bool = True
 ) -> Client:
-    """Return a client. A lazy one connects at its first call, so a process can start before Temporal does."""
+    """Return a client. A lazy one connects at its first call, so a process can start before Temporal."""
     return await Client.connect(
         settings.temporal_address,
         namespace=settings.temporal_namespace,
@@ -122,10 +122,10 @@ async def connect(
 
 
 async def keep_histories(client: Client, period: timedelta) -> bool:
-    """Make the namespace keep histories of closed workflows for a period; return whether it does.
+    """Set the namespace's retention of closed workflows; return whether it is set.
 
-    Affects workflows that close from now on. Logs a warning where Temporal doesn't answer, or refuses because
-    retention is set elsewhere (a control plane, say).
+    Applies to workflows that close later. Logs a warning if Temporal doesn't respond, or rejects the change, for
+    example because a control plane manages namespaces.
     """
     service, wanted = client.workflow_service, Duration()
     wanted.FromTimedelta(period)

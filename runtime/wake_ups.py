@@ -1,4 +1,4 @@
-"""Being woken by Postgres: one connection that listens, shared by all of a process that wait for a channel."""
+"""Wake-ups by LISTEN and NOTIFY: one connection listens for all waiters of a process."""
 
 from __future__ import annotations
 
@@ -13,47 +13,45 @@ _LISTEN_AGAIN_SECONDS = 1.0
 
 
 class WakeUp:
-    """Rings for one who waits. A ring while nobody waits is kept."""
+    """A waiter's wake-up. A notification between two waits ends the second at once."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
+        self._notified = asyncio.Event()
 
-    def ring(self) -> None:
-        """Wake who waits."""
-        self._rung.set()
+    def notify(self) -> None:
+        self._notified.set()
 
     async def wait(self, seconds: float) -> None:
-        """Wait for a ring since the last wait, or some seconds."""
+        """Wait for a notification since the last wait, at most ``seconds``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._rung.wait()
-        self._rung.clear()
+                await self._notified.wait()
+        self._notified.clear()
 
 
 class WakeUps:
-    """Notifications of one channel. A connection is held only while somebody waits.
+    """Notifications of one channel. It holds a connection only while a task subscribes.
 
-    They may be lost when Postgres restarts, so that who waits looks by himself now and then as well.
+    A restart of Postgres loses notifications, so waiters also poll.
     """
 
     def __init__(self, database: Database, channel: str) -> None:
         self._database = database
         self._channel = channel
-        self._bells: set[WakeUp] = set()
+        self._subscribed: set[WakeUp] = set()
         self._listening: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
-    async def bell(self) -> AsyncIterator[WakeUp]:
-        """A bell that each notification rings."""
-        bell = WakeUp()
-        self._bells.add(bell)
+    async def subscribe(self) -> AsyncIterator[WakeUp]:
+        wake_up = WakeUp()
+        self._subscribed.add(wake_up)
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen())
         try:
-            yield bell
+            yield wake_up
         finally:
-            self._bells.discard(bell)
-            if not self._bells and self._listening is not None:
+            self._subscribed.discard(wake_up)
+            if not self._subscribed and self._listening is not None:
                 listening, self._listening = self._listening, None
                 listening.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -66,18 +64,18 @@ class WakeUps:
             await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
 
     async def _listen_on_one_connection(self) -> None:
-        """Until it breaks."""
+        """Listen until the connection breaks."""
         broken = asyncio.Event()
 
-        def heard(*_: Any) -> None:
-            for bell in self._bells:
-                bell.ring()
+        def notified(*_: Any) -> None:
+            for wake_up in self._subscribed:
+                wake_up.notify()
 
         def ended(*_: Any) -> None:
             broken.set()
 
         async with self._database.session() as connection:
             connection.add_termination_listener(ended)
-            await connection.add_listener(self._channel, heard)
-            heard()  # what was notified before isn't known
+            await connection.add_listener(self._channel, notified)
+            notified()  # earlier notifications are lost, so each waiter reads once
             await broken.wait()

@@ -1,8 +1,7 @@
 """API keys and their rate limits.
 
-A key is ``prn_``, 30 random characters of base62 (178 bits) and six of their CRC32, so that the API rejects a
-mistyped key without asking Postgres. Only its SHA-256 is stored: a random key of that length needs no salt and no
-slow hash.
+A key is ``prn_``, 30 random characters of base62 (178 bits), and their CRC32 in six more. So the API rejects a
+mistyped key without a query. Only the key's SHA-256 is stored: 178 random bits need no salt and no slow hash.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _STORED: list[Any] = [
 
 @dataclass(frozen=True)
 class ApiKeyRecord:
-    """A key as it is stored, without its secret."""
+    """A stored key, without its secret."""
 
     key_id: str
     name: str
@@ -69,7 +68,7 @@ class ApiKeyRecord:
 
 @dataclass(frozen=True)
 class AuthenticatedKey:
-    """The key of a request, and its rate-limit window with this request counted in."""
+    """The key of a request, and its rate-limit window, which counts this request."""
 
     key_id: str
     name: str
@@ -85,18 +84,16 @@ class AuthenticatedKey:
 
     @property
     def exceeded(self) -> bool:
-        """Whether this request is above the limit."""
         return self.used > self.quota
 
 
 def new_secret() -> str:
-    """A new random key, in full."""
     random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
     return f"{_PREFIX}{random}{_check_sum(random)}"
 
 
 def well_formed(secret: str) -> bool:
-    """Whether a text has the form and the check sum of a key."""
+    """Whether a text has a key's form and check sum."""
     match = _FORM.fullmatch(secret)
     return match is not None and _check_sum(match[1]) == match[2]
 
@@ -114,7 +111,7 @@ def _hash(secret: str) -> bytes:
 
 
 def _authenticate_statement() -> Statement:
-    # MATERIALIZED: the key's row is read once, although two parts of the statement use it.
+    # MATERIALIZED: Postgres reads the key's row once, although two parts of the statement use it.
     caller = (
         select(
             col(ApiKey.key_id),
@@ -127,11 +124,11 @@ def _authenticate_statement() -> Statement:
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
     one: ColumnElement[int] = literal_column("1")
-    # now() is one value for the whole statement, so that a window is over for all of its columns or for none.
+    # now() is constant in the statement: either all columns start a new window, or none does.
     window: ColumnElement[timedelta] = literal_column(f"interval '{WINDOW_SECONDS} seconds'")
     is_over = col(RateWindow.started_at) <= func.now() - window
     age = extract("epoch", func.now() - col(RateWindow.started_at))
-    # The row lock of the upsert makes the count exact, however many processes count at the same time.
+    # The upsert's row lock makes the count exact across processes.
     counted = (
         insert(RateWindow)
         .from_select(["key_id", "started_at", "used"], select(caller.c.key_id, func.now(), one))
@@ -171,7 +168,7 @@ _CREATE = statement(
 async def create(
     connection: Connection, name: str, role: Role, rate_limit: int | None = None
 ) -> tuple[ApiKeyRecord, str]:
-    """A new key and its secret, which is stored nowhere."""
+    """Create a key; returns it and its secret, which is not stored."""
     secret = new_secret()
     row = await _CREATE.fetchrow(
         connection,
@@ -195,7 +192,7 @@ _LIST = filtered(
 async def list_keys(
     connection: Connection, *, limit: int | None = None, after: tuple[datetime, str] | None = None
 ) -> list[ApiKeyRecord]:
-    """Keys in the order of their creation, revoked ones included, after a (time, id)."""
+    """Keys by creation time, including revoked ones, after a (time, id)."""
     created_at, key_id = after or (None, None)
     rows = await _LIST.fetch(connection, limit=limit, created_at=created_at, key_id=key_id)
     return [_record(row) for row in rows]
@@ -210,9 +207,9 @@ _REVOKE = statement(
 
 
 async def revoke(connection: Connection, key_id: str) -> ApiKeyRecord:
-    """Revoke a key for the next request in every process; raises :class:`KeyNotFoundError`.
+    """Revoke a key from the next request on, in every process; raises :class:`KeyNotFoundError`.
 
-    A revoked key keeps the time of its first revocation.
+    A second revocation keeps the time of the first.
     """
     row = await _REVOKE.fetchrow(connection, key_id=key_id)
     if row is None:

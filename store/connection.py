@@ -1,4 +1,4 @@
-"""The connection that every statement runs on, and settings of a transaction."""
+"""The connection type, and transaction settings for background work."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def use_background_settings(connection: Connection) -> None:
-    """Configure the present transaction for a batch of background work.
+    """Configure the current transaction for a batch of background work.
 
-    - Postgres plans each statement for its actual parameters: a cutoff or position decides which index is right.
-    - COMMIT doesn't wait for the disk. After a crash of Postgres the whole transaction may be lost, so the work
-      must be one that is found and done again.
+    - Postgres plans each statement for its actual parameters: the right index depends on a cutoff or position.
+    - COMMIT doesn't wait for the disk. A crash of Postgres may lose the whole transaction. So the caller must be
+      able to find the work and do it again.
     """
     await connection.execute(
         """SELECT set_config('plan_cache_mode', 'force_custom_plan', true),

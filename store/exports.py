@@ -1,7 +1,7 @@
-"""Everything that is stored about a person, table by table, for an export.
+"""Reads all stored data of a person, table by table, for an export.
 
-This module names no table. :func:`models.data_map.exported` gives the tables and their columns, so that a table
-which is declared there is in every export.
+This module names no table. :func:`models.data_map.exported_columns` returns the tables and their columns, so a
+table that is declared there is in every export.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from store.users import data_keys
 PAGE = 500
 """The most rows that one page reads."""
 BYTES = 4 * 1024 * 1024
-"""One page reads encrypted values of at most this size, and up to one row more: a body may have megabytes."""
+"""One page reads encrypted values of at most this size, and up to one more row. A body may have megabytes."""
 OF_INSTANCE = "instance_id"
-"""Tables with this owner column belong to an instance; their rows are read with the instance's workflow."""
+"""Rows of tables with this owner column belong to an instance, and are read with its workflow id."""
 _WORKFLOW = "workflow_id"
 _PLAIN_TEXTS = frozenset({"attempts.error_message"})
 """Columns that encrypt a text; all others encrypt JSON."""
@@ -37,25 +37,21 @@ _PLAIN_TEXTS = frozenset({"attempts.error_message"})
 
 @dataclass(frozen=True)
 class ExportedTable:
-    """A table, and its exported columns."""
-
     model: type[SQLModel]
     columns: tuple[str, ...]
     owner: str
-    """The column that names the person or the instance."""
+    """The column with the id of the person or the instance."""
     order: tuple[str, ...]
-    """Columns that order a person's rows uniquely, and that no statement updates."""
+    """Columns that order a person's rows uniquely and are never updated."""
 
     @property
     def name(self) -> str:
-        """The table's name."""
         return str(self.model.__tablename__)
 
 
 @dataclass(frozen=True)
 class Page:
-    """Decrypted rows by column. ``last`` is the position of the last row; None if there is none and so no next
-    page."""
+    """Decrypted rows by column. ``last`` is the position of the last row; None if there are no more rows."""
 
     rows: Sequence[Mapping[str, Any]]
     last: tuple[Any, ...] | None
@@ -98,8 +94,8 @@ async def page(
 ) -> Page:
     """A person's rows after a position, up to :data:`PAGE` and :data:`BYTES`.
 
-    Call it in a transaction of its own: it reads the data key there. Raises :class:`UserErasedError` once the key
-    is destroyed, also in the middle of an export.
+    Call it in a new transaction for each page, since it reads the data key there. Raises :class:`UserErasedError`
+    once the key is destroyed, also in the middle of an export.
     """
     key = await data_keys.require(connection, cipher, user_id)
     position = {} if after is None else dict(zip(_after_names(table), after, strict=True))
@@ -121,7 +117,7 @@ def _statement(table: ExportedTable, *, first: bool) -> Statement:
     size = _size([own[name] for name in personal_columns(table.model)])
     columns: list[ColumnElement[Any]] = [own[name] for name in dict.fromkeys((*table.columns, *table.order))]
     if table.owner == OF_INSTANCE:
-        columns.append(col(Instance.workflow_id))  # type: ignore[arg-type]  # Mapped, an element all the same
+        columns.append(col(Instance.workflow_id))  # type: ignore[arg-type]  # typed as Mapped, but a ColumnElement
     rows = select(*columns, (func.sum(size).over(order_by=order) - size).label("bytes_before"))
     if table.owner == OF_INSTANCE:
         rows = rows.join(Instance, col(Instance.instance_id) == own[OF_INSTANCE])
@@ -161,7 +157,7 @@ def _decrypt(key: DataKey, place: str, encrypted: bytes | None) -> Any:
     return key.decrypt_json(place, encrypted)
 
 
-# Now and not at the first export, so that the test which prepares all statements sees these.
+# Compile at import, so that the test that prepares all statements includes these.
 for _each in tables():
     _statement(_each, first=True)
     _statement(_each, first=False)

@@ -24,7 +24,7 @@ _BODY = "idempotent_answers.body"
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """A response as it was sent the first time."""
+    """The first response to a request."""
 
     status: int
     headers: Mapping[str, str]
@@ -35,9 +35,9 @@ class StoredAnswer:
 class Claim:
     """A request's claim to its key; ``idempotency_key`` is a digest of the header.
 
-    ``replay`` is the stored response, if there is one. ``token`` is 22 characters of base64url, equal for each
-    request under the same claim and for no other. A resource that is named after it is created once, however
-    often a client repeats the request.
+    ``replay`` is the stored response, if any. ``token`` is 22 characters of base64url, the same for all requests
+    under one claim and unique to it. A resource named after it is created once, even if a client repeats the
+    request.
     """
 
     key_id: str
@@ -79,9 +79,9 @@ async def claim(
 ) -> Claim:
     """Claim a key for a request, or find the response to the first request under it.
 
-    Waits while another transaction holds the claim uncommitted. A claim older than :data:`KEPT_HOURS` is replaced.
-    Raises :class:`IdempotencyKeyReusedError` for a different request, and :class:`UserErasedError` where the
-    response was about a user who has been erased since.
+    Waits while another transaction has an uncommitted claim. Replaces a claim older than :data:`KEPT_HOURS`.
+    Raises :class:`IdempotencyKeyReusedError` for a different request, and :class:`UserErasedError` if the response
+    was about a user who has been erased since.
     """
     idempotency_key = cipher.fingerprint(b"idempotency-key", idempotency_key.encode()).hex()
     while True:
@@ -89,7 +89,7 @@ async def claim(
             connection, key_id=key_id, idempotency_key=idempotency_key, fingerprint=fingerprint
         )
         row = await _FIND.fetchrow(connection, key_id=key_id, idempotency_key=idempotency_key)
-        if row is not None:  # None: retention deleted it between the two statements
+        if row is not None:  # None: retention has deleted it between the two statements
             break
     if row["fingerprint"] != fingerprint:
         raise IdempotencyKeyReusedError
@@ -120,8 +120,8 @@ async def keep(
 ) -> None:
     """Store the response under a claim, unless one is stored.
 
-    It is encrypted with the key of the user it is about, so that an erasure makes it unreadable. Without a user
-    it is encrypted with the service's own key.
+    It is encrypted with the data key of ``subject``, so that an erasure makes it unreadable. Without a
+    subject it is encrypted with the service's own key.
     """
     owner = subject or data_keys.SERVICE_SUBJECT
     if subject is None:

@@ -1,7 +1,7 @@
-"""The Temporal outbox: calls to Temporal that a transaction in Postgres makes necessary.
+"""The Temporal outbox: calls to Temporal that follow from a transaction in Postgres.
 
-An entry is written in that transaction (the projector's with its cursor, a withdrawal's, a replay's, that of an
-instance's end). :mod:`activities.outbox` delivers it afterwards.
+The same transaction writes the entry: that of the projector, a withdrawal, a replay, or an instance's end.
+:mod:`activities.outbox` delivers it afterwards.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from store.statements import select, statement, unnested
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")
 _LONGEST_BACKOFF_AFTER = 10
-"""Attempts after which the back-off grows no more."""
+"""The back-off stops growing after this many attempts."""
 GIVE_UP_AFTER = 50
-"""Attempts after which an entry is dead."""
+"""An entry is dead after this many attempts."""
 CANCEL_REQUESTED = "instance.cancel"
 _REPLAY = "dead_letter.replay"
 
@@ -60,7 +60,7 @@ class OutboxEntry:
     workflow_id: str
     instance_id: str
     step: str | None
-    """The wait that the event is for, or the step to replay from."""
+    """The wait that the event ends, or the step to replay from."""
     user_id: str
     event_id: str
     """The cause: an event, a dead letter to replay, an instance to cancel, or the number of an instance's end."""
@@ -70,15 +70,13 @@ class OutboxEntry:
 
 @dataclass(frozen=True)
 class StoredOutboxEntry:
-    """An entry that waits for its delivery."""
-
     outbox_id: int
     attempts: int
     entry: OutboxEntry
 
 
 def triggered_instance_id(workflow_id: str, event_id: str) -> str:
-    """The id of the instance that an event starts: however often it is delivered, it starts the workflow once."""
+    """A hash of workflow and event, so that repeated deliveries of an event start the workflow once."""
     return uuid.uuid5(_TRIGGERED, f"{workflow_id}/{event_id}").hex
 
 
@@ -90,7 +88,7 @@ async def enqueue(
 ) -> int:
     """Write the starts and signals that events cause; returns their number. Historical events cause none.
 
-    ``keys`` has the data key of each event's person, to decrypt the filters of waits.
+    ``keys`` has the data key of each event's user, which decrypts the filters of waits.
     """
     fresh = [event for event in events if not event.historical]
     starts = [entry for event in fresh for entry in _starts(event, triggers)]
@@ -115,7 +113,7 @@ def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[Outbox
 async def _outside_windows(
     connection: Connection, starts: Sequence[OutboxEntry], triggers: Sequence[WorkflowTrigger]
 ) -> list[OutboxEntry]:
-    """The starts that no open window rejects, so that a frequent event costs no entry each time."""
+    """The starts that no open window rejects, so that frequent events don't fill the outbox."""
     once_per = {each.workflow_id: each.once_per for each in triggers if each.once_per is not None}
     wanted = {(each.workflow_id, each.user_id) for each in starts}
     rejected = await windows.still_open(connection, wanted, once_per)
@@ -123,10 +121,9 @@ async def _outside_windows(
 
 
 def _matches(event: LogEvent, where: Mapping[str, Any]) -> bool:
-    """Whether an event has the properties. Its body is decrypted only if any are asked for; the body of an erased
-    person can't be, and has none."""
+    """Whether an event has the properties; False if its body can't be decrypted, as after an erasure."""
     if not where:
-        return True
+        return True  # without decrypting the body
     try:
         return properties_match(where, event.properties)
     except (DecryptionError, UnfoldableError):
@@ -163,7 +160,7 @@ _WRITE = statement(
 
 
 async def write(connection: Connection, entries: Sequence[OutboxEntry], *, pause: timedelta = timedelta()) -> None:
-    """Write entries, each due ``pause`` after the one before; the first is due now."""
+    """Write entries, one due every ``pause``; the first is due now."""
     if entries:
         columns: dict[str, list[Any]] = {name: [getattr(entry, name) for entry in entries] for name in _NAMES}
         delays = [pause * place for place in range(len(entries))]
@@ -184,8 +181,7 @@ async def write_signals(
 async def write_cancellations(
     connection: Connection, instances: Collection[tuple[str, str, str]], cause: str
 ) -> None:
-    """Cancel instances, as (workflow id, instance id, user id). One whose start or replay is still on its way to
-    Temporal is cancelled as well."""
+    """Cancel instances, given as (workflow id, instance id, user id), even if a start or replay is pending."""
     now = datetime.now(UTC)
     await write(
         connection,
@@ -197,7 +193,7 @@ async def write_cancellations(
 
 
 async def write_replays(connection: Connection, letters: Sequence[StoredDeadLetter], pause: timedelta) -> None:
-    """Replay dead letters, with a pause between one and the next."""
+    """Replay dead letters, one every ``pause``."""
     now = datetime.now(UTC)
     entries = [
         OutboxEntry(
@@ -228,7 +224,7 @@ _DUE = statement(
 
 
 async def due(connection: Connection, limit: int, except_ids: Collection[int]) -> list[StoredOutboxEntry]:
-    """The next entries to deliver, oldest first; ``except_ids`` are being delivered."""
+    """The next entries to deliver, oldest first, without ``except_ids``, which are being delivered."""
     rows = await _DUE.fetch(connection, limit=limit, except_ids=list(except_ids))
     return [StoredOutboxEntry(row[0], row[1], OutboxEntry(*row[2:])) for row in rows]
 
@@ -238,7 +234,7 @@ _DELETE = statement(delete(TemporalOutbox).where(_THIS))
 
 
 async def remove(connection: Connection, outbox_id: int) -> None:
-    """An entry that was delivered, or that has no recipient any more."""
+    """Remove an entry that was delivered or has lost its recipient."""
     await _DELETE.execute(connection, outbox_id=outbox_id)
 
 
@@ -248,7 +244,7 @@ _RETRY_SOON = statement(
 
 
 async def retry_soon(connection: Connection, outbox_id: int, pause: timedelta) -> None:
-    """Retry after a pause. The attempt doesn't count, since Temporal was unavailable."""
+    """Retry after a pause without counting the attempt, since Temporal was unavailable."""
     await _RETRY_SOON.execute(connection, outbox_id=outbox_id, pause=pause)
 
 
@@ -259,6 +255,7 @@ _BACKOFF = func.least(
 _RETRY_UNKNOWN = statement(
     update(TemporalOutbox)
     .values(
+        # Grows only up to the longest back-off, so it never reaches GIVE_UP_AFTER.
         attempts=func.greatest(
             col(TemporalOutbox.attempts), func.least(col(TemporalOutbox.attempts) + 1, _LONGEST_BACKOFF_AFTER)
         ),
@@ -273,14 +270,14 @@ _RETRY_UNKNOWN = statement(
 
 
 async def retry_unknown(connection: Connection, outbox_id: int) -> None:
-    """Retry for as long as it takes: this Temporal doesn't know an instance that it should know.
+    """Retry without limit, since Temporal doesn't know an instance that it should know.
 
-    The back-off is that of :func:`retry_later`, a minute at most for a cancellation. Such attempts never make an
-    entry dead.
+    The back-off is that of :func:`retry_later`, at most a minute for a cancellation. The entry never becomes dead.
     """
     await _RETRY_UNKNOWN.execute(connection, outbox_id=outbox_id)
 
 
+# In SET, columns have their old values, so this adds 1 again.
 _GIVES_UP = and_(col(TemporalOutbox.attempts) + 1 >= GIVE_UP_AFTER, col(TemporalOutbox.kind) != "cancel")
 _RETRY_LATER = statement(
     update(TemporalOutbox)
@@ -293,7 +290,8 @@ _RETRY_LATER = statement(
 async def retry_later(connection: Connection, outbox_id: int) -> int | None:
     """Retry after 1 s, doubling up to 10 minutes. After :data:`GIVE_UP_AFTER` attempts the entry is dead.
 
-    A cancellation never is, since a withdrawal depends on it. Returns the attempts of a dead entry, else None.
+    A cancellation never becomes dead, since a withdrawal depends on it. Returns the attempts of a dead entry, else
+    None.
     """
     attempts: int | None = await _RETRY_LATER.fetchval(connection, outbox_id=outbox_id)
     return attempts

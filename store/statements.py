@@ -1,27 +1,27 @@
-"""Statements written with SQLModel, compiled once for asyncpg and run on its connections.
+"""Compiles SQLModel statements once, and runs them on asyncpg connections.
 
     _FIND = statement(
         select(col(User.user_id), col(User.version)).where(col(User.user_id) == bindparam("user_id"))
     )
     row = await _FIND.fetchrow(connection, user_id="u-1")
 
-- Build statements at import, as constants of the module. :func:`statement` compiles; running one costs a list of
-  its arguments. A missing or unknown parameter is a ``TypeError`` before anything is sent.
-- ``bindparam("name")`` is a parameter. A value in an expression (``col(X.status) == "open"``) is a constant: it is
-  bound too, with the same value at each run. No value becomes part of the text. What the planner must know is
-  written as ``literal_column``: ``.limit(literal_column("1"))``.
-- ``insert(X).values(parameters("a", "b"))`` binds columns by their names. An insert returns only what
-  ``.returning()`` names. Columns with a Python default must be given.
-- Import ``select`` from here: SQLModel's own is typed for at most four columns.
-- Lists: ``one_of(col(X.id), "ids")`` is ``id = ANY($1)``. ``in_()``, a statement for each length, is an error.
-  Insert or join many rows with :func:`unnested`; ``.values([...])`` is 26 times slower.
+- Build statements at import, as constants of a module. :func:`statement` compiles; a run only builds the list of
+  arguments. A missing or unknown parameter raises ``TypeError`` before the statement is sent.
+- ``bindparam("name")`` is a parameter. A value in an expression (``col(X.status) == "open"``) is a bound constant.
+  Neither becomes part of the text. Use ``literal_column`` if the planner must know a value:
+  ``.limit(literal_column("1"))``.
+- ``insert(X).values(parameters("a", "b"))`` binds columns by name. An insert returns only the columns in
+  ``.returning()``. Columns with a Python default must be given.
+- Import ``select`` from here, since SQLModel's own is typed for at most four columns.
+- Lists: ``one_of(col(X.id), "ids")`` is ``id = ANY($1)``. ``in_()`` raises ``TypeError``, since it needs a
+  statement per length. Insert or join many rows with :func:`unnested`; ``.values([...])`` is 26 times slower.
 - Optional filters of a list: :func:`filtered`.
-- Write ``cast(bindparam("x"), Text)`` where Postgres can't infer a type; ``:x::text`` isn't parsed.
+- Write ``cast(bindparam("x"), Text)`` if Postgres can't infer a type; ``:x::text`` isn't parsed.
 - PostgreSQL 18's ``old.`` and ``new.`` in RETURNING need ``literal_column("old.user_id")``.
-- The pool's codec encodes JSONB values, and None is NULL. Values come back as asyncpg decodes them.
-- :func:`sql` wraps SQL text with ``:name`` parameters, for the exceptions that ADR 0030 names.
+- The pool's codec encodes JSONB values; None is NULL. asyncpg decodes results.
+- :func:`sql` wraps SQL text with ``:name`` parameters, for the exceptions in ADR 0030.
 
-The compiler's order of parameters (``positiontup``, ``binds``) isn't public API, so pyproject.toml bounds
+The compiler's order of parameters (``positiontup``, ``binds``) isn't public API. So pyproject.toml bounds
 SQLAlchemy's minor version.
 """
 
@@ -78,7 +78,7 @@ _REGISTERED: list[Statement | FilteredStatement] = []
 
 
 class Statement:
-    """A compiled statement: ``text`` with $1, $2, ... and the names of its parameters in that order."""
+    """A compiled statement: ``text`` with $1, $2, ..., and the ``names`` of its parameters."""
 
     __slots__ = ("_arguments", "_places", "names", "text")
 
@@ -99,7 +99,7 @@ class Statement:
         return f"Statement({self.text!r})"
 
     def arguments(self, values: Mapping[str, object]) -> list[object]:
-        """The values in the order of their numbers; raises ``TypeError`` unless each parameter has one."""
+        """The values in the order of $1, $2, ...; raises ``TypeError`` for a missing or unknown parameter."""
         if values.keys() != self.names:
             raise TypeError(f"takes {sorted(self.names)}, not {sorted(values)}: {self.text}")
         arguments = self._arguments.copy()  # with the constants
@@ -117,22 +117,22 @@ class Statement:
         return await connection.fetchval(self.text, *self.arguments(values))
 
     async def execute(self, connection: Connection, /, **values: object) -> int:
-        """The number of rows that the statement wrote or returned."""
+        """Returns the number of rows that the statement wrote or returned."""
         status = await connection.execute(self.text, *self.arguments(values))
         count = status.rpartition(" ")[2]
         return int(count) if count.isdecimal() else 0
 
     async def executemany(self, connection: Connection, rows: Iterable[Mapping[str, object]], /) -> None:
-        """Run it for each row, in few round trips; all rows are written or none."""
+        """Run the statement for each row, in few round trips and atomically."""
         await connection.executemany(self.text, [self.arguments(row) for row in rows])
 
     def cursor(self, connection: Connection, prefetch: int, /, **values: object) -> CursorFactory[Record]:
-        """Rows one after the other, ``prefetch`` at a time; needs a transaction."""
+        """Iterate over rows, fetching ``prefetch`` at a time; needs a transaction."""
         return connection.cursor(self.text, *self.arguments(values), prefetch=prefetch)
 
 
 class FilteredStatement:
-    """The statement of a list with optional filters; each set of filters is compiled once, on its first use."""
+    """A select with optional filters. Each set of filters is compiled once, on its first use."""
 
     def __init__(self, base: Select[Any], conditions: Mapping[str, ColumnElement[bool]]) -> None:
         self._base = base
@@ -140,10 +140,10 @@ class FilteredStatement:
         self._names = {key: _parameters_of(condition) for key, condition in conditions.items()}
         self._optional = frozenset[str]().union(*self._names.values())
         self._compiled: dict[frozenset[str], Statement] = {}
-        self._with(frozenset(conditions))  # at import, so that a type that can't be bound is an error there
+        self._with(frozenset(conditions))  # at import, to fail early if a type can't be bound
 
     async def fetch(self, connection: Connection, /, **values: object) -> list[Record]:
-        """A parameter of a filter that is None, or missing, leaves the filter away."""
+        """A filter applies unless its parameters are None or missing."""
         given = {name: value for name, value in values.items() if value is not None or name not in self._optional}
         wanted = frozenset(key for key, names in self._names.items() if names & given.keys())
         return await self._with(wanted).fetch(connection, **given)
@@ -163,32 +163,32 @@ class FilteredStatement:
 
 
 def statement(clause: ClauseElement) -> Statement:
-    """Compile a select, insert, update or delete; raises ``TypeError`` where asyncpg can't run it."""
+    """Compile a select, insert, update or delete; raises ``TypeError`` if asyncpg can't run it."""
     compiled = _compile(clause)
     _REGISTERED.append(compiled)
     return compiled
 
 
 def select(*columns: Any) -> Select[Any]:
-    """SQLModel's ``select``, whose own types end at four columns."""
+    """SQLModel's ``select``, typed for any number of columns."""
     selected: Select[Any] = sqlmodel.select(*columns)
     return selected
 
 
 def sql(statement_text: str) -> Statement:
-    """SQL text with ``:name`` parameters. Say above it, in a line, why it isn't a SQLModel statement."""
+    """SQL text with ``:name`` parameters. A comment above the call says why it isn't a SQLModel statement."""
     return statement(text(statement_text))
 
 
 def filtered(base: Select[Any], **conditions: ColumnElement[bool]) -> FilteredStatement:
-    """A list whose ``conditions`` apply only in runs that give their parameters."""
+    """A select whose ``conditions`` apply only to runs that give their parameters."""
     compiled = FilteredStatement(base, conditions)
     _REGISTERED.append(compiled)
     return compiled
 
 
 def registered() -> Iterator[Statement]:
-    """All statements of the modules that have been imported; a test prepares each on the migrated schema."""
+    """All statements of the imported modules. A test prepares each on the migrated schema."""
     for each in _REGISTERED:
         if isinstance(each, Statement):
             yield each
@@ -197,17 +197,17 @@ def registered() -> Iterator[Statement]:
 
 
 def parameters(*names: str) -> dict[str, BindParameter[Any]]:
-    """Parameters for ``.values()``, each for the column of its name."""
+    """Parameters for ``.values()``, each named after its column."""
     return {name: bindparam(name) for name in names}
 
 
 def one_of(column: SQLCoreOperations[Any], name: str) -> ColumnElement[bool]:
-    """The column equals an element of the parameter, a list."""
+    """``column = ANY($n)``; the parameter ``name`` is a list."""
     return _element(column) == any_(bindparam(name, type_=ARRAY(_element(column).type)))
 
 
 def unnested(name: str, *columns: SQLCoreOperations[Any]) -> TableValuedAlias:
-    """A table of parameters: each is a list, named after its column and of the column's type."""
+    """``unnest($1, $2, ...) AS name``: one list parameter per column, with the column's name and type."""
     elements = [_element(column) for column in columns]
     lists = [bindparam(each.key, type_=ARRAY(each.type)) for each in elements]
     own = [named_column(str(each.key), each.type) for each in elements]

@@ -1,4 +1,4 @@
-"""The settings by which an admin overrides workflow definitions."""
+"""An admin's overrides of workflow definitions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from store.statements import select, statement
 
 @dataclass(frozen=True)
 class WorkflowSettings:
-    """Overrides of one definition; ``max_attempts`` None keeps the definition's own."""
+    """Overrides of one definition; ``max_attempts`` None keeps the definition's number."""
 
     max_attempts: int | None = None
     enabled: bool = True
@@ -28,7 +28,7 @@ _ALL = statement(
 
 
 async def all_settings(connection: Connection) -> Mapping[str, WorkflowSettings]:
-    """The overrides by workflow id, for workflows that have any."""
+    """The overrides by workflow id; workflows without overrides are missing."""
     rows = await _ALL.fetch(connection)
     return {row["workflow_id"]: WorkflowSettings(row["max_attempts"], row["enabled"]) for row in rows}
 
@@ -63,7 +63,7 @@ async def change(
     enabled: bool | None,
     as_defined: bool = False,
 ) -> WorkflowSettings:
-    """Change the settings that are not None, keep the others; returns the present ones.
+    """Change the settings that are not None, keep the others; returns the current settings.
 
     ``as_defined`` removes the override of ``max_attempts``.
     """

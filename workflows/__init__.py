@@ -1,1 +1,1 @@
-"""Durable programs: deterministic, without I/O."""
+"""Temporal workflows: deterministic code without I/O."""

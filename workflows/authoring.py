@@ -1,7 +1,7 @@
-"""Everything that the file of a lifecycle workflow imports.
+"""The names that a lifecycle workflow's file imports.
 
-These modules pass through the sandbox, so the file needs no ``workflow.unsafe.imports_passed_through()``. The file
-itself stays under the restrictions of the sandbox.
+This module passes through the sandbox, so the file needs no ``workflow.unsafe.imports_passed_through()``. The
+sandbox still restricts the file itself.
 """
 
 from activities.messages import Messages

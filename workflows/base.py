@@ -1,7 +1,6 @@
-"""The base class of lifecycle workflows: :class:`LifecycleWorkflow`, with all steps and waits of a journey.
+"""The base class of lifecycle workflows, with all steps and waits of a journey.
 
-Steps and waits are durable, hold while the instance is paused, and end when an event of ``exit_on`` arrives. None
-does any I/O by itself.
+Steps and waits are durable. A pause holds them, and an event of ``exit_on`` ends them. Activities do all I/O.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ EVERY_DAY = (1, 2, 3, 4, 5, 6, 7)
 class LifecycleWorkflow(Instance[P]):
     """Base of the lifecycle workflows; declare them with :func:`workflows.catalog.lifecycle`.
 
-    Authors write :meth:`journey`, and :meth:`at_exit` for what follows an exit. Replays need the same course each
-    time: a journey depends only on its parameters, on steps and waits, :meth:`now` and :attr:`random`.
+    Authors write :meth:`journey`, and :meth:`at_exit` for steps after an exit. A journey must be deterministic: it
+    depends only on its parameters, on steps and waits, :meth:`now` and :attr:`random`.
     """
 
     async def send(
@@ -55,9 +54,9 @@ class LifecycleWorkflow(Instance[P]):
     ) -> Delivery:
         """Send the customer a message, once.
 
-        The activity checks the consent for the workflow's purpose and the frequency cap when it sends. A message
-        that may not leave has the status ``suppressed`` and a reason, and the journey continues. Raises
-        ``ActivityError`` if the receiver refuses it or all attempts fail.
+        Before it sends, the activity checks the frequency cap and the consent to the workflow's purpose. If they
+        forbid the message, its status is ``suppressed`` with a reason, and the journey continues. Raises
+        ``ActivityError`` if the transport rejects the message or all attempts fail.
         """
         message = Message(template=template, channel=by)
         return await self.step(name or f"send_{template}", Messages.send, message, policy=policy)
@@ -65,11 +64,11 @@ class LifecycleWorkflow(Instance[P]):
     async def emit(
         self, event_type: str, properties: Mapping[str, Any] | None = None, *, name: str | None = None
     ) -> Emission:
-        """Record an event of this customer: profiles, triggers, webhooks and waits see it as any other.
+        """Record an event of this customer. Profiles, triggers and waits treat it like any other event.
 
-        It counts once: its id follows from the instance and the step. Without the customer's consent to the
-        collection of data it is ``rejected`` with a reason, and the journey continues. Raises ``ActivityError`` if
-        the properties don't fit the event type's schema.
+        A retry records it only once, because its id is derived from instance and step. Without the consent
+        `data_collection` it is ``rejected`` with a reason, and the journey continues. Raises ``ActivityError`` if
+        the properties don't match the event type's schema.
         """
         event = NewEvent(event_type=event_type, properties=dict(properties or {}))
         return await self.step(name or f"emit_{_as_name(event_type)}", Events.emit, event, policy=STORE)
@@ -87,12 +86,12 @@ class LifecycleWorkflow(Instance[P]):
         since: datetime | None = None,
         name: str | None = None,
     ) -> RecordedEvent | None:
-        """Wait for an event of this user, durably; None when none came ``within`` that time.
+        """Wait for an event of this user; None if none arrived ``within`` that time.
 
-        ``event_type`` is a type, a whole category (``engagement.*``) or ``*``; ``where`` names properties and the
-        values they must have. An event counts if it was received after the instance began (or after its trigger),
-        even before this wait, unless another wait took it. With ``since`` it must also have happened from then on.
-        A pause doesn't stop the clock: on resume the wait ends if it fell due meanwhile.
+        ``event_type`` is a type, a category (``engagement.*``) or ``*``. ``where`` names properties and their
+        required values. An event counts if it was received after the instance's start or trigger, even before
+        this wait. It must not belong to another wait, and its timestamp must not be before ``since``. A pause
+        doesn't stop the clock: if the deadline passed meanwhile, the wait ends on resume.
         """
         step = self._enter(name or f"wait_for_{_as_name(event_type)}")
         deadline = workflow.now() + within
@@ -117,11 +116,10 @@ class LifecycleWorkflow(Instance[P]):
     async def wait_for_inactivity(
         self, event_type: str, *, lasting: timedelta, within: timedelta, name: str | None = None
     ) -> bool:
-        """Wait until no event of a type, a category or any (``*``) has come for ``lasting``; False if that didn't
-        happen ``within`` the time.
+        """Wait until no event of ``event_type`` has happened for ``lasting``; False if ``within`` passes first.
 
-        The instance reads the log once in a ``lasting`` and is not notified of events, so a busy customer costs no
-        more than others.
+        ``event_type`` is a type, a category (``engagement.*``) or ``*``. The instance reads the log about once per
+        ``lasting``. It receives no signals, so the cost doesn't grow with the number of events.
         """
         step = self._enter(name or f"wait_for_inactivity_of_{_as_name(event_type)}")
         last = workflow.now()
@@ -135,7 +133,7 @@ class LifecycleWorkflow(Instance[P]):
         return inactive
 
     async def sleep(self, duration: timedelta, *, name: str = "sleep") -> None:
-        """Sleep, durably. A pause doesn't stop the clock."""
+        """Sleep. A pause doesn't stop the clock."""
         step = self._enter(name)
         await self._sleep_until(step, workflow.now() + duration)
 
@@ -148,12 +146,11 @@ class LifecycleWorkflow(Instance[P]):
         within: timedelta | None = None,
         name: str = "sleep_until_local",
     ) -> None:
-        """Sleep until it is ``at`` o'clock in the customer's time zone, on one of some weekdays (1 is Monday) and
-        outside the quiet hours. Without ``at``: until the quiet hours are over, which may be now. No longer than
-        ``within``.
+        """Sleep until the time ``at`` in the customer's time zone, for at most ``within``.
 
-        A time that the change to summer time skips comes later by the skipped hour. Of a time that comes twice the
-        first counts. A customer without a known time zone is in UTC.
+        The time is on one of the weekdays (1 is Monday) and outside the quiet hours. Without ``at``: until the
+        quiet hours are over, which may be now. :mod:`models.rules.local_time` handles changes of the clocks. UTC
+        applies to a customer without a known time zone.
         """
         step = self._enter(name)
         now = workflow.now()
@@ -163,12 +160,12 @@ class LifecycleWorkflow(Instance[P]):
         await self._sleep_until(step, min(answer.at, latest))
 
     def patched(self, change: str) -> bool:
-        """Whether a change of the journey holds for this instance: False if it passed here before the deployment
+        """Whether this instance runs the changed code; False if it passed this line before the deployment
         (docs/changing-a-workflow.md)."""
         return workflow.patched(change)
 
     def deprecate_patch(self, change: str) -> None:
-        """Replaces :meth:`patched` once no instance from before the change is left."""
+        """Call it in place of :meth:`patched` once all instances from before the change have ended."""
         workflow.deprecate_patch(change)
 
     async def _sleep_until(self, step: str, until: datetime) -> None:
@@ -186,7 +183,7 @@ class LifecycleWorkflow(Instance[P]):
         return (await self._ask(Events.last_seen, query, "Look for the latest event")).at
 
     async def _ask(self, activity: Callable[[Any, Q], Awaitable[R]], query: Q, summary: str) -> R:
-        """Read from Postgres. The answer is not recorded as a step."""
+        """Read from Postgres. The result is not recorded as a step."""
         return await self._finish(start_local(activity, query, summary))
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of lifecycle workflows: the declared classes in :mod:`workflows.lifecycle`."""
+"""Declares lifecycle workflows, and finds them in :mod:`workflows.lifecycle`."""
 
 from __future__ import annotations
 
@@ -30,15 +30,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class Parameters(BaseModel):
-    """Base of a workflow's parameters. Each one has a default; unknown ones are rejected."""
+    """Base of a workflow's parameters. Each needs a default. Unknown parameters are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
 class Definition:
-    """The declaration of a lifecycle workflow."""
-
     workflow_id: str
     description: str
     purpose: Purpose | None
@@ -48,7 +46,7 @@ class Definition:
     exits: tuple[ExitRequest, ...]
     """The events that end it early."""
     once_per: timedelta | None
-    """The time in which its trigger starts it at most once for a user."""
+    """Within this time its trigger starts at most one instance per user."""
     max_attempts: int
     messages: Mapping[str, MessageTemplate]
     """Its own message texts, by name."""
@@ -68,7 +66,7 @@ class Definition:
         )
 
     def parameters_from(self, stored: Mapping[str, Any]) -> Parameters:
-        """The parameters of a started instance, without those that the definition has lost since."""
+        """The parameters of a started instance, without those that the definition no longer has."""
         fields = self.parameters.model_fields
         return self.parameters.model_validate({name: value for name, value in stored.items() if name in fields})
 
@@ -92,10 +90,11 @@ def lifecycle(
 ) -> Callable[[type[Workflow]], type[Workflow]]:
     """Declare a lifecycle workflow. The first paragraph of the class's docstring becomes its description.
 
-    ``purpose`` is the consent that it needs, None for a service. The event ``trigger`` starts it, for a user at
-    most once within ``once_per``; requests may start it any number of times. An event of ``exit_on`` ends it and
-    interrupts any wait at once. ``max_attempts`` is the number of attempts at a step, unless an admin or a request
-    sets another. ``messages`` are its own message texts, by template name.
+    - ``purpose``: the consent that it needs; None for a service workflow.
+    - ``trigger``: the event that starts it, at most once per user within ``once_per``. Requests are unlimited.
+    - ``exit_on``: events that end it; they interrupt any wait at once.
+    - ``max_attempts``: attempts at each step, unless an admin or a request sets another number.
+    - ``messages``: its own message texts, by template name.
 
     The parameter model is the type argument of ``LifecycleWorkflow[...]``. The Temporal workflow type is the
     workflow's id, so renaming the class doesn't affect running instances.
@@ -148,7 +147,7 @@ def _parameters_of(cls: type[Any]) -> type[Parameters]:
 
 
 def _check_durations(parameters: type[Parameters]) -> None:
-    """Waits must be ISO 8601 durations in the API; a bare timedelta would also accept a number of seconds."""
+    """Reject a bare timedelta: the API would accept a number of seconds, and not only ISO 8601 durations."""
     for name, field in parameters.model_fields.items():
         if field.annotation is timedelta and not field.metadata:
             raise TypeError(f"{parameters.__name__}.{name} must be a Duration")
@@ -165,6 +164,7 @@ def _as_temporal_workflow(cls: type[Workflow], workflow_id: str) -> type[Workflo
 
     init.__name__, init.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
     init.__module__ = cls.__module__
+    # The SDK resolves annotations. Those above are strings, and LifecycleWorkflow isn't imported at run time.
     init.__annotations__ = {"start": LifecycleInput, "return": None}
     cls.__init__ = workflow.init(init)  # type: ignore[method-assign, assignment]
     run.__qualname__ = f"{cls.__qualname__}.run"
@@ -196,7 +196,7 @@ def catalog() -> Mapping[str, Definition]:
         for member in vars(importlib.import_module(name)).values():
             definition = getattr(member, "definition", None)
             if not isinstance(definition, Definition) or member is not definition.implementation:
-                continue
+                continue  # also a subclass without a declaration: it inherits its parent's
             if found.setdefault(definition.workflow_id, definition) is not definition:
                 raise TypeError(f"two lifecycle workflows are called '{definition.workflow_id}'")
     return dict(sorted(found.items()))

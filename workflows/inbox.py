@@ -1,4 +1,4 @@
-"""The events that an instance was notified of."""
+"""The events that an instance received as signals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Inbox:
         self._taken: set[str] = set()
 
     def add(self, event: RecordedEvent) -> None:
-        """Keep an event; a repeated one changes nothing."""
+        """Keep an event. Adding it again changes nothing."""
         key = (event.event_id, event.step)
         if key in self._events:
             return
@@ -32,7 +32,10 @@ class Inbox:
             self.exit = (matched, event)
 
     def _matching_exit(self, event: RecordedEvent) -> ExitRequest | None:
-        """The sender has checked property filters, if it names the exit. They can't be checked here."""
+        """The exit that an event matches. The event has no properties here, so only the sender can check filters.
+
+        If the sender names the exit in ``step``, it has checked them.
+        """
         if event.step is not None:
             return self.exits.get(event.step)
         for each in self.exits.values():
@@ -41,7 +44,7 @@ class Inbox:
         return None
 
     def first(self, step: str, event_type: str, since: datetime | None = None) -> RecordedEvent | None:
-        """The first event for this wait, or for any wait, that no wait has taken."""
+        """The first event for this wait, or for any wait, that no other wait has taken."""
         for event in self._events.values():
             free = event.step in (None, step) and event.event_id not in self._taken
             late_enough = since is None or event.timestamp >= since
@@ -50,5 +53,5 @@ class Inbox:
         return None
 
     def take(self, event: RecordedEvent) -> None:
-        """Give an event to one wait; no other wait gets it."""
+        """Reserve an event for one wait; no other wait gets it."""
         self._taken.add(event.event_id)

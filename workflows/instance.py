@@ -1,11 +1,11 @@
 """An instance of a lifecycle workflow: how its journey runs, pauses, exits and ends.
 
-Authors derive from :class:`workflows.base.LifecycleWorkflow`, which adds the kinds of steps and waits. The code is
-deterministic. Activities record the state in Postgres: :meth:`Instance.record` at each wait and pause, and the
-interceptor in :mod:`activities.recording` at each step.
+Authors derive from :class:`workflows.base.LifecycleWorkflow`, which adds the steps and waits. Activities record
+the state in Postgres: :meth:`Instance.record` at each wait and pause, and the interceptor in
+:mod:`activities.recording` at each step.
 
-After a crash Temporal replays the journey. A step whose result is in history is not done again. A wait keeps its
-deadline, since Temporal has the timer.
+After a crash Temporal replays the journey. A step whose result is in the history is not executed again. A wait
+keeps its deadline, because the timer is in the history too.
 """
 
 from __future__ import annotations
@@ -57,20 +57,18 @@ logger.workflow_info_on_message = False  # it is among the extras
 
 
 class Instance(Generic[P]):
-    """A lifecycle workflow as Temporal runs it."""
-
     definition: ClassVar[Definition]
 
     def __init__(self, start: LifecycleInput) -> None:
-        # Runs before the first signal or update is handled (`workflow.init`).
+        # The SDK calls this before it handles the first signal or update (`workflow.init`).
         self._start = start
         self.variables: dict[str, Any] = {}
-        """JSON values that the instance shows in the API; written with the next recording."""
+        """JSON values that the API shows with the instance; written by the next recording."""
         self._recorded_variables: dict[str, Any] = {}
         self._wait_results: dict[str, WaitResult | SleepResult] = {}
         self._inbox = Inbox(start.exits)
         self._exits_registered = False
-        # The tasks that did a step or wait. A dict, since the order of a set differs between replays.
+        # Tasks that have done a step or wait. Not a set: its order may differ in a replay.
         self._branches: dict[asyncio.Task[Any], None] = {}
         self._positions: dict[str, int] = {}
         self._names: dict[str, int] = {}
@@ -85,24 +83,23 @@ class Instance(Generic[P]):
         raise TypeError(f"{type(self).__name__} has no journey")
 
     async def at_exit(self, parameters: P, event: RecordedEvent) -> None:
-        """Runs after an event of ``exit_on`` has ended the journey, before the instance completes."""
+        """Called after an event of ``exit_on`` has ended the journey, before the instance completes."""
 
     async def clean_up(self) -> None:
-        """Runs after Temporal's cancellation, before the instance ends: withdraws messages that haven't left."""
+        """Called after Temporal's cancellation, before the instance ends. Withdraws unsent messages."""
         await self.step("clean_up", Messages.withdraw, CleanUp(), policy=STORE)
 
     def now(self) -> datetime:
-        """The time in UTC; a replay sees the same."""
+        """The current time in UTC. A replay returns the same value."""
         return workflow.now()
 
     @property
     def random(self) -> Random:
-        """Random numbers; a replay sees the same."""
+        """Random numbers. A replay gets the same ones."""
         return workflow.random()
 
     @property
     def user_id(self) -> str:
-        """The user of the instance."""
         return self._start.user_id
 
     async def step(
@@ -113,36 +110,38 @@ class Instance(Generic[P]):
         *,
         policy: StepPolicy = OUTSIDE,
     ) -> R:
-        """Do one step, as an activity: recorded, tried up to the instance's `max_attempts`, done once.
+        """Execute a step as an activity, with up to `max_attempts` attempts, and record its result.
 
-        A name used again gets a number (``remind``, ``remind_2``), since (instance, step) is the key by which the
-        effect happens once. Branches that run at the same time need step names of their own. Raises
+        (instance, step) is the idempotency key. So a repeated name gets a number (``remind``, ``remind_2``), and
+        concurrent branches need different step names: otherwise a replay could swap their numbers. Raises
         ``ActivityError`` when the last attempt has failed.
         """
         await self._while_paused()
         step = self._enter(name)
         self._show(InstanceStatus.RUNNING)
         bound = message.model_copy(update={"context": self._context(step)})
-        # An exit doesn't give up a step that touches Postgres alone: it is done once Postgres is back.
+        # An exit doesn't cancel a step that only uses Postgres: it completes once Postgres is back.
         attempt_timeout = None if policy is STORE else policy.attempt_timeout
         try:
             return await self._finish(start_step(activity, bound, step, policy), attempt_timeout)
-        except (ApplicationError, TemporalTimeout) as error:  # a local activity's failure doesn't name the step
+        except (ApplicationError, TemporalTimeout) as error:  # a local activity's error doesn't name the step
             raise step_failure(step, error) from error
 
     def complete(self, *, reason: str) -> None:
         """Set the reason with which the instance completes; then return from the journey."""
         self._reason = reason
 
-    # Temporal calls these.
+    # Called by Temporal.
 
     async def execute(self) -> LifecycleOutcome:
-        """Run the journey, and record its end once, however it ends. A terminate and a run time-out are not seen
-        here; the reconciler reads them from Temporal."""
+        """Run the journey and record how it ended.
+
+        A terminated or timed-out run executes no more code; the reconciler reads those ends from Temporal.
+        """
         try:
             outcome = await self._outcome()
         except (asyncio.CancelledError, FailureError) as error:
-            # As in the SDK: without a request, Temporal closes the run as failed.
+            # As in the SDK: a CancelledError without a cancellation request closes the run as failed.
             if workflow.cancellation_reason() is not None and is_cancelled_exception(error):
                 await uncancellable(self._end(InstanceStatus.CANCELLED))
             else:
@@ -152,8 +151,10 @@ class Instance(Generic[P]):
         return outcome
 
     async def _outcome(self) -> LifecycleOutcome:
-        """Run the journey. A bug in it becomes an application failure: this fails the instance visibly, where
-        Temporal would repeat the workflow task without end."""
+        """Run the journey. A bug in it becomes an ApplicationError, which fails the instance.
+
+        Temporal would retry the workflow task without limit on any other exception.
+        """
         try:
             parameters = self.definition.parameters_from(self._start.parameters)
             await self._run_journey(parameters)  # type: ignore[arg-type]  # the definition's own model
@@ -168,29 +169,30 @@ class Instance(Generic[P]):
         return LifecycleOutcome(status=InstanceStatus.COMPLETED, reason=self._reason)
 
     async def _end(self, status: InstanceStatus, error: StepFailure | None = None) -> None:
-        """Clean up after a cancellation, then record the end; commands are refused from here on."""
+        """Clean up after a cancellation, then record the end. Rejects pause and resume from here on."""
         self._paused = False
         self._ended = True
         if status is InstanceStatus.CANCELLED:
             with contextlib.suppress(FailureError):  # the attempts of the step show the failure
                 await self.clean_up()
         await self._write(status, error=error)
+        # Otherwise a pause or resume that is still being recorded would fail.
         await workflow.wait_condition(workflow.all_handlers_finished)
 
     @workflow.signal
     def event_recorded(self, event: RecordedEvent) -> None:
-        """An event of this user was recorded; the same event again changes nothing."""
+        """An event of this user was recorded. A repeated signal changes nothing."""
         self._inbox.add(event)
 
     @workflow.update
     async def pause(self) -> None:
-        """Hold the instance before its next step. Acknowledged once Postgres shows it as paused."""
+        """Hold the instance before its next step. Returns once Postgres has the status."""
         self._paused = True
         await self.record()
 
     @workflow.update
     async def resume(self) -> None:
-        """Continue a paused instance; waits and exits that fell due meanwhile take effect now."""
+        """Continue a paused instance. Waits and exits that became due meanwhile take effect now."""
         self._paused = False
         await self.record()
 
@@ -209,7 +211,7 @@ class Instance(Generic[P]):
     # The journey and its exits (ADR 0021).
 
     async def _run_journey(self, parameters: P) -> None:
-        """Run the journey until it returns, fails, exits or is cancelled. All its branches end with it."""
+        """Run the journey until it returns, fails, exits or is cancelled. Then cancel all of its branches."""
         journey = asyncio.create_task(self.journey(parameters))
         self._branches[journey] = None
         due = None
@@ -219,7 +221,7 @@ class Instance(Generic[P]):
             await cancel(self._branches)
             if due:
                 await self._while_paused()
-        except asyncio.CancelledError:  # Temporal's: an exit cancels the branches, not this task
+        except asyncio.CancelledError:  # from Temporal: an exit cancels the branches, not this task
             await cancel([journey])  # before its branches: its `finally` may need them
             await cancel(self._branches)
             if due or journey.cancelled():
@@ -238,9 +240,9 @@ class Instance(Generic[P]):
     async def _finish(self, handle: workflow.ActivityHandle[R], attempt_timeout: timedelta | None = None) -> R:
         """Wait for an activity. Only Temporal's cancellation of the instance cancels it at once.
 
-        Any other cancellation of the task, as by an exit, lets the attempt under way end. If the activity hasn't
-        ended after ``attempt_timeout``, its retries are cancelled; without one they continue. The result is
-        returned, and the task's next step or wait raises the cancellation.
+        Another cancellation of the task, such as an exit, lets the current attempt end, because it may have
+        had its effect already. If the activity hasn't ended after ``attempt_timeout``, it is cancelled; with None
+        it continues. Then the method returns the result. The task's next step or wait raises the cancellation.
         """
         limit: asyncio.Task[None] | None = None
         while not handle.done():
@@ -257,7 +259,7 @@ class Instance(Generic[P]):
             return await handle
         except FailureError as error:
             if is_cancelled_exception(error):
-                raise asyncio.CancelledError from error  # not for an author's `except Exception`
+                raise asyncio.CancelledError from error  # an author's `except Exception` must not catch it
             raise
 
     async def _cancel_retries(self, handle: workflow.ActivityHandle[Any], attempt_timeout: timedelta) -> None:
@@ -265,13 +267,14 @@ class Instance(Generic[P]):
             await workflow.wait_condition(
                 handle.done, timeout=attempt_timeout, timeout_summary=PublicText("Wait for the attempt under way")
             )
+        # A pause holds the exit, so it also postpones the cancellation.
         await workflow.wait_condition(lambda: handle.done() or not self._paused)
         handle.cancel()
 
-    # Steps and waits are made of these.
+    # Building blocks of steps and waits.
 
     def _enter(self, name: str) -> str:
-        """Begin a step or wait; returns its name, made unique in the instance."""
+        """Begin a step or wait; return its name, made unique in the instance."""
         task = asyncio.current_task()
         assert task is not None  # workflow code runs in tasks
         self._branches[task] = None
@@ -300,7 +303,7 @@ class Instance(Generic[P]):
         )
 
     async def _until(self, step: str, deadline: datetime, met: Callable[[], bool] = lambda: False) -> None:
-        """Wait until a condition is met or a time has come."""
+        """Wait until the condition is met or the deadline has passed."""
         raise_if_cancelled()
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
@@ -308,11 +311,11 @@ class Instance(Generic[P]):
                 timeout=max(deadline - workflow.now(), timedelta()),
                 timeout_summary=PublicText(in_words(step)),
             )
-        # Python 3.11's `wait_for` loses a cancellation that comes together with the result.
+        # Python 3.11's `wait_for` loses a cancellation that arrives together with the result.
         raise_if_cancelled()
 
     async def _wait_ended(self, step: str, result: WaitResult | SleepResult) -> None:
-        """Keep the result for the next recording. A pause holds the journey here."""
+        """Keep the result for the next recording; if paused, hold the journey here."""
         self._wait_results[step] = result
         await self._while_paused()
 
@@ -320,7 +323,7 @@ class Instance(Generic[P]):
         await workflow.wait_condition(lambda: not self._paused)
 
     async def record(self, registers: Mapping[str, WaitRequest] | None = None) -> None:
-        """Record the present state, and register events to wait for."""
+        """Record the current state, and register the events that the instance waits for."""
         await self._write(InstanceStatus.PAUSED if self._paused else InstanceStatus.RUNNING, registers)
 
     async def _write(
@@ -329,8 +332,9 @@ class Instance(Generic[P]):
         registers: Mapping[str, WaitRequest] | None = None,
         error: StepFailure | None = None,
     ) -> None:
-        async with self._writing:  # recordings must reach Postgres in their order
+        async with self._writing:  # recordings must reach Postgres in order
             self._show(status)
+            # Copies, because other branches may change both while the activity runs.
             variables, wait_results = deepcopy(self.variables), dict(self._wait_results)
             progress = Progress(
                 workflow_id=self.definition.workflow_id,
@@ -346,7 +350,7 @@ class Instance(Generic[P]):
             )
             summary = f"{in_words(status.value)}: {in_words(self._current_step or 'start')}"
             recorded = await self._finish(start_local(Instances.record, progress, summary))
-            # After the activity, and only what it wrote: if it was cancelled, the next recording writes it.
+            # Only now, and only the written results: if the activity is cancelled, the next recording writes them.
             for step in wait_results:
                 self._wait_results.pop(step, None)
             self._exits_registered = True

@@ -1,7 +1,7 @@
-"""The named retry policies and time-outs; a step picks one by name.
+"""Retry policies and time-outs of steps.
 
-No policy limits the number of attempts. The interceptor around activities counts them, so that an attempt which an
-absent Postgres or a killed process cut short doesn't use up `max_attempts` (ADR 0006).
+No policy limits the number of attempts: the activity interceptor counts them. So attempts that an outage of
+Postgres or a killed process interrupts don't count against `max_attempts` (ADR 0006).
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from temporalio.common import RetryPolicy
 
 @dataclass(frozen=True)
 class StepPolicy:
-    """Time-outs and retries of a step."""
-
     attempt_timeout: timedelta
     heartbeat_timeout: timedelta | None
-    """How soon Temporal notices a dead worker. The interceptor sends heartbeats three times as often."""
+    """Temporal retries after this time without a heartbeat. The interceptor sends three in that time."""
     retry: RetryPolicy
 
 
@@ -47,4 +45,4 @@ STORE = StepPolicy(
         maximum_interval=timedelta(seconds=10),
     ),
 )
-"""For short steps and recordings that touch Postgres alone; these run as local activities."""
+"""For short steps and recordings that only use Postgres; these run as local activities."""

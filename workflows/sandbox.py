@@ -16,8 +16,7 @@ _WORKFLOW_MODULES = (
     "system",
     "tasks",
 )
-"""Imported once for all runs. The lifecycle files, which authors write, are imported anew for each run and stay
-under the sandbox's restrictions."""
+"""Imported once for all runs. The sandbox imports the lifecycle files again for each run, and restricts them."""
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:

@@ -1,4 +1,4 @@
-"""Activities of an instance: how they are started, and what their failures mean."""
+"""Starts an instance's activities, and interprets their failures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ R = TypeVar("R")
 def start_step(
     activity: Callable[[Any, A], Awaitable[R]], message: A, step: str, policy: StepPolicy
 ) -> workflow.ActivityHandle[R]:
-    """Start a step. One that touches Postgres alone is a local activity."""
+    """Start a step's activity: a local one if the step only uses Postgres."""
     if policy is STORE:
         return start_local(activity, message, in_words(step), step)
     return workflow.start_activity_method(
@@ -47,7 +47,7 @@ def start_step(
 def start_local(
     activity: Callable[[Any, Q], Awaitable[R]], message: Q, summary: str, activity_id: str | None = None
 ) -> workflow.ActivityHandle[R]:
-    """Start a local activity, which Temporal retries until Postgres answers."""
+    """Start a local activity. The worker retries it until Postgres answers."""
     return workflow.start_local_activity_method(
         activity,
         message,
@@ -59,7 +59,7 @@ def start_local(
 
 
 def step_failure(step: str, cause: BaseException) -> ActivityError:
-    """The failure of a local activity, in the form in which Temporal raises that of an ordinary one."""
+    """A local activity's failure as the ActivityError that Temporal raises for other activities."""
     error = ActivityError(
         "Activity task failed",
         scheduled_event_id=0,
@@ -74,7 +74,7 @@ def step_failure(step: str, cause: BaseException) -> ActivityError:
 
 
 def failure_of(error: BaseException) -> StepFailure:
-    """The type, text and stack of the innermost cause, and the step that raised it."""
+    """The type, text and stack of an error's cause, and the step that failed."""
     step = error.activity_id if isinstance(error, ActivityError) else None
     reason = error.cause if isinstance(error, ActivityError) and error.cause else error
     kind = reason.type if isinstance(reason, ApplicationError) and reason.type else type(reason).__name__
@@ -87,7 +87,7 @@ def failure_of(error: BaseException) -> StepFailure:
 
 
 def _stack_of(reason: BaseException) -> str:
-    """The deepest recorded stack: where the error was raised, not where it was passed on."""
+    """The stack of the innermost cause, which shows the line that raised the error."""
     stack = ""
     cause: BaseException | None = reason
     while cause is not None:
@@ -100,10 +100,11 @@ def _stack_of(reason: BaseException) -> str:
 
 
 async def stored_end(error: BaseException, instance_id: str) -> LifecycleOutcome | None:
-    """The outcome of an instance that had completed before; None if that isn't why the step failed.
+    """The outcome of an instance that had already completed; None if the step failed for another reason.
 
-    The workflow task that completes an instance records the end. Temporal refuses that task if a signal arrives
-    meanwhile. The task is then repeated with the signal and may take another course, but the recorded end stays.
+    The workflow task that completes an instance records the end in Postgres. If a signal arrives meanwhile,
+    Temporal rejects that task and runs it again with the signal. It may then take another branch, but the recorded
+    end stays.
     """
     cause = error.cause if isinstance(error, ActivityError) else None
     if not isinstance(cause, ApplicationError) or cause.type != INSTANCE_UNKNOWN:

@@ -1,4 +1,4 @@
-"""The asyncio tasks of a journey: how they are cancelled."""
+"""Cancels the asyncio tasks of a journey, deterministically."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from temporalio import workflow
 
 
 async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel tasks, and those that they add meanwhile, in a fixed order, and wait for their end."""
+    """Cancel tasks in the order of the collection, also those added meanwhile, and wait until all have ended."""
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()
@@ -19,7 +19,7 @@ async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 async def uncancellable(work: Coroutine[Any, Any, None]) -> None:
-    """Do work to its end, also if a cancellation arrives meanwhile."""
+    """Finish the work, even if a cancellation arrives meanwhile."""
     task = asyncio.create_task(work)
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
@@ -28,14 +28,17 @@ async def uncancellable(work: Coroutine[Any, Any, None]) -> None:
 
 
 def raise_if_cancelled() -> None:
-    """Raise the cancellation of a task that let an attempt end. After Temporal's, a `finally` may do steps."""
+    """Raise the cancellation that a task deferred while an attempt ran.
+
+    Not after Temporal's own cancellation: a `finally` block may still do steps.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling() and workflow.cancellation_reason() is None:
         raise asyncio.CancelledError
 
 
 def first_failure(error: BaseException) -> BaseException:
-    """The first failure of a task group, which names the failed step; any other error as it is."""
+    """The first error of an exception group, which names the failed step; any other error unchanged."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

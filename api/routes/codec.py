@@ -1,8 +1,8 @@
 """`/codec`: decrypts payloads of Temporal's histories for the Web UI.
 
-The browser that shows the Web UI sends the payloads. It can send a key only if the Web UI has a login, so the
-embedded stack also has a path that contains a secret token of that stack; see ADR 0025. Either way the access is
-in the audit log before the answer leaves: under the key, or under `system:web_ui`.
+The browser with the Web UI sends the payloads. It can send a key only if the Web UI has a login. So the embedded
+stack also has a path with a secret token of that stack (ADR 0025). Each access is in the audit log before the
+answer is sent: under the key, or under `system:web_ui`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def _decoded(body: EncodedPayloads, request: Request, resources: Resources
             errors.append(FieldError(f"/payloads/{index}", "undecodable", "can't be decrypted with these keys"))
         else:
             decoded.append(json_format.MessageToDict(payload))
-            if payload != given:  # an unencrypted payload isn't the platform's, and may call anything a user id
+            if payload != given:  # an unencrypted payload isn't the platform's: its `user_id` may be anything
                 people |= _people(payload)
     if errors:
         raise InvalidContentError(errors)
@@ -137,7 +137,7 @@ def _user_ids(document: Any) -> Iterator[str]:
 
 
 def _require_token(request: Request) -> None:
-    """Answer 404 without the token, and to a browser that was led here under another name (DNS rebinding)."""
+    """Answer 404 without the token, or under a host name that isn't loopback (DNS rebinding)."""
     resources: Resources = request.app.state.resources
     wanted, token = resources.settings.codec_token, request.path_params["token"]
     if wanted is None or not hmac.compare_digest(token.encode(), wanted.encode()) or not _is_loopback(request):

@@ -50,8 +50,8 @@ async def put_consent(
 ) -> Response:
     """Grant or withdraw the consent of a person to a purpose.
 
-    After the answer to a withdrawal of `data_collection` no event of the person is stored until it is granted
-    again, not even one that another process is receiving.
+    After the answer to a withdrawal of `data_collection`, no process stores an event of the person until a new
+    grant. This includes events that another process is receiving.
     """
     decision = ConsentDecision(purpose, **body.model_dump())
     audit.note(fields=[purpose], details={"granted": decision.granted})

@@ -102,7 +102,7 @@ async def replay_dead_letters(
 async def read_dead_letter(
     dead_letter_id: str, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """One dead letter."""
+    """Get one dead letter."""
     letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
     audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
     return json_response(_view(caller.role, letter))
@@ -123,8 +123,8 @@ async def replay_dead_letter(
 ) -> Response:
     """Run the instance again from its failed step. Attempts count anew.
 
-    Completed steps are not run again, nor are completed parallel ones. If the step fails again, this dead letter
-    opens again with one more attempt.
+    Completed steps do not run again, including parallel ones. If the step fails again, this dead letter opens
+    again with one more attempt.
     """
     async with resources.database.connection() as connection:
         letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)

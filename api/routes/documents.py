@@ -21,7 +21,7 @@ _CACHE = {"Cache-Control": "public, max-age=300"}
 @router.get("/openapi.json")
 @public
 async def openapi_document(request: Request) -> Response:
-    """Serve the document, which the application builds once."""
+    """Serve the OpenAPI document. The application builds it once."""
     document: dict[str, Any] = request.app.openapi()
     return Response(orjson.dumps(document), headers=_CACHE, media_type="application/json")
 

@@ -40,12 +40,13 @@ async def list_event_types(connection: InTransaction, page: PageQuery) -> Respon
 
 
 def _start(views: Sequence[EventTypeView], after: tuple[str] | None) -> int:
-    """The index at which a page begins. The type that it follows may be gone."""
+    """The index at which a page begins, also if the type before it no longer exists."""
     if after is None:
         return 0
     [name] = after
     if name in STANDARD:
         return 1 + list(STANDARD).index(name)
+    # Custom types follow the standard ones, in the order of their names.
     return sum(view.standard or view.event_type <= name for view in views)
 
 

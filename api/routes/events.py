@@ -1,4 +1,4 @@
-"""`/events`: ingest, one by one and in batches; `/users/{user_id}/events`: what is stored."""
+"""`/events`: ingests single events and batches; `/users/{user_id}/events`: lists a user's stored events."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ _REJECTIONS: Mapping[str, Callable[[], PerennialError]] = {
 @allow(Role.INTEGRATOR)
 @audited("events.ingest")
 async def ingest_event(body: EventInput, resources: ResourcesOf, audit: AuditOf) -> Response:
-    """Store an event. 202 means that it is on disk; profiles follow within a second.
+    """Store an event. 202 means that the event is on disk. Profiles show it within a second.
 
-    The same `event_id` again is a duplicate and changes nothing.
+    The same event under the same `event_id` is a duplicate, and changes nothing.
     """
     outcome = await resources.ingest.store_one(body, audit)
     if outcome.errors:

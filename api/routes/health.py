@@ -1,4 +1,4 @@
-"""`/health`: probes, without key and limit."""
+"""`/health`: probes, without a key or a rate limit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def live() -> Response:
 )
 @public
 async def ready(resources: ResourcesOf) -> Response:
-    """Check each dependency, now and within a second."""
+    """Check each dependency now. A check takes at most a second."""
     postgres, temporal = await asyncio.gather(resources.postgres_answers(), resources.temporal_answers())
     checks = {"postgres": _check(postgres), "temporal": _check(temporal)}
     if postgres and temporal:

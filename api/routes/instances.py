@@ -62,7 +62,7 @@ async def list_instances(
     user_id: Annotated[UserId | None, Query(description="Only of this user.")] = None,
     status: Statuses = None,
 ) -> Response:
-    """List instances of a workflow, newest first, with the status that was last recorded."""
+    """List instances of a workflow, newest first, with the last recorded status."""
     find(workflow_id)
     return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status)
 
@@ -84,7 +84,7 @@ async def list_instances_of_user(
     audit: AuditOf,
     status: Statuses = None,
 ) -> Response:
-    """List a user's instances of all workflows, newest first, with the status that was last recorded."""
+    """List a user's instances of all workflows, newest first, with the last recorded status."""
     await users.require_present(connection, user_id)
     return await _list(connection, caller, resources, page, audit, None, user_id, status)
 
@@ -125,9 +125,9 @@ async def _list(
 async def read_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """One instance with its status, the results of its steps and every attempt.
+    """Get an instance with its status, the results of its steps and every attempt.
 
-    Status, step and times come from Temporal. While Temporal doesn't answer they are those last stored (`stale`).
+    Status, step and times come from Temporal. If Temporal doesn't answer, they are the last stored ones (`stale`).
     """
     find(workflow_id)
     state = await Instances.of(resources).get(workflow_id, instance_id)
@@ -160,7 +160,8 @@ _COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinishedError, TemporalUnavailabl
 async def pause_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Pause an instance before its next step. Waits run on; a wait that ends meanwhile takes effect on resume."""
+    """Pause an instance before its next step. Waits continue; a wait that ends meanwhile takes effect on
+    resume."""
     find(workflow_id)
     state = await Instances.of(resources).command(workflow_id, instance_id, "pause")
     return _answer(audit, caller, resources, state)
@@ -172,7 +173,7 @@ async def pause_instance(
 async def resume_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Resume a paused instance. No effect on an instance that isn't paused."""
+    """Resume a paused instance. This has no effect on an instance that isn't paused."""
     find(workflow_id)
     state = await Instances.of(resources).command(workflow_id, instance_id, "resume")
     return _answer(audit, caller, resources, state)

@@ -28,7 +28,7 @@ _LIST = "keys"
 @allow(Role.ADMIN)
 @not_audited
 async def list_keys(connection: InTransaction, page: PageQuery) -> Response:
-    """List keys, oldest first, including revoked ones; never their secrets."""
+    """List keys, oldest first, including revoked ones. Secrets are never shown."""
     after = page.after(_LIST, datetime, str)
     rows = await api_keys.list_keys(connection, limit=page.fetch, after=after)
     data, pagination = page.cut(_LIST, rows, lambda row: (row.created_at, row.key_id))
@@ -57,7 +57,8 @@ async def create_key(body: KeyCreate, connection: InTransaction, audit: AuditOf)
 @allow(Role.ADMIN)
 @audited("keys.revoke")
 async def revoke_key(key_id: str, connection: InTransaction, audit: AuditOf) -> Response:
-    """Revoke a key, from the next request on in every process. Revoking it again changes nothing."""
+    """Revoke a key. It is rejected from the next request on, in every process. Revoking it again changes
+    nothing."""
     await api_keys.revoke(connection, key_id)
     audit.note(details={"key_id": key_id})
     return Response(status_code=204)

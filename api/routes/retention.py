@@ -1,4 +1,4 @@
-"""`/retention`: how long data is kept, and the runs that enforce it."""
+"""`/retention`: retention periods, and the runs that enforce them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _RUNS = "retention-runs"
 @allow(Role.ADMIN)
 @not_audited
 async def list_retentions(connection: InTransaction) -> Response:
-    """List the data types, and how long each is kept."""
+    """List the data types with their retention periods."""
     return json_response(Retentions(data=[_view(each) for each in await periods.find_all(connection)]))
 
 
@@ -73,7 +73,7 @@ async def run_retention(
 ) -> Response:
     """Delete expired data now, as the daily run does; with `dry_run`, count it.
 
-    The `Location` of a 202 shows what the run has done so far. Runs at the same time share the work.
+    The `Location` of a 202 shows the run's progress. Concurrent runs share the work.
     """
     data_types = _known_types(body.data_types)
     details: dict[str, Detail] = {"dry_run": body.dry_run, "data_types": " ".join(data_types)}
@@ -99,7 +99,7 @@ async def list_runs(connection: InTransaction, page: PageQuery) -> Response:
 @allow(Role.ADMIN)
 @not_audited
 async def get_run(run_id: str, connection: InTransaction) -> Response:
-    """Get a run: what it has done so far, and whether it has ended."""
+    """Get a run with its status and its results so far."""
     return json_response(_run(await runs.find(connection, run_id)))
 
 
@@ -107,7 +107,7 @@ async def get_run(run_id: str, connection: InTransaction) -> Response:
 @allow(Role.ADMIN)
 @not_audited
 async def get_retention(data_type: str, connection: InTransaction) -> Response:
-    """Get how many days a data type is kept."""
+    """Get the retention period of a data type, in days."""
     return json_response(_view(await periods.find(connection, data_type)))
 
 
@@ -117,9 +117,9 @@ async def get_retention(data_type: str, connection: InTransaction) -> Response:
 async def set_retention(
     data_type: str, body: RetentionInput, resources: ResourcesOf, caller: Caller, audit: AuditOf
 ) -> Response:
-    """Set how many days a data type is kept.
+    """Set the retention period of a data type, in days.
 
-    A shorter period of events holds for the next event in every process. The next run deletes what has expired.
+    A shorter period of events applies to the next event in every process. The next run deletes expired data.
     """
     async with audit.transaction() as connection:
         before = await periods.find(connection, data_type)
@@ -127,6 +127,7 @@ async def set_retention(
         audit.note(details={"data_type": data_type, "days": body.days, "days_before": before.days})
     if data_type == EXECUTION_LOGS and resources.temporal is not None:
         assert retention.days is not None  # the type needs a period
+        # After a crash before this line, the next retention run sets it.
         await keep_histories(resources.temporal, timedelta(days=retention.days))
     return json_response(_view(retention))
 
@@ -149,7 +150,7 @@ async def _dry_run(resources: Resources, data_types: Sequence[str]) -> DryRun:
     now = datetime.now(UTC)
     data = []
     for data_type in data_types:
-        # Statements of their own, so that no snapshot is held for all the counts.
+        # No transaction around the loop: it would hold one snapshot for all the counts.
         async with resources.database.connection() as connection:
             retention = await periods.find(connection, data_type)
             parts = await preview.count(connection, retention, now)
@@ -166,15 +167,15 @@ async def _dry_run(resources: Resources, data_types: Sequence[str]) -> DryRun:
 
 
 async def _start(resources: Resources, data_types: Sequence[str], *, actor: str) -> StoredRun:
-    """Start a run. Raises :class:`TemporalUnavailableError`: then there is none.
+    """Start a run. Raises :class:`TemporalUnavailableError`; then no run was started.
 
-    Temporal comes first, and the run's row second; both the API and the run's first activity insert it. If the API
-    dies in between, the run is listed all the same, and a second request shares its work. In the other order a
-    crash would leave the row of a run that never started.
+    The API starts the run in Temporal, and then inserts its row, as does the run's first activity. If the API dies
+    in between, the run is listed nevertheless, and a second request shares its work. In the opposite order a crash
+    would leave the row of a run that never started.
     """
     settings = resources.settings
-    system = in_namespace(await resources.require_temporal(), settings.temporal_system_namespace)
-    await ensure_namespace(system)  # no worker may have made it yet
+    system = in_namespace(await resources.require_temporal(), settings.system_namespace)
+    await ensure_namespace(system)  # maybe no worker has created it yet
     run = RetentionRun(run_id=uuid.uuid4().hex, requested_by=actor, data_types=list(data_types))
     await system.start_workflow(
         RETENTION,

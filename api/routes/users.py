@@ -87,7 +87,7 @@ async def create_user(
 ) -> Response:
     """Create a profile.
 
-    An integrator's answer holds only what the request carried, the id and the times.
+    An integrator's answer has only the attributes of the request, the id and the times.
     """
     sent = body.model_dump(exclude_unset=True)
     audit.user_id = body.user_id
@@ -124,6 +124,7 @@ async def upsert_users(
     existing user is a merge patch. A rejected item changes nothing and doesn't affect the others.
     """
     claim = await idempotency.claim(connection)
+    # Also for a replay: its audit row names the fields.
     checked = await check_items(body.users)
     if claim.replay:
         answer = UserBatchAnswer.model_validate_json(bytes(claim.replay.body))
@@ -158,7 +159,7 @@ async def search_users(
 ) -> Response:
     """Find profiles by e-mail address, without regard to case.
 
-    It is a POST because personal data never travels in a URL.
+    This is a POST, since a URL must not contain personal data.
     """
     after = page.after(_SEARCH, str)
     rows = await users.list_page(
@@ -245,10 +246,10 @@ async def patch_user(
         Header(alias="If-Match", description="The `ETag` that the change is for: 412 if the profile has changed."),
     ] = None,
 ) -> Response:
-    """Change a profile by JSON merge patch (RFC 7396): null removes what is optional.
+    """Change a profile by JSON merge patch (RFC 7396): null removes an optional attribute.
 
-    A patch that changes nothing leaves `updated_at` and `ETag` as they are. An integrator's answer holds only what
-    the request carried, the id and the times.
+    A patch that changes nothing leaves `updated_at` and `ETag` as they are. An integrator's answer has only the
+    attributes of the request, the id and the times.
     """
     sent = body.model_dump(exclude_unset=True)
     if sent.pop("user_id", user_id) != user_id:
@@ -277,10 +278,10 @@ async def patch_user(
 async def export_user(
     user_id: UserIdInPath, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Export everything that is held on a person; masked for all but admins.
+    """Export all data of a person; masked for all but admins.
 
-    The answer is streamed while it is read, whatever its length. If the person is erased or the database goes away
-    meanwhile, the answer ends early and is not valid JSON: ask again.
+    The answer is streamed. If the person is erased or the database becomes unreachable meanwhile, the answer ends
+    early and is not valid JSON. Then repeat the request.
     """
     stored = await users.find(connection, resources.cipher, user_id)
     export = await Export.begin(resources, connection, caller.role, stored)

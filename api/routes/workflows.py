@@ -1,4 +1,4 @@
-"""`/workflows`: the catalogue, its settings, and starting its workflows for users."""
+"""`/workflows`: lists lifecycle workflows, changes their settings, and starts them for users."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def list_workflows(connection: InTransaction, page: PageQuery) -> Response
 @allow(*Role)
 @not_audited
 async def read_workflow(workflow_id: str, connection: InTransaction) -> Response:
-    """One lifecycle workflow, with the schema of its parameters."""
+    """Get a lifecycle workflow, with the schema of its parameters."""
     definition = find(workflow_id)
     changed = await workflow_settings.all_settings(connection)
     return json_response(_view(definition, changed.get(workflow_id)))
@@ -69,7 +69,7 @@ async def read_workflow(workflow_id: str, connection: InTransaction) -> Response
 @allow(Role.ADMIN)
 @not_audited
 async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InTransaction) -> Response:
-    """Change the attempts at a step, or whether the workflow may be executed. Running instances are unaffected."""
+    """Set the attempts at a step, or enable or disable the workflow. Running instances are unaffected."""
     definition = find(workflow_id)
     changed = await workflow_settings.change(
         connection,
@@ -110,8 +110,8 @@ async def execute_workflow(
 ) -> Response:
     """Start a workflow for a user.
 
-    202: the instance is stored, and Temporal has it. With `Prefer: wait=N` the API waits up to N seconds (60 at
-    most) for the end, and answers 200 with the finished instance.
+    202 means that the instance is stored and Temporal has it. With `Prefer: wait=N` the API waits up to N seconds
+    (at most 60) for the end. It then answers 200 with the finished instance.
     """
     return await execute(Execution(find(workflow_id), body, caller, resources, audit, idempotency, wait))
 

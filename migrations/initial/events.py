@@ -1,4 +1,4 @@
-"""The event log, its partitions and cursors; what the projector writes; the Temporal outbox."""
+"""The event log, its partitions and cursors; the projector's tables; the Temporal outbox."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ BEGIN
     RETURN true;
 END $$
 """
-"""Makes a month's partition where it is missing, and returns whether it did.
+"""Creates a month's partition if it is missing; returns whether it was.
 
-The function runs as the owner, since the runtime role owns no table. Inserts aren't blocked: CREATE and ATTACH
+The function runs as the owner, since the runtime role owns no table. It doesn't block inserts: CREATE and ATTACH
 take weaker locks than CREATE ... PARTITION OF. Concurrent callers queue at the advisory lock.
 """
 
 STATEMENTS = (
-    # A session takes 100 numbers at a time. One session numbers all rows of a transaction, so their order holds.
+    # Each session caches 100 numbers. The order within a transaction holds, since one session numbers its rows.
     "CREATE SEQUENCE events_sequence CACHE 100",
-    # Ciphertext doesn't compress: EXTERNAL keeps TOAST from trying.
+    # EXTERNAL: TOAST doesn't try to compress ciphertext, which doesn't compress.
     """
     CREATE TABLE events (
         event_id text NOT NULL,
@@ -209,6 +209,6 @@ STATEMENTS = (
         dead boolean NOT NULL DEFAULT false
     )
     """,
-    # Without the dead entries, which every read of what is due would step over.
+    # Without dead entries, which every read of due entries would have to skip.
     "CREATE INDEX temporal_outbox_due ON temporal_outbox (due_at, outbox_id) WHERE NOT dead",
 )

@@ -1,4 +1,4 @@
-"""Workflow instances, and the messages and callbacks that they send."""
+"""Workflow instances, with their messages and callbacks."""
 
 from __future__ import annotations
 

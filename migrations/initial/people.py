@@ -43,8 +43,8 @@ STATEMENTS = (
         destroyed_at timestamptz
     )
     """,
-    # clock_timestamp(), since these rows are written after the locks are taken: a withdrawal is later than every
-    # event that was stored before it, and a grant is earlier than the first event that it permits.
+    # clock_timestamp(), not now(): these rows are written after the locks are taken. So a withdrawal is later than
+    # every event stored before it. A grant is earlier than the first event that it permits.
     """
     CREATE TABLE consents (
         user_id text,
@@ -80,7 +80,7 @@ STATEMENTS = (
     )
     """,
     "CREATE UNIQUE INDEX api_keys_by_hash ON api_keys (hash)",
-    # Every request updates its key's row: half-filled pages leave room for HOT updates.
+    # Every request updates its key's row. Half-filled pages have space for HOT updates.
     """
     CREATE UNLOGGED TABLE rate_windows (
         key_id text PRIMARY KEY,

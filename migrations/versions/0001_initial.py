@@ -1,4 +1,4 @@
-"""The initial schema. A database that was made by an earlier, unreleased version can't be upgraded to it."""
+"""The initial schema. A database of an earlier, unreleased version can't be upgraded to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures that a profile shows and that follow from events."""
+"""The figures of a profile that are computed from events."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ class Activity:
     def engagement_score(self, now: datetime, *, profiling: bool) -> float | None:
         """A score from 0 to 100, rounded to 0.1: 100 · (1 - 2^(-sessions / 4)) · 2^(-days / 14).
 
-        ``days`` counts UTC days since the last session. The score halves with every 14 days without a session, and
-        does not depend on the order of events. ``profiling`` is the consent that was read together with this
-        activity.
+        ``days`` counts UTC days since the last session. The score halves with every 14 days without a session.
+        ``profiling`` is the consent, read together with this activity. Returns None without it.
         """
-        if not profiling:  # the only function that computes a score, so no other needs this check
+        if not profiling:  # the only check: no other function computes a score
             return None
         if self.last_session_date is None:
             return 0.0

@@ -1,10 +1,13 @@
 """Removes attributes that a person opted out of from events, and masks events for roles other than admin.
 
-Removal works at any depth. In `location` and `device_info` it covers the attribute's own name and its usual
-aliases. In `event_properties` it covers only the own name, because an alias there may mean something else.
+Removal works at any depth. In `location` and `device_info` it covers an attribute's name and its usual aliases. In
+`event_properties` it covers only the name, because an alias may mean something else there.
 
-Masks cover these parts of `event_properties`: values that the type declares personal, texts that its schema does
-not describe, and numbers of more than seven digits or values under a demographic name that it does not describe.
+Masks hide these parts of `event_properties`:
+
+- values that the event type declares personal
+- if the schema does not describe them: texts, numbers of more than seven digits, values under a demographic name
+
 `location` and `device_info` have no schema: only known codes, kinds and versions are shown.
 """
 
@@ -47,7 +50,7 @@ _REVEALING_WORDS: Mapping[str, frozenset[str]] = {
     "language": frozenset({"language", "languages", "locale"}),
 }
 """Words that reveal an attribute anywhere in a name of `location` or `device_info`: `geo_city`, `countryIsoCode`.
-`type` and `address` are left out: they also occur in names of other things."""
+`type` and `address` are omitted, because other names contain them too."""
 _DEMOGRAPHIC_NAMES = frozenset[str]().union(*_ALIASES.values())
 _SEPARATORS = str.maketrans("", "", "_-. ")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
@@ -71,7 +74,7 @@ _KNOWN_VALUES: Mapping[str, Collection[str]] = {
     "os": _SYSTEMS,
     "browser": _SYSTEMS,
 }
-"""Values of `location` and `device_info` that many people share and that are shown, by name, in lower case."""
+"""Values of `location` and `device_info` that are shown, since many people share them; by name, in lower case."""
 _PARTS_WITH_ALIASES = ("location", "device_info")
 
 
@@ -106,14 +109,14 @@ class OptOuts:
 
 
 def redact(body: Mapping[str, Any], opt_outs: OptOuts) -> dict[str, Any]:
-    """An event's body without the attributes that its person opted out of."""
+    """An event's body without the attributes that the person opted out of."""
     return {part: _redact_part(value, opt_outs, part) for part, value in body.items()}
 
 
 def redact_dimensions(dimensions: Mapping[str, Any], opt_outs: OptOuts) -> dict[str, Any] | None:
     """The dimensions that remain after :func:`redact`; None if none remain.
 
-    A dimension has the name of the value that it copies. So this works even if the event type has since changed.
+    A dimension has the name of the property that it copies. So this works even if the event type has changed.
     """
     return {
         name: value for name, value in dimensions.items() if not opt_outs.cover(name, "event_properties")
@@ -179,7 +182,7 @@ def _parts(pointer: str) -> list[str]:
 
 
 def _masked_at(value: Any, parts: list[str], mask: Masker) -> Any:
-    """Mask the value at a pointer; a pointer to nothing changes nothing."""
+    """Mask the value at a pointer, if there is one."""
     if not parts:
         return _all_masked(value, mask)
     first, rest = parts[0], parts[1:]

@@ -1,7 +1,7 @@
 """Event types: the schema of their properties, and which of these are personal or dimensions.
 
-Schemas are JSON Schema (2020-12), and callers write them. So jsonschema-rs compiles them with patterns that match
-in linear time and a retriever that loads no other document.
+Schemas are JSON Schema (2020-12) from callers, so they are not trusted: patterns match in linear time, and the
+retriever loads no other document.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class EventType:
     dimensions: Sequence[str] = ()
     """Names of properties that are stored unencrypted for analytics; never personal ones."""
     money: Sequence[str] = ()
-    """Names of properties that hold amounts with at most six decimal places, as strings or numbers."""
+    """Names of properties with amounts: strings or numbers with at most six decimal places."""
     standard: bool = False
 
     @cached_property

@@ -1,7 +1,7 @@
 """Computes a person's sessions, transactions and totals from events.
 
-Each effect is a sum, a minimum, a maximum or a set membership. So late and out-of-order events, in any batches,
-give the same result as ordered ones.
+Each effect is a sum, a minimum, a maximum or a set union. So the order of events and the size of batches don't
+affect the result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_INDEXED_BYTES = 1024  # Postgres rejects index rows of more than 2,704 byte
 
 
 class UnfoldableError(ValueError):
-    """An event doesn't match its type. The text holds no part of the event."""
+    """An event doesn't match its type. The text repeats no part of the event."""
 
 
 @dataclass(slots=True, eq=False)  # frozen=True would triple the cost of construction
@@ -42,7 +42,7 @@ class LogEvent:
     received_at: datetime
     historical: bool
     body: Callable[[], Mapping[str, Any]]
-    """Decrypts the body: those of `event_properties`, `device_info`, `location` and `referrer` that were sent.
+    """Decrypts the body: the sent ones of `event_properties`, `device_info`, `location` and `referrer`.
     Raises an error of :mod:`privacy.encryption`."""
 
     @property
@@ -82,7 +82,7 @@ class Projection:
 
     def add(self, event: LogEvent) -> None:
         """Add an event. Raises, and changes nothing, if the event can't be used."""
-        # everything that may raise comes before the first change
+        # anything that may raise comes before the first change
         transaction = _transaction_of(event)
         feature = _feature_of(event)
         if transaction is not None:
@@ -93,7 +93,7 @@ class Projection:
         if event.event_type == ACCOUNT_DELETION:
             self.closed.add(event.user_id)
         if event.session_id.startswith(WORKFLOW_SESSION):
-            return  # recorded by a workflow: not a visit
+            return  # a workflow recorded it, so it is no visit
         session = (event.user_id, event.session_id)
         first, last = self.sessions.get(session, (event.timestamp, event.timestamp))
         self.sessions[session] = (min(first, event.timestamp), max(last, event.timestamp))

@@ -1,4 +1,4 @@
-"""Checks an event's content and prepares its row, before the transaction that stores it begins."""
+"""Checks an event's content and prepares its row before the transaction begins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Status = Literal["accepted", "duplicate", "rejected"]
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """The result for one event. Pointers of ``errors`` are relative to the event."""
+    """Pointers of ``errors`` are relative to the event."""
 
     status: Status
     errors: tuple[FieldError, ...] = ()
@@ -62,7 +62,7 @@ class PreparedEvent:
     session_id: str
     historical: bool
     parts: Mapping[str, Any]
-    """Those of `event_properties`, `device_info`, `location` and `referrer` that were sent."""
+    """The sent ones of `event_properties`, `device_info`, `location` and `referrer`."""
     body: bytes
     """``parts`` as JSON."""
     declared: EventType | None

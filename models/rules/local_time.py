@@ -1,7 +1,7 @@
 """Wall-clock times in a person's time zone.
 
-A time that is skipped when clocks go forward keeps the earlier offset, so it comes later by the length of the gap
-(RFC 5545, 3.3.5). Of a time that occurs twice, the first counts.
+If clocks go forward over a time, it keeps the earlier offset: it is later by the length of the gap (RFC 5545,
+3.3.5). If a time occurs twice, the first one counts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def next_local(
 ) -> datetime:
     """The next time, in UTC, that is ``at`` in the zone on one of the ISO weekdays (1 to 7).
 
-    The result is strictly later than ``after``. Without ``at`` it is ``after`` itself on such a weekday, else the
-    next one's midnight. A result within the quiet hours (begin, end) moves to their end.
+    The result is later than ``after``. Without ``at`` it is ``after`` itself on such a weekday, else the next such
+    day's midnight. A result within the quiet hours (begin, end) moves to their end.
 
     Raises ValueError without a valid weekday, or if the quiet hours leave no such time.
     """
@@ -58,6 +58,6 @@ def _after_quiet(moment: datetime, zone: ZoneInfo, quiet: tuple[time, time]) -> 
     clock = local.time()
     if begins <= ends:
         return _on(local.date(), ends, zone) if begins <= clock < ends else moment
-    if clock >= begins:
+    if clock >= begins:  # the quiet hours include midnight
         return _on(local.date() + timedelta(days=1), ends, zone)
     return _on(local.date(), ends, zone) if clock < ends else moment

@@ -1,7 +1,7 @@
-"""Guards requests to URLs that callers give: only https to public addresses is allowed.
+"""Restricts requests to callers' URLs: only https to public addresses is allowed.
 
 The API checks the URL when it receives it. The HTTP client checks the resolved address when it connects, because
-the name may resolve to another address by then.
+the name may then resolve to another address.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Changes to profiles: JSON merge patch (RFC 7396), privacy preferences and consent.
 
-A patch holds the values that the request sent; None removes a value. The patch is merged first. Then attributes
-that the person opted out of are dropped. The remaining demographics of the patch need consent, even if they equal
-the stored values: otherwise the error would reveal stored values to a key that may write and not read.
+A patch holds the values of the request; None removes a value. The patch is merged first. Then attributes that the
+person opted out of are dropped. The remaining demographics of the patch need consent, even if they equal the
+stored values. Otherwise the error would reveal stored values to a key that may write but not read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CORE = ("email", "name", "signup_date", "account_status", "lifecycle_stage")
 
 @dataclass(frozen=True)
 class Profile:
-    """The attributes that requests set; :mod:`models.rules.activity` has those computed from events."""
+    """The attributes that requests set. :mod:`models.rules.activity` has those computed from events."""
 
     user_id: str
     email: str

@@ -1,8 +1,8 @@
 """Assigns users to buckets and shards by CRC-32 of the user id.
 
-Consent is locked by *bucket*: with 256 of them, a batch of any size fits into Postgres' lock table. The event log
-is consumed by *shard*. A change of :data:`SHARDS` moves users to other consumers and needs a new generation of the
-log (docs/events.md).
+The store locks consents by *bucket*: a batch of any size takes at most 256 locks, which fit into Postgres' lock
+table. Consumers read the event log by *shard*. A change of :data:`SHARDS` moves users to other consumers and needs
+a new generation of the log (docs/events.md).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The standard event types, each with the schema of its properties.
 
 Properties that a schema doesn't name are stored unchecked. Few properties are required: the feature of a click,
-and order, amount and currency of a purchase or refund. No total needs the order's id, but only this id matches a
-refund to its purchase, and it can't be added to a stored event. Senders without order ids send another id of the
-sale.
+and order id, amount and currency of a purchase or refund. No total needs the order id, but only it links a refund
+to its purchase. It can't be added to a stored event later. Senders without order ids send another id of the sale.
 """
 
 from __future__ import annotations
@@ -171,4 +170,3 @@ _TRANSACTION = (
 STANDARD: Mapping[str, EventType] = {
     standard.event_type: standard for standard in (*_USER, *_ENGAGEMENT, *_TRANSACTION)
 }
-"""The standard types by name."""

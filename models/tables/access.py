@@ -14,7 +14,7 @@ from models.tables.columns import text_column, time_column, transaction_time
 
 
 class ApiKey(SQLModel, table=True):
-    """An API key. Only its SHA-256 is stored. A revoked key stays, because the audit log refers to it."""
+    """Only the SHA-256 of a key is stored. Revoked keys stay, because the audit log refers to them."""
 
     __tablename__ = "api_keys"
     __table_args__ = (Index("api_keys_by_hash", "hash", unique=True),)
@@ -29,10 +29,10 @@ class ApiKey(SQLModel, table=True):
 
 
 class RateWindow(SQLModel, table=True):
-    """The number of requests of a key in its current minute."""
+    """The number of requests with a key in its current minute."""
 
     __tablename__ = "rate_windows"
-    # unlogged: after a crash of Postgres, each key only starts a new minute
+    # unlogged: a crash of Postgres empties the table, and each key starts a new minute
     __table_args__ = {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 50}}
 
     key_id: str = text_column(primary_key=True)
@@ -50,9 +50,9 @@ class IdempotentAnswer(SQLModel, table=True):
     idempotency_key: str = text_column(primary_key=True)
     """A keyed digest of the header, because a caller may put personal data into it."""
     fingerprint: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    """HMAC-SHA256 of method, path and body. The API rejects another request with the same key."""
+    """HMAC-SHA256 of method, path and body. The API rejects the same key with another fingerprint."""
     subject: str | None = text_column(nullable=True)
-    """The subject whose data key encrypts the response. After an erasure it can't be decrypted."""
+    """The subject with the data key for ``body``. After an erasure the response can't be decrypted."""
     status: int | None = Field(default=None, sa_column=Column(SmallInteger))
     headers: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     body: bytes | None = personal(Mask.ANSWERED)

@@ -75,4 +75,4 @@ class AuditCheckpoint(SQLModel, table=True):
     head: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     """HMAC-SHA256 of the columns above, with a key that isn't in the database."""
     key_check: str = text_column()
-    """Check value of that key. It identifies the key and reveals nothing of it."""
+    """Check value of that key: identifies the key without revealing it."""

@@ -1,4 +1,4 @@
-"""Column types that the tables share. Postgres fills in the three kinds of time that have a default."""
+"""Shared column types. Postgres sets the times that have a default."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def time_column(*, nullable: bool = False) -> Any:
 
 
 def transaction_time() -> Any:
-    """When the transaction began."""
+    """Default: the start of the transaction."""
     return _default_time(func.now())
 
 
 def statement_time() -> Any:
-    """When the statement began."""
+    """Default: the start of the statement, which may be later than the transaction's."""
     return _default_time(func.statement_timestamp())
 
 
 def row_time() -> Any:
-    """When the row is written, which is after its locks were taken."""
+    """Default: the time of writing the row, after the statement has acquired its locks."""
     return _default_time(func.clock_timestamp())
 
 

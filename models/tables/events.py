@@ -28,7 +28,7 @@ class Event(SQLModel, table=True):
     """The event log, partitioned by month of ``timestamp``.
 
     Consumers read in the order (generation, xid, sequence). They read a row only after every transaction with a
-    lower ``xid`` has ended. So they never skip an event that has a lower sequence and commits late.
+    lower ``xid`` has ended. So they never skip an event with a lower sequence that commits later.
     """
 
     __tablename__ = "events"
@@ -55,7 +55,7 @@ class Event(SQLModel, table=True):
     )
     historical: bool = Field(sa_column=Column(Boolean, nullable=False))
     body: bytes | None = personal(Mask.EVENT, nullable=False)
-    """One JSON object with event_properties, device_info, location and referrer."""
+    """A JSON object with event_properties, device_info, location and referrer."""
     dimensions: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     """The type's dimensions, country and device type, for analytics."""
     received_at: datetime = statement_time()  # starts after the store has read the person's consent
@@ -74,7 +74,7 @@ class EventId(SQLModel, table=True):
 
 
 class EventType(SQLModel, table=True):
-    """A custom event type; :mod:`models.rules.taxonomy` has the standard ones."""
+    """A custom event type. The standard ones are in :mod:`models.rules.taxonomy`."""
 
     __tablename__ = "event_types"
 
@@ -115,7 +115,7 @@ class LogCursor(SQLModel, table=True):
 
 
 class PoisonEvent(SQLModel, table=True):
-    """An event that a consumer failed to apply several times. The consumer then skips it."""
+    """An event that a consumer skips after several failures to apply it."""
 
     __tablename__ = "poison_events"
     __table_args__ = (Index("poison_events_by_status", "status", "set_aside_at"),)
@@ -134,7 +134,7 @@ class PoisonEvent(SQLModel, table=True):
 
 
 class Redaction(SQLModel, table=True):
-    """A person who opted out of an attribute that stored events may still hold."""
+    """A pending redaction: stored events may still hold an attribute that this person opted out of."""
 
     __tablename__ = "redactions"
     __table_args__ = (Index("redactions_by_due_at", "due_at"),)
@@ -143,7 +143,7 @@ class Redaction(SQLModel, table=True):
     token: UUID = Field(
         default=None, sa_column=Column(Uuid, nullable=False, server_default=text("gen_random_uuid()"))
     )
-    """Each opt-out sets a new token. A worker with an older token can't advance or finish the redaction."""
+    """Each opt-out sets a new token. A worker with an older one can't advance or finish the redaction."""
     requested_at: datetime = row_time()
     due_at: datetime = row_time()
     after_timestamp: datetime | None = time_column(nullable=True)

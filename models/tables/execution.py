@@ -35,16 +35,16 @@ class Instance(SQLModel, table=True):
     variables: bytes | None = personal(Mask.TEXTS)
     error: bytes | None = personal()
     started_by: str = text_column()
-    """The id of an API key, or `trigger`. A callback is masked for that key's role at the time of sending."""
+    """The id of an API key, or `trigger`. A callback is masked for the role that this key has when it is sent."""
     reason: str | None = text_column(nullable=True)
     """The reason of the end: the journey's, the exit event's, or the platform's (`consent_withdrawn`)."""
     trigger_event_id: str | None = text_column(nullable=True)
     """The event that started the instance. It ends no wait of this instance."""
     events_since: datetime | None = time_column(nullable=True)
-    """Waits consider events received from this time on: the receipt of the trigger. NULL: from the start."""
+    """Waits consider events received since: the receipt of the trigger. NULL: the start of the instance."""
     events_from: datetime | None = time_column(nullable=True)
-    """Waits consider events that happened from this time on. NULL: from an hour before the start; clocks
-    differ."""
+    """Waits consider events with this timestamp or a later one. NULL: from an hour before the start, because
+    clocks differ."""
     purpose: str | None = text_column(nullable=True)
     """A withdrawal of this consent cancels the instance. NULL if it needs none."""
     replaced_runs: list[str] = Field(
@@ -52,7 +52,7 @@ class Instance(SQLModel, table=True):
     )
     """Temporal runs that a replay has replaced. The store rejects their writes."""
     replayed_at: datetime | None = time_column(nullable=True)
-    """Attempts from before this time don't count against the limit."""
+    """Attempts before this time don't count against the limit."""
     start_time: datetime = transaction_time()
     end_time: datetime | None = time_column(nullable=True)
 
@@ -70,7 +70,7 @@ class Step(SQLModel, table=True):
 
 
 class Attempt(SQLModel, table=True):
-    """One attempt at a step. Without an end it was interrupted, or is still running."""
+    """One attempt at a step. Without an end it still runs, or its worker died."""
 
     __tablename__ = "attempts"
 
@@ -82,11 +82,11 @@ class Attempt(SQLModel, table=True):
     error_type: str | None = text_column(nullable=True)
     error_message: bytes | None = personal()
     interrupted: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
-    """Ended by a fault of the platform, such as a killed worker; not counted against the limit."""
+    """A fault of the platform ended it, such as a killed worker; not counted against the limit."""
 
 
 class DeadLetter(SQLModel, table=True):
-    """A step, or a journey's own code, that has failed for good. An operator replays or discards it."""
+    """The final failure of a step or of a journey's own code. An operator replays or discards it."""
 
     __tablename__ = "dead_letters"
     __table_args__ = (
@@ -114,7 +114,7 @@ class DeadLetter(SQLModel, table=True):
 
 
 class Callback(SQLModel, table=True):
-    """The URL that is notified when an instance ends, and the state of that delivery."""
+    """The URL that receives the end of an instance, and the state of the delivery."""
 
     __tablename__ = "callbacks"
 
@@ -124,7 +124,7 @@ class Callback(SQLModel, table=True):
     secret: bytes | None = personal()
     status: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'waiting'")))
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    """Attempts to deliver the latest end. Their number sets the time of the next one."""
+    """Attempts to deliver the latest end. Their number determines the pause before the next."""
     last_status: int | None = Field(default=None, sa_column=Column(SmallInteger))
     """The HTTP status of the last attempt; NULL without a response."""
     last_attempt_at: datetime | None = time_column(nullable=True)
@@ -156,7 +156,7 @@ class Message(SQLModel, table=True):
     """For `suppressed`: a value of :class:`models.vocabulary.Suppression`."""
     created_at: datetime = transaction_time()
     authorized_at: datetime | None = time_column(nullable=True)
-    """When the send gate last authorized the message. The frequency cap counts by this time."""
+    """The last time that the send gate authorized the message. The frequency cap counts by it."""
     sent_at: datetime | None = time_column(nullable=True)
 
 
@@ -172,7 +172,7 @@ class TriggerWindow(SQLModel, table=True):
 
 
 class WorkflowSetting(SQLModel, table=True):
-    """An admin's changes to the definition of a workflow."""
+    """An admin's settings for a workflow; they override its definition."""
 
     __tablename__ = "workflow_settings"
 

@@ -13,7 +13,7 @@ from models.tables.columns import row_time, text_column, time_column, transactio
 
 
 class User(SQLModel, table=True):
-    """A profile. Personal attributes are encrypted; columns that analytics groups by are not."""
+    """A profile. Personal attributes are encrypted, except the dimensions of analytics."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -54,7 +54,7 @@ class DataKey(SQLModel, table=True):
     __tablename__ = "data_keys"
 
     subject: str = text_column(primary_key=True)
-    """A user id, or a subject of the platform, which starts with `~`. No user id starts with it."""
+    """A user id, or a subject of the platform. Only the latter starts with `~`."""
     wrapped: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     created_at: datetime = transaction_time()
     destroyed_at: datetime | None = time_column(nullable=True)
@@ -72,7 +72,7 @@ class Consent(SQLModel, table=True):
 
 
 class ConsentRecord(SQLModel, table=True):
-    """One entry in the history of consents. The runtime role may only insert and select."""
+    """An entry in the history of consents. The runtime role may only insert and select."""
 
     __tablename__ = "consent_history"
     __table_args__ = (Index("consent_history_by_user", "user_id", "record_id"),)

@@ -74,7 +74,10 @@ class PurchaseTotal(SQLModel, table=True):
 
 
 class EventWait(SQLModel, table=True):
-    """An instance that waits for an event. It registers the wait before it looks for earlier events."""
+    """An instance's wait for an event.
+
+    The instance registers it before it searches the log: an event that commits between the two is not missed.
+    """
 
     __tablename__ = "event_waits"
     __table_args__ = (Index("event_waits_of_user", "user_id"),)
@@ -90,12 +93,12 @@ class EventWait(SQLModel, table=True):
     not_before: datetime | None = time_column(nullable=True)
     """Events that happened before this time don't count; NULL: no such limit."""
     property_filter: bytes | None = personal()
-    """JSON of event properties and their required values. A journey may take these from its parameters."""
+    """Event properties and their required values, in JSON. Personal, because parameters may supply the values."""
     registered_at: datetime = transaction_time()
 
 
 class TemporalOutbox(SQLModel, table=True):
-    """A request to Temporal, written in the transaction that decided on it, and delivered idempotently."""
+    """A request to Temporal, written in the same transaction as its cause, and delivered idempotently."""
 
     __tablename__ = "temporal_outbox"
     __table_args__ = (Index("temporal_outbox_due", "due_at", "outbox_id", postgresql_where=text("NOT dead")),)
@@ -115,4 +118,4 @@ class TemporalOutbox(SQLModel, table=True):
     attempts: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     due_at: datetime = transaction_time()
     dead: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
-    """No more attempts; kept for an operator. A `cancel` is retried without limit."""
+    """No more attempts; kept for an operator. A `cancel` never becomes dead: it is retried without limit."""

@@ -12,7 +12,7 @@ from models.tables.columns import text_column, time_column, transaction_time
 
 
 class RetentionPeriod(SQLModel, table=True):
-    """The period of a data type that an admin has changed; the others have their default."""
+    """An admin's change of a data type's period. The other data types have their default."""
 
     __tablename__ = "retention_periods"
 

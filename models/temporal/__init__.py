@@ -1,1 +1,1 @@
-"""What travels through Temporal."""
+"""Payloads, ids and search attributes of Temporal workflows."""

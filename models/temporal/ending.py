@@ -1,4 +1,4 @@
-"""The end of an instance, as Temporal reports it: its status, and the failure where no code of ours raised one."""
+"""The status of an instance whose run Temporal has closed, and failures that none of our code raised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ ENDED_AS: Mapping[WorkflowExecutionStatus, InstanceStatus] = {
     WorkflowExecutionStatus.CANCELED: InstanceStatus.CANCELLED,
     WorkflowExecutionStatus.TERMINATED: InstanceStatus.CANCELLED,
 }
-"""The status of an instance whose run has closed."""
 
 
 def failure_without_stack(error_type: str, message: str, step: str | None) -> StepFailure:

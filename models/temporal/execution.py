@@ -1,4 +1,4 @@
-"""What travels between the API, lifecycle workflows and their activities: ids, never people."""
+"""Payloads between the API, lifecycle workflows and their activities. They identify a person only by id."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from models.vocabulary import Channel, InstanceStatus, LifecycleStage, MessageSt
 
 
 class TemporalPayload(BaseModel):
-    """Base of all messages: immutable, and tolerant of fields that a newer version has added."""
+    """Base of all payloads: immutable. Unknown fields are ignored, because a newer version may have added them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class RecordedEvent(TemporalPayload):
-    """The fact that an event of the instance's user was recorded (signal ``event_recorded``)."""
+    """An event of the instance's user (signal ``event_recorded``)."""
 
     event_id: str
     event_type: str
     timestamp: datetime
     step: str | None = None
-    """The wait or exit that it was matched for; None: any."""
+    """The wait or exit that it matched; None: any."""
 
 
 class WaitRequest(TemporalPayload):
@@ -32,12 +32,12 @@ class WaitRequest(TemporalPayload):
     event_type: str
     """A type, a category (`engagement.*`) or `*`."""
     where: dict[str, Any] = Field(default_factory=dict)
-    """Property names of the event and the values they must have."""
+    """Property names of the event and their required values."""
     same: list[str] = Field(default_factory=list)
-    """Property names whose values must be those of the event that started the instance. The activity that
-    registers the wait reads these values, so they don't reach Temporal."""
+    """Names of properties that must equal those of the event that started the instance. The activity that
+    registers the wait reads their values, so they don't reach Temporal."""
     since: datetime | None = None
-    """Events that happened before are ignored."""
+    """Events with an earlier timestamp are ignored."""
 
 
 class ExitRequest(WaitRequest):
@@ -47,38 +47,32 @@ class ExitRequest(WaitRequest):
 
 
 class LifecycleInput(TemporalPayload):
-    """The start of an instance."""
-
     instance_id: str
     user_id: str
     max_attempts: int
     parameters: dict[str, Any] = Field(default_factory=dict)
-    """As the definition's parameter model dumps them; validated again by the workflow."""
+    """The JSON dump of the definition's parameter model. The workflow validates it again."""
     exits: list[ExitRequest] = Field(default_factory=list)
-    """Events that end it early. They are part of the start, so that a changed definition doesn't affect it."""
+    """Events that end it early. They are fixed at the start: a changed definition doesn't affect the instance."""
 
 
 class LifecycleOutcome(TemporalPayload):
-    """The end of an instance."""
-
     status: InstanceStatus
     reason: str | None = None
 
 
 class InstanceQuestion(TemporalPayload):
-    """A question about an instance."""
-
     instance_id: str
 
 
 class StoredEnd(TemporalPayload):
-    """How an instance has ended, as it is stored; None: it hasn't."""
+    """The stored end of an instance; None while it runs."""
 
     outcome: LifecycleOutcome | None
 
 
 class StepContext(TemporalPayload):
-    """Which step of which instance an activity works for; (instance, step) is its idempotency key."""
+    """The step that an activity executes. (instance, step) is the idempotency key."""
 
     workflow_id: str
     instance_id: str
@@ -90,13 +84,13 @@ class StepContext(TemporalPayload):
 
 
 class StepInput(TemporalPayload):
-    """Base of every step's argument. The base class of the workflows fills ``context`` in."""
+    """Base of every step's argument. :meth:`workflows.instance.Instance.step` sets ``context``."""
 
     context: StepContext | None = None
 
     @property
     def step_context(self) -> StepContext:
-        """The context; ValueError where the message didn't come through a workflow's ``step``."""
+        """Raises ValueError if no workflow's ``step`` set the context."""
         if self.context is None:
             raise ValueError("this activity runs only as a step of a lifecycle workflow")
         return self.context
@@ -110,7 +104,7 @@ class Message(StepInput):
 
 
 class Delivery(TemporalPayload):
-    """What became of a message; a suppressed one has a reason."""
+    """The state of a message after its step; a suppressed one has a reason."""
 
     message_id: str
     status: MessageStatus
@@ -118,13 +112,11 @@ class Delivery(TemporalPayload):
 
 
 class StageChange(StepInput):
-    """A move to a lifecycle stage."""
-
     stage: LifecycleStage
 
 
 class StageChanged(TemporalPayload):
-    """What became of a move: a pinned stage, or one that is there already, is left alone."""
+    """``changed`` is False if the stage is pinned, or if the user is already in it."""
 
     stage: LifecycleStage
     changed: bool
@@ -138,7 +130,7 @@ class NewEvent(StepInput):
 
 
 class Emission(TemporalPayload):
-    """What became of such an event; one that wasn't taken has a reason."""
+    """The result of recording a :class:`NewEvent`; a rejected one has a reason."""
 
     event_id: str
     status: str
@@ -147,55 +139,53 @@ class Emission(TemporalPayload):
 
 
 class Quiet(TemporalPayload):
-    """Hours of the day in which nobody is to be disturbed; may run over midnight. The same twice: none."""
+    """Quiet hours. They may include midnight. Equal times: none."""
 
     begins: time = time(21)
     ends: time = time(8)
 
 
 class LocalTime(TemporalPayload):
-    """A question for the next moment of some wall-clock time where a user lives."""
+    """A query for the next occurrence of a local time in a user's time zone."""
 
     user_id: str
     after: datetime
     at: time | None
-    """None: as soon as it is outside the quiet hours."""
+    """None: the first time outside the quiet hours."""
     weekdays: list[int]
-    """From 1, Monday, to 7; the days that count."""
+    """ISO weekdays: 1 (Monday) to 7."""
     quiet: Quiet
 
 
 class Moment(TemporalPayload):
-    """A moment; nothing tells where the user lives."""
+    """A time in UTC, which doesn't reveal the user's time zone."""
 
     at: datetime
 
 
 class LastSeen(TemporalPayload):
-    """A question for the latest event of a user, of a type, a category (`engagement.*`) or any (`*`)."""
+    """A query for a user's latest event of a type, a category (`engagement.*`) or any type (`*`)."""
 
     user_id: str
     event_type: str
 
 
 class LastEvent(TemporalPayload):
-    """When that event happened; None where there is none."""
+    """The event's timestamp; None if there is no such event."""
 
     at: datetime | None
 
 
 class CleanUp(StepInput):
-    """Undo what a cancelled instance has begun but not finished."""
+    """Withdraw the unsent messages of a cancelled instance."""
 
 
 class CleanedUp(TemporalPayload):
-    """What a clean-up undid."""
-
     messages_withdrawn: int
 
 
 class StepFailure(TemporalPayload):
-    """Why an instance failed; ``failed_step`` is None for a bug in the journey itself."""
+    """``failed_step`` is None for a bug in the journey itself."""
 
     error_type: str
     error_message: str
@@ -204,8 +194,6 @@ class StepFailure(TemporalPayload):
 
 
 class WaitResult(TemporalPayload):
-    """How a wait ended."""
-
     position: int
     event_type: str | None
     event_id: str | None
@@ -213,7 +201,7 @@ class WaitResult(TemporalPayload):
 
 
 class SleepResult(TemporalPayload):
-    """How a sleep or a wait for inactivity ended."""
+    """The result of a sleep or of a wait for inactivity."""
 
     position: int
     until: datetime
@@ -222,13 +210,13 @@ class SleepResult(TemporalPayload):
 
 
 class Recorded(TemporalPayload):
-    """The events that were in the log before the recording registered the waits that they match."""
+    """Events for the registered waits that the log held before the registration."""
 
     events: list[RecordedEvent] = Field(default_factory=list)
 
 
 class Progress(TemporalPayload):
-    """The state of an instance: written when it begins a wait, pauses, resumes or ends."""
+    """The state of an instance, written when it begins a wait, pauses, resumes or ends."""
 
     workflow_id: str = ""
     instance_id: str
@@ -241,6 +229,6 @@ class Progress(TemporalPayload):
     """Results of waits that have ended since the last recording, by step."""
     error: StepFailure | None = None
     registers: dict[str, WaitRequest] = Field(default_factory=dict)
-    """Events that the instance waits for from now on, by the name of the wait or exit."""
+    """New waits and exits, by name."""
     reason: str | None = None
     """Why the journey ended."""

@@ -1,4 +1,4 @@
-"""Ids and search attributes: not encrypted, so they hold ids and never a person's data."""
+"""Workflow ids and search attributes. Temporal stores them unencrypted, so they hold no personal data."""
 
 from __future__ import annotations
 
@@ -13,5 +13,4 @@ SEARCH_ATTRIBUTES = (USER, WORKFLOW, STEP, STATUS)
 
 
 def temporal_workflow_id(workflow_id: str, instance_id: str) -> str:
-    """The one builder of Temporal workflow ids for instances."""
     return f"{workflow_id}/{instance_id}"

@@ -1,4 +1,4 @@
-"""Text for people who look at Temporal's Web UI."""
+"""Unencrypted text for Temporal's Web UI."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import ClassVar
 
 
 class PublicText(str):
-    """Text that holds nothing personal, and so stays readable in history: the payload codec passes it."""
+    """Text without personal data. The payload codec doesn't encrypt it, so it stays readable in the history."""
 
     __slots__ = ()
 
     stays_readable: ClassVar[bool] = True
-    """What the payload converter looks for."""
+    """Read by :class:`runtime.temporal.MarkingPayloadConverter`, which imports no models."""
 
 
 def in_words(name: str) -> str:
-    """A name of ours as people write it: ``send_welcome`` is "Send welcome"."""
+    """``send_welcome`` becomes "Send welcome"."""
     return name.replace("_", " ").capitalize()

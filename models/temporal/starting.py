@@ -1,4 +1,4 @@
-"""The start of an instance in Temporal, from a request or a trigger. Starting it again has no effect."""
+"""Starts an instance in Temporal, from a request or a trigger. A repeated start has no effect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Startable:
     """JSON values."""
     exits: Sequence[ExitRequest] = ()
     once_per: timedelta | None = None
-    """A trigger starts at most one instance for a user within this time."""
+    """Within this time a trigger starts at most one instance per user."""
 
 
 class StartOptions(TypedDict):
@@ -55,7 +55,6 @@ def named_exits(exits: Sequence[ExitRequest]) -> dict[str, ExitRequest]:
 
 
 def start_input(new: NewInstance) -> LifecycleInput:
-    """The argument of the workflow."""
     return LifecycleInput(
         instance_id=new.instance_id,
         user_id=new.user_id,
@@ -66,7 +65,7 @@ def start_input(new: NewInstance) -> LifecycleInput:
 
 
 def start_options(new: NewInstance, description: str) -> StartOptions:
-    """An instance has one run: Temporal keeps a run that is open, and starts none after one has closed."""
+    """Options for a single run: a repeated start uses the open run, and fails after the run has closed."""
     return StartOptions(
         id=temporal_workflow_id(new.workflow_id, new.instance_id),
         result_type=LifecycleOutcome,

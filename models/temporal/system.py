@@ -9,18 +9,18 @@ from models.rules.sharding import SHARDS
 from models.temporal.execution import TemporalPayload
 
 PROJECTOR = "projector"
-"""A workflow type, and the projector's name as a consumer of the event log."""
+"""A workflow type. Also the projector's name as a consumer of the event log."""
 RETENTION = "retention"
 CALLBACK = "callback"
 
 RETENTION_ID = "system/retention"
 
 SYSTEM_ACTOR = "system:retention"
-"""Requests the scheduled retention runs, as the audit log names it."""
+"""The requester of scheduled retention runs in the audit log."""
 
 
 class Queue(StrEnum):
-    """The task queues of the system namespace: a backlog in one delays no job of another."""
+    """The task queues of the system namespace. Jobs of one don't wait for a backlog in another."""
 
     PROJECTION = "projection"
     DELIVERY = "delivery"
@@ -33,23 +33,19 @@ def system_task_queue(task_queue: str, queue: Queue) -> str:
 
 
 def projector_id(shard: int) -> str:
-    """The workflow id of a shard's projector."""
     return f"{PROJECTOR}/{shard}"
 
 
 def retention_id(run_id: str) -> str:
-    """The workflow id of a retention run that an admin requests."""
+    """For a run that an admin requests."""
     return f"{RETENTION_ID}/{run_id}"
 
 
 def callback_id(due: CallbackDue) -> str:
-    """The workflow id of a callback."""
     return f"{CALLBACK}/{due.instance_id}/{due.ending}"
 
 
 class ShardOfLog(TemporalPayload):
-    """A shard of the event log."""
-
     shard: int
 
 
@@ -57,33 +53,33 @@ ALL_SHARDS = tuple(ShardOfLog(shard=shard) for shard in range(SHARDS))
 
 
 class CallbackDue(TemporalPayload):
-    """The end of an instance that a callback is to report."""
+    """The end of an instance that a callback reports."""
 
     instance_id: str
     ending: int
-    """Ordinal of the end, from 0: a replayed instance ends once more."""
+    """Ordinal of the end, from 0. A replayed instance ends again."""
 
     @property
     def message_id(self) -> str:
-        """The same at every attempt, and another one for another end."""
+        """The receiver's idempotency key: equal for all attempts at one end, different for each end."""
         return f"msg_{self.instance_id}_{self.ending}"
 
 
 class ReconcileRequest(TemporalPayload):
-    """How far the reconciler has come; the first request has the defaults."""
+    """The reconciler's progress. The first request has the defaults."""
 
     namespace_id: str | None = None
-    """The namespace to which the other fields apply; a namespace that is made anew has another id."""
+    """The namespace to which the other fields apply. A namespace that is created again has another id."""
     since: datetime | None = None
     """Compare runs that closed at this time or later; None: all that Temporal keeps."""
     watching_since: datetime | None = None
-    """When the reconciler first looked at this namespace; None: now."""
+    """The time of the first reconciliation in this namespace; None: now."""
     after: str = ""
     """The instance after which the search for lost histories continues."""
 
 
 class ReconcileResult(TemporalPayload):
-    """How far one look has come, and how many instances it ended."""
+    """The progress after one reconciliation, and the number of instances that it ended."""
 
     until: datetime
     ended: int = 0
@@ -92,7 +88,7 @@ class ReconcileResult(TemporalPayload):
 
 
 class PartitionsMade(TemporalPayload):
-    """The months whose partitions were missing, as their first days."""
+    """The first days of the months whose partitions were missing."""
 
     months: list[str]
 
@@ -105,19 +101,17 @@ class AuditHead(TemporalPayload):
 
 
 class AuditCheckpointResult(TemporalPayload):
-    """How many hours a run has checkpointed, and the newest head; None before the first checkpoint."""
+    """The number of hours that a run checkpointed, and the newest head; None before the first checkpoint."""
 
     hours: int
     newest: AuditHead | None = None
 
 
 class RetentionRun(TemporalPayload):
-    """A retention run: its id, its requester, its types of data."""
-
     run_id: str = ""
-    """Empty for a scheduled run: Temporal's run id becomes its id."""
+    """Empty for a scheduled run, which uses Temporal's run id."""
     requested_by: str = SYSTEM_ACTOR
-    """The id of an API key, or the system's name."""
+    """The id of an API key, or :data:`SYSTEM_ACTOR`."""
     data_types: list[str] | None = None
     """None: all types."""
 
@@ -136,8 +130,6 @@ class PurgeRequest(TemporalPayload):
 
 
 class RetentionOutcome(TemporalPayload):
-    """The end of a retention run."""
-
     run_id: str
     failed: list[str]
     """Types of data that the run could not finish."""

@@ -57,7 +57,7 @@ def _is_good(certificate: Path, key: Path, now: datetime) -> bool:
 
 
 def _authority(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:
-    # Valid for this machine alone: a client that trusts the authority trusts it for no other name.
+    # Name constraints: a client that trusts this authority trusts it for this machine only.
     name = _name("Perennial local authority")
     own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     here: list[x509.GeneralName] = [x509.DNSName("localhost")]

@@ -17,7 +17,7 @@ _ENDPOINTS = "endpoints.json"
 
 
 def endpoints_of(home: Path) -> dict[str, Any]:
-    """Return the addresses that a running stack has published in ``home``; empty where none runs."""
+    """Return the addresses that a running stack has published in ``home``; empty if none runs."""
     try:
         document = json.loads((home / _ENDPOINTS).read_text())
     except (OSError, ValueError):
@@ -26,10 +26,10 @@ def endpoints_of(home: Path) -> dict[str, Any]:
 
 
 class Home:
-    """Paths and small files of one stack. Makes the directories, with mode 0700.
+    """Paths and small files of one stack. Creates the directories with mode 0700.
 
-    As root the home itself becomes 0711, because Postgres's system user passes through it to the data. The
-    directories inside stay closed.
+    As root, :mod:`runtime.embedded.machine` makes the home 0701: Postgres's system user must reach the data in it.
+    The directories inside stay closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class Home:
             os.close(descriptor)
 
     def secret(self, name: str) -> str:
-        """Return the secret ``name``, random the first time; letters and digits, safe in a URL."""
+        """Return the secret ``name``, made at random on first use; letters and digits, safe in a URL."""
         file = self.secrets / name
         with suppress(FileNotFoundError):
             return file.read_text("ascii").strip()
@@ -101,7 +101,7 @@ class Home:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write ``text`` for the owner alone (0600). Readers see the old text or the new one, never a part."""
+    """Write ``text`` atomically, readable by the owner alone (0600)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -1,6 +1,6 @@
-"""Becomes another program that ends when the supervisor does, as another user where asked.
+"""Executes another program, which ends with the supervisor, optionally as another user.
 
-Run as a script, by path and with ``python -I -S`` so that it costs some 15 ms::
+Run as a script, by path and with ``python -I -S``, which takes about 15 ms::
 
     launch.py PARENT_PID DEATH_SIGNAL USER|- NICENESS PROGRAM [ARGUMENT ...]
 
@@ -28,30 +28,29 @@ def become_user(name: str) -> None:
 
 
 def die_with_parent(parent: int, death_signal: int) -> None:
-    """Ask Linux to send ``death_signal`` when the parent ends; elsewhere the next start ends leftovers."""
+    """Make Linux send ``death_signal`` when the parent ends. On other systems the next start ends leftovers."""
     if sys.platform != "linux":
         return
     library = ctypes.CDLL(None, use_errno=True)
     if library.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # the parent ended before the request
+    if os.getppid() != parent:  # the parent ended before prctl
         os._exit(1)
 
 
 def main() -> None:
-    """Read the arguments and become the program."""
     parent, death_signal, user, niceness, *command = sys.argv[1:]
     os.nice(int(niceness))
     if user != "-":
         become_user(user)
-    # A shell that starts the stack in the background makes it ignore these, and children inherit that.
+    # A shell that starts the stack in the background sets these to ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    # Python ignores these two for itself; the program expects the system's defaults.
+    # Python sets these two to ignored; the program expects the system's defaults.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    # After the change of user: Linux drops the request when a process changes its user.
+    # After the change of user, because Linux clears the death signal then.
     die_with_parent(int(parent), int(death_signal))
     os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
 

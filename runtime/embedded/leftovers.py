@@ -1,7 +1,7 @@
 """Ends processes of an earlier run whose supervisor was killed.
 
-On Linux children end with their supervisor. This covers other systems, and Postgres backends whose postmaster
-was killed.
+On Linux children end with their supervisor. This module is for other systems, and for Postgres backends whose
+postmaster was killed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ORPHAN_SECONDS = 2.0
 
 
 def record(home: Home, process_ids: Iterable[int]) -> None:
-    """Store which processes belong to the running stack."""
+    """Store the processes of the running stack."""
     entries = []
     for process_id in process_ids:
         try:
@@ -34,7 +34,7 @@ def record(home: Home, process_ids: Iterable[int]) -> None:
 
 
 def stop_recorded(home: Home) -> None:
-    """End the recorded processes that still run; blocks until they have ended."""
+    """End the recorded processes that still run. Blocks until they have ended."""
     try:
         entries = json.loads(_file(home).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
@@ -45,10 +45,10 @@ def stop_recorded(home: Home) -> None:
 
 
 def stop_postgres(data: Path) -> None:
-    """End every Postgres process that works in ``data``; blocks until the directory is free.
+    """End every Postgres process in ``data``. Blocks until the directory is free.
 
-    A postmaster shuts down in good order. Backends without a postmaster end within moments, and a new
-    postmaster refuses the directory until then. Those that stay are killed.
+    The postmaster shuts down cleanly. Backends without a postmaster usually end by themselves; after two seconds
+    they are killed, because a new postmaster refuses the directory while one runs.
     """
     postmaster_file = data / "postmaster.pid"
     if not postmaster_file.exists():

@@ -1,6 +1,6 @@
 """Prepares the machine for Postgres when the stack runs as root: a system user, and access to the program files.
 
-All stacks on the machine share both, so one lock covers both. A stack that waits for the lock finds them finished.
+All stacks on the machine share both, so one lock protects both. A stack that waited for the lock finds both ready.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _POLL_SECONDS = 0.02
 
 
 def prepare_machine(programs: Path, data: Path) -> str | None:
-    """Return the system user that runs Postgres, able to reach ``data`` and to run ``programs``; blocks.
+    """Return a system user for Postgres that can reach ``data`` and run ``programs``. Blocks.
 
-    Postgres refuses to run as root. Returns None for any other user: the server then runs as that user. Raises
-    :class:`StackError` where root can't make the system user.
+    Postgres refuses to run as root. Returns None if this process isn't root: Postgres then runs as the same user.
+    Raises :class:`StackError` if root can't create the system user.
     """
     if os.geteuid() != 0:
         return None
@@ -42,12 +42,12 @@ def prepare_machine(programs: Path, data: Path) -> str | None:
 
 
 def open_to_others(programs: Path) -> None:
-    """Let every user read and run the installation around ``programs``, also one made under a strict umask."""
+    """Let every user read and run the installation around ``programs``: a strict umask may have forbidden it."""
     last = programs / "postgres"
     if last.stat().st_mode & stat.S_IXOTH:
         return
     installed = [path for path in programs.parent.rglob("*") if path != last and not path.is_symlink()]
-    # After a kill in the middle the next start does it all again, because the program that it asks for is last.
+    # After a kill in the middle the next start repeats all of it: the program that it checks comes last.
     for path in (programs.parent, *installed, last):
         executable = stat.S_IXOTH if path.stat().st_mode & stat.S_IXUSR else 0
         _add_permissions(path, stat.S_IROTH | executable)
@@ -60,10 +60,10 @@ def _add_permissions(path: Path, wanted: int) -> None:
 
 
 def _ensure_user(lock: int) -> int:
-    """Return the user id of Postgres's system user, made here where it is missing.
+    """Return the user id of Postgres's system user; create the user if it is missing.
 
-    Two `useradd` at once both succeed, and the second replaces the entry by one with another id. Files that
-    were given to the first id are closed to the user from then on. Hence the lock.
+    The caller must hold the lock. Two concurrent `useradd` both succeed, and the second overwrites the entry with
+    another id. The user then can't read the files that belong to the first id.
     """
     try:
         return pwd.getpwnam(SYSTEM_USER).pw_uid
@@ -73,12 +73,12 @@ def _ensure_user(lock: int) -> int:
 
 
 def _add_user(lock: int) -> None:
-    # `su` without `-` leaves root a path without these directories.
+    # After `su` without `-`, root's PATH lacks these directories.
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     program = shutil.which("useradd", path=search) or "useradd"
     command = [program, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
     try:
-        # `useradd` inherits the lock: after a kill of this process, others wait until `useradd` has ended.
+        # `useradd` inherits the lock: if this process is killed, others still wait until `useradd` has ended.
         subprocess.run(command, check=True, capture_output=True, pass_fds=[lock])  # noqa: S603 - fixed words
     except (OSError, subprocess.CalledProcessError) as error:
         raise StackError(
@@ -89,9 +89,9 @@ def _add_user(lock: int) -> None:
 
 @contextmanager
 def _machine_lock() -> Iterator[int]:
-    """Hold the lock of the machine. The kernel releases it once every process that inherited it has ended."""
+    """Hold the machine's lock. The kernel releases it when every process that inherited it has ended."""
     try:
-        # In a directory of root's: other users can neither hold this lock nor put a link in its place.
+        # The directory belongs to root: other users can neither lock this file nor replace it with a link.
         lock = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StackError(f"The lock file {LOCK_FILE} can't be used: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""The interface of a process that the supervisor runs, and the errors of the embedded stack."""
+"""The interface of the supervisor's child processes, and the errors of the embedded stack."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol
 
 
 class StackError(Exception):
-    """The stack can't start or continue; the text is one sentence that names the remedy."""
+    """The stack can't start or continue. The text is one sentence that names the remedy."""
 
 
 class PartFailedError(StackError):
-    """A part (Postgres, Temporal, the API, ...) ended, or took too long, before it served.
+    """A part (Postgres, Temporal, the API, ...) ended or timed out before it served.
 
-    ``log_file`` holds the part's own output.
+    ``log_file`` holds the part's output.
     """
 
     def __init__(self, sentence: str, log_file: Path) -> None:
@@ -31,16 +31,16 @@ class Part(Protocol):
 
     @property
     def log_file(self) -> Path:
-        """The file that takes the child's output."""
+        """The file with the child's output."""
         ...
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None unless it runs."""
+        """The child's process id; None if it isn't running."""
         ...
 
     async def start(self) -> None:
-        """Start the child and wait until it serves. Raises :class:`PartFailedError`, with no process left."""
+        """Start the child and wait until it serves. Raises :class:`PartFailedError`; then no process is left."""
         ...
 
     async def wait(self) -> int:
@@ -48,7 +48,7 @@ class Part(Protocol):
         ...
 
     async def stop(self, grace: float) -> None:
-        """Ask the child to end; kill it after ``grace`` seconds."""
+        """Signal the child to end; kill it after ``grace`` seconds."""
         ...
 
     def kill(self) -> None:

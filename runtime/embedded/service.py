@@ -1,4 +1,4 @@
-"""The API and the workers as child processes, which report when they serve, and their environment."""
+"""The API and the workers as child processes, and their environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WORKER_GRACE_SECONDS = "2"
 
 
 class Service:
-    """An API or worker process. It serves once its ready file exists and ``probe`` is true."""
+    """An API or worker process. It serves when its ready file exists and ``probe`` is true."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Service:
 
     async def start(self) -> None:
         self._starts += 1
-        # A file of its own for each start: the process of an earlier start may still write its own.
+        # Each start has its own file, because the process of an earlier start may still write its file.
         ready_file = self._home.run / f"{self._name}.{self._starts}.ready"
         ready_file.unlink(missing_ok=True)
         environment = {**self._environment, "PERENNIAL_READY_FILE": str(ready_file)}
@@ -121,7 +121,7 @@ def service_environment(
     api_port: int,
     certificate: ServerCertificate | None,
 ) -> dict[str, str]:
-    """Return the caller's environment, overridden by the embedded stack's own addresses and files."""
+    """Return this process's environment with the addresses and files of the embedded stack."""
     environment = {"PERENNIAL_WORKER_GRACEFUL_SHUTDOWN_SECONDS": _WORKER_GRACE_SECONDS, **os.environ}
     environment |= {
         "PERENNIAL_HOME": str(home.path),
@@ -148,7 +148,7 @@ def service_environment(
 
 
 def codec_token(home: Home, settings: Settings) -> str | None:
-    """Return the secret that the Web UI's pages show to the API; None where the Web UI may not decode payloads."""
+    """Return the Web UI's secret for the API; None if the Web UI may not decode payloads."""
     return home.secret("codec") if settings.codec_in_ui else None
 
 

@@ -28,19 +28,19 @@ _FIRST_START_ATTEMPTS = 10
 _FIRST_START_SECONDS = 120.0
 _BACKOFF_FROM, _BACKOFF_TO = 0.2, 5.0
 _STABLE_SECONDS = 30.0
-# Together less than 5 s, the time in which the whole stack stops.
+# Together less than 5 s, the time limit for stopping the whole stack.
 _SERVICE_GRACE, _SERVER_GRACE = 2.7, 1.3
 # On one machine, requests to the API take precedence over the workers.
 _WORKER_NICENESS = 5
-# make passes a signal on to a child that received it with the process group already: that counts once.
+# `make` forwards a signal that the process group has already received: within this time, both count as one.
 _SECOND_SIGNAL_AFTER = 0.3
 
 
 def run_stack(options: StackOptions, settings: Settings, *, program: Sequence[str] = OUR_PROGRAM) -> int:
     """Run the embedded stack until a signal stops it, and return the exit code.
 
-    0: a signal stopped it. 1: it could not start, with one sentence on standard error. ``program`` with the
-    argument ``bootstrap``, ``api`` or ``worker`` runs our own processes.
+    0: a signal stopped it. 1: it could not start; one sentence on standard error says why. ``program`` runs our
+    own processes with the argument ``bootstrap``, ``api`` or ``worker``.
     """
     terminal = Terminal()
     try:
@@ -62,7 +62,7 @@ async def _run(
 
 
 class Stack:
-    """One running stack: its parts, and a task for each that restarts it."""
+    """One running stack: its parts, and for each part a task that restarts it."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Stack:
         return 0
 
     async def _start_all(self, group: asyncio.TaskGroup) -> None:
-        """Start both servers at once, then our processes, and publish their addresses."""
+        """Start both servers concurrently, then our processes. Publish the addresses."""
         began = time.monotonic()
         servers = [
             self._spawn(group, self._start_database(group)),
@@ -140,7 +140,7 @@ class Stack:
         self._terminal.print("migrations are applied")
 
     async def _start_part(self, group: asyncio.TaskGroup, part: Part) -> None:
-        """Start a part, then restart it whenever it ends. Raises :class:`StackError` where no start succeeds."""
+        """Start a part, and then restart it whenever it ends. Raises :class:`StackError` if all attempts fail."""
         began = time.monotonic()
         for attempt in range(1, _FIRST_START_ATTEMPTS + 1):
             try:
@@ -162,7 +162,7 @@ class Stack:
         self._spawn(group, self._keep_alive(part))
 
     async def _keep_alive(self, part: Part) -> None:
-        """Restart a part whenever it ends, with longer delays while it ends soon after each start."""
+        """Restart a part whenever it ends. The delay grows while it ends soon after each start."""
         failures = 0
         while True:
             began = time.monotonic()
@@ -220,7 +220,7 @@ class Stack:
         return [part.pid for part in self._parts() if part.pid is not None]
 
     def _publish(self) -> None:
-        """Record the processes; once everything was healthy, write the endpoints file too."""
+        """Record the process ids. Write the endpoints file too, once all parts have been healthy."""
         leftovers.record(self._home, self._process_ids())
         if not self._published:
             return
@@ -265,12 +265,12 @@ class Stack:
             self._stop_requested.set()
             self._terminal.print("stopping")
         elif number is signal.SIGINT and time.monotonic() - self._stop_requested_at > _SECOND_SIGNAL_AFTER:
-            for part in self._parts():
+            for part in self._parts():  # a second Ctrl-C kills everything
                 part.kill()
 
     async def _shut_down(self) -> None:
         self._home.remove_endpoints()
-        # API and workers first: they write to the servers until they have ended.
+        # API and workers first, because they use the servers until they have ended.
         await asyncio.gather(*(service.stop(_SERVICE_GRACE) for service in self._services))
         servers = [self._temporal.stop()]
         if self._postgres:
@@ -286,7 +286,7 @@ class Stack:
 
 
 def _backoff(failures: int) -> float:
-    """Return the seconds to wait after so many failures in a row."""
+    """Return the seconds to wait after this many failures in a row."""
     return min(_BACKOFF_TO, _BACKOFF_FROM * 2.0 ** (failures - 1))
 
 

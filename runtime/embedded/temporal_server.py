@@ -1,4 +1,4 @@
-"""The embedded Temporal: the official dev server and its Web UI, with their state in the home."""
+"""The embedded Temporal: the official dev server with its Web UI. Its state is in the home."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _POLL_SECONDS = 0.03
 _PORT_ATTEMPTS = 3
 
 _DYNAMIC_CONFIG = {
-    # How many times a second Temporal loads new tasks; the default of 20 costs a step some 40 ms.
+    # Task loads per second. The default of 20 adds about 40 ms to each step.
     "history.transferProcessorMaxPollRPS": "300",
-    # Timers fire when they are due, not up to a second later.
+    # Otherwise timers fire up to a second late.
     "history.timerProcessorMaxTimeShift": '"1ms"',
 }
 
@@ -51,8 +51,8 @@ def find_temporal(configured: Path | None = None) -> Path:
 class EmbeddedTemporal:
     """The Temporal dev server as a child process. ``async with`` starts and stops it.
 
-    A port of 0 means any free one. The first start may change it where another program took it; restarts of
-    this object keep it. Workflow state survives a restart and a kill of the process, not a power cut.
+    A port of 0 means any free one. The first start may change it if another program has taken it; restarts of this
+    object keep it. Workflow state survives a restart and a kill of the process, but not a power cut.
     """
 
     name = "temporal"
@@ -131,8 +131,8 @@ class EmbeddedTemporal:
     async def stop(self, grace: float = 0.5) -> None:
         """Stop the server; kill it after ``grace`` seconds.
 
-        On SIGTERM it waits 3 s for clients, also where there are none. The kill loses no state: everything it
-        acknowledged is in the database file.
+        On SIGTERM it waits 3 s for clients, even without any. The kill loses no state: all that it acknowledged is
+        in the database file.
         """
         if self._process is not None:
             await self._process.stop((signal.SIGTERM, grace))
@@ -152,7 +152,7 @@ class EmbeddedTemporal:
         await self.stop()
 
     async def _becomes_ready(self) -> bool:
-        """Return whether it serves; False once it has ended. Raises :class:`PartFailedError` on time-out."""
+        """Wait until it serves; False if it has ended. Raises :class:`PartFailedError` on time-out."""
         assert self._process is not None
         deadline = time.monotonic() + _READY_SECONDS
         base = f"http://{LOOPBACK}:{self._port('http-port')}/api/v1/namespaces/{self._namespace}"
@@ -196,7 +196,7 @@ class EmbeddedTemporal:
 
 async def _serves(client: httpx.AsyncClient, base: str) -> bool:
     """Return whether the namespace has its search attributes and retention, and each service answers."""
-    # Over the HTTP API, because the SDK's native part would start threads in the supervisor.
+    # Over the HTTP API: the SDK's native library would start threads in the supervisor.
     try:
         namespace = await client.get(base)
         attributes = await client.get(f"{base}/search-attributes")
@@ -204,7 +204,7 @@ async def _serves(client: httpx.AsyncClient, base: str) -> bool:
         matching = await client.get(f"{base}/task-queues/no-such-queue")
         if not (namespace.is_success and attributes.is_success and matching.is_success):
             return False
-        if history.status_code != httpx.codes.NOT_FOUND:
+        if history.status_code != httpx.codes.NOT_FOUND:  # 404 comes from a history service that serves
             return False
         if not set(SEARCH_ATTRIBUTES) <= attributes.json().get("customAttributes", {}).keys():
             return False
@@ -214,7 +214,7 @@ async def _serves(client: httpx.AsyncClient, base: str) -> bool:
 
 
 async def _set_retention(client: httpx.AsyncClient, base: str, namespace: httpx.Response) -> bool:
-    # A replay of a failed workflow needs its history, so closed workflows stay for 90 days.
+    # Replaying a failed workflow needs its history, so closed workflows are kept for 90 days.
     wanted = f"{RETENTION_SECONDS}s"
     if namespace.json()["config"]["workflowExecutionRetentionTtl"] == wanted:
         return True
@@ -223,6 +223,6 @@ async def _set_retention(client: httpx.AsyncClient, base: str, namespace: httpx.
 
 
 def _environment() -> dict[str, str]:
-    # Without our settings and secrets, and without those of a Temporal client.
+    # Omits our settings and secrets, and those of a Temporal client.
     ours = ("PERENNIAL_", "TEMPORAL_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

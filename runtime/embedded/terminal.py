@@ -11,11 +11,11 @@ from rich.table import Table
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        self.quiet = True  # the stack continues, or stops in good order, without output
+        self.quiet = True  # the stack continues without output
 
 
 class Terminal:
-    """Prints lines for a person. A closed terminal or pipe is no error: printing ends and the stack continues."""
+    """A closed terminal or pipe is no error: printing ends and the stack continues."""
 
     def __init__(self) -> None:
         self._out = _Console(file=sys.stdout, highlight=False, markup=False, emoji=False)

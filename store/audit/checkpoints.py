@@ -1,7 +1,7 @@
-"""Checkpoints of the audit log: one for each hour, chained by their heads.
+"""Checkpoints of the audit log: one per hour, chained by their heads.
 
-An hour is named by its beginning, in UTC. It is closed once no row can be added to it any more;
-:mod:`activities.audit` argues that.
+An hour is identified by its first instant, in UTC. It is closed once no transaction can add a row to it;
+:mod:`activities.audit` has the argument.
 """
 
 from __future__ import annotations
@@ -62,33 +62,32 @@ _HORIZON = sql("SELECT pg_snapshot_xmin(pg_current_snapshot())")
 
 @dataclass(frozen=True)
 class DueHour:
-    """An hour that is over. A snapshot sees all of its rows once every transaction below ``barrier`` has ended."""
+    """An hour that has ended. A snapshot sees all its rows once every transaction below ``barrier`` has ended."""
 
     hour: datetime
     barrier: int
 
 
 async def last(connection: Connection) -> Checkpoint | None:
-    """The newest checkpoint; None if there is none."""
     row = await _LAST.fetchrow(connection)
     return None if row is None else Checkpoint(**row)
 
 
 async def page(connection: Connection, *, after: datetime | None, limit: int) -> list[Checkpoint]:
-    """Checkpoints in the order of the chain, after an hour."""
+    """Checkpoints in chain order, after an hour."""
     return [Checkpoint(**row) for row in await _PAGE.fetch(connection, after=after, limit=limit)]
 
 
 async def due(connection: Connection, grace: timedelta) -> DueHour | None:
     """The next hour to checkpoint, if it ended at least ``grace`` ago by Postgres' clock.
 
-    It follows the last checkpoint's hour, also without rows, so that the chain has no gaps. The first hour is that
-    of the oldest row. Call it in a transaction of its own: the id of that becomes the barrier.
+    The chain has no gaps: the next hour follows the last checkpoint's hour, even if it has no rows. The first hour
+    is that of the oldest row. Call this in its own transaction, whose id becomes the barrier.
     """
     hour = await _next_hour(connection)
     if hour is None or not await _ended_before(connection, hour, grace):
         return None
-    # After the clock has passed the hour's end, never before: see activities/audit.py.
+    # Take the id only after the clock has passed the hour's end: see activities/audit.py.
     barrier = await _TRANSACTION_ID.fetchval(connection)
     return DueHour(hour, barrier)
 
@@ -99,19 +98,19 @@ async def _next_hour(connection: Connection) -> datetime | None:
 
 
 async def _ended_before(connection: Connection, hour: datetime, ago: timedelta) -> bool:
-    """Whether an hour ended at least that long ago, by Postgres' clock."""
+    """Whether an hour ended at least ``ago`` before Postgres' clock."""
     now: datetime = await _CLOCK.fetchval(connection)
     return hour + HOUR + ago <= now
 
 
 async def is_closed(connection: Connection, due: DueHour) -> bool:
-    """Whether every transaction that may have added a row to the hour has ended, in this snapshot."""
+    """Whether this snapshot sees the end of every transaction that may have added a row to the hour."""
     horizon: int = await _HORIZON.fetchval(connection)
     return horizon >= due.barrier
 
 
 async def digest(connection: Connection, hour: datetime) -> HourDigest:
-    """The digest of an hour's rows, read through a cursor, so in a transaction."""
+    """The digest of an hour's rows. It reads through a cursor, which needs a transaction."""
     taken = HourDigest()
     async for row in _CANONICAL_ROWS.cursor(connection, _PREFETCH, begins=hour, ends=hour + HOUR):
         taken.add(row)
@@ -124,7 +123,7 @@ async def checkpoint(connection: Connection, key: CheckpointKey, due: DueHour) -
     Raises UniqueViolationError if another worker has checkpointed the hour.
     """
     before = await last(connection)
-    # A row of an earlier hour may have been committed since due(): then the chain begins with that hour.
+    # A row of an earlier hour may have been committed since due(): the chain then begins with that hour.
     hour = due.hour if before else min(due.hour, await _next_hour(connection) or due.hour)
     taken = await digest(connection, hour)
     now: datetime = await _CLOCK.fetchval(connection)
@@ -134,6 +133,7 @@ async def checkpoint(connection: Connection, key: CheckpointKey, due: DueHour) -
             hour=hour,
             rows=taken.rows,
             digest=taken.value(),
+            # Never earlier than before: a longer period must not invalidate hours that have expired already.
             expires_before=max(expires_before, before.expires_before) if before else expires_before,
             created_at=now,
             previous=before.head if before else GENESIS,
@@ -144,18 +144,17 @@ async def checkpoint(connection: Connection, key: CheckpointKey, due: DueHour) -
 
 
 async def has(connection: Connection, hour: datetime, head: bytes) -> bool:
-    """Whether an hour has a checkpoint with this head."""
     return await _HAS.fetchval(connection, hour=hour, head=head) is not None
 
 
 async def oldest_row(connection: Connection, since: datetime | None = None) -> datetime | None:
-    """The time of the oldest row, of all or since a time; None without rows."""
+    """The time of the oldest row, or of the oldest row since a time; None without rows."""
     [row] = await _OLDEST_ROW.fetch(connection, since=since)
     oldest: datetime | None = row[0]
     return oldest
 
 
 async def is_overdue(connection: Connection, time: datetime, patience: timedelta) -> bool:
-    """Whether a time's hour ended longer than ``patience`` ago, by Postgres' clock."""
+    """Whether the hour of a time ended at least ``patience`` ago, by Postgres' clock."""
     hour = time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     return await _ended_before(connection, hour, patience)

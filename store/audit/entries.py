@@ -23,9 +23,9 @@ from store.statements import filtered, parameters, select, statement
 _LISTED_SUBJECTS = 100
 _MOST_DIGITS = 18
 
-# NULL for an id that no user has or had: such a text is the caller's choice, and may be personal.
+# NULL for an id that no user has or had. The caller chose that text, and it may be personal data.
 _known_user = select(col(DataKey.subject)).where(col(DataKey.subject) == bindparam("for_user"))
-# Subjects are sent as one text, which costs half of what an array does. No user id holds a space.
+# Subjects are sent as one text: half the cost of an array. No user id contains a space.
 _subjects = func.string_to_array(bindparam("all_subjects", type_=Text), " ")
 _APPEND = statement(
     insert(AuditRow).values(
@@ -54,7 +54,7 @@ _FILTERS = {
     < tuple_(bindparam("before_time"), bindparam("before_id")),
 }
 _PAGE = filtered(_list, **_FILTERS)
-# Each has an index of its own, which an OR would keep Postgres from walking in order.
+# Two statements, each with its own index: with an OR, Postgres couldn't read either index in order.
 _PAGE_FOR_USER = filtered(_list.where(col(AuditRow.user_id) == _user), **_FILTERS)
 _PAGE_NAMING_USER = filtered(
     _list.where(col(AuditRow.subjects).contains(array([_user])), col(AuditRow.user_id).is_distinct_from(_user)),
@@ -64,8 +64,6 @@ _PAGE_NAMING_USER = filtered(
 
 @dataclass(frozen=True)
 class StoredEntry:
-    """A row of the log."""
-
     audit_id: int
     occurred_at: datetime
     actor: str
@@ -73,7 +71,7 @@ class StoredEntry:
     action: str
     user_id: str | None
     subjects: Sequence[str]
-    """A list holds the first 100; ``subject_count`` is the number of all."""
+    """Only the first 100 in a list of entries; ``subject_count`` counts all."""
     subject_count: int
     fields: Sequence[str]
     request_id: str | None
@@ -83,7 +81,7 @@ class StoredEntry:
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which rows to list; None is any. ``until`` is excluded."""
+    """Conditions on listed rows; None matches any. ``until`` is exclusive."""
 
     user_id: str | None = None
     actor: str | None = None
@@ -92,7 +90,7 @@ class AuditFilter:
     until: datetime | None = None
 
     def names(self) -> str:
-        """The names of the filters in use, without their values."""
+        """The names of the filters that are set, without their values."""
         return " ".join(name for name, value in vars(self).items() if value is not None)
 
 
@@ -107,7 +105,7 @@ async def append(connection: Connection, entries: Sequence[AuditEntry]) -> None:
 async def page(
     connection: Connection, wanted: AuditFilter, *, before: tuple[datetime, int] | None, limit: int
 ) -> list[StoredEntry]:
-    """Rows of a filter, the newest first, after a position in that order."""
+    """Rows that match a filter, newest first, after a position in that order."""
     before_time, before_id = before or (None, None)
     values = vars(wanted) | {"before_time": before_time, "before_id": before_id, "limit": limit}
     if wanted.user_id is None:

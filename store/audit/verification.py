@@ -1,11 +1,13 @@
 """Verifies the audit log against its checkpoints.
 
-Each checkpoint must be unchanged, and must follow the one before, an hour later. The rows of its hour must give
-its digest; only an hour that the newest checkpoint lets expire may be empty instead. The newest checkpoint is
-verified as well, and with it the permission to expire.
+Each checkpoint must be unchanged, and must follow the previous one by an hour. The rows of its hour must give its
+digest. An hour may be empty instead if the newest checkpoint lets it expire. That checkpoint is verified too, and
+so is the expiry limit in it.
 
-This doesn't find a change in an hour that has no checkpoint yet. Nor does it find that the last checkpoints were
-deleted together with their rows, unless the caller gives a head that was exported before.
+Two changes aren't detected:
+
+- a change in an hour that has no checkpoint yet,
+- deletion of the last checkpoints together with their rows, unless the caller gives a previously exported head.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from store.connection import Connection
 
 _PAGE = 1000
 OVERDUE = timedelta(hours=2)
-"""How long after its end an hour may have no checkpoint."""
+"""An hour must have a checkpoint within this time after its end."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The hours and rows that match their checkpoints."""
+    """The numbers of hours and rows that match their checkpoints."""
 
     hours: int
     rows: int
@@ -54,7 +56,7 @@ async def verify(connection: Connection, key: CheckpointKey, expected_head: byte
 
 
 def _check_link(key: CheckpointKey, before: Checkpoint | None, checkpoint: Checkpoint) -> None:
-    """Check that a checkpoint is unchanged, and directly follows the one before."""
+    """Check that a checkpoint is unchanged, and directly follows the previous one."""
     if before is not None and checkpoint.hour != before.hour + HOUR:
         raise ChainBrokenError(f"The checkpoint of the hour {_named(before.hour + HOUR)} is missing.")
     if checkpoint.key_check != key.check_value:
@@ -92,7 +94,7 @@ async def _may_have_expired(connection: Connection, checkpoint: Checkpoint) -> b
 
 
 async def _check_edges(connection: Connection, newest: Checkpoint | None) -> None:
-    """Check that no row is older than the chain, and that no hour lacks its checkpoint for too long."""
+    """Check that no row is older than the chain, and that no hour's checkpoint is overdue."""
     oldest = await checkpoints.oldest_row(connection)
     if newest is None:
         since = oldest

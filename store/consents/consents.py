@@ -1,4 +1,4 @@
-"""Consents: the present state in `consents`, and the append-only `consent_history`."""
+"""Consents: the current state in `consents`, and the append-only `consent_history`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from store.statements import one_of, parameters, select, sql, statement
 
 @dataclass(frozen=True)
 class ConsentChange:
-    """A consent to one purpose that a profile grants or withdraws."""
+    """A grant or withdrawal of one purpose that comes with a profile."""
 
     user_id: str
     purpose: str
@@ -33,7 +33,7 @@ class ConsentChange:
 
 @dataclass(frozen=True)
 class ConsentDecision:
-    """A person's consent to one purpose, or its withdrawal, with its legal basis."""
+    """A person's grant or withdrawal of one purpose, with its legal basis."""
 
     purpose: Purpose
     granted: bool
@@ -44,7 +44,7 @@ class ConsentDecision:
 
 @dataclass(frozen=True)
 class ConsentEntry:
-    """A decision in the history; later ones have a higher ``record_id``."""
+    """A decision in the history; a later one has a higher ``record_id``."""
 
     record_id: int
     decision: ConsentDecision
@@ -60,7 +60,7 @@ _OF_USERS = statement(
 
 
 async def of_users(connection: Connection, user_ids: Collection[str]) -> Mapping[str, dict[str, bool]]:
-    """The consents of some users by purpose; empty for a user who has decided nothing."""
+    """The consents of users, by user id and purpose; empty for a user without decisions."""
     rows = await _OF_USERS.fetch(connection, user_ids=list(user_ids))
     found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
@@ -87,14 +87,14 @@ _RECORD = sql(
 
 
 async def record(connection: Connection, changes: Sequence[ConsentChange], *, source: str, actor: str) -> None:
-    """Set consents, and append those that differ from the present state to the history.
+    """Set consents, and append those that differ from the current state to the history.
 
-    Call it with the people's rows locked and, for a withdrawal, their buckets (:mod:`store.consents.locks`). The
-    clock then gives the entry a later time than any event that was stored before the withdrawal, and the last
-    entry is the one in force.
+    The caller has locked the people's rows and, for a withdrawal, their buckets (:mod:`store.consents.locks`). So
+    the entry gets a later time than any event stored before it.
+    The last entry is in force.
 
-    ``actor`` is the id of the API key. Rows are written in one order, so that two transactions with the same
-    people wait for each other instead of deadlocking.
+    ``actor`` is the id of the API key. Rows are written in the order of (user, purpose), so that transactions with
+    the same people queue instead of deadlocking.
     """
     if not changes:
         return
@@ -110,11 +110,12 @@ async def record(connection: Connection, changes: Sequence[ConsentChange], *, so
 
 
 async def decide(connection: Connection, user_id: str, decision: ConsentDecision, *, actor: str) -> ConsentEntry:
-    """Take a person's decision; the history gets an entry unless the last one is equal.
+    """Record a person's decision, unless it equals the last one; returns the entry in force.
 
-    Raises :class:`UserNotFoundError` or :class:`UserErasedError`. The person's row is locked first, then for a
-    withdrawal the bucket (:mod:`store.consents.locks`). After the commit of a withdrawal no transaction stores an
-    event of the person, and no stored event was received later than the withdrawal.
+    Raises :class:`UserNotFoundError` or :class:`UserErasedError`.
+
+    Lock order: the person's row, then for a withdrawal the bucket (:mod:`store.consents.locks`). After a
+    withdrawal commits, no transaction stores an event of the person. No stored event was received after it.
     """
     await _lock_user(connection, user_id)
     last = (await latest(connection, user_id)).get(decision.purpose)
@@ -124,7 +125,7 @@ async def decide(connection: Connection, user_id: str, decision: ConsentDecision
 
 
 async def withdraw(connection: Connection, user_id: str, purpose: Purpose, *, actor: str) -> ConsentEntry:
-    """Withdraw a consent as :func:`decide` does; a withdrawn one keeps its entry."""
+    """As :func:`decide`, for a withdrawal; a consent that is already withdrawn keeps its entry."""
     await _lock_user(connection, user_id)
     last = (await latest(connection, user_id)).get(purpose)
     if last is not None and not last.decision.granted:
@@ -181,7 +182,7 @@ _IS_ERASED = statement(select(col(DataKey.wrapped).is_(None)).where(col(DataKey.
 
 async def _lock_user(connection: Connection, user_id: str) -> None:
     locked = await _LOCK_USER.fetchval(connection, user_id=user_id)
-    # A statement of its own: it sees the erasure whose transaction the lock has waited for.
+    # A separate statement, so that it sees an erasure whose transaction the lock waited for.
     if await _IS_ERASED.fetchval(connection, user_id=user_id):
         raise UserErasedError
     if locked is None:

@@ -1,4 +1,4 @@
-"""The event log: written under the consent of its users, and read back by user."""
+"""Writes events that their users' consents permit, and reads the events of a user."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from store.statements import Statement, filtered, one_of, select, statement, unn
 
 BODY = "events.body"
 _COPIED = [each.name for each in columns_of(Event) if each.server_default is None]
-"""The columns that COPY writes, in the order of :func:`_row`; Postgres fills in the others."""
+"""The columns that COPY writes, in the order of :func:`_row`; the others have defaults in Postgres."""
 _ONE: ColumnElement[int] = literal_column("1")
 
 
@@ -55,7 +55,7 @@ class _Person:
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """The users of a batch whose events may be stored, the rejections of the others, and the log's generation."""
+    """The users of a batch whose events may be stored, rejections by user id, and the log's generation."""
 
     people: Mapping[str, _Person]
     rejections: Mapping[str, IngestResult]
@@ -64,7 +64,7 @@ class _Gate:
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """An event as it is stored, decrypted."""
+    """A stored event, decrypted."""
 
     event_id: str
     user_id: str
@@ -79,17 +79,17 @@ class StoredEvent:
 async def record(
     connection: Connection, cipher: Cipher, events: Sequence[PreparedEvent | IngestResult]
 ) -> list[IngestResult]:
-    """Store the events of a batch that consent permits; returns the outcome of each item, in their order.
+    """Store the events of a batch that consents permit; returns one outcome per item, in the items' order.
 
-    An item that was rejected before is its own outcome. Call this in a READ COMMITTED transaction that has read
-    nothing yet and does nothing else. Raises asyncpg's CheckViolationError where the partition of a month is
-    missing.
+    An item that is already an :class:`IngestResult` is returned unchanged. Call this in a READ COMMITTED
+    transaction that has read nothing yet and does nothing else. Raises asyncpg's CheckViolationError if the
+    partition of a month is missing.
     """
     user_ids = {event.user_id for event in events if isinstance(event, PreparedEvent)}
     if not user_ids:
         return [each for each in events if isinstance(each, IngestResult)]
     await locks.share(connection, user_ids)
-    # The statement after the lock: it sees every withdrawal that the lock has waited for.
+    # The next statement after the lock sees every withdrawal that the lock waited for.
     gate = await _read_gate(connection, cipher, user_ids)
     outcomes: list[IngestResult] = []
     first: dict[str, PreparedEvent] = {}
@@ -115,7 +115,7 @@ async def record(
 
 def _gate_statement() -> Statement:
     asked = unnested("asked", col(User.user_id))
-    # LIMIT keeps the planner at three index look-ups for each user: without it, it reads all consents for a batch.
+    # With LIMIT, Postgres does three index look-ups per user. Without it, it reads the whole consents table.
     key = select(col(DataKeyRow.wrapped)).where(col(DataKeyRow.subject) == asked.c.user_id).limit(_ONE)
     preferences = func.nullif(col(User.privacy_preferences), literal_column("'{}'::jsonb")).label("preferences")
     user = select(true().label("present"), preferences).where(col(User.user_id) == asked.c.user_id).limit(_ONE)
@@ -160,7 +160,7 @@ _TAKE_IDS = statement(
     .from_select([each.name for each in _GIVEN.c], select(*_GIVEN.c))
     .on_conflict_do_nothing(index_elements=["event_id"])
 )
-# `xmin` is the transaction that inserted a row: this one, as long as it uses no savepoints.
+# `xmin` is the id of the inserting transaction. A savepoint would have an id of its own, so record() uses none.
 _OURS: ColumnElement[bool] = literal_column("event_ids.xmin = pg_current_xact_id()::xid").label("ours")
 _FIND_IDS = statement(
     select(col(EventId.event_id), col(EventId.fingerprint), _OURS).where(
@@ -172,10 +172,10 @@ _FIND_IDS = statement(
 async def _take_ids(
     connection: Connection, events: Mapping[str, PreparedEvent]
 ) -> tuple[Mapping[str, PreparedEvent], Mapping[str, int]]:
-    """Insert the ids that are free; returns the events whose ids were, and the fingerprints stored for all ids.
+    """Insert the ids that are free; returns the events with new ids, and the stored fingerprints of all ids.
 
-    Ids are inserted in their order. A transaction that inserts the same id is waited for, and never in a circle;
-    where it rolls back, the id is free.
+    Ids are inserted in sorted order, so that transactions with the same ids queue instead of deadlocking. If the
+    other transaction rolls back, the id is free.
     """
     if not events:
         return {}, {}
@@ -188,8 +188,8 @@ async def _take_ids(
         timestamp=[events[event_id].timestamp for event_id in ordered],
     )
     if taken < len(ordered):
-        # A statement of its own: it sees the ids that the insert has waited for. Retention may have deleted one
-        # since: then it is missing here, and its event counts as a duplicate.
+        # A separate statement, so that it sees the ids that the insert waited for. If retention has deleted one
+        # since, it is missing here, and its event counts as a duplicate.
         rows = await _FIND_IDS.fetch(connection, event_ids=ordered)
         fingerprints |= {row["event_id"]: row["fingerprint"] for row in rows}
         ordered = sorted(row["event_id"] for row in rows if row["ours"])
@@ -197,7 +197,7 @@ async def _take_ids(
 
 
 def _fingerprint(event: PreparedEvent) -> int:
-    """64 bits of the event's user and type: the same id with another fingerprint is a conflict."""
+    """A 64-bit hash of user and type. The same id with another fingerprint is a conflict."""
     digest = blake2b(f"{event.user_id}\x00{event.event_type}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
@@ -209,7 +209,7 @@ async def _write(connection: Connection, events: Collection[PreparedEvent], gate
 
 
 def _row(event: PreparedEvent, person: _Person, generation: int) -> tuple[Any, ...]:
-    """The values of :data:`_COPIED`, without the attributes that the person's preferences forbid."""
+    """The values of :data:`_COPIED`, without the attributes that the person opted out of."""
     parts, body = event.parts, event.body
     if person.opt_outs:
         parts = redact(parts, person.opt_outs)
@@ -242,7 +242,7 @@ _LAST_SEEN = filtered(
 
 
 async def last_seen(connection: Connection, user_id: str, pattern: str) -> datetime | None:
-    """The time of a user's latest event that no workflow recorded.
+    """The time of a user's latest event, without those that workflows recorded.
 
     ``pattern`` is a type, a category (`engagement.*`) or `*` for any event.
     """
@@ -292,7 +292,7 @@ _NEXT_PAGE = _list_of_user(
 async def list_of_user(
     connection: Connection, cipher: Cipher, user_id: str, *, limit: int, before: tuple[datetime, str] | None
 ) -> list[StoredEvent]:
-    """Up to ``limit`` events of a user, the newest first, before a (timestamp, event id).
+    """Up to ``limit`` events of a user, newest first, before a (timestamp, event id).
 
     Raises :class:`UserNotFoundError` or :class:`UserErasedError`.
     """

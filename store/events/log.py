@@ -1,14 +1,14 @@
-"""The event log as its consumers read it: in order, from a cursor, without skipping an event.
+"""Consumers read the event log in order, from a cursor, without skipping an event.
 
-A row is *settled* once each transaction with a lower id has ended (``xid < pg_snapshot_xmin``). Rows of earlier
-generations are settled. Consumers read settled rows alone: an open transaction may still commit rows
-that come before the others. The horizon is that of the whole cluster. A long write transaction in any of its
-databases delays consumers; no event is lost by it.
+A row is *settled* once every transaction with a lower id has ended (``xid < pg_snapshot_xmin``). Rows of earlier
+generations are settled. Consumers read only settled rows: an open transaction may still commit rows that come
+before the others. The horizon covers the whole cluster. A long write transaction in any of its databases delays
+consumers, but loses no event.
 
-A new generation begins after transaction ids have started again. A logical dump restores rows with their old
-transaction ids into a cluster whose own ids may be lower. New events would then come before those that consumers
-have read. So each migration, which runs before anything serves, compares the present transaction id with the
-highest one of the log, and begins a new generation where it is lower.
+Generations keep the order after a restore. A logical dump restores rows with their old transaction ids, and the
+new cluster's own ids may be lower. New events would then come before those that consumers have read. So each
+migration compares the current transaction id with the highest one in the log. If it is lower, a new generation
+begins. Migrations run before the API and the workers start.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from store.events.events import BODY
 from store.statements import parameters, select, sql, statement
 
 CHANNEL = "events_recorded"
-"""The channel that ingest notifies after events were committed."""
+"""Ingest notifies this channel after a commit."""
 
 
 class CursorMovedError(Exception):
-    """Another worker has moved the cursor: this transaction must roll back."""
+    """Another worker has moved the cursor: roll back."""
 
 
 class Position(NamedTuple):
@@ -66,7 +66,7 @@ _LOGGED: list[Any] = [
 class LoggedEvent:
     """A row of the log, encrypted."""
 
-    # A batch has thousands of these, so each reads from its row only what is asked for.
+    # A batch has thousands of these, so each column is read from the record only when it is used.
     __slots__ = ("_body", "_key", "_row")
 
     def __init__(self, row: Record) -> None:
@@ -87,7 +87,7 @@ class LoggedEvent:
         return str(self._row["event_type"])
 
     def decrypted_with(self, key: DataKey | None) -> LogEvent:
-        """The event for its consumers; the body is decrypted on its first use. Without a key it can't be used."""
+        """The event for consumers. Its body is decrypted on first use, which needs a key."""
         self._key = key
         _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at = self._row
         return LogEvent(
@@ -96,7 +96,7 @@ class LoggedEvent:
 
     def _decrypted_body(self) -> Mapping[str, Any]:
         if self._body is None:
-            assert self._key is not None  # an event without a key is set aside, and no consumer reads it
+            assert self._key is not None  # an event without a key is set aside before its body is read
             body = self._key.decrypt_json(BODY, self._row["body"])
             if not isinstance(body, Mapping):
                 raise UnfoldableError("an event's body is an object")
@@ -108,7 +108,7 @@ _NOTIFY = sql(f"NOTIFY {CHANNEL}")  # no SQLModel statement: a command without p
 
 
 async def notify(connection: Connection) -> None:
-    """Wake the consumers. Call it outside transactions that write: NOTIFY makes those commit one after another."""
+    """Wake the consumers. Call it outside write transactions: NOTIFY serializes their commits."""
     await _NOTIFY.execute(connection)
 
 
@@ -120,7 +120,7 @@ _CURSOR = statement(
 
 
 async def cursor(connection: Connection, consumer: str, shard: int) -> Position:
-    """The position of a consumer in a shard; a new consumer's is before everything."""
+    """The position of a consumer in a shard; :data:`BEGINNING` for a new consumer."""
     row = await _CURSOR.fetchrow(connection, consumer=consumer, shard=shard)
     return BEGINNING if row is None else Position(*row)
 
@@ -132,7 +132,7 @@ _IN_SHARD_AFTER = (
 )
 _GENERATION = func.coalesce(select(col(LogGeneration.generation)).scalar_subquery(), 1)
 _HORIZON = tuple_(_GENERATION, func.pg_snapshot_xmin(func.pg_current_snapshot()))
-# The horizon is a bound of the index scan: Postgres reads none of the rows that wait behind an open transaction.
+# The horizon bounds the index scan, so Postgres doesn't read rows that aren't settled.
 _READ = statement(
     select(*_LOGGED)
     .where(*_IN_SHARD_AFTER, tuple_(col(Event.generation), col(Event.xid)) < _HORIZON)
@@ -144,7 +144,7 @@ _READ = statement(
 async def read(connection: Connection, shard: int, after: Position, limit: int) -> list[LoggedEvent]:
     """The next settled events after a position, in log order.
 
-    Call it before the transaction writes anything: its own transaction id would hide later rows.
+    Call it before the transaction writes: its own transaction id would hide later rows.
     """
     rows = await _READ.fetch(connection, shard=shard, limit=limit, **after._asdict())
     return [LoggedEvent(row) for row in rows]
@@ -171,8 +171,8 @@ _MOVE = statement(
         },
         where=tuple_(col(LogCursor.generation), col(LogCursor.xid), col(LogCursor.sequence))
         == tuple_(bindparam("from_generation"), bindparam("from_xid"), bindparam("from_sequence")),
-        # The commit doesn't wait for the disk: a crash that forgets it forgets the cursor and the effects
-        # together, and the events, which are on disk, are read again.
+        # The commit doesn't wait for the disk. A crash loses the cursor and the effects together; the events
+        # are on disk and are read again.
     ).returning(func.set_config("synchronous_commit", "off", True))
 )
 
@@ -180,8 +180,8 @@ _MOVE = statement(
 async def move(connection: Connection, consumer: str, shard: int, before: Position, to: Position) -> None:
     """Move a cursor in the transaction of the effects; raises :class:`CursorMovedError` if another worker has.
 
-    Call it before the effects are written. Of two workers on one shard the second then waits here, and finds
-    the cursor moved before it has written anything.
+    Call it before the effects are written. A second worker on the shard waits here, then finds the cursor moved
+    and has written nothing.
     """
     moved = await _MOVE.fetchval(
         connection,
@@ -208,13 +208,14 @@ _FIND = statement(
 async def find_event(
     connection: Connection, user_id: str, timestamp: datetime, event_id: str
 ) -> LoggedEvent | None:
-    """One event by its id; user and timestamp name its partition. None where retention has deleted it."""
+    """One event; user and timestamp select its partition and index. None if retention has deleted it."""
     row = await _FIND.fetchrow(connection, user_id=user_id, timestamp=timestamp, event_id=event_id)
     return None if row is None else LoggedEvent(row)
 
 
 _LOCK_GENERATION = statement(select(col(LogGeneration.generation)).with_for_update())
-# SQL text: snapshot functions, and a LATERAL that is twice as long as a SQLModel statement.
+# SQL text: snapshot functions, and a LATERAL; the SQLModel statement is twice as long. Each shard's highest
+# id is one index look-up. Cursors count too, since retention may have deleted the events with the highest ids.
 _SETTLE_GENERATION = sql(
     """
     WITH highest AS (
@@ -237,10 +238,10 @@ _SETTLE_GENERATION = sql(
 
 
 async def settle_generation(connection: Connection) -> int:
-    """Begin a new generation where this cluster's transaction ids are lower than the log's; returns the latest.
+    """Begin a new generation if this cluster's transaction ids are lower than the log's; returns the latest.
 
-    Call it in a transaction, as the owner or the runtime role, while nothing ingests. Consumers would miss the
-    events of an ingest that had read the old generation and commits later.
+    Call it in a transaction, as the owner or the runtime role, while no process ingests. An ingest could read the
+    old generation and commit later: consumers would miss its events.
     """
     await _LOCK_GENERATION.execute(connection)
     generation: int = await _SETTLE_GENERATION.fetchval(connection)

@@ -1,8 +1,8 @@
-"""Partitions of the event log, one a calendar month in UTC: created, listed, detached and dropped.
+"""Partitions of the event log, one per calendar month in UTC: created, listed, detached and dropped.
 
 Any role may list partitions, and create them through a function of the owner. DETACH, ATTACH and DROP need a
-connection of the tables' owner. Each step is a statement of its own: DETACH ... CONCURRENTLY runs in no
-transaction block and in no function.
+connection as the tables' owner. Each step is a separate statement, since DETACH ... CONCURRENTLY can't run in a
+transaction block or a function.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NAME = re.compile(r"events_(\d{4})_(\d\d)")
 _DETACH_LOCK = 0x7265_7465_6E74  # "retent"
 _LONG_SECONDS = 600.0
 
-# SQL text: catalogue, advisory locks, and a function of the owner's. DDL and statements on one partition below
-# are composed with its name.
+# SQL text: catalogue, advisory locks, and a function of the owner. The f-strings below contain a partition's name,
+# which can't be a parameter.
 _ENSURE = sql("SELECT ensure_events_partition(:month)")
 _FIND_ALL = sql(
     """SELECT c.relname AS name,
@@ -48,14 +48,14 @@ _UNLOCK = sql(f"SELECT pg_advisory_unlock({_DETACH_LOCK})")
 
 
 def month_of(time: datetime) -> date:
-    """The first day of a time's month, in UTC."""
+    """The first day of the month, in UTC."""
     if time.tzinfo is not UTC:
         time = time.astimezone(UTC)
     return date(time.year, time.month, 1)
 
 
 def month_start(time: datetime) -> datetime:
-    """The beginning of a time's month, in UTC."""
+    """The beginning of the month, in UTC."""
     first = month_of(time)
     return datetime(first.year, first.month, 1, tzinfo=UTC)
 
@@ -67,9 +67,9 @@ def months_ahead(today: date, count: int) -> list[date]:
 
 
 async def ensure(connection: Connection, month: date) -> bool:
-    """Create a month's partition if it is missing; return whether it was.
+    """Create a month's partition if it is missing; returns whether it was.
 
-    Call it outside other transactions: its lock on the log is held until the transaction ends. Raises
+    Call it outside other transactions, since a transaction holds the lock on the log until it ends. Raises
     :class:`PartitionDetachingError` while retention detaches the partition.
     """
     try:
@@ -85,43 +85,43 @@ class KnownPartitions:
         self._months: set[date] = set()
 
     async def ensure(self, connection: Connection, months: Iterable[date]) -> None:
-        """Create what is missing, each partition in its own transaction. Raises as :func:`ensure`."""
+        """Create missing partitions, each in its own transaction. Raises as :func:`ensure`."""
         for month in sorted(set(months) - self._months):
             await ensure(connection, month)
             self._months.add(month)
 
     def forget(self) -> None:
-        """Check all months again, after an insert has found a partition missing."""
+        """Have all months checked again, after an insert failed for lack of a partition."""
         self._months.clear()
 
 
 class PartitionState(StrEnum):
-    """The states of a partition until its removal. Postgres' catalogue is the only record of them."""
+    """The states of a partition. Postgres' catalogue is the only record of them."""
 
     ATTACHED = "attached"
     DETACHING = "detaching"
-    """DETACH has begun: new transactions don't see the partition, and DETACH waits for those that do."""
+    """DETACH has begun. New transactions don't see the partition; DETACH waits for those that do."""
     DETACHED = "detached"
-    """A table of its own, which no statement of the platform reads or writes."""
+    """A separate table. Ingest and consumers neither read nor write it."""
     DROPPED = "dropped"
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition of the log, or a table that was one."""
+    """A partition of the log, or a former one."""
 
     name: str
     state: PartitionState
 
     @property
     def begins(self) -> datetime:
-        """The first time that belongs to it."""
+        """Inclusive."""
         year, month = self._numbers
         return datetime(year, month, 1, tzinfo=UTC)
 
     @property
     def ends(self) -> datetime:
-        """The first time that belongs to the next one."""
+        """Exclusive."""
         year, month = self._numbers
         return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
 
@@ -133,52 +133,50 @@ class Partition:
 
 
 async def find_all(connection: Connection) -> list[Partition]:
-    """All partitions in any state, the oldest first."""
+    """All partitions in any state, oldest first."""
     rows = await _FIND_ALL.fetch(connection)
     return [Partition(row["name"], PartitionState(row["state"])) for row in rows]
 
 
 async def find_before(connection: Connection, time: datetime) -> list[Partition]:
-    """The partitions that begin before a time, in any state, the oldest first."""
+    """The partitions that begin before a time, in any state, oldest first."""
     return [each for each in await find_all(connection) if each.begins < time]
 
 
 async def state_of(connection: Connection, name: str) -> PartitionState:
-    """The present state of a partition."""
     return next((each.state for each in await find_all(connection) if each.name == name), PartitionState.DROPPED)
 
 
 async def try_lock(connection: Connection) -> bool:
-    """Take the lock under which one session at a time detaches partitions; False while another holds it.
+    """Try to take the lock for detaching partitions; False while another session holds it.
 
-    The session holds it until :func:`unlock`, or until it ends.
+    The session holds the lock until :func:`unlock`, or until the session ends.
     """
     return bool(await _TRY_LOCK.fetchval(connection))
 
 
 async def unlock(connection: Connection) -> None:
-    """Release the lock of :func:`try_lock`."""
     await _UNLOCK.execute(connection)
 
 
 async def detach(connection: Connection, partition: Partition) -> None:
-    """Detach a partition, waiting for the transactions that use the log; nothing waits for this.
+    """Detach a partition. Waits for transactions that use the log, and blocks none.
 
-    Raises asyncpg's LockNotAvailableError after the connection's `lock_timeout`. The partition is detaching then,
+    Raises asyncpg's LockNotAvailableError after the connection's `lock_timeout`. The partition is then detaching,
     and :func:`finalize_detach` continues.
     """
     await connection.execute(f"ALTER TABLE public.events DETACH PARTITION public.{partition.name} CONCURRENTLY")
 
 
 async def finalize_detach(connection: Connection, partition: Partition) -> None:
-    """Continue a DETACH that was interrupted. Raises as :func:`detach`."""
+    """Continue an interrupted DETACH. Raises as :func:`detach`."""
     await connection.execute(f"ALTER TABLE public.events DETACH PARTITION public.{partition.name} FINALIZE")
 
 
 async def attach(connection: Connection, partition: Partition) -> None:
-    """Attach a detached partition again, and request the redactions that couldn't reach its events meanwhile."""
+    """Attach a detached partition again, and request the redactions that its events have missed."""
     async with connection.transaction():
-        # DETACH has left a CHECK constraint with these bounds: ATTACH needn't scan the rows.
+        # DETACH has added a CHECK constraint with these bounds, so ATTACH doesn't scan the rows.
         await connection.execute(
             f"""ALTER TABLE public.events ATTACH PARTITION public.{partition.name}
                 FOR VALUES FROM ('{partition.begins.isoformat()}') TO ('{partition.ends.isoformat()}')"""
@@ -187,7 +185,7 @@ async def attach(connection: Connection, partition: Partition) -> None:
 
 
 async def has_unprojected(connection: Connection, partition: Partition) -> bool:
-    """Whether a partition has events that the projector hasn't read; one index lookup for each shard."""
+    """Whether a partition has events that the projector hasn't read; one index look-up per shard."""
     found: bool = await connection.fetchval(
         f"""SELECT EXISTS (
                 SELECT FROM generate_series(0, {SHARDS - 1}) AS shards (shard)
@@ -202,13 +200,13 @@ async def has_unprojected(connection: Connection, partition: Partition) -> bool:
 
 
 async def count_events(connection: Connection, partition: Partition) -> int:
-    """The exact number of a partition's events."""
+    """Exact, by a scan of the partition."""
     rows: int = await connection.fetchval(f"SELECT count(*) FROM public.{partition.name}", timeout=_LONG_SECONDS)
     return rows
 
 
 async def estimate_events(connection: Connection, partition: Partition) -> int:
-    """The number of a partition's events by Postgres' statistics, which any role may read."""
+    """An estimate from Postgres' statistics, which any role may read."""
     rows: int | None = await _ESTIMATE.fetchval(connection, name=partition.name)
     return rows or 0
 

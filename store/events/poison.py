@@ -1,4 +1,4 @@
-"""Poison events: events that a consumer could not process and has set aside, with the type of the error alone."""
+"""Poison events: a consumer failed to process them and set them aside. Only the error's type is kept."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ PoisonStatus = Literal["open", "replayed", "discarded"]
 
 @dataclass(frozen=True)
 class StoredPoison:
-    """An event that was set aside."""
-
     poison_id: str
     consumer: str
     event_id: str
@@ -55,8 +53,8 @@ class UnusableEvent:
 def is_of_the_event(error: Exception) -> bool:
     """Whether Postgres rejected the data of an event, so that setting it aside helps.
 
-    Any other error would befall every event: no disk space, a deadlock, a missing table, a key that this process
-    lacks, a bug. Nothing is set aside for it; the consumer waits until the cause is gone.
+    Any other error would fail every event: no disk space, a deadlock, a missing table or key, a bug. The consumer
+    then sets nothing aside and retries until the cause is gone.
     """
     return isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
 
@@ -70,7 +68,7 @@ _SET_ASIDE = statement(
 
 
 async def set_aside(connection: Connection, consumer: str, events: Sequence[UnusableEvent]) -> None:
-    """Keep the events that a consumer skips, in the transaction in which it skips them."""
+    """Store the events that a consumer skips, in the transaction that moves its cursor past them."""
     if events:
         await _SET_ASIDE.executemany(
             connection,
@@ -111,7 +109,7 @@ _FIND = statement(select(col(PoisonEvent.poison_id)).where(col(PoisonEvent.poiso
 
 
 async def settle(connection: Connection, poison_id: str, status: PoisonStatus) -> StoredPoison:
-    """Settle an open event; of several callers one succeeds, and a rollback leaves the event open.
+    """Settle an open event. Only one of several callers succeeds; after a rollback the event is open.
 
     Raises :class:`PoisonEventNotFoundError` or :class:`AlreadySettledError`.
     """
@@ -126,9 +124,9 @@ async def settle(connection: Connection, poison_id: str, status: PoisonStatus) -
 async def replay(
     connection: Connection, cipher: Cipher, triggers: Sequence[WorkflowTrigger], poison_id: str
 ) -> StoredPoison:
-    """Project an event that was set aside, exactly once, in the caller's transaction.
+    """Project a poison event exactly once, in the caller's transaction.
 
-    Raises :class:`StillUnusableError` where it fails again, :class:`EventGoneError`,
+    Raises :class:`StillUnusableError` if it fails again, :class:`EventGoneError`,
     :class:`models.errors.UserErasedError`, and the errors of :func:`settle`. The caller then rolls back, and the
     event stays open.
     """
@@ -171,7 +169,7 @@ _PAGE = filtered(
 async def page(
     connection: Connection, *, status: PoisonStatus | None, before: tuple[datetime, str] | None, limit: int
 ) -> list[StoredPoison]:
-    """Events that were set aside, the newest first, before a (time, poison id)."""
+    """Poison events, newest first, before a (time, poison id)."""
     set_aside_at, poison_id = before or (None, None)
     rows = await _PAGE.fetch(
         connection, limit=limit, status=status, set_aside_at=set_aside_at, poison_id=poison_id

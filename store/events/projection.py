@@ -1,7 +1,7 @@
-"""Adds a projected batch of events to sessions, transactions and totals: one or two statements for each.
+"""Adds a projected batch of events to sessions, transactions and totals.
 
-Rows are written in the order of their keys, and tables in one order, so that the projector and the replay of a
-single event never deadlock. Batches add up to the same totals however events are divided among them.
+Rows are written in the order of their keys, and tables in a fixed order. So the projector and the replay of one
+event never deadlock. The totals don't depend on how events are divided into batches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ORDER_ID = "transactions.order_id"
 async def write(connection: Connection, projection: Projection, keys: Mapping[str, DataKey]) -> None:
     """Add a projection in the caller's transaction.
 
-    ``keys`` are the data keys of its users. The caller has locked the rows of users whose accounts close
+    ``keys`` are the data keys of its users. The caller has locked the rows of users whose accounts it closes
     (:func:`store.users.users.lock_rows`).
     """
     if projection.sessions:
@@ -40,8 +40,8 @@ async def write(connection: Connection, projection: Projection, keys: Mapping[st
         await users.close_accounts(connection, projection.closed)
 
 
-# SQL text: a CTE that writes two tables. It widens sessions, and adds their growth to the totals of their users.
-# Sums of seconds are rounded to the microsecond, so that a sum of floats doesn't depend on its order.
+# SQL text: a CTE that writes two tables. It extends sessions, and adds the added time to their users' totals.
+# Sums of seconds are rounded to microseconds, so that a sum of floats doesn't depend on its order.
 _WRITE_SESSIONS = sql(
     """
     WITH widened AS (
@@ -81,7 +81,7 @@ async def _write_sessions(
     )
 
 
-# SQL text: a CTE that writes two tables. Totals count the new transactions alone.
+# SQL text: a CTE that writes two tables. Only new transactions are added to the totals.
 _WRITE_TRANSACTIONS = sql(
     """
     WITH new AS (
@@ -164,7 +164,7 @@ _TRANSACTIONS = filtered(
 async def transactions_page(
     connection: Connection, key: DataKey, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[TransactionEntry]:
-    """Purchases and refunds of the key's user, the newest first, before a (time, event id)."""
+    """Purchases and refunds of the key's user, newest first, before a (time, event id)."""
     occurred_at, event_id = before or (None, None)
     rows = await _TRANSACTIONS.fetch(
         connection, user_id=key.subject, limit=limit, occurred_at=occurred_at, event_id=event_id

@@ -1,23 +1,23 @@
-"""Redactions: people whose stored events must lose an attribute that they opted out of, page by page.
+"""Redactions: remove attributes that a person opted out of from the person's stored events, page by page.
 
-The transaction that sets a preference to false calls :func:`request`, and takes the gate of ingest exclusively
-(:mod:`store.consents.locks`). So when its row is visible, all events that were stored under the old preferences
-are too; later ones are stored without the attribute. An event's key never changes, so one pass in the order of
-(timestamp, event_id) reaches each of them.
+The transaction of an opt-out calls :func:`request` and holds the consent bucket exclusively
+(:mod:`store.consents.locks`). So when its row is visible, all events stored under the old preferences are visible
+too. Later events are stored without the attribute. An event's key never changes, so one pass in the order of
+(timestamp, event_id) reaches each event.
 
-:func:`redact_page` is one transaction. One statement reads the person's present preferences and the events. An
-event that was stored after the person allowed the attribute again is visible only together with that preference,
-and stays whole; so the page needs no lock of the gate. It writes nothing before all is computed, so it holds the
-log's horizon back for a few short statements. Of an event only `body` and `dimensions` change: its place in the
-log stays, and a consumer that hasn't read it yet reads either version.
+:func:`redact_page` is one transaction. It needs no lock of the bucket, since one statement reads the person's
+current preferences and the events. An event that was stored after a new permission is visible only together with
+that permission, and stays whole. The page computes everything before its first write, so it holds the log's
+horizon back only briefly. Only `body` and `dimensions` of an event change, so its position in the log stays. A
+consumer that hasn't read it yet reads either version.
 
-Two workers may work on one person. A page moves the position by compare-and-set before it changes events: the
-second worker waits for the first one's commit there, and raises :class:`StaleRedactionError`. Each opt-out
-replaces the token and resets the position: a worker with the earlier token can neither move nor finish the pass.
+Two workers may process one person. A page moves the position by compare-and-set before it changes events. The
+second worker waits there for the first one's commit, and raises :class:`StaleRedactionError`. Each opt-out
+replaces the token and resets the position. So a worker with the old token can neither move nor finish the pass.
 
-Lock order: the person's row in `redactions`, then events. A page waits only for that row, and the row's holder
-never waits for an event. A page skips events that another transaction has locked (retention deletes them), and
-raises :class:`EventsLockedError` instead of waiting.
+Lock order: the person's row in `redactions`, then events. A page waits only for that row, and its holder never
+waits for an event. If another transaction has locked an event (retention deletes it), the page raises
+:class:`EventsLockedError` instead of waiting.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ from store.statements import select, sql, statement, unnested
 PAGE = 250
 """The most events that one transaction reads."""
 BYTES = 1024 * 1024
-"""One transaction reads encrypted bodies of at most this size, and up to one body more."""
+"""One transaction reads encrypted bodies of at most this size, and up to one more body."""
 ACTOR = "system:redaction"
 
-# SQL text: LATERAL, and a window function over the page.
+# SQL text: LATERAL, and a window function over the page. `timestamp >=` repeats a part of the row comparison,
+# since Postgres prunes partitions only by the former.
 _READ = sql(
     """
     SELECT k.wrapped, u.privacy_preferences, e.timestamp, e.event_id, e.body, e.dimensions
@@ -71,7 +72,7 @@ _READ = sql(
      ORDER BY e.timestamp, e.event_id
     """
 )
-# SQL text: unnest in a CTE. SKIP LOCKED leaves out what retention is deleting; the count shows it.
+# SQL text: unnest in a CTE. SKIP LOCKED skips events that retention is deleting; the count shows it.
 _WRITE = sql(
     """
     WITH fresh AS MATERIALIZED (
@@ -134,16 +135,16 @@ _FINISH = statement(delete(Redaction).where(*_is_unmoved).returning(col(Redactio
 
 
 class StaleRedactionError(Exception):
-    """Another worker has moved this redaction, or an opt-out has reset it: roll the page back."""
+    """Another worker has moved this redaction, or an opt-out has reset it: roll back."""
 
 
 class EventsLockedError(Exception):
-    """Events of the page are being deleted, or have been since they were read: roll back and read it again."""
+    """Another transaction deletes or has deleted events of the page: roll back and read the page again."""
 
 
 @dataclass(frozen=True)
 class PendingRedaction:
-    """A person's redaction, and the last event that was processed; None: none yet."""
+    """A person's redaction, and the last processed event; None before the first page."""
 
     user_id: str
     token: UUID
@@ -153,7 +154,7 @@ class PendingRedaction:
 
     @property
     def unmoved(self) -> dict[str, object]:
-        """Parameters of the statements that find the row only if no other worker or opt-out has changed it."""
+        """Parameters that match the row only if no other worker or opt-out has changed it."""
         return {
             "user_id": self.user_id,
             "token": self.token,
@@ -173,9 +174,9 @@ class _Redacted:
 
 
 async def request(connection: Connection, user_ids: Iterable[str]) -> None:
-    """Request redactions, and restart those that are pending.
+    """Request redactions, and restart pending ones.
 
-    Lock order: call it with the profiles locked and before the gate is taken. It may wait for a page's commit.
+    Lock order: call it after locking the profiles and before the bucket. It may wait for a page's commit.
     """
     opted_out = sorted(set(user_ids))
     if opted_out:
@@ -183,9 +184,9 @@ async def request(connection: Connection, user_ids: Iterable[str]) -> None:
 
 
 async def request_for_partition(connection: Connection, partition: str) -> None:
-    """Request redactions for everyone with an opt-out and events in a partition that is being attached again.
+    """Request redactions for people with an opt-out and events in a partition that is being attached again.
 
-    The owner calls it in the transaction of the ATTACH, since pages didn't see the detached partition.
+    Pages didn't see the detached partition. Call this as the owner, in the transaction of the ATTACH.
     """
     # Concurrent opt-outs and pages wait for this commit, and see the partition afterwards.
     await connection.execute("LOCK TABLE public.redactions IN SHARE ROW EXCLUSIVE MODE")
@@ -202,7 +203,7 @@ async def request_for_partition(connection: Connection, partition: str) -> None:
 
 
 async def due(connection: Connection, limit: int) -> list[PendingRedaction]:
-    """Due redactions; those first that have waited longest since their request or their last page."""
+    """Due redactions; first those with the longest wait since their request or last page."""
     return [PendingRedaction(**row) for row in await _DUE.fetch(connection, limit=limit)]
 
 
@@ -214,11 +215,10 @@ async def postpone(connection: Connection, pending: PendingRedaction, pause: tim
 async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRedaction) -> None:
     """Redact the person's next events; the last page deletes the redaction.
 
-    The redaction is also deleted if the person was erased, or has allowed everything again. Raises
-    :class:`StaleRedactionError` or :class:`EventsLockedError`, and :class:`DecryptionError` where the person's
-    data key can't be decrypted.
+    The redaction is also deleted if the person was erased or has no opt-out left. Raises
+    :class:`StaleRedactionError`, :class:`EventsLockedError`, and :class:`DecryptionError` for a damaged data key.
     """
-    # A commit that a crash of Postgres loses takes events and position with it: the page is processed again.
+    # If a crash of Postgres loses the commit, it loses events and position together: the page is processed again.
     await use_background_settings(connection)
     rows = await _READ.fetch(
         connection,
@@ -246,7 +246,7 @@ async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRe
 
 
 def _redacted(row: asyncpg.Record, key: DataKey, opt_outs: OptOuts) -> _Redacted | None:
-    """New values of an event; None where nothing changes."""
+    """New values of an event; None if nothing changes."""
     dimensions: dict[str, Any] | None = row["dimensions"]
     kept = redact_dimensions(dimensions or {}, opt_outs)
     body = _redacted_body(row["body"], key, opt_outs)
@@ -256,7 +256,7 @@ def _redacted(row: asyncpg.Record, key: DataKey, opt_outs: OptOuts) -> _Redacted
 
 
 def _redacted_body(encrypted: bytes, key: DataKey, opt_outs: OptOuts) -> bytes | None:
-    """A body encrypted anew; None where it stays as it is, also because it can't be decrypted or is no object."""
+    """The redacted body, encrypted; None if it stays, also if it can't be decrypted or isn't an object."""
     try:
         body = key.decrypt_json(BODY, encrypted)
     except DecryptionError:
@@ -280,7 +280,7 @@ async def _move(connection: Connection, pending: PendingRedaction, last: asyncpg
 
 
 async def _finish(connection: Connection, pending: PendingRedaction, changed: int) -> int:
-    """Delete the redaction; return how many events it changed in all."""
+    """Delete the redaction; returns the total number of events that it changed."""
     before: int | None = await _FINISH.fetchval(connection, **pending.unmoved)
     if before is None:
         raise StaleRedactionError

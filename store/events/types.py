@@ -1,4 +1,4 @@
-"""Custom event types: declared by an admin, and valid for the next event in every process."""
+"""Custom event types. An admin's declaration applies to the next event in every process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LIST = statement(select(*_STORED).order_by(col(EventTypeRow.event_type)))
 
 
 async def list_all(connection: Connection) -> list[StoredEventType]:
-    """All custom types in the order of their names."""
+    """All custom types, by name."""
     return [_stored(row) for row in await _LIST.fetch(connection)]
 
 
@@ -51,7 +51,7 @@ _DECLARE = statement(
     _NEW.on_conflict_do_update(
         index_elements=["event_type"],
         set_={name: _NEW.excluded[name] for name in _CHANGED}
-        # Caches compare this time, so it grows even where the clock doesn't.
+        # Caches compare this time, so it must grow even if the clock doesn't.
         | {
             "changed_at": func.greatest(
                 func.clock_timestamp(), col(EventTypeRow.changed_at) + timedelta(microseconds=1)
@@ -62,7 +62,7 @@ _DECLARE = statement(
 
 
 async def declare(connection: Connection, declared: EventType) -> tuple[StoredEventType, bool]:
-    """Add or replace a custom type; returns it, and whether it is new."""
+    """Add or replace a custom type; returns it and whether it is new."""
     row = await _DECLARE.fetchrow(
         connection,
         event_type=declared.event_type,
@@ -91,13 +91,13 @@ _LOAD = statement(select(*_STORED).where(one_of(col(EventTypeRow.event_type), "n
 
 
 class EventTypes:
-    """A cache of compiled event types; each look-up asks Postgres for their last changes."""
+    """A cache of compiled event types; each look-up reads the times of their last changes from Postgres."""
 
     def __init__(self) -> None:
         self._compiled: dict[str, StoredEventType] = {}
 
     async def find(self, connection: Connection, names: Collection[str]) -> Mapping[str, EventType]:
-        """The standard types, and those of ``names`` that are declared now."""
+        """All standard types, and the custom types among ``names``."""
         custom = set(names) - STANDARD.keys()
         if not custom:
             return STANDARD

@@ -1,4 +1,4 @@
-"""Attempts at steps and the results of steps, which make the effect of a step happen once."""
+"""Attempts at steps, and the results that make a step's effect happen once."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from store.instances.transitions import ENTER_STEP
 from store.statements import parameters, sql, statement
 
 MAX_INTERRUPTIONS = 20
-"""Interruptions of a step by the platform that count as its own failure: a step that kills its worker at each
-attempt must not run forever."""
+"""A step fails after this many interruptions, so that a step that kills its worker doesn't run forever."""
 
 
 @dataclass(frozen=True)
 class BegunAttempt:
-    """An attempt that was recorded, or the result that makes it unnecessary."""
+    """A recorded attempt, or the step's result if it has one."""
 
     number: int
     last: bool
-    """Whether a failure of this attempt is the step's failure."""
+    """Whether the step fails if this attempt fails."""
     done: bool
     result: bytes | None
     known: bool
-    """False where the run must stop: the instance has ended or was deleted, or a replay has replaced the run."""
+    """False if the run must stop: the instance has ended or was deleted, or a replay has replaced the run."""
 
 
 # SQL text: a CTE that writes three tables, so that a step begins in one round trip.
@@ -82,14 +81,14 @@ _BEGIN = sql(
 async def begin_attempt(
     connection: Connection, cipher: Cipher, context: StepContext, run_id: str
 ) -> tuple[BegunAttempt, DataKey]:
-    """Record that an attempt begins, unless the step is done; returns the person's key too.
+    """Record the begin of an attempt, unless the step is done; also returns the person's data key.
 
-    One statement, so it needs no transaction. Raises :class:`UserErasedError`, and writes nothing, where the key
-    has been destroyed.
+    One statement, so it needs no transaction. If the key has been destroyed, it raises :class:`UserErasedError`
+    and writes nothing.
 
-    An earlier attempt without an end was cut short by a killed worker. It becomes interrupted and doesn't count
-    towards ``max_attempts``, nor do attempts from before a replay. A replayed journey that enters a new step has
-    passed its own error, so the dead letter of that error becomes ``replayed``.
+    An earlier attempt without an end belongs to a killed worker. It becomes interrupted and doesn't count towards
+    ``max_attempts``. Attempts before a replay don't count either. A replayed journey that enters a new step has
+    passed the error of its own code. So that error's dead letter becomes ``replayed``.
     """
     row = await _BEGIN.fetchrow(
         connection,
@@ -125,10 +124,7 @@ _COMPLETE = sql(
 async def complete_attempt(
     connection: Connection, context: StepContext, attempt: int, key: DataKey, result: Any
 ) -> None:
-    """Record the attempt's end and the step's result; the first result stays.
-
-    The step's dead letter becomes ``replayed``.
-    """
+    """Record the attempt's end and the step's result, unless it has one. Its dead letter becomes ``replayed``."""
     await _COMPLETE.execute(
         connection,
         instance_id=context.instance_id,

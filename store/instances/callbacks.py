@@ -1,4 +1,4 @@
-"""Callbacks: where to report the end of an instance, and the state of that report."""
+"""Callbacks: the URL that gets the report of an instance's end, and the state of the report."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CallbackStatus = Literal["waiting", "delivered", "gone", "failed"]
 
 @dataclass(frozen=True, repr=False)
 class Callback:
-    """Where and how to report; decrypted, so it has no ``repr``."""
+    """Decrypted, so it has no ``repr``."""
 
     url: str
     secret: str
     key_id: str
-    """The API key that executed the instance."""
+    """The API key that started the instance."""
     role: Role | None
-    """The key's present role, whose view of the instance is sent; None where the key was revoked."""
+    """The key's current role, which decides the masking of the report; None if the key was revoked."""
 
 
 _ADD = statement(
@@ -49,7 +49,7 @@ _SECRET = statement(
 
 
 async def add(connection: Connection, key: DataKey, instance_id: str, url: str, secret: str) -> str:
-    """Store a callback. Returns the secret that signs it: a repeated request gets the one of the first request."""
+    """Store a callback. Returns its signing secret; a repeated request gets the first request's secret."""
     await _ADD.execute(
         connection,
         instance_id=instance_id,
@@ -78,7 +78,7 @@ _FIND = statement(
 
 
 async def find(connection: Connection, cipher: Cipher, instance_id: str) -> Callback | None:
-    """None where the instance has no callback, or its person has been erased."""
+    """None if the instance has no callback or its person has been erased."""
     row = await _FIND.fetchrow(connection, instance_id=instance_id)
     if row is None:
         return None
@@ -99,7 +99,7 @@ _THIS_END = (
     )
     .exists()
 )
-"""Whether the attempt reports the instance's latest end; a late attempt of an earlier end writes nothing."""
+"""The attempt reports the instance's latest end. A late attempt for an earlier end writes nothing."""
 _RECORD_ATTEMPT = statement(
     update(StoredCallback)
     .values(
@@ -116,7 +116,7 @@ _RECORD_ATTEMPT = statement(
 async def record_attempt(
     connection: Connection, due: CallbackDue, status: CallbackStatus, http_status: int | None
 ) -> int | None:
-    """Record the outcome of an attempt. Returns the number of attempts for this end; None for an earlier end."""
+    """Record an attempt's outcome. Returns the number of attempts for this end; None for an earlier end."""
     attempts: int | None = await _RECORD_ATTEMPT.fetchval(
         connection, instance_id=due.instance_id, ending=due.ending, status=status, last_status=http_status
     )
@@ -135,7 +135,7 @@ _GIVE_UP = statement(
 
 
 async def give_up(connection: Connection, due: CallbackDue) -> None:
-    """Record that no further attempt is made for this end."""
+    """Record that this end gets no further attempt."""
     await _GIVE_UP.execute(connection, instance_id=due.instance_id, ending=due.ending)
 
 
@@ -152,10 +152,10 @@ _MARK_DUE = statement(
 
 
 async def mark_due(connection: Connection, instance_id: str) -> None:
-    """Have the end of an instance reported, in the transaction that writes it; no effect without a callback.
+    """Request the report of an instance's end, in the transaction that writes the end; no-op without a callback.
 
-    The callback is ``waiting`` with no attempts, also where an earlier end was reported: retention keeps a waiting
-    callback (:data:`store.retention.expired.CALLBACKS`).
+    The callback becomes ``waiting`` without attempts, even if an earlier end was reported. So retention keeps it
+    (:data:`store.retention.expired.CALLBACKS`).
     """
     row = await _MARK_DUE.fetchrow(connection, instance_id=instance_id)
     if row is None:
@@ -167,7 +167,7 @@ async def mark_due(connection: Connection, instance_id: str) -> None:
         instance_id=instance_id,
         step=None,
         user_id=user_id,
-        event_id=str(ending),
+        event_id=str(ending),  # the number of replays before this end, which identifies it
         event_type="instance.ended",
         event_timestamp=datetime.now(UTC),
     )

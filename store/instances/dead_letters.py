@@ -1,7 +1,7 @@
-"""Dead letters: failed instances, to be replayed or discarded.
+"""Dead letters: failed instances, which an operator replays or discards.
 
-Each failed step of an instance has one dead letter, which opens again when the step fails again. At most one dead
-letter of an instance is open, since only the end of an instance opens one.
+Each failed step of an instance has one dead letter, which opens again if the step fails again. At most one dead
+letter of an instance is open, since only the instance's end opens one.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from store.statements import filtered, one_of, parameters, select, sql, statemen
 
 ERROR = "dead_letters.error"
 NO_STEP = ""
-"""The failed step where the journey's own code raised. Not NULL, which a unique index never finds equal."""
+"""The failed step if the journey's own code raised. Not NULL, since a unique index treats NULLs as distinct."""
 
 
 @dataclass(frozen=True)
 class StoredDeadLetter:
-    """A dead letter. Without the person's data key ``error`` is None."""
+    """``error`` is None without the person's data key."""
 
     dead_letter_id: str
     workflow_id: str
@@ -52,7 +52,7 @@ class StoredDeadLetter:
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions on dead letters, all of which must hold."""
+    """Conditions on dead letters, joined with AND."""
 
     status: DeadLetterStatus | None = None
     workflow_id: str | None = None
@@ -75,7 +75,7 @@ _RECORD = statement(
     _NEW.on_conflict_do_update(
         index_elements=[col(DeadLetter.instance_id), col(DeadLetter.failed_step)],
         set_={
-            "attempts": col(DeadLetter.attempts) + 1,
+            "attempts": col(DeadLetter.attempts) + 1,  # failed runs, not attempts at the step
             "status": DeadLetterStatus.OPEN.value,
             "run_id": _NEW.excluded.run_id,
             "error_type": _NEW.excluded.error_type,
@@ -120,7 +120,7 @@ _SETTLE = statement(
 async def settle(
     connection: Connection, instance_id: str, status: DeadLetterStatus, *, except_step: str | None
 ) -> None:
-    """Settle the dead letter whose replay has ended the instance, unless its own step failed again."""
+    """Settle the replaying dead letter of an instance that has ended, unless its step failed again."""
     await _SETTLE.execute(connection, instance_id=instance_id, status=status.value, except_step=except_step)
 
 
@@ -128,14 +128,14 @@ MARK_REPLAYED = """
     UPDATE dead_letters SET status = 'replayed', updated_at = now()
     WHERE instance_id = :instance_id AND status = 'replaying' AND failed_step =
 """
-"""To be completed with the failed step. Also a part of the statements that begin and complete an attempt."""
+"""Append the failed step. The statements that begin and complete an attempt contain this text too."""
 
 # SQL text: a part of CTEs that write several tables.
 _MARK_REPLAYED = sql(f"{MARK_REPLAYED} :failed_step")
 
 
 async def mark_replayed(connection: Connection, instance_id: str, failed_step: str) -> None:
-    """Settle a dead letter whose replay has passed the failure."""
+    """Settle a dead letter after its replay has passed the failure."""
     await _MARK_REPLAYED.execute(connection, instance_id=instance_id, failed_step=failed_step)
 
 
@@ -225,7 +225,10 @@ _DISCARD = statement(
 
 
 async def discard(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter:
-    """Settle an open dead letter without a replay, and drop its instance's waits. Raises :func:`not_open`."""
+    """Settle an open dead letter without a replay, and drop its instance's waits.
+
+    Raises :class:`DeadLetterNotFoundError` and the errors of :func:`not_open`.
+    """
     instance_id = await _DISCARD.fetchval(connection, dead_letter_id=dead_letter_id)
     dead_letter = await find(connection, cipher, dead_letter_id)
     if instance_id is None:
@@ -235,7 +238,7 @@ async def discard(connection: Connection, cipher: Cipher, dead_letter_id: str) -
 
 
 def not_open(status: DeadLetterStatus) -> AlreadyReplayingError | AlreadySettledError:
-    """Why a dead letter can neither be replayed nor discarded."""
+    """The error for a dead letter that isn't open, and so can't be replayed or discarded."""
     return AlreadyReplayingError() if status is DeadLetterStatus.REPLAYING else AlreadySettledError()
 
 
@@ -247,7 +250,7 @@ _BEGIN_REPLAY = statement(
 
 
 async def begin_replay(connection: Connection, dead_letter_ids: list[str]) -> None:
-    """The caller holds the rows, and has seen that they are open."""
+    """The caller has locked the rows and checked that they are open."""
     await _BEGIN_REPLAY.execute(connection, dead_letter_ids=dead_letter_ids)
 
 
@@ -261,7 +264,7 @@ _REOPEN = statement(
 
 
 async def reopen(connection: Connection, dead_letter: StoredDeadLetter) -> bool:
-    """Open a dead letter whose replay is impossible; False where it isn't replaying that run any more."""
+    """Open a dead letter again, as its replay is impossible; False if it no longer replays that run."""
     found = await _REOPEN.execute(connection, dead_letter_id=dead_letter.dead_letter_id, run_id=dead_letter.run_id)
     return found == 1
 

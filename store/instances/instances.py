@@ -1,4 +1,4 @@
-"""Reads of workflow instances. :mod:`store.instances.transitions` has every write to their rows."""
+"""Reads of workflow instances. :mod:`store.instances.states` lists all writes to their rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from store.statements import filtered, one_of, select, statement
 
 UNSTARTED_LIMIT = 500
 SCANNED_ROWS = 2000
-"""Rows that one page of a scan of all instances reads, ended instances included."""
+"""Rows that one page of a scan reads, ended instances included."""
 
 _STEPS = (
     select(
@@ -180,7 +180,7 @@ _OUTCOME = statement(
 
 
 async def outcome(connection: Connection, instance_id: str) -> LifecycleOutcome | None:
-    """How an instance ended; None where it runs, or has no row."""
+    """The end of an instance; None if it has no end or no row."""
     row = await _OUTCOME.fetchrow(connection, instance_id=instance_id)
     return None if row is None else LifecycleOutcome(status=InstanceStatus(row["status"]), reason=row["reason"])
 
@@ -209,7 +209,7 @@ _UNFINISHED = statement(
 
 
 async def unfinished(connection: Connection, instance_ids: Collection[str]) -> list[Unfinished]:
-    """Those of the given instances that have no end."""
+    """The given instances that have no end."""
     return [Unfinished(*row) for row in await _UNFINISHED.fetch(connection, instance_ids=list(instance_ids))]
 
 
@@ -225,7 +225,7 @@ _UNSTARTED = statement(
 
 
 async def unstarted(connection: Connection, older_than: timedelta) -> list[Unfinished]:
-    """Instances of which no run has recorded anything, oldest first. Temporal may know them all the same."""
+    """Instances without a recorded run, oldest first. Temporal may have started them nevertheless."""
     return [Unfinished(*row) for row in await _UNSTARTED.fetch(connection, older_than=older_than)]
 
 
@@ -240,10 +240,10 @@ _SCAN = statement(
 
 
 async def scan_running(connection: Connection, after: str, limit: int) -> tuple[list[Unfinished], str]:
-    """A page of the instances that a run has recorded and that have no end, and the id for the next page.
+    """A page of the instances with a recorded run and no end, and the id for the next page.
 
-    The page holds at most ``limit`` instances and reads at most :data:`SCANNED_ROWS` rows, so its cost doesn't
-    grow with the number of ended instances. After the last page the id is ``""``: the scan starts again.
+    A page returns at most ``limit`` instances and reads at most :data:`SCANNED_ROWS` rows. So its cost doesn't
+    grow with the number of ended instances. After the last page the id is ``""``, and the scan starts again.
     """
     rows = await _SCAN.fetch(connection, after=after)
     found = [Unfinished(*row[:5]) for row in rows if row["running"]][:limit]

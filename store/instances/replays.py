@@ -1,7 +1,7 @@
-"""Replays of dead letters, requested over the API and carried out by the outbox.
+"""Replays of dead letters, requested through the API and carried out by the outbox.
 
-From the request's transaction on, the instance runs again and the failed run is fenced off: what that run still
-writes is dropped. Locks are taken in the order of :mod:`store.instances.transitions`.
+The request's transaction sets the instance to running and fences off the failed run: its late writes are dropped.
+:mod:`store.instances.states` has the lock order.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from store.users import data_keys
 
 @dataclass(frozen=True)
 class Requested:
-    """The dead letters of one request."""
-
     accepted: list[StoredDeadLetter]
     rejected: list[tuple[StoredDeadLetter, PerennialError]]
 
@@ -53,7 +51,7 @@ async def request(connection: Connection, cipher: Cipher, dead_letter_id: str) -
 async def request_all(
     connection: Connection, letters: Sequence[StoredDeadLetter], *, pause: timedelta
 ) -> Requested:
-    """Request the replays of dead letters, with a pause between one and the next."""
+    """Request the replays of dead letters, one every ``pause``."""
     await locks.share(connection, {letter.user_id for letter in letters})
     errors = await _lock_and_check(connection, [letter.dead_letter_id for letter in letters])
     accepted, rejected = [], []
@@ -67,7 +65,8 @@ async def request_all(
         ids = [letter.dead_letter_id for letter in accepted]
         await transitions.request_replay(connection, ids)
         await dead_letters.begin_replay(connection, ids)
-        # The provider rejected it, so it was never sent; the replay renders it anew, for the present address.
+        # The provider rejected these messages, so they were never sent. The replay renders them anew, for the
+        # current address.
         await _DELETE_REJECTED_MESSAGES.execute(connection, dead_letter_ids=ids)
         await outbox.write_replays(connection, accepted, pause)
     return Requested(accepted, rejected)
@@ -104,7 +103,7 @@ _LOCK_AND_CHECK = statement(
 
 
 async def _lock_and_check(connection: Connection, dead_letter_ids: list[str]) -> dict[str, PerennialError | None]:
-    """Lock instances and dead letters; why each can't be replayed, None where it can."""
+    """Lock instances and dead letters; returns an error for each that can't be replayed, else None."""
     rows = await _LOCK_AND_CHECK.fetch(connection, dead_letter_ids=dead_letter_ids)
     return {row["dead_letter_id"]: _error(row) for row in rows}
 
@@ -127,7 +126,7 @@ _LOCK = statement(
 
 
 async def reject(connection: Connection, cipher: Cipher, letter: StoredDeadLetter) -> None:
-    """Undo a request that Temporal can't carry out: the instance has failed again, and its dead letter is open."""
+    """Undo a request that Temporal can't carry out: fail the instance again, and open its dead letter."""
     await _LOCK.execute(connection, instance_id=letter.instance_id)
     reopened = await dead_letters.reopen(connection, letter)
     key = (await data_keys.find(connection, cipher, [letter.user_id])).get(letter.user_id)
@@ -136,15 +135,15 @@ async def reject(connection: Connection, cipher: Cipher, letter: StoredDeadLette
 
 
 async def requested(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter | None:
-    """The dead letter, where its replay has still to be carried out."""
+    """The dead letter; None if its replay is no longer requested."""
     letter = await dead_letters.find(connection, cipher, dead_letter_id)
     return letter if letter.status is DeadLetterStatus.REPLAYING else None
 
 
 async def signal_missed_events(connection: Connection, cipher: Cipher, letter: StoredDeadLetter) -> None:
-    """Signal the events that the waits of a replayed instance count, since no run took those after the failure.
+    """Signal events to the waits of a replayed instance, since no run received those after the failure.
 
-    The workflow passes over an event that it has had before.
+    The workflow ignores an event that it has already received.
     """
     key = await data_keys.require(connection, cipher, letter.user_id)
     registered = await waits.of_instance(connection, key, letter.instance_id)

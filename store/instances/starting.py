@@ -1,4 +1,4 @@
-"""Stores an instance that may start: the same for a request and for a trigger."""
+"""Stores an instance that may start, for a request or a trigger."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INELIGIBLE = (UserErasedError, UserUnknownError, WorkflowDisabledError, ConsentR
 
 @dataclass(frozen=True, repr=False)
 class NewCallback:
-    """Where to report the end, and the secret that signs the report."""
+    """The URL that gets the report of the end, and the secret that signs it."""
 
     url: str
     secret: str
@@ -40,8 +40,6 @@ class NewCallback:
 
 @dataclass(frozen=True)
 class TriggerEvent:
-    """The event that starts an instance."""
-
     event_id: str
     timestamp: datetime
 
@@ -55,15 +53,13 @@ class StartRequest:
     started_by: str
     parameters: dict[str, Any]
     max_attempts: int | None = None
-    """None: as an admin has set it for the workflow, or else as the workflow defines it."""
+    """None: the admin's setting for the workflow, else the workflow's own number."""
     callback: NewCallback | None = None
     event: TriggerEvent | None = None
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored instance."""
-
     new: NewInstance
     start_time: datetime
     begun: bool
@@ -74,11 +70,11 @@ class Stored:
 async def start(connection: Connection, cipher: Cipher, workflow: Startable, request: StartRequest) -> Stored:
     """Store an instance with its exits and its callback. Raises the errors of :data:`INELIGIBLE`.
 
-    The caller rolls back its transaction on an error. A start that is repeated under the same instance id finds
-    the stored instance.
+    The caller rolls back its transaction on an error. A repeated start with the same instance id finds the stored
+    instance.
     """
     if workflow.purpose is not None:
-        # A withdrawal that is in progress commits first, and the next statement sees it.
+        # Wait for a withdrawal in progress: the next statement then sees it.
         await locks.share(connection, [request.user_id])
     key, max_attempts = await check_eligible(connection, cipher, workflow, request.user_id)
     new = NewInstance(
@@ -98,7 +94,7 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
     if event is not None:
         await transitions.record_trigger(connection, new.instance_id, event.event_id, event.timestamp)
     if not inserted.begun:
-        # Registered before its first step, so that an exit counts from the instance's start.
+        # Register exits before the first step, so that they count events from the instance's start on.
         await waits.register(connection, key, new.instance_id, named_exits(new.exits))
     secret = None
     if request.callback is not None:
@@ -137,7 +133,7 @@ _ELIGIBILITY = statement(
 async def check_eligible(
     connection: Connection, cipher: Cipher, workflow: Startable, user_id: str
 ) -> tuple[DataKey, int | None]:
-    """The person's data key, and the number of attempts that an admin has set for the workflow.
+    """The person's data key, and the admin's number of attempts for the workflow, if set.
 
     Raises :class:`UserErasedError`, :class:`UserUnknownError`, :class:`WorkflowDisabledError` or
     :class:`ConsentRequiredError`.
@@ -149,7 +145,7 @@ async def check_eligible(
         workflow_id=workflow.workflow_id,
         purpose=purpose.value if purpose else None,
     )
-    assert row is not None  # joined from a row of constants
+    assert row is not None  # the FROM clause starts with one row of parameters
     if row["subject"] is not None and row["wrapped"] is None:
         raise UserErasedError
     if row["user_id"] is None:

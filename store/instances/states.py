@@ -1,7 +1,7 @@
 """The states of an instance. Each transition is one function, which checks its precondition.
 
-:mod:`store.instances.transitions` and :mod:`store.instances.terminal` have the functions. Nothing else writes to a
-row of ``instances`` (``none``: there is no row)::
+:mod:`store.instances.transitions` and :mod:`store.instances.terminal` have the functions. No other code writes to
+``instances`` (``none``: no row)::
 
     none                          -> running                         insert
     failed                        -> running                         insert, request_replay
@@ -14,15 +14,15 @@ row of ``instances`` (``none``: there is no row)::
     running                       -> none                            delete_unstarted
     completed, failed, cancelled  -> none                            delete_ended
 
-``tests/store/test_transitions.py`` compares this table with the functions' declarations and tries each function
+``tests/store/test_transitions.py`` compares this table with the functions' declarations, and tests each function
 in each state.
 
-An ended instance changes only by a replay: late writes are dropped, and so are the writes of a run that a replay
+Only a replay changes an ended instance. Other late writes are dropped, and so are writes of a run that a replay
 has replaced (:data:`FENCE`). A function that ends an instance applies the effects of the end in the same
 transaction.
 
-Locks: a transaction takes the instance's row before its dead letters, waits, callback and outbox entries. It takes
-the person's bucket (:mod:`store.consents.locks`) before the row: a transaction that holds a row waits for none.
+Lock order: the person's bucket (:mod:`store.consents.locks`), then the instance's row, then its dead letters,
+waits, callback and outbox entries. A transaction that holds an instance's row waits for no bucket.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from store.statements import select, statement
 
 CURRENT_RUN = ":run_id <> ALL(instances.replaced_runs)"
 FENCE = f"instances.end_time IS NULL AND {CURRENT_RUN}"
-"""The condition of each write by a Temporal run: the instance has no end, and no replay has replaced the run."""
+"""Condition of each write by a Temporal run: the instance has no end, and no replay has replaced the run."""
 
 CONSENT_WITHDRAWN = "consent_withdrawn"
 HISTORY_LOST = "history_lost"
 NOT_STARTED = "not_started"
-"""Reasons of ends. A repeated request may start a ``not_started`` instance again."""
+"""A repeated request may start an instance with this reason again."""
 
 State = InstanceStatus | None
 EDGES: dict[str, frozenset[tuple[State, State]]] = {}
@@ -59,7 +59,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def transition(sources: Sequence[State], targets: Sequence[State]) -> Callable[[F], F]:
-    """Declare that a function leads from each source to each target."""
+    """Declare that a function changes each source to each target."""
 
     def declare(function: F) -> F:
         EDGES[function.__name__] = frozenset((source, target) for source in sources for target in targets)

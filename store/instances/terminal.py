@@ -1,4 +1,4 @@
-"""Ends of instances, and the effects that each end has in the transaction that writes it."""
+"""Ends of instances, with their effects in the same transaction."""
 
 from __future__ import annotations
 
@@ -43,17 +43,15 @@ _TAKEN: ColumnElement[bool] = literal_column("true")
 
 @dataclass(frozen=True)
 class Ending:
-    """How an instance ended."""
-
     status: InstanceStatus
     run_id: str | None
-    """The run that ended; None where there was none."""
+    """The run that ended; None if there was none."""
     failure: StepFailure | None = None
     reason: str | None = None
     at: datetime | None = None
     """None: now."""
     replayable: bool = True
-    """Whether Temporal has a history that a dead letter could be replayed from."""
+    """Whether Temporal has the history that a replay needs."""
 
 
 _FINISH = statement(
@@ -61,7 +59,7 @@ _FINISH = statement(
     .values(
         variables=func.coalesce(bindparam("variables", type_=LargeBinary()), col(Instance.variables)),
         end_time=func.now(),
-        # A withdrawal has set its reason before the workflow ends as cancelled.
+        # Keep the reason that a withdrawal set before the workflow ended as cancelled.
         reason=case(
             (
                 bindparam("status", type_=Text()) == InstanceStatus.CANCELLED.value,
@@ -80,7 +78,7 @@ _FINISH = statement(
 async def finish(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
     """Write the end that a workflow records, and apply its effects.
 
-    False, and nothing is written, where the instance has ended or a replay has replaced the run.
+    Returns False and writes nothing if the instance has ended or a replay has replaced the run.
     """
     taken = await _FINISH.fetchval(
         connection,
@@ -121,8 +119,8 @@ _END_WITHOUT_RUN = statement(_END.where(col(Instance.run_id).is_(None), _NO_END)
 async def end_unrecorded(connection: Connection, cipher: Cipher, instance: Unfinished, ending: Ending) -> bool:
     """Write an end that the workflow didn't record, and apply its effects.
 
-    False, and nothing is written, where the instance has ended, a replay has replaced the run, or, for an ending
-    without a run, a run has recorded something.
+    Returns False and writes nothing if the instance has ended or a replay has replaced the run. The same holds for
+    an ending without a run if a run has been recorded.
     """
     key = (await data_keys.find(connection, cipher, [instance.user_id])).get(instance.user_id)
     values = {
@@ -168,10 +166,10 @@ _END_UNSTARTED = statement(
 
 @transition(UNFINISHED, (InstanceStatus.CANCELLED,))
 async def end_unstarted(connection: Connection, instance_id: str, start_within: timedelta) -> bool | None:
-    """Cancel an instance whose start or replay has not reached Temporal; a run that comes later is fenced off.
+    """Cancel an instance before its start or replay has reached Temporal, and fence off a later run.
 
-    Returns whether such a run may still come, also for an instance that was cancelled before. None, and nothing is
-    written, where a current run has recorded something or the instance has ended otherwise.
+    Returns whether such a run may still start, also for an instance that is already cancelled. Returns None and
+    writes nothing if a current run is recorded or the instance has ended otherwise.
     """
     row = await _END_UNSTARTED.fetchrow(connection, instance_id=instance_id, start_within=start_within)
     if row is None:
@@ -185,8 +183,8 @@ async def end_unstarted(connection: Connection, instance_id: str, start_within: 
 async def _on_terminal(connection: Connection, key: DataKey | None, instance: Unfinished, ending: Ending) -> None:
     """Apply the effects of an end: settle and open dead letters, drop waits, make the callback due.
 
-    A replay that led here settles its dead letter, unless the same step has failed again: that one opens again.
-    Waits of an instance that can be replayed stay, since the replayed run needs them.
+    After a replay, the replayed dead letter is settled, or opens again if the same step has failed again. An
+    instance that can be replayed keeps its waits, since the replayed run needs them.
     """
     failure, can_be_replayed = ending.failure, ending.status is InstanceStatus.FAILED and ending.replayable
     completed = ending.status is InstanceStatus.COMPLETED
@@ -213,10 +211,10 @@ _REJECT_REPLAY = statement(
 async def reject_replay(
     connection: Connection, key: DataKey, instance_id: str, error: Mapping[str, Any] | None
 ) -> None:
-    """End an instance again with the failure it had, where Temporal can't carry out its replay.
+    """End an instance with its earlier failure, if Temporal can't carry out its replay.
 
-    Its dead letter and its waits stay. The callback is due for this end too: the first end's may have been
-    skipped while the replay was on its way.
+    Its dead letter and its waits stay. The callback is due again, since the first end's report may have been
+    skipped while the replay was pending.
     """
     encrypted = key.encrypt_json("instances.error", error)
     await _REJECT_REPLAY.execute(connection, instance_id=instance_id, error=encrypted)

@@ -1,4 +1,4 @@
-"""Writes to ``instances`` that don't end an instance. :mod:`store.instances.states` has the table of all."""
+"""Writes to ``instances`` that don't end an instance. :mod:`store.instances.states` lists all writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from store.statements import one_of, parameters, select, sql, statement, unneste
 ENTER_STEP = f"""
     UPDATE instances SET current_step = :step, run_id = :run_id WHERE instance_id = :instance_id AND {FENCE}
 """
-"""A part of the statement of :func:`store.instances.attempts.begin_attempt`, since a step has one round trip."""
+"""Part of the statement of :func:`store.instances.attempts.begin_attempt`: a step begins in one round trip."""
 EDGES["enter_step"] = UNCHANGED
 
 _THIS = col(Instance.instance_id) == bindparam("instance_id")
@@ -45,8 +45,6 @@ _CURRENT = text(FENCE)
 
 @dataclass(frozen=True)
 class Inserted:
-    """The row of an instance, new or found."""
-
     start_time: datetime
     begun: bool
     """Whether a run has recorded something, or the instance has ended: it must not start again."""
@@ -82,7 +80,7 @@ _FOUND = statement(
 
 @transition((None, InstanceStatus.FAILED), (InstanceStatus.RUNNING,))
 async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Inserted:
-    """Store an instance before Temporal starts it. An existing row stays, but a ``not_started`` one runs again."""
+    """Store an instance before Temporal starts it. An existing row stays, unless it is ``not_started``."""
     start_time = await _INSERT.fetchval(
         connection,
         instance_id=new.instance_id,
@@ -121,10 +119,10 @@ _RECORD_TRIGGER = statement(
 
 @keeps_status
 async def record_trigger(connection: Connection, instance_id: str, event_id: str, happened_at: datetime) -> None:
-    """Record which event started an instance.
+    """Record the event that started an instance.
 
-    Its waits and exits then count events from that event on, since the start itself may be late: those received
-    since, and that didn't happen before. An event whose clock is ahead counts as happened at its receipt.
+    The start may be later than the event. So waits and exits count events from that event on: received since then,
+    and not timestamped before it. If the event's timestamp is later than its receipt, the receipt counts.
     """
     await _RECORD_TRIGGER.execute(connection, instance_id=instance_id, event_id=event_id, happened_at=happened_at)
 
@@ -144,8 +142,8 @@ _RECORD_PROGRESS = statement(
 async def record_progress(connection: Connection, key: DataKey, progress: Progress, run_id: str) -> bool:
     """Write the status, the step and the variables, and the results of waits that have ended.
 
-    False, and nothing is written, where the instance has ended or a replay has replaced the run. Progress of a
-    replayed run has passed the journey's error, so the dead letter of that error becomes ``replayed``.
+    Returns False and writes nothing if the instance has ended or a replay has replaced the run. Progress of a
+    replayed run means that it has passed the journey's error, so that error's dead letter becomes ``replayed``.
     """
     replaced_runs = await _RECORD_PROGRESS.fetchval(
         connection,
@@ -183,7 +181,7 @@ _REQUEST_REPLAY = statement(
 
 @transition((InstanceStatus.FAILED,), (InstanceStatus.RUNNING,))
 async def request_replay(connection: Connection, dead_letter_ids: Sequence[str]) -> None:
-    """Let the instances of dead letters run again, and fence off the runs that failed. Attempts count anew."""
+    """Set the instances of dead letters to running, and fence off their failed runs. Attempts count anew."""
     await _REQUEST_REPLAY.execute(connection, dead_letter_ids=list(dead_letter_ids))
 
 
@@ -202,15 +200,15 @@ _MARK_WITHDRAWN = statement(
 
 @keeps_status
 async def cancel_withdrawn(connection: Connection, withdrawals: Collection[tuple[str, str]]) -> None:
-    """Cancel the unfinished instances that need a consent which (user, purpose) withdraw in this transaction.
+    """Cancel the unfinished instances that need a consent withdrawn in this transaction, given as (user, purpose).
 
     The caller holds each person's bucket exclusively (:func:`store.consents.locks.exclude`). So no instance
-    outlives a withdrawal:
+    continues after a withdrawal:
 
-    - A start or a replay shares the bucket and reads the consent in its next statement. It commits before this
-      function runs, which then sees the row; or it runs after the commit, and sees no consent.
-    - Temporal may not have started such a row yet. The outbox then finds no run, ends the row itself, which fences
-      off the run that comes (ADR 0008), and cancels that run if it comes soon after.
+    - A start or a replay shares the bucket and reads the consent in its next statement. Either it commits before
+      this function runs, which then sees the row. Or it runs after the withdrawal's commit, and sees no consent.
+    - Temporal may not have started the instance yet. The outbox then finds no run and ends the row itself, which
+      fences off a later run (ADR 0008). It looks for that run for a while.
     """
     if not withdrawals:
         return
@@ -235,7 +233,7 @@ _DELETE_UNSTARTED = statement(
 
 @transition((InstanceStatus.RUNNING,), (None,))
 async def delete_unstarted(connection: Connection, instance_id: str) -> None:
-    """Delete an instance that Temporal did not take, with its waits and its callback."""
+    """Delete an instance that Temporal failed to start, with its waits and its callback."""
     if await _DELETE_UNSTARTED.fetchval(connection, instance_id=instance_id):
         await waits.drop(connection, instance_id)
         await callbacks.delete(connection, instance_id)
@@ -273,9 +271,9 @@ _DELETE_ENDED = sql(
 async def delete_ended(
     connection: Connection, instance_ids: Sequence[str], ended_before: datetime
 ) -> Mapping[str, int]:
-    """Delete those of the given instances that ended before a time, with all their rows; the count by table.
+    """Delete the given instances that ended before a time, with all their rows; returns the count by table.
 
-    It skips instances that another transaction has locked.
+    Skips instances that another transaction has locked.
     """
     row = await _DELETE_ENDED.fetchrow(connection, instance_ids=list(instance_ids), ended_before=ended_before)
     assert row is not None  # a row of counts

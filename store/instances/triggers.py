@@ -31,8 +31,8 @@ _OPEN = statement(
 async def open_window(connection: Connection, new: NewInstance, once_per: timedelta) -> bool:
     """Open the window of a workflow for a user; False while another instance's window is open.
 
-    The caller stores the instance in the same transaction. Two processes meet at the row: the second waits, and
-    sees what the first has committed.
+    The caller stores the instance in the same transaction. Of two processes, the second waits for the row lock and
+    sees the first one's commit.
     """
     opened = await _OPEN.fetchval(
         connection,
@@ -63,9 +63,9 @@ _STILL_OPEN = statement(
 async def still_open(
     connection: Connection, wanted: Collection[tuple[str, str]], once_per: Mapping[str, timedelta]
 ) -> set[tuple[str, str]]:
-    """Those (workflow, user) whose window is open now, so that a start would be rejected.
+    """The (workflow, user) pairs with an open window, which would reject a start.
 
-    It spares outbox entries; :func:`open_window` decides.
+    The check only avoids useless outbox entries; :func:`open_window` decides.
     """
     limited = [(workflow_id, user_id) for workflow_id, user_id in wanted if workflow_id in once_per]
     if not limited:

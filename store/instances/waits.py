@@ -1,7 +1,7 @@
-"""Instances that wait for events: the wait is registered first, then the log is read (decision 8).
+"""Waits of instances for events: register the wait first, then read the log (decision 8).
 
-No event is missed. The registration commits before the log is read, and the projector reads registrations after
-the event has committed: the later of the two sees the other. Where both see it, they name the same event id.
+So no event is missed. A wait's registration commits before the log is read. An event commits before the projector
+reads registrations. So the later of the two sees the other. If both do, they deliver the same event id.
 """
 
 from __future__ import annotations
@@ -25,32 +25,30 @@ from store.connection import Connection
 from store.statements import one_of, select, sql, statement, unnested
 
 GRACE = timedelta(hours=1)
-"""How long before an instance's start an event may have happened: clocks differ, and clients round."""
+"""An event counts if it happened up to this time before the instance's start: clocks differ, and clients round."""
 CLOCK_AHEAD = timedelta(days=1)
-"""How much later than its receipt an event may say that it happened."""
+"""The most by which an event's timestamp may exceed the time of its receipt."""
 _PAGE_EVENTS = 1000
 """The most events that one statement reads from the log."""
 _SPARE_EVENTS = 100
-"""Events found for a wait in addition to one for each ended step: more than a journey has waits at once."""
+"""Events found for a wait in addition to one per ended step. A journey has fewer waits at once."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FILTER = "event_waits.property_filter"
 
 Position = tuple[datetime, str]
-"""An event's place in the order of a user's events: (timestamp, event id)."""
+"""(timestamp, event id): the order of a user's events."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A registered wait."""
-
     workflow_id: str
     instance_id: str
     step: str
     request: WaitRequest
     since: datetime
-    """Only events received from then on count."""
+    """Only events received at or after this time count."""
     happened_from: datetime
-    """Only events that happened from then on count."""
+    """Only events timestamped at or after this time count."""
     trigger_event_id: str | None
     """The event that started the instance, which doesn't count."""
 
@@ -70,7 +68,7 @@ _TRIGGER_BODY = statement(
     .where(
         col(Instance.instance_id) == bindparam("instance_id"),
         col(Event.user_id) == col(Instance.user_id),
-        # The times let Postgres skip the partitions of other months.
+        # With the time range Postgres skips the partitions of other months.
         col(Event.timestamp) >= col(Instance.events_from),
         col(Event.timestamp) <= col(Instance.events_since) + bindparam("clock_ahead", type_=Interval()),
     )
@@ -110,8 +108,8 @@ async def register(
 ) -> Mapping[str, WaitRequest]:
     """Register waits by their steps. They count events received from the instance's start on.
 
-    Returns the waits with the values filled in that must equal those of the event which started the instance. A
-    property that this event lacks is not compared, and none is where a request started the instance.
+    Returns the waits, with the values of ``same`` properties copied from the event that started the instance. A
+    property that this event lacks is not compared. If a request started the instance, none is compared.
     """
     if any(request.same for request in asked.values()):
         asked = await _with_trigger_values(connection, key, instance_id, asked)
@@ -158,7 +156,6 @@ _STORE_RESULTS = statement(
 
 
 async def drop(connection: Connection, instance_id: str) -> None:
-    """Drop all waits of an instance."""
     await _DROP.execute(connection, instance_id=instance_id)
 
 
@@ -196,7 +193,7 @@ _OF_INSTANCE = statement(_WAITING.where(col(EventWait.instance_id) == bindparam(
 
 
 async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[str, list[Waiting]]:
-    """The registered waits of users, by their ids; ``keys`` has their data keys."""
+    """The registered waits of users, by user id; ``keys`` has their data keys."""
     found: dict[str, list[Waiting]] = {}
     for row in await _OF_USERS.fetch(connection, user_ids=list(keys)):
         found.setdefault(row["user_id"], []).append(_waiting(keys[row["user_id"]], row))
@@ -223,11 +220,11 @@ def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
 async def already_recorded(
     connection: Connection, key: DataKey, instance_id: str, user_id: str, asked: Mapping[str, WaitRequest]
 ) -> list[RecordedEvent]:
-    """The logged events that registered waits, by their steps, count; for each wait the oldest first.
+    """The logged events that registered waits count; for each wait, oldest first.
 
-    Each ended step of the instance may have taken one event. So each wait gets that many events and some to spare,
-    and one is left for it. Pages of the user's events are read until all waits have theirs or the log ends. Events
-    that commit meanwhile reach the wait through its registration.
+    Each ended step of the instance may have consumed one event. So each wait gets one event per ended step and
+    some more, at least one of which is unused. Pages of the user's events are read until all waits have enough or
+    the log ends. The projector delivers events that commit meanwhile, since the wait is registered.
     """
     found: dict[str, list[RecordedEvent]] = {step: [] for step in asked}
     wanted = dict(asked)
@@ -250,7 +247,7 @@ async def already_recorded(
 
 
 def _first_position(asked: Mapping[str, WaitRequest]) -> Position:
-    """Before all events that the waits ask for."""
+    """The position before all events that may count."""
     return min((request.since or _EPOCH for request in asked.values()), default=_EPOCH), ""
 
 
@@ -261,7 +258,8 @@ def _next_position(rows: Sequence[asyncpg.Record]) -> Position | None:
     return rows[-1]["timestamp"], rows[-1]["event_id"]
 
 
-# SQL text: a join of numbered events with unnest, whose translation is twice as long.
+# SQL text: a join of numbered events with unnest; the SQLModel statement is twice as long. `timestamp >=` repeats
+# a part of the row comparison, since Postgres prunes partitions only by the former.
 _READ_PAGE = sql(
     f"""
     WITH i AS (
@@ -301,7 +299,7 @@ async def _read_page(
     asked: Mapping[str, WaitRequest],
     after: Position,
 ) -> list[asyncpg.Record]:
-    """The events of a page that waits count, each with the wait's step; and the last event of a full page."""
+    """The page's events that waits count, each with the wait's step, and the last event of a full page."""
     return await _READ_PAGE.fetch(
         connection,
         instance_id=instance_id,

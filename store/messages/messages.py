@@ -1,4 +1,4 @@
-"""Messages to customers in `messages`: their intent and their status."""
+"""Messages to customers: the intent to send one, and its status."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _PREDECESSORS = {
     MessageStatus.REFUSED: ("pending", "sending", "unconfirmed"),
     MessageStatus.SUPPRESSED: ("pending", "sending"),
 }
-"""The statuses from which a message may change into each; a withdrawn or sent message keeps its status.
+"""For each status, the statuses that may change to it. A withdrawn or sent message keeps its status.
 
-Only the send gate changes one to `sending` or `outbox` (:func:`store.messages.send_gate.authorize`)."""
+Only the send gate sets `sending` and `outbox` (:func:`store.messages.send_gate.authorize`)."""
 
 
 @dataclass(frozen=True, repr=False)
 class Intent:
-    """A message to be sent. It is in plaintext, so it has no ``repr``."""
+    """A message to send, in plaintext, so it has no ``repr``."""
 
     message_id: str
     status: MessageStatus
@@ -83,9 +83,10 @@ async def intend(
     purpose: Purpose | None,
     render: Callable[[str], tuple[str, str]],
 ) -> Intent:
-    """Write the intent to send a message for a step, or read the one that an earlier attempt wrote.
+    """Write the intent to send a step's message, or read the intent of an earlier attempt.
 
-    The message id follows from (instance, step). Raises :class:`UserErasedError`.
+    The message id is a hash of (instance, step), so each attempt gets the same one. Raises
+    :class:`UserErasedError`.
     """
     context = message.step_context
     message_id = uuid.uuid5(_NAMESPACE, f"{context.instance_id}/{context.step}").hex
@@ -148,7 +149,7 @@ _CHANGE_STATUS = statement(
 async def change_status(
     connection: Connection, message_id: str, status: MessageStatus, *, reason: Suppression | None = None
 ) -> bool:
-    """Change the status of a message if its present one permits it; returns whether it did."""
+    """Change a message's status if its current one permits it; returns whether it changed."""
     changed = await _CHANGE_STATUS.execute(
         connection,
         message_id=message_id,
@@ -174,8 +175,8 @@ _WITHDRAW_PENDING = _withdraw_statement(MessageStatus.PENDING, MessageStatus.WIT
 async def withdraw(connection: Connection, instance_id: str) -> int:
     """Withdraw the pending messages of an instance; returns their number.
 
-    A message that a transport has can't be called back, and its instance no longer waits for the outcome. It
-    becomes unconfirmed, until a late attempt records that it was sent.
+    A message that is already being sent can't be withdrawn. It becomes unconfirmed, until a late attempt records
+    that it was sent.
     """
     await _DOUBT_SENDING.execute(connection, instance_id=instance_id)
     return await _WITHDRAW_PENDING.execute(connection, instance_id=instance_id)

@@ -1,15 +1,15 @@
-"""The send gate: checks consent and the frequency cap in the transaction that marks a message as leaving.
+"""The send gate: checks consent and the frequency cap in the transaction that marks a message as being sent.
 
-No message leaves after a withdrawal or an erasure was answered, and none above the cap. Argument: the transaction
-locks the user's row, where a cap applies, and then the consent bucket. Its **next** statement reads consent and
-cap, and sees everything that was committed before the locks were granted (READ COMMITTED).
+No message is sent after the API has responded to a withdrawal or an erasure, and none above the cap. Argument: the
+transaction locks the user's row, if a cap applies, and then the consent bucket. Its **next** statement reads
+consent and cap, and sees everything that was committed before the locks were granted (READ COMMITTED).
 
-- A withdrawal takes both locks in the same order, and is answered after its commit (:mod:`store.consents.locks`).
-  It commits first, and the gate sees it. Or it waits until the message is marked: then the message was leaving
-  before the withdrawal.
-- Two messages to one user wait for each other at the row, so that the second counts the first.
+- A withdrawal takes both locks in the same order, and the API responds after its commit
+  (:mod:`store.consents.locks`). Either it commits first, and the gate sees it. Or it waits until the message is
+  marked: then sending began before the withdrawal.
+- Two messages to one user queue at the row lock, so that the second counts the first.
 
-A message that its receiver has turned down for now goes back to `pending` and no longer counts. Its next attempt
+A message that its receiver rejects temporarily becomes `pending` again and no longer counts. Its next attempt
 passes the gate again.
 """
 
@@ -34,14 +34,14 @@ _COUNTED = [MessageStatus.OUTBOX, MessageStatus.SENDING, MessageStatus.SENT, Mes
 
 @dataclass(frozen=True)
 class FrequencyCap:
-    """The number of messages of one purpose that a user gets at most within a time."""
+    """The most messages of one purpose that a user gets within a time."""
 
     messages: int
     within: timedelta
 
 
 class MessageWithdrawnError(Exception):
-    """The instance was cancelled between the intent and the hand-over."""
+    """The instance was cancelled after the intent was written."""
 
 
 _LOCK_USER = statement(
@@ -52,10 +52,10 @@ _LOCK_USER = statement(
 async def authorize(
     connection: Connection, intent: messages.Intent, user_id: str, status: MessageStatus, cap: FrequencyCap | None
 ) -> Suppression | None:
-    """Change a message to ``status`` (`sending`, `outbox`), unless there is a reason to suppress it.
+    """Change a message to ``status`` (`sending` or `outbox`), or suppress it and return the reason.
 
-    Returns the reason; the message then has the status of :func:`suppressed_status`. Raises
-    :class:`MessageWithdrawnError` where its present status no longer permits the change.
+    A suppressed message gets the status of :func:`suppressed_status`. Raises :class:`MessageWithdrawnError` if the
+    current status doesn't permit the change.
     """
     if intent.purpose is not None and cap is not None:
         await _LOCK_USER.execute(connection, user_id=user_id)
@@ -69,7 +69,7 @@ async def authorize(
 
 
 def suppressed_status(intent: messages.Intent) -> MessageStatus:
-    """`suppressed`, or `unconfirmed` where an earlier attempt may have sent the message."""
+    """`suppressed`, or `unconfirmed` if an earlier attempt may have sent the message."""
     may_be_sent = intent.status is MessageStatus.SENDING
     return MessageStatus.UNCONFIRMED if may_be_sent else MessageStatus.SUPPRESSED
 
@@ -104,7 +104,7 @@ _CHECK = statement(
 async def suppression_reason(
     connection: Connection, intent: messages.Intent, user_id: str, cap: FrequencyCap | None
 ) -> Suppression | None:
-    """The reason against a message at present; only :func:`authorize` reads it under the locks."""
+    """The current reason to suppress a message, if any. Only under :func:`authorize`'s locks is it reliable."""
     row = await _CHECK.fetchrow(
         connection,
         user_id=user_id,

@@ -1,8 +1,8 @@
-"""Expired rows: counted, and deleted in batches.
+"""Counts expired rows, and deletes them in batches.
 
-Each function that deletes does one batch in the caller's transaction and returns the number of rows; 0 means that
-nothing is left. Batches are small, so that each holds the log's horizon back for milliseconds. A batch skips rows
-that another transaction has locked: two purges at once share the work, and each counts what it deletes.
+Each deleting function processes one batch in the caller's transaction and returns the number of rows. Batches are
+small, so that each holds the log's horizon back only for milliseconds. A batch skips rows that another transaction
+has locked. So concurrent purges share the work, and each counts its own deletions.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from store.statements import filtered, select, sql, statement
 BATCH = 5000
 """The most rows that one transaction deletes."""
 BLOCKS = 128
-"""Blocks of 8 KiB that one transaction scans where no index leads to expired rows."""
+"""Blocks of 8 KiB that one transaction scans, if no index finds expired rows."""
 _EVENT_IDS_LOCK = 0x7265_7469_6473  # "retids"
 _AUDIT_AGE = timedelta(days=30)
 _CTID: ColumnElement[tuple[int, int]] = column("ctid")
 
 
 class ExpiringTable:
-    """A table, and the condition under which its rows expire."""
+    """A table, and the condition on its expired rows."""
 
     def __init__(
         self, model: type[SQLModel], time: SQLCoreOperations[datetime | None], *conditions: ColumnElement[bool]
@@ -52,14 +52,14 @@ class ExpiringTable:
 
 
 class IndexScan(ExpiringTable):
-    """A table with an index on the time by which its rows expire."""
+    """A table with an index on the time that decides expiry."""
 
     def __init__(
         self, model: type[SQLModel], time: SQLCoreOperations[datetime | None], *conditions: ColumnElement[bool]
     ) -> None:
         super().__init__(model, time, *conditions)
         key = inspect(model).primary_key
-        # MATERIALIZED, since a nested loop would run LIMIT and SKIP LOCKED once for each row.
+        # MATERIALIZED: else a nested loop may run LIMIT and SKIP LOCKED once per row.
         batch = (
             select(*key)
             .where(*self._expired)
@@ -72,12 +72,12 @@ class IndexScan(ExpiringTable):
         self._delete = statement(delete(model).where(tuple_(*key).in_(select(*batch.c))))
 
     async def delete(self, connection: Connection, older_than: datetime) -> int:
-        """Delete the oldest expired rows."""
+        """Delete the oldest expired rows; returns 0 if none is left, except locked ones."""
         return await self._delete.execute(connection, older_than=older_than)
 
 
 class TableScan(ExpiringTable):
-    """A table whose expired rows no index leads to: purged block by block, from the first to the last."""
+    """A table without such an index. It is purged block by block, from first to last."""
 
     def __init__(
         self, model: type[SQLModel], time: SQLCoreOperations[datetime | None], *conditions: ColumnElement[bool]
@@ -107,7 +107,7 @@ SESSIONS = TableScan(Session, col(Session.last_at))
 TRANSACTIONS = TableScan(Transaction, col(Transaction.occurred_at))
 POISON_EVENTS = TableScan(PoisonEvent, col(PoisonEvent.timestamp))
 OUTBOX_ENTRIES = TableScan(TemporalOutbox, col(TemporalOutbox.event_timestamp))
-# `waiting` callbacks are still to be tried, also for the new end of a replayed instance.
+# A `waiting` callback will be attempted, also for the new end of a replayed instance.
 CALLBACKS = TableScan(
     Callback,
     col(Callback.last_attempt_at),
@@ -122,13 +122,12 @@ _BLOCKS_OF = sql(
 
 
 async def blocks_of(connection: Connection, name: str) -> int:
-    """The number of blocks of a table or partition."""
     blocks: int = await _BLOCKS_OF.fetchval(connection, name=name)
     return blocks
 
 
 def _places(first_block: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The first ctid of a batch of blocks, and the first after it."""
+    """The ctids at the beginning (inclusive) and end (exclusive) of a batch of blocks."""
     return (first_block, 0), (first_block + BLOCKS, 0)
 
 
@@ -137,7 +136,7 @@ _COUNT_EVENTS = statement(
     .select_from(Event)
     .where(col(Event.timestamp) >= bindparam("begins"), col(Event.timestamp) < bindparam("ends"))
 )
-# SQL text: a CTE that writes two tables. An id is taken for as long as its event is kept, so both are deleted.
+# SQL text: a CTE that writes two tables. An id is kept as long as its event, so both are deleted.
 _DELETE_EVENTS = sql(
     f"""WITH gone AS (
             DELETE FROM events e USING log_cursors c
@@ -156,7 +155,7 @@ _COUNT_UNPROJECTED = statement(
         *(bindparam("first") <= _CTID, bindparam("last") > _CTID),
     )
 )
-# SQL text: rows by their ctid, and an aggregate of what was deleted.
+# SQL text: rows by ctid, and an aggregate of the deleted rows.
 _DELETE_EVENT_IDS = sql(
     f"""WITH gone AS (
             DELETE FROM event_ids WHERE ctid = ANY(ARRAY(
@@ -171,7 +170,7 @@ _LOCK_EVENT_IDS = sql(f"SELECT pg_advisory_xact_lock({_EVENT_IDS_LOCK})")
 
 
 async def count_events(connection: Connection, begins: datetime, ends: datetime) -> int:
-    """The number of events between two times."""
+    """``begins`` is inclusive, ``ends`` exclusive."""
     found: int = await _COUNT_EVENTS.fetchval(connection, begins=begins, ends=ends)
     return found
 
@@ -182,17 +181,17 @@ class DeletedEvents:
 
     events: int
     ids: int
-    """Deleted ids: as many, unless some were missing."""
+    """Equals ``events``, unless ids were missing."""
     unprojected: int
-    """Events that stay, since the projector hasn't read them yet."""
+    """Events that stay until the projector has read them."""
 
 
 async def delete_events(
     connection: Connection, begins: datetime, ends: datetime, first_block: int
 ) -> DeletedEvents:
-    """Delete events and their ids in a batch of a partition's blocks, except what the projector hasn't read.
+    """Delete events that the projector has read, and their ids, in a batch of a partition's blocks.
 
-    ``begins`` is the partition's, ``ends`` no later than the partition's end: so Postgres scans that one alone.
+    ``begins`` is the partition's, and ``ends`` at most its end, so that Postgres scans only this partition.
     """
     first, last = _places(first_block)
     within = {"begins": begins, "ends": ends, "first": first, "last": last}
@@ -205,11 +204,11 @@ async def delete_events(
 async def delete_event_ids(
     connection: Connection, begins: datetime | None, ends: datetime
 ) -> tuple[int, datetime | None]:
-    """Delete the oldest ids of events between two times; return their number, and the time of the last.
+    """Delete the oldest event ids between two times; returns their number, and the time of the last.
 
-    The next batch begins at that time, so that it doesn't read the index entries of deleted ids again.
+    Begin the next batch at that time, so that it doesn't read the index entries of deleted ids again.
     """
-    # The runtime role may not update event_ids, so it can't lock rows: purges queue here instead.
+    # The runtime role may not update event_ids, so it can't lock rows. Purges queue at an advisory lock instead.
     await _LOCK_EVENT_IDS.execute(connection)
     row = await _DELETE_EVENT_IDS.fetchrow(connection, begins=begins, ends=ends)
     assert row is not None  # aggregates
@@ -238,7 +237,7 @@ _ENDED_INSTANCES = filtered(
 async def ended_instances(
     connection: Connection, older_than: datetime, after: tuple[datetime, str] | None, limit: int
 ) -> list[EndedInstance]:
-    """Expired instances by the time of their end, after a position in that order."""
+    """Expired instances by end time, after a position in that order."""
     after_time, after_id = after or (None, None)
     rows = await _ENDED_INSTANCES.fetch(
         connection, older_than=older_than, after_time=after_time, after_id=after_id, limit=limit
@@ -263,7 +262,7 @@ _EXPIRE_AUDIT_HOUR = sql("SELECT expired_hour, expired_rows FROM expire_audit_ho
 
 
 async def count_audit_rows(connection: Connection, older_than: datetime) -> int:
-    """The number of audit rows in whole hours that ended before a time and that the checkpoints let expire."""
+    """The number of audit rows in whole hours that ended before a time and may expire by the checkpoints."""
     found: int = await _COUNT_AUDIT_ROWS.fetchval(connection, older_than=older_than)
     return found
 
@@ -287,6 +286,6 @@ _COUNT_DORMANT = statement(
 
 
 async def count_dormant_profiles(connection: Connection, older_than: datetime) -> int:
-    """The number of open profiles that have neither changed nor been active since a time."""
+    """The number of open profiles without a change or activity since a time."""
     found: int = await _COUNT_DORMANT.fetchval(connection, older_than=older_than)
     return found

@@ -18,7 +18,7 @@ from store.statements import parameters, select, statement
 
 @dataclass(frozen=True)
 class Retention:
-    """The period of a data type. ``days`` is None without one, ``changed_at`` and ``changed_by`` by default."""
+    """The period of a data type. ``days`` None: unlimited. ``changed_at`` and ``changed_by`` None: the default."""
 
     data_type: str
     days: int | None
@@ -46,33 +46,33 @@ _CHANGE = statement(
 
 
 def require(data_type: str) -> None:
-    """Raise :class:`DataTypeNotFoundError` unless the data type has a retention."""
+    """Raise :class:`DataTypeNotFoundError` for an unknown data type."""
     if data_type not in DATA_TYPES:
         raise DataTypeNotFoundError
 
 
 async def find(connection: Connection, data_type: str) -> Retention:
-    """The retention of a data type. Raises :class:`DataTypeNotFoundError`."""
+    """Raises :class:`DataTypeNotFoundError`."""
     require(data_type)
     row = await _FIND.fetchrow(connection, data_type=data_type)
     return Retention(data_type, DATA_TYPES[data_type].default_days) if row is None else Retention(**row)
 
 
 async def find_all(connection: Connection) -> list[Retention]:
-    """The retention of every data type, in the order of their declaration."""
+    """The retention of all data types, in the order of their declaration."""
     changed = {row["data_type"]: Retention(**row) for row in await _FIND_ALL.fetch(connection)}
     return [changed.get(name, Retention(name, each.default_days)) for name, each in DATA_TYPES.items()]
 
 
 async def days_of(connection: Connection, data_type: str) -> int:
-    """The days of a data type that always has a period."""
+    """The days of a data type whose period can't be unlimited."""
     days = (await find(connection, data_type)).days
     assert days is not None  # change() rejects None for these types
     return days
 
 
 async def change(connection: Connection, data_type: str, days: int | None, *, actor: str) -> Retention:
-    """Set a period; ``actor`` is the id of an API key. The next run deletes what has expired by it.
+    """Set a period, which the next run applies; ``actor`` is the id of an API key.
 
     Raises :class:`DataTypeNotFoundError`, and :class:`InvalidContentError` if the type needs a period.
     """

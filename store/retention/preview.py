@@ -1,4 +1,4 @@
-"""Counts what a retention run would do now, without changing anything."""
+"""Counts the rows that a retention run would drop, delete or erase now."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _COUNTS: Mapping[str, tuple[str, Intent, _Count]] = {
     types.CLOSED_ACCOUNTS: ("users", "erase", expired.CLOSED_ACCOUNTS.count),
     types.AUDIT: ("audit_log", "delete", expired.count_audit_rows),
 }
-"""Data types whose rows are in one part: its name, what a run does with it, and the count."""
+"""Data types with one part: its name, the action of a run, and the function that counts its rows."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a run would do with one part of a data type.
+    """The action of a run on one part of a data type.
 
-    ``rows`` is None for a partition that is being detached: only the tables' owner can count it.
+    ``rows`` is None for a partition that isn't attached: only the tables' owner can count it.
     """
 
     part: str

@@ -1,4 +1,4 @@
-"""Retention runs, and what each has done so far."""
+"""Retention runs and their results so far."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from store.retention.periods import Retention
 from store.statements import filtered, parameters, select, statement
 
 Action = Literal["dropped", "deleted", "held", "due"]
-"""``held``: expired, and kept for a reason that docs/retention.md lists. ``due``: people who are due for erasure,
-which another part of the platform does; the run only counts them."""
+"""``held``: expired, but kept for a reason that docs/retention.md lists. ``due``: people who are due for erasure;
+a run only counts them, and another part of the platform erases them."""
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """What a run has done with one part of a data type so far."""
+    """A run's action on one part of a data type, and its rows so far."""
 
     data_type: str
     part: str
@@ -40,8 +40,6 @@ class StoredResult:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run, and what it has done so far."""
-
     run_id: str
     requested_by: str
     data_types: Sequence[str]
@@ -101,36 +99,36 @@ _PAGE = filtered(
 
 
 async def begin(connection: Connection, run_id: str, requested_by: str, data_types: Sequence[str]) -> None:
-    """Insert a run, unless it is there: the API and the run's first activity both call this."""
+    """Insert a run, unless it exists: the API and the run's first activity both call this."""
     await _BEGIN.execute(connection, run_id=run_id, requested_by=requested_by, data_types=list(data_types))
 
 
 async def finish(connection: Connection, run_id: str, failed: Sequence[str], kept_days: int) -> None:
-    """Write a run's end, and delete the runs that started more than ``kept_days`` ago."""
+    """Write a run's end, and delete runs that started more than ``kept_days`` ago."""
     await _FINISH.execute(connection, id=run_id, failed=list(failed))
     await _DELETE_OLD_RESULTS.execute(connection, kept=timedelta(days=kept_days))
     await _DELETE_OLD_RUNS.execute(connection, kept=timedelta(days=kept_days))
 
 
 class RetentionExtendedError(Exception):
-    """The period was extended or removed since the purge began: it ends without deleting more."""
+    """The period was extended or removed since the purge began: end the purge."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One transaction of a run that purges a data type, under the period that holds at its beginning."""
+    """One transaction of a run that purges a data type, with the period at the transaction's beginning."""
 
     connection: Connection
     run_id: str
     retention: Retention
     older_than: datetime
-    """The purge's cutoff, or an earlier one if the period was extended since."""
+    """The purge's cutoff, or an earlier one if the period has been extended since."""
 
     async def record(self, part: str, action: Action, rows: int) -> None:
         """Record rows of a table, a partition, or Temporal's histories, in the transaction that deletes them.
 
-        Deleted rows add up over the run's batches, and each deletion gets an audit row. Rows, count and audit row
-        are committed together, so that a crash leaves them in step.
+        Deleted rows add up over the run's batches, and each deletion gets an audit row. Deletion, count and audit
+        row commit together, so they stay consistent after a crash.
         """
         if action == "deleted" and not rows:
             return
@@ -167,12 +165,12 @@ class Batch:
 
 
 async def begin_batch(connection: Connection, run_id: str, data_type: str, older_than: datetime) -> Batch:
-    """Begin a batch in a transaction that has just begun. Raises :class:`RetentionExtendedError`."""
+    """Begin a batch. Call it first in a transaction. Raises :class:`RetentionExtendedError`."""
     retention = await periods.find(connection, data_type)
     allowed = retention.older_than(datetime.now(UTC))
     if allowed is None:
         raise RetentionExtendedError
-    # A crash of Postgres may lose the commit: then the next run finds the rows again.
+    # If a crash of Postgres loses the commit, the next run finds the rows again.
     await use_background_settings(connection)
     return Batch(connection, run_id, retention, min(older_than, allowed))
 
@@ -187,7 +185,7 @@ async def find(connection: Connection, run_id: str) -> StoredRun:
 
 
 async def page(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[StoredRun]:
-    """Runs without their results, the newest first, after a position in that order."""
+    """Runs without results, newest first, after a position in that order."""
     before_time, before_id = before or (None, None)
     rows = await _PAGE.fetch(connection, before_time=before_time, before_id=before_id, limit=limit)
     return [StoredRun(**row, results=()) for row in rows]

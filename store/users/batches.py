@@ -1,4 +1,4 @@
-"""Batches of profiles: a few statements for all of them, and no deadlock between overlapping batches."""
+"""Upserts batches of profiles in a few statements, without deadlocks between overlapping batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privacy.encryption import Cipher
 from store.connection import Connection
 from store.users import users
 
-# Each lost race means that another transaction created a user of this batch, so that few attempts are needed.
+# Each lost race means that another transaction created a user of this batch, so few attempts suffice.
 _ATTEMPTS = 20
 
 
@@ -34,15 +34,15 @@ async def upsert(
 ) -> list[UpsertResult]:
     """Create or patch the users of a batch, item by item in order; a rejected item changes nothing.
 
-    Each patch holds a valid `user_id` and the attributes that were sent. An attempt is a savepoint. It locks the
-    existing rows in the order of their ids, and then inserts new ones in that order.
+    Each patch has a valid `user_id` and the attributes that the client sent. An attempt is a savepoint. It locks
+    existing rows in the order of their ids, then inserts new ones in that order.
     """
     for _ in range(_ATTEMPTS):
         try:
             async with connection.transaction():
                 return await _attempt(connection, cipher, patches, actor)
         except _LostRaceError:
-            # The rollback has released the attempt's locks, so that no cycle of waiting can form.
+            # The rollback has released the attempt's locks, so this can't deadlock.
             continue
     raise StoreUnavailableError
 
@@ -64,7 +64,7 @@ async def _attempt(
 
 
 def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any]) -> UpsertResult:
-    """Apply one item to ``profiles``, which hold the changes of the items before it."""
+    """Apply one item to ``profiles``, which contain the changes of earlier items."""
     user_id = patch["user_id"]
     if user_id in erased:
         return _rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))

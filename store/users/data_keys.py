@@ -1,4 +1,4 @@
-"""Data keys of people: read in the transaction that uses them, so that a destroyed key is gone at once."""
+"""Data keys of people. Each is read in the transaction that uses it, so that destruction takes effect at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from store.statements import one_of, select, statement, unnested
 _REWRAP_PAGE = 5000
 
 SERVICE_SUBJECT = "~service"
-"""The subject whose key encrypts what belongs to no person; no user id starts with `~`."""
+"""The subject of data that belongs to no person; no user id starts with `~`."""
 
 _FIND = statement(
     select(col(DataKeyRow.subject), col(DataKeyRow.wrapped)).where(one_of(col(DataKeyRow.subject), "subjects"))
@@ -28,7 +28,7 @@ _FIND = statement(
 
 
 async def find(connection: Connection, cipher: Cipher, subjects: Iterable[str]) -> dict[str, DataKey | None]:
-    """The data keys of some subjects: None for a destroyed key, no entry for a subject that never had one.
+    """The data keys of subjects: None for a destroyed key, no entry for a subject that never had one.
 
     Raises :class:`DecryptionError` for a damaged key.
     """
@@ -43,9 +43,9 @@ async def find(connection: Connection, cipher: Cipher, subjects: Iterable[str]) 
 async def find_each(
     connection: Connection, cipher: Cipher, subjects: Iterable[str]
 ) -> dict[str, DataKey | DecryptionError | None]:
-    """As :func:`find`, with the error in the place of a damaged key.
+    """As :func:`find`, with the error in place of a damaged key.
 
-    Raises :class:`KeyUnwrapError` where this process has the wrong key file: that concerns every person.
+    Raises :class:`KeyUnwrapError` if this process has the wrong key file, which affects every person.
     """
     rows = await _FIND.fetch(connection, subjects=list(subjects))
     return {
@@ -63,7 +63,7 @@ def _unwrapped(cipher: Cipher, subject: str, wrapped: bytes) -> DataKey | Decryp
 
 
 async def require(connection: Connection, cipher: Cipher, subject: str) -> DataKey:
-    """The data key of a subject; raises :class:`UserErasedError` where it was destroyed or never existed."""
+    """The data key of a subject; raises :class:`UserErasedError` if it was destroyed or never existed."""
     key = (await find(connection, cipher, [subject])).get(subject)
     if key is None:
         raise UserErasedError
@@ -86,7 +86,7 @@ async def insert_new(connection: Connection, wrapped: Mapping[str, bytes]) -> se
 
 
 async def ensure(connection: Connection, cipher: Cipher, subject: str) -> DataKey:
-    """The key of a service's own subject, created where it is missing."""
+    """The key of a service's own subject; creates it if missing."""
     key = (await find(connection, cipher, [subject])).get(subject)
     if key is None:
         new, wrapped = cipher.new_key(subject)
@@ -98,7 +98,7 @@ async def ensure(connection: Connection, cipher: Cipher, subject: str) -> DataKe
 
 @dataclass(frozen=True)
 class Rewrapped:
-    """The result of one page: the number of rewrapped keys, and the last subject; None after the last page."""
+    """The number of rewrapped keys of a page, and its last subject; None after the last page."""
 
     count: int
     after: str | None
@@ -116,13 +116,13 @@ _OLD_AND_NEW = unnested(
 _REPLACE = statement(
     update(DataKeyRow)
     .values(wrapped=_OLD_AND_NEW.c.new)
-    # A key that was destroyed since it was read stays destroyed.
+    # The comparison with the old value keeps a key destroyed that was destroyed since it was read.
     .where(col(DataKeyRow.subject) == _OLD_AND_NEW.c.subject, col(DataKeyRow.wrapped) == _OLD_AND_NEW.c.old)
 )
 
 
 async def rewrap(connection: Connection, cipher: Cipher, after: str, *, actor: str) -> Rewrapped:
-    """Wrap a page of keys with the newest key-encryption key where an older one wrapped them; audited.
+    """Rewrap a page of keys with the current key-encryption key, unless it already wraps them; audited.
 
     Raises :class:`privacy.encryption.DecryptionError`.
     """

@@ -26,7 +26,7 @@ _PERSONAL = frozenset(personal_columns(User))
 _SET_BY_STATEMENTS = {"version", "created_at", "updated_at", "closed_at"}
 
 WRITTEN = [each for each in columns_of(User) if each.name not in _SET_BY_STATEMENTS]
-"""The columns that a profile determines."""
+"""The columns that come from a profile."""
 _READ = [each.name for each in WRITTEN if each.name != "email_index"]
 
 
@@ -75,12 +75,12 @@ STORED: list[Any] = [
     col(User.updated_at),
     *_ACTIVITY,
 ]
-"""What :func:`open_row` reads in a statement over `users`."""
+"""The columns that :func:`open_row` needs from a statement over `users`."""
 
 
 @dataclass(frozen=True)
 class StoredUser:
-    """A profile as it is stored. ``version`` grows by one with each change."""
+    """A stored profile. ``version`` grows by one with each change."""
 
     profile: Profile
     version: int
@@ -120,7 +120,7 @@ def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> 
 
 
 def encrypted_row(profile: Profile, key: DataKey, cipher: Cipher) -> dict[str, Any]:
-    """The columns :data:`WRITTEN` of a profile, personal ones encrypted with the person's key."""
+    """The columns :data:`WRITTEN` of a profile; personal ones are encrypted with the person's key."""
     values = {
         "user_id": profile.user_id,
         "email": profile.email,
@@ -141,6 +141,6 @@ def encrypted_row(profile: Profile, key: DataKey, cipher: Cipher) -> dict[str, A
 
 
 def as_lists(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as one list for each column, the parameters of an `unnest`."""
+    """Rows as one list per column: the parameters of :func:`store.statements.unnested`."""
     held = list(rows)
     return {each.name: [row[each.name] for row in held] for each in WRITTEN}

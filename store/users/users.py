@@ -1,6 +1,7 @@
 """Profiles in `users`.
 
-Each read decrypts with a key row of its own statement: a key that was destroyed before it opens nothing.
+Each read gets the data key in the statement that reads the row, or a later one. So a destroyed key decrypts
+nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SOURCE = "profile"
 
 @dataclass(frozen=True)
 class LockedUsers:
-    """Profiles whose rows this transaction holds."""
+    """Profiles whose rows this transaction has locked."""
 
     users: Mapping[str, StoredUser]
     keys: Mapping[str, DataKey]
@@ -68,7 +69,7 @@ _IS_PRESENT = statement(
 
 
 async def require_present(connection: Connection, user_id: str) -> None:
-    """Raise :class:`UserNotFoundError` or :class:`UserErasedError` unless the user exists; decrypts nothing."""
+    """Raise :class:`UserNotFoundError` or :class:`UserErasedError` unless the user exists."""
     row = await _IS_PRESENT.fetchrow(connection, user_id=user_id)
     if row is not None and row["erased"]:
         raise UserErasedError
@@ -99,7 +100,7 @@ async def list_page(
     status: AccountStatus | None = None,
     email: str | None = None,
 ) -> list[StoredUser]:
-    """Up to ``limit`` profiles in the order of their ids, after an id; without erased people."""
+    """Up to ``limit`` profiles by id, after an id, without erased people."""
     email_index = None if email is None else cipher.email_index(email)
     rows = await _LIST.fetch(
         connection, limit=limit, after=after, stage=stage, status=status, email_index=email_index
@@ -113,12 +114,9 @@ _LOCK = statement(
 
 
 async def lock(connection: Connection, cipher: Cipher, user_ids: Collection[str]) -> LockedUsers:
-    """Lock profiles and read them.
-
-    Rows are locked in the order of their ids, so that two transactions never deadlock.
-    """
+    """Lock profiles in the order of their ids, so that two transactions never deadlock, and read them."""
     rows = await _LOCK.fetch(connection, user_ids=list(user_ids))
-    # The statements after the lock see what its holder before has committed: an erasure, a consent.
+    # Separate statements, so that they see commits that the lock waited for: an erasure, a consent.
     found = await data_keys.find(connection, cipher, user_ids)
     keys = {subject: key for subject, key in found.items() if key is not None}
     by_user = await consents.of_users(connection, user_ids)
@@ -151,18 +149,15 @@ _LOCK_ROWS = statement(
 async def lock_rows(connection: Connection, user_ids: Collection[str]) -> None:
     """Lock profiles in the order of their ids without reading them, before consent buckets are locked.
 
-    The order matters (:mod:`store.consents.locks`). A projector that held a bucket and waited for a row would
-    deadlock with a withdrawal, which holds the row and waits for the bucket.
+    In the other order, a projector could hold a bucket and wait for a row. It would deadlock with a withdrawal,
+    which holds the row and waits for the bucket (:mod:`store.consents.locks`).
     """
     if user_ids:
         await _LOCK_ROWS.execute(connection, user_ids=list(user_ids))
 
 
 async def create(connection: Connection, cipher: Cipher, profile: Profile, *, actor: str) -> StoredUser:
-    """Store a new profile.
-
-    Raises :class:`UserExistsError`, or :class:`UserErasedError` for the id of an erased person: it stays taken.
-    """
+    """Raises :class:`UserExistsError`, or :class:`UserErasedError` for the id of an erased person."""
     stored = await insert_new(connection, cipher, [profile], actor=actor)
     if profile.user_id in stored:
         return stored[profile.user_id]
@@ -188,10 +183,10 @@ _INSERT = statement(
 async def insert_new(
     connection: Connection, cipher: Cipher, profiles: Iterable[Profile], *, actor: str
 ) -> dict[str, StoredUser]:
-    """Store the profiles whose ids are free and return them; wait for transactions that insert the same ids.
+    """Store the profiles whose ids are free and return them; waits for transactions that insert the same ids.
 
-    The data key is inserted first. Its row decides between two requests that create the same person, and it
-    outlives the profile of an erased person.
+    The data key is inserted first. Its row decides between two requests that create the same person. It stays
+    after an erasure, so the id of an erased person isn't free.
     """
     given = {profile.user_id: profile for profile in sorted(profiles, key=lambda each: each.user_id)}
     keys = {user_id: cipher.new_key(user_id) for user_id in given}
@@ -229,10 +224,10 @@ async def update_locked(
     *,
     actor: str,
 ) -> dict[str, StoredUser]:
-    """Write changed profiles over those that :func:`lock` read; each gets its next version.
+    """Write changes to profiles that :func:`lock` has read; each gets its next version.
 
-    A change that permits less takes the consent locks exclusively (:mod:`store.consents.locks`). After the commit
-    no transaction stores what the person has forbidden. Stored events are redacted later
+    A withdrawal or opt-out takes the consent locks exclusively (:mod:`store.consents.locks`). After the commit, no
+    transaction stores data that the person has forbidden. Stored events are redacted later
     (:mod:`store.events.redactions`).
     """
     if not changed:
@@ -293,7 +288,7 @@ _MOVE_TO_STAGE = statement(
 
 
 async def move_to_stage(connection: Connection, user_id: str, stage: LifecycleStage) -> bool:
-    """Move a user to a stage unless it is pinned; returns whether the stage changed."""
+    """Move a user to a stage unless the stage is pinned; returns whether it changed."""
     return await _MOVE_TO_STAGE.execute(connection, user_id=user_id, stage=stage) > 0
 
 
@@ -307,8 +302,8 @@ _CLOSE = statement(
 async def close_accounts(connection: Connection, user_ids: Collection[str]) -> None:
     """Close open accounts whose rows :func:`lock_rows` has locked.
 
-    The period after which a closed account is erased begins now, not at the event's time. A mistaken event that
-    arrives late, or in an import, leaves as much time as any to put it right.
+    The time until a closed account's erasure begins now, not at the event's timestamp. So a mistaken event can be
+    corrected for the whole period, even if it arrives late or in an import.
     """
     await _CLOSE.execute(connection, user_ids=list(user_ids))
 
@@ -321,7 +316,7 @@ _TIME_ZONE = statement(
 
 
 async def time_zone(connection: Connection, cipher: Cipher, user_id: str) -> str | None:
-    """The IANA name of a user's time zone; None where it is unknown or the person was erased."""
+    """The IANA name of a user's time zone; None if it is unknown or the person was erased."""
     row = await _TIME_ZONE.fetchrow(connection, user_id=user_id)
     if row is None or row["timezone"] is None:
         return None

@@ -33,7 +33,7 @@ async def work(settings: Settings) -> None:
     await database.open()
     codec = EncryptedPayloads(ring.payload.current, ring.payload.keys)
     client = await connect(settings, codec, lazy=False)
-    system = in_namespace(client, settings.temporal_system_namespace)
+    system = in_namespace(client, settings.system_namespace)
     await ensure_namespace(system)
     worker = Worker(
         system,

@@ -78,7 +78,7 @@ async def working(
     )
     async with PerennialProcess("worker", settings, directory, module="tests.events.projecting"):
         yield
-    system = in_namespace(temporal.client, settings.temporal_system_namespace)
+    system = in_namespace(temporal.client, settings.system_namespace)
     for shard in range(SHARDS):
         await system.get_workflow_handle(projector_id(shard)).terminate()
 

@@ -32,7 +32,7 @@ async def until_listening(database: Database, count: int) -> None:
 
 async def test_a_notification_wakes_all_tasks_through_one_connection(database: Database) -> None:
     wake_ups = WakeUps(database, "test_channel")
-    async with wake_ups.bell() as one, wake_ups.bell() as other:
+    async with wake_ups.subscribe() as one, wake_ups.subscribe() as other:
         await until_listening(database, 1)
         await asyncio.gather(one.wait(LONG), other.wait(LONG))  # ends at once: earlier ones are unknown
         waiting = asyncio.gather(one.wait(LONG), other.wait(LONG))
@@ -45,7 +45,7 @@ async def test_a_notification_wakes_all_tasks_through_one_connection(database: D
 
 
 async def test_a_notification_before_the_wait_is_kept_and_a_wait_without_one_times_out(database: Database) -> None:
-    async with WakeUps(database, "test_channel").bell() as task:
+    async with WakeUps(database, "test_channel").subscribe() as task:
         await task.wait(LONG)
         await notify(database)
         await asyncio.sleep(0.1)
@@ -57,7 +57,7 @@ async def test_a_notification_before_the_wait_is_kept_and_a_wait_without_one_tim
 
 
 async def test_a_broken_connection_is_replaced(database: Database) -> None:
-    async with WakeUps(database, "test_channel").bell() as task:
+    async with WakeUps(database, "test_channel").subscribe() as task:
         await until_listening(database, 1)
         await task.wait(LONG)
         async with database.connection() as connection:

@@ -37,7 +37,7 @@ async def test_a_lock_of_a_cancelled_statement_ends_with_its_session(database: D
 
 async def test_a_connection_that_has_listened_does_not_return_to_the_pool(database: Database) -> None:
     listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%rung%'"
-    async with WakeUps(database, "rung").bell():
+    async with WakeUps(database, "rung").subscribe():
         await _until(database, f"EXISTS ({listening})")
         async with database.connection() as connection:
             pid = await connection.fetchval(listening)

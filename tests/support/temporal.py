@@ -70,7 +70,7 @@ def temporal(skipping: WorkflowEnvironment) -> Client:
 @pytest.fixture(scope="session")
 async def system(skipping: WorkflowEnvironment) -> Client:
     """A client for the system namespace of the same Temporal."""
-    client = in_namespace(skipping.client, Settings().temporal_system_namespace)
+    client = in_namespace(skipping.client, Settings().system_namespace)
     await ensure_namespace(client)
     return client
 

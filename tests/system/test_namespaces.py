@@ -82,7 +82,7 @@ async def test_after_a_stack_ran_the_default_list_shows_instances_alone(
     stack: LittleStack, settings: Settings, codec: EncryptedPayloads, database: Database
 ) -> None:
     customers = await Client.connect(stack.temporal.address, data_converter=data_converter(codec))
-    system = in_namespace(customers, settings.temporal_system_namespace)
+    system = in_namespace(customers, settings.system_namespace)
     async with stack.clients(database) as [client], HookServer() as hooks:
         await client.post("/users", json=user())
         for _ in range(2):
@@ -118,7 +118,7 @@ async def test_two_workers_that_start_at_once_make_the_namespace(
     finally:
         for worker in workers:
             await worker.end()
-    system = in_namespace(temporal, settings.temporal_system_namespace)
+    system = in_namespace(temporal, settings.system_namespace)
     described = await _described(system)
     assert described.config.workflow_execution_retention_ttl.ToTimedelta() == SYSTEM_RETENTION
     assert {"projector/0", "system/outbox"} <= {run.id async for run in system.list_workflows()}
@@ -151,6 +151,6 @@ async def test_a_retention_run_is_accepted_before_a_worker_has_made_the_namespac
         answer = await clients.admin.post("/retention/run", json={"dry_run": False})
     await limiter.close()
     assert answer.status_code == 202, answer.text
-    system = in_namespace(temporal, settings.temporal_system_namespace)
+    system = in_namespace(temporal, settings.system_namespace)
     started = await system.get_workflow_handle(retention_id(answer.json()["run_id"])).describe()
     assert started.task_queue == QUEUES[RETENTION]

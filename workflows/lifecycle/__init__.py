@@ -1,1 +1,1 @@
-"""One file per lifecycle workflow. The catalogue finds them."""
+"""One file per lifecycle workflow. :mod:`workflows.catalog` finds them."""

@@ -35,9 +35,9 @@ class CartRecoveryParameters(Parameters):
 class CartRecovery(LifecycleWorkflow[CartRecoveryParameters]):
     """Reminds a customer of an abandoned cart, three times at most, and stops when it is bought.
 
-    A cart is abandoned after an hour without a further item. The first reminder leaves then. The second offers
-    help a day later, since most carts are abandoned over a question. The last leaves after two more days and says
-    that it is the last. No reminder leaves at night. A customer gets at most one series in a week.
+    A cart is abandoned after an hour without a further item. The first reminder is sent then. The second offers
+    help a day later, because an open question is the most common reason. The last is sent after two more days and
+    says that it is the last. No reminder is sent at night. A customer gets at most one series in a week.
     """
 
     async def journey(self, parameters: CartRecoveryParameters) -> None:

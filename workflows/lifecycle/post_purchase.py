@@ -37,8 +37,8 @@ class PostPurchase(LifecycleWorkflow[PostPurchaseParameters]):
 
     A service workflow: its messages belong to the order, so it needs no consent. A customer gets at most one
     series in a month. A refund of the same order ends it, a refund of another order doesn't. An instance that a
-    request started has no order, so any refund ends it. The question leaves on a weekday at ten, local time, when
-    most people answer. A second purchase is recorded as an event, since it measures the effect of the series.
+    request started has no order, so any refund ends it. The question is sent on a weekday at ten, local time, when
+    most people answer. A second purchase is recorded as an event, which measures the effect of the series.
     """
 
     async def journey(self, parameters: PostPurchaseParameters) -> None:

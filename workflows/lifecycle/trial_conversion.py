@@ -52,7 +52,7 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
     """Accompanies a trial: help with the first use, further features, two reminders of the end, an extension.
 
     A customer who used the product gets a message about further features, any other customer gets help. The
-    reminders leave three days and one day before the end. After the end one offer to extend follows. A purchase
+    reminders are sent three days and one day before the end. An offer to extend is sent after the end. A purchase
     ends the series and makes the customer `active`; without one the customer becomes `at_risk`. A customer gets at
     most one series in a year.
     """

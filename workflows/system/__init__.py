@@ -1,1 +1,1 @@
-"""Workflows of the platform's own."""
+"""Workflows of the platform itself."""

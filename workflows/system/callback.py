@@ -1,4 +1,4 @@
-"""The callback of a finished instance."""
+"""Sends the callback of a finished instance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from models.temporal.system import CALLBACK, CallbackDue
 
 _SEND_WITHIN = timedelta(hours=26)
-"""The attempts of a day (:data:`activities.callbacks.PAUSES`), and some time for outages of Postgres."""
+"""A day of attempts (:data:`activities.callbacks.PAUSES`), and about two hours for outages of Postgres."""
 
 
 @workflow.defn(name=CALLBACK)

@@ -1,10 +1,10 @@
 """The system's jobs: their workflows, and the tables of loops and schedules.
 
 Every worker starts the jobs of :data:`LOOPS` and :data:`SCHEDULES`, and serves all of their task queues. Jobs run
-in the system namespace, so that the list of the instances' namespace holds instances alone (ADR 0031).
+in a namespace of their own, so the other namespace lists only instances (ADR 0031).
 
-A new job is an activity (``activities/``), a workflow and a row of a table here, and a line in ``worker.py`` that
-registers the activity.
+To add a job, write an activity (``activities/``) and register it in ``worker.py``. Then add a workflow and a table
+row here.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ _RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_inter
 
 
 async def _turn(activity: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run a loop's activity for a turn. The workflow then continues as new, so that its history stays short."""
+    """Run a loop's activity once. The workflow then continues as new, which keeps its history short."""
     return await workflow.execute_activity_method(
         activity,
         args=arguments,
-        # Three times what the activity takes before it returns by itself (activities/loops.py).
+        # Three times as long as the activity runs before it returns (activities/loops.py).
         start_to_close_timeout=timedelta(hours=3),
         heartbeat_timeout=HEARTBEAT,
         retry_policy=_RETRY,
@@ -112,9 +112,9 @@ class PartitionsWorkflow:
 
 @workflow.defn(name="audit_checkpoint")
 class AuditCheckpointWorkflow:
-    """Checkpoints the hours that are over.
+    """Checkpoints the hours that have ended.
 
-    Temporal hands the head of one run to the next, out of reach of anybody who can change Postgres.
+    Temporal stores the chain's head and passes it to the next run. So a change in Postgres alone can't alter it.
     """
 
     @workflow.run
@@ -156,9 +156,9 @@ class Scheduled(Job):
     every: timedelta
     offset: timedelta = timedelta()
     catchup: timedelta
-    """Temporal makes up for a missed run up to this long afterwards."""
+    """Temporal starts a missed run up to this long after it was due."""
     at_worker_start: bool
-    """Start a run with every worker. It ends a run under way, whose task queue may have no worker left."""
+    """Each worker starts a run when it starts, and terminates a running one: its queue may have no worker left."""
 
     def schedule(self, task_queue: str) -> Schedule:
         action = ScheduleActionStartWorkflow(
@@ -175,7 +175,7 @@ class Scheduled(Job):
         )
 
 
-# Two workers that start a loop make one run.
+# If two workers start the same loop, it has one run: the workflow id is the same.
 LOOPS: tuple[Job, ...] = (
     *(
         Job(
@@ -243,6 +243,6 @@ SCHEDULES: tuple[Scheduled, ...] = (
 
 
 def workflows_of(queue: Queue) -> list[type[Any]]:
-    """The workflows of a task queue. The outbox starts the callbacks."""
+    """The workflows of a task queue. Callbacks are in no table, because the outbox starts them."""
     found = dict.fromkeys(job.workflow for job in (*LOOPS, *SCHEDULES) if job.queue is queue)
     return [*found, CallbackWorkflow] if queue is Queue.DELIVERY else list(found)

@@ -1,4 +1,4 @@
-"""A retention run: one type of data after another."""
+"""A retention run, which removes one type of data after another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNLIMITED = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval
 _LIMITED = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=30
 )
-"""About half an hour: a type of data that fails for so long waits for the next run, and the others go first."""
+"""About half an hour. A type of data that still fails is left for the next run, and this run continues."""
 
 
 @workflow.defn(name=RETENTION)
@@ -29,7 +29,6 @@ class RetentionWorkflow:
 
     @workflow.run
     async def run(self, run: RetentionRun) -> RetentionOutcome:
-        """Remove expired data; the outcome names the types that failed."""
         run_id = run.run_id or workflow.info().run_id.replace("-", "")
         plan = await workflow.execute_activity_method(
             Retention.begin,
@@ -46,7 +45,7 @@ class RetentionWorkflow:
 
 
 async def _purge(run_id: str, data_type: str) -> bool:
-    """Remove the expired data of one type; False where the attempts ran out."""
+    """Remove the expired data of one type; False if all attempts failed."""
     try:
         await workflow.execute_activity_method(
             Retention.purge,
