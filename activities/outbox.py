@@ -217,24 +217,24 @@ class Outbox:
         dead letter is no longer ``replaying``, and the delivery has no effect.
         """
         async with self._database.connection() as connection:
-            letter = await replays.requested(connection, self._cipher, entry.event_id)
-        if letter is None:
+            dead_letter = await replays.requested(connection, self._cipher, entry.event_id)
+        if dead_letter is None:
             return
         try:
             await reset_instance(
                 self._client,
-                letter.workflow_id,
-                letter.instance_id,
-                failed_run=letter.run_id,
-                failed_step=letter.failed_step,
-                request_id=f"{letter.dead_letter_id}-{letter.attempts}",
+                dead_letter.workflow_id,
+                dead_letter.instance_id,
+                failed_run=dead_letter.run_id,
+                failed_step=dead_letter.failed_step,
+                request_id=f"{dead_letter.dead_letter_id}-{dead_letter.attempts}",
             )
         except ResetImpossibleError:
             async with self._database.transaction() as connection:
-                await replays.reject(connection, self._cipher, letter)
+                await replays.reject(connection, self._cipher, dead_letter)
             return
         async with self._database.transaction() as connection:
-            await replays.signal_missed_events(connection, self._cipher, letter)
+            await replays.signal_missed_events(connection, self._cipher, dead_letter)
 
     async def _cancel(self, entry: OutboxEntry) -> None:
         """Cancel an instance.

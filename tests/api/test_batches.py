@@ -106,12 +106,13 @@ async def test_the_body_around_the_items_is_validated(
     assert field_errors(await api.integrator.post("/users/batch", json=document)) == errors
 
 
-async def test_a_batch_of_a_thousand_profiles_creates_each(api: Clients) -> None:
+async def test_a_thousand_profiles_take_less_than_three_seconds(api: Clients) -> None:
     users = [
         collected(f"u-{n}", city="Berlin", age=30, country="DE", timezone="Europe/Berlin", language="de")
         for n in range(1000)
     ]
-    assert (await batch(api, *users))["created"] == 1000
+    async with asyncio.timeout(3):  # one second is the goal on an idle machine
+        assert (await batch(api, *users))["created"] == 1000
 
 
 async def test_overlapping_batches_neither_deadlock_nor_fail(api: Clients, database: Database) -> None:
