@@ -59,8 +59,7 @@ async def test_authentication_takes_less_than_two_milliseconds_at_the_median(
         async with database.transaction() as connection:
             _, secret = await api_keys.create(connection, "x", Role.ANALYST)
         took = await _median_seconds(lambda: authenticate(limiter, secret))
-        bare = await _median_seconds(lambda: _round_trip(limiter))
-        assert took < max(0.002, 3 * bare)  # the second limit applies on a busy machine
+        assert took < 0.002
     finally:
         await limiter.close()
 
@@ -72,11 +71,6 @@ async def _median_seconds(call: Callable[[], Awaitable[object]]) -> float:
         await call()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-async def _round_trip(database: Database) -> None:
-    async with database.connection() as connection:
-        await connection.fetchval("SELECT 1")
 
 
 async def test_windows_are_not_logged(database: Database) -> None:
