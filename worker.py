@@ -57,6 +57,8 @@ from workflows.system.jobs import LOOPS, SCHEDULES, Job, Scheduled, workflows_of
 
 logger = logging.getLogger("perennial.worker")
 
+Activities = list[Callable[..., Any]]
+
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """The longest time that the SDK holds a heartbeat back. Its default, 0.8 of the timeout, would send one
 heartbeat of three (:mod:`activities.loops`). One late heartbeat would then time the activity out."""
@@ -137,21 +139,10 @@ def build_system_workers(
     the role that owns the tables, and drops expired partitions. These workers aren't versioned. Their workflows
     are so short that old and new code replay each other's histories.
     """
-    retention = Retention(database, owner, client)
-    callbacks = Callbacks(database, cipher, settings, _closed_words())
-    outbox = Outbox(database, cipher, client, system, settings.task_queue, startables())
-    activities: dict[Queue, list[Callable[..., Any]]] = {
+    activities: dict[Queue, Activities] = {
         Queue.PROJECTION: [Projector(database, cipher, triggers()).follow],
-        Queue.DELIVERY: [outbox.deliver, callbacks.send, callbacks.give_up],
-        Queue.MAINTENANCE: [
-            Redactions(database, cipher).apply,
-            Reconciler(database, cipher, client).reconcile,
-            Partitions(database).make_ahead,
-            AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
-            retention.begin,
-            retention.purge,
-            retention.finish,
-        ],
+        Queue.DELIVERY: _delivery(client, system, settings, database, cipher),
+        Queue.MAINTENANCE: _maintenance(client, database, cipher, owner),
     }
     # A loop always holds one slot. After missed heartbeats it holds two, until the first attempt notices.
     slots = {
@@ -170,6 +161,27 @@ def build_system_workers(
             workflow_cache=SYSTEM_WORKFLOW_CACHE,
         )
         for queue in Queue
+    ]
+
+
+def _delivery(
+    client: Client, system: Client, settings: Settings, database: Database, cipher: Cipher
+) -> Activities:
+    outbox = Outbox(database, cipher, client, system, settings.task_queue, startables())
+    callbacks = Callbacks(database, cipher, settings, _closed_words())
+    return [outbox.deliver, callbacks.send, callbacks.give_up]
+
+
+def _maintenance(client: Client, database: Database, cipher: Cipher, owner: Database | None) -> Activities:
+    retention = Retention(database, owner, client)
+    return [
+        Redactions(database, cipher).apply,
+        Reconciler(database, cipher, client).reconcile,
+        Partitions(database).make_ahead,
+        AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
+        retention.begin,
+        retention.purge,
+        retention.finish,
     ]
 
 
@@ -206,7 +218,7 @@ def _worker(
 
 def _lifecycle_activities(
     settings: Settings, database: Database, cipher: Cipher, definitions: Sequence[Definition]
-) -> list[Callable[..., Any]]:
+) -> Activities:
     cap = FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
     messages = Messages(
         database,
@@ -232,7 +244,7 @@ def _lifecycle_activities(
 
 def _closed_words() -> dict[str, frozenset[str]]:
     """For each workflow the words of its parameter schema, which callbacks needn't mask."""
-    return {name: schema_choices(definition.parameter_schema()) for name, definition in catalog().items()}
+    return {name: schema_choices(definition.parameter_schema) for name, definition in catalog().items()}
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:

@@ -30,8 +30,8 @@ from temporalio.client import Client
 
 from api.audit import Audit
 from api.idempotency import Idempotency
-from api.instances import TEMPORAL_DOWN, Instances, InstanceState, instance_view, location
-from api.resources import Resources
+from api.instances import Instances, InstanceState, instance_view, location
+from api.resources import TEMPORAL_DOWN, Resources
 from api.responses import json_response
 from api.validation import field_errors
 from delivery.signatures import new_secret

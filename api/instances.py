@@ -16,7 +16,7 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from api.resources import Resources
+from api.resources import TEMPORAL_DOWN, Resources
 from delivery.temporal import RunUnknownError, describe, handle_of
 from models.errors import (
     AlreadyFinishedError,
@@ -47,8 +47,6 @@ NOT_STARTED_AFTER = timedelta(seconds=30)
 """For this long after its start, an instance that Temporal doesn't know counts as starting."""
 RETRY_SECONDS = 0.05
 """Delay before retrying a command that Temporal rejected for now."""
-TEMPORAL_DOWN = (RPCError, RuntimeError)
-"""A client that has never reached Temporal raises RuntimeError, one that has lost it RPCError."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +242,7 @@ def _command_error(error: Exception) -> AlreadyFinishedError | TemporalUnavailab
 def known_words(workflow_id: str) -> frozenset[str]:
     """The choices in the workflow's parameter schema, which are not masked."""
     definition = catalog().get(workflow_id)
-    return schema_choices(definition.parameter_schema()) if definition else frozenset()
+    return schema_choices(definition.parameter_schema) if definition else frozenset()
 
 
 def instance_view(role: Role, state: InstanceState, settings: Settings) -> InstanceView:

@@ -158,7 +158,7 @@ def _complete_components(components: dict[str, Any]) -> None:
 def _add_parameters(schemas: dict[str, Any]) -> None:
     """Allow each workflow's parameter model as the `parameters` of an execute request."""
     for definition in catalog().values():
-        schemas[definition.parameters.__name__] = definition.parameter_schema()
+        schemas[definition.parameters.__name__] = definition.parameter_schema
     names = sorted(definition.parameters.__name__ for definition in catalog().values())
     schemas["ExecuteRequest"]["properties"]["parameters"]["anyOf"] = [
         {"$ref": f"{_SCHEMAS}{name}"} for name in names

@@ -20,7 +20,7 @@ from runtime.temporal import EncryptedPayloads, connect
 
 _LIMITER_CONNECTIONS = 4
 _HEALTH_TIMEOUT = timedelta(seconds=1)
-_TEMPORAL_DOWN = (RPCError, RuntimeError)
+TEMPORAL_DOWN = (RPCError, RuntimeError)
 """A client that never reached the server raises RuntimeError; one that has lost it raises RPCError."""
 
 
@@ -78,7 +78,7 @@ class Resources:
         if not self._temporal_reached:
             try:
                 await self.temporal.service_client.check_health(timeout=_HEALTH_TIMEOUT)
-            except _TEMPORAL_DOWN:
+            except TEMPORAL_DOWN:
                 raise TemporalUnavailableError from None
             self._temporal_reached = True
         return self.temporal
@@ -94,7 +94,7 @@ class Resources:
         """Whether Temporal answers within a second."""
         if self.temporal is None:
             return False
-        with suppress(TimeoutError, *_TEMPORAL_DOWN):
+        with suppress(TimeoutError, *TEMPORAL_DOWN):
             async with asyncio.timeout(_HEALTH_TIMEOUT.total_seconds()):
                 return await self.temporal.service_client.check_health(timeout=_HEALTH_TIMEOUT)
         return False

@@ -70,6 +70,7 @@ class Definition:
         fields = self.parameters.model_fields
         return self.parameters.model_validate({name: value for name, value in stored.items() if name in fields})
 
+    @cached_property
     def parameter_schema(self) -> dict[str, Any]:
         """JSON Schema of the parameters; durations have `"format": "duration"`."""
         return self.parameters.model_json_schema()

@@ -121,7 +121,7 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
     return WorkflowView(
         workflow_id=definition.workflow_id,
         description=definition.description,
-        parameters=definition.parameter_schema(),
+        parameters=definition.parameter_schema,
         trigger=_trigger(definition),
         exit_on=[
             ExitView(

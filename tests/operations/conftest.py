@@ -1,4 +1,4 @@
-"""Two API processes and a worker for the tests of one file, and an empty Temporal."""
+"""Two API processes and a worker for the tests of this folder, and an empty Temporal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.little_stack import LittleStack, little_stack
 from tests.support.temporal import skipping_temporal
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def stack(
     database_url: str, key_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[LittleStack]:

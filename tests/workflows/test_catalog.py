@@ -48,7 +48,7 @@ def test_the_six_workflows_are_found_with_their_purposes_and_limits() -> None:
 
 @pytest.mark.parametrize("definition", catalog().values(), ids=lambda each: each.workflow_id)
 def test_every_parameter_is_a_described_duration_with_a_default(definition: Any) -> None:
-    properties = definition.parameter_schema()["properties"]
+    properties = definition.parameter_schema["properties"]
     assert properties
     for name, schema in properties.items():
         assert schema["format"] == "duration", name

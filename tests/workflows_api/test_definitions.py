@@ -147,7 +147,7 @@ def test_the_parameters_of_every_workflow_are_in_openapi(openapi: dict[str, Any]
     offered = {each["$ref"] for each in schemas["ExecuteRequest"]["properties"]["parameters"]["anyOf"]}
     for definition in catalog().values():
         name = definition.parameters.__name__
-        assert schemas[name]["properties"] == definition.parameter_schema()["properties"]
+        assert schemas[name]["properties"] == definition.parameter_schema["properties"]
         assert f"#/components/schemas/{name}" in offered
 
 
