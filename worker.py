@@ -31,7 +31,7 @@ from activities.projector import Projector
 from activities.reconciler import Reconciler
 from activities.recording import StepRecorder
 from activities.redaction import Redactions
-from activities.retention import Retention, align_histories
+from activities.retention import Retention, set_history_retention
 from delivery.smtp import SmtpTransport
 from delivery.transport import Transport
 from delivery.webhook import WebhookTransport
@@ -45,7 +45,7 @@ from privacy.encryption import Cipher
 from privacy.keyring import KeyFile, KeyRing
 from privacy.masking import schema_choices
 from runtime.database import Database
-from runtime.process import announce_ready, collect_rarely, polling, stop_event, unless
+from runtime.process import announce_ready, collect_garbage_rarely, polling, stop_event, unless
 from runtime.provisioning import ensure_namespace, ensure_running, ensure_schedule, has_namespace, in_namespace
 from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
@@ -287,7 +287,7 @@ async def run(settings: Settings) -> None:
         if workers is None:
             logger.info("stopped before Temporal had taken the worker")
             return
-        collect_rarely(*COLLECTOR)
+        collect_garbage_rarely(*COLLECTOR)
         async with polling(workers):
             announce_ready(settings.ready_file)
             logger.info("worker is polling", extra={"task_queues": [each.task_queue for each in workers]})
@@ -304,7 +304,7 @@ async def _prepare(settings: Settings, ring: KeyRing, database: Database, owner:
         *build_system_workers(client, system, settings, database, cipher, owner),
     ]
     await _provision(client, system, settings.task_queue)
-    await align_histories(client, database)
+    await set_history_retention(client, database)
     return workers
 
 

@@ -59,10 +59,10 @@ UNSETTLED_SECONDS = 0.01
 """The pause while rows wait for an open transaction to end."""
 GATHER_SECONDS = 0.025
 """The shortest pause after a batch, so that a steady stream makes fewer batches."""
-PACE = 2.0
+REST_FACTOR = 2.0
 MOST_GATHERED_SECONDS = 0.25
-"""The pause is ``PACE`` times the batch's duration, up to this. It gives requests priority on a busy machine,
-and larger batches cost less per event."""
+"""The pause is ``REST_FACTOR`` times the batch's duration, up to this. It gives requests priority on a busy
+machine, and larger batches cost less per event."""
 AGAIN_SECONDS = 0.5
 """The pause after an error that no event has caused."""
 
@@ -108,7 +108,7 @@ def _pause(found: Found | None, taken: float) -> float:
     if found is Found.UNSETTLED:
         return UNSETTLED_SECONDS
     if found is Found.SOME:
-        return min(max(GATHER_SECONDS, taken * PACE), MOST_GATHERED_SECONDS)
+        return min(max(GATHER_SECONDS, taken * REST_FACTOR), MOST_GATHERED_SECONDS)
     return 0
 
 

@@ -1,15 +1,16 @@
 """Ends instances whose workflow did not record its end.
 
-Lifecycle workflows record their ends. They can't if the run was terminated or timed out. They can't either if a
-process died between the row and the start (ADR 0008). Temporal has the true status. :meth:`Reconciler.reconcile`
-compares the rows with it three times a minute, in one long run.
+A lifecycle workflow normally records its end in the instance's row. It can't if Temporal terminated the run or
+timed it out. Nor can it if a process inserted the row and died before it started the workflow (ADR 0008). Every
+:data:`COMPARE_INTERVAL`, :meth:`Reconciler.reconcile` reads the true status from Temporal and ends such instances.
 
-A lost history (Temporal's database was lost, or a run deleted) is in no list of closed runs. So each comparison
-also asks Temporal for some of the instances that a run has recorded, in turn. The end of a lost instance can't be
-undone, and a worker may connect to the wrong cluster. So the reconciler ends lost instances only after it has
-watched a Temporal for :data:`LOST_AFTER`.
+A history is lost if someone deleted the run or Temporal lost its database. Temporal's list of closed runs lacks
+lost histories. So each comparison also looks up the next instances that have a recorded run, ordered by id.
 
-All writes are idempotent: they end only rows without an end, and no run that a replay has replaced.
+The reconciler ends an instance with a lost history only after :data:`LOST_AFTER` in the same Temporal namespace.
+That end is final, and before that time the worker may be connected to the wrong cluster.
+
+All writes are idempotent. They end only rows without an end, and ignore a run that a replay has replaced.
 """
 
 from __future__ import annotations
@@ -47,23 +48,24 @@ from store.instances.terminal import Ending
 
 logger = logging.getLogger("perennial.reconciler")
 
-EVERY = timedelta(seconds=20)
+COMPARE_INTERVAL = timedelta(seconds=20)
 OVERLAP = timedelta(minutes=2)
-"""How far the next comparison reads back: visibility lags, and clocks differ."""
+"""Each list of closed runs begins this long before the previous comparison, because visibility lags and clocks
+differ."""
 UNSTARTED_AFTER = timedelta(minutes=1)
-"""Far longer than the API and the outbox take to start a stored instance, or to give up."""
+"""The age at which an instance without a recorded run is looked up. A start normally takes far less time."""
 LOST_AFTER = timedelta(hours=1)
-"""The time to watch a Temporal before an instance that it doesn't know counts as lost."""
-ASKED_FOR = 100
-"""The most instances that one comparison asks for: five a second, so 50,000 take three hours."""
+"""How long comparisons run in one namespace before they end started instances that Temporal doesn't know."""
+MOST_LOOKUPS = 100
+"""The most instances that one comparison looks up to find lost histories. 50,000 instances take three hours."""
 _CHUNK = 200
 _UNRECORDED = {
     WorkflowExecutionStatus.FAILED: "Failed",
     WorkflowExecutionStatus.TIMED_OUT: "TimedOut",
     WorkflowExecutionStatus.TERMINATED: "Terminated",
 }
-"""The statuses of runs that may have closed without recording their end, and their names in visibility. Most
-failed runs have recorded it."""
+"""The statuses of closed runs that may not have recorded their end, each with its name in visibility queries. Most
+failed runs have recorded their end."""
 
 
 class Reconciler:
@@ -74,15 +76,15 @@ class Reconciler:
 
     @activity.defn(name="reconciler.reconcile")
     async def reconcile(self, request: ReconcileRequest) -> ReconcileRequest:
-        """Compare every :data:`EVERY` for a turn; returns the request with which the next turn continues.
+        """Compare every :data:`COMPARE_INTERVAL`, in :func:`run_loop`. Returns the request for the next activity.
 
-        Heartbeats carry the progress of the last complete comparison. If the worker dies:
+        Each heartbeat contains the progress after the last complete comparison. If the worker dies:
 
-        1. in a comparison, or in the pause after it: the retry continues from the last heartbeat and repeats at
-           most one comparison. Instances that it had ended have an end, so nothing happens to them.
-        2. after the turn, before Temporal has its result: as 1.
+        1. during a comparison, or in the pause after a comparison: the retry continues from the last heartbeat. It
+           repeats at most one comparison, which doesn't change instances that have an end.
+        2. after the last comparison, before Temporal has the activity's result: as 1.
 
-        If Temporal loses its histories, it loses the progress too, and :data:`LOST_AFTER` begins anew.
+        If Temporal loses all histories, it also loses the progress. Then :data:`LOST_AFTER` begins again.
         """
         progress = _heartbeated() or request
 
@@ -92,17 +94,17 @@ class Reconciler:
                 progress = await self.advance(progress)
             except RPCError as error:
                 logger.warning("Temporal does not answer the reconciler", extra={"status": error.status.name})
-            return EVERY.total_seconds()
+            return COMPARE_INTERVAL.total_seconds()
 
         await run_loop(step, details=lambda: progress)
         return progress
 
     async def advance(self, progress: ReconcileRequest) -> ReconcileRequest:
-        """Compare once; from the beginning if the progress is that of another namespace."""
+        """Compare once. Ignore ``progress`` if it belongs to another namespace."""
         namespace_id = await self._namespace_id()
         if progress.namespace_id != namespace_id:
             progress = ReconcileRequest()
-        result = await self.compare(progress)
+        result = await self.end_unrecorded(progress)
         return ReconcileRequest(
             namespace_id=namespace_id,
             since=result.until,
@@ -116,18 +118,22 @@ class Reconciler:
         )
         return described.namespace_info.id
 
-    async def compare(self, asked: ReconcileRequest) -> ReconcileResult:
-        """Compare the runs that have closed since, the rows that no run has recorded, and a page of the others."""
+    async def end_unrecorded(self, progress: ReconcileRequest) -> ReconcileResult:
+        """End instances that have no recorded end, if Temporal has closed their run or doesn't know it.
+
+        Looks up the instances whose run closed since the last comparison, and those without a recorded run. After
+        :data:`LOST_AFTER`, also looks up the next :data:`MOST_LOOKUPS` instances with a recorded run.
+        """
         began = datetime.now(UTC)
         ended = 0
-        async for instance in self._suspects(asked.since):
-            ended += await self._compare_one(instance)
-        watching_since, after = asked.watching_since or began, ""
+        async for instance in self._suspects(progress.since):
+            ended += await self._end_if_closed(instance)
+        watching_since, after = progress.watching_since or began, ""
         if began - watching_since >= LOST_AFTER:
             async with self._database.connection() as connection:
-                found, after = await instances.scan_running(connection, asked.after, ASKED_FOR)
+                found, after = await instances.scan_running(connection, progress.after, MOST_LOOKUPS)
             for instance in found:
-                ended += await self._compare_one(instance, may_be_lost=True)
+                ended += await self._end_if_closed(instance, may_be_lost=True)
         return ReconcileResult(until=began - OVERLAP, ended=ended, watching_since=watching_since, after=after)
 
     async def _suspects(self, since: datetime | None) -> AsyncIterator[Unfinished]:
@@ -143,7 +149,7 @@ class Reconciler:
             yield each
 
     async def _closed(self, since: datetime | None) -> AsyncIterator[str]:
-        """The ids of instances whose run has closed with a status of :data:`_UNRECORDED`."""
+        """The ids of instances whose run closed at ``since`` or later with a status in :data:`_UNRECORDED`."""
         statuses = ", ".join(f"'{name}'" for name in _UNRECORDED.values())
         query = f"ExecutionStatus IN ({statuses}) AND {WORKFLOW.name} IS NOT NULL"
         if since is not None:
@@ -152,8 +158,11 @@ class Reconciler:
             # A Temporal workflow id is `workflow_id/instance_id`.
             yield execution.id.rpartition("/")[2]
 
-    async def _compare_one(self, instance: Unfinished, *, may_be_lost: bool = False) -> int:
-        """End one row if Temporal has closed its latest run, or has none; returns the number of ended rows."""
+    async def _end_if_closed(self, instance: Unfinished, *, may_be_lost: bool = False) -> int:
+        """End an instance if its latest run closed without recording its end, or never existed. Returns 1 if so.
+
+        With ``may_be_lost``, also end an instance with a recorded run that Temporal doesn't know.
+        """
         try:
             described = await describe(self._client, instance.workflow_id, instance.instance_id)
         except RunUnknownError:
@@ -191,7 +200,7 @@ class Reconciler:
 
 
 def _heartbeated() -> ReconcileRequest | None:
-    """The progress that an earlier attempt has heartbeated."""
+    """The progress in the last heartbeat of an earlier attempt; None without a heartbeat."""
     details = activity.info().heartbeat_details
     return ReconcileRequest.model_validate(details[0]) if details else None
 

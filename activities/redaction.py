@@ -36,8 +36,8 @@ IDLE_SECONDS = 0.5
 """Time between polls while nothing is due."""
 PEOPLE = 20
 """The most people that one poll finds; each gets one page before the next poll."""
-PACE = 1.0
-"""Rest after a page, as a multiple of its duration: it leaves disk and event loop to other work."""
+REST_FACTOR = 1.0
+"""The pause after a page, as a multiple of the page's duration. Other work uses disk and event loop meanwhile."""
 LOCKED_SECONDS = 0.05
 """Time before a page with locked events is read again."""
 AFTER_A_FAILURE = timedelta(seconds=30)
@@ -88,7 +88,7 @@ class Redactions:
         except Exception as error:
             logger.exception("a redaction failed", extra={"error_type": type(error).__name__})
             await self._postpone(pending)
-        await asyncio.sleep(max(rest, (loop.time() - began) * PACE))
+        await asyncio.sleep(max(rest, (loop.time() - began) * REST_FACTOR))
 
     async def _postpone(self, pending: PendingRedaction) -> None:
         # Otherwise the failing redaction would be due first in every poll, and delay the others.

@@ -1,21 +1,23 @@
-"""The retention run: purges expired data, one data type after the other.
+"""The activities of a retention run, which purges expired data, one data type after the other.
 
-Each activity may be attempted any number of times, on any worker. It reads the remaining work from Postgres, and
-each batch commits rows, counts and audit rows together. For dropped partitions see :mod:`activities.partitions`.
+Temporal may attempt each activity any number of times, on any worker. The activity reads the remaining work from
+Postgres. Each batch commits its deletions, counts and audit rows in one transaction. :mod:`activities.partitions`
+describes how partitions are dropped.
 
-Events. A batch deletes rows with their ids, and records both. After a crash the next attempt finds the rest, and
-nothing is counted twice. Sessions, poison events and outbox entries are purged only when no event of their time is
-left: an event that is projected later would reopen a session that was already counted. Profiles keep their totals.
+Events. A batch deletes events and their ids, and counts both. After a crash, the next attempt deletes the
+remaining events and counts no event twice. Sessions, poison events and outbox entries are purged only if no
+expired event remains. Otherwise the projector could project such an event later, and count its deleted session a
+second time. Profiles keep their totals.
 
 Instances. If the worker dies:
 
-1. before it asks Temporal to delete: nothing has happened.
-2. after some histories are deleted, before the rows of their instances: the next attempt finds the rows, asks
-   Temporal again, which answers that there are none, and deletes the rows.
-3. after the rows are deleted: their transaction holds count and audit row too.
+1. before it requests a deletion from Temporal: nothing has happened.
+2. after Temporal deleted some histories, before the worker deleted the instances' rows: the next attempt finds the
+   rows. Temporal answers that the histories don't exist, and the worker deletes the rows.
+3. after the transaction that deletes the rows: that transaction contains the count and the audit row too.
 
-So every remaining history has a row that leads to it. The attempt that deletes the rows counts the histories that
-Temporal still had: after a crash at 2 the count is too low.
+So an instance's row remains until Temporal has deleted all its histories. Only the attempt that deletes the rows
+counts the histories, and it counts those that it finds. After a crash at 2 that count is too low.
 """
 
 from __future__ import annotations
@@ -58,9 +60,9 @@ logger = logging.getLogger("perennial.retention")
 T = TypeVar("T")
 
 INSTANCES_AT_ONCE = 50
-PACE = 5.0
-"""Rest after a batch, as a multiple of its duration. A purge works a sixth of the time, so that ingest has disk
-and processors for the rest."""
+REST_FACTOR = 5.0
+"""The pause after a batch, as a multiple of the batch's duration. A purge uses disk and processors for a sixth of
+the time, so that ingest gets the rest."""
 
 
 class Retention:
@@ -82,12 +84,12 @@ class Retention:
 
     @activity.defn(name="retention.begin")
     async def begin(self, run: RetentionRun) -> RetentionPlan:
-        """Insert the run, and set how long Temporal keeps histories."""
+        """Insert the run, and set how long Temporal keeps histories. Returns the data types to purge."""
         wanted = DATA_TYPES if run.data_types is None else run.data_types
         plan = RetentionPlan(data_types=[name for name in DATA_TYPES if name in wanted])
         async with self._database.transaction() as connection:
             await runs.begin(connection, run.run_id, run.requested_by, plan.data_types)
-        await align_histories(self._client, self._database)
+        await set_history_retention(self._client, self._database)
         return plan
 
     @activity.defn(name="retention.purge")
@@ -105,7 +107,7 @@ class Retention:
 
     @activity.defn(name="retention.finish")
     async def finish(self, outcome: RetentionOutcome) -> None:
-        """Write the run's end, and the data types that failed."""
+        """Store the run's end and the data types whose purge failed."""
         async with self._database.transaction() as connection:
             days = await periods.days_of(connection, types.AUDIT)
             await runs.finish(connection, outcome.run_id, outcome.failed, days)
@@ -113,28 +115,28 @@ class Retention:
             logger.error("the retention run failed for some data types", extra={"data_types": outcome.failed})
 
     async def _purge_execution_logs(self, purge: Purge) -> None:
-        """Delete the histories of ended instances, then the instances' rows."""
+        """Delete the histories of expired instances, then the instances' rows."""
         after: tuple[datetime, str] | None = None
         held = 0
         while True:
-            # The present period decides before Temporal is asked to delete: histories can't be restored.
+            # Read the period again before each page, because histories can't be restored.
             async with self._database.transaction() as connection:
                 older_than = (await purge.begin_batch(connection)).older_than
                 found = await expired.ended_instances(connection, older_than, after, INSTANCES_AT_ONCE)
             if not found:
                 break
-            # Held instances stay, so the next page begins after them.
+            # Rows of held instances remain, so the next page begins after them.
             after = found[-1].end_time, found[-1].instance_id
             held += await self._delete_instances(purge, found)
         if held:
             await purge.record("instances", "held", held)
 
     async def _delete_instances(self, purge: Purge, found: Sequence[EndedInstance]) -> int:
-        """Delete instances; return the number of those held, since Temporal still has a run of theirs."""
+        """Delete instances. Returns the number of held ones, of which Temporal still has a run."""
         counts = await asyncio.gather(
             *(self._histories.delete(temporal_workflow_id(each.workflow_id, each.instance_id)) for each in found)
         )
-        # None: a run is still open, or Temporal hasn't deleted one in time.
+        # The count is None if a run is still open, or if Temporal hasn't deleted a history in time.
         gone = [each.instance_id for each, count in zip(found, counts, strict=True) if count is not None]
 
         async def delete(batch: Batch) -> None:
@@ -155,19 +157,19 @@ class Purge:
     run_id: str
     data_type: str
     older_than: datetime
-    """The cutoff at the purge's start. It is fixed, so that the purge ends."""
+    """The cutoff at the purge's start. It stays the same, so no more data expires during the purge."""
 
     async def batch(self, work: Callable[[Batch], Awaitable[T]]) -> T:
-        """Do a batch in its own transaction, then rest. Raises :class:`RetentionExtendedError`."""
+        """Call ``work`` in its own transaction, then pause. Raises :class:`RetentionExtendedError`."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         async with self.database.transaction() as connection:
             done = await work(await self.begin_batch(connection))
-        await asyncio.sleep((loop.time() - began) * PACE)
+        await asyncio.sleep((loop.time() - began) * REST_FACTOR)
         return done
 
     async def begin_batch(self, connection: Connection) -> Batch:
-        """Begin a batch in a transaction of the caller's. Raises :class:`RetentionExtendedError`."""
+        """Begin a batch in the caller's transaction. Raises :class:`RetentionExtendedError`."""
         return await runs.begin_batch(connection, self.run_id, self.data_type, self.older_than)
 
     async def delete_by_index(self, table: IndexScan) -> None:
@@ -182,7 +184,7 @@ class Purge:
             pass
 
     async def scan(self, table: TableScan) -> None:
-        """Delete the expired rows of a table, in the blocks that it has now."""
+        """Delete the expired rows of a table, block by block, up to the last block at the call."""
         async with self.database.connection() as connection:
             blocks = await expired.blocks_of(connection, table.name)
         for first in range(0, blocks, expired.BLOCKS):
@@ -194,14 +196,15 @@ class Purge:
             await self.batch(delete)
 
     async def record(self, part: str, action: Action, rows: int) -> None:
-        """Record rows that stay: ``held`` or ``due``."""
+        """Record the number of expired rows that this run keeps, as ``held`` or ``due``."""
         await self.batch(lambda batch: batch.record(part, action, rows))
 
 
 class EventPurge:
-    """Purges events: drops whole partitions, and deletes rows of the others.
+    """Purges events. Drops partitions without unexpired events, and deletes expired rows of other partitions.
 
-    Without the owner's connection it deletes the rows of whole partitions too, and records them as deleted.
+    ``owner`` connects as the tables' owner. Without ``owner``, the purge can't drop partitions. Instead it deletes
+    all their expired rows, and records them as ``deleted``.
     """
 
     def __init__(self, database: Database, owner: Database | None) -> None:
@@ -209,7 +212,7 @@ class EventPurge:
         self._dropper = None if owner is None else PartitionDropper(owner)
 
     async def run(self, purge: Purge) -> None:
-        """Purge events and what belongs to them; record what is held."""
+        """Purge events, their ids, sessions, poison events and outbox entries. Record how many events are held."""
         await self._attach_unexpired(purge)
         held = [partition for partition in await self._expired(purge) if not await self._remove(purge, partition)]
         await self._delete_ids(purge)
@@ -222,7 +225,7 @@ class EventPurge:
             return await partitions.find_before(connection, purge.older_than)
 
     async def _attach_unexpired(self, purge: Purge) -> None:
-        """Attach partitions that were detached under a shorter period than the present one."""
+        """Attach detached partitions again if a longer period applies now and they haven't expired."""
         if self._dropper is None:
             return
         async with self._database.connection() as connection:
@@ -232,7 +235,7 @@ class EventPurge:
                 await self._dropper.attach(partition, purge.begin_batch)
 
     async def _remove(self, purge: Purge, partition: Partition) -> bool:
-        """Remove a partition, or its expired rows; False if some of it is held."""
+        """Drop a partition or delete its expired rows. Returns False if some rows are held."""
         if self._dropper is not None and partition.ends <= purge.older_than:
             return await self._dropper.drop(partition, purge.begin_batch)
         if partition.state is PartitionState.ATTACHED:
@@ -247,15 +250,18 @@ class EventPurge:
         return False
 
     async def _delete_events(self, purge: Purge, partition: Partition) -> bool:
-        """Delete a partition's expired rows, block by block; False if the projector hasn't read some."""
+        """Delete a partition's expired rows, block by block.
+
+        Keeps events that the projector hasn't read. Returns False if there are any.
+        """
         unprojected = 0
         async with self._database.connection() as connection:
             blocks = await expired.blocks_of(connection, partition.name)
         for first in range(0, blocks, expired.BLOCKS):
 
             async def delete(batch: Batch, first: int = first) -> int:
-                ends = min(partition.ends, batch.older_than)
-                deleted = await expired.delete_events(batch.connection, partition.begins, ends, first)
+                end = min(partition.ends, batch.older_than)
+                deleted = await expired.delete_events(batch.connection, partition.begins, end, first)
                 await batch.record(partition.name, "deleted", deleted.events)
                 await batch.record("event_ids", "deleted", deleted.ids)
                 return deleted.unprojected
@@ -266,22 +272,22 @@ class EventPurge:
         return not unprojected
 
     async def _delete_ids(self, purge: Purge) -> None:
-        """Delete the ids of months without a partition: their events were dropped."""
-        begins: datetime | None = None
+        """Delete the event ids of months whose partition was dropped."""
+        start: datetime | None = None
         for partition in await self._expired(purge):
-            await _delete_ids_between(purge, begins, partition.begins)
-            begins = partition.ends
-        ends = month_start(purge.older_than)
-        if begins is None or begins < ends:
-            await _delete_ids_between(purge, begins, ends)
+            await _delete_ids_between(purge, start, partition.begins)
+            start = partition.ends
+        end = month_start(purge.older_than)
+        if start is None or start < end:
+            await _delete_ids_between(purge, start, end)
 
 
-async def _delete_ids_between(purge: Purge, begins: datetime | None, ends: datetime) -> None:
-    position = begins
+async def _delete_ids_between(purge: Purge, start: datetime | None, end: datetime) -> None:
+    position = start
 
     async def delete(batch: Batch) -> int:
         nonlocal position
-        ids, reached = await expired.delete_event_ids(batch.connection, position, min(ends, batch.older_than))
+        ids, reached = await expired.delete_event_ids(batch.connection, position, min(end, batch.older_than))
         await batch.record("event_ids", "deleted", ids)
         position = reached or position
         return ids
@@ -291,7 +297,7 @@ async def _delete_ids_between(purge: Purge, begins: datetime | None, ends: datet
 
 
 async def _record_due(purge: Purge, count: Callable[[Connection, datetime], Awaitable[int]]) -> None:
-    """Record the number of people due for erasure. Erasure doesn't exist yet; it will start here."""
+    """Record the number of users who are due for erasure. No purge erases them."""
 
     async def record(batch: Batch) -> None:
         await batch.record("users", "due", await count(batch.connection, batch.older_than))
@@ -300,7 +306,7 @@ async def _record_due(purge: Purge, count: Callable[[Connection, datetime], Awai
 
 
 async def _purge_audit(purge: Purge) -> None:
-    """Delete whole hours of the audit log, the oldest first, as far as their checkpoints allow it."""
+    """Delete hours of the audit log, the oldest first, until an hour's checkpoint doesn't let it expire."""
 
     async def delete(batch: Batch) -> bool:
         rows = await expired.expire_audit_hour(batch.connection)
@@ -311,12 +317,12 @@ async def _purge_audit(purge: Purge) -> None:
         pass
 
 
-async def align_histories(client: Client, database: Database) -> None:
-    """Set Temporal's retention of closed histories to the period of execution logs; skipped without Postgres.
+async def set_history_retention(client: Client, database: Database) -> None:
+    """Set Temporal's retention of closed histories to the period of execution logs.
 
-    Workers call it at their start, and so does every retention run. The API sets the retention when an admin
-    changes the period. Temporal fixes a history's expiry when its run closes. So after a shortened period, the
-    retention run deletes the older histories.
+    Changes nothing if Postgres is unreachable. Every worker calls this function at its start, and so does every
+    retention run. When an admin changes the period, the API sets Temporal's retention. Temporal computes the
+    expiry of a history when the run closes. If the period is shortened later, a retention run deletes the history.
     """
     try:
         async with database.connection() as connection:

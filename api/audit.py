@@ -1,16 +1,19 @@
-"""The audit row of a request, committed before the answer is sent.
+"""The audit row of a request, committed before the API sends the response.
 
-A route declares its action with ``@audited("users.read")``, or ``@not_audited`` if it touches no personal data. A
-route without either can't be created. The guard opens an :class:`Audit` around every audited request. The endpoint
-calls :meth:`Audit.note` with the people whose data it shows or changes. The row is written once:
+A route declares its action with ``@audited("users.read")``. A route that touches no personal data declares
+``@not_audited``. Creating a route without either raises :class:`api.guard.UndeclaredRouteError`. The guard opens
+an :class:`Audit` around every audited request. The endpoint calls :meth:`Audit.note` with the users whose data it
+returns or changes. The row is written once:
 
-- with a transaction (``InTransaction``, :meth:`Audit.transaction`, ingest): in it, just before the commit. A crash
-  before the commit leaves neither the change nor the row, and no answer. After the commit both are there.
-- without one (reads of Temporal, pause, resume, cancel): by a statement of its own, before the answer. A crash
-  between the effect in Temporal and that statement leaves the effect in the instance's history alone.
-- for a refusal (403, 404, 409, ...): after the rollback, by a statement of its own.
+- A request with a transaction (``InTransaction``, :meth:`Audit.transaction`, ingest) writes the row in that
+  transaction, just before the commit. If the process dies before the commit, Postgres has neither the change nor
+  the row. The caller then gets no response. After the commit, Postgres has both.
+- A request without a transaction (reads of Temporal, pause, resume, cancel) writes the row before the response. If
+  the process dies after a change in Temporal and before that write, the row is missing. Then only the instance's
+  history in Temporal records the change.
+- A refused request (403, 404, 409, ...) writes the row after the rollback.
 
-If the row can't be written, the request fails, and its answer shows no data.
+If the row can't be written, the request fails and its response contains no data.
 """
 
 from __future__ import annotations
@@ -28,23 +31,23 @@ from store.audit import entries
 from store.connection import Connection
 
 MOST_SUBJECTS = 2000
-"""The size of the largest batch. A row with more subjects keeps the first of them and their number."""
+"""The size of the largest batch. A row for more users has the first ids in order, and their total number."""
 
 _REFUSALS = frozenset({403, 404, 409, 410, 412, 422})
 _MASKED_ROLES = frozenset({Role.OPERATOR, Role.ANALYST})
 
 
 class UnauditedAnswerError(Exception):
-    """An endpoint returned without calling :meth:`Audit.note`: a bug, which the API answers with 500."""
+    """An endpoint returned without calling :meth:`Audit.note`. This is a bug, and the API responds with 500."""
 
 
 @dataclass
 class Audit:
     """The row that one request adds to the audit log.
 
-    As a context manager it encloses the request. At its exit it writes the row, unless a transaction has written
-    it. For a refused request it writes a row for the refusal instead. It raises :class:`UnauditedAnswerError` if
-    the endpoint has noted nothing.
+    The guard uses it as a context manager around the request. The exit writes the row, unless a transaction has
+    already written it. If the request is refused, the exit writes a row about the refusal instead. It raises
+    :class:`UnauditedAnswerError` if the endpoint hasn't called :meth:`note`.
     """
 
     database: Database
@@ -54,13 +57,13 @@ class Audit:
     role: str
     request_id: str
     user_id: str | None = None
-    """The user that the request is for, if known: the default of :meth:`note`, also for a refusal."""
+    """The user in the request's path or body, if known. :meth:`note` and refusals use this id by default."""
     written: bool = field(default=False, init=False)
     _row: AuditEntry | None = field(default=None, init=False)
 
     @property
     def row(self) -> AuditEntry:
-        """The row to write. Raises :class:`UnauditedAnswerError` if nothing was noted."""
+        """The row to write. Raises :class:`UnauditedAnswerError` if the endpoint hasn't called :meth:`note`."""
         if self._row is None:
             raise UnauditedAnswerError(self.action)
         return self._row
@@ -74,17 +77,17 @@ class Audit:
         details: Mapping[str, Detail] | None = None,
         outcome: AuditOutcome = AuditOutcome.DONE,
     ) -> None:
-        """Set the row: the user or users whose data the answer shows or the request changes.
+        """Set the row. ``user_id`` or ``subjects`` are the users whose data the request returns or changes.
 
-        ``fields`` are names of attributes. ``details`` are counts, codes and names of the platform. Neither
-        contains a value of a person.
+        ``fields`` are names of attributes. ``details`` are counts, codes, and the platform's own names and ids.
+        Neither contains the value of a personal attribute.
         """
         distinct = sorted(set(subjects))
-        shown = dict(details or {})
+        row_details = dict(details or {})
         if len(distinct) > MOST_SUBJECTS:
-            shown["subjects"] = len(distinct)
+            row_details["subjects"] = len(distinct)
         if self.role in _MASKED_ROLES:
-            shown["masked"] = True
+            row_details["masked"] = True
         self._row = AuditEntry(
             actor=self.actor,
             role=self.role,
@@ -94,12 +97,12 @@ class Audit:
             fields=sorted(set(fields)),
             request_id=self.request_id,
             outcome=outcome,
-            details=shown,
+            details=row_details,
         )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A transaction of the request. The first one that commits writes the row."""
+        """Yield a connection in a transaction. The request's first transaction that commits contains the row."""
         async with self.database.connection() as connection, audited_transaction(connection, [self]):
             yield connection
 
@@ -124,19 +127,19 @@ class Audit:
 
 @asynccontextmanager
 async def audited_transaction(connection: Connection, audits: Sequence[Audit]) -> AsyncIterator[None]:
-    """A transaction for one or several requests, which writes their rows just before the commit.
+    """Run the caller's block in a transaction, and write the rows of ``audits`` just before the commit.
 
-    It rolls back and raises :class:`UnauditedAnswerError` if a request has noted nothing.
+    If an endpoint hasn't called :meth:`Audit.note`, rolls back and raises :class:`UnauditedAnswerError`.
     """
     async with connection.transaction():
         yield
         await entries.append(connection, [audit.row for audit in audits if not audit.written])
-    for audit in audits:  # after the commit: a rollback removes the rows
+    for audit in audits:  # set only after the commit, because a rollback removes the rows
         audit.written = True
 
 
-def names_of(document: Mapping[str, object]) -> list[str]:
-    """The names of a document's members, one level down in its groups: `name`, `demographics.city`."""
+def attribute_names(document: Mapping[str, object]) -> list[str]:
+    """The names of a document's attributes. The name of a group precedes its attributes: `demographics.city`."""
     names: list[str] = []
     for name, value in document.items():
         names += [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) else [name]
@@ -144,8 +147,9 @@ def names_of(document: Mapping[str, object]) -> list[str]:
 
 
 def _is_refusal(error: PerennialError) -> bool:
-    """Whether an error reveals something about a person, or denies access.
+    """Whether an error reveals something about a user, or denies access. Such an error gets an audit row.
 
-    `validation_failed` does neither: nothing was looked up.
+    `validation_failed` gets none, because it describes only the request's content. The endpoint may already have
+    read the user, for example if only the cursor of a list is invalid.
     """
     return error.status in _REFUSALS and error.code != InvalidContentError.code

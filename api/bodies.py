@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import orjson
 from starlette.requests import Request
 
-from api.validation import LISTED_ERRORS, LISTED_OF_ITEM, pointer
+from api.validation import MOST_LISTED_ERRORS, MOST_LISTED_ERRORS_PER_ITEM, pointer
 from models.errors import (
     BodyTooLargeError,
     FieldError,
@@ -168,7 +168,7 @@ def _require_few_names(document: dict[str, Any]) -> None:
 
 
 def _require_storable(document: Any) -> None:
-    if errors := list(islice(_value_errors(document), LISTED_ERRORS)):
+    if errors := list(islice(_value_errors(document), MOST_LISTED_ERRORS)):
         raise InvalidContentError(errors)
     if not _writable(document):
         raise MalformedJsonError("The body is nested too deeply.")
@@ -176,7 +176,7 @@ def _require_storable(document: Any) -> None:
 
 def _usable(item: Any) -> Any:
     """An item of a batch, or an :class:`UnusableItem` if it can't be stored."""
-    errors = list(islice(_value_errors(item), LISTED_OF_ITEM))
+    errors = list(islice(_value_errors(item), MOST_LISTED_ERRORS_PER_ITEM))
     if not errors and not _writable(item):
         errors = [FieldError("", "too_deep", "is nested too deeply")]
     return UnusableItem(item, errors) if errors else item

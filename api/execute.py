@@ -116,7 +116,7 @@ def _start_request(execution: Execution, instance_id: str) -> StartRequest:
         parameters = execution.definition.parameters.model_validate(request.parameters)
     except ValidationError as error:
         found = field_errors(error.errors(include_url=False))
-        raise InvalidContentError([each.below("/parameters") for each in found]) from None
+        raise InvalidContentError([each.with_prefix("/parameters") for each in found]) from None
     if request.callback_url is not None:
         loopback = execution.resources.settings.environment == "embedded"
         if problem := url_error(request.callback_url, loopback=loopback):

@@ -29,7 +29,7 @@ import orjson
 
 from api.instances import known_words
 from api.masking import row_for
-from api.profiles import SHOWN, full_profile, seen_by
+from api.profiles import AUDITED_FIELDS, full_profile, masked_for
 from api.request_context import ResponseAbortedError
 from api.resources import Resources
 from models.errors import PerennialError
@@ -50,7 +50,10 @@ _BODY = "body"
 
 def exported_fields() -> list[str]:
     """The names of the exported fields, for the audit log."""
-    return [*SHOWN, *(f"{table.name}.{name}" for table in exports.tables() for name in _shown(table).columns)]
+    return [
+        *AUDITED_FIELDS,
+        *(f"{table.name}.{name}" for table in exports.tables() for name in _shown(table).columns),
+    ]
 
 
 def _shown(table: ExportedTable) -> ExportedTable:
@@ -76,7 +79,7 @@ class Export:
         """An export that begins with the profile ``stored``, which the same transaction has read."""
         [users] = [_shown(table) for table in exports.tables() if table.name == PROFILE]
         user_id = stored.profile.user_id
-        profile = seen_by(role, full_profile(stored))
+        profile = masked_for(role, full_profile(stored))
         for row in (await exports.page(connection, resources.cipher, user_id, users, None)).rows:
             profile |= _seen(role, users, row, {})
         return cls(resources, role, user_id, profile, datetime.now(UTC))

@@ -36,18 +36,20 @@ class PageRequest:
     cursor: str | None
 
     @property
-    def fetch(self) -> int:
-        """The number of rows to read: one more than the page holds, to know whether there is a next page."""
+    def rows_to_fetch(self) -> int:
+        """One more than the page has, so that the extra row shows whether there is a next page."""
         return self.limit + 1
 
     @overload
-    def after(self, name: str, first: type[First], /) -> tuple[First] | None: ...
+    def position(self, name: str, first: type[First], /) -> tuple[First] | None: ...
 
     @overload
-    def after(self, name: str, first: type[First], second: type[Second], /) -> tuple[First, Second] | None: ...
+    def position(self, name: str, first: type[First], second: type[Second], /) -> tuple[First, Second] | None: ...
 
-    def after(self, name: str, /, *kinds: type) -> tuple[Any, ...] | None:
-        """The sort key after which the page begins; None for the first page. ``kinds`` are str, int or datetime.
+    def position(self, name: str, /, *kinds: type) -> tuple[Any, ...] | None:
+        """The sort key of the previous page's last row; None for the first page.
+
+        ``kinds`` are the types of the key's values: str, int or datetime.
 
         Raises :class:`InvalidContentError` (`invalid_cursor`) unless the cursor is one of the list ``name``.
         """
@@ -62,10 +64,10 @@ class PageRequest:
             error = FieldError("/query/cursor", "invalid_cursor", "is not a cursor of this list")
             raise InvalidContentError([error]) from None
 
-    def cut(
+    def rows_and_pagination(
         self, name: str, rows: Sequence[Row], sort_key: Callable[[Row], tuple[str | datetime, ...]]
     ) -> tuple[Sequence[Row], Pagination]:
-        """The page from up to :attr:`fetch` rows, and its pagination."""
+        """The rows of the page and its pagination. ``rows`` has up to :attr:`rows_to_fetch` rows."""
         page = rows[: self.limit]
         cursor = _encode([name, *sort_key(page[-1])]) if len(rows) > self.limit else None
         return page, Pagination(limit=self.limit, next_cursor=cursor)

@@ -55,7 +55,7 @@ def _translate(request: Request, error: Exception) -> PerennialError:
     if isinstance(error, PerennialError):
         return error
     if isinstance(error, RequestValidationError):
-        return InvalidContentError(field_errors(error.errors(), in_request=True))
+        return InvalidContentError(field_errors(error.errors(), from_fastapi=True))
     if isinstance(error, HTTPException):
         return _http_error(request, error)
     if isinstance(error, RPCError) and error.status in _TEMPORAL_AWAY:

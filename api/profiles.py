@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from api.audit import names_of
+from api.audit import attribute_names
 from api.masking import masked_profile
 from api.validation import item_errors
 from models.errors import FieldError
@@ -39,11 +39,11 @@ from privacy.masking import sees_personal_data
 from store.users.batches import UpsertResult
 from store.users.rows import StoredUser
 
-SHOWN = (
+AUDITED_FIELDS = (
     *(UserProfile.model_fields.keys() - {"demographics"}),
     *(f"demographics.{name}" for name in Demographics.model_fields),
 )
-"""The names of a profile's attributes, for the audit log."""
+"""The names of a profile's attributes, which an audit row has for a read of the profile."""
 _ALWAYS = ("user_id", "created_at", "updated_at")
 _YIELD_EVERY = 50
 """Items to validate before the event loop serves other requests."""
@@ -92,19 +92,19 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
     )
 
 
-def seen_by(role: Role, shown: UserProfile) -> dict[str, Any]:
+def masked_for(role: Role, profile: UserProfile) -> dict[str, Any]:
     """A profile as a role reads it: masked, unless the role sees personal data."""
-    document = shown.model_dump(mode="json")
+    document = profile.model_dump(mode="json")
     return document if sees_personal_data(role) else masked_profile(document)
 
 
-def answer_to_writer(role: Role, shown: UserProfile, sent: Mapping[str, Any]) -> dict[str, Any]:
+def profile_for_writer(role: Role, profile: UserProfile, sent: Mapping[str, Any]) -> dict[str, Any]:
     """A profile as the answer to a write.
 
-    An integrator may not read profiles. Its answer has the attributes of its own request, as stored now, the id
-    and the times.
+    An integrator may not read profiles. The response to an integrator has only the attributes of the request, as
+    stored now, `user_id`, `created_at` and `updated_at`.
     """
-    document = shown.model_dump(mode="json")
+    document = profile.model_dump(mode="json")
     if sees_personal_data(role):
         return document
     return {name: document[name] for name in _ALWAYS} | {
@@ -118,22 +118,22 @@ def _only(value: Any, sent: Any) -> Any:
     return {name: value.get(name) for name in sent or {}}
 
 
-def etag(role: Role, stored: StoredUser, shown: UserProfile) -> str:
+def etag(role: Role, stored: StoredUser, profile: UserProfile) -> str:
     """The entity tag of a profile as a role reads it, or as the answer to an integrator's write."""
     created = int(stored.created_at.timestamp() * 1_000_000)
     version = f"{stored.version}-{created:x}"
     if role is Role.INTEGRATOR:
         return f'"{version}-written"'
     # Without the score: it decays from day to day, and If-Match must not fail for that.
-    behavior = shown.behavior.model_dump_json(exclude={"engagement_score"})
-    digest = hashlib.sha256((behavior + shown.transactions.model_dump_json()).encode()).hexdigest()[:16]
+    behavior = profile.behavior.model_dump_json(exclude={"engagement_score"})
+    digest = hashlib.sha256((behavior + profile.transactions.model_dump_json()).encode()).hexdigest()[:16]
     return f'"{version}-{"full" if sees_personal_data(role) else "masked"}-{digest}"'
 
 
 def etags(stored: StoredUser) -> set[str]:
     """The entity tags of a profile in all its views: a change may name any of them."""
-    shown = full_profile(stored)
-    return {etag(role, stored, shown) for role in Role}
+    profile = full_profile(stored)
+    return {etag(role, stored, profile) for role in Role}
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[UpsertResult
 
 def _result(index: int, item: CheckedItem, outcome: UpsertResult) -> UserBatchResult:
     status = "rejected" if outcome.errors else "created" if outcome.created else "updated"
-    errors = [ItemError(**vars(error.below(f"/users/{index}"))) for error in outcome.errors]
+    errors = [ItemError(**vars(error.with_prefix(f"/users/{index}"))) for error in outcome.errors]
     return UserBatchResult(
         index=index, user_id=item.user_id, status=status, changed=outcome.changed, errors=errors
     )
@@ -200,4 +200,4 @@ def _result(index: int, item: CheckedItem, outcome: UpsertResult) -> UserBatchRe
 
 def fields_of(checked: Iterable[CheckedItem]) -> set[str]:
     """The names of the attributes that the valid items of a batch carry, for the audit log."""
-    return {name for item in checked if item.patch is not None for name in names_of(item.patch)}
+    return {name for item in checked if item.patch is not None for name in attribute_names(item.patch)}

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from api.validation import LISTED_ERRORS
+from api.validation import MOST_LISTED_ERRORS
 from models.errors import InvalidContentError, PerennialError
 from models.schemas.common import FieldProblem, Problem
 
@@ -29,10 +29,10 @@ def json_response(
 
 
 def problem(error: PerennialError, request_id: str) -> Problem:
-    """The problem details (RFC 9457) of an error, with the first :data:`LISTED_ERRORS` validation errors."""
+    """The problem details (RFC 9457) of an error, with the first :data:`MOST_LISTED_ERRORS` validation errors."""
     errors = None
     if isinstance(error, InvalidContentError):
-        errors = [FieldProblem(**vars(each)) for each in error.errors[:LISTED_ERRORS]]
+        errors = [FieldProblem(**vars(each)) for each in error.errors[:MOST_LISTED_ERRORS]]
     return Problem(
         type=_PROBLEM_TYPE + error.code,
         title=error.title,

@@ -1,4 +1,4 @@
-"""`perennial api`: serves the API until it is stopped."""
+"""`perennial api`: serves the API until a signal stops the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import uvloop
 
 from api.app import create_app
 from api.resources import Resources
-from runtime.process import announce_ready, collect_rarely
+from runtime.process import announce_ready, collect_garbage_rarely
 from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 
@@ -28,10 +28,13 @@ logger = logging.getLogger("perennial.api")
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then end open requests within three seconds. Returns the exit code.
+    """Serve until SIGTERM or SIGINT. Returns the exit code.
 
-    It starts without Postgres and Temporal. While one is missing, it answers 503 to requests that need it, and
-    connects when it comes up.
+    After the signal, uvicorn waits :data:`_GRACE_SECONDS` for open requests, and then cancels those still open.
+    The process then stores waiting events, closes its connections and exits.
+
+    The process also starts while Postgres or Temporal is unreachable. Until it can connect, requests that need the
+    unreachable server get 503.
     """
     listening = _listen(settings.api_host, settings.api_port)
     if listening is None:
@@ -51,7 +54,7 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings, listening: socket.socket) -> None:
     resources = await Resources.build(settings)
     app = create_app(resources)
-    collect_rarely()
+    collect_garbage_rarely()
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -67,7 +70,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that announces when it serves, and returns after a signal."""
+    """uvicorn's server. It also writes the ready file when it serves, and returns normally after a signal."""
 
     def __init__(self, config: uvicorn.Config, ready_file: Path | None, stopping: asyncio.Event) -> None:
         super().__init__(config)
@@ -82,8 +85,8 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on a signal; at once on a second one."""
-        # Replaces uvicorn's method, which raises the signal again at the end.
+        """Stop on SIGTERM or SIGINT. A later SIGINT stops the server without waiting for open requests."""
+        # Replaces uvicorn's method, which raises the signal again after the server has stopped.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number)
@@ -112,7 +115,10 @@ def _listen(host: str, port: int) -> socket.socket | None:
 def _tls_context(
     settings: Settings,
 ) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext] | None:
-    """TLS 1.3 and nothing older, if a certificate is set. Raises :class:`ConfigurationError`."""
+    """A factory for a context of TLS 1.3 or later; None without a certificate.
+
+    Raises :class:`ConfigurationError`.
+    """
     if settings.tls_certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

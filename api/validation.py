@@ -1,7 +1,7 @@
-"""Validation errors with stable codes, pointers, and texts that never contain a value that was sent.
+"""Converts pydantic's validation errors into a stable code, a JSON pointer, and a text without the sent value.
 
-Some messages of pydantic quote the value (an enumeration, a date, a URL), so none is passed on. Only the texts of
-:mod:`models.schemas.fields` are passed on.
+This module replaces every message of pydantic, because some quote the value (for an enumeration, a date, a URL).
+It keeps the messages of :mod:`models.schemas.fields`, which quote none.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pydantic_core.core_schema import ErrorType
 
 from models.errors import FieldError
 
-LISTED_ERRORS = 100
-"""The most errors that an answer lists."""
-LISTED_OF_ITEM = 20
-"""The most errors that are listed for one item of a batch. For more, only their number is given: half a million
-unknown fields would block other requests."""
+MOST_LISTED_ERRORS = 100
+"""The most errors in the `errors` of one problem response."""
+MOST_LISTED_ERRORS_PER_ITEM = 20
+"""The most errors that are listed for one item of a batch. :func:`item_errors` replaces more errors with one that
+has their number. Listing half a million unknown fields would block other requests."""
 _MAX_PART = 128
 _BUILT_IN = frozenset(get_args(ErrorType))
 
@@ -59,7 +59,7 @@ _PARAMETERS = frozenset({"query", "path", "header", "cookie"})
 
 
 def pointer(parts: Iterable[str | int]) -> str:
-    """A JSON pointer (RFC 6901), cut before the first name that is too long to repeat."""
+    """A JSON pointer (RFC 6901). It ends before the first name that has more than :data:`_MAX_PART` characters."""
     text = ""
     for part in parts:
         name = str(part)
@@ -70,22 +70,22 @@ def pointer(parts: Iterable[str | int]) -> str:
 
 
 def item_errors(error: ValidationError) -> list[FieldError]:
-    """The errors of an item of a batch, with pointers into the item."""
+    """The errors of one item of a batch. Their pointers start at the item."""
     count = error.error_count()
-    if count > LISTED_OF_ITEM:
+    if count > MOST_LISTED_ERRORS_PER_ITEM:
         return [FieldError("", "too_many_errors", f"has {count} errors, too many to be listed")]
     return field_errors(error.errors(include_url=False, include_context=True))
 
 
-def field_errors(errors: Sequence[Mapping[str, Any]], *, in_request: bool = False) -> list[FieldError]:
-    """The errors of a pydantic ValidationError, or with ``in_request`` of FastAPI's.
+def field_errors(errors: Sequence[Mapping[str, Any]], *, from_fastapi: bool = False) -> list[FieldError]:
+    """Convert the errors of a pydantic ValidationError; with ``from_fastapi``, of a RequestValidationError.
 
-    FastAPI's locations begin with `body`, `query` and so on. A pointer into the body begins below it.
+    FastAPI's locations begin with `body`, `query`, `path`, `header` or `cookie`. The pointer omits `body`.
     """
     found = []
     for error in errors:
         parts = tuple(error["loc"])
-        if in_request and parts and parts[0] not in _PARAMETERS:
+        if from_fastapi and parts and parts[0] not in _PARAMETERS:
             parts = parts[1:]
         code, message = _explain(error)
         found.append(FieldError(pointer(parts), code, message))
@@ -94,16 +94,16 @@ def field_errors(errors: Sequence[Mapping[str, Any]], *, in_request: bool = Fals
 
 def _explain(error: Mapping[str, Any]) -> tuple[str, str]:
     kind = str(error["type"])
-    code, message = _own_words(kind, error)
-    # A null counts as missing.
+    code, message = _code_and_message(kind, error)
+    # A null in place of a value is reported like a missing value.
     if code in {"invalid_type", "invalid_choice"} and error.get("input", ...) is None:
         return _CODES["missing"]
     return code, message
 
 
-def _own_words(kind: str, error: Mapping[str, Any]) -> tuple[str, str]:
+def _code_and_message(kind: str, error: Mapping[str, Any]) -> tuple[str, str]:
     if kind not in _BUILT_IN:
-        # An error of :mod:`models.schemas.fields`, with a code and a text of its own.
+        # models.schemas.fields raised the error, with our own code and message.
         return kind, str(error["msg"])
     if kind in _CODES:
         code, template = _CODES[kind]
@@ -113,7 +113,7 @@ def _own_words(kind: str, error: Mapping[str, Any]) -> tuple[str, str]:
         if wanted:
             return "invalid_type", f"must be {wanted}"
     for prefix, wanted in _TYPES.items():
-        # For example `url_scheme`.
+        # For example, `url_scheme` begins with `url`.
         if kind.startswith(prefix):
             return "invalid_format", f"must be {wanted}"
     return "invalid_value", "is not valid"

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     import uvloop
 
     from benchmarks.children import NICENESS, announce
-    from runtime.process import collect_rarely
+    from runtime.process import collect_garbage_rarely
     from runtime.settings import Settings
 
 QUEUE = "bare-steps"
@@ -68,7 +68,7 @@ async def main(address: str, database_url: str) -> None:
     settings = Settings()
     client = await Client.connect(address)
     pool = await asyncpg.create_pool(database_url, min_size=0, max_size=settings.database_pool_size)
-    collect_rarely(1, 1)  # as Perennial's worker does
+    collect_garbage_rarely(1, 1)  # as Perennial's worker does
     async with Worker(
         client,
         task_queue=QUEUE,

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from benchmarks.bare_steps import MOVE, STAGES
 from benchmarks.children import announce
 from runtime.embedded.ports import LOOPBACK
-from runtime.process import collect_rarely
+from runtime.process import collect_garbage_rarely
 
 _KEPT_SECONDS = 600
 """The connection is idle while the others take their turns."""
@@ -56,7 +56,7 @@ async def serve(port: int, database_url: str) -> None:
         app, host=LOOPBACK, port=port, log_level="warning", access_log=False, timeout_keep_alive=_KEPT_SECONDS
     )
     server = _Announcing(config)
-    collect_rarely()
+    collect_garbage_rarely()
     await server.serve()
 
 

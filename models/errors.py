@@ -19,8 +19,8 @@ class FieldError:
     code: str
     message: str
 
-    def below(self, prefix: str) -> FieldError:
-        """The same error for an enclosing document that contains this one at ``prefix``."""
+    def with_prefix(self, prefix: str) -> FieldError:
+        """The same error, with ``prefix`` before its pointer."""
         return FieldError(prefix + self.pointer, self.code, self.message)
 
 

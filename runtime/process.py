@@ -26,7 +26,7 @@ def announce_ready(path: Path | None) -> None:
     temporary.replace(path)
 
 
-def collect_rarely(middle: int = 20, oldest: int = 50) -> None:
+def collect_garbage_rarely(middle: int = 20, oldest: int = 50) -> None:
     """Make the cyclic garbage collector run less often. Call it after the process has started.
 
     A batch of events allocates tens of thousands of objects and no cycles. Scanning them took a third of the time.

@@ -49,8 +49,8 @@ async def list_audit(
 ) -> Response:
     """List accesses, the newest first."""
     wanted = AuditFilter(user_id, actor, action, since, until)
-    rows = await log.page(connection, wanted, before=page.after(_LIST, datetime, int), limit=page.fetch)
-    data, pagination = page.cut(_LIST, rows, lambda row: (row.occurred_at, str(row.audit_id)))
+    rows = await log.page(connection, wanted, before=page.position(_LIST, datetime, int), limit=page.rows_to_fetch)
+    data, pagination = page.rows_and_pagination(_LIST, rows, lambda row: (row.occurred_at, str(row.audit_id)))
     audit.note(user_id, subjects=_named_users(data), details={"shown": len(data), "filtered_by": wanted.names()})
     return json_response(Page[AuditEntryView](data=[_view(row) for row in data], pagination=pagination))
 

@@ -79,9 +79,9 @@ async def get_consent_history(
 ) -> Response:
     """List all consent records of a person, oldest first. A record is never changed or removed."""
     await users.require_present(connection, user_id)
-    after = page.after(_HISTORY, int)
-    rows = await consents.history(connection, user_id, limit=page.fetch, after=after[0] if after else 0)
-    data, pagination = page.cut(_HISTORY, rows, lambda row: (str(row.record_id),))
+    after = page.position(_HISTORY, int)
+    rows = await consents.history(connection, user_id, limit=page.rows_to_fetch, after=after[0] if after else 0)
+    data, pagination = page.rows_and_pagination(_HISTORY, rows, lambda row: (str(row.record_id),))
     audit.note(fields=Purpose, details={"shown": len(data)})
     return json_response(ConsentHistory(data=[_record(row) for row in data], pagination=pagination))
 

@@ -36,7 +36,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["dead letters"])
 
 _LIST = "dead-letters"
 _DEAD_LETTER = "/dead-letters/{dead_letter_id}"
-_SHOWN = ("error",)
+_AUDITED_FIELDS = ("error",)
 _NOT_OPEN = (DeadLetterNotFoundError, AlreadySettledError, AlreadyReplayingError)
 
 
@@ -63,11 +63,13 @@ async def list_dead_letters(
         connection,
         resources.cipher,
         wanted,
-        before=page.after(_LIST, datetime, str),
-        limit=page.fetch,
+        before=page.position(_LIST, datetime, str),
+        limit=page.rows_to_fetch,
     )
-    data, pagination = page.cut(_LIST, rows, lambda row: (row.created_at, row.dead_letter_id))
-    audit.note(user_id, subjects=[row.user_id for row in data], fields=_SHOWN, details={"shown": len(data)})
+    data, pagination = page.rows_and_pagination(_LIST, rows, lambda row: (row.created_at, row.dead_letter_id))
+    audit.note(
+        user_id, subjects=[row.user_id for row in data], fields=_AUDITED_FIELDS, details={"shown": len(data)}
+    )
     views = [_view(caller.role, row) for row in data]
     return json_response(Page[DeadLetterView](data=views, pagination=pagination))
 
@@ -104,7 +106,7 @@ async def read_dead_letter(
 ) -> Response:
     """Get one dead letter."""
     letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
-    audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
+    audit.note(letter.user_id, fields=_AUDITED_FIELDS, details=_details(letter))
     return json_response(_view(caller.role, letter))
 
 
@@ -133,7 +135,7 @@ async def replay_dead_letter(
         await Instances.of(resources).require_history(letter.workflow_id, letter.instance_id, letter.run_id)
     async with audit.transaction() as connection:
         letter = await replays.request(connection, resources.cipher, dead_letter_id)
-        audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
+        audit.note(letter.user_id, fields=_AUDITED_FIELDS, details=_details(letter))
     headers = {"Location": location(letter.workflow_id, letter.instance_id)}
     return json_response(_view(caller.role, letter), 202, headers)
 
@@ -146,7 +148,7 @@ async def discard_dead_letter(
 ) -> Response:
     """Settle a dead letter without a replay. Its instance stays failed."""
     letter = await dead_letters.discard(connection, resources.cipher, dead_letter_id)
-    audit.note(letter.user_id, fields=_SHOWN, details=_details(letter))
+    audit.note(letter.user_id, fields=_AUDITED_FIELDS, details=_details(letter))
     return json_response(_view(caller.role, letter))
 
 

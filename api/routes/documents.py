@@ -1,4 +1,4 @@
-"""`/openapi.json`, and `/docs` with the files it loads: public."""
+"""Serves `/openapi.json`, and `/docs` with the files that its page loads. No path needs an API key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CACHE = {"Cache-Control": "public, max-age=300"}
 @router.get("/openapi.json")
 @public
 async def openapi_document(request: Request) -> Response:
-    """Serve the OpenAPI document. The application builds it once."""
+    """Serve the OpenAPI document. The application builds the document once, when it is created."""
     document: dict[str, Any] = request.app.openapi()
     return Response(orjson.dumps(document), headers=_CACHE, media_type="application/json")
 
@@ -29,14 +29,14 @@ async def openapi_document(request: Request) -> Response:
 @router.get("/docs")
 @public
 async def documentation() -> Response:
-    """Serve the page of Swagger UI."""
+    """Serve the HTML page of Swagger UI."""
     return HTMLResponse(PAGE, headers={**_CACHE, "Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
 
 @router.get("/docs/{asset}")
 @public
 async def documentation_asset(asset: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
-    """Serve a file that the page loads."""
+    """Serve a script, style sheet or image that the HTML page loads."""
     found = ASSETS.get(asset)
     if found is None:
         raise NotFoundError("There is nothing here.")

@@ -34,8 +34,8 @@ async def list_event_types(connection: InTransaction, page: PageQuery) -> Respon
     """List the declared event types, the standard ones first. An undeclared type accepts any properties."""
     custom = await types.list_all(connection)
     views = [_view(standard) for standard in STANDARD.values()] + [_stored_view(stored) for stored in custom]
-    rows = views[_start(views, page.after(_LIST, str)) :]
-    data, pagination = page.cut(_LIST, rows[: page.fetch], lambda view: (view.event_type,))
+    rows = views[_start(views, page.position(_LIST, str)) :]
+    data, pagination = page.rows_and_pagination(_LIST, rows[: page.rows_to_fetch], lambda view: (view.event_type,))
     return json_response(Page[EventTypeView](data=data, pagination=pagination))
 
 

@@ -1,4 +1,4 @@
-"""`/events`: ingests single events and batches; `/users/{user_id}/events`: lists a user's stored events."""
+"""`/events` ingests single events and batches. `/users/{user_id}/events` lists a user's stored events."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _REJECTIONS: Mapping[str, Callable[[], PerennialError]] = {
     USER_ERASED.errors[0].code: UserErasedError,
     EVENT_ID_CONFLICT.errors[0].code: EventIdConflictError,
 }
-"""Rejections of a single event that have an error of their own. Any other is `validation_failed`."""
+"""The error for a rejected single event, by the rejection's code. Other codes become `validation_failed`."""
 
 
 @router.post(
@@ -77,9 +77,9 @@ _REJECTIONS: Mapping[str, Callable[[], PerennialError]] = {
 @allow(Role.INTEGRATOR)
 @audited("events.ingest")
 async def ingest_event(body: EventInput, resources: ResourcesOf, audit: AuditOf) -> Response:
-    """Store an event. 202 means that the event is on disk. Profiles show it within a second.
+    """Store an event. 202 means that the event is on disk. Profiles include the event within a second.
 
-    The same event under the same `event_id` is a duplicate, and changes nothing.
+    If the event is sent again with the same `event_id`, its status is `duplicate` and nothing changes.
     """
     outcome = await resources.ingest.store_one(body, audit)
     if outcome.errors:
@@ -94,8 +94,8 @@ async def ingest_event(body: EventInput, resources: ResourcesOf, audit: AuditOf)
 async def ingest_events(body: EventBatch, request: Request, resources: ResourcesOf, audit: AuditOf) -> Response:
     """Store up to 2,000 events in one transaction.
 
-    Each event is validated on its own: a rejected one doesn't affect the others. If all are rejected the answer is
-    422, with the same members.
+    Each event is validated separately, so a rejected event doesn't affect the others. If all events are rejected,
+    the status is 422. The response then also has `accepted`, `duplicates`, `rejected` and `results`.
     """
     submission = Submission(audit, _validated(body.events), body.historical)
     await resources.ingest.store([submission])
@@ -108,16 +108,18 @@ async def ingest_events(body: EventBatch, request: Request, resources: Resources
     }
     if submission.rejected < len(outcomes):
         return json_response(answer, 202)
-    errors = [error.below(f"/events/{index}") for index, each in enumerate(outcomes) for error in each.errors]
+    errors = [
+        error.with_prefix(f"/events/{index}") for index, each in enumerate(outcomes) for error in each.errors
+    ]
     failure = InvalidContentError(errors, "None of the events could be taken.")
     return problem_response(failure, request_context_of(request).request_id, answer)
 
 
 def _validated(items: Sequence[Any]) -> Sequence[EventInput | IngestResult]:
-    """Each item as a valid event, or its rejection."""
+    """For each item, the valid event or the item's rejection."""
     try:
         return EVENTS.validate_python(items)
-    except ValidationError:  # then one by one, so that each has its own errors
+    except ValidationError:  # validate each item separately, to get its own errors
         return [_validated_one(item) for item in items]
 
 
@@ -135,7 +137,7 @@ def _result(index: int, item: Any, outcome: IngestResult) -> dict[str, Any]:
         return {"index": index, "event_id": item["event_id"], "status": outcome.status, "errors": _NO_ERRORS}
     if isinstance(item, UnusableItem):
         item = item.item
-    errors = [vars(error.below(f"/events/{index}")) for error in outcome.errors]
+    errors = [vars(error.with_prefix(f"/events/{index}")) for error in outcome.errors]
     return {"index": index, "event_id": usable_event_id(item), "status": outcome.status, "errors": errors}
 
 
@@ -152,15 +154,15 @@ async def list_user_events(
     page: PageQuery,
     audit: AuditOf,
 ) -> Response:
-    """List a user's events, newest first; masked for all but admins."""
+    """List a user's events, newest first. Only an admin gets personal values without masks."""
     rows = await events.list_of_user(
         connection,
         resources.cipher,
         user_id,
-        limit=page.fetch,
-        before=page.after(_LIST, datetime, str),
+        limit=page.rows_to_fetch,
+        before=page.position(_LIST, datetime, str),
     )
-    data, pagination = page.cut(_LIST, rows, lambda row: (row.timestamp, row.event_id))
+    data, pagination = page.rows_and_pagination(_LIST, rows, lambda row: (row.timestamp, row.event_id))
     audit.note(fields=EventView.model_fields, details={"shown": len(data)})
     types = await EventTypes().find(connection, {row.event_type for row in data})
     views = [_view(caller.role, row, types.get(row.event_type)) for row in data]

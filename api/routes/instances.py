@@ -1,4 +1,4 @@
-"""`/workflows/{workflow_id}/instances`: reads and commands instances."""
+"""`/workflows/{workflow_id}/instances`: lists, reads, cancels, pauses and resumes instances."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from workflows.catalog import find
 
 router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
 
-Statuses = Annotated[list[InstanceStatus] | None, Query(description="Only these; may be repeated.")]
+Statuses = Annotated[list[InstanceStatus] | None, Query(description="Only instances with one of these statuses.")]
 
 _LIST = "instances"
 _INSTANCE = "/workflows/{workflow_id}/instances/{instance_id}"
 _MISSING = (WorkflowNotFoundError, InstanceNotFoundError)
-_SHOWN = ("parameters", "variables", "results", "error", "retries")
+_AUDITED_FIELDS = ("parameters", "variables", "results", "error", "retries")
 
 
 @router.get(
@@ -59,10 +59,10 @@ async def list_instances(
     resources: ResourcesOf,
     page: PageQuery,
     audit: AuditOf,
-    user_id: Annotated[UserId | None, Query(description="Only of this user.")] = None,
+    user_id: Annotated[UserId | None, Query(description="Only instances of this user.")] = None,
     status: Statuses = None,
 ) -> Response:
-    """List instances of a workflow, newest first, with the last recorded status."""
+    """List a workflow's instances, newest first. Each status is the last recorded one."""
     find(workflow_id)
     return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status)
 
@@ -84,7 +84,7 @@ async def list_instances_of_user(
     audit: AuditOf,
     status: Statuses = None,
 ) -> Response:
-    """List a user's instances of all workflows, newest first, with the last recorded status."""
+    """List a user's instances of all workflows, newest first. Each status is the last recorded one."""
     await users.require_present(connection, user_id)
     return await _list(connection, caller, resources, page, audit, None, user_id, status)
 
@@ -105,14 +105,14 @@ async def _list(
         workflow_id,
         user_id=user_id,
         statuses=statuses,
-        before=page.after(_LIST, datetime, str),
-        limit=page.fetch,
+        before=page.position(_LIST, datetime, str),
+        limit=page.rows_to_fetch,
     )
-    data, pagination = page.cut(_LIST, rows, lambda row: (row.start_time, row.instance_id))
+    data, pagination = page.rows_and_pagination(_LIST, rows, lambda row: (row.start_time, row.instance_id))
     audit.note(
         user_id,
         subjects=[row.user_id for row in data],
-        fields=_SHOWN,
+        fields=_AUDITED_FIELDS,
         details={"workflow_id": workflow_id, "shown": len(data)},
     )
     views = [instance_view(caller.role, InstanceState(row), resources.settings) for row in data]
@@ -127,7 +127,8 @@ async def read_instance(
 ) -> Response:
     """Get an instance with its status, the results of its steps and every attempt.
 
-    Status, step and times come from Temporal. If Temporal doesn't answer, they are the last stored ones (`stale`).
+    If no end is recorded, Temporal gives status, current step and end time. If Temporal doesn't respond, the
+    response has the last recorded values, and `stale` is true.
     """
     find(workflow_id)
     state = await Instances.of(resources).get(workflow_id, instance_id)
@@ -145,7 +146,7 @@ async def read_instance(
 async def cancel_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Cancel an instance: its clean-up runs, and it ends as `cancelled`."""
+    """Request the cancellation of an instance. The workflow cleans up, then its status becomes `cancelled`."""
     find(workflow_id)
     state = await Instances.of(resources).cancel(workflow_id, instance_id)
     return _answer(audit, caller, resources, state, 202)
@@ -160,8 +161,10 @@ _COMMAND_PROBLEMS = problems(*_MISSING, AlreadyFinishedError, TemporalUnavailabl
 async def pause_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Pause an instance before its next step. Waits continue; a wait that ends meanwhile takes effect on
-    resume."""
+    """Pause an instance before its next step. Waits continue during the pause.
+
+    If a wait is over, the next step starts only after the resume.
+    """
     find(workflow_id)
     state = await Instances.of(resources).command(workflow_id, instance_id, "pause")
     return _answer(audit, caller, resources, state)
@@ -173,7 +176,7 @@ async def pause_instance(
 async def resume_instance(
     workflow_id: str, instance_id: str, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Resume a paused instance. This has no effect on an instance that isn't paused."""
+    """Resume a paused instance. If the instance isn't paused, nothing changes."""
     find(workflow_id)
     state = await Instances.of(resources).command(workflow_id, instance_id, "resume")
     return _answer(audit, caller, resources, state)
@@ -184,7 +187,7 @@ def _answer(
 ) -> Response:
     stored = state.stored
     details = {"workflow_id": stored.workflow_id, "instance_id": stored.instance_id}
-    audit.note(stored.user_id, fields=_SHOWN, details=details)
+    audit.note(stored.user_id, fields=_AUDITED_FIELDS, details=details)
     view = instance_view(caller.role, state, resources.settings)
     headers = {"Location": location(view.workflow_id, view.instance_id)} if status == 202 else None
     return json_response(view, status, headers)

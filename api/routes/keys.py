@@ -29,9 +29,9 @@ _LIST = "keys"
 @not_audited
 async def list_keys(connection: InTransaction, page: PageQuery) -> Response:
     """List keys, oldest first, including revoked ones. Secrets are never shown."""
-    after = page.after(_LIST, datetime, str)
-    rows = await api_keys.list_keys(connection, limit=page.fetch, after=after)
-    data, pagination = page.cut(_LIST, rows, lambda row: (row.created_at, row.key_id))
+    after = page.position(_LIST, datetime, str)
+    rows = await api_keys.list_keys(connection, limit=page.rows_to_fetch, after=after)
+    data, pagination = page.rows_and_pagination(_LIST, rows, lambda row: (row.created_at, row.key_id))
     return json_response(Page[Key](data=[_key(row) for row in data], pagination=pagination))
 
 

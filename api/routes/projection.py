@@ -53,9 +53,9 @@ async def list_transactions(
     await users.require_present(connection, user_id)
     key = await data_keys.require(connection, resources.cipher, user_id)
     rows = await projection.transactions_page(
-        connection, key, before=page.after(_TRANSACTIONS, datetime, str), limit=page.fetch
+        connection, key, before=page.position(_TRANSACTIONS, datetime, str), limit=page.rows_to_fetch
     )
-    data, pagination = page.cut(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
+    data, pagination = page.rows_and_pagination(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
     audit.note(fields=TransactionView.model_fields, details={"shown": len(data)})
     return json_response(Page[TransactionView](data=[_transaction(row) for row in data], pagination=pagination))
 
@@ -82,9 +82,9 @@ async def list_poison_events(
 ) -> Response:
     """List the events that the projector couldn't process and has set aside, newest first."""
     rows = await poison.page(
-        connection, status=status, before=page.after(_POISON, datetime, str), limit=page.fetch
+        connection, status=status, before=page.position(_POISON, datetime, str), limit=page.rows_to_fetch
     )
-    data, pagination = page.cut(_POISON, rows, lambda row: (row.set_aside_at, row.poison_id))
+    data, pagination = page.rows_and_pagination(_POISON, rows, lambda row: (row.set_aside_at, row.poison_id))
     audit.note(subjects=[row.user_id for row in data], details={"shown": len(data)})
     return json_response(Page[PoisonEventView](data=[_poison(row) for row in data], pagination=pagination))
 

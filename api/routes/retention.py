@@ -90,8 +90,8 @@ async def run_retention(
 @not_audited
 async def list_runs(connection: InTransaction, page: PageQuery) -> Response:
     """List runs, the newest first."""
-    rows = await runs.page(connection, before=page.after(_RUNS, datetime, str), limit=page.fetch)
-    data, pagination = page.cut(_RUNS, rows, lambda row: (row.started_at, row.run_id))
+    rows = await runs.page(connection, before=page.position(_RUNS, datetime, str), limit=page.rows_to_fetch)
+    data, pagination = page.rows_and_pagination(_RUNS, rows, lambda row: (row.started_at, row.run_id))
     return json_response(Page[RunSummary](data=[_summary(row) for row in data], pagination=pagination))
 
 

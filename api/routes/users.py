@@ -1,4 +1,4 @@
-"""`/users`: profiles, one by one and in batches."""
+"""`/users`: creates, reads, lists, searches, changes and exports profiles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
-from api.audit import Audit, names_of
+from api.audit import Audit, attribute_names
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
 from api.exports import Export, exported_fields
 from api.guard import GuardedRoute, allow, audited
@@ -15,15 +15,15 @@ from api.idempotency import IdempotencyOf
 from api.openapi import problems
 from api.pages import PageQuery, PageRequest
 from api.profiles import (
-    SHOWN,
-    answer_to_writer,
+    AUDITED_FIELDS,
     batch_answer,
     check_items,
     etag,
     etags,
     fields_of,
     full_profile,
-    seen_by,
+    masked_for,
+    profile_for_writer,
 )
 from api.responses import if_match_holds, if_none_match_hits, json_response
 from models.audit import Detail
@@ -87,18 +87,18 @@ async def create_user(
 ) -> Response:
     """Create a profile.
 
-    An integrator's answer has only the attributes of the request, the id and the times.
+    The response to an integrator has only the attributes of the request, `user_id`, `created_at` and `updated_at`.
     """
     sent = body.model_dump(exclude_unset=True)
     audit.user_id = body.user_id
     claim = await idempotency.claim(connection)
-    audit.note(fields=names_of(sent), details={"replayed": claim.replay is not None})
+    audit.note(fields=attribute_names(sent), details={"replayed": claim.replay is not None})
     if claim.replay:
         return claim.replay
     stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
-    shown = full_profile(stored)
-    headers = {"Location": f"/users/{body.user_id}", "ETag": etag(caller.role, stored, shown)}
-    response = json_response(answer_to_writer(caller.role, shown, sent), 201, headers)
+    profile = full_profile(stored)
+    headers = {"Location": f"/users/{body.user_id}", "ETag": etag(caller.role, stored, profile)}
+    response = json_response(profile_for_writer(caller.role, profile, sent), 201, headers)
     await idempotency.keep(connection, claim, response, subject=body.user_id)
     return response
 
@@ -120,11 +120,11 @@ async def upsert_users(
 ) -> Response:
     """Create or update up to 1,000 profiles.
 
-    Each item is validated on its own, in order. An item for a new id needs all core attributes. An item for an
-    existing user is a merge patch. A rejected item changes nothing and doesn't affect the others.
+    Items are validated separately and applied in order. An item with a new `user_id` needs all core attributes. An
+    item for an existing user is a JSON merge patch. A rejected item changes nothing and doesn't affect the others.
     """
     claim = await idempotency.claim(connection)
-    # Also for a replay: its audit row names the fields.
+    # A replay is checked too, because its audit row contains the names of the sent attributes.
     checked = await check_items(body.users)
     if claim.replay:
         answer = UserBatchAnswer.model_validate_json(bytes(claim.replay.body))
@@ -157,13 +157,13 @@ async def search_users(
     page: PageQuery,
     audit: AuditOf,
 ) -> Response:
-    """Find profiles by e-mail address, without regard to case.
+    """Find profiles by e-mail address. Upper and lower case are equal.
 
-    This is a POST, since a URL must not contain personal data.
+    The method is POST, because a URL must not contain the address.
     """
-    after = page.after(_SEARCH, str)
+    after = page.position(_SEARCH, str)
     rows = await users.list_page(
-        connection, resources.cipher, limit=page.fetch, after=after[0] if after else None, email=body.email
+        connection, resources.cipher, limit=page.rows_to_fetch, after=after[0] if after else None, email=body.email
     )
     return _page_of(rows, page, caller.role, _SEARCH, audit)
 
@@ -180,12 +180,12 @@ async def list_users(
     lifecycle_stage: Annotated[LifecycleStage | None, Query(description="Only users in this stage.")] = None,
     account_status: Annotated[AccountStatus | None, Query(description="Only users with this status.")] = None,
 ) -> Response:
-    """List profiles in the order of their ids; masked for all but admins."""
-    after = page.after(_LIST, str)
+    """List profiles, ordered by `user_id`. Only an admin gets personal attributes without masks."""
+    after = page.position(_LIST, str)
     rows = await users.list_page(
         connection,
         resources.cipher,
-        limit=page.fetch,
+        limit=page.rows_to_fetch,
         after=after[0] if after else None,
         stage=lifecycle_stage,
         status=account_status,
@@ -194,10 +194,10 @@ async def list_users(
 
 
 def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str, audit: Audit) -> Response:
-    data, pagination = page.cut(name, rows, lambda row: (row.profile.user_id,))
-    audit.note(subjects=[row.profile.user_id for row in data], fields=SHOWN)
-    shown = [seen_by(role, full_profile(row)) for row in data]
-    return json_response({"data": shown, "pagination": pagination.model_dump()})
+    data, pagination = page.rows_and_pagination(name, rows, lambda row: (row.profile.user_id,))
+    audit.note(subjects=[row.profile.user_id for row in data], fields=AUDITED_FIELDS)
+    profiles = [masked_for(role, full_profile(row)) for row in data]
+    return json_response({"data": profiles, "pagination": pagination.model_dump()})
 
 
 @router.get(
@@ -214,17 +214,20 @@ async def get_user(
     resources: ResourcesOf,
     audit: AuditOf,
     if_none_match: Annotated[
-        str | None, Header(alias="If-None-Match", description="A known `ETag`: 304 if the profile still has it.")
+        str | None,
+        Header(
+            alias="If-None-Match", description="An earlier `ETag`. If the profile still has it, the status is 304."
+        ),
     ] = None,
 ) -> Response:
-    """Get a profile; masked for all but admins."""
+    """Get a profile. Only an admin gets personal attributes without masks."""
     stored = await users.find(connection, resources.cipher, user_id)
-    audit.note(fields=SHOWN)
-    shown = full_profile(stored)
-    headers = {"ETag": etag(caller.role, stored, shown)}
+    audit.note(fields=AUDITED_FIELDS)
+    profile = full_profile(stored)
+    headers = {"ETag": etag(caller.role, stored, profile)}
     if if_none_match_hits(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return json_response(seen_by(caller.role, shown), headers=headers)
+    return json_response(masked_for(caller.role, profile), headers=headers)
 
 
 @router.patch(
@@ -243,29 +246,31 @@ async def patch_user(
     audit: AuditOf,
     if_match: Annotated[
         str | None,
-        Header(alias="If-Match", description="The `ETag` that the change is for: 412 if the profile has changed."),
+        Header(
+            alias="If-Match", description="The known `ETag`. If the profile has changed since, the status is 412."
+        ),
     ] = None,
 ) -> Response:
-    """Change a profile by JSON merge patch (RFC 7396): null removes an optional attribute.
+    """Change a profile by JSON merge patch (RFC 7396). The value null removes an optional attribute.
 
-    A patch that changes nothing leaves `updated_at` and `ETag` as they are. An integrator's answer has only the
-    attributes of the request, the id and the times.
+    If a patch changes nothing, `updated_at` and `ETag` don't change either. The response to an integrator has only
+    the attributes of the request, `user_id`, `created_at` and `updated_at`.
     """
     sent = body.model_dump(exclude_unset=True)
     if sent.pop("user_id", user_id) != user_id:
         raise InvalidContentError([FieldError("/user_id", "read_only", "can't be changed")])
     locked = await users.lock_one(connection, resources.cipher, user_id)
     stored = locked.users[user_id]
-    if if_match is not None and not if_match_holds(if_match, etags(stored)):  # only then are the tags needed
+    if if_match is not None and not if_match_holds(if_match, etags(stored)):
         raise PreconditionFailedError
-    audit.note(fields=names_of(sent))
+    audit.note(fields=attribute_names(sent))
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
         updated = await users.update_locked(connection, resources.cipher, locked, [changed], actor=caller.key_id)
         stored = updated[user_id]
-    shown = full_profile(stored)
-    headers = {"ETag": etag(caller.role, stored, shown)}
-    return json_response(answer_to_writer(caller.role, shown, sent), headers=headers)
+    profile = full_profile(stored)
+    headers = {"ETag": etag(caller.role, stored, profile)}
+    return json_response(profile_for_writer(caller.role, profile, sent), headers=headers)
 
 
 @router.get(
@@ -278,10 +283,10 @@ async def patch_user(
 async def export_user(
     user_id: UserIdInPath, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Export all data of a person; masked for all but admins.
+    """Export all data of a user. Only an admin gets personal attributes without masks.
 
-    The answer is streamed. If the person is erased or the database becomes unreachable meanwhile, the answer ends
-    early and is not valid JSON. Then repeat the request.
+    The response is streamed. If the user is erased or the database becomes unreachable meanwhile, the response is
+    incomplete and not valid JSON. In this case, repeat the request.
     """
     stored = await users.find(connection, resources.cipher, user_id)
     export = await Export.begin(resources, connection, caller.role, stored)

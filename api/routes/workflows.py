@@ -47,10 +47,10 @@ _LIST = "workflows"
 @not_audited
 async def list_workflows(connection: InTransaction, page: PageQuery) -> Response:
     """List the lifecycle workflows, in alphabetical order."""
-    after = page.after(_LIST, str)
+    after = page.position(_LIST, str)
     changed = await workflow_settings.all_settings(connection)
     rows = [definition for name, definition in catalog().items() if after is None or name > after[0]]
-    data, pagination = page.cut(_LIST, rows, lambda definition: (definition.workflow_id,))
+    data, pagination = page.rows_and_pagination(_LIST, rows, lambda definition: (definition.workflow_id,))
     views = [_view(definition, changed.get(definition.workflow_id)) for definition in data]
     return json_response(Page[WorkflowView](data=views, pagination=pagination))
 

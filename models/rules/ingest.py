@@ -100,7 +100,7 @@ def content_errors(parts: Mapping[str, Any], body: bytes, declared: EventType | 
     errors = _size_errors(parts, body)
     if not errors and declared is not None:
         found = declared.errors(parts.get("event_properties") or _NONE)
-        errors = [error.below("/event_properties") for error in found]
+        errors = [error.with_prefix("/event_properties") for error in found]
     return errors
 
 

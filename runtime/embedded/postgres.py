@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: a server on 127.0.0.1 with its data in the home."""
+"""Runs the embedded PostgreSQL server on 127.0.0.1, with its data in the stack's home directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runtime.embedded.ports import LOOPBACK, free_port, port_is_free
 from runtime.embedded.postgres_roles import APP_ROLE, DATABASE, OWNER_ROLE, ensure_roles
 from runtime.embedded.processes import ChildProcess, Command, last_line
 
-_READY_SECONDS = 120.0  # recovery after a crash can take a while
+_READY_SECONDS = 120.0  # Postgres may first recover from a crash
 _POLL_SECONDS = 0.02
 _PORT_ATTEMPTS = 3
 
@@ -39,8 +39,8 @@ _SETTINGS = {
     "password_encryption": "scram-sha-256",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Keeps personal data out of the log: statements, parameters, and values in error messages. `log` ranks above
-    # `error` here: Postgres logs its own state and omits clients' errors.
+    # These settings keep personal data out of the log: statements, parameters, and values in error messages.
+    # In log_min_messages, `log` ranks above `error`. So Postgres logs its own state but no client's error.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
@@ -52,10 +52,11 @@ _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit":
 
 
 class EmbeddedPostgres:
-    """PostgreSQL as a child process. ``async with`` starts and stops it.
+    """PostgreSQL as a child process. ``async with`` starts the process, and stops it on exit.
 
-    The first start picks a port and saves it in the home; restarts of this object keep the port. ``durable=False``
-    is for tests: it is faster, and a power cut loses everything.
+    The first start takes the port saved in the home, or a free port, and saves it. Later starts of the same object
+    use the same port. With ``durable=False``, Postgres is faster but a power failure may destroy the data. This is
+    for tests.
     """
 
     name = "postgres"
@@ -73,7 +74,7 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id while it runs."""
+        """The postmaster's process id; None if the postmaster isn't running."""
         running = self._process is not None and self._process.exit_code is None
         return self._process.pid if self._process and running else None
 
@@ -97,13 +98,14 @@ class EmbeddedPostgres:
 
     @property
     def superuser_url(self) -> str:
-        """The superuser's connection to the database `postgres`, for tests and repairs."""
+        """The superuser's URL of the database `postgres`, for tests and repairs."""
         return self._url(files.SUPERUSER, self._home.secret("postgres-superuser"), "postgres")
 
     async def start(self) -> None:
         """Start the server, wait until it serves, and create its roles and database if they are missing.
 
-        First ends leftover processes of a killed run. Raises :class:`PartFailedError`.
+        First ends the Postgres processes that remain from a killed supervisor. Raises :class:`PartFailedError` or
+        another :class:`StackError`.
         """
         if self.pid is not None:
             raise RuntimeError("Postgres is running.")
@@ -130,15 +132,15 @@ class EmbeddedPostgres:
         return await self._process.wait()
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Shut the server down; after ``grace`` seconds end it at once, and the next start recovers."""
+        """Shut down with SIGINT. After ``grace`` seconds, send SIGQUIT; the next start then replays the WAL."""
         if self._process is not None:
             await self._process.stop((signal.SIGINT, grace), (signal.SIGQUIT, 0.5))
             self._process = None
-            # Backends may outlive a killed postmaster.
+            # If the postmaster was killed, some of its backends may still run.
             await asyncio.to_thread(stop_postgres, self._data)
 
     def kill(self) -> None:
-        """Kill the postmaster; its children end with it."""
+        """Kill the postmaster. Its backends usually exit by themselves; :meth:`stop` ends those that still run."""
         if self._process:
             self._process.kill()
 
@@ -159,8 +161,8 @@ class EmbeddedPostgres:
                 self._port_served = True
                 self._home.save_port(self.name, self.port)
                 return
-            # Another program may have taken the port since the choice. A port that has served is never changed,
-            # because clients use it.
+            # Choose another port only if another program has taken this one. Never replace a port on which
+            # Postgres has served, because clients use it.
             if self._port_served or port_is_free(self.port):
                 break
         raise PartFailedError(
@@ -169,7 +171,7 @@ class EmbeddedPostgres:
         )
 
     async def _becomes_ready(self) -> bool:
-        """Wait until Postgres serves; False if it has ended. Raises :class:`PartFailedError` on time-out."""
+        """Wait until Postgres serves; returns False if it exits. Raises :class:`PartFailedError` on time-out."""
         assert self._process is not None
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
@@ -187,7 +189,7 @@ class EmbeddedPostgres:
             lines = (self._data / "postmaster.pid").read_text("utf-8").splitlines()
         except FileNotFoundError:
             return False
-        # Line 1 is the process id, line 8 the state. The file of a killed run has another id.
+        # Line 1 is the process id, line 8 the state. A file that an earlier postmaster left has another id.
         return len(lines) >= 8 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
 
     async def _ensure_roles(self) -> None:
@@ -227,7 +229,7 @@ class EmbeddedPostgres:
             self.log_file,
             files.environment(),
             user=self._user,
-            # Postgres shuts down cleanly even if the supervisor is killed: the next start needs no recovery.
+            # If the supervisor is killed, Postgres gets SIGINT and shuts down cleanly, without later recovery.
             death_signal=signal.SIGINT,
         )
 

@@ -22,8 +22,8 @@ from store.retention.periods import Retention
 from store.statements import filtered, parameters, select, statement
 
 Action = Literal["dropped", "deleted", "held", "due"]
-"""``held``: expired, but kept for a reason that docs/retention.md lists. ``due``: people who are due for erasure;
-a run only counts them, and another part of the platform erases them."""
+"""``held``: expired, but kept for a reason that docs/retention.md lists. ``due``: people who are due for erasure.
+A run only counts them; no part of the platform erases them yet."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ async def _reconciled(reconciler: Reconciler, runs: Runs, run: Run) -> None:
     since = datetime.now(UTC) - timedelta(minutes=5)
     async with asyncio.timeout(60):
         while (await runs.context(run)).end_time is None:
-            await reconciler.compare(ReconcileRequest(since=since))
+            await reconciler.end_unrecorded(ReconcileRequest(since=since))
             await asyncio.sleep(0.05)
 
 
@@ -93,7 +93,7 @@ async def test_a_recorded_end_is_not_changed(runs: Runs, customer: Customer, rec
         await run.handle.result()
     before = await runs.context(run)
     await asyncio.sleep(1)
-    await reconciler.compare(ReconcileRequest())
+    await reconciler.end_unrecorded(ReconcileRequest())
     assert await runs.context(run) == before
 
 
@@ -108,7 +108,7 @@ async def test_a_closed_run_that_a_replay_has_replaced_ends_nothing(
             "UPDATE instances SET end_time = NULL, status = 'running', replaced_runs = ARRAY[run_id]"
         )
     await asyncio.sleep(1)
-    await reconciler.compare(ReconcileRequest())
+    await reconciler.end_unrecorded(ReconcileRequest())
     assert (await runs.context(run)).end_time is None
 
 
@@ -122,7 +122,7 @@ async def test_a_row_that_never_reached_temporal_fails_and_a_repeated_request_ma
             "UPDATE instances SET start_time = now() - interval '2 minutes' WHERE instance_id = $1",
             new.instance_id,
         )
-    await reconciler.compare(ReconcileRequest())
+    await reconciler.end_unrecorded(ReconcileRequest())
     run = runs.at(new.workflow_id, new.instance_id)
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "not_started")
@@ -149,14 +149,16 @@ async def test_an_instance_whose_history_is_lost_fails_after_an_hour(
     await done.handle.result()
     finished = await runs.context(done)
     long_ago = datetime.now(UTC) - LOST_AFTER
-    assert (await reconciler.compare(ReconcileRequest(watching_since=long_ago))).ended == 0  # Temporal has it
+    assert (
+        await reconciler.end_unrecorded(ReconcileRequest(watching_since=long_ago))
+    ).ended == 0  # Temporal has it
 
     elsewhere = Reconciler(database, cipher, fresh)
-    first = await elsewhere.compare(ReconcileRequest())
+    first = await elsewhere.end_unrecorded(ReconcileRequest())
     assert first.watching_since is not None
     assert first.ended == 0  # it may be the wrong Temporal
-    assert (await elsewhere.compare(ReconcileRequest(watching_since=first.watching_since))).ended == 0
-    assert (await elsewhere.compare(ReconcileRequest(watching_since=long_ago))).ended == 1
+    assert (await elsewhere.end_unrecorded(ReconcileRequest(watching_since=first.watching_since))).ended == 0
+    assert (await elsewhere.end_unrecorded(ReconcileRequest(watching_since=long_ago))).ended == 1
     context = await runs.context(lost)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
     assert context.end_time is not None
@@ -181,14 +183,14 @@ async def test_the_search_for_lost_histories_takes_instances_in_turn(
     fresh: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("activities.reconciler.ASKED_FOR", 2)
+    monkeypatch.setattr("activities.reconciler.MOST_LOOKUPS", 2)
     started = [await runs.stored(customer.user_id) for _ in range(5)]
     async with database.connection() as connection:
         await connection.execute("UPDATE instances SET run_id = instance_id")
     elsewhere, after, ended = Reconciler(database, cipher, fresh), "", []
     for _ in range(3):
         request = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER, after=after)
-        result = await elsewhere.compare(request)
+        result = await elsewhere.end_unrecorded(request)
         after = result.after
         ended.append(result.ended)
     assert (ended, after) == ([2, 2, 1], "")

@@ -128,7 +128,7 @@ async def test_entries_of_an_instance_are_removed_once_its_history_counts_as_los
         async with database.connection() as connection:
             assert await _entries(connection) == ["cancel", "signal"]
         request = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER)
-        assert (await Reconciler(database, cipher, fresh).compare(request)).ended == 1
+        assert (await Reconciler(database, cipher, fresh).end_unrecorded(request)).ended == 1
         await _removed(runs)
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")

@@ -73,7 +73,7 @@ async def test_the_reconciler_is_one_execution_after_many_looks(
     worker_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconciler, "EVERY", timedelta(seconds=0.1))
+    monkeypatch.setattr(reconciler, "COMPARE_INTERVAL", timedelta(seconds=0.1))
     before = await reconciling.runs()
     await start_loop(system, worker_settings.task_queue, loop(RECONCILER))
     since = None
@@ -92,7 +92,7 @@ async def test_a_turn_hands_its_progress_to_the_next(
     worker_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconciler, "EVERY", timedelta(seconds=0.1))
+    monkeypatch.setattr(reconciler, "COMPARE_INTERVAL", timedelta(seconds=0.1))
     monkeypatch.setattr(loops, "TURN_SECONDS", 3.0)
     await start_loop(system, worker_settings.task_queue, loop(RECONCILER))
     first = await reconciling.after(None)
