@@ -59,7 +59,7 @@ async def _lock_events(database: Database, over: asyncio.Event) -> None:
                 await connection.execute("DELETE FROM events WHERE hashtext(event_id) % 10 = 0")
                 await asyncio.sleep(0.01)
                 raise _RollBackError
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.03)
 
 
 async def _deadlocks(owner: Connection) -> int:
@@ -94,7 +94,7 @@ async def test_redaction_during_ingest_projection_and_deletions_loses_no_event_a
             await asyncio.sleep(0.3)
             before = {row["event_id"] for row in await owner.fetch("SELECT event_id FROM events")}
             await _prefer(two[number % 2], city=False)
-            async with asyncio.timeout(180):
+            async with asyncio.timeout(60):
                 while await owner.fetchval("SELECT count(*) FROM redactions"):
                     await asyncio.sleep(0.02)
             places = await _places(two[0])
