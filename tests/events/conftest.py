@@ -19,7 +19,7 @@ from tests.support.processes import PerennialProcess
 __all__ = ["api", "api_settings", "app", "limiter", "no_temporal", "resources"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def addresses(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[str]]:
     """Two API processes over one database."""
     async with AsyncExitStack() as stack:

@@ -16,7 +16,7 @@ from tests.support.little_stack import LittleStack, little_stack
 from tests.support.temporal import skipping_temporal
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(
     database_url: str, key_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[LittleStack]:
