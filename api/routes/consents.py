@@ -78,8 +78,8 @@ async def get_consent_history(
     user_id: UserIdInPath, connection: InTransaction, page: PageQuery, audit: AuditOf
 ) -> Response:
     """List all consent records of a person, oldest first. A record is never changed or removed."""
-    await users.require_present(connection, user_id)
     after = page.position(_HISTORY, int)
+    await users.require_present(connection, user_id)
     rows = await consents.history(connection, user_id, limit=page.rows_to_fetch, after=after[0] if after else 0)
     data, pagination = page.rows_and_pagination(_HISTORY, rows, lambda row: (str(row.record_id),))
     audit.note(fields=Purpose, details={"shown": len(data)})

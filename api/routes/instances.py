@@ -85,6 +85,7 @@ async def list_instances_of_user(
     status: Statuses = None,
 ) -> Response:
     """List a user's instances of all workflows, newest first. Each status is the last recorded one."""
+    page.position(_LIST, datetime, str)  # a bad cursor is refused before the user is looked up, and not audited
     await users.require_present(connection, user_id)
     return await _list(connection, caller, resources, page, audit, None, user_id, status)
 

@@ -50,11 +50,10 @@ async def list_transactions(
     user_id: UserIdInPath, connection: InTransaction, resources: ResourcesOf, page: PageQuery, audit: AuditOf
 ) -> Response:
     """List a user's purchases and refunds, newest first, each with its event."""
+    before = page.position(_TRANSACTIONS, datetime, str)
     await users.require_present(connection, user_id)
     key = await data_keys.require(connection, resources.cipher, user_id)
-    rows = await projection.transactions_page(
-        connection, key, before=page.position(_TRANSACTIONS, datetime, str), limit=page.rows_to_fetch
-    )
+    rows = await projection.transactions_page(connection, key, before=before, limit=page.rows_to_fetch)
     data, pagination = page.rows_and_pagination(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
     audit.note(fields=TransactionView.model_fields, details={"shown": len(data)})
     return json_response(Page[TransactionView](data=[_transaction(row) for row in data], pagination=pagination))

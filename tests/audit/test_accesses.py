@@ -22,7 +22,7 @@ from runtime.settings import Settings
 from tests.audit.log import Log
 from tests.support.builders import collected, user
 from tests.support.events import add_users, event
-from tests.support.http import Clients, assert_problem, clients_of
+from tests.support.http import Clients, assert_problem, clients_of, field_errors
 from tests.support.processes import ROOT
 
 Row = dict[str, Any]
@@ -171,6 +171,16 @@ def guarded_routes(app: FastAPI) -> list[tuple[str, str, GuardedRoute]]:
         if isinstance(context.original_route, GuardedRoute) and not context.original_route.access.public
         for method in context.methods or ()
     ]
+
+
+@pytest.mark.parametrize("lists", ["events", "transactions", "instances", "consents/history"])
+async def test_a_bad_cursor_never_shows_whether_a_user_exists(people: Clients, log: Log, lists: str) -> None:
+    for user_id in ("u-1", "unknown"):
+        refused = await people.admin.get(
+            f"/users/{user_id}/{lists}", params={"cursor": "x"}, headers=sent_as("r-1")
+        )
+        assert field_errors(refused) == {("/query/cursor", "invalid_cursor")}
+    assert not [row for row in await log.rows() if row["request_id"] == "r-1"]
 
 
 async def test_every_denied_access_is_recorded(app: FastAPI, api: Clients, log: Log) -> None:
