@@ -60,8 +60,8 @@ async def run_loop(step: Callable[[], Awaitable[float]], *, details: Callable[[]
     ``step`` returns the seconds to wait before the next step. While Postgres is unreachable, the loop waits and
     repeats the step. So a step must keep its state in Postgres or in ``details``.
     """
-    async with turn(details) as goes_on:
-        while goes_on():
+    async with turn(details) as has_time:
+        while has_time():
             try:
                 seconds = await step()
             except UNREACHABLE:

@@ -95,8 +95,8 @@ class Outbox:
     @activity.defn(name="outbox.deliver")
     async def deliver(self) -> None:
         """Deliver due entries for a turn."""
-        async with turn() as goes_on:
-            await self.deliver_while(goes_on)
+        async with turn() as has_time:
+            await self.deliver_while(has_time)
 
     async def deliver_while(self, condition: Callable[[], bool]) -> None:
         """The loop of :meth:`deliver`. It cancels deliveries at its end, and the next turn repeats them."""

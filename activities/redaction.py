@@ -51,14 +51,14 @@ class Redactions:
     @activity.defn(name="redactions.apply")
     async def apply(self) -> None:
         """Apply redactions for a turn."""
-        async with turn() as goes_on:
-            await self.apply_while(goes_on)
+        async with turn() as has_time:
+            await self.apply_while(has_time)
 
-    async def apply_while(self, go_on: Callable[[], bool]) -> None:
-        while go_on():
+    async def apply_while(self, has_time: Callable[[], bool]) -> None:
+        while has_time():
             found = await self._due()
             for pending in found:
-                if not go_on():
+                if not has_time():
                     return
                 await self._redact_page(pending)
             if not found:

@@ -161,7 +161,7 @@ class Instances:
             # Temporal accepts the cancellation of a closed run without an error, so the status comes first.
             described = await describe(self._client, stored.workflow_id, stored.instance_id)
         except RunUnknownError:
-            if _may_be_on_its_way(stored):
+            if _may_be_starting(stored):
                 return False
             raise
         if described.status not in ENDED_AS:
@@ -218,13 +218,13 @@ def _corrected(stored: StoredInstance, described: WorkflowExecutionDescription) 
     )
 
 
-def _may_be_on_its_way(stored: StoredInstance) -> bool:
+def _may_be_starting(stored: StoredInstance) -> bool:
     return stored.run_id is None and datetime.now(UTC) - stored.start_time < NOT_STARTED_AFTER
 
 
 def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
     """An unfinished instance without a run in Temporal: starting, or failed."""
-    if _may_be_on_its_way(stored):
+    if _may_be_starting(stored):
         return stored
     failure = never_started() if stored.run_id is None else history_lost(stored.current_step)
     return replace(stored, status=InstanceStatus.FAILED, error=failure.model_dump())
