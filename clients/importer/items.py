@@ -96,7 +96,7 @@ class Assembler:
     def _text(self, row: Row, column: str) -> str:
         # a column of the file with the name `line` or `mapping` takes precedence
         if column == LINE and not has_column(row.values, column):
-            return str(row.line)
+            return row.came_from or str(row.line)
         if column == MAPPING and not has_column(row.values, column):
             return self._name
         return text_of(row.values, column)

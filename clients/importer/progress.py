@@ -136,7 +136,11 @@ class _RowsPerSecond(ProgressColumn):
 
 @dataclass
 class Summary:
+    lines: int = 0
+    """All lines of the file: of rows, of the header, and empty ones."""
+    empty_lines: int = 0
     rows: int = 0
+    """Each becomes part of an item, or is rejected."""
     items: int = 0
     statuses: Counter[ItemStatus] = field(default_factory=Counter)
     rejected_rows: int = 0
@@ -146,7 +150,10 @@ class Summary:
 
 def show(console: Console, kind: Kind, summary: Summary, example: bytes | None) -> None:
     """Print the summary. ``example`` is the first item of a dry run."""
-    counts = {"rows": summary.rows, kind.name: summary.items}
+    counts = {"lines": summary.lines}
+    if summary.empty_lines:
+        counts["empty lines"] = summary.empty_lines
+    counts |= {"rows": summary.rows, kind.name: summary.items}
     if example is None:
         counts |= {label: summary.statuses[taken] for taken, label in kind.labels.items()}
         if summary.consents:

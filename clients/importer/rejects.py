@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from clients.importer.options import ImportStoppedError
-from clients.importer.sources import Row, Source
+from clients.importer.sources import ADDED, CsvSource, Row, Source, free_names, is_text
 from clients.importer.values import Problem
-
-_ADDED = ("line", "pointer", "code", "message")
 
 
 class Rejects:
@@ -49,37 +45,31 @@ class Rejects:
             ) from None
 
     def _lines(self) -> Iterator[str]:
-        columns = self._source.columns
-        added = free_names(columns or ())
-        if columns is not None:
-            yield self._csv((*columns, *added))
-        for row in self._source.rows():
+        source = self._source
+        if isinstance(source, CsvSource):
+            yield self._csv((*source.own, *source.added))
+        for row in source.rows():
             problems = self._problems.get(row.line)
             if problems is None:
                 continue
-            why = reasons(row.line, problems)
-            if columns is None:
-                yield _json_line(row, why)
+            why = reasons(row.came_from or row.line, problems)
+            if isinstance(source, CsvSource):
+                yield self._csv((*source.fitted(row.raw), *why, row.text))
             else:
-                yield self._csv((*_fitted(row.raw, len(columns)), *why))
+                yield _json_line(row, why)
 
     def _csv(self, cells: Sequence[str | int]) -> str:
-        text = io.StringIO()
-        csv.writer(text, delimiter=self._source.delimiter, lineterminator="\n").writerow(cells)
-        return text.getvalue()
+        # Python 3.11's csv.writer puts quotes around a line feed, but not around a carriage return
+        special = ('"', "\r", "\n", self._source.delimiter)
+        texts = map(str, cells)
+        quoted = (
+            '"' + text.replace('"', '""') + '"' if any(each in text for each in special) else text
+            for text in texts
+        )
+        return self._source.delimiter.join(quoted) + "\n"
 
 
-def free_names(columns: Sequence[str], added: Sequence[str] = _ADDED) -> tuple[str, ...]:
-    """Names for the added columns that don't occur in ``columns``."""
-    names = []
-    for name in added:
-        while name in columns:
-            name = f"reject_{name}"
-        names.append(name)
-    return tuple(names)
-
-
-def reasons(line: int, problems: Sequence[Problem]) -> tuple[int, str, str, str]:
+def reasons(line: int | str, problems: Sequence[Problem]) -> tuple[int | str, str, str, str]:
     """Line, pointers, codes and messages. Those of several problems are joined by "; "."""
     return (
         line,
@@ -89,19 +79,13 @@ def reasons(line: int, problems: Sequence[Problem]) -> tuple[int, str, str, str]
     )
 
 
-def _fitted(cells: Sequence[str], width: int) -> Sequence[str]:
-    # exactly ``width`` cells: the added ones must be under their column names
-    if len(cells) <= width:
-        return (*cells, *[""] * (width - len(cells)))
-    return (*cells[: width - 1], " ".join(cells[width - 1 :]))
-
-
-def _json_line(row: Row, why: tuple[int, str, str, str]) -> str:
-    # the object keeps its text; a line that is no object becomes a string in a new object
-    text = row.raw[0]
-    if not row.values and row.problem is not None:
-        text = json.dumps({"row": text.encode("utf-8", "replace").decode()}, ensure_ascii=False)
+def _json_line(row: Row, why: tuple[int | str, str, str, str]) -> str:
+    if row.problem is not None:
+        # a line that is no object becomes a string in a new object; escapes keep bytes that are no text
+        document = dict(zip(ADDED, (*why, row.text), strict=True))
+        return json.dumps(document, ensure_ascii=not is_text(row.text)) + "\n"
+    # the object keeps its text
     names = free_names(tuple(row.values))
-    reasons = json.dumps(dict(zip(names, why, strict=True)), ensure_ascii=False)
-    body = text[1:-1].strip()
+    reasons = json.dumps(dict(zip(names, why, strict=False)), ensure_ascii=False)
+    body = row.raw[0][1:-1].strip()
     return f"{{{body}, {reasons[1:]}\n" if body else f"{reasons}\n"

@@ -84,6 +84,8 @@ class ImportRun:
         self._unseen = self._mapping.columns() if self._source.columns is None else set[str]()
         self._rejects = Rejects(self._source, options.file)
         self._first: bytes | None = None
+        self._accounted = 0
+        """Rows with a result."""
         self._began = time.monotonic()
         self.summary = Summary()
 
@@ -95,15 +97,19 @@ class ImportRun:
                 for batch in sized:
                     self._first = self._first or batch[0].body
                     self.summary.items += len(batch)
-                    report.rows_done(sum(len(item.lines) for item in batch))
-                return
-            async with _client(self._options) as client:
-                await self._send(sized, ApiClient(client, self._retries, report.note), report)
+                    self._account_for(sum(len(item.lines) for item in batch), report)
+            else:
+                async with _client(self._options) as client:
+                    await self._send(sized, ApiClient(client, self._retries, report.note), report)
+        if self._accounted != self.summary.rows:
+            raise ImportStoppedError(f"{self.summary.rows - self._accounted} rows have no result.")
 
     def finish(self) -> None:
         """Write the rejects file and print the summary. Raises :class:`ImportStoppedError`."""
         self.summary.seconds = time.monotonic() - self._began
         self.summary.rejected_rows = len(self._rejects)
+        self.summary.lines = self._source.lines.total()
+        self.summary.empty_lines = self._source.lines["empty"]
         self._rejects.write()
         show(self._output, self._mapping.kind, self.summary, self._first)
         for column in sorted(self._unseen):
@@ -144,11 +150,15 @@ class ImportRun:
                 self._rejects.add(dict.fromkeys(result.item.lines, result.problems))
         self.summary.items += len(results)
         self.summary.statuses += Counter(result.status for result in results)
-        report.rows_done(sum(len(result.item.lines) for result in results))
+        self._account_for(sum(len(result.item.lines) for result in results), report)
 
     def _reject(self, rows: UnusableRows, report: Reporter) -> None:
         self._rejects.add(rows.problems)
-        report.rows_done(len(rows.problems))
+        self._account_for(len(rows.problems), report)
+
+    def _account_for(self, rows: int, report: Reporter) -> None:
+        self._accounted += rows
+        report.rows_done(rows)
 
     def _items(self) -> Iterator[Item | UnusableRows]:
         return Assembler(self._mapping, self._options.shift_days).items(self._rows())
@@ -163,7 +173,8 @@ class ImportRun:
     def _estimate(self) -> int:
         """The number of line ends, which is about the number of rows."""
         with self._options.file.open("rb") as file:
-            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+            ends = [(block.count(b"\n"), block.count(b"\r")) for block in iter(lambda: file.read(1 << 20), b"")]
+        lines = max(sum(feeds for feeds, _ in ends), sum(returns for _, returns in ends))
         return max(lines - (self._source.columns is not None), 1)
 
     def _say(self, text: str) -> None:

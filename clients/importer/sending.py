@@ -138,7 +138,9 @@ class BatchSender:
 
 def _has_results(document: Mapping[str, Any], batch: Batch) -> bool:
     results = document.get("results")
-    return isinstance(results, list) and len(results) == len(batch)
+    if not isinstance(results, list) or len(results) != len(batch):
+        return False
+    return {result.get("index") for result in results if isinstance(result, dict)} == set(range(len(batch)))
 
 
 class InFlight:
