@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 
 from api.audit import Audit, UnauditedAnswerError
 from api.request_context import request_context_of
 from api.resources import Resources
 from models.errors import UnauthenticatedError
+from models.vocabulary import Purpose
 from store.api_keys import AuthenticatedKey
 from store.connection import Connection
 
@@ -56,3 +57,13 @@ AuditOf = Annotated[Audit, Depends(_audit)]
 
 UserIdInPath = Annotated[str, Path(description="1 to 128 of `A-Z a-z 0-9 . _ : -`", examples=["u-1"])]
 """The `user_id` of the path. The guard answers 404 if it can't be a user's id."""
+
+KeepWithdrawn = Annotated[
+    list[Purpose],
+    Query(
+        default_factory=list,
+        description="Purposes whose withdrawal stays: a grant in the batch doesn't reverse it. May be repeated. "
+        "Without it a grant counts as the person's new decision.",
+    ),
+]
+"""The purposes for which a batch leaves withdrawn consents withdrawn."""

@@ -124,7 +124,8 @@ async def _idempotency(
     if given and (len(given) > 1 or _FORM.fullmatch(given[0]) is None):
         raise InvalidIdempotencyKeyError
     body = request.canonical if isinstance(request, JsonRequest) else b""
-    fingerprint = resources.cipher.fingerprint(request.method.encode(), request.url.path.encode(), body)
+    path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+    fingerprint = resources.cipher.fingerprint(request.method.encode(), path.encode(), body)
     return Idempotency(resources.cipher, caller.key_id, idempotency_key, fingerprint)
 
 

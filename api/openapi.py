@@ -25,6 +25,7 @@ from models.errors import (
     UnsupportedMediaTypeError,
 )
 from models.schemas.common import Problem
+from models.schemas.consents import ConsentItem
 from models.schemas.users import UserUpsert
 from workflows.catalog import catalog
 
@@ -140,7 +141,8 @@ def _complete_components(components: dict[str, Any]) -> None:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     _, extra = models_json_schema(
-        [(Problem, "serialization"), (UserUpsert, "validation")], ref_template=_SCHEMAS + "{model}"
+        [(Problem, "serialization"), (UserUpsert, "validation"), (ConsentItem, "validation")],
+        ref_template=_SCHEMAS + "{model}",
     )
     for name, schema in extra["$defs"].items():
         schemas.setdefault(name, schema)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -138,28 +138,33 @@ def etags(stored: StoredUser) -> set[str]:
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """An item of a batch: a valid patch, or the errors for which it is rejected."""
+    """An item of a batch: its valid fields, or the errors for which it is rejected."""
 
     user_id: str | None
     patch: Mapping[str, Any] | None
     errors: Sequence[FieldError] = ()
 
 
-async def check_items(items: Sequence[Any]) -> list[CheckedItem]:
-    """Validate each item on its own."""
+async def check_items(items: Sequence[Any], read: Callable[[Any], Mapping[str, Any]]) -> list[CheckedItem]:
+    """Validate each item on its own. ``read`` returns its fields, or raises ValidationError."""
     checked = []
     for index, item in enumerate(items):
-        checked.append(_check(item))
+        checked.append(_check(item, read))
         if index % _YIELD_EVERY == _YIELD_EVERY - 1:
             await asyncio.sleep(0)
     return checked
 
 
-def _check(item: Any) -> CheckedItem:
+def read_upsert(item: Any) -> Mapping[str, Any]:
+    """The attributes that an item of `POST /users/batch` carries."""
+    return UserUpsert.model_validate(item).model_dump(exclude_unset=True)
+
+
+def _check(item: Any, read: Callable[[Any], Mapping[str, Any]]) -> CheckedItem:
     if isinstance(item, UnusableItem):
         return CheckedItem(_usable_id(item.item), None, item.errors)
     try:
-        patch = UserUpsert.model_validate(item).model_dump(exclude_unset=True)
+        patch = read(item)
     except ValidationError as error:
         return CheckedItem(_usable_id(item), None, item_errors(error))
     return CheckedItem(patch["user_id"], patch)

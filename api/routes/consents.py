@@ -1,17 +1,27 @@
-"""`/users/{user_id}/consents`: the consents of a person, and their history."""
+"""`/users/{user_id}/consents`: the consents of a person, and their history. `/consents/batch`: of many people."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from api.dependencies import AuditOf, Caller, InTransaction, UserIdInPath
+from api.consent_batches import batch_answer, decision_of, read_item
+from api.dependencies import AuditOf, Caller, InTransaction, KeepWithdrawn, UserIdInPath
 from api.guard import GuardedRoute, allow, audited
 from api.openapi import problems
 from api.pages import PageQuery
+from api.profiles import check_items
 from api.responses import json_response
 from models.errors import UserErasedError, UserNotFoundError
-from models.schemas.consents import ConsentHistory, ConsentInput, ConsentRecordView, ConsentView, UserConsents
+from models.schemas.consents import (
+    ConsentBatch,
+    ConsentBatchAnswer,
+    ConsentHistory,
+    ConsentInput,
+    ConsentRecordView,
+    ConsentView,
+    UserConsents,
+)
 from models.schemas.users import Consents
 from models.vocabulary import Purpose, Role
 from store.consents import consents
@@ -57,6 +67,34 @@ async def put_consent(
     audit.note(fields=[purpose], details={"granted": decision.granted})
     entry = await consents.decide(connection, user_id, decision, actor=caller.key_id)
     return json_response(_view(user_id, purpose, entry))
+
+
+@router.post("/consents/batch", response_model=ConsentBatchAnswer)
+@allow(Role.INTEGRATOR)
+@audited("consents.change")
+async def change_consents(
+    body: ConsentBatch, connection: InTransaction, caller: Caller, audit: AuditOf, keep_withdrawn: KeepWithdrawn
+) -> Response:
+    """Grant or withdraw up to 1,000 consents in one transaction, with the effects of the single routes.
+
+    Each item is validated on its own, in order. A rejected item doesn't affect the others. The batch sent again
+    changes nothing.
+    """
+    checked = await check_items(body.consents, read_item)
+    decided = await consents.decide_all(
+        connection,
+        [decision_of(item.patch) for item in checked if item.patch is not None],
+        actor=caller.key_id,
+        keep_withdrawn=keep_withdrawn,
+    )
+    answer = batch_answer(body.consents, checked, decided.results)
+    counts = answer.model_dump(include={"changed", "unchanged", "rejected"})
+    audit.note(
+        subjects=[each.user_id for each in answer.results if each.user_id and each.status != "rejected"],
+        fields={each.purpose for each in answer.results if each.purpose and each.status != "rejected"},
+        details={"consents": len(checked), **counts},
+    )
+    return json_response(answer)
 
 
 @router.delete("/users/{user_id}/consents/{purpose}", response_model=ConsentView, responses=_MISSING)

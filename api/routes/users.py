@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from api.audit import Audit, attribute_names
-from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
+from api.dependencies import AuditOf, Caller, InTransaction, KeepWithdrawn, ResourcesOf, UserIdInPath
 from api.exports import Export, exported_fields
 from api.guard import GuardedRoute, allow, audited
 from api.idempotency import IdempotencyOf
@@ -24,6 +24,7 @@ from api.profiles import (
     full_profile,
     masked_for,
     profile_for_writer,
+    read_upsert,
 )
 from api.responses import if_match_holds, if_none_match_hits, json_response
 from models.audit import Detail
@@ -117,6 +118,7 @@ async def upsert_users(
     resources: ResourcesOf,
     idempotency: IdempotencyOf,
     audit: AuditOf,
+    keep_withdrawn: KeepWithdrawn,
 ) -> Response:
     """Create or update up to 1,000 profiles.
 
@@ -125,13 +127,15 @@ async def upsert_users(
     """
     claim = await idempotency.claim(connection)
     # A replay is checked too, because its audit row contains the names of the sent attributes.
-    checked = await check_items(body.users)
+    checked = await check_items(body.users, read_upsert)
     if claim.replay:
         answer = UserBatchAnswer.model_validate_json(bytes(claim.replay.body))
         details: dict[str, Detail] = {"replayed": True}
     else:
         patches = [item.patch for item in checked if item.patch is not None]
-        outcomes = await batches.upsert(connection, resources.cipher, patches, actor=caller.key_id)
+        outcomes = await batches.upsert(
+            connection, resources.cipher, patches, actor=caller.key_id, keep_withdrawn=keep_withdrawn
+        )
         answer = batch_answer(checked, outcomes)
         details = {"created": answer.created, "updated": answer.updated, "rejected": answer.rejected}
     audit.note(

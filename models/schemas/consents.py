@@ -1,15 +1,15 @@
-"""Schemas of `/users/{user_id}/consents`."""
+"""Schemas of `/users/{user_id}/consents` and `/consents/batch`."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from models.schemas.common import Page
-from models.schemas.fields import RequestSchema, ResponseSchema, ShortText
-from models.schemas.users import Consents
+from models.schemas.fields import RequestSchema, ResponseSchema, ShortText, UserId
+from models.schemas.users import MAX_BATCH, Consents, ItemError
 from models.vocabulary import Purpose
 
 LegalBasis = Literal[
@@ -27,6 +27,42 @@ class ConsentInput(RequestSchema):
     )
     policy_version: ShortText | None = Field(default=None, examples=["2026-01"])
     legal_basis: LegalBasis = "consent"
+
+
+class ConsentItem(ConsentInput):
+    """An item of a batch: a person's consent to a purpose or its withdrawal."""
+
+    user_id: UserId
+    purpose: Annotated[Purpose, Field(strict=False)]
+
+
+class ConsentBatch(RequestSchema):
+    """Up to 1,000 consents. The API checks each item separately and records the valid ones in order."""
+
+    items_field: ClassVar[str] = "consents"
+
+    consents: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)] = Field(
+        json_schema_extra={"items": {"$ref": "#/components/schemas/ConsentItem"}}
+    )
+
+
+class ConsentBatchResult(ResponseSchema):
+    """The result for one item. `unchanged`: the person's last decision is the same, or a withdrawal that stays."""
+
+    index: int
+    user_id: str | None = Field(description="Null if the item has no valid one.")
+    purpose: Purpose | None = Field(description="Null if the item has no valid one.")
+    status: str = Field(json_schema_extra={"enum": ["changed", "unchanged", "rejected"]})
+    errors: list[ItemError]
+
+
+class ConsentBatchAnswer(ResponseSchema):
+    """The results for a batch."""
+
+    changed: int
+    unchanged: int
+    rejected: int
+    results: list[ConsentBatchResult]
 
 
 class ConsentView(ResponseSchema):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,17 +30,23 @@ class UpsertResult:
 
 
 async def upsert(
-    connection: Connection, cipher: Cipher, patches: Sequence[Mapping[str, Any]], *, actor: str
+    connection: Connection,
+    cipher: Cipher,
+    patches: Sequence[Mapping[str, Any]],
+    *,
+    actor: str,
+    keep_withdrawn: Collection[str] = (),
 ) -> list[UpsertResult]:
     """Create or patch the users of a batch, item by item in order; a rejected item changes nothing.
 
-    Each patch has a valid `user_id` and the attributes that the client sent. An attempt is a savepoint. It locks
+    Each patch has a valid `user_id` and the attributes that the client sent. A grant doesn't reverse a recorded
+    withdrawal of a purpose in ``keep_withdrawn``. An attempt is a savepoint. It locks
     existing rows in the order of their ids, then inserts new ones in that order.
     """
     for _ in range(_ATTEMPTS):
         try:
             async with connection.transaction():
-                return await _attempt(connection, cipher, patches, actor)
+                return await _attempt(connection, cipher, patches, actor, keep_withdrawn)
         except _LostRaceError:
             # The rollback has released the attempt's locks, so this can't deadlock.
             continue
@@ -48,11 +54,15 @@ async def upsert(
 
 
 async def _attempt(
-    connection: Connection, cipher: Cipher, patches: Sequence[Mapping[str, Any]], actor: str
+    connection: Connection,
+    cipher: Cipher,
+    patches: Sequence[Mapping[str, Any]],
+    actor: str,
+    keep_withdrawn: Collection[str],
 ) -> list[UpsertResult]:
     locked = await users.lock(connection, cipher, {patch["user_id"] for patch in patches})
     profiles = {user_id: stored.profile for user_id, stored in locked.users.items()}
-    outcomes = [_apply(profiles, locked.erased, patch) for patch in patches]
+    outcomes = [_apply(profiles, locked.erased, patch, keep_withdrawn) for patch in patches]
     new = [profile for user_id, profile in profiles.items() if user_id not in locked.users]
     if new and len(await users.insert_new(connection, cipher, new, actor=actor)) < len(new):
         raise _LostRaceError
@@ -63,7 +73,9 @@ async def _attempt(
     return outcomes
 
 
-def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any]) -> UpsertResult:
+def _apply(
+    profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any], keep_withdrawn: Collection[str]
+) -> UpsertResult:
     """Apply one item to ``profiles``, which contain the changes of earlier items."""
     user_id = patch["user_id"]
     if user_id in erased:
@@ -72,13 +84,28 @@ def _apply(profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[
     if before is None and (missing := missing_core(patch)):
         return _rejected(*missing)
     try:
-        after = create(patch) if before is None else change(before, patch)
+        after = create(patch) if before is None else change(before, _without_grants(before, patch, keep_withdrawn))
     except ConsentRequiredError:
         return _rejected(
             FieldError("/demographics", ConsentRequiredError.code, "needs the consent 'data_collection'")
         )
     profiles[user_id] = after
     return UpsertResult(created=before is None, changed=after != before)
+
+
+def _without_grants(
+    before: Profile, patch: Mapping[str, Any], keep_withdrawn: Collection[str]
+) -> Mapping[str, Any]:
+    """The patch without grants of consents that the person has withdrawn and that stay withdrawn."""
+    given = patch.get("consents") or {}
+    kept = {
+        purpose
+        for purpose, granted in given.items()
+        if granted and purpose in keep_withdrawn and before.consents.get(purpose) is False
+    }
+    if not kept:
+        return patch
+    return {**patch, "consents": {purpose: given[purpose] for purpose in given.keys() - kept}}
 
 
 def _rejected(*errors: FieldError) -> UpsertResult:

@@ -68,6 +68,9 @@ TABLE: Mapping[str, Row] = {
     "GET /users/{user_id}/consents/history": Row(READERS, 200, 404),
     "PUT /users/{user_id}/consents/{purpose}": Row(WRITERS, 200, 404, body=sends(GRANT)),
     "DELETE /users/{user_id}/consents/{purpose}": Row(WRITERS, 200, 404),
+    "POST /consents/batch": Row(
+        WRITERS, 200, body=sends({"consents": [GRANT | {"user_id": "u-1", "purpose": "marketing"}]})
+    ),
     "GET /users/{user_id}/events": Row(READERS, 200, 404, people=True),
     "GET /users/{user_id}/transactions": Row(READERS, 200, 404),
     "POST /events": Row(WRITERS, 202, body=lambda role: event(f"e-of-{role}")),

@@ -114,6 +114,11 @@ async def test_a_change_of_consent_changes_the_profiles_etag(api: Clients) -> No
         ("PATCH", "/users/u-1", {"consents": {"data_collection": None}}),
         ("PATCH", "/users/u-1", {"consents": None}),
         ("POST", "/users/batch", {"users": [{"user_id": "u-1", "consents": {"data_collection": False}}]}),
+        (
+            "POST",
+            "/consents/batch",
+            {"consents": [{"user_id": "u-1", "purpose": "data_collection", "granted": False}]},
+        ),
     ],
 )
 async def test_after_a_withdrawal_no_event_is_stored_until_the_consent_is_granted_again(

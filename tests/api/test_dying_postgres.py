@@ -32,6 +32,11 @@ UNDER_WAY = [
     ("POST", "/users/batch", {"users": [user("u-3")]}),
     ("PUT", "/users/u-1/consents/marketing", {"granted": True}),
     ("DELETE", "/users/u-1/consents/marketing", None),
+    (
+        "POST",
+        "/consents/batch",
+        {"consents": [{"user_id": "u-1", "purpose": "marketing", "granted": True}]},
+    ),
     ("POST", "/events", event()),
     ("POST", "/events/batch", {"events": [event(), event()]}),
 ]

@@ -123,6 +123,9 @@ async def test_any_document(api: Clients, document: dict[str, Any], complete: bo
     await send(api, "POST", "/users/search", content=content, headers=headers)
     batch = json.dumps({"users": [whole, document, user("u-2")]}).encode()
     await send(api, "POST", "/users/batch", content=batch, headers=headers)
+    grant = {"user_id": "u-1", "purpose": "marketing", "granted": True}
+    consents = json.dumps({"consents": [grant | document, document, grant]}).encode()
+    await send(api, "POST", "/consents/batch", content=consents, headers=headers)
 
 
 @FUZZ

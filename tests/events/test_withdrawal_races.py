@@ -57,6 +57,11 @@ WITHDRAWALS = {
     "PATCH null": Request("PATCH", USER, {"consents": {"data_collection": None}}),
     "PATCH all null": Request("PATCH", USER, {"consents": None}),
     "batch": in_a_batch(consents={"data_collection": False}),
+    "batch of consents": Request(
+        "POST",
+        "/consents/batch",
+        {"consents": [{"user_id": "u-1", "purpose": "data_collection", "granted": False}]},
+    ),
 }
 ALLOW = Request("PATCH", USER, {"privacy_preferences": {"country": None}})
 PREFERENCES = {

@@ -48,7 +48,14 @@ async def _batch(client: httpx.AsyncClient) -> httpx.Response:
     return await client.post("/users/batch", json={"users": [{"user_id": "u-1", "consents": {"marketing": None}}]})
 
 
-@pytest.mark.parametrize("withdraw", [_delete, _put, _patch, _batch])
+async def _consent_batch(client: httpx.AsyncClient) -> httpx.Response:
+    withdrawal = {"user_id": "u-1", "purpose": "marketing", "granted": False}
+    return await client.post(
+        "/consents/batch", json={"consents": [withdrawal, withdrawal | {"granted": True}, withdrawal]}
+    )
+
+
+@pytest.mark.parametrize("withdraw", [_delete, _put, _patch, _batch, _consent_batch])
 async def test_a_withdrawal_ends_the_instances_that_need_the_consent_and_no_others(
     two: list[httpx.AsyncClient], withdraw: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 ) -> None:
