@@ -58,12 +58,12 @@ AuditOf = Annotated[Audit, Depends(_audit)]
 UserIdInPath = Annotated[str, Path(description="1 to 128 of `A-Z a-z 0-9 . _ : -`", examples=["u-1"])]
 """The `user_id` of the path. The guard answers 404 if it can't be a user's id."""
 
-KeepWithdrawn = Annotated[
+KeepRecorded = Annotated[
     list[Purpose],
     Query(
         default_factory=list,
-        description="Purposes whose withdrawal stays: a grant in the batch doesn't reverse it. May be repeated. "
-        "Without it a grant counts as the person's new decision.",
+        description="Purposes for which a grant in the batch changes no recorded decision, such as a withdrawal. "
+        "May be repeated. Without it a grant counts as the person's new decision.",
     ),
 ]
-"""The purposes for which a batch leaves withdrawn consents withdrawn."""
+"""The purposes for which a batch leaves recorded consents as they are."""

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.consent_batches import batch_answer, decision_of, read_item
-from api.dependencies import AuditOf, Caller, InTransaction, KeepWithdrawn, UserIdInPath
+from api.dependencies import AuditOf, Caller, InTransaction, KeepRecorded, UserIdInPath
 from api.guard import GuardedRoute, allow, audited
 from api.openapi import problems
 from api.pages import PageQuery
@@ -73,7 +73,7 @@ async def put_consent(
 @allow(Role.INTEGRATOR)
 @audited("consents.change")
 async def change_consents(
-    body: ConsentBatch, connection: InTransaction, caller: Caller, audit: AuditOf, keep_withdrawn: KeepWithdrawn
+    body: ConsentBatch, connection: InTransaction, caller: Caller, audit: AuditOf, keep_recorded: KeepRecorded
 ) -> Response:
     """Grant or withdraw up to 1,000 consents in one transaction, with the effects of the single routes.
 
@@ -85,7 +85,7 @@ async def change_consents(
         connection,
         [decision_of(item.patch) for item in checked if item.patch is not None],
         actor=caller.key_id,
-        keep_withdrawn=keep_withdrawn,
+        keep_recorded=keep_recorded,
     )
     answer = batch_answer(body.consents, checked, decided.results)
     counts = answer.model_dump(include={"changed", "unchanged", "rejected"})

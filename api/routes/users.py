@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from api.audit import Audit, attribute_names
-from api.dependencies import AuditOf, Caller, InTransaction, KeepWithdrawn, ResourcesOf, UserIdInPath
+from api.dependencies import AuditOf, Caller, InTransaction, KeepRecorded, ResourcesOf, UserIdInPath
 from api.exports import Export, exported_fields
 from api.guard import GuardedRoute, allow, audited
 from api.idempotency import IdempotencyOf
@@ -118,7 +118,7 @@ async def upsert_users(
     resources: ResourcesOf,
     idempotency: IdempotencyOf,
     audit: AuditOf,
-    keep_withdrawn: KeepWithdrawn,
+    keep_recorded: KeepRecorded,
 ) -> Response:
     """Create or update up to 1,000 profiles.
 
@@ -134,7 +134,7 @@ async def upsert_users(
     else:
         patches = [item.patch for item in checked if item.patch is not None]
         outcomes = await batches.upsert(
-            connection, resources.cipher, patches, actor=caller.key_id, keep_withdrawn=keep_withdrawn
+            connection, resources.cipher, patches, actor=caller.key_id, keep_recorded=keep_recorded
         )
         answer = batch_answer(checked, outcomes)
         details = {"created": answer.created, "updated": answer.updated, "rejected": answer.rejected}

@@ -6,20 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import orjson
 
 from clients.importer.api_client import ApiClient, document_of
+from clients.importer.options import IfRecorded, ImportStoppedError, with_kept_decisions
 from models.vocabulary import Purpose
 
-_OPTIONS = ("source", "policy_version", "legal_basis")
-_REQUESTS_AT_ONCE = 3
-_NO_USER = (httpx.codes.NOT_FOUND, httpx.codes.GONE)
-"""The user is unknown or erased. The API rejects each of their items for this reason, so the import reports it
-there."""
-_NOT_AN_ID = httpx.codes.UNPROCESSABLE_ENTITY
+_OPTIONS = ("source", "policy_version", "legal_basis", "if_recorded")
+_PATH = "/consents/batch"
+_MAX_BATCH = 1000
 
 
 class InvalidConsentError(ValueError):
@@ -31,8 +28,9 @@ class Grant:
     """A consent that every person of the file has given."""
 
     purpose: str
-    body: bytes
-    """JSON for `PUT /users/{id}/consents/{purpose}`."""
+    fields: Mapping[str, str]
+    """Members of an item of `POST /consents/batch`."""
+    if_recorded: IfRecorded
 
 
 def parse_grant(purpose: str, value: object) -> Grant:
@@ -48,14 +46,19 @@ def parse_grant(purpose: str, value: object) -> Grant:
             raise InvalidConsentError(f"has the unknown option '{option}'; there are {', '.join(_OPTIONS)}")
     if not value.get("source"):
         raise InvalidConsentError("needs a 'source', which says where the consent was given")
-    return Grant(purpose, orjson.dumps({"granted": True, **value}))
+    fields = dict(value)
+    try:
+        if_recorded = IfRecorded(fields.pop("if_recorded", IfRecorded.KEEP))
+    except ValueError:
+        raise InvalidConsentError(f"has an unknown 'if_recorded'; there are {', '.join(IfRecorded)}") from None
+    return Grant(purpose, fields, if_recorded)
 
 
 class ConsentGranter:
     """Grants consents once for each person of the file.
 
-    It leaves recorded decisions unchanged: it neither repeats a consent nor reverses a withdrawal. A key that may
-    not read consents (role integrator) grants without this check.
+    The API leaves recorded decisions unchanged, unless the grant says otherwise: it neither repeats a consent nor
+    reverses a withdrawal.
     """
 
     def __init__(self, api: ApiClient, grants: Sequence[Grant], kind: str, on_done: Callable[[int], None]) -> None:
@@ -65,7 +68,8 @@ class ConsentGranter:
         self._kind = kind
         self._on_done = on_done
         self._people: dict[str, asyncio.Future[None]] = {}
-        self._can_read = True
+        kept = [grant.purpose for grant in grants if grant.if_recorded is IfRecorded.KEEP]
+        self._path = with_kept_decisions(_PATH, kept)
         self.granted = 0
 
     async def ensure(self, people: Iterable[str]) -> None:
@@ -76,54 +80,35 @@ class ConsentGranter:
         mine = [user_id for user_id in everyone if user_id not in self._people]
         loop = asyncio.get_running_loop()
         self._people.update((user_id, loop.create_future()) for user_id in mine)
-        pending = iter(mine)
-        workers = [asyncio.create_task(self._work(pending)) for _ in range(min(_REQUESTS_AT_ONCE, len(mine)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        step = _MAX_BATCH // len(self._grants)
+        for start in range(0, len(mine), step):
+            await self._grant(mine[start : start + step])
         # some people may belong to another batch, which is still granting
         await asyncio.gather(*(asyncio.shield(self._people[user_id]) for user_id in everyone))
 
-    async def _work(self, pending: Iterable[str]) -> None:
-        for user_id in pending:
-            await self._ensure_one(user_id)
-            self._people[user_id].set_result(None)
-            self._on_done(1)
-
-    async def _ensure_one(self, user_id: str) -> None:
-        path = f"/users/{quote(user_id, safe='')}/consents"
-        recorded = await self._recorded_purposes(path) if self._can_read else frozenset[str]()
-        if recorded is None:
-            return
-        for grant in self._grants:
-            if grant.purpose in recorded:
-                continue
-            response = await self._api.request("PUT", f"{path}/{grant.purpose}", grant.body)
-            if response.status_code in _NO_USER or _is_about_the_id(response):
-                return
-            if not response.is_success:
-                raise self._api.stopped(response, f"{self._kind} with their consents")
-            self.granted += 1
-
-    async def _recorded_purposes(self, path: str) -> frozenset[str] | None:
-        """The purposes with a recorded decision; None if there is no such user."""
-        response = await self._api.request("GET", path)
-        if response.status_code == httpx.codes.FORBIDDEN:
-            self._can_read = False
-            return frozenset()
-        if response.status_code in _NO_USER or response.status_code == _NOT_AN_ID:
-            return None
-        if not response.is_success:
+    async def _grant(self, people: Sequence[str]) -> None:
+        items = [
+            {"user_id": user_id, "purpose": grant.purpose, "granted": True, **grant.fields}
+            for user_id in people
+            for grant in self._grants
+        ]
+        response = await self._api.request("POST", self._path, orjson.dumps({"consents": items}))
+        results = document_of(response).get("results")
+        if response.status_code != httpx.codes.OK or not isinstance(results, list):
             raise self._api.stopped(response, f"{self._kind} with their consents")
-        details: Sequence[Mapping[str, Any]] = document_of(response).get("details") or ()
-        return frozenset(detail["purpose"] for detail in details if detail.get("changed_at") is not None)
+        for result in results:
+            self._check(result)
+        self.granted += sum(result.get("status") == "changed" for result in results)
+        for user_id in people:
+            self._people[user_id].set_result(None)
+        self._on_done(len(people))
 
-
-def _is_about_the_id(response: httpx.Response) -> bool:
-    if response.status_code != _NOT_AN_ID:
-        return False
-    errors = document_of(response).get("errors") or []
-    return bool(errors) and all("user_id" in error.get("pointer", "") for error in errors)
+    def _check(self, result: Mapping[str, Any]) -> None:
+        """Raise :class:`ImportStoppedError` if the API rejects what the mapping says of a consent."""
+        for error in result.get("errors") or ():
+            # The API rejects the items of an unknown or erased user as well, so the import reports it there.
+            if error["pointer"].rpartition("/")[2] != "user_id":
+                raise ImportStoppedError(
+                    f"The API rejects the consent '{result.get('purpose')}' of the mapping's [consents]: "
+                    f"'{error['pointer'].rpartition('/')[2]}' {error['message']}."
+                )

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from clients.importer.options import IfRecorded
 from clients.importer.templates import InvalidTemplateError, Template
 from clients.importer.values import Value, ValueType, convert
+from models.vocabulary import Purpose
 
-_OPTIONS = ("from", "type", "pick", "shift", "required", "default", "map", "format")
+_OPTIONS = ("from", "type", "pick", "shift", "required", "default", "map", "format", "if_recorded")
+_CONSENTS = "consents"
 _TIMES = (ValueType.TIMESTAMP, ValueType.DATE)
 
 
@@ -41,11 +44,19 @@ class FieldRule:
     """Replaces the rendered text before it is converted. A text that isn't listed is rejected."""
     pattern: str | None = None
     """A strptime format of dates and times; None is ISO 8601."""
+    if_recorded: IfRecorded = IfRecorded.KEEP
+    """For a consent."""
 
     @property
     def name(self) -> str:
         """As in the mapping file: `demographics.country`."""
         return ".".join(self.path)
+
+    @property
+    def kept_purpose(self) -> str | None:
+        """The purpose of a consent that leaves a recorded decision as it is."""
+        is_consent = len(self.path) == 2 and self.path[0] == _CONSENTS and self.path[1] in list(Purpose)
+        return self.path[1] if is_consent and self.if_recorded is IfRecorded.KEEP else None
 
     @property
     def pointer(self) -> str:
@@ -82,7 +93,10 @@ def parse_field(path: tuple[str, ...], value: object) -> FieldRule:
         default=default,
         values=value.get("map"),
         pattern=value.get("format"),
+        if_recorded=_choice(value, "if_recorded", IfRecorded, IfRecorded.KEEP),
     )
+    if "if_recorded" in value and path[0] != _CONSENTS:
+        raise InvalidTemplateError("has 'if_recorded', which is for consents")
     for option in ("shift", "format"):
         if value.get(option) and kind not in _TIMES:
             raise InvalidTemplateError(f"has '{option}', which is for the types timestamp and date")

@@ -64,6 +64,13 @@ class ImportMapping:
         used = {column for rule in self.fields if rule.template for column in rule.template.columns}
         return used - {LINE, MAPPING}
 
+    @property
+    def keep_recorded(self) -> list[str]:
+        """Purposes of consents in profiles that leave recorded decisions as they are."""
+        if self.kind.consents_first:  # no profiles
+            return []
+        return [rule.kept_purpose for rule in self.fields if rule.kept_purpose]
+
     def error_for(self, name: str, sentence: str) -> ImportStoppedError:
         """An error that names the field's line in the mapping file. ``sentence`` continues after its name."""
         return _error_for(self.path, self.text, name, sentence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -43,6 +43,19 @@ class ItemStatus(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     REJECTED = "rejected"
+
+
+class IfRecorded(StrEnum):
+    """The effect of a grant in the file on a recorded decision of the person, such as a withdrawal."""
+
+    KEEP = "keep"
+    REPLACE = "replace"
+
+
+def with_kept_decisions(path: str, purposes: Iterable[str]) -> str:
+    """A route's path, with the purposes for which the API keeps recorded decisions."""
+    query = "&".join(f"keep_recorded={purpose}" for purpose in purposes)
+    return f"{path}?{query}" if query else path
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,9 @@ class ImportRun:
 
     async def _send(self, sized: Iterator[Batch], api: ApiClient, report: Reporter) -> None:
         kind = self._mapping.kind
-        sender = BatchSender(api, kind, historical=self._mapping.historical)
-        consents = ConsentGranter(api, self._mapping.grants, kind.name, report.people_done)
+        mapping = self._mapping
+        sender = BatchSender(api, kind, historical=mapping.historical, keep_recorded=mapping.keep_recorded)
+        consents = ConsentGranter(api, mapping.grants, kind.name, report.people_done)
         flight = InFlight(_REQUESTS_AT_ONCE)
         try:
             for batch in sized:

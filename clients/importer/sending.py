@@ -12,7 +12,7 @@ import httpx
 
 from clients.importer.api_client import ApiClient, document_of
 from clients.importer.items import Item, UnusableRows
-from clients.importer.options import ImportStoppedError, ItemStatus, Kind
+from clients.importer.options import ImportStoppedError, ItemStatus, Kind, with_kept_decisions
 from clients.importer.values import Problem
 
 MAX_BYTES = 2 * 1024 * 1024  # a quarter of the API's default limit
@@ -67,9 +67,13 @@ class ItemResult:
 class BatchSender:
     """Sends batches to one route. The route is idempotent: the same item twice changes nothing."""
 
-    def __init__(self, api: ApiClient, kind: Kind, *, historical: bool = False) -> None:
+    def __init__(
+        self, api: ApiClient, kind: Kind, *, historical: bool = False, keep_recorded: Iterable[str] = ()
+    ) -> None:
+        """``keep_recorded``: purposes whose recorded decisions a grant doesn't change."""
         self._api = api
         self._kind = kind
+        self._path = with_kept_decisions(kind.path, keep_recorded)
         self._historical = historical
 
     async def send(self, batch: Batch) -> list[ItemResult]:
@@ -79,7 +83,7 @@ class BatchSender:
         """
         body = request_body(self._kind.member, batch, historical=self._historical)
         headers = {"Idempotency-Key": str(uuid.uuid4())} if self._kind.idempotency_key else {}
-        response = await self._api.request("POST", self._kind.path, body, headers)
+        response = await self._api.request("POST", self._path, body, headers)
         if response.status_code in _OK:
             return self._results(batch, document_of(response))
         if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:

@@ -47,7 +47,7 @@ class ConsentBatch(RequestSchema):
 
 
 class ConsentBatchResult(ResponseSchema):
-    """The result for one item. `unchanged`: the person's last decision is the same, or a withdrawal that stays."""
+    """The result for one item. `unchanged`: the person's last decision is the same, or stays."""
 
     index: int
     user_id: str | None = Field(description="Null if the item has no valid one.")

@@ -125,12 +125,12 @@ async def decide_all(
     decisions: Sequence[tuple[str, ConsentDecision]],
     *,
     actor: str,
-    keep_withdrawn: Collection[str] = (),
+    keep_recorded: Collection[str] = (),
     repeats: Callable[[ConsentDecision, ConsentDecision], bool] = operator.eq,
 ) -> Decided:
     """Record people's decisions in order, each unless it ``repeats`` the last one on its purpose.
 
-    For the purposes ``keep_withdrawn`` a grant doesn't reverse a withdrawal: nothing is recorded. The results have
+    For the purposes ``keep_recorded`` a grant changes no recorded decision, such as a withdrawal. The results have
     :class:`UserNotFoundError` and :class:`UserErasedError` for people who aren't there.
 
     Lock order: the people's rows by id, then for withdrawals their buckets (:mod:`store.consents.locks`). After a
@@ -149,7 +149,7 @@ async def decide_all(
         if user_id in erased or user_id not in present:
             results.append(UserErasedError if user_id in erased else UserNotFoundError)
             continue
-        kept = held and decision.granted and not held.granted and decision.purpose in keep_withdrawn
+        kept = held and decision.granted and decision.purpose in keep_recorded
         changed = held is None or not (kept or repeats(held, decision))
         results.append(changed)
         if changed:

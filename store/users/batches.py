@@ -35,18 +35,18 @@ async def upsert(
     patches: Sequence[Mapping[str, Any]],
     *,
     actor: str,
-    keep_withdrawn: Collection[str] = (),
+    keep_recorded: Collection[str] = (),
 ) -> list[UpsertResult]:
     """Create or patch the users of a batch, item by item in order; a rejected item changes nothing.
 
-    Each patch has a valid `user_id` and the attributes that the client sent. A grant doesn't reverse a recorded
-    withdrawal of a purpose in ``keep_withdrawn``. An attempt is a savepoint. It locks
+    Each patch has a valid `user_id` and the attributes that the client sent. A grant doesn't reverse a
+    withdrawal of a purpose in ``keep_recorded``. An attempt is a savepoint. It locks
     existing rows in the order of their ids, then inserts new ones in that order.
     """
     for _ in range(_ATTEMPTS):
         try:
             async with connection.transaction():
-                return await _attempt(connection, cipher, patches, actor, keep_withdrawn)
+                return await _attempt(connection, cipher, patches, actor, keep_recorded)
         except _LostRaceError:
             # The rollback has released the attempt's locks, so this can't deadlock.
             continue
@@ -58,11 +58,11 @@ async def _attempt(
     cipher: Cipher,
     patches: Sequence[Mapping[str, Any]],
     actor: str,
-    keep_withdrawn: Collection[str],
+    keep_recorded: Collection[str],
 ) -> list[UpsertResult]:
     locked = await users.lock(connection, cipher, {patch["user_id"] for patch in patches})
     profiles = {user_id: stored.profile for user_id, stored in locked.users.items()}
-    outcomes = [_apply(profiles, locked.erased, patch, keep_withdrawn) for patch in patches]
+    outcomes = [_apply(profiles, locked.erased, patch, keep_recorded) for patch in patches]
     new = [profile for user_id, profile in profiles.items() if user_id not in locked.users]
     if new and len(await users.insert_new(connection, cipher, new, actor=actor)) < len(new):
         raise _LostRaceError
@@ -74,7 +74,7 @@ async def _attempt(
 
 
 def _apply(
-    profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any], keep_withdrawn: Collection[str]
+    profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any], keep_recorded: Collection[str]
 ) -> UpsertResult:
     """Apply one item to ``profiles``, which contain the changes of earlier items."""
     user_id = patch["user_id"]
@@ -84,7 +84,7 @@ def _apply(
     if before is None and (missing := missing_core(patch)):
         return _rejected(*missing)
     try:
-        after = create(patch) if before is None else change(before, _without_grants(before, patch, keep_withdrawn))
+        after = create(patch) if before is None else change(before, _without_grants(before, patch, keep_recorded))
     except ConsentRequiredError:
         return _rejected(
             FieldError("/demographics", ConsentRequiredError.code, "needs the consent 'data_collection'")
@@ -94,14 +94,14 @@ def _apply(
 
 
 def _without_grants(
-    before: Profile, patch: Mapping[str, Any], keep_withdrawn: Collection[str]
+    before: Profile, patch: Mapping[str, Any], keep_recorded: Collection[str]
 ) -> Mapping[str, Any]:
     """The patch without grants of consents that the person has withdrawn and that stay withdrawn."""
     given = patch.get("consents") or {}
     kept = {
         purpose
         for purpose, granted in given.items()
-        if granted and purpose in keep_withdrawn and before.consents.get(purpose) is False
+        if granted and purpose in keep_recorded and before.consents.get(purpose) is False
     }
     if not kept:
         return patch

@@ -43,7 +43,7 @@ async def people(api: Clients, count: int) -> None:
 
 
 async def sent(client: httpx.AsyncClient, *items: Any, keep: tuple[str, ...] = ()) -> dict[str, Any]:
-    answer = await client.post(PATH, json={"consents": items}, params={"keep_withdrawn": keep})
+    answer = await client.post(PATH, json={"consents": items}, params={"keep_recorded": keep})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -169,7 +169,7 @@ async def test_a_withdrawal_stays_for_the_purposes_that_the_request_names(api: C
             given = {"marketing": True, "profiling": True}
             users = [{"user_id": f"u-{number}", "name": "New", "consents": given} for number in (1, 2, 3)]
             answer = await api.integrator.post(
-                "/users/batch", json={"users": users}, params={"keep_withdrawn": keep}
+                "/users/batch", json={"users": users}, params={"keep_recorded": keep}
             )
             assert [each["status"] for each in answer.json()["results"]] == ["updated"] * 3
             assert (await api.admin.get("/users/u-1")).json()["name"] == "New"
@@ -179,6 +179,8 @@ async def test_a_withdrawal_stays_for_the_purposes_that_the_request_names(api: C
     assert await grant("marketing", "profiling") == [False, False, False, True, True, True]
     assert await history(api, "u-1") == before["u-1"]
     assert len(await history(api, "u-2")) == len(before["u-2"]) + 1
+    unchanged = item("u-3", **GRANT | {"policy_version": "1997"})
+    assert statuses(await sent(api.admin, unchanged, keep=("marketing",))) == ["unchanged"]
     assert await grant("profiling") == [True, False, True, True, True, True]
     assert await grant() == [True] * 6
 
@@ -192,7 +194,7 @@ async def test_an_integrator_is_not_told_about_a_withdrawal(api: Clients) -> Non
     assert first["status"] == "unchanged"
 
 
-async def test_a_withdrawal_is_not_affected_by_the_purposes_that_stay(api: Clients) -> None:
+async def test_a_withdrawal_applies_for_the_purposes_that_stay_too(api: Clients) -> None:
     await people(api, 1)
     items = [item("u-1"), item("u-1", **WITHDRAWAL), item("u-1"), item("u-1", **WITHDRAWAL | {"source": "x"})]
     answer = await sent(api.admin, *items, keep=("marketing",))
@@ -215,14 +217,14 @@ async def test_a_batch_has_1_to_1000_items(api: Clients, body: Any, pointer: str
 
 
 async def test_an_unknown_purpose_that_stays_is_rejected(api: Clients) -> None:
-    answer = await api.admin.post(PATH, json={"consents": [item("u-1")]}, params={"keep_withdrawn": "selling"})
-    assert field_errors(answer) == {("/query/keep_withdrawn/0", "invalid_choice")}
+    answer = await api.admin.post(PATH, json={"consents": [item("u-1")]}, params={"keep_recorded": "selling"})
+    assert field_errors(answer) == {("/query/keep_recorded/0", "invalid_choice")}
 
 
 async def test_an_idempotency_key_belongs_to_the_purposes_that_stay(api: Clients) -> None:
     body, headers = {"users": [user()]}, {"Idempotency-Key": "k-1"}
     assert (await api.admin.post("/users/batch", json=body, headers=headers)).status_code == 200
-    path = "/users/batch?keep_withdrawn=marketing"
+    path = "/users/batch?keep_recorded=marketing"
     assert_problem(await api.admin.post(path, json=body, headers=headers), 422, "idempotency_key_reused")
 
 

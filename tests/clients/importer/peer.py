@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 
@@ -54,10 +55,13 @@ class Peer:
         self.max_bytes = 8 * 1024 * 1024
         self.events: dict[str, dict[str, Any]] = {}
         self.consents: dict[str, dict[str, dict[str, Any]]] = {}
-        """Bodies of PUT by user and purpose."""
-        self.asked: list[str] = []
-        """Each request for consents: "PUT u-1 data_collection"."""
-        self.may_read = True
+        """Accepted items of `POST /consents/batch` by user and purpose, without those two members."""
+        self.asked: list[list[str]] = []
+        """Each request for consents, by item: "u-1 data_collection"."""
+        self.queries: list[tuple[str, str]] = []
+        """Path and query of each batch."""
+        self.refuse_source = ""
+        """The code for which each consent is rejected."""
         self.refuse: dict[str, str] = {}
         """User id -> code: these are rejected."""
         self.slow = 0.0
@@ -99,14 +103,16 @@ class Peer:
             return Answer(401, {"code": "unauthenticated", "detail": "Send a valid API key."})
         if scope["path"].endswith("/batch"):
             return self._batch(scope, headers, body)
-        assert headers.get("content-type") == ("application/json" if body else None)
-        return self._consents(scope["method"], *scope["path"].split("/")[2:], body=body)
+        return Answer(404, {"code": "not_found"})
 
     def _batch(self, scope: dict[str, Any], headers: dict[str, str], body: bytes) -> Answer | None:
         assert scope["method"] == "POST"
         if len(body) > self.max_bytes:
             return Answer(413, {"code": "body_too_large", "detail": "Too large."})
         assert headers["content-type"] == "application/json"
+        self.queries.append((scope["path"], scope["query_string"].decode()))
+        if scope["path"] == "/consents/batch":
+            return self._consents(scope["query_string"].decode(), json.loads(body))
         if scope["path"] == "/events/batch":
             return self._take(json.loads(body))
         assert scope["path"] == "/users/batch"
@@ -156,19 +162,27 @@ class Peer:
         self.events[event_id] = event
         return answer
 
-    def _consents(self, method: str, user_id: str, *rest: str, body: bytes) -> Answer:
-        self.asked.append(" ".join((method, user_id, *rest[1:])))
-        if method == "GET" and not self.may_read:
-            return Answer(403, {"code": "forbidden", "detail": "No."})
-        if user_id not in self.users:
-            return Answer(404, {"code": "user_not_found", "detail": "No."})
+    def _consents(self, query: str, document: dict[str, Any]) -> Answer:
+        assert set(document) == {"consents"}
+        assert 1 <= len(document["consents"]) <= 1000
+        kept = parse_qs(query).get("keep_recorded", [])
+        self.asked.append([f"{item['user_id']} {item['purpose']}" for item in document["consents"]])
+        results = [self._consent(index, item, kept) for index, item in enumerate(document["consents"])]
+        return Answer(200, {"results": results})
+
+    def _consent(self, index: int, item: dict[str, Any], kept: list[str]) -> dict[str, Any]:
+        user_id, purpose = item.pop("user_id"), item.pop("purpose")
+        answer = {"index": index, "user_id": user_id, "purpose": purpose, "errors": []}
+        place, code = ("user_id", "user_unknown") if user_id not in self.users else ("source", self.refuse_source)
+        if code:
+            error = {"pointer": f"/consents/{index}/{place}", "code": code, "message": "is not right"}
+            return {**answer, "status": "rejected", "errors": [error]}
         said = self.consents.setdefault(user_id, {})
-        if method == "PUT":
-            assert len(rest) == 2
-            said[rest[1]] = json.loads(body)
-            return Answer(200, said[rest[1]])
-        details = [{"purpose": name, "changed_at": "2026-01-05T10:00:00Z"} for name in said]
-        return Answer(200, {"details": [*details, {"purpose": "marketing", "changed_at": None}]})
+        stays = purpose in said and item["granted"] and purpose in kept
+        if stays or said.get(purpose) == item:
+            return {**answer, "status": "unchanged"}
+        said[purpose] = item
+        return {**answer, "status": "changed"}
 
     def _upsert(self, index: int, user: dict[str, Any]) -> dict[str, Any]:
         user_id = user["user_id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -104,30 +105,82 @@ def test_a_second_run_changes_nothing_and_grants_nothing(peer: Peer, write: Writ
     write("visits.csv", visits(4500, 20))
     assert numbers(run("visits.csv", mapping=EVENTS)) == ["4,500", "4,500", "4,500", "0", "20", "0"]
     assert sorted(len(request["events"]) for request in peer.requests) == [500, 2000, 2000]
-    assert sorted(peer.asked) == sorted(
-        f"{what} u-{n}{purpose}" for n in range(20) for what, purpose in (("GET", ""), ("PUT", " data_collection"))
-    )
-    peer.asked.clear()
+    assert sorted(itertools.chain(*peer.asked)) == sorted(f"u-{n} data_collection" for n in range(20))
+    assert len(peer.asked) == 1
     again = run("visits.csv", mapping=EVENTS)
     assert (again.code, numbers(again)) == (0, ["4,500", "4,500", "0", "4,500", "0"])
-    assert sorted(peer.asked) == sorted(f"GET u-{n}" for n in range(20))
+    assert len(peer.asked) == 2
 
 
-def test_recorded_decisions_on_consent_are_not_changed(peer: Peer, write: Write, run: Run) -> None:
-    know(peer, 1)
+def test_consents_of_many_people_are_sent_a_thousand_at_a_time(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 1700)
+    write("visits.csv", visits(1700, 1700))
+    more = 'profiling = { source = "paper form" }\nmarketing = { source = "paper form" }\n[fields]'
+    assert run("visits.csv", mapping=EVENTS.replace("[fields]", more)).code == 0
+    assert [len(items) for items in peer.asked] == [999] * 5 + [1700 * 3 - 999 * 5]
+    assert all(len(said) == 3 for said in peer.consents.values())
+    assert len(peer.consents) == 1700
+
+
+def test_a_withdrawn_consent_stays_withdrawn(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 2)
     withdrawn = {"granted": False, "source": "api"}
     peer.consents = {"u-0": {"data_collection": withdrawn}}
-    write("visits.csv", visits(1, 1))
-    run("visits.csv", mapping=EVENTS)
+    write("visits.csv", visits(2, 2))
+    ran = run("visits.csv", mapping=EVENTS)
     assert peer.consents["u-0"]["data_collection"] == withdrawn
+    assert peer.consents["u-1"]["data_collection"]["granted"]
+    assert numbers(ran)[-2] == "1"
 
 
-def test_a_key_that_may_not_read_consents_grants_them(peer: Peer, write: Write, run: Run) -> None:
-    know(peer, 5)
-    peer.may_read = False
-    write("visits.csv", visits(50, 5))
-    assert numbers(run("visits.csv", mapping=EVENTS)) == ["50", "50", "50", "0", "5", "0"]
-    assert sum(asked.startswith("GET") for asked in peer.asked) <= 3
+def test_a_withdrawn_consent_is_granted_if_the_mapping_says_so_for_its_purpose(
+    peer: Peer, write: Write, run: Run
+) -> None:
+    know(peer, 1)
+    withdrawn = {"granted": False, "source": "api"}
+    peer.consents = {"u-0": {"data_collection": withdrawn, "profiling": withdrawn}}
+    write("visits.csv", visits(1, 1))
+    consents = 'if_recorded = "replace" }\nprofiling = { source = "paper form", if_recorded = "keep" }'
+    assert run("visits.csv", mapping=EVENTS.replace('policy_version = "2" }', consents)).code == 0
+    assert peer.consents["u-0"] == {
+        "data_collection": {"granted": True, "source": "paper form"},
+        "profiling": withdrawn,
+    }
+
+
+def test_consents_in_profiles_leave_withdrawals_unless_the_mapping_says_otherwise(
+    peer: Peer, write: Write, run: Run
+) -> None:
+    write("visits.csv", visits(1, 1))
+    mapping = PROFILES + "consents.data_collection = true\n"
+    mapping += 'consents.marketing = { from = "yes", type = "boolean" }\n'
+    mapping += 'consents.profiling = { from = "yes", type = "boolean", if_recorded = "replace" }\n'
+    assert run("visits.csv", mapping=mapping).code == 0
+    assert peer.queries[0] == ("/users/batch", "keep_recorded=data_collection&keep_recorded=marketing")
+
+
+def test_a_source_that_the_api_rejects_stops_the_import(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 1)
+    peer.refuse_source = "too_long"
+    write("visits.csv", visits(1, 1))
+    ran = run("visits.csv", mapping=EVENTS)
+    assert ran.code == 2
+    assert (
+        "rejects the consent 'data_collection' of the mapping's [consents]: 'source' is not right." in ran.errors
+    )
+    assert peer.events == {}
+
+
+def test_the_people_of_rejected_profiles_get_no_consents(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 3)
+    peer.refuse = {"u-1": "invalid_email"}
+    write("visits.csv", visits(3, 3))
+    assert run("visits.csv", mapping=PROFILES).code == 1
+    assert sorted(peer.consents) == ["u-0", "u-2"]
+    peer.refuse = dict.fromkeys(("u-0", "u-1", "u-2"), "invalid_email")
+    peer.asked.clear()
+    assert run("visits.csv", mapping=PROFILES).code == 1
+    assert peer.asked == []
 
 
 def test_consents_wait_for_the_rate_limit_too(peer: Peer, write: Write, run: Run) -> None:

@@ -29,6 +29,12 @@ def load(write: Callable[..., Path]) -> Callable[[str], ImportMapping]:
         (GOOD + "[consents]\nprofiling = true", "line 5: 'profiling' must be a table of texts"),
         (GOOD + "[consents]\nprofiling = {}", "line 5: 'profiling' needs a 'source'"),
         (GOOD + '[consents]\nprofiling = { by = "x" }', "line 5: 'profiling' has the unknown option 'by'"),
+        (
+            GOOD + '[consents]\nprofiling = { source = "x", if_recorded = "grant" }',
+            "line 5: 'profiling' has an unknown 'if_recorded'; there are keep, replace",
+        ),
+        (GOOD + 'name = { from = "{a}", if_recorded = "keep" }', "has 'if_recorded', which is for consents"),
+        (GOOD + 'consents.profiling = { from = "{a}", if_recorded = "no" }', "unknown 'if_recorded'; there are"),
         ("consents = 1\n" + GOOD, "line 1: 'consents' must be a table"),
         (GOOD + 'price = { from = "{a}", type = "decimal", default = "ten" }', "line 4: 'price' Write an amount"),
         ('[fields]\nuser_id = "{id}"', "'kind' must be \"profiles\""),
