@@ -158,6 +158,13 @@ def data_map(
 def import_file(
     file: Annotated[Path, typer.Argument(help="CSV or NDJSON.", exists=True, dir_okay=False)],
     mapping: Annotated[Path, typer.Option("--mapping", help="TOML: which column is which attribute.")],
+    encoding: Annotated[
+        str | None, typer.Option(help="Of the file, such as windows-1252; default: the mapping's, or UTF-8.")
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="Zone of times without an offset, such as Europe/Berlin; default: the mapping's."),
+    ] = None,
     shift_days: Annotated[int, typer.Option(help="Move marked times by so many days.")] = 0,
     url: Annotated[str | None, typer.Option(help="The API; default: the running stack's.")] = None,
     key: Annotated[
@@ -179,6 +186,8 @@ def import_file(
     options = ImportOptions(
         file=file,
         mapping=mapping,
+        encoding=encoding,
+        timezone=timezone,
         shift_days=shift_days,
         url=url or str(endpoints.get("api", "")),
         key=key or _admin_key(endpoints),

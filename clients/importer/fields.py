@@ -97,6 +97,8 @@ def parse_field(path: tuple[str, ...], value: object) -> FieldRule:
     )
     if "if_recorded" in value and path[0] != _CONSENTS:
         raise InvalidTemplateError("has 'if_recorded', which is for consents")
+    if "%Z" in (rule.pattern or ""):
+        raise InvalidTemplateError("has '%Z' in its 'format', which reads no time zone; use %z, or 'timezone'")
     for option in ("shift", "format"):
         if value.get(option) and kind not in _TIMES:
             raise InvalidTemplateError(f"has '{option}', which is for the types timestamp and date")

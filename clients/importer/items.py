@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -13,7 +13,16 @@ from clients.importer.fields import FieldRule, Pick
 from clients.importer.mapping import LINE, MAPPING, ImportMapping
 from clients.importer.options import PERSON
 from clients.importer.sources import NOT_TEXT, Row, has_column, text_of
-from clients.importer.values import InvalidValueError, Problem, Value, as_json, convert, shifted
+from clients.importer.values import (
+    InvalidValueError,
+    LocalTimes,
+    Problem,
+    Value,
+    ValueType,
+    as_json,
+    convert,
+    shifted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +54,12 @@ class _Draft:
 
 
 class Assembler:
-    def __init__(self, mapping: ImportMapping, shift_days: int) -> None:
+    def __init__(self, mapping: ImportMapping, shift_days: int, times: LocalTimes | None = None) -> None:
+        """``times`` has the zone of times without an offset, and counts those that were read without one."""
+        self._times = times or LocalTimes()
         self._rules = mapping.fields
+        if self._times.zone:
+            self._rules = tuple(_as_time(rule, mapping.kind.time) for rule in mapping.fields)
         self._shift_days = shift_days
         self._name = mapping.name or ""
         names = [rule.name for rule in mapping.fields]
@@ -112,7 +125,7 @@ class Assembler:
                 if text not in rule.values:
                     raise InvalidValueError("not_in_map", "The mapping's map doesn't list this value.")
                 text = rule.values[text]
-            value = convert(text, rule.type, rule.pattern)
+            value = convert(text, rule.type, rule.pattern, self._times)
             return shifted(value, self._shift_days) if rule.shift else value
         except InvalidValueError as error:
             return Problem(rule.pointer, error.code, error.message)
@@ -148,6 +161,10 @@ class Assembler:
             return UnusableRows(dict.fromkeys(draft.lines, (NOT_TEXT,)))
         identity, person = draft.values[self._identity], draft.values[self._person]
         return Item(str(identity), str(person), body, draft.lines)
+
+
+def _as_time(rule: FieldRule, name: str) -> FieldRule:
+    return replace(rule, type=ValueType.TIMESTAMP) if rule.name == name and rule.template else rule
 
 
 def _reject_all_rows(draft: _Draft) -> UnusableRows:

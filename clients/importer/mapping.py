@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from clients.importer.consents import Grant, InvalidConsentError, parse_grant
+from clients.importer.encodings import AN_ENCODING, is_encoding
 from clients.importer.fields import FieldRule, is_group, parse_field
 from clients.importer.options import KINDS, ImportStoppedError, Kind
+from clients.importer.records import is_delimiter
+from clients.importer.sources import is_in
 from clients.importer.templates import InvalidTemplateError
-from clients.importer.values import InvalidValueError
+from clients.importer.values import A_ZONE, InvalidValueError, is_zone
 
 LINE, MAPPING = "line", "mapping"
 """Further names in templates: the row's line in the file, and the mapping's `name`."""
-_TOP = ("kind", "name", "key", "delimiter", "historical", "fields", "consents")
+_TOP = ("kind", "name", "key", "delimiter", "encoding", "timezone", "historical", "fields", "consents")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class ImportMapping:
     key: str | None
     """The field by which rows are grouped. None: each row is an item."""
     delimiter: str | None
+    encoding: str | None
+    timezone: str | None
+    """IANA name of the zone of times without an offset."""
     historical: bool
     """Old data, which starts no workflow."""
     fields: tuple[FieldRule, ...]
@@ -44,7 +50,7 @@ class ImportMapping:
         known = list(columns)
         for rule in self.fields:
             for column in rule.template.columns if rule.template else ():
-                if column in known or column == LINE:
+                if column == LINE or is_in(column, known):
                     continue
                 if column == MAPPING:
                     self._check_name(rule)
@@ -61,8 +67,11 @@ class ImportMapping:
 
     def columns(self) -> set[str]:
         """The columns that the fields use."""
-        used = {column for rule in self.fields if rule.template for column in rule.template.columns}
-        return used - {LINE, MAPPING}
+        return self.references() - {LINE, MAPPING}
+
+    def references(self) -> set[str]:
+        """The names in the fields' templates."""
+        return {column for rule in self.fields if rule.template for column in rule.template.columns}
 
     @property
     def keep_recorded(self) -> list[str]:
@@ -99,6 +108,8 @@ def load_mapping(path: Path) -> ImportMapping:
         name=document.get("name"),
         key=document.get("key"),
         delimiter=document.get("delimiter"),
+        encoding=document.get("encoding"),
+        timezone=document.get("timezone"),
         historical=document.get("historical", False),
         fields=rules,
         grants=_grants(path, text, document.get("consents", {})),
@@ -132,8 +143,12 @@ def _check_whole(mapping: ImportMapping) -> None:
             raise ImportStoppedError(f"{mapping.path}: [fields] must define '{needed}'.")
     if mapping.key is not None and mapping.key not in names:
         raise mapping.error_for("key", "must be the name of one of the fields")
-    if mapping.delimiter is not None and not (isinstance(mapping.delimiter, str) and len(mapping.delimiter) == 1):
-        raise mapping.error_for("delimiter", "must be a single character")
+    if mapping.delimiter is not None and not is_delimiter(mapping.delimiter):
+        raise mapping.error_for("delimiter", "must be a single character, and no quote or line end")
+    if mapping.encoding is not None and not is_encoding(mapping.encoding):
+        raise mapping.error_for("encoding", f"must be {AN_ENCODING}")
+    if mapping.timezone is not None and not is_zone(mapping.timezone):
+        raise mapping.error_for("timezone", f"must be {A_ZONE}")
     if not isinstance(mapping.historical, bool) or (mapping.historical and not mapping.kind.may_be_historical):
         raise mapping.error_for("historical", "must be true or false, and applies to events only")
     if mapping.name is not None and not (isinstance(mapping.name, str) and mapping.name.strip()):

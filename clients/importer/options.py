@@ -17,7 +17,7 @@ class ImportOptions:
     """Options of `perennial import`."""
 
     file: Path
-    """CSV (`.csv`), TSV (`.tsv`) or NDJSON (`.ndjson`, `.jsonl`), in UTF-8."""
+    """CSV (`.csv`), TSV (`.tsv`) or NDJSON (`.ndjson`, `.jsonl`)."""
     mapping: Path
     """A TOML file (docs/importing.md)."""
     url: str = ""
@@ -30,6 +30,10 @@ class ImportOptions:
     """Items per request. None is the route's limit."""
     dry_run: bool = False
     """Read and map all rows, and send nothing."""
+    encoding: str | None = None
+    """The file's encoding. None is the mapping's, or else UTF-8."""
+    timezone: str | None = None
+    """IANA name of the zone of times without an offset. None is the mapping's."""
     ca_file: Path | None = None
     """Certificates to trust in addition to the system's."""
 
@@ -72,6 +76,8 @@ class Kind:
     """A required attribute. Items with the same value are sent in the file's order."""
     needed: tuple[str, ...]
     """The fields that every mapping must have."""
+    time: str
+    """The attribute that is a time, also if the mapping names no type for it."""
     max_batch: int
     """Maximum number of items in a request."""
     labels: Mapping[ItemStatus, str]
@@ -94,6 +100,7 @@ KINDS: Mapping[str, Kind] = {
         member="users",
         identity="user_id",
         needed=("user_id",),
+        time="signup_date",
         max_batch=1000,
         labels={ItemStatus.CREATED: "created", ItemStatus.UPDATED: "updated", ItemStatus.UNCHANGED: "unchanged"},
         idempotency_key=True,
@@ -104,6 +111,7 @@ KINDS: Mapping[str, Kind] = {
         member="events",
         identity="event_id",
         needed=("event_id", "user_id", "event_type", "timestamp", "session_id"),
+        time="timestamp",
         max_batch=2000,
         labels={ItemStatus.ACCEPTED: "accepted", ItemStatus.DUPLICATE: "duplicates"},
         consents_first=True,

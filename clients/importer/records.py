@@ -16,6 +16,11 @@ _MOST_CHARACTERS = 2 * 1024 * 1024
 """Of a record with line ends in its values. A larger one counts as a quote that never closes."""
 
 
+def is_delimiter(text: object) -> bool:
+    """Whether a text can separate the cells of a record."""
+    return isinstance(text, str) and len(text) == 1 and text not in '"\r\n'
+
+
 class Record(NamedTuple):
     """One row of the file, or a line that is no row."""
 

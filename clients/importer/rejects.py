@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from clients.importer.encodings import open_text
 from clients.importer.options import ImportStoppedError
 from clients.importer.sources import ADDED, CsvSource, Row, Source, free_names, is_text
 from clients.importer.values import Problem
@@ -36,7 +37,7 @@ class Rejects:
                 self.path.unlink(missing_ok=True)
                 return
             partial = self.path.with_name(self.path.name + ".partial")
-            with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            with open_text(partial, self._source.encoding.removesuffix("-sig"), "w") as file:
                 file.writelines(self._lines())
             partial.replace(self.path)
         except OSError as error:
@@ -47,6 +48,8 @@ class Rejects:
     def _lines(self) -> Iterator[str]:
         source = self._source
         if isinstance(source, CsvSource):
+            if source.names_separator:
+                yield f"sep={source.delimiter}\n"
             yield self._csv((*source.own, *source.added))
         for row in source.rows():
             problems = self._problems.get(row.line)

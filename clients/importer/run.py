@@ -8,19 +8,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from zoneinfo import ZoneInfo
 
 import httpx
 from rich.console import Console
 
 from clients.importer.api_client import ApiClient, RetryPolicy
 from clients.importer.consents import ConsentGranter
+from clients.importer.encodings import AN_ENCODING, DEFAULT, is_encoding
 from clients.importer.items import Assembler, Item, UnusableRows
 from clients.importer.mapping import ImportMapping, load_mapping
 from clients.importer.options import ImportOptions, ImportStoppedError, ItemStatus
 from clients.importer.progress import Reporter, Summary, reporter, show
 from clients.importer.rejects import Rejects
 from clients.importer.sending import Batch, BatchSender, InFlight, ItemResult, batches
-from clients.importer.sources import Row, Source, has_column, open_source
+from clients.importer.sources import CsvSource, Row, Source, has_column, open_source
+from clients.importer.values import A_ZONE, LocalTimes, is_zone
 
 __all__ = ["ImportOptions", "run_import"]
 
@@ -78,9 +81,14 @@ class ImportRun:
         self._batch_size = kind.max_batch if options.batch_size is None else options.batch_size
         if not 1 <= self._batch_size <= kind.max_batch:
             raise ImportStoppedError(f"--batch-size must be between 1 and {kind.max_batch} for {kind.name}.")
-        self._source: Source = open_source(options.file, self._mapping.delimiter)
-        if self._source.columns is not None:
-            self._mapping.check_columns(self._source.columns)
+        self._times = LocalTimes(_zone(options.timezone or self._mapping.timezone))
+        self._source: Source = open_source(
+            options.file,
+            self._mapping.delimiter,
+            _encoding(options.encoding or self._mapping.encoding),
+            self._mapping.references(),
+        )
+        self._check_columns()
         self._unseen = self._mapping.columns() if self._source.columns is None else set[str]()
         self._rejects = Rejects(self._source, options.file)
         self._first: bytes | None = None
@@ -88,6 +96,15 @@ class ImportRun:
         """Rows with a result."""
         self._began = time.monotonic()
         self.summary = Summary()
+
+    def _check_columns(self) -> None:
+        if not isinstance(self._source, CsvSource):
+            return
+        try:
+            self._mapping.check_columns(self._source.columns)
+        except ImportStoppedError as stopped:
+            hint = self._source.separator_hint(self._mapping.columns())
+            raise ImportStoppedError(f"{stopped} {hint}".rstrip()) from None
 
     async def run(self) -> None:
         """Send all rows. Raises :class:`ImportStoppedError`."""
@@ -114,6 +131,11 @@ class ImportRun:
         show(self._output, self._mapping.kind, self.summary, self._first)
         for column in sorted(self._unseen):
             self._say(f"No row had '{column}', which the mapping uses.")
+        if self._times.taken_as_utc:
+            self._say(
+                f"{self._times.taken_as_utc:,} times without an offset were taken as UTC. "
+                "Name their time zone with --timezone, or with 'timezone' in the mapping."
+            )
         if self._rejects:
             self._say(f"The rejected rows are in {self._rejects.path}, each with the reason.")
 
@@ -162,7 +184,7 @@ class ImportRun:
         report.rows_done(rows)
 
     def _items(self) -> Iterator[Item | UnusableRows]:
-        return Assembler(self._mapping, self._options.shift_days).items(self._rows())
+        return Assembler(self._mapping, self._options.shift_days, self._times).items(self._rows())
 
     def _rows(self) -> Iterator[Row]:
         for row in self._source.rows():
@@ -180,6 +202,18 @@ class ImportRun:
 
     def _say(self, text: str) -> None:
         self._output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _encoding(name: str | None) -> str:
+    if name is not None and not is_encoding(name):
+        raise ImportStoppedError(f"--encoding must be {AN_ENCODING}.")
+    return name or DEFAULT
+
+
+def _zone(name: str | None) -> ZoneInfo | None:
+    if name is not None and not is_zone(name):
+        raise ImportStoppedError(f"--timezone must be {A_ZONE}.")
+    return ZoneInfo(name) if name else None
 
 
 def _client(options: ImportOptions) -> httpx.AsyncClient:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from zoneinfo import ZoneInfo, available_timezones
 
 Value = str | int | float | bool | Decimal | date | datetime
 """A converted value. Dates and decimals become text only when sent, so that `pick` can compare them."""
@@ -49,13 +50,41 @@ class InvalidValueError(ValueError):
         self.message = message
 
 
-def convert(text: str, kind: ValueType, pattern: str | None = None) -> Value:
+A_ZONE = "the name of an IANA time zone, such as Europe/Berlin or UTC"
+
+
+def is_zone(name: object) -> bool:
+    return isinstance(name, str) and name in available_timezones()
+
+
+@dataclass(slots=True)
+class LocalTimes:
+    """The time zone of times without an offset."""
+
+    zone: ZoneInfo | None = None
+    taken_as_utc: int = 0
+    """The number of times without an offset that were read without a zone."""
+
+    def in_utc(self, moment: datetime) -> datetime:
+        """A time with its offset, in UTC. Of two times on the day the clocks go back, the first.
+
+        Raises OverflowError at the ends of the calendar.
+        """
+        if moment.tzinfo is None and self.zone is None:
+            self.taken_as_utc += 1
+            return moment.replace(tzinfo=UTC)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=self.zone)).astimezone(UTC)
+
+
+def convert(text: str, kind: ValueType, pattern: str | None = None, times: LocalTimes | None = None) -> Value:
     """``pattern`` is a strptime format for dates and timestamps; None is ISO 8601.
 
     Raises :class:`InvalidValueError`.
     """
+    if kind is ValueType.TIMESTAMP:
+        return _timestamp(text, pattern, times or LocalTimes())
     if pattern is not None:
-        return _by_pattern(text, kind, pattern)
+        return _date_by_pattern(text, pattern)
     return _CONVERTERS[kind](text)
 
 
@@ -119,16 +148,23 @@ def _boolean(text: str) -> Value:
         ) from None
 
 
-def _timestamp(text: str) -> Value:
+def _timestamp(text: str, pattern: str | None, times: LocalTimes) -> Value:
+    """In ISO 8601 a time without an offset needs a zone; with a pattern it is UTC."""
     try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.tzinfo is None or parsed.year < 2 or parsed.year > 9998:
-        raise InvalidValueError(
-            "not_a_timestamp", "Write a time with its offset from UTC, such as 2026-01-05T10:00:00Z."
+        parsed = datetime.strptime(text, pattern) if pattern else datetime.fromisoformat(text)  # noqa: DTZ007
+        if pattern is None and parsed.tzinfo is None and times.zone is None:
+            raise ValueError("no offset")
+        moment = times.in_utc(parsed)
+        if not 2 <= moment.year <= 9998:
+            raise OverflowError
+    except (ValueError, OverflowError):
+        wanted = (
+            f"This doesn't match the mapping's format ({pattern})."
+            if pattern
+            else "Write a time with its offset, such as 2026-01-05T10:00:00Z, or name its zone with --timezone."
         )
-    return parsed
+        raise InvalidValueError("not_a_timestamp", wanted) from None
+    return moment
 
 
 def _date(text: str) -> Value:
@@ -138,15 +174,11 @@ def _date(text: str) -> Value:
         raise InvalidValueError("not_a_date", "Write a date as 2026-01-05.") from None
 
 
-def _by_pattern(text: str, kind: ValueType, pattern: str) -> Value:
+def _date_by_pattern(text: str, pattern: str) -> Value:
     try:
-        parsed = datetime.strptime(text, pattern)  # noqa: DTZ007 - a missing offset is UTC, below
+        return datetime.strptime(text, pattern).date()  # noqa: DTZ007 - only the date is used
     except ValueError:
-        code = "not_a_date" if kind is ValueType.DATE else "not_a_timestamp"
-        raise InvalidValueError(code, f"This doesn't match the mapping's format ({pattern}).") from None
-    if kind is ValueType.DATE:
-        return parsed.date()
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        raise InvalidValueError("not_a_date", f"This doesn't match the mapping's format ({pattern}).") from None
 
 
 _CONVERTERS: dict[ValueType, Callable[[str], Value]] = {
@@ -155,6 +187,5 @@ _CONVERTERS: dict[ValueType, Callable[[str], Value]] = {
     ValueType.NUMBER: _number,
     ValueType.DECIMAL: _decimal,
     ValueType.BOOLEAN: _boolean,
-    ValueType.TIMESTAMP: _timestamp,
     ValueType.DATE: _date,
 }

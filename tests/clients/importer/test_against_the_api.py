@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from models.vocabulary import Role
 from runtime.database import Database
 from tests.clients.importer.conftest import EXAMPLES, HEADER, MAPPING, SAMPLE, Imports, people
 from tests.clients.importer.test_import import numbers
-from tests.support.http import new_key
+from tests.support.http import bearer, new_key
 
 Write = Callable[..., Path]
 
@@ -97,3 +98,21 @@ async def test_a_second_import_of_the_cdnow_sample_changes_nothing(
     assert stored["cdnow-00004"] == "2024-12-05T00:00:00+00:00"
     again = await imported(file, EXAMPLES / "cdnow-profiles.toml", shift_days=10_200)
     assert numbers(again) == ["6,919", "2,357", "0", "0", "2,357", "0"]
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_a_profile_does_not_reverse_a_withdrawal_unless_the_mapping_says_so(
+    imported: Imports, api_url: str, database: Database, write: Write, replaces: bool
+) -> None:
+    rule = '{ from = "yes", type = "boolean", if_recorded = "replace" }' if replaces else "true"
+    text = MAPPING + f'"consents.marketing" = {rule}\n'
+    file, mapping = write("people.csv", people(2)), write("mapping.toml", text)
+    assert (await imported(file, mapping)).code == 0
+    key = await new_key(database, Role.ADMIN)
+    async with httpx.AsyncClient(base_url=api_url, headers=bearer(key), trust_env=False) as client:
+        assert (await client.delete("/users/u-1/consents/marketing")).status_code == 200
+        write("people.csv", people(2).replace("Person", "Dr."))
+        assert numbers(await imported(file, mapping)) == ["2", "2", "0", "2", "0", "0"]
+        found = [(await client.get(f"/users/u-{number}")).json() for number in (1, 2)]
+    assert [each["consents"]["marketing"] for each in found] == [replaces, True]
+    assert [each["name"] for each in found] == ["Dr. 1", "Dr. 2"]

@@ -153,9 +153,11 @@ async def test_purchases_of_a_small_file_are_in_the_profiles_and_a_second_run_ch
     assert await facts(database) == before
 
 
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.INTEGRATOR])
 async def test_consents_have_their_source_and_a_withdrawn_one_stays_withdrawn(
-    imports: Imports, api_url: str, admin: str, database: Database, tmp_path: Path
+    api_url: str, admin: str, database: Database, tmp_path: Path, role: Role
 ) -> None:
+    imports = Imports(api_url, await new_key(database, role))
     file = tmp_path / "purchases.csv"
     purchases_file(file, 40)
     shift = days_until_last_week(LAST_DAY)

@@ -1,0 +1,62 @@
+"""Text files in the encoding that the user names. Bytes that aren't text are kept, to be written again."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import TextIO
+
+from clients.importer.options import ImportStoppedError
+
+DEFAULT = "utf-8"
+AN_ENCODING = "the name of an encoding, such as utf-8, windows-1252, iso-8859-15 or utf-16"
+_KEEP = "perennial.keep"
+_FIRST, _LAST = 0xDC00, 0xDCFF
+"""The lone surrogates that stand for bytes, as with Python's `surrogateescape`."""
+
+
+def _keep(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeDecodeError):
+        return "".join(chr(_FIRST + byte) for byte in error.object[error.start : error.end]), error.end
+    assert isinstance(error, UnicodeEncodeError)
+    given = [ord(character) for character in error.object[error.start : error.end]]
+    if error.encoding.startswith(("utf-16", "utf-32")):  # units of several bytes
+        return "?" * len(given), error.end
+    return bytes(code - _FIRST if _FIRST <= code <= _LAST else ord("?") for code in given), error.end
+
+
+codecs.register_error(_KEEP, _keep)
+
+
+def is_encoding(name: object) -> bool:
+    """Whether Python knows an encoding of texts by this name."""
+    if not isinstance(name, str):
+        return False
+    try:
+        return "id,name\n".encode(name).decode(name) == "id,name\n"
+    except (LookupError, ValueError):
+        return False
+
+
+def encoding_of(path: Path, named: str) -> str:
+    """The encoding of a file: that of its byte order mark, or else the named one.
+
+    Raises :class:`ImportStoppedError` for UTF-16 that isn't named.
+    """
+    named = codecs.lookup(named).name
+    with path.open("rb") as file:
+        start = file.read(3)
+    if start == codecs.BOM_UTF8:
+        return "utf-8-sig"
+    marked = start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if marked and not named.startswith(("utf-16", "utf-32")):
+        raise ImportStoppedError(f"{path}: this is UTF-16 text; save it as UTF-8, or give --encoding utf-16.")
+    if named in ("utf-16", "utf-32") and not marked:
+        return f"{named}-le"  # Python's decoder asks for a mark
+    return named
+
+
+def open_text(path: Path, encoding: str, mode: str = "r") -> TextIO:
+    """Open a file, with its line ends as they are."""
+    file: TextIO = path.open(mode, encoding=encoding, errors=_KEEP, newline="")  # type: ignore[assignment]
+    return file
