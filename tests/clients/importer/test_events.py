@@ -93,6 +93,17 @@ def test_rows_become_events_of_people_who_have_consented(peer: Peer, write: Writ
     }
 
 
+def test_times_of_events_are_of_the_named_zone(peer: Peer, write: Write, run: Run) -> None:
+    know(peer, 1)
+    write("visits.csv", HEADER + "0,2026-07-05 10:00:00,1.00,\n0,2026-07-05T10:00:00-04:00,1.00,\n")
+    mapping = EVENTS.replace('{ from = "{at}T00:00:00Z", shift = true }', '"{at}"').replace(
+        "s-{id}-{at}", "s-{id}"
+    )
+    assert run("visits.csv", mapping='timezone = "Europe/Berlin"\n' + mapping).code == 0
+    times = [event["timestamp"] for event in peer.events.values()]
+    assert times == ["2026-07-05T08:00:00Z", "2026-07-05T14:00:00Z"]
+
+
 def test_new_data_is_not_marked_as_historical(peer: Peer, write: Write, run: Run) -> None:
     know(peer, 1)
     write("visits.csv", visits(1, 1))
