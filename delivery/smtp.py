@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
-from email.utils import formatdate, make_msgid, parseaddr
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+from delivery.mail import Mail
 from delivery.transport import Envelope, HandoverUncertainError, MessageRejectedError
-from runtime.settings import Settings
+from models.rules.domains import ascii_domain, with_ascii_domain
+from runtime.settings import Settings, sender_parts
 
 TIMEOUT_SECONDS = 20
 
 
+class MailServerLoginError(Exception):
+    """The mail server can't be logged in to; nothing was sent. The text contains no credentials."""
+
+
 class SmtpTransport:
     """Sends each message on a new connection, with STARTTLS if the server offers it.
+
+    A user name and password are sent over TLS alone: the server must offer STARTTLS, and its certificate must be
+    valid. The embedded stack may also send them in the clear to a loopback address.
 
     SMTP has no idempotency key. All attempts have the same Message-ID, so that later mail systems can drop
     duplicates. ``about_to`` runs between RCPT and DATA. After a crash, its record shows whether the message may
@@ -29,39 +35,72 @@ class SmtpTransport:
 
     def __init__(self, settings: Settings) -> None:
         parts = urlsplit(settings.smtp_url or "")
-        self._host = parts.hostname
+        self._host = ascii_domain(parts.hostname or "")
         self._implicit_tls = parts.scheme == "smtps"
         self._port = parts.port or (465 if self._implicit_tls else 25)
         self._user = unquote(parts.username) if parts.username else None
         self._password = unquote(parts.password) if parts.password else None
-        self._sender = settings.smtp_from
-        self._sender_address = parseaddr(settings.smtp_from)[1]
+        plain_login = settings.environment == "embedded" and _is_loopback(self._host)
+        self._must_start_tls = self._user is not None and not self._implicit_tls and not plain_login
+        self._sender_name, sender = sender_parts(settings.smtp_from)
+        self._sender = with_ascii_domain(sender)
 
     async def hand_over(self, envelope: Envelope, about_to: Callable[[], Awaitable[None]]) -> None:
         """See :class:`delivery.transport.Transport`."""
-        envelope = replace(envelope, recipient=in_ascii_where_possible(envelope.recipient))
-        content = self._compose(envelope)
+        mail = self._mail(envelope)
+        content = mail.compose()
         client = aiosmtplib.SMTP(
             hostname=self._host,
             port=self._port,
             use_tls=self._implicit_tls,
-            username=self._user,
-            password=self._password,
+            start_tls=False if self._must_start_tls else None,  # None: where the server offers it
             timeout=TIMEOUT_SECONDS,
         )
         await client.connect()
         try:
-            await self._offer(client, envelope)
+            await self._log_in(client)
+            await self._offer(client, mail)
             await about_to()
             await self._deliver(client, content)
         finally:
             client.close()
 
-    async def _offer(self, client: aiosmtplib.SMTP, envelope: Envelope) -> None:
+    def _mail(self, envelope: Envelope) -> Mail:
         try:
-            options = [] if envelope.recipient.isascii() else ["SMTPUTF8"]
-            await client.mail(self._sender_address, options=options, encoding="utf-8")
-            await client.rcpt(envelope.recipient, encoding="utf-8")
+            recipient = with_ascii_domain(envelope.recipient)
+        except ValueError:
+            raise MessageRejectedError("the recipient's domain is not valid in IDNA 2008") from None
+        return Mail(
+            message_id=envelope.message_id,
+            sender_name=self._sender_name,
+            sender=self._sender,
+            recipient=recipient,
+            subject=envelope.subject,
+            body=envelope.body,
+        )
+
+    async def _log_in(self, client: aiosmtplib.SMTP) -> None:
+        """Send the user name and password, if there are any, after TLS. Raises :class:`MailServerLoginError`."""
+        if self._user is None or self._password is None:
+            return
+        if self._must_start_tls:
+            try:
+                await client.starttls()
+            except aiosmtplib.SMTPException as error:
+                raise MailServerLoginError(
+                    "the mail server did not start TLS, so the worker sent no password; use smtps:// or STARTTLS"
+                ) from error
+        try:
+            await client.login(self._user, self._password)
+        except aiosmtplib.SMTPException as error:  # its text is the server's, which may repeat the user name
+            code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else "no method in common"
+            raise MailServerLoginError(f"the mail server refused the login ({code})") from None
+
+    async def _offer(self, client: aiosmtplib.SMTP, mail: Mail) -> None:
+        try:
+            options = ["SMTPUTF8"] if mail.needs_utf8 else []
+            await client.mail(mail.sender, options=options, encoding="utf-8")
+            await client.rcpt(mail.recipient, encoding="utf-8")
         except aiosmtplib.SMTPResponseException as error:
             _raise_if_permanent(error)
             raise
@@ -75,25 +114,12 @@ class SmtpTransport:
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             raise HandoverUncertainError("the connection broke during DATA") from error
 
-    def _compose(self, envelope: Envelope) -> bytes:
-        message = EmailMessage(policy=SMTP if envelope.recipient.isascii() else SMTPUTF8)
-        message["From"] = self._sender
-        message["To"] = envelope.recipient
-        message["Subject"] = envelope.subject
-        message["Date"] = formatdate(usegmt=True)
-        domain = self._sender_address.rpartition("@")[2] or make_msgid().strip("<>").rpartition("@")[2]
-        message["Message-ID"] = f"<{envelope.message_id}@{domain}>"
-        message.set_content(envelope.body)
-        return message.as_bytes()
 
-
-def in_ascii_where_possible(address: str) -> str:
-    """The address with its domain in IDNA, if that is possible. Its local part may still need SMTPUTF8."""
-    local, _, domain = address.rpartition("@")
+def _is_loopback(host: str) -> bool:
     try:
-        return f"{local}@{domain.encode('idna').decode()}"
-    except UnicodeError:
-        return address
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _raise_if_permanent(error: aiosmtplib.SMTPResponseException) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from string import Template
 
+from delivery.mail import one_line
+
 
 @dataclass(frozen=True)
 class MessageTemplate:
@@ -14,7 +16,7 @@ class MessageTemplate:
     body: str
 
     def render(self, name: str) -> tuple[str, str]:
-        values = {"name": " ".join(name.split())}  # a line break in the name must not reach the headers
+        values = {"name": one_line(name).strip()}
         return Template(self.subject).substitute(values), Template(self.body).substitute(values)
 
 

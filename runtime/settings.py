@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from base64 import b64decode
-from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+import idna
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ASCII_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_LOCAL_PART = re.compile(r"[^\s<>()\[\],;:\\\"@]+")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -34,17 +40,55 @@ def _postgres_url(value: str) -> str:
 
 
 def _smtp_url(value: str) -> str:
-    return _url(value, ("smtp", "smtps"), "smtp://[user:password@]host[:port]")
+    _url(value, ("smtp", "smtps"), "smtp://[user:password@]host[:port]")
+    parts = urlsplit(value)
+    if not _is_host(parts.hostname or ""):
+        raise ValueError("its host is no valid name")
+    if bool(parts.username) != bool(parts.password):
+        raise ValueError("it must have both a user and a password, or none of them")
+    if _CONTROL.search(unquote(f"{parts.username}{parts.password}")):
+        raise ValueError("its user and password must not contain control characters")
+    return value
+
+
+def _is_host(name: str) -> bool:
+    """Whether it is an IP address or a domain name, which may be in Unicode (IDNA 2008)."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        try:
+            return (
+                _ASCII_HOST.fullmatch(name if name.isascii() else idna.encode(name, uts46=True).decode())
+                is not None
+            )
+        except idna.IDNAError:
+            return False
+    return True
 
 
 def _http_url(value: str) -> str:
     return _url(value, ("http", "https"), "http://host:port")
 
 
+def sender_parts(value: str) -> tuple[str, str]:
+    """The name and the address of ``Name <name@example.com>``; the name may be empty. Raises ValueError."""
+    name, bracket, rest = value.strip().rpartition("<")
+    address = rest.removesuffix(">") if bracket else rest
+    local, _, domain = address.rpartition("@")
+    if (bracket and not rest.endswith(">")) or not _LOCAL_PART.fullmatch(local) or not _is_host(domain):
+        raise ValueError("no address")
+    name = name.strip()
+    quoted = len(name) > 1 and name[0] == name[-1] == '"'
+    return re.sub(r"\\(.)", r"\1", name[1:-1]) if quoted else name, address
+
+
 def _sender(value: str) -> str:
-    address = parseaddr(value)[1]
-    if not all(address.rpartition("@")) or any(character in value for character in "\r\n"):
-        raise ValueError("it must look like Name <name@example.com>")
+    try:
+        if _CONTROL.search(value):
+            raise ValueError("control characters")
+        sender_parts(value)
+    except ValueError:
+        raise ValueError("it must look like Name <name@example.com>") from None
     return value
 
 
@@ -127,8 +171,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
 
     smtp_url: SmtpUrl | None = None
-    """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://...`; unset: messages are stored
-    and not sent."""
+    """`smtp://[user:password@]host[:port]` or `smtps://...`; unset: messages are stored and not sent. `smtp` uses
+    STARTTLS where offered; with a login it needs STARTTLS, except to a loopback address in the embedded stack."""
     smtp_from: Sender = "Perennial <no-reply@example.com>"
     smtp_unconfirmed: Literal["assume_sent", "resend"] = "assume_sent"
     """For a message whose worker died after it called the mail server and before it recorded the result (ADR

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from email import message_from_bytes
 from email.message import Message
 from types import TracebackType
 from typing import Any
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 Answer = Callable[[Message], Awaitable[str | None]]
 
 
 class MailServer:
-    """Listens on a free port of 127.0.0.1. ``answer`` returns the answer to DATA; None accepts."""
+    """Listens on a free port of 127.0.0.1. ``answer`` returns the answer to DATA; None accepts.
 
-    def __init__(self) -> None:
+    ``tls`` offers STARTTLS. ``logins`` offers AUTH, also without TLS.
+    """
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, logins: bool = False) -> None:
         self.received: list[Message] = []
+        self.contents: list[bytes] = []
+        """The received messages as they came."""
+        self.recipients: list[str] = []
+        """The addresses of RCPT."""
+        self.in_the_clear = b""
+        """The bytes that came without TLS."""
+        self.refuse_logins: str | None = None
+        self.logins: list[tuple[bytes, bytes]] = []
+        self._tls = tls
+        self._offers_login = logins
         self.answer: Answer | None = None
         self.refuse_recipients: str | None = None
         self.on_recipient: Callable[[str], None] | None = None
@@ -27,9 +41,14 @@ class MailServer:
         self._server: asyncio.Server | None = None
 
     @property
-    def url(self) -> str:
+    def port(self) -> int:
         assert self._server is not None
-        return f"smtp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self.port}"
 
     def to(self, address: str) -> list[Message]:
         """Messages to one address."""
@@ -44,6 +63,7 @@ class MailServer:
             await self.hold_recipients.wait()
         if self.refuse_recipients:
             return self.refuse_recipients
+        self.recipients.append(address)
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -53,6 +73,7 @@ class MailServer:
         verdict = await self.answer(message) if self.answer else None
         if verdict is None or verdict.startswith("2"):
             self.received.append(message)
+            self.contents.append(envelope.content)
         return verdict or "250 kept"
 
     async def after(self, condition: Callable[[], bool], within: float = 60.0) -> None:
@@ -63,13 +84,34 @@ class MailServer:
 
     async def __aenter__(self) -> MailServer:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: SMTP(self, enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0
-        )
+        self._server = await loop.create_server(lambda: _Connection(self, loop), "127.0.0.1", 0)
         return self
+
+    def connection_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"enable_SMTPUTF8": True, "tls_context": self._tls}
+        if self._offers_login:
+            options |= {"authenticator": self._authenticate, "auth_require_tls": False}
+        return options
+
+    def _authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, method: str, data: Any
+    ) -> AuthResult:
+        self.logins.append((data.login, data.password))
+        return AuthResult(success=not self.refuse_logins, handled=False, message=self.refuse_logins)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
         self._server.close()
+
+
+class _Connection(SMTP):
+    def __init__(self, server: MailServer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server, loop=loop, **server.connection_options())
+        self._of = server
+
+    def data_received(self, data: bytes) -> None:
+        if self.session is None or self.session.ssl is None:
+            self._of.in_the_clear += data
+        super().data_received(data)

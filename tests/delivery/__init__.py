@@ -1,0 +1,1 @@
+"""Tests of delivery: bytes on the wire."""
