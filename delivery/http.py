@@ -51,7 +51,8 @@ class Outbound:
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Raises :class:`AddressForbiddenError` or :class:`UnreachableError`."""
         target = httpx.URL(url)
-        address = await self._address(target)
+        host = target.raw_host.decode("ascii")  # ``host`` is Unicode, which Python resolves by IDNA 2003
+        address = await self._address(host, target)
         request_headers = {**headers, "host": target.netloc.decode("ascii")}
         # One client per request: a pool selects connections by address, and would reuse one for another name.
         async with httpx.AsyncClient(
@@ -63,20 +64,20 @@ class Outbound:
                     target.copy_with(host=address),
                     content=body,
                     headers=request_headers,
-                    extensions={"sni_hostname": target.host},
+                    extensions={"sni_hostname": host},
                 ) as response:
                     return Answer(response.status_code, _seconds(response.headers.get("retry-after")))
             except httpx.HTTPError as error:
                 raise UnreachableError(type(error).__name__) from None
 
-    async def _address(self, url: httpx.URL) -> str:
+    async def _address(self, host: str, url: httpx.URL) -> str:
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             raise UnreachableError("NameNotResolved") from None
         addresses = [str(each[4][0]) for each in found]
-        allowed = [each for each in addresses if may_connect(url.host, each, loopback=self._loopback)]
+        allowed = [each for each in addresses if may_connect(host, each, loopback=self._loopback)]
         if len(allowed) < len(addresses) or not allowed:  # one forbidden address forbids the name
             raise AddressForbiddenError
         return allowed[0]

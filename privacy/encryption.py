@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import os
 import unicodedata
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from models.rules.domains import ascii_domain
 from privacy.keyring import KEY_BYTES, KeyRing, KeySet
 
 _VERSION = b"\x01"
@@ -149,5 +151,12 @@ class Cipher:
 
 
 def normalise_email(email: str) -> str:
-    """Trim, normalise to NFC and fold case, so that all spellings of an address have one blind index."""
-    return unicodedata.normalize("NFC", email.strip()).casefold()
+    """All spellings of an address, so that they have one blind index.
+
+    The domain gets its ASCII form. The local part is trimmed, and gets NFC and lower case. Case folding would make
+    one address of ``straße@`` and ``strasse@``.
+    """
+    local, _, domain = email.strip().rpartition("@")
+    with suppress(ValueError):  # a search for an address with no possible domain finds nobody
+        domain = ascii_domain(domain)
+    return f"{unicodedata.normalize('NFC', local.lower())}@{domain}"

@@ -63,6 +63,20 @@ async def test_the_embedded_stack_alone_may_send_to_loopback() -> None:
     assert url_error(hooks.url, loopback=False) == ("https_required", "must be an https URL")
 
 
+async def test_a_name_is_resolved_in_its_ascii_form_of_idna_2008(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        raise OSError
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    for url in ("https://xn--strae-oqa.example/", "https://straße.example/"):
+        with pytest.raises(UnreachableError):
+            await Outbound(loopback=False).post(url, b"{}", {})
+    assert asked == ["xn--strae-oqa.example"] * 2
+
+
 def test_requests_may_go_to_public_addresses() -> None:
     for address in ("93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"):
         assert may_connect("shop.example.com", address, loopback=False)

@@ -72,13 +72,30 @@ def test_a_wrapped_key_opens_after_rotation_and_only_for_its_person() -> None:
     [
         ("ada@example.com", "ADA@Example.COM"),
         ("ada@example.com", " ada@example.com "),
-        ("stra\u00dfe@example.com", "STRASSE@example.com"),
+        ("ada@stra\u00dfe.example", "ada@xn--strae-oqa.example"),
+        ("ada@B\u00dcCHER.example", "Ada@XN--BCHER-KVA.example"),
+        ("ada@bu\u0308cher\u3002example", "ada@b\u00fccher.example"),
+        ("\u0130dil@example.com", "i\u0307dil@example.com"),
         ("e\u0301va@example.com", "\u00e9va@example.com"),
     ],
 )
 def test_two_spellings_of_an_address_have_one_index(cipher: Cipher, first: str, second: str) -> None:
     assert cipher.email_index(first) == cipher.email_index(second)
     assert cipher.email_index(first) != cipher.email_index("eve@example.com")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("stra\u00dfe@example.com", "strasse@example.com"),
+        ("ada@stra\u00dfe.example", "ada@strasse.example"),
+        ("ada@\u03b2\u03cc\u03bb\u03bf\u03c2.example", "ada@\u03b2\u03cc\u03bb\u03bf\u03c3.example"),
+    ],
+)
+def test_two_addresses_that_case_folding_would_join_have_two_indexes(
+    cipher: Cipher, first: str, second: str
+) -> None:
+    assert cipher.email_index(first) != cipher.email_index(second)
 
 
 def test_an_index_depends_on_its_key(cipher: Cipher, key_ring: KeyRing) -> None:
