@@ -258,15 +258,20 @@ def keyfile_rewrap(home: HomeOption = None) -> None:
     from store.users import data_keys
 
     settings, ring = _with_key_ring(home)
-    page, count = data_keys.Rewrapped(0, ""), 0
+    damaged = 0
+    page, count = data_keys.Rewrapped(0, 0, ""), 0
     while page.after is not None:
         work = partial(data_keys.rewrap, cipher=Cipher(ring), after=page.after, actor=_ACTOR)
         try:
             page = _with_database(settings, work)
         except DecryptionError as error:
             raise ConfigurationError(f"The key file doesn't fit the database: {error}.") from None
-        count += page.count
+        count, damaged = count + page.count, damaged + page.damaged
     typer.echo(f"Wrapped {count} keys anew; all are wrapped with the current key-encryption key.")
+    if damaged:
+        typer.echo(
+            f"perennial: {damaged} damaged keys were left as they are; restore them from a backup.", err=True
+        )
 
 
 @audit.command("verify")

@@ -38,6 +38,7 @@ from models.rules.money import format_amount
 from models.schemas.exports import EVENT_PARTS, PROFILE, columns_outside_profile, export_name
 from models.tables.events import Event
 from models.vocabulary import Role
+from privacy.encryption import DecryptionError
 from runtime.database import UNREACHABLE
 from store import exports
 from store.connection import Connection
@@ -89,7 +90,7 @@ class Export:
         try:
             async for part in self._parts():
                 yield part
-        except (PerennialError, *UNREACHABLE) as error:
+        except (PerennialError, DecryptionError, *UNREACHABLE) as error:
             raise ResponseAbortedError from error
 
     async def _parts(self) -> AsyncIterator[bytes]:
@@ -132,7 +133,7 @@ def _seen(
     seen = row_for(role, table.model, row, known=known, declared=declared)
     if table.model is Event:
         body = seen.pop(_BODY)
-        seen |= {part: body.get(part) for part in EVENT_PARTS}
+        seen |= {part: (body or {}).get(part) for part in EVENT_PARTS}
     return {export_name(table.name, name): value for name, value in seen.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 import asyncpg
@@ -18,6 +19,7 @@ from api.responses import problem_response
 from api.validation import field_errors
 from models.errors import (
     BadRequestError,
+    DataUnreadableError,
     InvalidContentError,
     MethodNotAllowedError,
     NotFoundError,
@@ -25,7 +27,10 @@ from models.errors import (
     StoreUnavailableError,
     TemporalUnavailableError,
 )
+from privacy.encryption import DecryptionError
 from runtime.database import UNREACHABLE
+
+logger = logging.getLogger("perennial.api")
 
 _TEMPORAL_AWAY = frozenset(
     {
@@ -43,7 +48,8 @@ _STORE_AWAY = (*UNREACHABLE, asyncpg.TransactionRollbackError)
 
 def install_problem_handlers(app: FastAPI) -> None:
     """Register one handler for all expected failures. The middleware answers the others with 500."""
-    for kind in (PerennialError, RequestValidationError, HTTPException, RPCError, *_STORE_AWAY):
+    expected = (PerennialError, RequestValidationError, HTTPException, RPCError, DecryptionError, *_STORE_AWAY)
+    for kind in expected:
         app.add_exception_handler(kind, _answer)
 
 
@@ -60,6 +66,9 @@ def _translate(request: Request, error: Exception) -> PerennialError:
         return _http_error(request, error)
     if isinstance(error, RPCError) and error.status in _TEMPORAL_AWAY:
         return TemporalUnavailableError()
+    if isinstance(error, DecryptionError):
+        logger.error("stored data can't be decrypted: %s", error)
+        return DataUnreadableError()
     if isinstance(error, _STORE_AWAY):
         return StoreUnavailableError()
     raise error

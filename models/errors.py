@@ -35,6 +35,15 @@ class PerennialError(Exception):
         self.headers = headers or {}
 
 
+class DataUnreadableError(PerennialError):
+    """Stored data or a data key is damaged, or the key file lacks a key. Other people's data is not affected."""
+
+    code, title = "data_unreadable", "The data can't be decrypted"
+
+    def __init__(self) -> None:
+        super().__init__("Stored data of this request can't be decrypted; an operator must restore it or its key.")
+
+
 class UnauthenticatedError(PerennialError):
     """No key, or a wrong or revoked one. The response doesn't say which."""
 

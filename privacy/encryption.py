@@ -26,10 +26,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from models.rules.domains import ascii_domain
-from privacy.keyring import KEY_BYTES, KeyRing, KeySet
+from privacy.keyring import KEY_BYTES, KEY_ID, KeyRing, KeySet
 
 _VERSION = b"\x01"
 _NONCE_BYTES = 12
+_TAG_BYTES = 16
+_ENCRYPTED_KEY_BYTES = _NONCE_BYTES + KEY_BYTES + _TAG_BYTES
 _WRAPPED_KEY = "data_key"
 
 
@@ -92,18 +94,34 @@ class DataKey:
         Raises :class:`KeyUnwrapError` if the key-encryption key is missing, and :class:`DecryptionError` if the
         wrapped key is damaged or belongs to another subject.
         """
-        begin = 2 + wrapped[1]
-        key_id = wrapped[2:begin].decode()
+        key_id, encrypted = _parts_of(wrapped)
+        bound_to = _associated_data(subject, _WRAPPED_KEY)
         cipher = keys.ciphers.get(key_id)
-        if wrapped[:1] != _VERSION or cipher is None:
+        if cipher is not None:
+            material = _opened(cipher, encrypted, bound_to)
+        elif any(_opened(each, encrypted, bound_to) for each in keys.ciphers.values()):
+            material = None  # the id is damaged: the ring has the key
+        else:
             raise KeyUnwrapError(f"the key ring has no key-encryption key '{key_id}'")
-        nonce_end = begin + _NONCE_BYTES
-        try:
-            bound_to = _associated_data(subject, _WRAPPED_KEY)
-            material = cipher.decrypt(wrapped[begin:nonce_end], wrapped[nonce_end:], bound_to)
-        except (InvalidTag, ValueError):
-            raise DecryptionError("a wrapped data key can't be decrypted") from None
+        if material is None:
+            raise DecryptionError("a wrapped data key can't be decrypted")
         return cls(subject, material)
+
+
+def _parts_of(wrapped: bytes) -> tuple[str, bytes]:
+    """The key id of a wrapped data key, and ``nonce | ciphertext | tag``. Raises :class:`DecryptionError`."""
+    begin = 2 + (wrapped[1] if len(wrapped) > 1 else 0)
+    key_id = wrapped[2:begin].decode("ascii", errors="replace")
+    if wrapped[:1] != _VERSION or len(wrapped) != begin + _ENCRYPTED_KEY_BYTES or not KEY_ID.fullmatch(key_id):
+        raise DecryptionError("a wrapped data key is malformed")
+    return key_id, wrapped[begin:]
+
+
+def _opened(cipher: AESGCM, encrypted: bytes, bound_to: bytes) -> bytes | None:
+    try:
+        return cipher.decrypt(encrypted[:_NONCE_BYTES], encrypted[_NONCE_BYTES:], bound_to)
+    except InvalidTag:
+        return None
 
 
 def _associated_data(subject: str, column: str) -> bytes:
@@ -130,7 +148,7 @@ class Cipher:
 
         Raises :class:`KeyUnwrapError` and :class:`DecryptionError`.
         """
-        if wrapped[2 : 2 + wrapped[1]] == self._ring.kek.current.encode():
+        if _parts_of(wrapped)[0] == self._ring.kek.current:
             return None
         return self.unwrap(subject, wrapped).wrap(self._ring.kek)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from typing import Protocol
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
+KEY_ID = re.compile(r"[!-~]{1,255}")
+"""The id of a key; a wrapped data key has one byte for its length."""
 
 
 class KeyFileError(Exception):
@@ -39,6 +42,8 @@ class KeySet:
     def __post_init__(self) -> None:
         if self.current not in self.keys:
             raise KeyFileError(f"The current key '{self.current}' is not among the keys.")
+        if not all(KEY_ID.fullmatch(name) for name in self.keys):
+            raise KeyFileError("The id of every key must have 1 to 255 printable ASCII characters without spaces.")
         if any(len(key) != KEY_BYTES for key in self.keys.values()):
             raise KeyFileError(f"Every key must have {KEY_BYTES} bytes.")
 
@@ -55,6 +60,10 @@ class KeyRing:
     kek: KeySet
     payload: KeySet
     blind_index: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.blind_index) != KEY_BYTES:
+            raise KeyFileError(f"The blind-index key must have {KEY_BYTES} bytes.")
 
 
 class KeyProvider(Protocol):

@@ -6,6 +6,7 @@ table that is declared there is in every export.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,10 +20,12 @@ from models.data_map import OWNER_COLUMNS, exported_columns
 from models.personal import personal_columns
 from models.tables.execution import Instance
 from models.tables.registry import TABLES
-from privacy.encryption import Cipher, DataKey
+from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.statements import Statement, select, statement
 from store.users import data_keys
+
+logger = logging.getLogger("perennial.store")
 
 PAGE = 500
 """The most rows that one page reads."""
@@ -95,7 +98,8 @@ async def page(
     """A person's rows after a position, up to :data:`PAGE` and :data:`BYTES`.
 
     Call it in a new transaction for each page, since it reads the data key there. Raises :class:`UserErasedError`
-    once the key is destroyed, also in the middle of an export.
+    once the key is destroyed, also in the middle of an export, and :class:`DecryptionError` for a damaged key. A
+    damaged value is None.
     """
     key = await data_keys.require(connection, cipher, user_id)
     position = {} if after is None else dict(zip(_after_names(table), after, strict=True))
@@ -152,9 +156,13 @@ def _decrypted(table: ExportedTable, key: DataKey, row: asyncpg.Record) -> dict[
 
 
 def _decrypt(key: DataKey, place: str, encrypted: bytes | None) -> Any:
-    if encrypted is not None and place in _PLAIN_TEXTS:
-        return key.decrypt(place, encrypted).decode()
-    return key.decrypt_json(place, encrypted)
+    try:
+        if encrypted is not None and place in _PLAIN_TEXTS:
+            return key.decrypt(place, encrypted).decode()
+        return key.decrypt_json(place, encrypted)
+    except DecryptionError as error:
+        logger.error("an export leaves out a value: %s", error, extra={"user_id": key.subject})
+        return None
 
 
 # Compile at import, so that the test that prepares all statements includes these.

@@ -21,6 +21,7 @@ from api.responses import json_response, problem_response
 from api.validation import item_errors
 from models.errors import (
     ConsentRequiredError,
+    DataUnreadableError,
     EventIdConflictError,
     InvalidContentError,
     PerennialError,
@@ -31,6 +32,7 @@ from models.errors import (
 from models.rules.event_types import EventType
 from models.rules.ingest import (
     CONSENT_REQUIRED,
+    DATA_UNREADABLE,
     EVENT_ID_CONFLICT,
     USER_ERASED,
     USER_UNKNOWN,
@@ -64,6 +66,7 @@ _REJECTIONS: Mapping[str, Callable[[], PerennialError]] = {
     USER_UNKNOWN.errors[0].code: UserUnknownError,
     USER_ERASED.errors[0].code: UserErasedError,
     EVENT_ID_CONFLICT.errors[0].code: EventIdConflictError,
+    DATA_UNREADABLE.errors[0].code: DataUnreadableError,
 }
 """The error for a rejected single event, by the rejection's code. Other codes become `validation_failed`."""
 

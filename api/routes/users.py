@@ -290,7 +290,8 @@ async def export_user(
     """Export all data of a user. Only an admin gets personal attributes without masks.
 
     The response is streamed. If the user is erased or the database becomes unreachable meanwhile, the response is
-    incomplete and not valid JSON. In this case, repeat the request.
+    incomplete and not valid JSON. In this case, repeat the request. A value that is damaged in the database is
+    null.
     """
     stored = await users.find(connection, resources.cipher, user_id)
     export = await Export.begin(resources, connection, caller.role, stored)

@@ -41,6 +41,9 @@ def rejected(*errors: FieldError) -> IngestResult:
 USER_UNKNOWN = rejected(FieldError("/user_id", "user_unknown", "No user has this id."))
 USER_ID_RESERVED = rejected(FieldError("/user_id", "user_id_reserved", "is a reserved word"))
 USER_ERASED = rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))
+DATA_UNREADABLE = rejected(
+    FieldError("/user_id", "data_unreadable", "belongs to a user whose data key is damaged")
+)
 CONSENT_REQUIRED = rejected(
     FieldError("/user_id", "consent_required", "needs the user's consent 'data_collection'")
 )

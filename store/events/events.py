@@ -21,6 +21,7 @@ from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import (
     ACCEPTED,
     CONSENT_REQUIRED,
+    DATA_UNREADABLE,
     DUPLICATE,
     EVENT_ID_CONFLICT,
     USER_ERASED,
@@ -33,10 +34,12 @@ from models.tables.events import Event, EventId, LogGeneration
 from models.tables.people import Consent, User
 from models.tables.people import DataKey as DataKeyRow
 from models.vocabulary import Purpose
-from privacy.encryption import Cipher, DataKey
+from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.consents import locks
+from store.pages import readable_page
 from store.statements import Statement, filtered, one_of, select, statement, unnested
+from store.users import data_keys
 
 BODY = "events.body"
 _COPIED = [each.name for each in columns_of(Event) if each.server_default is None]
@@ -140,6 +143,13 @@ _GATE = _gate_statement()
 
 async def _read_gate(connection: Connection, cipher: Cipher, user_ids: Collection[str]) -> _Gate:
     rows = await _GATE.fetch(connection, user_id=list(user_ids))
+    opened = data_keys.readable(
+        {
+            user_id: data_keys.unwrapped(cipher, user_id, wrapped)
+            for user_id, wrapped, present, _, granted, _ in rows
+            if wrapped is not None and present and granted
+        }
+    )
     people: dict[str, _Person] = {}
     rejections = dict.fromkeys(user_ids, USER_UNKNOWN)
     for user_id, wrapped, present, preferences, granted, _ in rows:
@@ -148,7 +158,10 @@ async def _read_gate(connection: Connection, cipher: Cipher, user_ids: Collectio
         elif present and not granted:
             rejections[user_id] = CONSENT_REQUIRED
         elif present:
-            key = cipher.unwrap(user_id, wrapped)
+            key = opened[user_id]
+            if isinstance(key, DecryptionError):
+                rejections[user_id] = DATA_UNREADABLE
+                continue
             people[user_id] = _Person(key, OptOuts.from_preferences(preferences), shard_of(user_id))
             del rejections[user_id]
     return _Gate(people, rejections, rows[0]["generation"] if rows else 1)
@@ -254,7 +267,7 @@ async def last_seen(connection: Connection, user_id: str, pattern: str) -> datet
     return rows[0]["timestamp"] if rows else None
 
 
-_SHOWN: list[Any] = [
+_AUDITED_FIELDS: list[Any] = [
     col(Event.event_id),
     col(Event.event_type),
     col(Event.timestamp),
@@ -267,7 +280,7 @@ _SHOWN: list[Any] = [
 
 def _list_of_user(*conditions: ColumnElement[bool]) -> Statement:
     page = (
-        select(*_SHOWN)
+        select(*_AUDITED_FIELDS)
         .where(col(Event.user_id) == col(DataKeyRow.subject), col(DataKeyRow.wrapped).is_not(None), *conditions)
         .order_by(col(Event.timestamp).desc(), col(Event.event_id).desc())
         .limit(bindparam("limit"))
@@ -292,22 +305,34 @@ _NEXT_PAGE = _list_of_user(
 async def list_of_user(
     connection: Connection, cipher: Cipher, user_id: str, *, limit: int, before: tuple[datetime, str] | None
 ) -> list[StoredEvent]:
-    """Up to ``limit`` events of a user, newest first, before a (timestamp, event id).
+    """Up to ``limit`` events of a user, newest first, before a (timestamp, event id), without damaged ones.
 
-    Raises :class:`UserNotFoundError` or :class:`UserErasedError`.
+    Raises :class:`DecryptionError` for a damaged data key, :class:`UserNotFoundError` or :class:`UserErasedError`.
     """
-    if before is None:
-        rows = await _FIRST_PAGE.fetch(connection, user_id=user_id, limit=limit)
-    else:
-        rows = await _NEXT_PAGE.fetch(
-            connection, user_id=user_id, limit=limit, timestamp=before[0], event_id=before[1]
-        )
-    if not rows or (rows[0]["wrapped"] is not None and not rows[0]["present"]):
-        raise UserNotFoundError
-    if rows[0]["wrapped"] is None:
-        raise UserErasedError
-    key = cipher.unwrap(user_id, rows[0]["wrapped"])
-    return [_stored(row, user_id, key) for row in rows if row["event_id"] is not None]
+    key: DataKey | None = None
+
+    async def read(place: tuple[datetime, str] | None, number: int) -> list[Record]:
+        nonlocal key
+        if place is None:
+            rows = await _FIRST_PAGE.fetch(connection, user_id=user_id, limit=number)
+        else:
+            rows = await _NEXT_PAGE.fetch(
+                connection, user_id=user_id, limit=number, timestamp=place[0], event_id=place[1]
+            )
+        if not rows or (rows[0]["wrapped"] is not None and not rows[0]["present"]):
+            raise UserNotFoundError
+        if rows[0]["wrapped"] is None:
+            raise UserErasedError
+        key = key or cipher.unwrap(user_id, rows[0]["wrapped"])
+        return [row for row in rows if row["event_id"] is not None]
+
+    def stored(row: Record) -> StoredEvent:
+        assert key is not None  # ``read`` has found it
+        return _stored(row, user_id, key)
+
+    return await readable_page(
+        read, stored, lambda row: (row["timestamp"], row["event_id"]), after=before, limit=limit
+    )
 
 
 def _stored(row: Record, user_id: str, key: DataKey) -> StoredEvent:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from asyncpg import Record
 from sqlalchemy import bindparam, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
@@ -18,6 +19,7 @@ from models.rules.folding import Projection, TransactionEntry
 from models.tables.projections import FeatureUsage, Transaction
 from privacy.encryption import DataKey
 from store.connection import Connection
+from store.pages import readable_page
 from store.statements import filtered, select, sql, statement, unnested
 from store.users import users
 
@@ -164,9 +166,18 @@ _TRANSACTIONS = filtered(
 async def transactions_page(
     connection: Connection, key: DataKey, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[TransactionEntry]:
-    """Purchases and refunds of the key's user, newest first, before a (time, event id)."""
-    occurred_at, event_id = before or (None, None)
-    rows = await _TRANSACTIONS.fetch(
-        connection, user_id=key.subject, limit=limit, occurred_at=occurred_at, event_id=event_id
+    """Purchases and refunds of the key's user, newest first, before a (time, event id), without damaged ones."""
+
+    async def read(place: tuple[datetime, str] | None, number: int) -> list[Record]:
+        occurred_at, event_id = place or (None, None)
+        return await _TRANSACTIONS.fetch(
+            connection, user_id=key.subject, limit=number, occurred_at=occurred_at, event_id=event_id
+        )
+
+    return await readable_page(
+        read,
+        lambda row: TransactionEntry(**{**row, "order_id": key.decrypt_json(_ORDER_ID, row["order_id"])}),
+        lambda row: (row["occurred_at"], row["event_id"]),
+        after=before,
+        limit=limit,
     )
-    return [TransactionEntry(**{**row, "order_id": key.decrypt_json(_ORDER_ID, row["order_id"])}) for row in rows]

@@ -6,6 +6,7 @@ letter of an instance is open, since only the instance's end opens one.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,11 +22,13 @@ from models.tables.execution import DeadLetter
 from models.tables.people import DataKey as StoredKey
 from models.temporal.execution import StepFailure
 from models.vocabulary import DeadLetterStatus
-from privacy.encryption import Cipher, DataKey
+from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.instances import waits
 from store.instances.instances import Unfinished
 from store.statements import filtered, one_of, parameters, select, sql, statement
+
+logger = logging.getLogger("perennial.store")
 
 ERROR = "dead_letters.error"
 NO_STEP = ""
@@ -270,9 +273,14 @@ async def reopen(connection: Connection, dead_letter: StoredDeadLetter) -> bool:
 
 
 def _decrypted(cipher: Cipher, row: Record) -> StoredDeadLetter:
+    """The dead letter. A damaged error is None, so that the letter can still be listed and discarded."""
     values = dict(row)
-    wrapped = values.pop("wrapped")
-    error = None if wrapped is None else cipher.unwrap(row["user_id"], wrapped).decrypt_json(ERROR, row["error"])
+    wrapped, error = values.pop("wrapped"), None
+    try:
+        if wrapped is not None:
+            error = cipher.unwrap(row["user_id"], wrapped).decrypt_json(ERROR, row["error"])
+    except DecryptionError as failure:
+        logger.error("the error of a dead letter is hidden: %s", failure, extra={"user_id": row["user_id"]})
     return StoredDeadLetter(
         **{
             **values,

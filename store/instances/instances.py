@@ -19,6 +19,7 @@ from models.temporal.execution import LifecycleOutcome
 from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
+from store.pages import readable_page
 from store.statements import filtered, one_of, select, statement
 
 UNSTARTED_LIMIT = 500
@@ -116,17 +117,30 @@ async def page(
     before: tuple[datetime, str] | None,
     limit: int,
 ) -> list[StoredInstance]:
-    """Instances of a workflow, of a user, or both, newest first, after a position in that order."""
-    rows = await _PAGE.fetch(
-        connection,
-        workflow_id=workflow_id,
-        user_id=user_id,
-        statuses=None if statuses is None else [status.value for status in statuses],
-        before_time=before[0] if before else None,
-        before_id=before[1] if before else None,
+    """Instances of a workflow, of a user, or both, newest first, after a position in that order.
+
+    Damaged ones are left out.
+    """
+
+    async def read(place: tuple[datetime, str] | None, number: int) -> list[Record]:
+        before_time, before_id = place or (None, None)
+        return await _PAGE.fetch(
+            connection,
+            workflow_id=workflow_id,
+            user_id=user_id,
+            statuses=None if statuses is None else [status.value for status in statuses],
+            before_time=before_time,
+            before_id=before_id,
+            limit=number,
+        )
+
+    return await readable_page(
+        read,
+        lambda row: _decrypted(cipher, row),
+        lambda row: (row["start_time"], row["instance_id"]),
+        after=before,
         limit=limit,
     )
-    return [_decrypted(cipher, row) for row in rows]
 
 
 def _decrypted(cipher: Cipher, row: Record) -> StoredInstance:

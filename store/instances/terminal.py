@@ -122,7 +122,9 @@ async def end_unrecorded(connection: Connection, cipher: Cipher, instance: Unfin
     Returns False and writes nothing if the instance has ended or a replay has replaced the run. The same holds for
     an ending without a run if a run has been recorded.
     """
-    key = (await data_keys.find(connection, cipher, [instance.user_id])).get(instance.user_id)
+    found = (await data_keys.find_each(connection, cipher, [instance.user_id])).get(instance.user_id)
+    # With a damaged key the end has no error text, so that it delays no other instance's end.
+    key = found if isinstance(found, DataKey) else None
     values = {
         "instance_id": instance.instance_id,
         "status": ending.status.value,

@@ -6,9 +6,11 @@ reads registrations. So the later of the two sees the other. If both do, they de
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 from sqlalchemy import DateTime, Interval, LargeBinary, Text, bindparam, delete, func
@@ -20,9 +22,11 @@ from models.tables.events import Event
 from models.tables.execution import Instance, Step
 from models.tables.projections import EventWait
 from models.temporal.execution import RecordedEvent, SleepResult, WaitRequest, WaitResult
-from privacy.encryption import DataKey
+from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
 from store.statements import one_of, select, sql, statement, unnested
+
+logger = logging.getLogger("perennial.store")
 
 GRACE = timedelta(hours=1)
 """An event counts if it happened up to this time before the instance's start: clocks differ, and clients round."""
@@ -129,7 +133,7 @@ async def _with_trigger_values(
     connection: Connection, key: DataKey, instance_id: str, asked: Mapping[str, WaitRequest]
 ) -> Mapping[str, WaitRequest]:
     body = await _TRIGGER_BODY.fetchval(connection, instance_id=instance_id, clock_ahead=CLOCK_AHEAD)
-    held = (key.decrypt_json("events.body", body) or {}).get("event_properties") or {} if body else {}
+    held = _properties(key, body) or {}
     return {
         step: request.model_copy(
             update={"where": {**request.where, **{name: held[name] for name in request.same if name in held}}}
@@ -193,10 +197,16 @@ _OF_INSTANCE = statement(_WAITING.where(col(EventWait.instance_id) == bindparam(
 
 
 async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[str, list[Waiting]]:
-    """The registered waits of users, by user id; ``keys`` has their data keys."""
+    """The registered waits of users, by user id; ``keys`` has their data keys.
+
+    A wait with a damaged filter counts no event, and is left out.
+    """
     found: dict[str, list[Waiting]] = {}
     for row in await _OF_USERS.fetch(connection, user_ids=list(keys)):
-        found.setdefault(row["user_id"], []).append(_waiting(keys[row["user_id"]], row))
+        try:
+            found.setdefault(row["user_id"], []).append(_waiting(keys[row["user_id"]], row))
+        except DecryptionError as error:
+            logger.error("a wait counts no events: %s", error, extra={"instance_id": row["instance_id"]})
     return found
 
 
@@ -317,4 +327,13 @@ async def _read_page(
 def _matches(key: DataKey, request: WaitRequest, body: bytes | None) -> bool:
     if not request.where:
         return True
-    return properties_match(request.where, (key.decrypt_json("events.body", body) or {}).get("event_properties"))
+    return properties_match(request.where, _properties(key, body))
+
+
+def _properties(key: DataKey, body: bytes | None) -> dict[str, Any] | None:
+    """The properties of an event; None without any, or if the event is damaged."""
+    try:
+        parts = key.decrypt_json("events.body", body)
+    except DecryptionError:
+        return None
+    return (parts or {}).get("event_properties")

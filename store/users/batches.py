@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.errors import ConsentRequiredError, FieldError, StoreUnavailableError
+from models.rules.ingest import DATA_UNREADABLE
 from models.rules.profile import Profile, change, create, missing_core
 from privacy.encryption import Cipher
 from store.connection import Connection
@@ -62,7 +63,7 @@ async def _attempt(
 ) -> list[UpsertResult]:
     locked = await users.lock(connection, cipher, {patch["user_id"] for patch in patches})
     profiles = {user_id: stored.profile for user_id, stored in locked.users.items()}
-    outcomes = [_apply(profiles, locked.erased, patch, keep_recorded) for patch in patches]
+    outcomes = [_apply(profiles, locked, patch, keep_recorded) for patch in patches]
     new = [profile for user_id, profile in profiles.items() if user_id not in locked.users]
     if new and len(await users.insert_new(connection, cipher, new, actor=actor)) < len(new):
         raise _LostRaceError
@@ -74,11 +75,16 @@ async def _attempt(
 
 
 def _apply(
-    profiles: dict[str, Profile], erased: frozenset[str], patch: Mapping[str, Any], keep_recorded: Collection[str]
+    profiles: dict[str, Profile],
+    locked: users.LockedUsers,
+    patch: Mapping[str, Any],
+    keep_recorded: Collection[str],
 ) -> UpsertResult:
     """Apply one item to ``profiles``, which contain the changes of earlier items."""
     user_id = patch["user_id"]
-    if user_id in erased:
+    if user_id in locked.unreadable:
+        return _rejected(*DATA_UNREADABLE.errors)
+    if user_id in locked.erased:
         return _rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))
     before = profiles.get(user_id)
     if before is None and (missing := missing_core(patch)):

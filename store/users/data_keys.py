@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import bindparam, update
 from sqlalchemy.dialects.postgresql import insert
@@ -18,6 +19,8 @@ from store.connection import Connection
 from store.statements import one_of, select, statement, unnested
 
 _REWRAP_PAGE = 5000
+
+Key = TypeVar("Key", bound=DataKey | DecryptionError | None)
 
 SERVICE_SUBJECT = "~service"
 """The subject of data that belongs to no person; no user id starts with `~`."""
@@ -47,19 +50,41 @@ async def find_each(
 
     Raises :class:`KeyUnwrapError` if this process has the wrong key file, which affects every person.
     """
+    found = await _unwrapped(connection, cipher, subjects)
+    for key in found.values():
+        if isinstance(key, KeyUnwrapError):
+            raise key
+    return found
+
+
+async def find_readable(
+    connection: Connection, cipher: Cipher, subjects: Iterable[str]
+) -> dict[str, DataKey | DecryptionError | None]:
+    """As :func:`find_each`, but a missing key-encryption key is an error of its subject if another key opens."""
+    return readable(await _unwrapped(connection, cipher, subjects))
+
+
+async def _unwrapped(
+    connection: Connection, cipher: Cipher, subjects: Iterable[str]
+) -> dict[str, DataKey | DecryptionError | None]:
     rows = await _FIND.fetch(connection, subjects=list(subjects))
-    return {
-        subject: None if wrapped is None else _unwrapped(cipher, subject, wrapped) for subject, wrapped in rows
-    }
+    return {subject: None if wrapped is None else unwrapped(cipher, subject, wrapped) for subject, wrapped in rows}
 
 
-def _unwrapped(cipher: Cipher, subject: str, wrapped: bytes) -> DataKey | DecryptionError:
+def unwrapped(cipher: Cipher, subject: str, wrapped: bytes) -> DataKey | DecryptionError:
+    """The data key, or the error in its place."""
     try:
         return cipher.unwrap(subject, wrapped)
-    except KeyUnwrapError:
-        raise
     except DecryptionError as error:
         return error
+
+
+def readable(found: dict[str, Key]) -> dict[str, Key]:
+    """The given keys. Raises :class:`KeyUnwrapError` if none opens, and a key-encryption key is missing."""
+    missing = [key for key in found.values() if isinstance(key, KeyUnwrapError)]
+    if missing and not any(isinstance(key, DataKey) for key in found.values()):
+        raise missing[0]
+    return found
 
 
 async def require(connection: Connection, cipher: Cipher, subject: str) -> DataKey:
@@ -98,9 +123,10 @@ async def ensure(connection: Connection, cipher: Cipher, subject: str) -> DataKe
 
 @dataclass(frozen=True)
 class Rewrapped:
-    """The number of rewrapped keys of a page, and its last subject; None after the last page."""
+    """The numbers of rewrapped and of damaged keys of a page, and its last subject; None after the last page."""
 
     count: int
+    damaged: int
     after: str | None
 
 
@@ -124,11 +150,20 @@ _REPLACE = statement(
 async def rewrap(connection: Connection, cipher: Cipher, after: str, *, actor: str) -> Rewrapped:
     """Rewrap a page of keys with the current key-encryption key, unless it already wraps them; audited.
 
-    Raises :class:`privacy.encryption.DecryptionError`.
+    A damaged key stays as it is. Raises :class:`KeyUnwrapError` if the key ring lacks a key-encryption key.
     """
     rows = await _PAGE.fetch(connection, after=after)
-    rewrapped = [(subject, old, cipher.rewrap(subject, old)) for subject, old in rows]
-    stale = [(subject, old, new) for subject, old, new in rewrapped if new is not None]
+    stale: list[tuple[str, bytes, bytes]] = []
+    damaged = 0
+    for subject, old in rows:
+        try:
+            new = cipher.rewrap(subject, old)
+        except KeyUnwrapError:
+            raise
+        except DecryptionError:
+            damaged += 1
+        else:
+            stale += [(subject, old, new)] if new is not None else []
     count = await _REPLACE.execute(
         connection,
         subject=[subject for subject, _, _ in stale],
@@ -137,4 +172,4 @@ async def rewrap(connection: Connection, cipher: Cipher, after: str, *, actor: s
     )
     if count:
         await entries.append(connection, [AuditEntry(actor, SYSTEM, "keys.rewrap", details={"keys": count})])
-    return Rewrapped(count, rows[-1]["subject"] if rows else None)
+    return Rewrapped(count, damaged, rows[-1]["subject"] if rows else None)

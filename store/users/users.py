@@ -20,12 +20,13 @@ from models.rules.profile import Profile
 from models.tables.people import DataKey as DataKeyRow
 from models.tables.people import User
 from models.vocabulary import AccountStatus, LifecycleStage
-from privacy.encryption import Cipher, DataKey
+from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.consents import consents, locks
 from store.consents.consents import ConsentChange
 from store.events import redactions
 from store.instances import transitions
+from store.pages import readable_page
 from store.statements import filtered, one_of, select, statement, unnested
 from store.users import data_keys
 from store.users.rows import CONSENTS, STORED, WRITTEN, StoredUser, as_lists, encrypted_row, open_row
@@ -40,6 +41,8 @@ class LockedUsers:
     users: Mapping[str, StoredUser]
     keys: Mapping[str, DataKey]
     erased: frozenset[str]
+    unreadable: Mapping[str, DecryptionError]
+    """Users whose data key or profile is damaged."""
 
 
 _FIND = statement(
@@ -100,12 +103,18 @@ async def list_page(
     status: AccountStatus | None = None,
     email: str | None = None,
 ) -> list[StoredUser]:
-    """Up to ``limit`` profiles by id, after an id, without erased people."""
+    """Up to ``limit`` profiles by id, after an id, without erased people and without damaged profiles."""
     email_index = None if email is None else cipher.email_index(email)
-    rows = await _LIST.fetch(
-        connection, limit=limit, after=after, stage=stage, status=status, email_index=email_index
+    return await readable_page(
+        lambda place, number: _LIST.fetch(
+            connection, limit=number, after=place, stage=stage, status=status, email_index=email_index
+        ),
+        lambda row: open_row(row, cipher.unwrap(row["user_id"], row["wrapped"]), row["consents"]),
+        lambda row: str(row["user_id"]),
+        after=after,
+        limit=limit,
+        search=email is not None,
     )
-    return [open_row(row, cipher.unwrap(row["user_id"], row["wrapped"]), row["consents"]) for row in rows]
 
 
 _LOCK = statement(
@@ -117,20 +126,30 @@ async def lock(connection: Connection, cipher: Cipher, user_ids: Collection[str]
     """Lock profiles in the order of their ids, so that two transactions never deadlock, and read them."""
     rows = await _LOCK.fetch(connection, user_ids=list(user_ids))
     # Separate statements, so that they see commits that the lock waited for: an erasure, a consent.
-    found = await data_keys.find(connection, cipher, user_ids)
-    keys = {subject: key for subject, key in found.items() if key is not None}
+    found = await data_keys.find_readable(connection, cipher, user_ids)
+    keys = {subject: key for subject, key in found.items() if isinstance(key, DataKey)}
+    unreadable = {subject: key for subject, key in found.items() if isinstance(key, DecryptionError)}
     by_user = await consents.of_users(connection, user_ids)
-    users = {
-        row["user_id"]: open_row(row, keys[row["user_id"]], by_user.get(row["user_id"]))
-        for row in rows
-        if row["user_id"] in keys
-    }
-    return LockedUsers(users, keys, frozenset(found.keys() - keys.keys()))
+    users: dict[str, StoredUser] = {}
+    for row in rows:
+        user_id = row["user_id"]
+        if user_id in keys:
+            try:
+                users[user_id] = open_row(row, keys[user_id], by_user.get(user_id))
+            except DecryptionError as error:
+                unreadable[user_id] = error
+    erased = frozenset(subject for subject, key in found.items() if key is None)
+    return LockedUsers(users, keys, erased, unreadable)
 
 
 async def lock_one(connection: Connection, cipher: Cipher, user_id: str) -> LockedUsers:
-    """Lock one profile and read it; raises :class:`UserNotFoundError` or :class:`UserErasedError`."""
+    """Lock one profile and read it.
+
+    Raises :class:`UserNotFoundError`, :class:`UserErasedError` or :class:`DecryptionError`.
+    """
     locked = await lock(connection, cipher, [user_id])
+    if user_id in locked.unreadable:
+        raise locked.unreadable[user_id]
     if user_id in locked.erased:
         raise UserErasedError
     if user_id not in locked.users:
@@ -161,7 +180,7 @@ async def create(connection: Connection, cipher: Cipher, profile: Profile, *, ac
     stored = await insert_new(connection, cipher, [profile], actor=actor)
     if profile.user_id in stored:
         return stored[profile.user_id]
-    await data_keys.require(connection, cipher, profile.user_id)
+    await require_present(connection, profile.user_id)
     raise UserExistsError
 
 

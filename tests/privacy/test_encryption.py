@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.encryption import Cipher, DataKey, DecryptionError
+from privacy.encryption import Cipher, DataKey, DecryptionError, KeyUnwrapError
 from privacy.keyring import KEY_BYTES, KeyFileError, KeyRing, KeySet
 
+KEK = KeySet("kek-1", {"kek-1": b"k" * KEY_BYTES, "older": b"o" * KEY_BYTES})
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -65,6 +66,26 @@ def test_a_wrapped_key_opens_after_rotation_and_only_for_its_person() -> None:
         DataKey.unwrap(KeySet("b", {"b": b"b" * KEY_BYTES}), "u-1", wrapped)
     with pytest.raises(DecryptionError):
         DataKey.unwrap(KeySet("a", {"a": b"x" * KEY_BYTES}), "u-1", wrapped)
+
+
+@given(st.binary(max_size=300))
+def test_a_wrapped_key_of_any_bytes_is_damaged_or_has_an_unknown_key(wrapped: bytes) -> None:
+    ring = KeyRing(KEK, KEK, b"i" * KEY_BYTES)
+    for use in (Cipher(ring).unwrap, Cipher(ring).rewrap):
+        with pytest.raises(DecryptionError) as raised:
+            use("u-1", wrapped)
+        assert "\ufffd" not in str(raised.value)
+
+
+@given(st.data())
+def test_a_wrapped_key_with_another_byte_is_damaged(data: st.DataObject) -> None:
+    """Not a missing key-encryption key, which would affect other people."""
+    wrapped = bytearray(DataKey("u-1", b"d" * KEY_BYTES).wrap(KEK))
+    place = data.draw(st.integers(0, len(wrapped) - 1))
+    wrapped[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(DecryptionError) as raised:
+        DataKey.unwrap(KEK, "u-1", bytes(wrapped))
+    assert not isinstance(raised.value, KeyUnwrapError)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ def _drop(name: str) -> Callable[[dict[str, Any]], Any]:
     return lambda document: {key: value for key, value in document.items() if key != name}
 
 
+def _keys(lengths: dict[str, int]) -> dict[str, Any]:
+    keys = {name: base64.b64encode(bytes(length)).decode() for name, length in lengths.items()}
+    return {"current": next(iter(keys)), "keys": keys}
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -64,6 +69,14 @@ def _drop(name: str) -> Callable[[dict[str, Any]], Any]:
         _drop("blind_index"),
         lambda document: document | {"blind_index": "not base64!"},
         lambda document: document | {"blind_index": 5},
+        lambda document: document | {"blind_index": ""},
+        lambda document: document | {"blind_index": base64.b64encode(b"short").decode()},
+        lambda document: document | {"blind_index": base64.b64encode(bytes(KEY_BYTES + 1)).decode()},
+        lambda document: document | {"payload": _keys({"a": KEY_BYTES - 1})},
+        lambda document: document | {"kek": _keys({"a": KEY_BYTES, "b": 16})},
+        lambda document: document | {"kek": _keys({"": KEY_BYTES})},
+        lambda document: document | {"kek": _keys({"k" * 256: KEY_BYTES})},
+        lambda document: document | {"payload": _keys({"ü": KEY_BYTES})},
         lambda document: document | {"kek": "x"},
         lambda document: document | {"kek": {"current": "gone", "keys": document["kek"]["keys"]}},
         lambda document: document | {"kek": {"current": "a", "keys": {"a": base64.b64encode(b"short").decode()}}},

@@ -60,6 +60,17 @@ async def test_after_a_rewrap_the_old_key_can_be_removed(
     assert "Wrapped 0 keys anew" in await rewrap(rotated, database_url)
 
 
+async def test_a_rewrap_leaves_a_damaged_key_and_wraps_the_others(
+    rotated: Path, database: Database, owner: Connection
+) -> None:
+    damaged = b"\x01\x04\xff\xff"
+    await owner.execute("UPDATE data_keys SET wrapped = $1 WHERE subject = 'u-0'", damaged)
+    async with database.transaction() as connection:
+        page = await data_keys.rewrap(connection, Cipher(KeyFile(rotated).load()), "", actor="test")
+    assert (page.count, page.damaged) == (2, 1)
+    assert await owner.fetchval("SELECT wrapped FROM data_keys WHERE subject = 'u-0'") == damaged
+
+
 async def test_a_key_that_is_destroyed_during_a_rewrap_stays_destroyed(
     rotated: Path, database: Database, owner: Connection
 ) -> None:
