@@ -33,7 +33,6 @@ after a day."""
 _GONE = 410
 _READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.ANALYST})
 """The roles that may read an instance."""
-_LONGEST_WAIT = timedelta(hours=12)
 _JITTER = 0.05
 _POSTGRES_PAUSE = timedelta(seconds=1)
 
@@ -117,7 +116,8 @@ def _status_after(answer: Answer | None) -> CallbackStatus:
 
 
 def _retry(attempts: int, answer: Answer | None) -> ApplicationError:
-    """The error that makes Temporal retry after a pause, or stop. A `Retry-After` extends the pause.
+    """The error that makes Temporal retry after a pause, or stop. A `Retry-After` extends the pause up to
+    :data:`delivery.http.LONGEST_WAIT`, and never shortens it.
 
     ``attempts`` is the recorded count: Postgres outages and killed workers raise Temporal's own count too.
     """
@@ -125,5 +125,5 @@ def _retry(attempts: int, answer: Answer | None) -> ApplicationError:
         return ApplicationError("no attempt was accepted", type="CallbackNotTaken", non_retryable=True)
     pause = PAUSES[attempts - 1] * random.uniform(1, 1 + _JITTER)  # noqa: S311 - spreads load
     if answer is not None and answer.retry_after is not None:
-        pause = max(pause, min(timedelta(seconds=answer.retry_after), _LONGEST_WAIT))
+        pause = max(pause, answer.retry_after)
     return ApplicationError("the callback was not accepted", type="CallbackNotTaken", next_retry_delay=pause)

@@ -12,11 +12,14 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import httpx
 
 from models.rules.outbound_urls import may_connect
+from models.rules.retry_after import retry_after
 
+LONGEST_WAIT = timedelta(hours=12)
 _TIMEOUT = httpx.Timeout(20.0, connect=10.0)
 
 
@@ -33,8 +36,8 @@ class Answer:
     """An HTTP answer. Its body is not read."""
 
     status: int
-    retry_after: float | None
-    """Seconds; None without the header, or if it is a date."""
+    retry_after: timedelta | None
+    """The wait that the header `Retry-After` asks for, at most :data:`LONGEST_WAIT`; None without one."""
 
     @property
     def taken(self) -> bool:
@@ -66,7 +69,8 @@ class Outbound:
                     headers=request_headers,
                     extensions={"sni_hostname": host},
                 ) as response:
-                    return Answer(response.status_code, _seconds(response.headers.get("retry-after")))
+                    asked = response.headers.get("retry-after")
+                    return Answer(response.status_code, retry_after(asked, datetime.now(UTC), LONGEST_WAIT))
             except httpx.HTTPError as error:
                 raise UnreachableError(type(error).__name__) from None
 
@@ -81,7 +85,3 @@ class Outbound:
         if len(allowed) < len(addresses) or not allowed:  # one forbidden address forbids the name
             raise AddressForbiddenError
         return allowed[0]
-
-
-def _seconds(value: str | None) -> float | None:
-    return float(value) if value is not None and value.isascii() and value.isdecimal() and len(value) < 9 else None

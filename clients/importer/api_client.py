@@ -7,14 +7,16 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 
 from clients.importer.options import ImportStoppedError
+from models.rules.retry_after import retry_after
 
 _UNAVAILABLE = (502, 503, 504)
-_MAX_WAIT_SECONDS = 120.0
+_MAX_WAIT = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ class ApiClient:
             try:
                 response = await self._client.request(method, path, content=body, headers=sent)
             except httpx.TransportError as error:
-                reason, retry_after = type(error).__name__, 0.0
+                reason, wait = type(error).__name__, 0.0
             else:
-                retry_after = _retry_after(response)
+                wait = _retry_after(response)
                 if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-                    self._hold(retry_after or 1.0)
+                    self._hold(wait or 1.0)
                     continue
                 if response.status_code not in _UNAVAILABLE:
                     return response
@@ -72,7 +74,7 @@ class ApiClient:
                 )
             if failures == 1:
                 self._note(f"The API doesn't answer ({reason}); trying again.")
-            await asyncio.sleep(max(self._retries.pause(failures), retry_after))
+            await asyncio.sleep(max(self._retries.pause(failures), wait))
 
     def stopped(self, response: httpx.Response, kind: str) -> ImportStoppedError:
         """The error for a rejected request. ``kind`` names the data of the import."""
@@ -112,5 +114,5 @@ def document_of(response: httpx.Response) -> dict[str, Any]:
 
 def _retry_after(response: httpx.Response) -> float:
     """Seconds; 0 without the header."""
-    value = response.headers.get("Retry-After", "")
-    return min(float(value), _MAX_WAIT_SECONDS) if value.isdecimal() else 0.0
+    wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC), _MAX_WAIT)
+    return wait.total_seconds() if wait else 0.0

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -129,6 +129,46 @@ async def test_retries_after_outages_do_not_count_as_attempts(ended: Ended, data
     with pytest.raises(ApplicationError) as last:
         await ended.send(attempt=60)
     assert last.value.non_retryable
+
+
+HOURS_12 = timedelta(hours=12)
+
+
+@pytest.mark.parametrize(
+    ("header", "shortest", "longest"),
+    [
+        ("2", PAUSES[0], 1.1 * PAUSES[0]),
+        ("0", PAUSES[0], 1.1 * PAUSES[0]),
+        ("-7200", PAUSES[0], 1.1 * PAUSES[0]),
+        ("soon", PAUSES[0], 1.1 * PAUSES[0]),
+        ("600", timedelta(minutes=10), timedelta(minutes=10)),
+        ("43201", HOURS_12, HOURS_12),
+        ("99999999", HOURS_12, HOURS_12),
+        ("9" * 400, HOURS_12, HOURS_12),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", PAUSES[0], 1.1 * PAUSES[0]),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", HOURS_12, HOURS_12),
+    ],
+)
+async def test_a_retry_after_extends_the_pause_up_to_twelve_hours(
+    ended: Ended, header: str, shortest: timedelta, longest: timedelta
+) -> None:
+    ended.hooks.answers = [f"503 Busy\r\nretry-after: {header}"]
+    with pytest.raises(ApplicationError) as again:
+        await ended.send()
+    assert again.value.next_retry_delay is not None
+    assert shortest <= again.value.next_retry_delay <= longest
+
+
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"]
+)
+async def test_a_retry_after_may_be_a_date(ended: Ended, form: str) -> None:
+    at = datetime.now(UTC) + timedelta(hours=2)
+    ended.hooks.answers = [f"429 Busy\r\nretry-after: {at.strftime(form)}"]
+    with pytest.raises(ApplicationError) as again:
+        await ended.send()
+    assert again.value.next_retry_delay is not None
+    assert timedelta(minutes=119) < again.value.next_retry_delay <= timedelta(hours=2)
 
 
 async def test_each_end_has_its_own_attempts_and_a_late_attempt_of_an_earlier_end_is_dropped(

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,17 @@ def test_the_import_waits_for_the_rate_limit_as_long_as_the_api_asks(peer: Peer,
     held = max(later - earlier for earlier, later in zip(peer.times, peer.times[1:], strict=False))
     assert 0.9 < held < 3
     assert "continuing in 1 s" in ran.output
+
+
+def test_the_import_waits_until_the_date_that_the_api_names(peer: Peer, write: Write, run: Run) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=3)
+    headers = {"Retry-After": f"{at:%a, %d %b %Y %H:%M:%S} GMT"}
+    peer.unusual.append(Answer(429, {"code": "rate_limited"}, headers))
+    write("people.csv", people(20))
+    ran = run(batch_size=10)
+    assert (ran.code, len(peer.users)) == (0, 20)
+    held = max(later - earlier for earlier, later in zip(peer.times, peer.times[1:], strict=False))
+    assert 1.4 < held < 5
 
 
 @pytest.mark.parametrize(
