@@ -33,6 +33,19 @@ def test_masks_have_these_forms(kind: Mask, value: Any, masked: str) -> None:
     assert mask(kind, value) == masked
 
 
+@pytest.mark.parametrize(
+    "value", [0, 9_999_999, -9_999_999, 9_999_999.99, True, False, {"n": 9_999_999}, [9_999_999]]
+)
+def test_numbers_of_up_to_seven_digits_and_truths_are_shown(value: Any) -> None:
+    assert mask(Mask.TEXTS, value) == value
+
+
+@pytest.mark.parametrize("value", [10_000_000, -10_000_000, 10_000_000.0, 1e300, 4111_1111_1111_1111])
+def test_numbers_from_ten_million_are_hidden(value: float) -> None:
+    assert mask(Mask.TEXTS, value) == HIDDEN
+    assert mask(Mask.TEXTS, {"phone": [value]}) == {"phone": [HIDDEN]}
+
+
 @pytest.mark.parametrize("kind", list(Mask))
 def test_none_is_not_masked(kind: Mask) -> None:
     assert mask(kind, None) is None
