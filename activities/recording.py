@@ -69,7 +69,7 @@ class _RecordStep(ActivityInboundInterceptor):
     async def _step(self, context: StepContext, call: ExecuteActivityInput) -> Any:
         begun, key = await self._begin(context)
         if begun.done:
-            return key.decrypt_json("steps.result", begun.result)
+            return key.decrypt_json("steps.result", begun.result, context.instance_id, context.step)
         try:
             async with heartbeats():
                 result = await self.next.execute_activity(call)

@@ -14,7 +14,7 @@ from sqlalchemy import Column, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import SQLModel
 
-from models.personal import Mask, columns_of, personal_columns
+from models.personal import ROW_COLUMNS, Mask, columns_of, personal_columns
 from models.tables.registry import TABLES
 
 RETENTION_TYPES: Mapping[str, str | None] = {
@@ -215,6 +215,8 @@ def _table(table: type[SQLModel]) -> TableEntry:
         raise UndeclaredError(
             f"The table '{name}' is new: declare in models/data_map.py (RETENTION_TYPES) what deletes its rows."
         )
+    if personal_columns(table) and name not in ROW_COLUMNS:
+        raise UndeclaredError(f"The table '{name}' is new: declare in models/personal.py (ROW_COLUMNS) its row.")
     owner = OWNER_COLUMNS.get(name) or next((each.name for each in columns if each.name == "user_id"), None)
     exported = owner is not None and name not in _INTERNAL
     entries = tuple(_column(table, each, exported=exported) for each in columns)

@@ -1,12 +1,13 @@
 """Declares which columns hold personal data. Encryption, masks, exports and the data map read the declaration.
 
 A column declared with :func:`personal` is `bytea` in Postgres, encrypted with the person's data key: AES-256-GCM,
-bound to person, table and column. Roles other than admin see it masked.
+bound to person, table, column and row (:data:`ROW_COLUMNS`). Roles other than admin see it masked.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -47,6 +48,22 @@ def personal(mask: Mask | None = Mask.ALL, *, nullable: bool = True) -> Any:
         nullable=nullable,
         sa_column_kwargs={"info": {"personal": Personal(mask)}, "comment": "personal: encrypted"},
     )
+
+
+ROW_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "users": (),
+    "events": ("event_id",),
+    "transactions": ("event_id",),
+    "instances": ("instance_id",),
+    "steps": ("instance_id", "step"),
+    "attempts": ("instance_id", "step", "attempt"),
+    "dead_letters": ("instance_id", "failed_step"),
+    "callbacks": ("instance_id",),
+    "event_waits": ("instance_id", "step"),
+    "messages": ("message_id",),
+    "idempotent_answers": ("key_id", "idempotency_key"),
+}
+"""By table: the columns that identify a row of a person. An encrypted value is bound to them; none is updated."""
 
 
 def columns_of(table: type[SQLModel]) -> list[Column[Any]]:

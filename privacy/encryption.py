@@ -1,7 +1,7 @@
 """AES-256-GCM: encrypts personal data with one data key per person, and data keys with a key-encryption key.
 
 An encrypted value is ``version (1) | nonce (12) | ciphertext | tag (16)``, sizes in bytes. Its associated data is
-the person, table and column. So a value copied to another person or column can't be decrypted.
+the person, table, column and row. So a value that is copied to another person, column or row can't be decrypted.
 
 A wrapped data key is ``version (1) | length of key id (1) | key id | nonce (12) | ciphertext | tag (16)``. The key
 id names its key-encryption key. So a rotation changes only wrapped keys, not data.
@@ -16,7 +16,9 @@ import hashlib
 import hmac
 import os
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import orjson
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from models.personal import ROW_COLUMNS
 from models.rules.domains import ascii_domain
 from privacy.keyring import KEY_BYTES, KEY_ID, KeyRing, KeySet
 
@@ -32,7 +35,6 @@ _VERSION = b"\x01"
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _ENCRYPTED_KEY_BYTES = _NONCE_BYTES + KEY_BYTES + _TAG_BYTES
-_WRAPPED_KEY = "data_key"
 
 
 class DecryptionError(Exception):
@@ -57,33 +59,34 @@ class DataKey:
     def new(cls, subject: str) -> DataKey:
         return cls(subject, os.urandom(KEY_BYTES))
 
-    def encrypt(self, column: str, value: bytes) -> bytes:
-        """``column`` is ``table.column``."""
+    def encrypt(self, column: str, value: bytes, *row: str | int) -> bytes:
+        """``column`` is ``table.column``; ``row`` has the values of :data:`models.personal.ROW_COLUMNS`."""
         nonce = os.urandom(_NONCE_BYTES)
-        return _VERSION + nonce + self._cipher.encrypt(nonce, value, _associated_data(self.subject, column))
+        return _VERSION + nonce + self._cipher.encrypt(nonce, value, _of_value(self.subject, column, row))
 
-    def decrypt(self, column: str, encrypted: bytes) -> bytes:
+    def decrypt(self, column: str, encrypted: bytes, *row: str | int) -> bytes:
         """Raises :class:`DecryptionError`."""
+        bound_to = _of_value(self.subject, column, row)
         if encrypted[:1] != _VERSION:
             raise DecryptionError(f"a value in {column} has an unknown version")
         try:
-            return self._cipher.decrypt(encrypted[1:13], encrypted[13:], _associated_data(self.subject, column))
+            return self._cipher.decrypt(encrypted[1:13], encrypted[13:], bound_to)
         except (InvalidTag, ValueError):
             raise DecryptionError(f"a value in {column} can't be decrypted") from None
 
-    def encrypt_json(self, column: str, value: Any) -> bytes | None:
+    def encrypt_json(self, column: str, value: Any, *row: str | int) -> bytes | None:
         """None for None, which is stored as NULL."""
-        return None if value is None else self.encrypt(column, orjson.dumps(value))
+        return None if value is None else self.encrypt(column, orjson.dumps(value), *row)
 
-    def decrypt_json(self, column: str, encrypted: bytes | None) -> Any:
+    def decrypt_json(self, column: str, encrypted: bytes | None, *row: str | int) -> Any:
         """Raises :class:`DecryptionError`."""
-        return None if encrypted is None else orjson.loads(self.decrypt(column, encrypted))
+        return None if encrypted is None else orjson.loads(self.decrypt(column, encrypted, *row))
 
     def wrap(self, keys: KeySet) -> bytes:
         """Encrypt this key with the current key-encryption key."""
         key_id = keys.current.encode()
         nonce = os.urandom(_NONCE_BYTES)
-        bound_to = _associated_data(self.subject, _WRAPPED_KEY)
+        bound_to = _of_wrapped_key(self.subject)
         encrypted = keys.ciphers[keys.current].encrypt(nonce, self._material, bound_to)
         return _VERSION + bytes([len(key_id)]) + key_id + nonce + encrypted
 
@@ -95,7 +98,7 @@ class DataKey:
         wrapped key is damaged or belongs to another subject.
         """
         key_id, encrypted = _parts_of(wrapped)
-        bound_to = _associated_data(subject, _WRAPPED_KEY)
+        bound_to = _of_wrapped_key(subject)
         cipher = keys.ciphers.get(key_id)
         if cipher is not None:
             material = _opened(cipher, encrypted, bound_to)
@@ -117,6 +120,10 @@ def _parts_of(wrapped: bytes) -> tuple[str, bytes]:
     return key_id, wrapped[begin:]
 
 
+def _of_wrapped_key(subject: str) -> bytes:
+    return f"{subject}\x00data_key".encode()
+
+
 def _opened(cipher: AESGCM, encrypted: bytes, bound_to: bytes) -> bytes | None:
     try:
         return cipher.decrypt(encrypted[:_NONCE_BYTES], encrypted[_NONCE_BYTES:], bound_to)
@@ -124,8 +131,17 @@ def _opened(cipher: AESGCM, encrypted: bytes, bound_to: bytes) -> bytes | None:
         return None
 
 
-def _associated_data(subject: str, column: str) -> bytes:
-    return f"{subject}\x00{column}".encode()
+def _of_value(subject: str, column: str, row: Sequence[str | int]) -> bytes:
+    """The associated data of a value. Raises ValueError if ``row`` doesn't identify a row of the table."""
+    if len(row) != _row_parts(column):
+        raise ValueError(f"a row of {column} has {_row_parts(column)} parts")
+    # No part contains U+0000: Postgres stores none.
+    return "\x00".join((subject, column, *map(str, row))).encode()
+
+
+@cache
+def _row_parts(column: str) -> int:
+    return len(ROW_COLUMNS[column.partition(".")[0]])
 
 
 class Cipher:

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Index, Table, bindparam, func, inspect, li
 from sqlmodel import SQLModel, col
 
 from models.data_map import OWNER_COLUMNS, exported_columns
-from models.personal import personal_columns
+from models.personal import ROW_COLUMNS, personal_columns
 from models.tables.execution import Instance
 from models.tables.registry import TABLES
 from privacy.encryption import Cipher, DataKey, DecryptionError
@@ -44,6 +44,8 @@ class ExportedTable:
     columns: tuple[str, ...]
     owner: str
     """The column with the id of the person or the instance."""
+    row: tuple[str, ...]
+    """The columns to which encrypted values are bound."""
     order: tuple[str, ...]
     """Columns that order a person's rows uniquely and are never updated."""
 
@@ -73,7 +75,8 @@ def _table(model: type[SQLModel], columns: tuple[str, ...]) -> ExportedTable:
     order = [*_index_on(table, owner), *(each.name for each in table.primary_key)]
     if owner != OF_INSTANCE:
         order = [each for each in order if each != owner]
-    return ExportedTable(model, columns, owner, tuple(dict.fromkeys(order)) or (owner,))
+    row = ROW_COLUMNS.get(str(model.__tablename__), ())
+    return ExportedTable(model, columns, owner, row, tuple(dict.fromkeys(order)) or (owner,))
 
 
 def _declared(model: type[SQLModel]) -> Table:
@@ -119,7 +122,9 @@ def _statement(table: ExportedTable, *, first: bool) -> Statement:
     own = _declared(table.model).columns
     order = [own[name] for name in table.order]
     size = _size([own[name] for name in personal_columns(table.model)])
-    columns: list[ColumnElement[Any]] = [own[name] for name in dict.fromkeys((*table.columns, *table.order))]
+    columns: list[ColumnElement[Any]] = [
+        own[name] for name in dict.fromkeys((*table.columns, *table.order, *table.row))
+    ]
     if table.owner == OF_INSTANCE:
         columns.append(col(Instance.workflow_id))  # type: ignore[arg-type]  # typed as Mapped, but a ColumnElement
     rows = select(*columns, (func.sum(size).over(order_by=order) - size).label("bytes_before"))
@@ -148,18 +153,19 @@ def _size(encrypted: Sequence[ColumnElement[Any]]) -> ColumnElement[int]:
 
 def _decrypted(table: ExportedTable, key: DataKey, row: asyncpg.Record) -> dict[str, Any]:
     encrypted = personal_columns(table.model)
+    bound_to = tuple(row[name] for name in table.row)
     shown = (*table.columns, _WORKFLOW) if table.owner == OF_INSTANCE else table.columns
     return {
-        name: _decrypt(key, f"{table.name}.{name}", row[name]) if name in encrypted else row[name]
+        name: _decrypt(key, f"{table.name}.{name}", row[name], bound_to) if name in encrypted else row[name]
         for name in shown
     }
 
 
-def _decrypt(key: DataKey, place: str, encrypted: bytes | None) -> Any:
+def _decrypt(key: DataKey, place: str, encrypted: bytes | None, row: Sequence[str | int]) -> Any:
     try:
         if encrypted is not None and place in _PLAIN_TEXTS:
-            return key.decrypt(place, encrypted).decode()
-        return key.decrypt_json(place, encrypted)
+            return key.decrypt(place, encrypted, *row).decode()
+        return key.decrypt_json(place, encrypted, *row)
     except DecryptionError as error:
         logger.error("an export leaves out a value: %s", error, extra={"user_id": key.subject})
         return None

@@ -99,7 +99,7 @@ async def claim(
     key = (await data_keys.find(connection, cipher, [row["subject"]])).get(row["subject"])
     if key is None:
         raise UserErasedError
-    body = b"" if row["body"] is None else key.decrypt(_BODY, row["body"])
+    body = b"" if row["body"] is None else key.decrypt(_BODY, row["body"], key_id, idempotency_key)
     return Claim(key_id, idempotency_key, token, StoredAnswer(row["status"], row["headers"], body))
 
 
@@ -135,5 +135,5 @@ async def keep(
         new_subject=owner,
         new_status=answer.status,
         new_headers=dict(answer.headers),
-        new_body=key.encrypt(_BODY, answer.body) if answer.body else None,
+        new_body=key.encrypt(_BODY, answer.body, held.key_id, held.idempotency_key) if answer.body else None,
     )

@@ -236,7 +236,7 @@ def _row(event: PreparedEvent, person: _Person, generation: int) -> tuple[Any, .
         person.shard,
         generation,
         event.historical,
-        person.key.encrypt(BODY, body),
+        person.key.encrypt(BODY, body, event.event_id),
         event.dimensions(parts),
     )
 
@@ -344,5 +344,5 @@ def _stored(row: Record, user_id: str, key: DataKey) -> StoredEvent:
         session_id=row["session_id"],
         historical=row["historical"],
         received_at=row["received_at"],
-        body=key.decrypt_json(BODY, row["body"]),
+        body=key.decrypt_json(BODY, row["body"], row["event_id"]),
     )

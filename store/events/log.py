@@ -97,7 +97,7 @@ class LoggedEvent:
     def _decrypted_body(self) -> Mapping[str, Any]:
         if self._body is None:
             assert self._key is not None  # an event without a key is set aside before its body is read
-            body = self._key.decrypt_json(BODY, self._row["body"])
+            body = self._key.decrypt_json(BODY, self._row["body"], self._row["event_id"])
             if not isinstance(body, Mapping):
                 raise UnfoldableError("an event's body is an object")
             self._body = body

@@ -117,7 +117,9 @@ async def _write_transactions(
         event_ids=[entry.event_id for entry in ordered],
         user_ids=[entry.user_id for entry in ordered],
         kinds=[entry.kind for entry in ordered],
-        order_ids=[keys[entry.user_id].encrypt_json(_ORDER_ID, entry.order_id) for entry in ordered],
+        order_ids=[
+            keys[entry.user_id].encrypt_json(_ORDER_ID, entry.order_id, entry.event_id) for entry in ordered
+        ],
         amounts=[entry.amount for entry in ordered],
         currencies=[entry.currency for entry in ordered],
         occurred_at=[entry.occurred_at for entry in ordered],
@@ -176,7 +178,9 @@ async def transactions_page(
 
     return await readable_page(
         read,
-        lambda row: TransactionEntry(**{**row, "order_id": key.decrypt_json(_ORDER_ID, row["order_id"])}),
+        lambda row: TransactionEntry(
+            **{**row, "order_id": key.decrypt_json(_ORDER_ID, row["order_id"], row["event_id"])}
+        ),
         lambda row: (row["occurred_at"], row["event_id"]),
         after=before,
         limit=limit,

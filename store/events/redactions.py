@@ -249,22 +249,22 @@ def _redacted(row: asyncpg.Record, key: DataKey, opt_outs: OptOuts) -> _Redacted
     """New values of an event; None if nothing changes."""
     dimensions: dict[str, Any] | None = row["dimensions"]
     kept = redact_dimensions(dimensions or {}, opt_outs)
-    body = _redacted_body(row["body"], key, opt_outs)
+    body = _redacted_body(row, key, opt_outs)
     if body is None and kept == dimensions:
         return None
     return _Redacted(row["timestamp"], row["event_id"], row["body"] if body is None else body, kept)
 
 
-def _redacted_body(encrypted: bytes, key: DataKey, opt_outs: OptOuts) -> bytes | None:
+def _redacted_body(row: asyncpg.Record, key: DataKey, opt_outs: OptOuts) -> bytes | None:
     """The redacted body, encrypted; None if it stays, also if it can't be decrypted or isn't an object."""
     try:
-        body = key.decrypt_json(BODY, encrypted)
+        body = key.decrypt_json(BODY, row["body"], row["event_id"])
     except DecryptionError:
         return None
     if not isinstance(body, dict):
         return None
     kept = redact(body, opt_outs)
-    return None if kept == body else key.encrypt(BODY, orjson.dumps(kept))
+    return None if kept == body else key.encrypt(BODY, orjson.dumps(kept), row["event_id"])
 
 
 async def _move(connection: Connection, pending: PendingRedaction, last: asyncpg.Record, changed: int) -> None:

@@ -130,7 +130,7 @@ async def complete_attempt(
         instance_id=context.instance_id,
         step=context.step,
         attempt=attempt,
-        result=key.encrypt_json("steps.result", result),
+        result=key.encrypt_json("steps.result", result, context.instance_id, context.step),
         position=context.position,
     )
 
@@ -162,6 +162,8 @@ async def fail_attempt(
         step=context.step,
         attempt=attempt,
         error_type=error_type,
-        error_message=key.encrypt("attempts.error_message", error_message.encode()),
+        error_message=key.encrypt(
+            "attempts.error_message", error_message.encode(), context.instance_id, context.step, attempt
+        ),
         interrupted=interrupted,
     )

@@ -54,11 +54,11 @@ async def add(connection: Connection, key: DataKey, instance_id: str, url: str, 
         connection,
         instance_id=instance_id,
         user_id=key.subject,
-        url=key.encrypt_json("callbacks.url", url),
-        secret=key.encrypt_json("callbacks.secret", secret),
+        url=key.encrypt_json("callbacks.url", url, instance_id),
+        secret=key.encrypt_json("callbacks.secret", secret, instance_id),
     )
     stored = await _SECRET.fetchval(connection, instance_id=instance_id)
-    return str(key.decrypt_json("callbacks.secret", stored))
+    return str(key.decrypt_json("callbacks.secret", stored, instance_id))
 
 
 _FIND = statement(
@@ -84,8 +84,8 @@ async def find(connection: Connection, cipher: Cipher, instance_id: str) -> Call
         return None
     key = cipher.unwrap(row["user_id"], row["wrapped"])
     return Callback(
-        key.decrypt_json("callbacks.url", row["url"]),
-        key.decrypt_json("callbacks.secret", row["secret"]),
+        key.decrypt_json("callbacks.url", row["url"], instance_id),
+        key.decrypt_json("callbacks.secret", row["secret"], instance_id),
         row["started_by"],
         Role(row["role"]) if row["role"] else None,
     )

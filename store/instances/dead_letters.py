@@ -102,7 +102,7 @@ async def record(
         failed_step=failure.failed_step or NO_STEP,
         run_id=run_id,
         error_type=failure.error_type,
-        error=key.encrypt_json(ERROR, failure.model_dump()),
+        error=key.encrypt_json(ERROR, failure.model_dump(), instance.instance_id, failure.failed_step or NO_STEP),
     )
 
 
@@ -278,7 +278,9 @@ def _decrypted(cipher: Cipher, row: Record) -> StoredDeadLetter:
     wrapped, error = values.pop("wrapped"), None
     try:
         if wrapped is not None:
-            error = cipher.unwrap(row["user_id"], wrapped).decrypt_json(ERROR, row["error"])
+            error = cipher.unwrap(row["user_id"], wrapped).decrypt_json(
+                ERROR, row["error"], row["instance_id"], row["failed_step"]
+            )
     except DecryptionError as failure:
         logger.error("the error of a dead letter is hidden: %s", failure, extra={"user_id": row["user_id"]})
     return StoredDeadLetter(

@@ -146,11 +146,13 @@ async def page(
 def _decrypted(cipher: Cipher, row: Record) -> StoredInstance:
     key = None if row["wrapped"] is None else cipher.unwrap(row["user_id"], row["wrapped"])
 
-    def decrypted(column: str, value: bytes | None) -> Any:
-        return None if key is None else key.decrypt_json(column, value)
+    instance_id: str = row["instance_id"]
+
+    def decrypted(column: str, value: bytes | None, *step: str) -> Any:
+        return None if key is None else key.decrypt_json(column, value, instance_id, *step)
 
     return StoredInstance(
-        instance_id=row["instance_id"],
+        instance_id=instance_id,
         workflow_id=row["workflow_id"],
         user_id=row["user_id"],
         status=InstanceStatus(row["status"]),
@@ -159,9 +161,9 @@ def _decrypted(cipher: Cipher, row: Record) -> StoredInstance:
         max_attempts=row["max_attempts"],
         parameters=decrypted("instances.parameters", row["parameters"]) or {},
         variables=decrypted("instances.variables", row["variables"]) or {},
-        results={step: decrypted("steps.result", result) for step, result in row["steps"] or ()},
+        results={step: decrypted("steps.result", result, step) for step, result in row["steps"] or ()},
         error=decrypted("instances.error", row["error"]),
-        attempts=[_attempt(key, *each) for each in row["attempts"] or ()],
+        attempts=[_attempt(key, instance_id, *each) for each in row["attempts"] or ()],
         start_time=row["start_time"],
         end_time=row["end_time"],
         reason=row["reason"],
@@ -172,6 +174,7 @@ def _decrypted(cipher: Cipher, row: Record) -> StoredInstance:
 
 def _attempt(
     key: DataKey | None,
+    instance_id: str,
     step: str,
     attempt: int,
     started_at: datetime,
@@ -182,7 +185,7 @@ def _attempt(
 ) -> StoredAttempt:
     text = None
     if key is not None and message is not None:
-        text = key.decrypt("attempts.error_message", message).decode()
+        text = key.decrypt("attempts.error_message", message, instance_id, step, attempt).decode()
     return StoredAttempt(step, attempt, started_at, ended_at, error_type, text, interrupted)
 
 

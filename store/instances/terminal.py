@@ -86,8 +86,8 @@ async def finish(connection: Connection, key: DataKey, progress: Progress, run_i
         status=progress.status.value,
         current_step=progress.current_step,
         run_id=run_id,
-        variables=key.encrypt_json("instances.variables", progress.variables),
-        error=key.encrypt_json("instances.error", progress.error.model_dump() if progress.error else None),
+        variables=key.encrypt_json("instances.variables", progress.variables, progress.instance_id),
+        error=_encrypted_error(key, progress.instance_id, progress.error),
         reason=progress.reason,
     )
     if not taken:
@@ -98,6 +98,10 @@ async def finish(connection: Connection, key: DataKey, progress: Progress, run_i
     )
     await _on_terminal(connection, key, instance, Ending(progress.status, run_id, progress.error))
     return True
+
+
+def _encrypted_error(key: DataKey, instance_id: str, failure: StepFailure | None) -> bytes | None:
+    return key.encrypt_json("instances.error", failure.model_dump() if failure else None, instance_id)
 
 
 _END = (
@@ -129,9 +133,7 @@ async def end_unrecorded(connection: Connection, cipher: Cipher, instance: Unfin
         "instance_id": instance.instance_id,
         "status": ending.status.value,
         "at": ending.at,
-        "error": key.encrypt_json("instances.error", ending.failure.model_dump() if ending.failure else None)
-        if key
-        else None,
+        "error": _encrypted_error(key, instance.instance_id, ending.failure) if key else None,
         "reason": ending.reason,
     }
     if ending.run_id is None:
@@ -218,6 +220,6 @@ async def reject_replay(
     Its dead letter and its waits stay. The callback is due again, since the first end's report may have been
     skipped while the replay was pending.
     """
-    encrypted = key.encrypt_json("instances.error", error)
+    encrypted = key.encrypt_json("instances.error", error, instance_id)
     await _REJECT_REPLAY.execute(connection, instance_id=instance_id, error=encrypted)
     await callbacks.mark_due(connection, instance_id)

@@ -87,7 +87,7 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Inse
         workflow_id=new.workflow_id,
         user_id=new.user_id,
         max_attempts=new.max_attempts,
-        parameters=key.encrypt_json("instances.parameters", new.parameters),
+        parameters=key.encrypt_json("instances.parameters", new.parameters, new.instance_id),
         started_by=new.started_by,
         purpose=new.purpose.value if new.purpose else None,
     )
@@ -151,7 +151,7 @@ async def record_progress(connection: Connection, key: DataKey, progress: Progre
         status=progress.status.value,
         current_step=progress.current_step,
         run_id=run_id,
-        variables=key.encrypt_json("instances.variables", progress.variables),
+        variables=key.encrypt_json("instances.variables", progress.variables, progress.instance_id),
     )
     if replaced_runs is None:
         return False

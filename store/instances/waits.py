@@ -67,7 +67,7 @@ class Waiting:
 
 
 _TRIGGER_BODY = statement(
-    select(col(Event.body))
+    select(col(Event.event_id), col(Event.body))
     .join(Instance, col(Instance.trigger_event_id) == col(Event.event_id))
     .where(
         col(Instance.instance_id) == bindparam("instance_id"),
@@ -124,7 +124,7 @@ async def register(
             step=step,
             event_type=request.event_type,
             not_before=request.since,
-            property_filter=key.encrypt_json(_FILTER, dict(request.where) or None),
+            property_filter=key.encrypt_json(_FILTER, dict(request.where) or None, instance_id, step),
         )
     return asked
 
@@ -132,8 +132,8 @@ async def register(
 async def _with_trigger_values(
     connection: Connection, key: DataKey, instance_id: str, asked: Mapping[str, WaitRequest]
 ) -> Mapping[str, WaitRequest]:
-    body = await _TRIGGER_BODY.fetchval(connection, instance_id=instance_id, clock_ahead=CLOCK_AHEAD)
-    held = _properties(key, body) or {}
+    row = await _TRIGGER_BODY.fetchrow(connection, instance_id=instance_id, clock_ahead=CLOCK_AHEAD)
+    held = (_properties(key, row["event_id"], row["body"]) if row else None) or {}
     return {
         step: request.model_copy(
             update={"where": {**request.where, **{name: held[name] for name in request.same if name in held}}}
@@ -175,7 +175,10 @@ async def end(
         instance_id=instance_id,
         step=list(ended),
         position=[each.position for each in results],
-        result=[key.encrypt_json("steps.result", each.model_dump(exclude={"position"})) for each in results],
+        result=[
+            key.encrypt_json("steps.result", each.model_dump(exclude={"position"}), instance_id, step)
+            for step, each in ended.items()
+        ],
     )
     await _DROP_STEPS.execute(connection, instance_id=instance_id, steps=list(ended))
 
@@ -215,7 +218,7 @@ async def of_instance(connection: Connection, key: DataKey, instance_id: str) ->
 
 
 def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
-    where = key.decrypt_json(_FILTER, row["property_filter"])
+    where = key.decrypt_json(_FILTER, row["property_filter"], row["instance_id"], row["step"])
     return Waiting(
         row["workflow_id"],
         row["instance_id"],
@@ -244,7 +247,7 @@ async def already_recorded(
         enough = _SPARE_EVENTS + (rows[0]["ended"] if rows else 0)
         for row in rows:
             step = row["step"]
-            if step is None or len(found[step]) == enough or not _matches(key, wanted[step], row["body"]):
+            if step is None or len(found[step]) == enough or not _matches(key, wanted[step], row):
                 continue
             found[step].append(
                 RecordedEvent(
@@ -324,16 +327,16 @@ async def _read_page(
     )
 
 
-def _matches(key: DataKey, request: WaitRequest, body: bytes | None) -> bool:
+def _matches(key: DataKey, request: WaitRequest, row: asyncpg.Record) -> bool:
     if not request.where:
         return True
-    return properties_match(request.where, _properties(key, body))
+    return properties_match(request.where, _properties(key, row["event_id"], row["body"]))
 
 
-def _properties(key: DataKey, body: bytes | None) -> dict[str, Any] | None:
+def _properties(key: DataKey, event_id: str, body: bytes | None) -> dict[str, Any] | None:
     """The properties of an event; None without any, or if the event is damaged."""
     try:
-        parts = key.decrypt_json("events.body", body)
+        parts = key.decrypt_json("events.body", body, event_id)
     except DecryptionError:
         return None
     return (parts or {}).get("event_properties")

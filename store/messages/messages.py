@@ -108,9 +108,9 @@ def _read_back(key: DataKey, message_id: str, purpose: Purpose | None, row: Reco
     return Intent(
         message_id,
         MessageStatus(row["status"]),
-        recipient=key.decrypt_json("messages.recipient", row["recipient"]),
-        subject=key.decrypt_json("messages.subject", row["subject"]),
-        body=key.decrypt_json("messages.body", row["body"]),
+        recipient=key.decrypt_json("messages.recipient", row["recipient"], message_id),
+        subject=key.decrypt_json("messages.subject", row["subject"], message_id),
+        body=key.decrypt_json("messages.body", row["body"], message_id),
         purpose=purpose,
         reason=Suppression(row["reason"]) if row["reason"] else None,
     )
@@ -128,7 +128,10 @@ async def _insert(connection: Connection, key: DataKey, message: Message, intent
         template=message.template,
         status=intent.status,
         purpose=intent.purpose,
-        **{name: key.encrypt_json(f"messages.{name}", getattr(intent, name)) for name in _ENCRYPTED},
+        **{
+            name: key.encrypt_json(f"messages.{name}", getattr(intent, name), intent.message_id)
+            for name in _ENCRYPTED
+        },
     )
 
 

@@ -99,6 +99,20 @@ async def test_a_damaged_value_affects_requests_for_its_person_alone(api: Client
     assert [each["status"] for each in answer.json()["results"]] == ["rejected", "updated"]
 
 
+async def test_two_events_of_a_person_whose_bodies_were_swapped_are_not_shown(
+    api: Clients, owner: Connection
+) -> None:
+    await add_users(api.admin, ["a"])
+    for each in ("e-1", "e-2", "e-3"):
+        assert (await api.integrator.post("/events", json=event(each, user_id="a"))).status_code == 202
+    await owner.execute(
+        """UPDATE events SET body = other.body FROM (SELECT event_id, body FROM events) AS other
+            WHERE (events.event_id, other.event_id) IN (('e-1', 'e-2'), ('e-2', 'e-1'))"""
+    )
+    shown = (await api.admin.get("/users/a/events")).json()["data"]
+    assert [each["event_id"] for each in shown] == ["e-3"]
+
+
 async def test_a_damaged_event_is_left_out_of_its_list_and_of_the_export(api: Clients, owner: Connection) -> None:
     await add_users(api.admin, ["a"])
     ids = ["e-1", "e-2", "e-3"]

@@ -210,7 +210,7 @@ async def test_a_replay_signals_events_that_came_after_the_failure_to_waits_and_
                                    historical, body)
                VALUES ('e-meanwhile', $1, $3, now(), 's', 0, 1, false, $2)""",
             customer.user_id,
-            key.encrypt_json("events.body", {}),
+            key.encrypt_json("events.body", {}, "e-meanwhile"),
             event_type,
         )
     served.effects.failing = set()

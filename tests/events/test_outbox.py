@@ -58,7 +58,7 @@ class Log:
                 moment,
                 shard_of(self._customer.user_id),
                 historical,
-                key.encrypt_json("events.body", body),
+                key.encrypt_json("events.body", body, event_id),
             )
         return LogEvent(
             event_id=event_id,

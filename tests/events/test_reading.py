@@ -135,7 +135,7 @@ async def test_listing_events_of_an_unknown_an_erased_and_an_inactive_user(
     assert_problem(await api.admin.get("/users/u-1/events"), 410, "user_erased")
 
 
-async def test_the_body_is_encrypted_and_bound_to_user_and_column(
+async def test_the_body_is_encrypted_and_bound_to_user_column_and_event(
     api: Clients, owner: Connection, cipher: Cipher
 ) -> None:
     await add_user(api.admin)
@@ -144,7 +144,7 @@ async def test_the_body_is_encrypted_and_bound_to_user_and_column(
     assert row is not None
     assert b"knee" not in row["body"]
     key = cipher.unwrap("u-1", row["wrapped"])
-    assert key.decrypt_json("events.body", row["body"]) == FULL
+    assert key.decrypt_json("events.body", row["body"], "e-1") == FULL
     assert row["dimensions"] == '{"country": "DE", "device_type": "mobile"}'
 
 

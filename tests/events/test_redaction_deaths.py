@@ -71,8 +71,9 @@ async def _left(log: Log, owner: Connection, user_id: str) -> int:
     """The number of events that still have `gender`; asserts that none has lost anything else."""
     wrapped = await owner.fetchval("SELECT wrapped FROM data_keys WHERE subject = $1", user_id)
     key = log.cipher.unwrap(user_id, wrapped)
-    rows = await owner.fetch("SELECT body FROM events WHERE user_id = $1", user_id)
-    properties = [key.decrypt_json("events.body", row["body"])["event_properties"] for row in rows]
+    rows = await owner.fetch("SELECT event_id, body FROM events WHERE user_id = $1", user_id)
+    bodies = [key.decrypt_json("events.body", row["body"], row["event_id"]) for row in rows]
+    properties = [body["event_properties"] for body in bodies]
     assert [each["plan"] for each in properties] == ["pro"] * EVENTS
     return sum("gender" in each for each in properties)
 

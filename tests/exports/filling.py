@@ -10,7 +10,7 @@ from sqlalchemy import Column, Identity
 from sqlmodel import SQLModel
 
 from models.data_map import exported_columns
-from models.personal import Mask, columns_of, personal_columns
+from models.personal import ROW_COLUMNS, Mask, columns_of, personal_columns
 from models.tables.registry import TABLES
 from privacy.encryption import Cipher, DataKey
 from runtime.database import Database
@@ -64,11 +64,12 @@ def _row(table: type[SQLModel], name: str, key: DataKey, mark: str) -> dict[str,
     personal = personal_columns(table)
     row: dict[str, Any] = {}
     for column in columns_of(table):
-        if column.name in personal:
-            row[column.name] = _encrypted(name, column.name, personal[column.name].mask, key, mark)
-        elif not _is_generated(column):
+        if column.name not in personal and not _is_generated(column):
             kind = column.type.python_type
             row[column.name] = clear_text(name, column.name, key.subject) if kind is str else _CLEAR[kind]
+    bound_to = [row[each] for each in ROW_COLUMNS.get(name, ())]
+    for column_name, declared in personal.items():
+        row[column_name] = _encrypted(name, column_name, declared.mask, key, mark, bound_to)
     return row
 
 
@@ -76,12 +77,14 @@ def _is_generated(column: Column[Any]) -> bool:
     return column.server_default is not None or isinstance(column.identity, Identity)
 
 
-def _encrypted(table: str, column: str, kind: Mask | None, key: DataKey, mark: str) -> bytes | None:
+def _encrypted(
+    table: str, column: str, kind: Mask | None, key: DataKey, mark: str, row: list[Any]
+) -> bytes | None:
     place, text = f"{table}.{column}", encrypted_text(table, column, mark)
     if kind is None:  # encrypted, and shown to every role
-        return key.encrypt_json(place, clear_text(table, column, key.subject))
+        return key.encrypt_json(place, clear_text(table, column, key.subject), *row)
     if place == PLAIN:
-        return key.encrypt(place, text.encode())
+        return key.encrypt(place, text.encode(), *row)
     value: Any = text
     if kind is Mask.EVENT:
         parts = {"event_properties": {"note": text}, "device_info": {"id": f"{text}-id"}}
@@ -90,4 +93,4 @@ def _encrypted(table: str, column: str, kind: Mask | None, key: DataKey, mark: s
         value = {"note": text, "many": [{"deep": text}]}
     elif column == "error":
         value = {"error_type": "Refused", "error_message": text, "failed_step": "nudge", "stack_trace": text}
-    return key.encrypt_json(place, value)
+    return key.encrypt_json(place, value, *row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -12,7 +12,7 @@ from sqlmodel import Field, SQLModel
 
 from models import data_map
 from models.data_map import exported_columns
-from models.personal import Mask, personal, personal_columns
+from models.personal import ROW_COLUMNS, Mask, personal, personal_columns
 from models.schemas.exports import UserExport
 from models.tables.registry import TABLES
 from models.vocabulary import Role
@@ -227,6 +227,7 @@ async def new_table(owner: Connection, monkeypatch: pytest.MonkeyPatch, database
     for module in (data_map, exports, filling):
         monkeypatch.setattr(module, "TABLES", (*TABLES, Remark))
     monkeypatch.setattr(data_map, "RETENTION_TYPES", {**data_map.RETENTION_TYPES, "remarks": "profiles"})
+    monkeypatch.setitem(cast(dict[str, tuple[str, ...]], ROW_COLUMNS), "remarks", ("remark_id",))
     monkeypatch.setattr(data_map, "COMMON", {**data_map.COMMON, "remark_id": "an id of ours"})
     exports.tables.cache_clear()
     yield "remarks"

@@ -42,19 +42,20 @@ async def narrow(
 
 @pytest.fixture
 async def long(narrow: tuple[httpx.AsyncClient, PerennialProcess], database: Database, cipher: Cipher) -> str:
-    """A person with many events, copies of one body: encryption binds it to the person, not to the row."""
+    """A person with many events, each with a long text."""
     client, _ = narrow
     await add_user(client)
     assert (await client.post("/events", json=event("e-0"))).status_code == 202
+    ids = [f"e-{number}" for number in range(1, EVENTS)]
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, "u-1")
         await connection.execute(
             """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
                                    historical, body)
-               SELECT 'e-' || n, user_id, event_type, timestamp, session_id, shard, generation, historical, $1
-                 FROM events, generate_series(1, $2::integer) AS numbers (n)""",
-            key.encrypt_json("events.body", {"event_properties": {"text": "x" * BULK}}),
-            EVENTS - 1,
+               SELECT new.id, user_id, event_type, timestamp, session_id, shard, generation, historical, new.body
+                 FROM events, unnest($1::text[], $2::bytea[]) AS new (id, body)""",
+            ids,
+            [key.encrypt_json("events.body", {"event_properties": {"text": "x" * BULK}}, each) for each in ids],
         )
     return "/users/u-1/export"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from sqlalchemy import Column, Text
@@ -10,7 +11,7 @@ from sqlmodel import Field, SQLModel
 
 from models import data_map
 from models.data_map import UndeclaredError, exported_columns, page
-from models.personal import personal_columns
+from models.personal import ROW_COLUMNS, personal_columns
 from models.tables.registry import TABLES
 
 
@@ -59,6 +60,23 @@ def test_an_unencrypted_text_without_a_description_is_an_error(
     monkeypatch.setattr(data_map, "RETENTION_TYPES", {**data_map.RETENTION_TYPES, "scratch": "profiles"})
     with pytest.raises(UndeclaredError, match=r"scratch\.remark .*personal\(\)"):
         page()
+
+
+def test_an_encrypted_table_without_a_declared_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(cast(dict[str, tuple[str, ...]], ROW_COLUMNS), "messages")
+    with pytest.raises(UndeclaredError, match=r"'messages' is new: .*\(ROW_COLUMNS\)"):
+        page()
+
+
+def test_the_columns_of_a_declared_row_are_unique_for_a_person_and_never_encrypted() -> None:
+    tables = {str(table.__tablename__): table for table in TABLES if personal_columns(table)}
+    assert set(ROW_COLUMNS) == set(tables)
+    for name, row in ROW_COLUMNS.items():
+        table = tables[name].__table__  # type: ignore[attr-defined]
+        keys = [{each.name for each in table.primary_key}]
+        keys += [{each.name for each in index.columns} for index in table.indexes if index.unique]
+        assert any(key <= {*row, "user_id"} for key in keys), name
+        assert not {*row} & set(personal_columns(tables[name]))
 
 
 def test_every_declaration_names_an_existing_column() -> None:

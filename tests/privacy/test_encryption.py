@@ -46,12 +46,30 @@ def test_other_bytes_are_not_decrypted(encrypted: bytes) -> None:
         DataKey.new("u-1").decrypt("users.name", encrypted)
 
 
-def test_a_value_is_bound_to_its_column_and_person() -> None:
+def test_a_value_is_bound_to_its_person_column_and_row() -> None:
     material = b"k" * KEY_BYTES
-    encrypted = DataKey("u-1", material).encrypt("users.name", b"Ada")
-    for subject, place in (("u-2", "users.name"), ("u-1", "users.city"), ("u-1", "messages.name")):
+    encrypted = DataKey("u-1", material).encrypt("steps.result", b"Ada", "i-1", "first")
+    assert DataKey("u-1", material).decrypt("steps.result", encrypted, "i-1", "first") == b"Ada"
+    others: list[tuple[str, str, tuple[str, str]]] = [
+        ("u-2", "steps.result", ("i-1", "first")),
+        ("u-1", "event_waits.property_filter", ("i-1", "first")),
+        ("u-1", "steps.result", ("i-2", "first")),
+        ("u-1", "steps.result", ("i-1", "second")),
+        ("u-1", "steps.result", ("first", "i-1")),
+        ("u-1", "steps.result", ("i-1f", "irst")),
+    ]
+    for subject, place, row in others:
         with pytest.raises(DecryptionError):
-            DataKey(subject, material).decrypt(place, encrypted)
+            DataKey(subject, material).decrypt(place, encrypted, *row)
+
+
+def test_a_value_without_its_row_is_neither_encrypted_nor_decrypted() -> None:
+    key = DataKey.new("u-1")
+    for row in ((), ("e-1", "more")):
+        with pytest.raises(ValueError, match=r"a row of events\.body has 1 parts"):
+            key.encrypt("events.body", b"{}", *row)
+        with pytest.raises(ValueError, match=r"a row of events\.body has 1 parts"):
+            key.decrypt("events.body", key.encrypt("events.body", b"{}", "e-1"), *row)
 
 
 def test_a_wrapped_key_opens_after_rotation_and_only_for_its_person() -> None:

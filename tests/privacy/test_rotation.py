@@ -44,14 +44,16 @@ async def test_after_a_rewrap_the_old_key_can_be_removed(
 ) -> None:
     old = KeyFile(key_file).load()
     async with database.transaction() as connection:
-        encrypted = (await data_keys.require(connection, Cipher(old), "u-1")).encrypt("x.y", b"kept")
+        encrypted = (await data_keys.require(connection, Cipher(old), "u-1")).encrypt("users.name", b"kept")
         await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = 'u-2'")
     said = await rewrap(rotated, database_url)
     assert "Wrapped 2 keys anew" in said
     ring = KeyFile(rotated).load()
     only = dataclasses.replace(ring, kek=dataclasses.replace(ring.kek, keys={"new": ring.kek.keys["new"]}))
     async with database.transaction() as connection:
-        assert (await data_keys.require(connection, Cipher(only), "u-1")).decrypt("x.y", encrypted) == b"kept"
+        assert (await data_keys.require(connection, Cipher(only), "u-1")).decrypt(
+            "users.name", encrypted
+        ) == b"kept"
         with pytest.raises(DecryptionError):
             await data_keys.require(connection, Cipher(old), "u-1")
         assert await connection.fetchval("SELECT wrapped IS NULL FROM data_keys WHERE subject = 'u-2'")

@@ -46,4 +46,4 @@ async def test_a_step_that_begins_returns_the_key_that_encrypts_its_result(
         await attempts.complete_attempt(connection, context, begun.number, key, {"stage": "active"})
         again, key = await attempts.begin_attempt(connection, cipher, context, "run")
         assert again.done
-        assert key.decrypt_json("steps.result", again.result) == {"stage": "active"}
+        assert key.decrypt_json("steps.result", again.result, "i-1", context.step) == {"stage": "active"}

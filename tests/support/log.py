@@ -79,7 +79,7 @@ class Log:
         for each in happenings:
             key = keys[each.user_id]
             assert key is not None
-            body = raw or key.encrypt_json(BODY, {"event_properties": dict(each.properties)})
+            body = raw or key.encrypt_json(BODY, {"event_properties": dict(each.properties)}, each.event_id)
             shard = shard_of(each.user_id)
             rows.append(
                 (

@@ -44,6 +44,22 @@ async def _failed(
     return path, found[0]
 
 
+async def test_an_export_finds_each_value_under_its_declared_row(
+    api: Clients, customer: Customer, rejecting: MailServer
+) -> None:
+    """The export builds the row of each value from the declarations, not as the code that encrypted it."""
+    await _failed(api, customer)
+    exported = (await api.admin.get(f"/users/{customer.user_id}/export")).json()
+    [instance], [letter], [message] = exported["instances"], exported["dead_letters"], exported["messages"]
+    assert message["recipient"] == customer.email
+    assert customer.name in message["subject"]
+    assert instance["parameters"]
+    assert "ada@example.com" in instance["error"]["error_message"]
+    assert letter["error"]["error_type"] == instance["error"]["error_type"]
+    assert {each["step"]: bool(each["error_message"]) for each in exported["attempts"]}["send_welcome"]
+    assert all(each["result"] is not None for each in exported["steps"])
+
+
 async def test_a_failed_step_opens_a_dead_letter_that_only_admins_read_in_full(
     api: Clients, customer: Customer, rejecting: MailServer, database: Database
 ) -> None:
