@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from models.errors import FieldError
+from models.rules.domains import with_ascii_domain
 from models.vocabulary import COUNTRIES
 
 # the library's documented switch: companies use `.local` and the like for internal addresses
@@ -85,6 +86,17 @@ def _email(value: str) -> str:
         parts = None
     if parts is None or "." not in parts.domain or len(value) > _EMAIL_LENGTH:
         raise PydanticCustomError("invalid_email", "must be an e-mail address like name@example.com")
+    return value
+
+
+def _sendable(value: str) -> str:
+    """Check that mail can be sent to an address under its own name."""
+    try:
+        with_ascii_domain(value)
+    except ValueError:
+        raise PydanticCustomError("invalid_email", "must have a domain that IDNA 2008 allows") from None
+    if "=?" in value:  # mail readers would decode it
+        raise PydanticCustomError("invalid_email", "must not contain an encoded-word of RFC 2047")
     return value
 
 
@@ -177,7 +189,12 @@ UserId = Annotated[
     AfterValidator(_user_id),
     _schema(pattern=f"^{USER_ID_PATTERN.pattern}$", minLength=1, maxLength=128, examples=["u-1"]),
 ]
-Email = Annotated[StrictStr, AfterValidator(_email), _schema(format="email", maxLength=_EMAIL_LENGTH)]
+Email = Annotated[
+    StrictStr,
+    AfterValidator(_email),
+    AfterValidator(_sendable),
+    _schema(format="email", maxLength=_EMAIL_LENGTH),
+]
 Name = Annotated[StrictStr, Field(max_length=300), AfterValidator(_text)]
 City = Annotated[StrictStr, Field(max_length=200), AfterValidator(_text)]
 ShortText = Annotated[StrictStr, Field(max_length=64), AfterValidator(_text)]
