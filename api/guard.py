@@ -13,17 +13,20 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin
 
+from annotated_types import MaxLen
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.audit import Audit
 from api.bodies import read_json
+from api.parsing import names_in
 from api.request_context import request_context_of
 from api.resources import Resources
-from api.validation import pointer
+from api.validation import MOST_LISTED_ERRORS, field_errors, pointer
 from models.errors import (
     FieldError,
     ForbiddenError,
@@ -43,6 +46,9 @@ _ACTION = "__perennial_action__"
 _ACTION_FORM = re.compile(r"[a-z_]+\.[a-z_]+")
 _UNUSABLE = re.compile("[\x00\ufffd]")
 """NUL, which Postgres rejects, and the replacement for bytes that aren't UTF-8. No id contains either."""
+
+_CROWD = 500
+"""More names than any valid body has, except in objects with free names."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -114,7 +120,8 @@ class GuardedRoute(APIRoute):
         endpoint = super().get_route_handler()
         public, roles, action = self.access.public, self.access.roles, self.action
         parameters = dict(_query_parameters(self.dependant))
-        items = _independent_items(self)
+        model = _body_model(self)
+        lists, items = _lists(model), getattr(model, "items_field", None)
 
         async def handle(request: Request) -> Response:
             context = request_context_of(request)
@@ -135,7 +142,8 @@ class GuardedRoute(APIRoute):
                     raise ForbiddenError(f"This needs a key with one of the roles {', '.join(sorted(roles))}.")
                 _check_parameters(request, parameters)
                 if self.body_field is not None:
-                    request = await read_json(request, resources.settings.max_body_bytes, items)
+                    request = await read_json(request, resources.settings.max_body_bytes, lists, items)
+                    _refuse_crowd(model, await request.json())
                 if impossible:
                     raise UserNotFoundError
                 return await endpoint(request)
@@ -143,10 +151,29 @@ class GuardedRoute(APIRoute):
         return handle
 
 
-def _independent_items(route: APIRoute) -> str | None:
-    """The name of the list in a batch's body whose items are validated one by one; None for any other body."""
-    model = route.body_field.field_info.annotation if route.body_field is not None else None
-    return getattr(model, "items_field", None)
+def _body_model(route: APIRoute) -> Any:
+    return route.body_field.field_info.annotation if route.body_field is not None else None
+
+
+def _lists(model: Any) -> dict[str, int]:
+    """The most items of each list in a body, by name."""
+    fields = getattr(model, "model_fields", {})
+    return {
+        field.alias or name: limit.max_length
+        for name, field in fields.items()
+        for limit in field.metadata
+        if isinstance(limit, MaxLen) and get_origin(field.annotation) is list
+    }
+
+
+def _refuse_crowd(model: Any, document: Any) -> None:
+    """Validate an object with many names, and list few of its errors. FastAPI would copy all of them thrice."""
+    if isinstance(document, dict) and names_in(document) > _CROWD:
+        try:
+            model.model_validate(document)
+        except ValidationError as error:
+            listed = error.errors(include_url=False)[:MOST_LISTED_ERRORS]
+            raise InvalidContentError(field_errors(listed), count=error.error_count()) from None
 
 
 def require_declarations(app: FastAPI) -> None:
@@ -198,6 +225,8 @@ def _check_parameters(request: Request, known: dict[str, bool]) -> None:
         elif _UNUSABLE.search(value):
             errors.append(_query_error(name, "invalid_characters", "must be UTF-8 without U+0000"))
         seen.add(name)
+        if len(errors) == MOST_LISTED_ERRORS:
+            break
     if errors:
         raise InvalidContentError(errors)
 

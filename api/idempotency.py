@@ -123,7 +123,8 @@ async def _idempotency(
     given = request.headers.getlist(_HEADER)
     if given and (len(given) > 1 or _FORM.fullmatch(given[0]) is None):
         raise InvalidIdempotencyKeyError
-    body = request.canonical if isinstance(request, JsonRequest) else b""
+    # Without the header nothing is compared.
+    body = await request.canonical() if idempotency_key is not None and isinstance(request, JsonRequest) else b""
     path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
     fingerprint = resources.cipher.fingerprint(request.method.encode(), path.encode(), body)
     return Idempotency(resources.cipher, caller.key_id, idempotency_key, fingerprint)

@@ -28,13 +28,12 @@ from runtime.database import UNREACHABLE, Database
 from store.events import events, log
 from store.events.partitions import KnownPartitions, month_of
 from store.events.types import EventTypes
+from store.pacing import Pace
 from store.retention import periods
 
 _GATHER_SECONDS = 0.001
 _QUIET_SECONDS = 0.01
 _MAX_GROUP = 500
-_YIELD_EVERY = 250
-"""Events to prepare before the event loop serves other requests."""
 _ATTEMPTS = 2
 _PARTITION_GONE = (asyncpg.CheckViolationError, PartitionDetachingError)
 
@@ -185,6 +184,7 @@ async def _prepare(
 ) -> list[PreparedEvent | IngestResult]:
     """Each item of the submissions, as a prepared event or as its rejection."""
     prepared: list[PreparedEvent | IngestResult] = []
+    pace = Pace()
     for submission in submissions:
         for item in submission.items:
             if isinstance(item, EventInput):
@@ -192,8 +192,7 @@ async def _prepare(
                 prepared.append(_prepare_one(item, declared, window, historical=submission.historical))
             else:
                 prepared.append(item)
-            if len(prepared) % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+            await pace.rest()
     return prepared
 
 

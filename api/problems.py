@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api.request_context import request_context_of
 from api.responses import problem_response
-from api.validation import field_errors
+from api.validation import MOST_LISTED_ERRORS, field_errors
 from models.errors import (
     BadRequestError,
     DataUnreadableError,
@@ -61,7 +61,9 @@ def _translate(request: Request, error: Exception) -> PerennialError:
     if isinstance(error, PerennialError):
         return error
     if isinstance(error, RequestValidationError):
-        return InvalidContentError(field_errors(error.errors(), from_fastapi=True))
+        found = error.errors()
+        listed = field_errors(found[:MOST_LISTED_ERRORS], from_fastapi=True)
+        return InvalidContentError(listed, count=len(found))
     if isinstance(error, HTTPException):
         return _http_error(request, error)
     if isinstance(error, RPCError) and error.status in _TEMPORAL_AWAY:

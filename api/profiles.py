@@ -7,7 +7,6 @@ profile's version alone.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from api.audit import attribute_names
 from api.masking import masked_profile
+from api.parsing import crowd_errors
 from api.validation import item_errors
 from models.errors import FieldError
 from models.rules.activity import Activity
@@ -36,6 +36,7 @@ from models.schemas.users import (
 )
 from models.vocabulary import Purpose, Role
 from privacy.masking import sees_personal_data
+from store.pacing import each
 from store.users.batches import UpsertResult
 from store.users.rows import StoredUser
 
@@ -45,8 +46,6 @@ AUDITED_FIELDS = (
 )
 """The names of a profile's attributes, which an audit row has for a read of the profile."""
 _ALWAYS = ("user_id", "created_at", "updated_at")
-_YIELD_EVERY = 50
-"""Items to validate before the event loop serves other requests."""
 
 
 def full_profile(stored: StoredUser) -> UserProfile:
@@ -147,12 +146,7 @@ class CheckedItem:
 
 async def check_items(items: Sequence[Any], read: Callable[[Any], Mapping[str, Any]]) -> list[CheckedItem]:
     """Validate each item on its own. ``read`` returns its fields, or raises ValidationError."""
-    checked = []
-    for index, item in enumerate(items):
-        checked.append(_check(item, read))
-        if index % _YIELD_EVERY == _YIELD_EVERY - 1:
-            await asyncio.sleep(0)
-    return checked
+    return await each(lambda item: _check(item, read), items)
 
 
 def read_upsert(item: Any) -> Mapping[str, Any]:
@@ -163,6 +157,8 @@ def read_upsert(item: Any) -> Mapping[str, Any]:
 def _check(item: Any, read: Callable[[Any], Mapping[str, Any]]) -> CheckedItem:
     if isinstance(item, UnusableItem):
         return CheckedItem(_usable_id(item.item), None, item.errors)
+    if errors := crowd_errors(item):
+        return CheckedItem(_usable_id(item), None, errors)
     try:
         patch = read(item)
     except ValidationError as error:

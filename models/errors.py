@@ -229,8 +229,8 @@ class PreconditionFailedError(PerennialError):
 class InvalidContentError(PerennialError):
     status, code, title = 422, "validation_failed", "The content is not valid"
 
-    def __init__(self, errors: Sequence[FieldError], detail: str | None = None) -> None:
-        count = len(errors)
+    def __init__(self, errors: Sequence[FieldError], detail: str | None = None, count: int | None = None) -> None:
+        count = len(errors) if count is None else count
         super().__init__(detail or f"{count} {'problem' if count == 1 else 'problems'} in the request.")
         self.errors = list(errors)
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from asyncpg import Record
 
 from privacy.encryption import DecryptionError, KeyUnwrapError
+from store.pacing import Pace
 
 Item = TypeVar("Item")
 Place = TypeVar("Place")
@@ -32,6 +33,7 @@ async def readable_page(
     ``search`` also raises :class:`DecryptionError` if it finds damaged rows alone.
     """
     found: list[Item] = []
+    pace = Pace()
     while True:
         wanted = limit - len(found)
         rows = await read(after, wanted)
@@ -41,6 +43,7 @@ async def readable_page(
             except DecryptionError as error:
                 failure = error
                 logger.error("a list leaves out a row: %s", error, extra={"user_id": row.get("user_id")})
+            await pace.rest()
         if rows and not found and (search or isinstance(failure, KeyUnwrapError)):
             raise failure
         if len(found) == limit or len(rows) < wanted:

@@ -30,6 +30,7 @@ from models.errors import FieldError, InvalidContentError, NotFoundError
 from models.schemas.common import DecodedPayloads, EncodedPayloads
 from models.schemas.fields import is_user_id
 from runtime.settings import Settings
+from store.pacing import Pace
 
 
 async def _web_ui(
@@ -101,10 +102,12 @@ async def _decoded(body: EncodedPayloads, request: Request, resources: Resources
     decoded: list[dict[str, Any]] = []
     errors: list[FieldError] = []
     people: set[str] = set()
+    pace = Pace()
     for index, document in enumerate(body.payloads):
         try:
             given = json_format.ParseDict(document, Payload(), ignore_unknown_fields=True)
             [payload] = await codec.decode([given])
+            await pace.rest()
         except (ValueError, json_format.ParseError):
             errors.append(FieldError(f"/payloads/{index}", "undecodable", "can't be decrypted with these keys"))
         else:

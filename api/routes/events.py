@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,9 +17,10 @@ from api.ingest import Submission
 from api.masking import event_body_for
 from api.openapi import problems
 from api.pages import PageQuery
+from api.parsing import crowd_errors
 from api.request_context import request_context_of
 from api.responses import json_response, problem_response
-from api.validation import item_errors
+from api.validation import MOST_LISTED_ERRORS, item_errors
 from models.errors import (
     ConsentRequiredError,
     DataUnreadableError,
@@ -54,10 +56,13 @@ from models.vocabulary import Role
 from store.events import events
 from store.events.events import StoredEvent
 from store.events.types import EventTypes
+from store.pacing import Pace, each
 
 router = APIRouter(route_class=GuardedRoute, tags=["events"])
 
 _LIST = "user-events"
+_TOGETHER = 100
+"""Events to validate in one call."""
 _NO_ERRORS: list[Any] = []
 _REJECTIONS: Mapping[str, Callable[[], PerennialError]] = {
     CONSENT_REQUIRED.errors[0].code: lambda: ConsentRequiredError(
@@ -100,35 +105,57 @@ async def ingest_events(body: EventBatch, request: Request, resources: Resources
     Each event is validated separately, so a rejected event doesn't affect the others. If all events are rejected,
     the status is 422. The response then also has `accepted`, `duplicates`, `rejected` and `results`.
     """
-    submission = Submission(audit, _validated(body.events), body.historical)
+    submission = Submission(audit, await _validated(body.events), body.historical)
     await resources.ingest.store([submission])
     outcomes = submission.outcomes
+    results = await each(
+        lambda numbered: _result(numbered[0], numbered[1], outcomes[numbered[0]]), enumerate(body.events)
+    )
     answer = {
         "accepted": submission.accepted,
         "duplicates": submission.duplicates,
         "rejected": submission.rejected,
-        "results": [_result(index, item, outcomes[index]) for index, item in enumerate(body.events)],
+        "results": results,
     }
     if submission.rejected < len(outcomes):
         return json_response(answer, 202)
-    errors = [
-        error.with_prefix(f"/events/{index}") for index, each in enumerate(outcomes) for error in each.errors
-    ]
-    failure = InvalidContentError(errors, "None of the events could be taken.")
+    errors = (
+        error.with_prefix(f"/events/{at}") for at, outcome in enumerate(outcomes) for error in outcome.errors
+    )
+    failure = InvalidContentError(list(islice(errors, MOST_LISTED_ERRORS)), "None of the events could be taken.")
     return problem_response(failure, request_context_of(request).request_id, answer)
 
 
-def _validated(items: Sequence[Any]) -> Sequence[EventInput | IngestResult]:
-    """For each item, the valid event or the item's rejection."""
+async def _validated(items: Sequence[Any]) -> Sequence[EventInput | IngestResult]:
+    """Each item as a valid event, or its rejection."""
+    valid: list[EventInput | IngestResult] = []
+    pace = Pace()
+    for start in range(0, len(items), _TOGETHER):
+        part = items[start : start + _TOGETHER]
+        found = _validated_together(part)
+        if found is None:  # then one by one, so that each has its own errors
+            valid += await each(_validated_one, part)
+        else:
+            valid += found
+        await pace.rest()
+    return valid
+
+
+def _validated_together(items: Sequence[Any]) -> list[EventInput] | None:
+    """All items as valid events; None if one isn't, or if they have so many names that they can't be."""
+    if sum(len(item) for item in items if isinstance(item, dict)) > len(items) * len(EventInput.model_fields):
+        return None
     try:
         return EVENTS.validate_python(items)
-    except ValidationError:  # validate each item separately, to get its own errors
-        return [_validated_one(item) for item in items]
+    except ValidationError:
+        return None
 
 
 def _validated_one(item: Any) -> EventInput | IngestResult:
     if isinstance(item, UnusableItem):
         return rejected(*item.errors)
+    if errors := crowd_errors(item):
+        return rejected(*errors)
     try:
         return EventInput.model_validate(item)
     except ValidationError as error:
@@ -168,7 +195,7 @@ async def list_user_events(
     data, pagination = page.rows_and_pagination(_LIST, rows, lambda row: (row.timestamp, row.event_id))
     audit.note(fields=EventView.model_fields, details={"shown": len(data)})
     types = await EventTypes().find(connection, {row.event_type for row in data})
-    views = [_view(caller.role, row, types.get(row.event_type)) for row in data]
+    views = await each(lambda row: _view(caller.role, row, types.get(row.event_type)), data)
     return json_response(EventPage(data=views, pagination=pagination))
 
 

@@ -51,6 +51,7 @@ from models.schemas.users import (
     UserSearch,
 )
 from models.vocabulary import AccountStatus, LifecycleStage, Role
+from store.pacing import each
 from store.users import batches, users
 from store.users.rows import StoredUser
 
@@ -169,7 +170,7 @@ async def search_users(
     rows = await users.list_page(
         connection, resources.cipher, limit=page.rows_to_fetch, after=after[0] if after else None, email=body.email
     )
-    return _page_of(rows, page, caller.role, _SEARCH, audit)
+    return await _page_of(rows, page, caller.role, _SEARCH, audit)
 
 
 @router.get("/users", response_model=UserPage)
@@ -194,14 +195,14 @@ async def list_users(
         stage=lifecycle_stage,
         status=account_status,
     )
-    return _page_of(rows, page, caller.role, _LIST, audit)
+    return await _page_of(rows, page, caller.role, _LIST, audit)
 
 
-def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str, audit: Audit) -> Response:
+async def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str, audit: Audit) -> Response:
     data, pagination = page.rows_and_pagination(name, rows, lambda row: (row.profile.user_id,))
     audit.note(subjects=[row.profile.user_id for row in data], fields=AUDITED_FIELDS)
-    profiles = [masked_for(role, full_profile(row)) for row in data]
-    return json_response({"data": profiles, "pagination": pagination.model_dump()})
+    shown = await each(lambda row: masked_for(role, full_profile(row)), data)
+    return json_response({"data": shown, "pagination": pagination.model_dump()})
 
 
 @router.get(

@@ -23,7 +23,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 NAME_LENGTH = 128
 _MAX_SCHEMA_BYTES = 16 * 1024
 _MAX_SCHEMA_DEPTH = 32
-_MAX_ENTRIES = 50
+MAX_ENTRIES = 50
 _MAX_REPORTED = 20
 _MAX_DIMENSION = 128
 _MAX_POINTER = 1024
@@ -86,10 +86,15 @@ class EventType:
         properties = self.schema.get("properties")
         return frozenset(properties) if isinstance(properties, Mapping) else frozenset()
 
-    def errors(self, properties: Mapping[str, Any]) -> list[FieldError]:
-        """Errors in an event's properties, with pointers into them; at most 20."""
+    def errors(self, properties: Mapping[str, Any], *, first: bool = False) -> list[FieldError]:
+        """Errors in an event's properties, with pointers into them; at most 20, or with ``first`` one."""
         if self._validator.is_valid(properties):
             return [] if not self.money else list(self._money_errors(properties))
+        if first:
+            try:
+                self._validator.validate(properties)
+            except jsonschema_rs.ValidationError as only:
+                return [_explain(only)]
         found = []
         for error in self._validator.iter_errors(properties):
             found.append(_explain(error))
@@ -160,10 +165,10 @@ def define(
 
 
 def _schema_errors(schema: Mapping[str, Any]) -> Iterator[FieldError]:
-    if depth_exceeds(schema, _MAX_SCHEMA_DEPTH):
-        yield _schema_error(f"must have at most {_MAX_SCHEMA_DEPTH} levels of nesting")
-    elif len(orjson.dumps(schema)) > _MAX_SCHEMA_BYTES:
+    if len(orjson.dumps(schema)) > _MAX_SCHEMA_BYTES:
         yield FieldError("/schema", "too_large", f"must have at most {_MAX_SCHEMA_BYTES} bytes")
+    elif depth_exceeds(schema, _MAX_SCHEMA_DEPTH):
+        yield _schema_error(f"must have at most {_MAX_SCHEMA_DEPTH} levels of nesting")
     if schema.get("type", "object") != "object":
         yield FieldError("/schema/type", "invalid_schema", "must be 'object': it describes event_properties")
 
@@ -173,8 +178,6 @@ def _schema_error(message: str) -> FieldError:
 
 
 def _pii_errors(pii: Sequence[str]) -> Iterator[FieldError]:
-    if len(pii) > _MAX_ENTRIES:
-        yield FieldError("/pii", "too_long", f"must have at most {_MAX_ENTRIES} items")
     for index, pointer in enumerate(pii):
         if len(pointer) > _MAX_POINTER:
             yield FieldError(f"/pii/{index}", "too_long", f"must have at most {_MAX_POINTER} characters")
@@ -183,8 +186,6 @@ def _pii_errors(pii: Sequence[str]) -> Iterator[FieldError]:
 
 
 def _dimension_errors(dimensions: Sequence[str], pii: Sequence[str]) -> Iterator[FieldError]:
-    if len(dimensions) > _MAX_ENTRIES:
-        yield FieldError("/dimensions", "too_long", f"must have at most {_MAX_ENTRIES} items")
     for index, name in enumerate(dimensions):
         place = _pointer([name])
         if not name or not place:

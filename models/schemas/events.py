@@ -11,14 +11,22 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StrictBo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from models.rules.event_types import NAME, NAME_LENGTH
+from models.rules.event_types import MAX_ENTRIES, NAME, NAME_LENGTH
 from models.schemas.common import Page
-from models.schemas.fields import USER_ID_IS_PERSONAL, USER_ID_PATTERN, AnyTimestamp, RequestSchema, ResponseSchema
+from models.schemas.fields import (
+    USER_ID_FORM,
+    USER_ID_IS_PERSONAL,
+    USER_ID_PATTERN,
+    AnyTimestamp,
+    RequestSchema,
+    ResponseSchema,
+)
 from models.schemas.users import ItemError
 
 MAX_BATCH = 2000
 MAX_ID = 128
 MAX_REFERRER = 2048
+_MOST_MATCHED = 4096
 _PRINTABLE = r"^(?:[^\p{C}\p{Z}]| )+$"
 
 
@@ -32,7 +40,7 @@ class PatternString:
     code: str
     message: str
     max_length: int | None = None
-    """None allows any length, also 0."""
+    """None allows any length, also 0. Pydantic measures a string before it matches the pattern."""
     examples: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -76,11 +84,12 @@ SessionId = Annotated[
 ]
 EventUserId = Annotated[
     str,
+    PatternString("^", "invalid_user_id", USER_ID_FORM, _MOST_MATCHED),
     PatternString("^[^@]*$", "user_id_is_personal", USER_ID_IS_PERSONAL),
     PatternString(
         f"^(?:{USER_ID_PATTERN.pattern})$",
         "invalid_user_id",
-        "must be 1 to 128 of A-Z a-z 0-9 . _ : -",
+        USER_ID_FORM,
         MAX_ID,
         ("u-1",),
     ),
@@ -214,10 +223,14 @@ class EventTypeInput(RequestSchema):
         description="JSON Schema (2020-12) of `event_properties`, without references to other documents.",
     )
     pii: list[str] = Field(
-        default_factory=list, description="JSON pointers into `event_properties`, to personal values."
+        default_factory=list,
+        max_length=MAX_ENTRIES,
+        description="JSON pointers into `event_properties`, to personal values.",
     )
     dimensions: list[str] = Field(
-        default_factory=list, description="Names of properties that analytics may group by; never personal ones."
+        default_factory=list,
+        max_length=MAX_ENTRIES,
+        description="Names of properties that analytics may group by; never personal ones.",
     )
 
 

@@ -37,6 +37,7 @@ from models.vocabulary import Purpose
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.consents import locks
+from store.pacing import each
 from store.pages import readable_page
 from store.statements import Statement, filtered, one_of, select, statement, unnested
 from store.users import data_keys
@@ -217,7 +218,7 @@ def _fingerprint(event: PreparedEvent) -> int:
 
 async def _write(connection: Connection, events: Collection[PreparedEvent], gate: _Gate) -> None:
     if events:
-        records = [_row(event, gate.people[event.user_id], gate.generation) for event in events]
+        records = await each(lambda event: _row(event, gate.people[event.user_id], gate.generation), events)
         await connection.copy_records_to_table(Event.__tablename__, records=records, columns=_COPIED)
 
 
