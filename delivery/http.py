@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from models.rules.outbound_urls import may_connect
+from models.rules.outbound_urls import may_connect, target
 from models.rules.retry_after import retry_after
 
 LONGEST_WAIT = timedelta(hours=12)
@@ -53,10 +53,13 @@ class Outbound:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Raises :class:`AddressForbiddenError` or :class:`UnreachableError`."""
-        target = httpx.URL(url)
-        host = target.raw_host.decode("ascii")  # ``host`` is Unicode, which Python resolves by IDNA 2003
-        address = await self._address(host, target)
-        request_headers = {**headers, "host": target.netloc.decode("ascii")}
+        try:
+            wanted = target(url)
+        except ValueError:  # accepted by another version of the API
+            raise UnreachableError("InvalidURL") from None
+        host = wanted.raw_host.decode("ascii")
+        address = await self._address(host, wanted.port or (443 if wanted.scheme == "https" else 80))
+        request_headers = {**headers, "host": wanted.netloc.decode("ascii")}
         # One client per request: a pool selects connections by address, and would reuse one for another name.
         async with httpx.AsyncClient(
             verify=self._tls, timeout=_TIMEOUT, trust_env=False, follow_redirects=False
@@ -64,7 +67,7 @@ class Outbound:
             try:
                 async with client.stream(
                     "POST",
-                    target.copy_with(host=address),
+                    wanted.copy_with(host=address),
                     content=body,
                     headers=request_headers,
                     extensions={"sni_hostname": host},
@@ -74,8 +77,7 @@ class Outbound:
             except httpx.HTTPError as error:
                 raise UnreachableError(type(error).__name__) from None
 
-    async def _address(self, host: str, url: httpx.URL) -> str:
-        port = url.port or (443 if url.scheme == "https" else 80)
+    async def _address(self, host: str, port: int) -> str:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from models.rules.event_types import MAX_ENTRIES, NAME, NAME_LENGTH
+from models.rules.folding import WORKFLOW_SESSION
 from models.schemas.common import Page
 from models.schemas.fields import (
     USER_ID_FORM,
@@ -27,6 +29,8 @@ MAX_BATCH = 2000
 MAX_ID = 128
 MAX_REFERRER = 2048
 _MOST_MATCHED = 4096
+_NO_DOTS = r"(?s)^(?:[^.]|\.[^.]|\.\..)"
+"""Not `.` and `..`, which clients remove from paths."""
 _PRINTABLE = r"^(?:[^\p{C}\p{Z}]| )+$"
 
 
@@ -76,11 +80,29 @@ class UncheckedObject:
 
 
 JsonObject = Annotated[dict[str, Any], UncheckedObject()]
+_ID_FORM = "must be 1 to 128 printable characters and neither . nor .., such as "
+
+
+def _not_beginning_with(prefix: str) -> str:
+    """A pattern without look-ahead for strings that don't begin with ``prefix``."""
+    parts = (f"{re.escape(prefix[:at])}(?:[^{prefix[at]}]|$)" for at in range(len(prefix)))
+    return f"(?s)^(?:{'|'.join(parts)})"
+
+
 EventId = Annotated[
-    str, PatternString(_PRINTABLE, "invalid_event_id", "must be 1 to 128 printable characters", MAX_ID, ("e-1",))
+    str,
+    PatternString(_PRINTABLE, "invalid_event_id", _ID_FORM + "e-1", MAX_ID, ("e-1",)),
+    PatternString(_NO_DOTS, "invalid_event_id", _ID_FORM + "e-1"),
 ]
 SessionId = Annotated[
-    str, PatternString(_PRINTABLE, "invalid_session_id", "must be 1 to 128 printable characters", MAX_ID, ("s-1",))
+    str,
+    PatternString(_PRINTABLE, "invalid_session_id", _ID_FORM + "s-1", MAX_ID, ("s-1",)),
+    PatternString(_NO_DOTS, "invalid_session_id", _ID_FORM + "s-1"),
+    PatternString(
+        _not_beginning_with(WORKFLOW_SESSION),
+        "session_id_reserved",
+        f"must not begin with {WORKFLOW_SESSION} as the platform's own sessions do; send an id such as s-1",
+    ),
 ]
 EventUserId = Annotated[
     str,

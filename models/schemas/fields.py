@@ -26,9 +26,10 @@ from models.vocabulary import COUNTRIES
 # the library's documented switch: companies use `.local` and the like for internal addresses
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
 
-USER_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Not `.` and `..`, which clients remove from paths. The pattern has no look-ahead, as pydantic has none.
+USER_ID_PATTERN = re.compile(r"(?:\.{0,1}[A-Za-z0-9_:-]|\.\.[A-Za-z0-9._:-])[A-Za-z0-9._:-]*")
 USER_ID_LENGTH = 128
-USER_ID_FORM = "must be 1 to 128 of A-Z a-z 0-9 . _ : -"
+USER_ID_FORM = "must be 1 to 128 of A-Z a-z 0-9 . _ : - and neither . nor .., such as u-1"
 RESERVED_USER_IDS = frozenset({"null", "undefined", "none", "anonymous", "0"})
 USER_ID_IS_PERSONAL = "must not be an e-mail address: it travels in URLs and workflow ids"
 _YEARS = range(1900, 9999)  # excludes times that Postgres can't store, and times before any signup
@@ -72,15 +73,19 @@ def _user_id(value: str) -> str:
     if "@" in value:
         raise PydanticCustomError("user_id_is_personal", USER_ID_IS_PERSONAL)
     # Each text is measured before anything reads it: a parser may need a second for some megabytes.
-    if len(value) <= USER_ID_LENGTH and value.casefold() in RESERVED_USER_IDS:
-        raise PydanticCustomError("user_id_reserved", "is a reserved word")
-    if USER_ID_PATTERN.fullmatch(value) is None:
+    if len(value) > USER_ID_LENGTH or USER_ID_PATTERN.fullmatch(value) is None:
         raise PydanticCustomError("invalid_user_id", USER_ID_FORM)
+    if value.casefold() in RESERVED_USER_IDS:
+        raise PydanticCustomError("user_id_reserved", "is a reserved word")
     return value
 
 
 def is_user_id(value: str) -> bool:
-    return USER_ID_PATTERN.fullmatch(value) is not None and value.casefold() not in RESERVED_USER_IDS
+    return (
+        len(value) <= USER_ID_LENGTH
+        and USER_ID_PATTERN.fullmatch(value) is not None
+        and value.casefold() not in RESERVED_USER_IDS
+    )
 
 
 def _email(value: str) -> str:

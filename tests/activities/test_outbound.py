@@ -41,6 +41,25 @@ def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         ["::ffff:127.0.0.1"],
         ["64:ff9b::a00:1"],
         ["2002:7f00:1::"],
+        ["192.0.0.192"],
+        ["192.88.99.1"],
+        ["198.19.0.1"],
+        ["203.0.113.9"],
+        ["255.255.255.255"],
+        ["240.0.0.1"],
+        ["fec0::1"],
+        ["feff::1"],
+        ["::7f00:1"],
+        ["::ffff:5db8:d822"],
+        ["64:ff9b:1::5db8:d822"],
+        ["64:ff9b::c000:c0"],
+        ["100::1"],
+        ["2001:2::1"],
+        ["2001:db8::1"],
+        ["2001::1"],
+        ["3fff::1"],
+        ["5f00::1"],
+        ["ff0e::1"],
         ["93.184.216.34", "10.0.0.1"],
     ],
 )
@@ -81,6 +100,79 @@ def test_requests_may_go_to_public_addresses() -> None:
     for address in ("93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"):
         assert may_connect("shop.example.com", address, loopback=False)
     assert url_error("https://shop.example.com:8443/hooks?a=b", loopback=False) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("[v1.fe]", "invalid_url"),
+        ("[vF.a:b]", "invalid_url"),
+        ("[1.2.3.4]", "invalid_url"),
+        ("[2606:2800::1", "invalid_url"),
+        ("[2606:2800:220:1::1%25eth0]", "invalid_url"),
+        ("a..example", "invalid_url"),
+        (".example", "invalid_url"),
+        ("shop.example.com.", "invalid_url"),
+        ("-shop.example", "invalid_url"),
+        ("shop-.example", "invalid_url"),
+        ("a" * 64 + ".example", "invalid_url"),
+        (".".join(["a" * 60] * 5), "invalid_url"),
+        ("sh%6fp.example.com", "invalid_url"),
+        ("shop<x>.example.com", "invalid_url"),
+        ("xn--a.example", "invalid_url"),
+        ("b\u00fc\u200bcher.example", "invalid_url"),
+        ("\u2763.example", "invalid_url"),
+        ("127.1", "invalid_url"),
+        ("0x7f.0.0.0x1", "invalid_url"),
+        ("2130706433", "invalid_url"),
+        ("shop.example.com:0", "invalid_url"),
+        ("shop.example.com:65536", "invalid_url"),
+        ("\uff11\uff10.0.0.1", "address_not_allowed"),
+        ("localhost", "address_not_allowed"),
+        ("api.localhost", "address_not_allowed"),
+        ("192.0.0.192", "address_not_allowed"),
+        ("[fec0::1]", "address_not_allowed"),
+        ("[::ffff:93.184.216.34]", "address_not_allowed"),
+    ],
+)
+def test_a_host_to_which_the_client_cannot_connect_is_refused(host: str, code: str) -> None:
+    problem = url_error(f"https://{host}/hooks", loopback=True)
+    assert problem is not None
+    assert problem[0] == code
+
+
+@pytest.mark.parametrize(
+    ("host", "ascii_host"),
+    [
+        ("b\u00fccher.example", "xn--bcher-kva.example"),
+        ("bu\u0308cher.example", "xn--bcher-kva.example"),
+        ("B\u00dcCHER.example", "xn--bcher-kva.example"),
+        ("b\u00fccher\u3002example", "xn--bcher-kva.example"),
+        ("stra\u00dfe.example", "xn--strae-oqa.example"),
+        ("XN--STRAE-OQA.example", "xn--strae-oqa.example"),
+        ("r3---sn_1.example", "r3---sn_1.example"),
+    ],
+)
+async def test_a_name_is_resolved_in_its_ascii_form(
+    monkeypatch: pytest.MonkeyPatch, host: str, ascii_host: str
+) -> None:
+    asked: list[str] = []
+
+    async def getaddrinfo(name: str, port: int, **_: Any) -> list[Any]:
+        asked.append(name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    url = f"https://{host}/hooks/\u00fc?a=b"
+    assert url_error(url, loopback=False) is None
+    with pytest.raises(AddressForbiddenError):
+        await Outbound(loopback=False).post(url, b"{}", {})
+    assert asked == [ascii_host]
+
+
+async def test_an_address_that_was_accepted_before_is_unreachable() -> None:
+    with pytest.raises(UnreachableError):
+        await Outbound(loopback=False).post("https://[v1.fe]/", b"{}", {})
 
 
 async def test_tls_is_verified_against_the_name_and_a_closed_port_is_unreachable(

@@ -33,6 +33,8 @@ async def test_an_invalid_order_id_is_rejected(api: Clients, order_id: Any) -> N
         ("@" * 3000, "user_id_is_personal"),
         ("x" * 3000, "invalid_user_id"),
         ("", "invalid_user_id"),
+        (".", "invalid_user_id"),
+        ("..", "invalid_user_id"),
     ],
 )
 async def test_an_invalid_user_id_is_rejected_with_the_code_of_its_defect(
@@ -42,6 +44,35 @@ async def test_an_invalid_user_id_is_rejected_with_the_code_of_its_defect(
     alone = await api.integrator.post("/events", json=event(user_id=user_id))
     assert field_errors(alone) == {("/user_id", code)}
     assert codes(await batch(api, event(), event(user_id=user_id))) == [[], [("/events/1/user_id", code)]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("event_id", ".", "invalid_event_id"),
+        ("event_id", "..", "invalid_event_id"),
+        ("session_id", ".", "invalid_session_id"),
+        ("session_id", "..", "invalid_session_id"),
+        ("session_id", "workflow:", "session_id_reserved"),
+        ("session_id", "workflow:3f2a", "session_id_reserved"),
+    ],
+)
+async def test_an_id_is_no_path_and_no_session_of_the_platform(
+    api: Clients, name: str, value: str, code: str
+) -> None:
+    await add_user(api.admin)
+    alone = await api.integrator.post("/events", json=event(**{name: value}))
+    assert field_errors(alone) == {(f"/{name}", code)}
+    assert codes(await batch(api, event(), event(**{name: value}))) == [[], [(f"/events/1/{name}", code)]]
+
+
+@pytest.mark.parametrize(
+    "value", ["...", ".a", "..a", "a..", "w", "workflow", "workflows:1", "Workflow:1", "\U0001f600"]
+)
+async def test_ids_that_only_resemble_those_are_taken(api: Clients, value: str) -> None:
+    await add_user(api.admin)
+    for name in ("event_id", "session_id"):
+        assert (await api.integrator.post("/events", json=event(**{name: value}))).status_code == 202
 
 
 @pytest.mark.parametrize(
