@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api.guard import require_declarations
+from api.head import HeadMiddleware
 from api.openapi import build_openapi
 from api.problems import install_problem_handlers
 from api.request_context import RequestContextMiddleware
@@ -76,6 +77,7 @@ def create_app(resources: Resources) -> FastAPI:
         app.include_router(codec.embedded_router)
     require_declarations(app)
     install_problem_handlers(app)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestContextMiddleware, default_quota=resources.settings.rate_limit_per_minute)
     app.openapi()  # built now, so that no request waits for it
     return app

@@ -90,9 +90,10 @@ def _http_error(request: Request, error: HTTPException) -> PerennialError:
 def _methods_of(request: Request) -> set[str]:
     """All methods of the path. Each is a route of its own, and Starlette names only the methods of one."""
     path = request.scope["path"]
-    return {
+    methods = {
         method
         for context in iter_route_contexts(cast(FastAPI, request.app).routes)
         for method in context.methods or ()
         if context.path_regex.match(path)
     }
+    return methods | {"HEAD"} if "GET" in methods else methods

@@ -58,9 +58,9 @@ async def test_an_unknown_path_is_not_found(api: Clients, path: str) -> None:
 async def test_a_405_names_the_methods_of_the_path(api: Clients) -> None:
     answer = await api.anonymous.put("/users")
     assert_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET, POST"
-    assert (await api.anonymous.delete("/users/u-1")).headers["allow"] == "GET, PATCH"
-    assert (await api.anonymous.request("NONSENSE", "/health/live")).headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+    assert (await api.anonymous.delete("/users/u-1")).headers["allow"] == "GET, HEAD, PATCH"
+    assert (await api.anonymous.request("NONSENSE", "/health/live")).headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize(
