@@ -249,7 +249,7 @@ _HEAD = """# The data map
 
 Every column, from the declarations on the tables (`models/personal.py`).
 
-- *Personal* columns are encrypted with the person's data key: AES-256-GCM, bound to person, table and column.
+- *Personal* columns are encrypted with the person's data key: AES-256-GCM, bound to person, table, column and row.
   Every role except admin sees them masked (`api/masking.py`, ADR 0015).
 - Dimensions of event types are not encrypted, nor are ids, times and numbers that analytics counts. Any other
   unencrypted text must be described in `models/data_map.py`.

@@ -172,7 +172,7 @@ _FIND = statement(_STORED.where(col(DeadLetter.dead_letter_id) == bindparam("dea
 
 
 async def find(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter:
-    """Raises :class:`DeadLetterNotFoundError`."""
+    """Raises :class:`DeadLetterNotFoundError`, and :class:`DecryptionError` for a damaged error."""
     row = await _FIND.fetchrow(connection, dead_letter_id=dead_letter_id)
     if row is None:
         raise DeadLetterNotFoundError
@@ -200,7 +200,7 @@ async def page(
         limit=limit,
         **vars(wanted),
     )
-    return [_decrypted(cipher, row) for row in rows]
+    return [_listed(cipher, row) for row in rows]
 
 
 _OPEN = filtered(
@@ -213,7 +213,7 @@ _OPEN = filtered(
 
 async def find_open(connection: Connection, cipher: Cipher, wanted: Filter, limit: int) -> list[StoredDeadLetter]:
     """Open dead letters, oldest first."""
-    return [_decrypted(cipher, row) for row in await _OPEN.fetch(connection, limit=limit, **vars(wanted))]
+    return [_listed(cipher, row) for row in await _OPEN.fetch(connection, limit=limit, **vars(wanted))]
 
 
 _MOVE = update(DeadLetter).values(updated_at=func.now())
@@ -233,7 +233,10 @@ async def discard(connection: Connection, cipher: Cipher, dead_letter_id: str) -
     Raises :class:`DeadLetterNotFoundError` and the errors of :func:`not_open`.
     """
     instance_id = await _DISCARD.fetchval(connection, dead_letter_id=dead_letter_id)
-    dead_letter = await find(connection, cipher, dead_letter_id)
+    row = await _FIND.fetchrow(connection, dead_letter_id=dead_letter_id)
+    if row is None:
+        raise DeadLetterNotFoundError
+    dead_letter = _listed(cipher, row)
     if instance_id is None:
         raise not_open(dead_letter.status)
     await waits.drop(connection, instance_id)
@@ -272,17 +275,25 @@ async def reopen(connection: Connection, dead_letter: StoredDeadLetter) -> bool:
     return found == 1
 
 
-def _decrypted(cipher: Cipher, row: Record) -> StoredDeadLetter:
+def _listed(cipher: Cipher, row: Record) -> StoredDeadLetter:
     """The dead letter. A damaged error is None, so that the letter can still be listed and discarded."""
-    values = dict(row)
-    wrapped, error = values.pop("wrapped"), None
     try:
-        if wrapped is not None:
-            error = cipher.unwrap(row["user_id"], wrapped).decrypt_json(
-                ERROR, row["error"], row["instance_id"], row["failed_step"]
-            )
-    except DecryptionError as failure:
-        logger.error("the error of a dead letter is hidden: %s", failure, extra={"user_id": row["user_id"]})
+        return _decrypted(cipher, row)
+    except DecryptionError as error:
+        logger.error("the error of a dead letter is hidden: %s", error, extra={"user_id": row["user_id"]})
+        return _stored(row, None)
+
+
+def _decrypted(cipher: Cipher, row: Record) -> StoredDeadLetter:
+    error = None
+    if row["wrapped"] is not None:
+        key = cipher.unwrap(row["user_id"], row["wrapped"])
+        error = key.decrypt_json(ERROR, row["error"], row["instance_id"], row["failed_step"])
+    return _stored(row, error)
+
+
+def _stored(row: Record, error: Any) -> StoredDeadLetter:
+    values = {name: value for name, value in row.items() if name != "wrapped"}
     return StoredDeadLetter(
         **{
             **values,

@@ -264,10 +264,12 @@ async def test_the_schedule_runs_every_day(
         [first, second] = described.info.next_action_times[:2]
         assert second - first == timedelta(days=1)
         with skipping.with_time_skipping_disabled():
-            await handle.trigger()
-            async with asyncio.timeout(30):
-                while not await count(owner, "retention_runs", "finished_at IS NOT NULL AND failed = '{}'"):
-                    await asyncio.sleep(0.05)
+            for runs in (1, 2):  # the second gets the result of the first
+                await handle.trigger()
+                async with asyncio.timeout(30):
+                    while await count(owner, "retention_runs", "finished_at IS NOT NULL AND failed = '{}'") < runs:
+                        await asyncio.sleep(0.05)
+                await asyncio.sleep(1)  # the run's id has the second of its start
     finally:
         await handle.delete()
-    assert await owner.fetchval("SELECT requested_by FROM retention_runs") == "system:retention"
+    assert await owner.fetchval("SELECT DISTINCT requested_by FROM retention_runs") == "system:retention"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
@@ -152,12 +152,17 @@ class Runs:
 
     async def replay(self, run: Run) -> None:
         """Replay the history, as a worker without a cache does; raises where the code takes another course."""
+        await self.replay_history(run.workflow_id, await run.handle.fetch_history())
+
+    async def replay_history(self, workflow_id: str, history: WorkflowHistory) -> None:
+        """As :meth:`replay`, with any history of a workflow of the catalogue."""
         replayer = Replayer(
-            workflows=[self.definitions[run.workflow_id].implementation],
+            workflows=[self.definitions[workflow_id].implementation],
             workflow_runner=workflow_runner(),
             data_converter=self.environment.client.data_converter,
+            namespace=self.environment.client.namespace,
         )
-        await replayer.replay_workflow(await run.handle.fetch_history())
+        await replayer.replay_workflow(history)
 
     async def until_run(self, run: Run, run_id: str, within: float = 60.0) -> StoredInstance:
         """The context once this run of the instance has recorded a step."""

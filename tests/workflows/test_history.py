@@ -72,6 +72,35 @@ async def test_history_has_neither_time_zone_nor_address_of_a_customer(
         assert secret.encode() not in decoded
 
 
+async def test_every_encrypted_payload_of_a_history_is_bound_to_its_workflow(
+    runs: Runs, customer: Customer
+) -> None:
+    run = await runs.start(customer.user_id)
+    await runs.until(run, "wait_for_first_activity")
+    await runs.notify(run, "engagement.page_view")
+    await run.handle.result()
+    history = await run.handle.fetch_history()
+    found = [each for event in history.events for each in payloads(event)]
+    encrypted = [each for each in found if each.metadata["encoding"] == b"binary/encrypted"]
+    assert len(encrypted) >= 5
+    assert {each.metadata["encryption-bound-to"] for each in encrypted} == {f"default/{run.handle.id}".encode()}
+
+
+async def test_a_payload_of_another_instances_history_is_not_accepted(runs: Runs, customer: Customer) -> None:
+    """Also one of the same person, workflow and step."""
+    first, second = [await runs.start(customer.user_id) for _ in range(2)]
+    for run in (first, second):
+        await run.handle.result()
+        await runs.replay(run)
+    other = await second.handle.fetch_history()
+    mixed = await first.handle.fetch_history()
+    mixed.events[0].workflow_execution_started_event_attributes.input.CopyFrom(
+        other.events[0].workflow_execution_started_event_attributes.input
+    )
+    with pytest.raises(RuntimeError, match="ValueError"):  # its text is encrypted
+        await runs.replay_history(first.workflow_id, mixed)
+
+
 def strict_runner() -> SandboxedWorkflowRunner:
     """The workers' sandbox, which also rejects modules that a worker would accept: imported while a workflow runs,
     or shared between runs without being listed."""
