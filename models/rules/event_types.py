@@ -1,7 +1,7 @@
 """Event types: the schema of their properties, and which of these are personal or dimensions.
 
-Schemas are JSON Schema (2020-12) from callers, so they are not trusted: patterns match in linear time, and the
-retriever loads no other document.
+Schemas are JSON Schema (2020-12) from callers, so they are not trusted. Patterns match in linear time, the
+retriever loads no other document, and :mod:`models.rules.schema_size` bounds the work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import jsonschema_rs
 import orjson
 
 from models.errors import FieldError, InvalidContentError
+from models.rules.money import is_negative
+from models.rules.schema_errors import explain, pointer
+from models.rules.schema_size import size_error
 
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 """`category.action`, in lower case with underscores."""
@@ -32,24 +35,6 @@ _EXACT_DIGITS = 15
 _NUMBERS = (bool, int, float)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
-_MESSAGES: dict[str, tuple[str, str]] = {
-    "required": ("required", "is required"),
-    "type": ("invalid_type", "must have the type that the event type's schema requires"),
-    "enum": ("invalid_choice", "must be one of the values in the event type's schema"),
-    "const": ("invalid_choice", "must be the value in the event type's schema"),
-    "maxLength": ("too_long", "has more characters than the event type's schema allows"),
-    "minLength": ("too_short", "has fewer characters than the event type's schema requires"),
-    "maxItems": ("too_long", "has more items than the event type's schema allows"),
-    "minItems": ("too_short", "has fewer items than the event type's schema requires"),
-    "maximum": ("too_large", "is larger than the event type's schema allows"),
-    "exclusiveMaximum": ("too_large", "is larger than the event type's schema allows"),
-    "minimum": ("too_small", "is smaller than the event type's schema allows"),
-    "exclusiveMinimum": ("too_small", "is smaller than the event type's schema allows"),
-    "pattern": ("invalid_format", "must match the pattern in the event type's schema"),
-    "format": ("invalid_format", "must have the format in the event type's schema"),
-    "additionalProperties": ("unknown_field", "has properties that the event type's schema doesn't allow"),
-}
-_ANYTHING_ELSE = ("invalid_value", "must match the event type's schema")
 
 
 def _no_documents(_uri: str) -> Any:
@@ -94,13 +79,21 @@ class EventType:
             try:
                 self._validator.validate(properties)
             except jsonschema_rs.ValidationError as only:
-                return [_explain(only)]
+                return [self._explain(only, properties)]
         found = []
         for error in self._validator.iter_errors(properties):
-            found.append(_explain(error))
+            found.append(self._explain(error, properties))
             if len(found) == _MAX_REPORTED:
                 break
         return found
+
+    def _explain(self, error: jsonschema_rs.ValidationError, properties: Mapping[str, Any]) -> FieldError:
+        name = str(error.instance_path[0]) if error.instance_path else ""
+        if name in self.money and is_negative(properties.get(name)):
+            return FieldError(
+                f"/{name}", "invalid_value", "must not be negative: send zero or more, such as 29.90"
+            )
+        return explain(error, self.schema)
 
     def _money_errors(self, properties: Mapping[str, Any]) -> Iterator[FieldError]:
         for name in self.money:
@@ -129,26 +122,6 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, _NUMBERS)
 
 
-def _explain(error: jsonschema_rs.ValidationError) -> FieldError:
-    # the library's own messages quote the value that was sent
-    kind = error.kind
-    parts = [str(part) for part in error.instance_path]
-    if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
-        parts.append(str(kind.property))
-    keyword = str(error.schema_path[-1]) if error.schema_path else ""
-    code, message = _MESSAGES.get(keyword, _ANYTHING_ELSE)
-    return FieldError(_pointer(parts), code, message)
-
-
-def _pointer(parts: Sequence[str]) -> str:
-    text = ""
-    for part in parts:
-        if len(part) > _MAX_DIMENSION:  # the pointer ends above this name: an error doesn't repeat long input
-            break
-        text += "/" + part.replace("~", "~0").replace("/", "~1")
-    return text
-
-
 def define(
     event_type: str, description: str, schema: Mapping[str, Any], pii: Sequence[str], dimensions: Sequence[str]
 ) -> EventType:
@@ -156,6 +129,8 @@ def define(
     errors = [*_schema_errors(schema), *_pii_errors(pii), *_dimension_errors(dimensions, pii)]
     if errors:
         raise InvalidContentError(errors)
+    if size := size_error(schema):
+        raise InvalidContentError([size])
     try:
         _compile(schema)
     except ValueError:
@@ -178,16 +153,16 @@ def _schema_error(message: str) -> FieldError:
 
 
 def _pii_errors(pii: Sequence[str]) -> Iterator[FieldError]:
-    for index, pointer in enumerate(pii):
-        if len(pointer) > _MAX_POINTER:
+    for index, place in enumerate(pii):
+        if len(place) > _MAX_POINTER:
             yield FieldError(f"/pii/{index}", "too_long", f"must have at most {_MAX_POINTER} characters")
-        elif pointer and _POINTER.fullmatch(pointer) is None:
+        elif place and _POINTER.fullmatch(place) is None:
             yield FieldError(f"/pii/{index}", "invalid_format", "must be a JSON pointer, like /recipient/email")
 
 
 def _dimension_errors(dimensions: Sequence[str], pii: Sequence[str]) -> Iterator[FieldError]:
     for index, name in enumerate(dimensions):
-        place = _pointer([name])
+        place = pointer([name])
         if not name or not place:
             yield FieldError(f"/dimensions/{index}", "invalid_format", "must be the name of a property")
         elif any(personal in ("", place) or personal.startswith(place + "/") for personal in pii):

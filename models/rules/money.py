@@ -6,6 +6,7 @@ import re
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Any
 
+_NEGATIVE = re.compile(r"\s*[-\u2212]\s*[0-9.]")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _MIN_PLACES = 2
 _MAX_DIGITS = 24  # before the decimal point, and after it
@@ -30,6 +31,13 @@ def amount_of(value: Any) -> Decimal:
     if amount.adjusted() >= _MAX_DIGITS or not isinstance(exponent, int) or exponent < -_MAX_DIGITS:
         raise InvalidAmountError(f"an amount must have at most {_MAX_DIGITS} digits before and after the point")
     return amount
+
+
+def is_negative(value: Any) -> bool:
+    """Whether a value is a number below zero, or a text that begins like one."""
+    if isinstance(value, str):
+        return _NEGATIVE.match(value) is not None
+    return isinstance(value, int | float) and value < 0
 
 
 def currency_of(value: Any) -> str:

@@ -22,16 +22,28 @@ _ID: _Schema = {
         {"type": "string", "minLength": 1, "maxLength": 128},
         {"type": "integer", "minimum": 0, "maximum": (1 << 63) - 1},
     ],
-    "description": "An id: a string, or a whole number of 63 bits.",
+    "description": "An id of 1 to 128 characters, or a whole number of 63 bits.",
+    "examples": ["o-1042"],
 }
 _MONEY: _Schema = {
     "anyOf": [
-        {"type": "string", "pattern": r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,6})?$"},
+        {
+            "type": "string",
+            "pattern": r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,6})?$",
+            "description": "A decimal number without separators, of at most 12 digits and six decimal places.",
+            "examples": ["29.90"],
+        },
         {"type": "number", "minimum": 0, "exclusiveMaximum": 1_000_000_000_000},
     ],
-    "description": "An amount: a decimal string or a number, zero or more, with at most six decimal places.",
+    "description": "An amount of zero or more, as a decimal string or a number with at most six decimal places.",
+    "examples": ["29.90"],
 }
-_CURRENCY: _Schema = {"type": "string", "pattern": "^[A-Z]{3}$", "description": "ISO 4217, like USD."}
+_CURRENCY: _Schema = {
+    "type": "string",
+    "pattern": "^[A-Z]{3}$",
+    "description": "An ISO 4217 code in capitals.",
+    "examples": ["EUR"],
+}
 _COUNT: _Schema = {"type": "integer", "minimum": 0, "maximum": 1_000_000_000}
 _SECONDS: _Schema = {"type": "number", "minimum": 0, "maximum": 31_536_000}
 _NAMES: _Schema = {"type": "array", "items": _WORD, "maxItems": 100}
