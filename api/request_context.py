@@ -78,7 +78,7 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(message, context, self._default_quota)
+                add_headers(message, context, self._default_quota)
             await send(message)
 
         try:
@@ -105,7 +105,7 @@ def _request_id(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def _add_headers(message: Message, context: RequestContext, default_quota: int) -> None:
+def add_headers(message: Message, context: RequestContext, default_quota: int) -> None:
     """Add the common headers; the last two follow draft-ietf-httpapi-ratelimit-headers."""
     quota, remaining, reset = default_quota, default_quota, WINDOW_SECONDS
     if (key := context.key) is not None:

@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from api.app import create_app
+from api.connections import Limits, bounded
 from api.resources import Resources
 from runtime.process import announce_ready, collect_garbage_rarely
 from runtime.settings import ConfigurationError, Settings
@@ -23,6 +24,7 @@ from runtime.telemetry import configure_logging, configure_tracing
 
 _GRACE_SECONDS = 2
 _KEEP_ALIVE_SECONDS = 75
+_WRITE_SECONDS = 60
 _BACKLOG = 1024
 logger = logging.getLogger("perennial.api")
 
@@ -57,7 +59,15 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     collect_garbage_rarely()
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=bounded(
+            Limits(
+                connections=settings.api_max_connections,
+                header_seconds=settings.api_header_seconds,
+                body_seconds=settings.api_body_seconds,
+                write_seconds=_WRITE_SECONDS,
+                default_quota=settings.rate_limit_per_minute,
+            )
+        ),
         ws="none",
         access_log=False,
         log_config=None,

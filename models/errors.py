@@ -266,6 +266,34 @@ class InvalidIdempotencyKeyError(BadRequestError):
         super().__init__("Idempotency-Key must have 1 to 255 printable ASCII characters.")
 
 
+class RequestTimeoutError(PerennialError):
+    status, code, title = 408, "request_timeout", "The request took too long"
+
+    def __init__(self) -> None:
+        super().__init__("Send the headers at once, and the body without long pauses.")
+
+
+class AddressTooLongError(PerennialError):
+    status, code, title = 414, "address_too_long", "The address is too long"
+
+    def __init__(self) -> None:
+        super().__init__("Send path and query in at most 8,192 bytes.")
+
+
+class HeadersTooLargeError(PerennialError):
+    status, code, title = 431, "headers_too_large", "The headers are too large"
+
+    def __init__(self) -> None:
+        super().__init__("Send at most 100 headers and 65,536 bytes of them.")
+
+
+class TooManyConnectionsError(PerennialError):
+    status, code, title = 503, "too_many_connections", "The process has too many connections"
+
+    def __init__(self) -> None:
+        super().__init__("Try again soon, or reuse open connections.", headers={"Retry-After": "1"})
+
+
 class BodyTooLargeError(PerennialError):
     status, code, title = 413, "body_too_large", "The body is too large"
 

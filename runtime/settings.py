@@ -168,6 +168,12 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     rate_limit_per_minute: int = Field(default=100, ge=1)
     """Requests a minute for an API key without a limit of its own."""
+    api_max_connections: int = Field(default=1000, ge=1)
+    """Connections of one API process. Further ones get 503."""
+    api_header_seconds: float = Field(default=10, gt=0)
+    """Until the headers of a request are complete."""
+    api_body_seconds: float = Field(default=30, gt=0)
+    """For a request's body, besides a second for each 8 KiB received."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
 
     smtp_url: SmtpUrl | None = None
