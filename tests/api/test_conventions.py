@@ -180,6 +180,21 @@ async def test_a_body_that_grows_too_large_is_rejected_before_its_end(
     assert sent <= api_settings.max_body_bytes + 2 * 65536
 
 
+async def test_a_body_of_exactly_the_limit_is_taken(api: Clients, api_settings: Settings) -> None:
+    content = json.dumps(user()).encode()
+    content += b" " * (api_settings.max_body_bytes - len(content))
+
+    async def in_parts(body: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 65_536):
+            yield body[start : start + 65_536]
+
+    for more in (content + b" ", in_parts(content + b" ")):
+        assert_problem(await api.admin.post("/users", content=more, headers=JSON), 413, "body_too_large")
+    assert (await api.admin.post("/users", content=content, headers=JSON)).status_code == 201
+    again = await api.admin.post("/users", content=in_parts(content), headers=JSON)
+    assert_problem(again, 409, "user_exists")
+
+
 async def test_a_nul_is_rejected_at_any_depth(api: Clients) -> None:
     document = user(name="a\x00b", demographics={"city": "\x00"}, extra=["ok", {"deep\x00": 1}])
     assert field_errors(await api.admin.post("/users", json=document)) == {

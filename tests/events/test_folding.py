@@ -68,6 +68,9 @@ def test_any_order_gives_the_same_projection(drawn: list[Any], random: Any) -> N
         event("engagement.feature_click"),
         event("engagement.feature_click", feature=["export"]),
         event("engagement.feature_click", feature="x" * 2000),
+        event("engagement.feature_click", feature="x" * 1025),
+        event("engagement.feature_click", feature="\u00e9" * 600),
+        event("engagement.feature_click", feature=""),
     ],
 )
 def test_an_unusable_event_changes_nothing(unusable: LogEvent) -> None:
@@ -110,3 +113,10 @@ def test_the_main_currency_has_the_most_purchases_and_then_the_latest_one() -> N
     assert Activity(totals=(refunded,)).main_total == refunded
     assert Activity(totals=(many, few)).last_purchase_at == few.last_purchase_at
     assert Activity().main_total is None
+
+
+@pytest.mark.parametrize("feature", ["x" * 1024, "\u00e9" * 512, "\U0001f600" * 256])
+def test_a_feature_of_1024_bytes_is_counted(feature: str) -> None:
+    projection = Projection()
+    projection.add(event("engagement.feature_click", feature=feature))
+    assert projection.features == {("u-1", feature): 1}

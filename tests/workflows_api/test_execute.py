@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -102,6 +103,13 @@ async def test_the_same_idempotency_key_starts_one_instance(
         json={"user_id": customer.user_id, "max_attempts": 7},
         headers={"Idempotency-Key": "order-17"},
     )
+    assert_problem(other, 422, "idempotency_key_reused")
+
+
+async def test_an_idempotency_key_belongs_to_its_path(api: Clients, customer: Customer) -> None:
+    sent: dict[str, Any] = {"json": {"user_id": customer.user_id}, "headers": {"Idempotency-Key": "order-18"}}
+    assert (await api.operator.post("/workflows/onboarding/execute", **sent)).status_code == 202
+    other = await api.operator.post("/workflows/trial_conversion/execute", **sent)
     assert_problem(other, 422, "idempotency_key_reused")
 
 
