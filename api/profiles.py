@@ -20,7 +20,7 @@ from api.masking import masked_profile
 from api.parsing import crowd_errors
 from api.validation import item_errors
 from models.errors import FieldError
-from models.rules.activity import Activity
+from models.rules.activity import MOST_FEATURES, Activity
 from models.rules.money import average, format_amount
 from models.schemas.fields import UnusableItem, is_user_id
 from models.schemas.users import (
@@ -67,7 +67,8 @@ def full_profile(stored: StoredUser) -> UserProfile:
             session_count=activity.session_count,
             last_session_date=activity.last_session_date,
             total_session_duration=activity.total_session_seconds,
-            feature_usage_map=dict(sorted(activity.features.items())),
+            feature_usage_map=activity.shown_features,
+            feature_usage_truncated=len(activity.features) > MOST_FEATURES,
             engagement_score=activity.engagement_score(datetime.now(UTC), profiling=profiling),
         ),
         transactions=_transactions(activity, known.subscription_tier),

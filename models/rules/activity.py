@@ -10,6 +10,8 @@ from decimal import Decimal
 
 _SESSIONS_TO_HALF = 4  # this many sessions give half of the maximum
 _DAYS_TO_HALF = 14
+MOST_FEATURES = 1000
+"""The most features that a profile shows."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -31,7 +33,7 @@ class Activity:
     last_session_date: datetime | None = None
     total_session_seconds: float = 0.0
     features: Mapping[str, int] = field(default_factory=dict)
-    """Uses by feature."""
+    """Uses by feature: the most used ones, up to one more than :data:`MOST_FEATURES`."""
     totals: tuple[CurrencyTotal, ...] = ()
 
     def engagement_score(self, now: datetime, *, profiling: bool) -> float | None:
@@ -47,6 +49,12 @@ class Activity:
         days = max(0, (now.astimezone(UTC).date() - self.last_session_date.astimezone(UTC).date()).days)
         frequency = 1 - math.exp2(-self.session_count / _SESSIONS_TO_HALF)
         return round(100 * frequency * math.exp2(-days / _DAYS_TO_HALF), 1)
+
+    @property
+    def shown_features(self) -> dict[str, int]:
+        """The most used features, by name; of equals the first by name, in any order of the events."""
+        used = sorted(self.features.items(), key=lambda feature: (-feature[1], feature[0]))
+        return dict(sorted(used[:MOST_FEATURES]))
 
     @property
     def total_purchases(self) -> int:

@@ -163,7 +163,14 @@ class Behavior(ResponseSchema):
     session_count: int = 0
     last_session_date: datetime | None = None
     total_session_duration: float = Field(default=0.0, description="Seconds.")
-    feature_usage_map: dict[str, int] = Field(default_factory=dict)
+    feature_usage_map: dict[str, int] = Field(
+        default_factory=dict, description="Uses of the 1,000 most used features; of equals, the first by name."
+    )
+    feature_usage_truncated: bool = Field(
+        default=False,
+        exclude_if=lambda truncated: not truncated,
+        description="Present and true if there are others: `GET /users/{user_id}/export` has all.",
+    )
     engagement_score: float | None = Field(default=None, description="0 to 100; null without `profiling`.")
 
 

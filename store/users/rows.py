@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import func
+from sqlalchemy import collate, func, literal_column
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlmodel import col
 
 from models.personal import columns_of, personal_columns
-from models.rules.activity import Activity, CurrencyTotal
+from models.rules.activity import MOST_FEATURES, Activity, CurrencyTotal
 from models.rules.profile import DEMOGRAPHICS, Profile
 from models.tables.people import Consent, User
 from models.tables.projections import FeatureUsage, PurchaseTotal, UserActivity
@@ -34,6 +34,19 @@ def _of_user(value: Any, owner: SQLCoreOperations[str], name: str) -> Any:
     return select(value).where(owner == col(User.user_id)).scalar_subquery().label(name)
 
 
+def _most_used_features() -> Any:
+    """By feature: uses; one more than a profile shows, so that it can tell that it doesn't show all."""
+    used = (
+        select(col(FeatureUsage.feature), col(FeatureUsage.uses))
+        .where(col(FeatureUsage.user_id) == col(User.user_id))
+        .correlate(User)  # two levels up: without this the subquery reads the features of all users
+        .order_by(col(FeatureUsage.uses).desc(), collate(col(FeatureUsage.feature), "C"))
+        .limit(literal_column(str(MOST_FEATURES + 1)))
+        .lateral("used")
+    )
+    return select(func.jsonb_object_agg(used.c.feature, used.c.uses)).scalar_subquery().label("features")
+
+
 _ACTIVITY: list[Any] = [
     _of_user(
         func.row(
@@ -44,11 +57,7 @@ _ACTIVITY: list[Any] = [
         col(UserActivity.user_id),
         "activity",
     ),
-    _of_user(
-        func.jsonb_object_agg(col(FeatureUsage.feature), col(FeatureUsage.uses)),
-        col(FeatureUsage.user_id),
-        "features",
-    ),
+    _most_used_features(),
     _of_user(
         func.array_agg(
             aggregate_order_by(
