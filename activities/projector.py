@@ -209,7 +209,8 @@ class Follower:
         await users.lock_rows(connection, closing)
         user_ids = {each.user_id for each in logged}
         # An erasure takes the same locks exclusively: it waits for this transaction, and erases its effects too.
-        await locks.share(connection, user_ids)
+        # A closing takes them exclusively itself: no message leaves, and nothing starts, after its commit.
+        await locks.share_and_exclude(connection, user_ids, closing)
         found = await data_keys.find_each(connection, self._cipher, user_ids)
         keys = {user_id: key for user_id, key in found.items() if isinstance(key, DataKey)}
         batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys)

@@ -170,6 +170,20 @@ class WorkflowDisabledError(ConflictError):
         super().__init__("This workflow is disabled; an admin enables it with PATCH /workflows/{workflow_id}.")
 
 
+class AccountClosedError(ConflictError):
+    code, title = "account_closed", "The account is closed"
+
+    def __init__(self) -> None:
+        super().__init__("This user's account is closed, so no workflow runs for it.")
+
+
+class AccountSuspendedError(ConflictError):
+    code, title = "account_suspended", "The account is suspended"
+
+    def __init__(self) -> None:
+        super().__init__("This user's account is suspended, so no marketing workflow runs for it.")
+
+
 class AlreadySettledError(ConflictError):
     """The dead letter or poison event has been replayed or discarded."""
 

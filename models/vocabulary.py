@@ -87,6 +87,9 @@ class Channel(StrEnum):
 
 class Suppression(StrEnum):
     USER_ERASED = "user_erased"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_SUSPENDED = "account_suspended"
+    """Only for marketing."""
     CONSENT_REQUIRED = "consent_required"
     FREQUENCY_CAP = "frequency_cap"
 

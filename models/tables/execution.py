@@ -37,7 +37,8 @@ class Instance(SQLModel, table=True):
     started_by: str = text_column()
     """The id of an API key, or `trigger`. A callback is masked for the role that this key has when it is sent."""
     reason: str | None = text_column(nullable=True)
-    """The reason of the end: the journey's, the exit event's, or the platform's (`consent_withdrawn`)."""
+    """The reason of the end: the journey's, the exit event's, or the platform's (`consent_withdrawn`,
+    `account_closed`)."""
     trigger_event_id: str | None = text_column(nullable=True)
     """The event that started the instance. It ends no wait of this instance."""
     events_since: datetime | None = time_column(nullable=True)

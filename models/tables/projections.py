@@ -106,7 +106,7 @@ class TemporalOutbox(SQLModel, table=True):
     outbox_id: int | None = Field(default=None, sa_column=Column(BigInteger, primary_key=True))
     kind: str = text_column()
     """`signal` (an event for a wait), `start` (by a trigger), `replay` (of a dead letter), `cancel` (after the
-    withdrawal of a consent) or `callback` (an instance has ended)."""
+    withdrawal of a consent or the closing of an account) or `callback` (an instance has ended)."""
     workflow_id: str = text_column()
     instance_id: str = text_column()
     step: str | None = text_column(nullable=True)

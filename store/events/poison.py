@@ -132,7 +132,7 @@ async def replay(
     """
     settled = await settle(connection, poison_id, "replayed")
     await users.lock_rows(connection, [settled.user_id])
-    await locks.share(connection, [settled.user_id])
+    await locks.exclude(connection, [settled.user_id])  # it may close the account
     try:
         key = await data_keys.require(connection, cipher, settled.user_id)
     except DecryptionError as error:

@@ -29,8 +29,8 @@ _ORDER_ID = "transactions.order_id"
 async def write(connection: Connection, projection: Projection, keys: Mapping[str, DataKey]) -> None:
     """Add a projection in the caller's transaction.
 
-    ``keys`` are the data keys of its users. The caller has locked the rows of users whose accounts it closes
-    (:func:`store.users.users.lock_rows`).
+    ``keys`` are the data keys of its users. The caller has locked the users whose accounts it closes, as
+    :func:`store.users.users.close_accounts` requires.
     """
     if projection.sessions:
         await _write_sessions(connection, projection.sessions)

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from models.errors import ConsentRequiredError, PerennialError, UserErasedError
 from models.tables.execution import DeadLetter, Instance, Message
-from models.tables.people import Consent
+from models.tables.people import Consent, User
 from models.tables.people import DataKey as StoredKey
 from models.vocabulary import DeadLetterStatus, MessageStatus
 from privacy.encryption import Cipher
@@ -25,6 +25,7 @@ from store.connection import Connection
 from store.consents import locks
 from store.instances import dead_letters, terminal, transitions, waits
 from store.instances.dead_letters import StoredDeadLetter
+from store.instances.starting import account_error
 from store.statements import one_of, select, statement
 from store.users import data_keys
 
@@ -39,7 +40,8 @@ async def request(connection: Connection, cipher: Cipher, dead_letter_id: str) -
     """Request the replay of one dead letter.
 
     Raises :class:`DeadLetterNotFoundError`, :class:`AlreadyReplayingError`, :class:`AlreadySettledError`,
-    :class:`UserErasedError` or :class:`ConsentRequiredError`.
+    :class:`UserErasedError`, :class:`AccountClosedError`, :class:`AccountSuspendedError` or
+    :class:`ConsentRequiredError`.
     """
     dead_letter = await dead_letters.find(connection, cipher, dead_letter_id)
     requested = await request_all(connection, [dead_letter], pause=timedelta())
@@ -86,12 +88,15 @@ _LOCK_AND_CHECK = statement(
         col(DeadLetter.dead_letter_id),
         col(DeadLetter.status),
         col(StoredKey.wrapped).is_(None).label("erased"),
+        col(Instance.purpose),
+        col(User.account_status),
         or_(col(Instance.purpose).is_(None), func.coalesce(col(Consent.granted), literal(value=False))).label(
             "consented"
         ),
     )
     .join(Instance, col(Instance.instance_id) == col(DeadLetter.instance_id))
     .outerjoin(StoredKey, col(StoredKey.subject) == col(Instance.user_id))
+    .outerjoin(User, col(User.user_id) == col(Instance.user_id))
     .outerjoin(
         Consent,
         and_(col(Consent.user_id) == col(Instance.user_id), col(Consent.purpose) == col(Instance.purpose)),
@@ -113,6 +118,8 @@ def _error(row: Record) -> PerennialError | None:
         return dead_letters.not_open(DeadLetterStatus(row["status"]))
     if row["erased"]:
         return UserErasedError()
+    if (error := account_error(row["account_status"], row["purpose"])) is not None:
+        return error
     if not row["consented"]:
         return ConsentRequiredError("The person has withdrawn the consent that this instance rests on.")
     return None

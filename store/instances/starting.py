@@ -6,27 +6,44 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Text, and_, bindparam, func, literal, or_
+from sqlalchemy import Subquery, Text, and_, bindparam, func, literal, or_
 from sqlmodel import col
 
-from models.errors import ConsentRequiredError, UserErasedError, UserUnknownError, WorkflowDisabledError
+from models.errors import (
+    AccountClosedError,
+    AccountSuspendedError,
+    ConsentRequiredError,
+    PerennialError,
+    UserErasedError,
+    UserUnknownError,
+    WorkflowDisabledError,
+)
 from models.instances import NewInstance
 from models.tables.execution import WorkflowSetting
 from models.tables.people import Consent, User
 from models.tables.people import DataKey as StoredKey
 from models.temporal.starting import Startable, named_exits
+from models.vocabulary import AccountStatus, Purpose
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.consents import locks
 from store.instances import callbacks, transitions, triggers, waits
-from store.statements import select, statement
+from store.statements import Statement, select, statement
 
 
 class WindowOpenError(Exception):
     """The trigger has started another instance for the user within ``once_per``."""
 
 
-INELIGIBLE = (UserErasedError, UserUnknownError, WorkflowDisabledError, ConsentRequiredError, WindowOpenError)
+INELIGIBLE = (
+    UserErasedError,
+    UserUnknownError,
+    AccountClosedError,
+    AccountSuspendedError,
+    WorkflowDisabledError,
+    ConsentRequiredError,
+    WindowOpenError,
+)
 """The errors of :func:`start`."""
 
 
@@ -74,7 +91,7 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
     instance.
     """
     if workflow.purpose is not None:
-        # Wait for a withdrawal in progress: the next statement then sees it.
+        # Wait for a withdrawal or a closing in progress: the next statement then sees it.
         await locks.share(connection, [request.user_id])
     key, max_attempts = await check_eligible(connection, cipher, workflow, request.user_id)
     new = NewInstance(
@@ -105,29 +122,42 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
 
 
 _ASKED = select(bindparam("user_id", type_=Text()).label("user_id")).subquery("asked")
-_ELIGIBILITY = statement(
-    select(
-        col(User.user_id),
-        col(StoredKey.subject),
-        col(StoredKey.wrapped),
-        col(WorkflowSetting.max_attempts),
-        func.coalesce(col(WorkflowSetting.enabled), literal(value=True)).label("enabled"),
-        or_(
-            bindparam("purpose", type_=Text()).is_(None), func.coalesce(col(Consent.granted), literal(value=False))
-        ).label("consented"),
-    )
-    .select_from(_ASKED)
-    .outerjoin(User, col(User.user_id) == _ASKED.c.user_id)
-    .outerjoin(StoredKey, col(StoredKey.subject) == _ASKED.c.user_id)
-    .outerjoin(WorkflowSetting, col(WorkflowSetting.workflow_id) == bindparam("workflow_id"))
-    .outerjoin(
-        Consent,
-        and_(
-            col(Consent.user_id) == _ASKED.c.user_id,
-            col(Consent.purpose) == bindparam("purpose", type_=Text()),
-        ),
-    )
+_ACCOUNT = select(col(User.user_id), col(User.account_status)).where(
+    col(User.user_id) == bindparam("user_id", type_=Text())
 )
+
+
+def _eligibility(account: Subquery) -> Statement:
+    return statement(
+        select(
+            account.c.user_id,
+            account.c.account_status,
+            col(StoredKey.subject),
+            col(StoredKey.wrapped),
+            col(WorkflowSetting.max_attempts),
+            func.coalesce(col(WorkflowSetting.enabled), literal(value=True)).label("enabled"),
+            or_(
+                bindparam("purpose", type_=Text()).is_(None),
+                func.coalesce(col(Consent.granted), literal(value=False)),
+            ).label("consented"),
+        )
+        .select_from(_ASKED)
+        .outerjoin(account, account.c.user_id == _ASKED.c.user_id)
+        .outerjoin(StoredKey, col(StoredKey.subject) == _ASKED.c.user_id)
+        .outerjoin(WorkflowSetting, col(WorkflowSetting.workflow_id) == bindparam("workflow_id"))
+        .outerjoin(
+            Consent,
+            and_(
+                col(Consent.user_id) == _ASKED.c.user_id,
+                col(Consent.purpose) == bindparam("purpose", type_=Text()),
+            ),
+        )
+    )
+
+
+_OF_A_PURPOSE = _eligibility(_ACCOUNT.subquery("account"))
+# A service shares no bucket. A closing holds the row, so this read waits for it and then gives the new status.
+_OF_A_SERVICE = _eligibility(_ACCOUNT.with_for_update(read=True).subquery("account"))
 
 
 async def check_eligible(
@@ -135,11 +165,12 @@ async def check_eligible(
 ) -> tuple[DataKey, int | None]:
     """The person's data key, and the admin's number of attempts for the workflow, if set.
 
-    Raises :class:`UserErasedError`, :class:`UserUnknownError`, :class:`WorkflowDisabledError` or
-    :class:`ConsentRequiredError`.
+    A closing of the account waits for the caller's transaction, which holds the bucket if the workflow has a
+    purpose. Raises the errors of :data:`INELIGIBLE` apart from :class:`WindowOpenError`.
     """
     purpose = workflow.purpose
-    row = await _ELIGIBILITY.fetchrow(
+    eligibility = _OF_A_SERVICE if purpose is None else _OF_A_PURPOSE
+    row = await eligibility.fetchrow(
         connection,
         user_id=user_id,
         workflow_id=workflow.workflow_id,
@@ -150,8 +181,19 @@ async def check_eligible(
         raise UserErasedError
     if row["user_id"] is None:
         raise UserUnknownError
+    if (error := account_error(row["account_status"], purpose)) is not None:
+        raise error
     if not row["enabled"]:
         raise WorkflowDisabledError
     if not row["consented"]:
         raise ConsentRequiredError(f"This workflow needs the person's consent to '{purpose}'.")
     return cipher.unwrap(user_id, row["wrapped"]), row["max_attempts"]
+
+
+def account_error(status: str | None, purpose: str | None) -> PerennialError | None:
+    """Why an instance with this purpose may not run for an account; None if it may."""
+    if status == AccountStatus.CLOSED:
+        return AccountClosedError()
+    if status == AccountStatus.SUSPENDED and purpose == Purpose.MARKETING:
+        return AccountSuspendedError()
+    return None

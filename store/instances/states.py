@@ -5,8 +5,8 @@
 
     none                          -> running                         insert
     failed                        -> running                         insert, request_replay
-    running                       -> running                         enter_step, record_trigger, cancel_withdrawn
-    paused                        -> paused                          enter_step, record_trigger, cancel_withdrawn
+    running                       -> running                         enter_step, record_trigger, mark_cancelled
+    paused                        -> paused                          enter_step, record_trigger, mark_cancelled
     running, paused               -> running, paused                 record_progress
     running, paused               -> completed                       finish
     running, paused               -> failed                          finish, end_unrecorded, reject_replay
@@ -43,6 +43,7 @@ FENCE = f"instances.end_time IS NULL AND {CURRENT_RUN}"
 """Condition of each write by a Temporal run: the instance has no end, and no replay has replaced the run."""
 
 CONSENT_WITHDRAWN = "consent_withdrawn"
+ACCOUNT_CLOSED = "account_closed"
 HISTORY_LOST = "history_lost"
 NOT_STARTED = "not_started"
 """A repeated request may start an instance with this reason again."""

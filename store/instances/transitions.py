@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import LargeBinary, and_, bindparam, delete, func, null, or_, text, update
+from sqlalchemy import LargeBinary, Text, and_, bindparam, delete, func, null, or_, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlmodel import col
 
@@ -20,6 +20,7 @@ from store import outbox
 from store.connection import Connection
 from store.instances import callbacks, dead_letters, waits
 from store.instances.states import (
+    ACCOUNT_CLOSED,
     CONSENT_WITHDRAWN,
     EDGES,
     ENDED,
@@ -185,39 +186,53 @@ async def request_replay(connection: Connection, dead_letter_ids: Sequence[str])
     await _REQUEST_REPLAY.execute(connection, dead_letter_ids=list(dead_letter_ids))
 
 
-_WITHDRAWN = unnested("withdrawn", col(Instance.user_id), col(Instance.purpose))
-_MARK_WITHDRAWN = statement(
+_FORBIDDEN = unnested("forbidden", col(Instance.user_id), col(Instance.purpose))
+_MARK_CANCELLED = statement(
     update(Instance)
-    .values(reason=CONSENT_WITHDRAWN)
+    .values(reason=bindparam("reason", type_=Text()))
     .where(
-        col(Instance.user_id) == _WITHDRAWN.c.user_id,
-        col(Instance.purpose) == _WITHDRAWN.c.purpose,
+        col(Instance.user_id) == _FORBIDDEN.c.user_id,
+        or_(_FORBIDDEN.c.purpose.is_(None), col(Instance.purpose) == _FORBIDDEN.c.purpose),
         _NO_END,
     )
     .returning(col(Instance.workflow_id), col(Instance.instance_id), col(Instance.user_id))
 )
 
 
-@keeps_status
 async def cancel_withdrawn(connection: Connection, withdrawals: Collection[tuple[str, str]]) -> None:
-    """Cancel the unfinished instances that need a consent withdrawn in this transaction, given as (user, purpose).
+    """Cancel the unfinished instances that need a consent withdrawn now, given as (user, purpose)."""
+    await mark_cancelled(connection, withdrawals, CONSENT_WITHDRAWN)
 
-    The caller holds each person's bucket exclusively (:func:`store.consents.locks.exclude`). So no instance
-    continues after a withdrawal:
 
-    - A start or a replay shares the bucket and reads the consent in its next statement. Either it commits before
-      this function runs, which then sees the row. Or it runs after the withdrawal's commit, and sees no consent.
+async def cancel_of_closed(connection: Connection, user_ids: Collection[str]) -> None:
+    """Cancel all unfinished instances of users whose accounts this transaction closes."""
+    await mark_cancelled(connection, [(user_id, None) for user_id in user_ids], ACCOUNT_CLOSED)
+
+
+@keeps_status
+async def mark_cancelled(
+    connection: Connection, forbidden: Collection[tuple[str, str | None]], reason: str
+) -> None:
+    """Cancel the unfinished instances of (user, purpose); with the purpose None, those of all purposes and none.
+
+    The caller holds each person's bucket exclusively (:func:`store.consents.locks.exclude`), and for a closing
+    also the person's row. So no instance continues after a withdrawal or a closing:
+
+    - A start or a replay shares the bucket or the row, and then reads consent and account. Either it commits
+      before this function runs, which then sees the instance. Or it reads after this transaction's commit, and
+      is refused.
     - Temporal may not have started the instance yet. The outbox then finds no run and ends the row itself, which
       fences off a later run (ADR 0008). It looks for that run for a while.
     """
-    if not withdrawals:
+    if not forbidden:
         return
-    rows = await _MARK_WITHDRAWN.fetch(
+    rows = await _MARK_CANCELLED.fetch(
         connection,
-        user_id=[user_id for user_id, _ in withdrawals],
-        purpose=[purpose for _, purpose in withdrawals],
+        user_id=[user_id for user_id, _ in forbidden],
+        purpose=[purpose for _, purpose in forbidden],
+        reason=reason,
     )
-    await outbox.write_cancellations(connection, [tuple(row) for row in rows], CONSENT_WITHDRAWN)
+    await outbox.write_cancellations(connection, [tuple(row) for row in rows], reason)
 
 
 _DELETE_UNSTARTED = statement(

@@ -1,12 +1,13 @@
-"""The send gate: checks consent and the frequency cap in the transaction that marks a message as being sent.
+"""The send gate: checks consent, account and frequency cap in the transaction that marks a message as being sent.
 
-No message is sent after the API has responded to a withdrawal or an erasure, and none above the cap. Argument: the
-transaction locks the user's row, if a cap applies, and then the consent bucket. Its **next** statement reads
-consent and cap, and sees everything that was committed before the locks were granted (READ COMMITTED).
+No message is sent after the API has responded to a withdrawal, an erasure or the closing of the account, no
+marketing after a suspension, and none above the cap. Argument: the transaction locks the user's row, if a cap
+applies, and then the consent bucket. Its **next** statement reads consent, account and cap, and sees everything
+that was committed before the locks were granted (READ COMMITTED).
 
-- A withdrawal takes both locks in the same order, and the API responds after its commit
+- A withdrawal or a closing takes both locks in the same order, and the API responds after its commit
   (:mod:`store.consents.locks`). Either it commits first, and the gate sees it. Or it waits until the message is
-  marked: then sending began before the withdrawal.
+  marked: then sending began before it.
 - Two messages to one user queue at the row lock, so that the second counts the first.
 
 A message that its receiver rejects temporarily becomes `pending` again and no longer counts. Its next attempt
@@ -23,7 +24,7 @@ from sqlmodel import col
 
 from models.tables.execution import Message as MessageRow
 from models.tables.people import Consent, DataKey, User
-from models.vocabulary import MessageStatus, Suppression
+from models.vocabulary import AccountStatus, MessageStatus, Purpose, Suppression
 from store.connection import Connection
 from store.consents import locks
 from store.messages import messages
@@ -81,6 +82,7 @@ _HAS_KEY = select(col(DataKey.subject)).where(
 _CONSENT = select(col(Consent.user_id)).where(
     col(Consent.user_id) == bindparam("user_id"), col(Consent.purpose) == _PURPOSE, col(Consent.granted)
 )
+_ACCOUNT = select(col(User.account_status)).where(col(User.user_id) == bindparam("user_id"))
 _RECENT = (
     select(func.count())
     .select_from(MessageRow)
@@ -95,6 +97,7 @@ _RECENT = (
 _CHECK = statement(
     select(
         _HAS_KEY.exists().label("present"),
+        _ACCOUNT.scalar_subquery().label("account"),
         or_(_PURPOSE.is_(None), _CONSENT.exists()).label("consented"),
         _RECENT.scalar_subquery().label("recent"),
     )
@@ -116,7 +119,11 @@ async def suppression_reason(
     assert row is not None  # a row of expressions
     if not row["present"]:
         return Suppression.USER_ERASED
+    if row["account"] == AccountStatus.CLOSED:
+        return Suppression.ACCOUNT_CLOSED
     if not row["consented"]:
         return Suppression.CONSENT_REQUIRED
+    if row["account"] == AccountStatus.SUSPENDED and intent.purpose is Purpose.MARKETING:
+        return Suppression.ACCOUNT_SUSPENDED
     capped = cap is not None and intent.purpose is not None and row["recent"] >= cap.messages
     return Suppression.FREQUENCY_CAP if capped else None

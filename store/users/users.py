@@ -245,9 +245,9 @@ async def update_locked(
 ) -> dict[str, StoredUser]:
     """Write changes to profiles that :func:`lock` has read; each gets its next version.
 
-    A withdrawal or opt-out takes the consent locks exclusively (:mod:`store.consents.locks`). After the commit, no
-    transaction stores data that the person has forbidden. Stored events are redacted later
-    (:mod:`store.events.redactions`).
+    A withdrawal, an opt-out, a closing or a suspension takes the consent locks exclusively
+    (:mod:`store.consents.locks`). After the commit, no transaction stores data or sends a message that it forbids.
+    Stored events are redacted later (:mod:`store.events.redactions`).
     """
     if not changed:
         return {}
@@ -258,10 +258,15 @@ async def update_locked(
     before = {user_id: stored.profile for user_id, stored in locked.users.items()}
     withdrawn = [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)]
     opted_out = [each.user_id for each in changed if _forbids_more(before[each.user_id], each)]
+    restricted = [each for each in changed if _restricts_account(before[each.user_id], each)]
     await redactions.request(connection, opted_out)
-    await locks.exclude(connection, {*opted_out, *(user_id for user_id, _ in withdrawn)})
+    await locks.exclude(
+        connection, {*opted_out, *(user_id for user_id, _ in withdrawn), *(each.user_id for each in restricted)}
+    )
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
     await transitions.cancel_withdrawn(connection, withdrawn)
+    closed = [each.user_id for each in restricted if each.account_status is AccountStatus.CLOSED]
+    await transitions.cancel_of_closed(connection, closed)
     return {
         row["user_id"]: _stored(profiles[row["user_id"]], row, locked.users[row["user_id"]].activity)
         for row in rows
@@ -270,6 +275,11 @@ async def update_locked(
 
 def _withdrawn(before: Profile, after: Profile) -> list[str]:
     return [purpose for purpose, granted in before.consents.items() if granted and not after.consents.get(purpose)]
+
+
+def _restricts_account(before: Profile, after: Profile) -> bool:
+    restricted = after.account_status in (AccountStatus.CLOSED, AccountStatus.SUSPENDED)
+    return restricted and after.account_status is not before.account_status
 
 
 def _forbids_more(before: Profile, after: Profile) -> bool:
@@ -315,16 +325,20 @@ _CLOSE = statement(
     update(User)
     .values(account_status=AccountStatus.CLOSED, closed_at=_NOW, version=col(User.version) + 1, updated_at=_NOW)
     .where(one_of(col(User.user_id), "user_ids"), col(User.account_status) != AccountStatus.CLOSED)
+    .returning(col(User.user_id))
 )
 
 
 async def close_accounts(connection: Connection, user_ids: Collection[str]) -> None:
-    """Close open accounts whose rows :func:`lock_rows` has locked.
+    """Close open accounts, and cancel their instances.
+
+    The caller has locked the rows (:func:`lock_rows`), then the buckets exclusively (:mod:`store.consents.locks`).
 
     The time until a closed account's erasure begins now, not at the event's timestamp. So a mistaken event can be
     corrected for the whole period, even if it arrives late or in an import.
     """
-    await _CLOSE.execute(connection, user_ids=list(user_ids))
+    rows = await _CLOSE.fetch(connection, user_ids=list(user_ids))
+    await transitions.cancel_of_closed(connection, [row["user_id"] for row in rows])
 
 
 _TIME_ZONE = statement(

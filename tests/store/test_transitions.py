@@ -137,7 +137,7 @@ class Row:
         )
         await transitions.record_trigger(self.connection, ID, "e-1", happened_at)
 
-    async def cancel_withdrawn(self, _: str) -> None:
+    async def mark_cancelled(self, _: str) -> None:
         await transitions.cancel_withdrawn(self.connection, [(self.key.subject, "marketing")])
 
     def progress(self, status: str) -> Progress:

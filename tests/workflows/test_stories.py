@@ -317,20 +317,3 @@ async def test_a_trial_that_converts_ends_and_makes_the_customer_active(
     assert (await run.handle.result()).reason == "converted"
     assert await customer.stage() == "active"
     assert mail.received == []
-
-
-@pytest.mark.parametrize(
-    "workflow_id",
-    ["onboarding", "post_purchase", "cart_recovery", "churn_prevention", "win_back", "trial_conversion"],
-)
-async def test_a_customer_who_closes_the_account_gets_no_further_message(
-    runs: Runs, customer: Customer, mail: MailServer, workflow_id: str
-) -> None:
-    run = await runs.start(customer.user_id, workflow_id, still=True)
-    async with asyncio.timeout(60):
-        while not str((await runs.context(run)).current_step).startswith(("wait", "watch")):
-            await asyncio.sleep(0.02)
-    sent = len(mail.received)
-    await runs.notify(run, "user.account_deletion")
-    assert (await run.handle.result()).reason == "account_closed"
-    assert len(mail.received) == sent

@@ -27,10 +27,7 @@ class CartRecoveryParameters(Parameters):
     purpose="marketing",
     trigger=on("transaction.cart_add"),
     once_per=days(7),
-    exit_on=(
-        when("transaction.purchase_complete", reason="purchased"),
-        when("user.account_deletion", reason="account_closed"),
-    ),
+    exit_on=(when("transaction.purchase_complete", reason="purchased"),),
 )
 class CartRecovery(LifecycleWorkflow[CartRecoveryParameters]):
     """Reminds a customer of an abandoned cart, three times at most, and stops when it is bought.

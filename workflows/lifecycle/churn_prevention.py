@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, time, timedelta
 
-from workflows.authoring import Duration, LifecycleStage, LifecycleWorkflow, Parameters, days, lifecycle, on, when
+from workflows.authoring import Duration, LifecycleStage, LifecycleWorkflow, Parameters, days, lifecycle, on
 
 
 class ChurnPreventionParameters(Parameters):
@@ -27,7 +27,6 @@ class ChurnPreventionParameters(Parameters):
     purpose="marketing",
     trigger=on("user.login"),
     once_per=days(60),
-    exit_on=when("user.account_deletion", reason="account_closed"),
 )
 class ChurnPrevention(LifecycleWorkflow[ChurnPreventionParameters]):
     """Watches an active customer, and sends two messages after two weeks of inactivity.

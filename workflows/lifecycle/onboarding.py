@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflows.authoring import Duration, LifecycleStage, LifecycleWorkflow, Parameters, days, lifecycle, on, when
+from workflows.authoring import Duration, LifecycleStage, LifecycleWorkflow, Parameters, days, lifecycle, on
 
 
 class OnboardingParameters(Parameters):
@@ -18,7 +18,6 @@ class OnboardingParameters(Parameters):
     "onboarding",
     purpose=None,
     trigger=on("user.signup"),
-    exit_on=when("user.account_deletion", reason="account_closed"),
 )
 class Onboarding(LifecycleWorkflow[OnboardingParameters]):
     """Welcomes a new customer, waits for a first activity, nudges once, and sets the lifecycle stage.

@@ -27,10 +27,7 @@ class PostPurchaseParameters(Parameters):
     purpose=None,
     trigger=on("transaction.purchase_complete"),
     once_per=days(30),
-    exit_on=(
-        when("transaction.refund", reason="refunded", same_as_trigger=["order_id"]),
-        when("user.account_deletion", reason="account_closed"),
-    ),
+    exit_on=(when("transaction.refund", reason="refunded", same_as_trigger=["order_id"]),),
 )
 class PostPurchase(LifecycleWorkflow[PostPurchaseParameters]):
     """Thanks for a purchase, helps with the order, asks for a review, and waits for a second purchase.

@@ -45,7 +45,6 @@ class TrialConversionParameters(Parameters):
     exit_on=(
         when("transaction.purchase_complete", reason="converted"),
         when("subscription.trial_cancel", reason="cancelled_trial"),
-        when("user.account_deletion", reason="account_closed"),
     ),
 )
 class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):

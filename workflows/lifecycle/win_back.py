@@ -39,7 +39,6 @@ class WinBackParameters(Parameters):
     trigger=on("lifecycle.dormant"),
     once_per=days(180),
     exit_on=(
-        when("user.account_deletion", reason="account_closed"),
         when("user.login", reason="returned"),
         when("engagement.*", reason="returned"),
         when("transaction.purchase_complete", reason="purchased"),
@@ -73,6 +72,6 @@ class WinBack(LifecycleWorkflow[WinBackParameters]):
         self.complete(reason="lost")
 
     async def at_exit(self, parameters: WinBackParameters, event: RecordedEvent) -> None:
-        if event.event_type != "user.account_deletion":
+        if event.event_type != "user.account_deletion":  # an exit of instances that an earlier version started
             await self.set_stage(LifecycleStage.REACTIVATED)
             await self.emit("lifecycle.won_back")
