@@ -41,8 +41,10 @@ class Instance(SQLModel, table=True):
     `account_closed`)."""
     trigger_event_id: str | None = text_column(nullable=True)
     """The event that started the instance. It ends no wait of this instance."""
+    triggered_at: datetime | None = time_column(nullable=True)
+    """The timestamp of that event. Waits consider later events, whenever they were received."""
     events_since: datetime | None = time_column(nullable=True)
-    """Waits consider events received since: the receipt of the trigger. NULL: the start of the instance."""
+    """Waits also consider events received since: the receipt of the trigger. NULL: the start of the instance."""
     events_from: datetime | None = time_column(nullable=True)
     """Waits consider events with this timestamp or a later one. NULL: from an hour before the start, because
     clocks differ."""

@@ -103,6 +103,7 @@ _RECORD_TRIGGER = statement(
     update(Instance)
     .values(
         trigger_event_id=col(Event.event_id),
+        triggered_at=col(Event.timestamp),
         events_since=col(Event.received_at),
         events_from=func.least(col(Event.timestamp), col(Event.received_at)),
     )
@@ -122,8 +123,9 @@ _RECORD_TRIGGER = statement(
 async def record_trigger(connection: Connection, instance_id: str, event_id: str, happened_at: datetime) -> None:
     """Record the event that started an instance.
 
-    The start may be later than the event. So waits and exits count events from that event on: received since then,
-    and not timestamped before it. If the event's timestamp is later than its receipt, the receipt counts.
+    The start may be later than the event. So waits and exits count events from that event on: those that happened
+    after it, whenever they were received, and those received since then and not timestamped before it. If the
+    event's timestamp is later than its receipt, the receipt counts for the latter.
     """
     await _RECORD_TRIGGER.execute(connection, instance_id=instance_id, event_id=event_id, happened_at=happened_at)
 

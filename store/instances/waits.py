@@ -50,16 +50,19 @@ class Waiting:
     step: str
     request: WaitRequest
     since: datetime
-    """Only events received at or after this time count."""
+    """Events received at or after this time count."""
     happened_from: datetime
     """Only events timestamped at or after this time count."""
+    triggered_at: datetime | None
+    """Events timestamped after this time count, whenever they were received; None without a trigger."""
     trigger_event_id: str | None
     """The event that started the instance, which doesn't count."""
 
     def counts(self, event_id: str, event_type: str, timestamp: datetime, received_at: datetime) -> bool:
         """Whether an event may end the wait, apart from its properties."""
+        after_trigger = self.triggered_at is not None and timestamp > self.triggered_at
         return (
-            received_at >= self.since
+            (received_at >= self.since or after_trigger)
             and timestamp >= self.happened_from
             and event_id != self.trigger_event_id
             and type_matches(self.request.event_type, event_type)
@@ -110,7 +113,7 @@ _REGISTER = statement(
 async def register(
     connection: Connection, key: DataKey, instance_id: str, asked: Mapping[str, WaitRequest]
 ) -> Mapping[str, WaitRequest]:
-    """Register waits by their steps. They count events received from the instance's start on.
+    """Register waits by their steps. They count events from the instance's start or trigger on.
 
     Returns the waits, with the values of ``same`` properties copied from the event that started the instance. A
     property that this event lacks is not compared. If a request started the instance, none is compared.
@@ -193,6 +196,7 @@ _WAITING = select(
     col(EventWait.not_before),
     col(EventWait.property_filter),
     col(Instance.events_from),
+    col(Instance.triggered_at),
     col(Instance.trigger_event_id),
 ).join(Instance, col(Instance.instance_id) == col(EventWait.instance_id))
 _OF_USERS = statement(_WAITING.where(one_of(col(EventWait.user_id), "user_ids")))
@@ -226,6 +230,7 @@ def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
         WaitRequest(event_type=row["event_type"], where=where or {}, since=row["not_before"]),
         since=row["since"],
         happened_from=max(row["events_from"] or row["since"] - GRACE, row["not_before"] or _EPOCH),
+        triggered_at=row["triggered_at"],
         trigger_event_id=row["trigger_event_id"],
     )
 
@@ -277,7 +282,7 @@ _READ_PAGE = sql(
     f"""
     WITH i AS (
         SELECT coalesce(events_from, start_time - CAST(:grace AS interval)) AS happened_from,
-               coalesce(events_since, start_time) AS received_from, trigger_event_id
+               coalesce(events_since, start_time) AS received_from, triggered_at, trigger_event_id
         FROM instances WHERE instance_id = :instance_id AND user_id = :user_id
     ), asked AS (
         SELECT step, event_type, since, filtered
@@ -295,7 +300,7 @@ _READ_PAGE = sql(
            CASE WHEN a.filtered THEN p.body END AS body,
            (SELECT count(*) FROM steps WHERE instance_id = :instance_id) AS ended
     FROM page p CROSS JOIN i LEFT JOIN asked a
-      ON NOT p.historical AND p.received_at >= i.received_from
+      ON NOT p.historical AND (p.received_at >= i.received_from OR p.timestamp > i.triggered_at)
      AND p.event_id IS DISTINCT FROM i.trigger_event_id AND (a.since IS NULL OR p.timestamp >= a.since)
      AND (a.event_type IN ('*', p.event_type)
           OR (a.event_type LIKE '%.*' AND starts_with(p.event_type, left(a.event_type, -1))))
