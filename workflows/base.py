@@ -89,9 +89,9 @@ class LifecycleWorkflow(Instance[P]):
         """Wait for an event of this user; None if none arrived ``within`` that time.
 
         ``event_type`` is a type, a category (``engagement.*``) or ``*``. ``where`` names properties and their
-        required values. An event counts if it was received after the instance's start or trigger, or happened
-        after the trigger, even before this wait. It must not belong to another wait, and its timestamp must not be before ``since``. A pause
-        doesn't stop the clock: if the deadline passed meanwhile, the wait ends on resume.
+        required values. An event counts if it happened after the instance's trigger, or was received after its
+        start, even before this wait. It must not belong to another wait, and its timestamp must not be before
+        ``since``. A pause doesn't stop the clock: if the deadline passed meanwhile, the wait ends on resume.
         """
         step = self._enter(name or f"wait_for_{_as_name(event_type)}")
         deadline = workflow.now() + within
