@@ -36,33 +36,55 @@ from api.responses import json_response
 from api.validation import field_errors
 from delivery.signatures import new_secret
 from delivery.temporal import start_instance
-from models.errors import FieldError, InvalidContentError, TemporalUnavailableError
+from models.errors import (
+    AlreadyRunError,
+    AlreadyRunningError,
+    FieldError,
+    InstanceNotFoundError,
+    InvalidContentError,
+    TemporalUnavailableError,
+)
 from models.instances import StoredInstance
 from models.rules.outbound_urls import url_error
 from models.schemas.workflows import ExecutedView, ExecuteRequest
 from store.api_keys import AuthenticatedKey
 from store.instances import starting, transitions
-from store.instances.starting import NewCallback, StartRequest, Stored
+from store.instances.starting import NewCallback, StartRequest, Stored, WindowOpenError
 from workflows.catalog import Definition
 
 LONGEST_WAIT_SECONDS = 60
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
+_EXISTING = re.compile(r"(?:^|[,;\s])return\s*=\s*\"?existing\"?\s*(?:$|[,;])", re.IGNORECASE)
 _INSTANCE_IDS = uuid.UUID("0f2f5c7a-3a39-4c58-9a55-2b6d3f8a4e10")
 
 logger = logging.getLogger("perennial.execute")
 
 
-async def _preferred_wait(
+@dataclass(frozen=True)
+class Preferences:
+    """The header `Prefer` (RFC 7240)."""
+
+    wait: float
+    """Seconds to wait for the end."""
+    existing: bool
+    """Whether to answer with the instance that prevents the start."""
+
+
+async def _preferences(
     prefer: Annotated[
-        str | None, Header(description="`wait=N`: hold the answer back for up to N seconds (RFC 7240).")
+        str | None,
+        Header(
+            description="`wait=N`: hold the answer back for up to N seconds (RFC 7240). `return=existing`: answer "
+            "with the instance that prevents the start."
+        ),
     ] = None,
-) -> float:
-    match = _WAIT.search(prefer) if prefer else None
-    return float(min(int(match[1]), LONGEST_WAIT_SECONDS)) if match else 0.0
+) -> Preferences:
+    match, existing = _WAIT.search(prefer or ""), _EXISTING.search(prefer or "")
+    wait = float(min(int(match[1]), LONGEST_WAIT_SECONDS)) if match else 0.0
+    return Preferences(wait, existing is not None)
 
 
-PreferredWait = Annotated[float, Depends(_preferred_wait)]
-"""Seconds to wait for the end; 0 without the preference."""
+PreferencesOf = Annotated[Preferences, Depends(_preferences)]
 
 
 @dataclass(frozen=True)
@@ -75,12 +97,40 @@ class Execution:
     resources: Resources
     audit: Audit
     idempotency: Idempotency
-    wait: float
-    """Seconds."""
+    preferences: Preferences
 
 
 async def execute(execution: Execution) -> Response:
-    """Start an instance, or repeat the stored answer of the Idempotency-Key."""
+    """Start an instance, or repeat the stored answer of the Idempotency-Key.
+
+    Raises the errors of :data:`store.instances.starting.INELIGIBLE`; for an open window
+    :class:`AlreadyRunningError` or :class:`AlreadyRunError`.
+    """
+    try:
+        return await _execute(execution)
+    except WindowOpenError as error:
+        return await _existing(execution, error.instance_id)
+
+
+async def _existing(execution: Execution, instance_id: str) -> Response:
+    """Answer with the instance that prevents the start, or refuse the start."""
+    workflow_id = execution.definition.workflow_id
+    try:
+        state = await Instances.of(execution.resources).get(workflow_id, instance_id)
+    except InstanceNotFoundError:  # retention has deleted it
+        raise AlreadyRunError from None
+    place = location(workflow_id, instance_id)
+    if execution.preferences.existing:
+        execution.audit.note(
+            fields=["parameters", "variables", "results"],
+            details={"workflow_id": workflow_id, "instance_id": instance_id, "existing": True},
+        )
+        view = instance_view(execution.caller.role, state, execution.resources.settings)
+        return json_response(view, 200, {"Location": place, "Preference-Applied": "return=existing"})
+    raise AlreadyRunError(place) if state.stored.status.finished else AlreadyRunningError(place)
+
+
+async def _execute(execution: Execution) -> Response:
     resources, audit = execution.resources, execution.audit
     audit.user_id = execution.request.user_id
     client = await resources.require_temporal()
@@ -129,6 +179,7 @@ def _start_request(execution: Execution, instance_id: str) -> StartRequest:
         parameters=parameters.model_dump(mode="json"),
         max_attempts=request.max_attempts,
         callback=callback,
+        again=request.again,
     )
 
 
@@ -150,9 +201,9 @@ async def _start(execution: Execution, client: Client, stored: Stored, *, repeat
                 async with resources.database.transaction() as connection:
                     await transitions.delete_unstarted(connection, new.instance_id)
             raise TemporalUnavailableError from error
-    if execution.wait:
+    if execution.preferences.wait:
         finished = await Instances.of(resources).finished_within(
-            new.workflow_id, new.instance_id, execution.wait, resources.stopping
+            new.workflow_id, new.instance_id, execution.preferences.wait, resources.stopping
         )
         if finished is not None:
             return finished
@@ -166,7 +217,7 @@ def _answer(execution: Execution, state: InstanceState, callback_secret: str | N
     if callback_secret is not None:
         view = ExecutedView(**vars(view), callback_secret=callback_secret)
     headers = {"Location": location(view.workflow_id, view.instance_id)}
-    if execution.wait and state.stored.status.finished:
+    if execution.preferences.wait and state.stored.status.finished:
         headers["Preference-Applied"] = "wait"
         return json_response(view, 200, headers)
     return json_response(view, 202, headers)

@@ -163,6 +163,28 @@ class AlreadyFinishedError(ConflictError):
         super().__init__("The instance has ended and can't be changed.")
 
 
+class AlreadyRunningError(ConflictError):
+    code, title = "already_running", "The workflow runs already"
+
+    def __init__(self, location: str) -> None:
+        super().__init__(
+            "This workflow runs once for a user, and runs now; its instance is in the header Location. "
+            "Send 'again': true to run it again, or 'Prefer: return=existing'.",
+            headers={"Location": location},
+        )
+
+
+class AlreadyRunError(ConflictError):
+    code, title = "already_run", "The workflow has run already"
+
+    def __init__(self, location: str | None = None) -> None:
+        super().__init__(
+            "This workflow runs once for a user, and has run; Location names its instance until retention deletes "
+            "it. Send 'again': true to run it again, or 'Prefer: return=existing'.",
+            headers={"Location": location} if location else None,
+        )
+
+
 class WorkflowDisabledError(ConflictError):
     code, title = "workflow_disabled", "The workflow is disabled"
 

@@ -16,7 +16,7 @@ from temporalio import workflow
 
 from delivery.templates import TEMPLATES, MessageTemplate
 from models.errors import WorkflowNotFoundError
-from models.rules.triggers import Trigger, WorkflowTrigger, when
+from models.rules.triggers import FOREVER, Trigger, WorkflowTrigger, when
 from models.temporal.execution import ExitRequest, LifecycleInput, LifecycleOutcome
 from models.temporal.starting import Startable
 from models.vocabulary import Purpose
@@ -47,11 +47,17 @@ class Definition:
     """The events that end it early."""
     once_per: timedelta | None
     """Within this time its trigger starts at most one instance per user."""
+    once: bool
+    """Whether it runs once for a user, whether a trigger or a request starts it."""
     max_attempts: int
     messages: Mapping[str, MessageTemplate]
     """Its own message texts, by name."""
     parameters: type[Parameters]
     implementation: type[LifecycleWorkflow[Any]]
+
+    @property
+    def window(self) -> timedelta | None:
+        return FOREVER if self.once else self.once_per
 
     @cached_property
     def startable(self) -> Startable:
@@ -62,7 +68,8 @@ class Definition:
             max_attempts=self.max_attempts,
             default_parameters=self.parameters().model_dump(mode="json"),
             exits=self.exits,
-            once_per=self.once_per,
+            once_per=self.window,
+            once=self.once,
         )
 
     def parameters_from(self, stored: Mapping[str, Any]) -> Parameters:
@@ -86,6 +93,7 @@ def lifecycle(
     trigger: Trigger | None = None,
     exit_on: ExitRequest | str | Sequence[ExitRequest | str] = (),
     once_per: timedelta | None = None,
+    once: bool = False,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     messages: Mapping[str, MessageTemplate] | None = None,
 ) -> Callable[[type[Workflow]], type[Workflow]]:
@@ -93,6 +101,7 @@ def lifecycle(
 
     - ``purpose``: the consent that it needs; None for a service workflow.
     - ``trigger``: the event that starts it, at most once per user within ``once_per``. Requests are unlimited.
+    - ``once``: it runs once for a user, whether a trigger or a request starts it. A request can ask for ``again``.
     - ``exit_on``: events that end it; they interrupt any wait at once.
     - ``max_attempts``: attempts at each step, unless an admin or a request sets another number.
     - ``messages``: its own message texts, by template name.
@@ -103,7 +112,7 @@ def lifecycle(
 
     def declare(cls: type[Workflow]) -> type[Workflow]:
         parameters = _parameters_of(cls)
-        _check(workflow_id, trigger, once_per, max_attempts)
+        _check(workflow_id, trigger, once_per, once, max_attempts)
         cls.definition = Definition(
             workflow_id=workflow_id,
             description=" ".join((cls.__doc__ or "").split("\n\n")[0].split()),
@@ -111,6 +120,7 @@ def lifecycle(
             trigger=trigger,
             exits=_exits(exit_on),
             once_per=once_per,
+            once=once,
             max_attempts=max_attempts,
             messages=messages or {},
             parameters=parameters,
@@ -121,11 +131,15 @@ def lifecycle(
     return declare
 
 
-def _check(workflow_id: str, trigger: Trigger | None, once_per: timedelta | None, max_attempts: int) -> None:
+def _check(
+    workflow_id: str, trigger: Trigger | None, once_per: timedelta | None, once: bool, max_attempts: int
+) -> None:
     if _NAME.fullmatch(workflow_id) is None:
         raise TypeError(f"'{workflow_id}' is no workflow id: use lower case, digits and underscores")
     if once_per is not None and (trigger is None or once_per <= timedelta()):
         raise TypeError(f"once_per of '{workflow_id}' must be positive, and needs a trigger to bind")
+    if once and once_per is not None:
+        raise TypeError(f"'{workflow_id}' is once for ever, or once_per a time")
     if not 1 <= max_attempts <= MOST_ATTEMPTS:
         raise TypeError(f"max_attempts of '{workflow_id}' must be 1 to {MOST_ATTEMPTS}")
 
@@ -216,7 +230,7 @@ def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate
 def triggers() -> list[WorkflowTrigger]:
     """The events that start workflows."""
     return [
-        WorkflowTrigger(definition.workflow_id, definition.trigger, definition.once_per)
+        WorkflowTrigger(definition.workflow_id, definition.trigger, definition.window)
         for definition in catalog().values()
         if definition.trigger is not None
     ]

@@ -6,13 +6,17 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
-from api.execute import Execution, PreferredWait, execute
+from api.execute import Execution, PreferencesOf, execute
 from api.guard import GuardedRoute, allow, audited, not_audited
 from api.idempotency import IdempotencyOf
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import (
+    AccountClosedError,
+    AccountSuspendedError,
+    AlreadyRunError,
+    AlreadyRunningError,
     ConsentRequiredError,
     IdempotencyKeyReusedError,
     InvalidContentError,
@@ -89,6 +93,10 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
         ConsentRequiredError,
         WorkflowNotFoundError,
         WorkflowDisabledError,
+        AccountClosedError,
+        AccountSuspendedError,
+        AlreadyRunningError,
+        AlreadyRunError,
         UserErasedError,
         UserUnknownError,
         InvalidContentError,
@@ -105,15 +113,18 @@ async def execute_workflow(
     caller: Caller,
     resources: ResourcesOf,
     idempotency: IdempotencyOf,
-    wait: PreferredWait,
+    preferences: PreferencesOf,
     audit: AuditOf,
 ) -> Response:
     """Start a workflow for a user.
 
     202 means that the instance is stored and Temporal has it. With `Prefer: wait=N` the API waits up to N seconds
     (at most 60) for the end. It then answers 200 with the finished instance.
+
+    A workflow that runs `once` for a user is refused with 409 once it runs or has run, unless the request says
+    `again`. With `Prefer: return=existing` the answer is 200 with the instance that there is.
     """
-    return await execute(Execution(find(workflow_id), body, caller, resources, audit, idempotency, wait))
+    return await execute(Execution(find(workflow_id), body, caller, resources, audit, idempotency, preferences))
 
 
 def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowView:
@@ -132,6 +143,7 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
             )
             for each in definition.exits
         ],
+        once=definition.once,
         purpose=definition.purpose,
         max_attempts=settings.max_attempts or definition.max_attempts,
         enabled=settings.enabled,

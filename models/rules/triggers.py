@@ -12,6 +12,9 @@ from models.temporal.execution import ExitRequest
 DEFAULT_MAX_AGE = timedelta(hours=1)
 """Older events start nothing. A mobile client may deliver an event days later, when a message would confuse."""
 
+FOREVER = timedelta(days=365_000)
+"""The window of a workflow that runs once for a user."""
+
 
 @dataclass(frozen=True)
 class Trigger:

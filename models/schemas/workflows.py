@@ -42,6 +42,10 @@ class WorkflowView(ResponseSchema):
     parameters: dict[str, Any] = Field(description="JSON Schema; durations have the format `duration` (ISO 8601).")
     trigger: TriggerView | None = Field(description="The event that starts it; null: only requests do.")
     exit_on: list[ExitView] = Field(description="Events that end an instance early.")
+    once: bool = Field(
+        description="It runs once for a user, whether a trigger or a request starts it, "
+        "unless a request says `again`."
+    )
     purpose: Purpose | None = Field(description="The consent that it needs; null: none.")
     max_attempts: int = Field(description="Attempts at a step, unless the request sets another number.")
     enabled: bool
@@ -62,6 +66,9 @@ class ExecuteRequest(RequestSchema):
         default_factory=dict, description="Must match the workflow's schema; each has a default."
     )
     max_attempts: MaxAttempts | None = Field(default=None, description="Attempts at a step.")
+    again: StrictBool = Field(
+        default=False, description="Also start a workflow that runs `once` for a user and has run, or runs now."
+    )
     callback_url: StrictStr | None = Field(
         default=None,
         description="An https URL at a public address. The finished instance is sent there by POST, signed as a "

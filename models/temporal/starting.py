@@ -35,6 +35,8 @@ class Startable:
     exits: Sequence[ExitRequest] = ()
     once_per: timedelta | None = None
     """Within this time a trigger starts at most one instance per user."""
+    once: bool = False
+    """Whether that also holds for a request, unless it asks for another instance."""
 
 
 class StartOptions(TypedDict):

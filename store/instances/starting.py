@@ -32,7 +32,12 @@ from store.statements import Statement, select, statement
 
 
 class WindowOpenError(Exception):
-    """The trigger has started another instance for the user within ``once_per``."""
+    """The workflow has another instance for the user within ``once_per``, or at all if it runs once."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__("the window is open")
+        self.instance_id = instance_id
+        """That of the other instance."""
 
 
 INELIGIBLE = (
@@ -73,6 +78,8 @@ class StartRequest:
     """None: the admin's setting for the workflow, else the workflow's own number."""
     callback: NewCallback | None = None
     event: TriggerEvent | None = None
+    again: bool = False
+    """Whether a workflow that runs once may run again."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,10 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         purpose=workflow.purpose,
         exits=workflow.exits,
     )
-    event, once_per = request.event, workflow.once_per if request.event else None
-    if once_per is not None and not await triggers.open_window(connection, new, once_per):
-        raise WindowOpenError
+    event = request.event
+    once_per = workflow.once_per if event is not None or workflow.once else None
+    if once_per is not None and not await triggers.open_window(connection, new, once_per) and not request.again:
+        raise WindowOpenError(await triggers.holder(connection, new.workflow_id, new.user_id))
     inserted = await transitions.insert(connection, key, new)
     if event is not None:
         await transitions.record_trigger(connection, new.instance_id, event.event_id, event.timestamp)

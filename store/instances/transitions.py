@@ -18,7 +18,7 @@ from models.vocabulary import InstanceStatus
 from privacy.encryption import DataKey
 from store import outbox
 from store.connection import Connection
-from store.instances import callbacks, dead_letters, waits
+from store.instances import callbacks, dead_letters, triggers, waits
 from store.instances.states import (
     ACCOUNT_CLOSED,
     CONSENT_WITHDRAWN,
@@ -244,14 +244,16 @@ _DELETE_UNSTARTED = statement(
         col(Instance.run_id).is_(None),
         _NO_END,
     )
-    .returning(col(Instance.instance_id))
+    .returning(col(Instance.workflow_id), col(Instance.user_id))
 )
 
 
 @transition((InstanceStatus.RUNNING,), (None,))
 async def delete_unstarted(connection: Connection, instance_id: str) -> None:
-    """Delete an instance that Temporal failed to start, with its waits and its callback."""
-    if await _DELETE_UNSTARTED.fetchval(connection, instance_id=instance_id):
+    """Delete an instance that Temporal failed to start, with its window, its waits and its callback."""
+    row = await _DELETE_UNSTARTED.fetchrow(connection, instance_id=instance_id)
+    if row is not None:
+        await triggers.close_window(connection, row["workflow_id"], row["user_id"], instance_id)
         await waits.drop(connection, instance_id)
         await callbacks.delete(connection, instance_id)
 

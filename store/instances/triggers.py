@@ -1,21 +1,35 @@
-"""Windows of triggers: a trigger starts at most one instance for a user within ``once_per``."""
+"""Windows: a trigger starts at most one instance for a user within ``once_per``.
+
+The window of a workflow that runs ``once`` lasts for ever, and a request opens it too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 
-from sqlalchemy import Interval, and_, bindparam, case, column, func, literal_column, or_
+from sqlalchemy import Interval, and_, bindparam, case, column, delete, func, literal_column, or_
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlmodel import col
 
 from models.instances import NewInstance
-from models.tables.execution import TriggerWindow
+from models.tables.execution import Instance, TriggerWindow
 from store.connection import Connection
+from store.instances.states import NOT_STARTED
 from store.statements import parameters, select, statement, unnested
 
 _WINDOW = upsert(TriggerWindow).values(parameters("workflow_id", "user_id", "instance_id"))
 _SAME = col(TriggerWindow.instance_id) == _WINDOW.excluded.instance_id
+_NEVER_STARTED = (
+    select(col(Instance.instance_id))
+    .where(
+        # SQLAlchemy doesn't correlate with the table of an INSERT: the column would add a FROM of all windows.
+        col(Instance.instance_id) == literal_column("trigger_windows.instance_id"),
+        col(Instance.reason) == NOT_STARTED,
+        col(Instance.run_id).is_(None),
+    )
+    .exists()
+)
 _OPEN = statement(
     _WINDOW.on_conflict_do_update(
         index_elements=[col(TriggerWindow.workflow_id), col(TriggerWindow.user_id)],
@@ -23,13 +37,19 @@ _OPEN = statement(
             "instance_id": _WINDOW.excluded.instance_id,
             "opened_at": case((_SAME, col(TriggerWindow.opened_at)), else_=func.now()),
         },
-        where=or_(_SAME, col(TriggerWindow.opened_at) <= func.now() - bindparam("once_per", type_=Interval())),
+        where=or_(
+            _SAME,
+            col(TriggerWindow.opened_at) <= func.now() - bindparam("once_per", type_=Interval()),
+            _NEVER_STARTED,
+        ),
     ).returning(literal_column("true"))
 )
 
 
 async def open_window(connection: Connection, new: NewInstance, once_per: timedelta) -> bool:
     """Open the window of a workflow for a user; False while another instance's window is open.
+
+    An instance that never started holds no window.
 
     The caller stores the instance in the same transaction. Of two processes, the second waits for the row lock and
     sees the first one's commit.
@@ -42,6 +62,27 @@ async def open_window(connection: Connection, new: NewInstance, once_per: timede
         once_per=once_per,
     )
     return bool(opened)
+
+
+_THIS = (
+    col(TriggerWindow.workflow_id) == bindparam("workflow_id"),
+    col(TriggerWindow.user_id) == bindparam("user_id"),
+)
+_HOLDER = statement(select(col(TriggerWindow.instance_id)).where(*_THIS))
+
+
+async def holder(connection: Connection, workflow_id: str, user_id: str) -> str:
+    """The id of the instance whose window :func:`open_window` found open."""
+    found: str = await _HOLDER.fetchval(connection, workflow_id=workflow_id, user_id=user_id)
+    return found
+
+
+_CLOSE = statement(delete(TriggerWindow).where(*_THIS, col(TriggerWindow.instance_id) == bindparam("instance_id")))
+
+
+async def close_window(connection: Connection, workflow_id: str, user_id: str, instance_id: str) -> None:
+    """Close an instance's window, so that another one may start at once."""
+    await _CLOSE.execute(connection, workflow_id=workflow_id, user_id=user_id, instance_id=instance_id)
 
 
 _WANTED = unnested(

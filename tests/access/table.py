@@ -83,7 +83,9 @@ TABLE: Mapping[str, Row] = {
     "GET /workflows": Row(EVERY_ROLE, 200),
     "GET /workflows/{workflow_id}": Row(EVERY_ROLE, 200, 404),
     "PATCH /workflows/{workflow_id}": Row(ADMIN, 200, 404, body=sends({"max_attempts": 3})),
-    "POST /workflows/{workflow_id}/execute": Row(OPERATORS, 202, 404, body=sends({"user_id": "u-1"})),
+    "POST /workflows/{workflow_id}/execute": Row(
+        OPERATORS, 202, 404, body=sends({"user_id": "u-1", "again": True})
+    ),
     "GET /workflows/{workflow_id}/instances": Row(READERS, 200, 404, people=True),
     "GET /workflows/{workflow_id}/instances/{instance_id}": Row(READERS, 200, 404, people=True),
     # The instance has ended. Commands to running ones have tests of their own.

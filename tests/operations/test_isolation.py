@@ -28,7 +28,7 @@ async def _run(client: httpx.AsyncClient, number: int) -> dict[str, Any]:
     long = number % 2 == 1
     waits = {"first_activity_within": "PT1H" if long else f"PT0.{100 + number}S", "nudge_within": "PT0.1S"}
     body = {"user_id": "u-1", "parameters": waits, "max_attempts": number + 1}
-    answer = await client.post(EXECUTE, json=body)
+    answer = await client.post(EXECUTE, json={**body, "again": True})
     assert answer.status_code == 202, answer.text
     path = answer.headers["location"]
     if long:

@@ -54,7 +54,7 @@ async def test_the_api_answers_from_postgres_while_temporal_is_down(
     async with frail.clients(database) as [client]:
         await client.post("/users", json=user())
         waiting = (await client.post(EXECUTE, json={"user_id": "u-1"})).headers["location"]
-        body = {"user_id": "u-1", "parameters": SHORT}
+        body = {"user_id": "u-1", "parameters": SHORT, "again": True}
         finished = (await client.post(EXECUTE, json=body)).headers["location"]
         await _until(client, waiting, current_step="wait_for_first_activity")
         outcome = await _until(client, finished, status="completed")
@@ -89,7 +89,7 @@ async def test_the_api_answers_from_postgres_after_the_history_is_gone(
 ) -> None:
     async with frail.clients(database) as [client]:
         await client.post("/users", json=user())
-        body = {"user_id": "u-1", "parameters": SHORT}
+        body = {"user_id": "u-1", "parameters": SHORT, "again": True}
         path = (await client.post(EXECUTE, json=body)).headers["location"]
         outcome = await _until(client, path, status="completed")
         temporal = await Client.connect(frail.temporal.address)

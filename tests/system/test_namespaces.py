@@ -86,7 +86,7 @@ async def test_after_a_stack_ran_the_default_list_shows_instances_alone(
     async with stack.clients(database) as [client], HookServer() as hooks:
         await client.post("/users", json=user())
         for _ in range(2):
-            body = {"user_id": "u-1", "parameters": SHORT, "callback_url": hooks.url}
+            body = {"user_id": "u-1", "parameters": SHORT, "callback_url": hooks.url, "again": True}
             assert (await client.post("/workflows/onboarding/execute", json=body)).status_code == 202
         await hooks.after(lambda: len(hooks.received) == 2)
         assert (await client.post("/retention/run", json={"dry_run": False})).status_code == 202

@@ -35,6 +35,7 @@ def declared(**options: Any) -> type[LifecycleWorkflow[Patience]]:
 
 
 def test_the_six_workflows_are_found_with_their_purposes_and_limits() -> None:
+    assert [name for name, each in catalog().items() if each.once] == ["onboarding"]
     found = {name: (each.purpose, each.once_per) for name, each in catalog().items()}
     assert found == {
         "cart_recovery": ("marketing", days(7)),

@@ -87,7 +87,9 @@ async def delivering(
 
 async def execute(api: Clients, customer: Customer, **body: Any) -> httpx.Response:
     """Execute onboarding for a customer, as an operator."""
-    return await api.operator.post("/workflows/onboarding/execute", json={"user_id": customer.user_id, **body})
+    return await api.operator.post(
+        "/workflows/onboarding/execute", json={"user_id": customer.user_id, "again": True, **body}
+    )
 
 
 async def until(api: Clients, path: str, **wanted: Any) -> dict[str, Any]:

@@ -18,11 +18,13 @@ class OnboardingParameters(Parameters):
     "onboarding",
     purpose=None,
     trigger=on("user.signup"),
+    once=True,
 )
 class Onboarding(LifecycleWorkflow[OnboardingParameters]):
     """Welcomes a new customer, waits for a first activity, nudges once, and sets the lifecycle stage.
 
-    A service workflow: its messages belong to the account, so it needs no consent. A customer with an activity
+    A service workflow: its messages belong to the account, so it needs no consent. An account has one onboarding,
+    whether a sign-up or a request starts it, unless a request asks for it `again`. A customer with an activity
     gets the stage `active`; one without, also after the nudge, gets `at_risk`.
     """
 
