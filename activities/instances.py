@@ -6,9 +6,10 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from models.temporal.execution import InstanceQuestion, Progress, Recorded, StoredEnd
+from models.temporal.starting import is_exit
 from privacy.encryption import Cipher
 from runtime.database import Database
-from store.instances import instances, states, terminal, transitions, waits
+from store.instances import instances, states, terminal, transitions, triggers, waits
 from store.users import data_keys
 
 INSTANCE_UNKNOWN = "InstanceUnknown"
@@ -53,9 +54,11 @@ class Instances:
         # A second transaction, after the first has registered the waits, so that no event is missed (decision 8).
         # An event that commits later finds the wait; this reads the earlier ones.
         async with self._database.transaction() as connection:
-            return Recorded(
-                events=await waits.already_recorded(connection, key, progress.instance_id, progress.user_id, asked)
-            )
+            events = await waits.already_recorded(connection, key, progress.instance_id, progress.user_id, asked)
+            if not progress.once and any(is_exit(event.step) for event in events):
+                exited = (progress.workflow_id, progress.user_id, progress.instance_id)
+                await triggers.give_back(connection, [exited])
+            return Recorded(events=events)
 
     @activity.defn(name="instances.end")
     async def end(self, asked: InstanceQuestion) -> StoredEnd:

@@ -124,6 +124,7 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "event_types.json_schema": "JSON Schema of the properties",
     "event_types.pii": "JSON pointers to personal properties",
     "event_types.dimensions": "names of properties",
+    "event_waits.condition": WORD,
     "poison_events.poison_id": PLATFORM_ID,
     "redactions.after_event_id": "the caller's id of an event",
     "retention_periods.data_type": WORD,

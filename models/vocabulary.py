@@ -79,10 +79,21 @@ class MessageStatus(StrEnum):
     """The send gate stopped the message, for one of the reasons of :class:`Suppression`."""
 
 
+SENT_OR_MAYBE = (MessageStatus.OUTBOX, MessageStatus.SENDING, MessageStatus.SENT, MessageStatus.UNCONFIRMED)
+"""The statuses of messages that the send gate let pass, and that the customer may have."""
+
+
 class Channel(StrEnum):
     EMAIL = "email"
     WEBHOOK = "webhook"
     """A signed POST to the installation's endpoint, such as a provider of push, text or chat messages."""
+
+
+class WaitCondition(StrEnum):
+    """A state that must hold for an event to count."""
+
+    CART_EMPTY = "cart_empty"
+    """The person's cart is empty (:mod:`models.rules.carts`)."""
 
 
 class Suppression(StrEnum):

@@ -30,9 +30,10 @@ from sqlalchemy import insert as insert_into
 from sqlmodel import col
 
 from models.rules.folding import LogEvent, UnfoldableError
-from models.rules.triggers import WorkflowTrigger, properties_match, type_matches
+from models.rules.triggers import FOREVER, WorkflowTrigger, properties_match, type_matches
 from models.tables.projections import TemporalOutbox
 from models.temporal.execution import RecordedEvent
+from models.temporal.starting import is_exit
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
 from store.instances import triggers as windows
@@ -92,9 +93,8 @@ async def enqueue(
     """
     fresh = [event for event in events if not event.historical]
     starts = [entry for event in fresh for entry in _starts(event, triggers)]
-    entries = await _outside_windows(connection, starts, triggers)
-    if fresh:
-        entries.extend(await _signals(connection, fresh, keys))
+    signals = await _signals(connection, fresh, keys) if fresh else []
+    entries = [*await _outside_windows(connection, starts, signals, triggers), *signals]
     await write(connection, entries)
     return len(entries)
 
@@ -111,13 +111,31 @@ def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[Outbox
 
 
 async def _outside_windows(
-    connection: Connection, starts: Sequence[OutboxEntry], triggers: Sequence[WorkflowTrigger]
+    connection: Connection,
+    starts: Sequence[OutboxEntry],
+    signals: Sequence[OutboxEntry],
+    triggers: Sequence[WorkflowTrigger],
 ) -> list[OutboxEntry]:
-    """The starts that no open window rejects, so that frequent events don't fill the outbox."""
+    """The starts that no open window rejects, so that frequent events don't fill the outbox.
+
+    An exit among the signals closes the window of an instance without a message. Events after it may start again.
+    """
     once_per = {each.workflow_id: each.once_per for each in triggers if each.once_per is not None}
     wanted = {(each.workflow_id, each.user_id) for each in starts}
     rejected = await windows.still_open(connection, wanted, once_per)
-    return [each for each in starts if (each.workflow_id, each.user_id) not in rejected]
+    exits = [each for each in signals if is_exit(each.step) and once_per.get(each.workflow_id) != FOREVER]
+    closed = await windows.give_back(connection, [(e.workflow_id, e.user_id, e.instance_id) for e in exits])
+    again_after: dict[tuple[str, str], datetime] = {}
+    for each in exits:
+        pair = (each.workflow_id, each.user_id)
+        if pair in closed:
+            again_after[pair] = max(each.event_timestamp, again_after.get(pair, each.event_timestamp))
+
+    def may_start(entry: OutboxEntry) -> bool:
+        pair = (entry.workflow_id, entry.user_id)
+        return pair not in rejected or (pair in again_after and entry.event_timestamp > again_after[pair])
+
+    return [each for each in starts if may_start(each)]
 
 
 def _matches(event: LogEvent, where: Mapping[str, Any]) -> bool:
@@ -140,7 +158,15 @@ async def _signals(
         for wait in waiting.get(event.user_id, ())
         if wait.counts(event.event_id, event.event_type, event.timestamp, event.received_at)
         and _matches(event, wait.request.where)
+        and await _condition_holds(connection, keys[event.user_id], wait)
     ]
+
+
+async def _condition_holds(connection: Connection, key: DataKey, wait: Waiting) -> bool:
+    try:
+        return await waits.condition_holds(connection, key, wait.request.condition)
+    except DecryptionError:
+        return False
 
 
 def _entry(kind: EntryKind, workflow_id: str, instance_id: str, step: str | None, event: LogEvent) -> OutboxEntry:

@@ -9,7 +9,7 @@ from delivery.templates import MessageTemplate
 from models.rules.durations import Duration, days, hours, minutes
 from models.rules.triggers import on, when
 from models.temporal.execution import Message, Quiet, RecordedEvent, StepInput
-from models.vocabulary import Channel, LifecycleStage, MessageStatus, Purpose
+from models.vocabulary import Channel, LifecycleStage, MessageStatus, Purpose, WaitCondition
 from workflows.base import EVERY_DAY, NEVER, NIGHT, WEEKDAYS, LifecycleWorkflow
 from workflows.catalog import Parameters, lifecycle
 from workflows.policies import LONG, OUTSIDE, STORE
@@ -35,6 +35,7 @@ __all__ = [
     "Quiet",
     "RecordedEvent",
     "StepInput",
+    "WaitCondition",
     "days",
     "hours",
     "lifecycle",

@@ -32,14 +32,16 @@ class Inbox:
             self.exit = (matched, event)
 
     def _matching_exit(self, event: RecordedEvent) -> ExitRequest | None:
-        """The exit that an event matches. The event has no properties here, so only the sender can check filters.
+        """The exit that an event matches. The event has no properties here, so only the sender can check filters
+        and conditions.
 
         If the sender names the exit in ``step``, it has checked them.
         """
         if event.step is not None:
             return self.exits.get(event.step)
         for each in self.exits.values():
-            if not each.where and not each.same and type_matches(each.event_type, event.event_type):
+            unconditional = not (each.where or each.same or each.condition)
+            if unconditional and type_matches(each.event_type, event.event_type):
                 return each
         return None
 

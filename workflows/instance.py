@@ -347,6 +347,7 @@ class Instance(Generic[P]):
                 error=error,
                 registers={**({} if self._exits_registered else self._inbox.exits), **(registers or {})},
                 reason=self._reason if status.finished else None,
+                once=self.definition.once,
             )
             summary = f"{in_words(status.value)}: {in_words(self._current_step or 'start')}"
             recorded = await self._finish(start_local(Instances.record, progress, summary))

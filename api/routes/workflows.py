@@ -139,6 +139,7 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
                 event_type=each.event_type,
                 where=dict(each.where),
                 same_as_trigger=list(each.same),
+                condition=each.condition,
                 reason=each.reason,
             )
             for each in definition.exits

@@ -109,17 +109,17 @@ def _transaction_of(event: LogEvent) -> TransactionEntry | None:
         event_id=event.event_id,
         user_id=event.user_id,
         kind=kind,
-        order_id=None if order_id is None else _as_text(order_id),
+        order_id=None if order_id is None else id_text(order_id),
         amount=amount_of(properties.get("amount")),
         currency=currency_of(properties.get("currency")),
         occurred_at=event.timestamp,
     )
 
 
-def _as_text(order_id: Any) -> str:
-    # 100, 1e2 and "100" are the same order
-    whole = isinstance(order_id, float) and order_id.is_integer()
-    return str(int(order_id)) if whole else str(order_id)
+def id_text(identifier: Any) -> str:
+    """An id as text: 100, 1e2 and "100" are the same order or product."""
+    whole = isinstance(identifier, float) and identifier.is_integer()
+    return str(int(identifier)) if whole else str(identifier)
 
 
 def _feature_of(event: LogEvent) -> str | None:

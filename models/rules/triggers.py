@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from models.temporal.execution import ExitRequest
+from models.vocabulary import WaitCondition
 
 DEFAULT_MAX_AGE = timedelta(hours=1)
 """Older events start nothing. A mobile client may deliver an event days later, when a message would confuse."""
@@ -43,14 +44,26 @@ def on(event_type: str, *, max_age: timedelta = DEFAULT_MAX_AGE, **where: Any) -
 
 
 def when(
-    event_type: str, *, reason: str | None = None, same_as_trigger: Sequence[str] = (), **where: Any
+    event_type: str,
+    *,
+    reason: str | None = None,
+    same_as_trigger: Sequence[str] = (),
+    condition: WaitCondition | None = None,
+    **where: Any,
 ) -> ExitRequest:
     """An exit, for declarations: ``exit_on=when("transaction.purchase_complete", reason="purchased")``.
 
     ``same_as_trigger`` names properties whose values must equal those of the event that started the instance. A
     property that this event lacks is not compared. If a request started the instance, none is compared.
+    ``condition`` must hold as well, such as that the cart is empty.
     """
-    return ExitRequest(event_type=event_type, reason=reason or event_type, where=where, same=list(same_as_trigger))
+    return ExitRequest(
+        event_type=event_type,
+        reason=reason or event_type,
+        where=where,
+        same=list(same_as_trigger),
+        condition=condition,
+    )
 
 
 def type_matches(pattern: str, event_type: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from models.schemas.fields import RequestSchema, ResponseSchema, UserId, omittable
-from models.vocabulary import InstanceStatus, Purpose
+from models.vocabulary import InstanceStatus, Purpose, WaitCondition
 
 MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
 
@@ -30,6 +30,9 @@ class ExitView(ResponseSchema):
     same_as_trigger: list[str] = Field(
         description="Properties that must equal those of the event that started the instance, if one did.",
         examples=[["order_id"]],
+    )
+    condition: WaitCondition | None = Field(
+        description="What must hold besides. `cart_empty`: the cart is empty after the event."
     )
     reason: str = Field(description="The reason with which the instance completes.")
 

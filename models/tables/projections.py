@@ -94,6 +94,8 @@ class EventWait(SQLModel, table=True):
     """Events that happened before this time don't count; NULL: no such limit."""
     property_filter: bytes | None = personal()
     """Event properties and their required values, in JSON. Personal, because parameters may supply the values."""
+    condition: str | None = text_column(nullable=True)
+    """A value of :class:`models.vocabulary.WaitCondition`; NULL: none."""
     registered_at: datetime = transaction_time()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.vocabulary import Channel, InstanceStatus, LifecycleStage, MessageStatus, Suppression
+from models.vocabulary import Channel, InstanceStatus, LifecycleStage, MessageStatus, Suppression, WaitCondition
 
 
 class TemporalPayload(BaseModel):
@@ -38,6 +38,8 @@ class WaitRequest(TemporalPayload):
     registers the wait reads their values, so they don't reach Temporal."""
     since: datetime | None = None
     """Events with an earlier timestamp are ignored."""
+    condition: WaitCondition | None = None
+    """The event counts only if this holds when the event is found."""
 
 
 class ExitRequest(WaitRequest):
@@ -232,3 +234,5 @@ class Progress(TemporalPayload):
     """New waits and exits, by name."""
     reason: str | None = None
     """Why the journey ended."""
+    once: bool = False
+    """Whether the workflow runs once for a user, so that an exit doesn't close its window."""

@@ -51,9 +51,16 @@ class StartOptions(TypedDict):
     static_details: str
 
 
+_EXIT = "~exit_"
+
+
 def named_exits(exits: Sequence[ExitRequest]) -> dict[str, ExitRequest]:
     """Exits by the names of their registered waits. No step has such a name."""
-    return {f"~exit_{number}": each for number, each in enumerate(exits, start=1)}
+    return {f"{_EXIT}{number}": each for number, each in enumerate(exits, start=1)}
+
+
+def is_exit(name: str | None) -> bool:
+    return name is not None and name.startswith(_EXIT)
 
 
 def start_input(new: NewInstance) -> LifecycleInput:

@@ -13,10 +13,11 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlmodel import col
 
 from models.instances import NewInstance
-from models.tables.execution import Instance, TriggerWindow
+from models.tables.execution import Instance, Message, TriggerWindow
+from models.vocabulary import SENT_OR_MAYBE
 from store.connection import Connection
 from store.instances.states import NOT_STARTED
-from store.statements import parameters, select, statement, unnested
+from store.statements import one_of, parameters, select, statement, unnested
 
 _WINDOW = upsert(TriggerWindow).values(parameters("workflow_id", "user_id", "instance_id"))
 _SAME = col(TriggerWindow.instance_id) == _WINDOW.excluded.instance_id
@@ -83,6 +84,39 @@ _CLOSE = statement(delete(TriggerWindow).where(*_THIS, col(TriggerWindow.instanc
 async def close_window(connection: Connection, workflow_id: str, user_id: str, instance_id: str) -> None:
     """Close an instance's window, so that another one may start at once."""
     await _CLOSE.execute(connection, workflow_id=workflow_id, user_id=user_id, instance_id=instance_id)
+
+
+_EXITED = unnested(
+    "exited", col(TriggerWindow.workflow_id), col(TriggerWindow.user_id), col(TriggerWindow.instance_id)
+)
+_GIVE_BACK = statement(
+    delete(TriggerWindow)
+    .where(
+        *(getattr(TriggerWindow, name) == _EXITED.c[name] for name in ("workflow_id", "user_id", "instance_id")),
+        ~select(col(Message.message_id))
+        .where(col(Message.instance_id) == col(TriggerWindow.instance_id), one_of(col(Message.status), "counted"))
+        .exists(),
+    )
+    .returning(col(TriggerWindow.workflow_id), col(TriggerWindow.user_id))
+)
+
+
+async def give_back(connection: Connection, exited: Collection[tuple[str, str, str]]) -> set[tuple[str, str]]:
+    """Close the windows of instances that an exit ends before they have sent a message.
+
+    They are given as (workflow, user, instance). Returns the (workflow, user) pairs of the closed windows.
+    """
+    if not exited:
+        return set()
+    workflow_ids, user_ids, instance_ids = zip(*sorted(set(exited)), strict=True)
+    rows = await _GIVE_BACK.fetch(
+        connection,
+        workflow_id=list(workflow_ids),
+        user_id=list(user_ids),
+        instance_id=list(instance_ids),
+        counted=list(SENT_OR_MAYBE),
+    )
+    return {(row["workflow_id"], row["user_id"]) for row in rows}
 
 
 _WANTED = unnested(

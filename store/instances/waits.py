@@ -22,8 +22,10 @@ from models.tables.events import Event
 from models.tables.execution import Instance, Step
 from models.tables.projections import EventWait
 from models.temporal.execution import RecordedEvent, SleepResult, WaitRequest, WaitResult
+from models.vocabulary import WaitCondition
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
+from store.events import carts
 from store.statements import one_of, select, sql, statement, unnested
 
 logger = logging.getLogger("perennial.store")
@@ -94,6 +96,7 @@ _REGISTER = statement(
             "since",
             "not_before",
             "property_filter",
+            "condition",
         ],
         select(
             col(Instance.instance_id),
@@ -104,6 +107,7 @@ _REGISTER = statement(
             func.coalesce(col(Instance.events_since), col(Instance.start_time)),
             bindparam("not_before", type_=DateTime(timezone=True)),
             bindparam("property_filter", type_=LargeBinary()),
+            bindparam("condition", type_=Text()),
         ).where(col(Instance.instance_id) == bindparam("instance_id"), col(Instance.end_time).is_(None)),
     )
     .on_conflict_do_nothing(index_elements=[col(EventWait.instance_id), col(EventWait.step)])
@@ -128,6 +132,7 @@ async def register(
             event_type=request.event_type,
             not_before=request.since,
             property_filter=key.encrypt_json(_FILTER, dict(request.where) or None, instance_id, step),
+            condition=request.condition,
         )
     return asked
 
@@ -195,6 +200,7 @@ _WAITING = select(
     col(EventWait.since),
     col(EventWait.not_before),
     col(EventWait.property_filter),
+    col(EventWait.condition),
     col(Instance.events_from),
     col(Instance.triggered_at),
     col(Instance.trigger_event_id),
@@ -227,7 +233,12 @@ def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
         row["workflow_id"],
         row["instance_id"],
         row["step"],
-        WaitRequest(event_type=row["event_type"], where=where or {}, since=row["not_before"]),
+        WaitRequest(
+            event_type=row["event_type"],
+            where=where or {},
+            since=row["not_before"],
+            condition=row["condition"],
+        ),
         since=row["since"],
         happened_from=max(row["events_from"] or row["since"] - GRACE, row["not_before"] or _EPOCH),
         triggered_at=row["triggered_at"],
@@ -261,7 +272,17 @@ async def already_recorded(
             )
         position = _next_position(rows)
         wanted = {step: request for step, request in wanted.items() if len(found[step]) < enough}
-    return [event for step in asked for event in found[step]]
+    return [
+        event
+        for step, request in asked.items()
+        if found[step] and await condition_holds(connection, key, request.condition)
+        for event in found[step]
+    ]
+
+
+async def condition_holds(connection: Connection, key: DataKey, condition: WaitCondition | None) -> bool:
+    """Whether a wait's condition holds for the key's user now."""
+    return condition is None or await carts.cart_is_empty(connection, key)
 
 
 def _first_position(asked: Mapping[str, WaitRequest]) -> Position:

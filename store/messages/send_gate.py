@@ -24,13 +24,11 @@ from sqlmodel import col
 
 from models.tables.execution import Message as MessageRow
 from models.tables.people import Consent, DataKey, User
-from models.vocabulary import AccountStatus, MessageStatus, Purpose, Suppression
+from models.vocabulary import SENT_OR_MAYBE, AccountStatus, MessageStatus, Purpose, Suppression
 from store.connection import Connection
 from store.consents import locks
 from store.messages import messages
 from store.statements import one_of, select, statement
-
-_COUNTED = [MessageStatus.OUTBOX, MessageStatus.SENDING, MessageStatus.SENT, MessageStatus.UNCONFIRMED]
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ async def suppression_reason(
         user_id=user_id,
         purpose=intent.purpose,
         message_id=intent.message_id,
-        counted=_COUNTED,
+        counted=list(SENT_OR_MAYBE),
         within=cap.within if cap else timedelta(),
     )
     assert row is not None  # a row of expressions

@@ -106,6 +106,7 @@ async def test_each_workflow_shows_its_trigger_exits_and_parameters(api: Clients
         "event_type": "transaction.purchase_complete",
         "where": {},
         "same_as_trigger": [],
+        "condition": None,
         "reason": "purchased",
     } in cart["exit_on"]
     for each in listed.values():

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from workflows.authoring import Duration, LifecycleWorkflow, Parameters, days, hours, lifecycle, on, when
+from workflows.authoring import (
+    Duration,
+    LifecycleWorkflow,
+    Parameters,
+    WaitCondition,
+    days,
+    hours,
+    lifecycle,
+    on,
+    when,
+)
 
 
 class CartRecoveryParameters(Parameters):
@@ -27,14 +37,21 @@ class CartRecoveryParameters(Parameters):
     purpose="marketing",
     trigger=on("transaction.cart_add"),
     once_per=days(7),
-    exit_on=(when("transaction.purchase_complete", reason="purchased"),),
+    exit_on=(
+        when("transaction.purchase_complete", reason="purchased"),
+        when("transaction.cart_remove", reason="emptied", condition=WaitCondition.CART_EMPTY),
+    ),
 )
 class CartRecovery(LifecycleWorkflow[CartRecoveryParameters]):
-    """Reminds a customer of an abandoned cart, three times at most, and stops when it is bought.
+    """Reminds a customer of an abandoned cart, three times at most, and stops when it is bought or emptied.
 
     A cart is abandoned after an hour without a further item. The first reminder is sent then. The second offers
     help a day later, because an open question is the most common reason. The last is sent after two more days and
-    says that it is the last. No reminder is sent at night. A customer gets at most one series in a week.
+    says that it is the last. No reminder is sent at night. A customer gets at most one series in a week. A cart
+    that is bought or emptied before the first reminder doesn't count: the next one begins a series at once.
+
+    A cart is empty once each item was removed in the quantity in which it was added in the last thirty days, or
+    since the last purchase. If an item or a quantity doesn't fit, the reminders go on (:mod:`models.rules.carts`).
     """
 
     async def journey(self, parameters: CartRecoveryParameters) -> None:
