@@ -29,7 +29,7 @@ with workflow.unsafe.imports_passed_through():
         WaitRequest,
         WaitResult,
     )
-    from models.vocabulary import Channel, LifecycleStage
+    from models.vocabulary import Channel, LifecycleStage, Purpose
     from workflows.instance import Instance, P
     from workflows.policies import OUTSIDE, STORE, StepPolicy
     from workflows.steps import Q, R, start_local
@@ -40,6 +40,9 @@ NEVER = Quiet(begins=time(0), ends=time(0))
 """No quiet hours."""
 WEEKDAYS = (1, 2, 3, 4, 5)
 EVERY_DAY = (1, 2, 3, 4, 5, 6, 7)
+_GOOD_HOUR_WITHIN = timedelta(days=1)
+"""The limit for workflows without the parameter `good_hour_within`; quiet hours are shorter than a day."""
+_JUST_NOW = timedelta(minutes=1)
 
 
 class LifecycleWorkflow(Instance[P]):
@@ -49,15 +52,29 @@ class LifecycleWorkflow(Instance[P]):
     depends only on its parameters, on steps and waits, :meth:`now` and :attr:`random`.
     """
 
+    _hour_due = datetime.min.replace(tzinfo=UTC)
+    """When the last wait for an hour of a message was due."""
+
     async def send(
-        self, template: str, *, by: Channel = Channel.EMAIL, name: str | None = None, policy: StepPolicy = OUTSIDE
+        self,
+        template: str,
+        *,
+        by: Channel = Channel.EMAIL,
+        name: str | None = None,
+        policy: StepPolicy = OUTSIDE,
+        at_any_hour: bool = False,
     ) -> Delivery:
         """Send the customer a message, once.
+
+        A message of a marketing workflow waits until the customer's quiet hours are over, unless ``at_any_hour``
+        or a `sleep_until_local` that has just ended (:meth:`wait_for_good_hour`).
 
         Before it sends, the activity checks the frequency cap and the consent to the workflow's purpose. If they
         forbid the message, its status is ``suppressed`` with a reason, and the journey continues. Raises
         ``ActivityError`` if the transport rejects the message or all attempts fail.
         """
+        if self.definition.purpose is Purpose.MARKETING and not at_any_hour:
+            await self.wait_for_good_hour(name=f"wait_for_good_hour_before_{template}")
         message = Message(template=template, channel=by)
         return await self.step(name or f"send_{template}", Messages.send, message, policy=policy)
 
@@ -157,7 +174,34 @@ class LifecycleWorkflow(Instance[P]):
         latest = datetime.max.replace(tzinfo=UTC) if within is None else now + within
         query = LocalTime(user_id=self.user_id, after=now, at=at, weekdays=sorted(weekdays), quiet=quiet)
         answer = await self._ask(Clocks.next_local, query, "Ask for the local time")
-        await self._sleep_until(step, min(answer.at, latest))
+        self._hour_due = max(min(answer.at, latest), now)
+        await self._sleep_until(step, self._hour_due)
+
+    async def wait_for_good_hour(
+        self, *, before: datetime | None = None, name: str = "wait_for_good_hour"
+    ) -> bool:
+        """Wait until the customer's quiet hours are over, for at most the parameter `good_hour_within`.
+
+        False, without a wait, if they are not over ``before`` that time. If a wait for an hour has just ended, it
+        returns at once. After a long pause or outage it waits again. UTC applies to a customer without a known
+        time zone.
+        """
+        await self._while_paused()
+        if timedelta() <= workflow.now() - self._hour_due < _JUST_NOW or not self.patched("good-hour"):
+            return True
+        parameters = self.definition.parameters_from(self._start.parameters)
+        latest = workflow.now() + getattr(parameters, "good_hour_within", _GOOD_HOUR_WITHIN)
+        while True:
+            now = workflow.now()
+            query = LocalTime(user_id=self.user_id, after=now, at=None, weekdays=sorted(EVERY_DAY), quiet=NIGHT)
+            answer = await self._ask(Clocks.next_local, query, "Ask for the local time")
+            due = max(min(answer.at, latest), now)
+            if due > now and before is not None and due >= before:
+                return False
+            self._hour_due = due
+            if due == now:
+                return True
+            await self._sleep_until(self._enter(name), due)
 
     def patched(self, change: str) -> bool:
         """Whether this instance runs the changed code; False if it passed this line before the deployment

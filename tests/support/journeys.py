@@ -66,6 +66,15 @@ class Promoter(LifecycleWorkflow[Patience]):
         self.complete(reason="done")
 
 
+@lifecycle("night_owl", purpose="marketing")
+class NightOwl(LifecycleWorkflow[Patience]):
+    """Sends one message at any hour, and one at a good hour."""
+
+    async def journey(self, parameters: Patience) -> None:
+        await self.send("welcome", at_any_hour=True)
+        await self.send("order_thanks")
+
+
 @lifecycle("emitter", purpose=None)
 class Emitter(LifecycleWorkflow[Patience]):
     """Emits an event and waits for it."""
@@ -286,6 +295,7 @@ class PatchDeprecated(LifecycleWorkflow[Patience]):
 JOURNEYS = (
     Leaver,
     Promoter,
+    NightOwl,
     Emitter,
     Rounds,
     Twins,

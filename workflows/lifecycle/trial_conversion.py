@@ -53,7 +53,8 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
     A customer who used the product gets a message about further features, any other customer gets help. The
     reminders are sent three days and one day before the end. An offer to extend is sent after the end. A purchase
     ends the series and makes the customer `active`; without one the customer becomes `at_risk`. A customer gets at
-    most one series in a year.
+    most one series in a year. No message is sent at night. A reminder whose morning comes after the next reminder,
+    or after the end of the trial, is left out.
     """
 
     async def journey(self, parameters: TrialConversionParameters) -> None:
@@ -70,9 +71,12 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
         await self.sleep_until_local(time(10), within=parameters.good_hour_within, name="wait_for_ten")
         await self.send("trial_more" if used else "trial_help")
         await self.sleep(ends - parameters.reminder_before_end - self.now(), name="wait_before_reminder")
-        await self.send("trial_ends_soon")
-        await self.sleep(ends - parameters.last_call_before_end - self.now(), name="wait_before_last_call")
-        await self.send("trial_last_call")
+        last_call = ends - parameters.last_call_before_end
+        if await self.wait_for_good_hour(before=last_call, name="wait_for_morning_before_reminder"):
+            await self.send("trial_ends_soon")
+        await self.sleep(last_call - self.now(), name="wait_before_last_call")
+        if await self.wait_for_good_hour(before=ends, name="wait_for_morning_before_last_call"):
+            await self.send("trial_last_call")
         await self.sleep(ends - self.now(), name="wait_for_end")
         await self.sleep_until_local(within=parameters.good_hour_within, name="wait_for_morning_after")
         await self.send("trial_extension")
