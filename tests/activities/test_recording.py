@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
+import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
+from activities.recording import StepRecorder
+from models.instances import NewInstance
+from models.temporal.execution import CleanUp, StepContext
 from models.temporal.identity import temporal_workflow_id
+from privacy.encryption import Cipher
+from runtime.database import Database
+from store.instances import attempts, transitions
+from store.users import data_keys
 from tests.support.mail import MailServer
 from tests.support.people import Customer
 from tests.support.runs import Run, Runs
@@ -69,3 +81,45 @@ async def test_stored_steps_and_messages_are_encrypted(runs: Runs, customer: Cus
             assert isinstance(encrypted, bytes)
             for secret in (customer.email, customer.name, "nudged", "timed_out"):
                 assert secret.encode() not in encrypted
+
+
+class _NeverRuns(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's
+        raise AssertionError("the step ran again")
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_done_step_gives_its_result_also_after_the_instance_has_ended(
+    database: Database, cipher: Cipher, customer: Customer, ended: bool
+) -> None:
+    """Temporal may repeat the workflow task that has recorded the end."""
+    contexts = [
+        StepContext(
+            workflow_id="onboarding",
+            instance_id="i-1",
+            user_id=customer.user_id,
+            step=step,
+            position=position,
+            max_attempts=3,
+        )
+        for position, step in enumerate(("done", "never_begun"), 1)
+    ]
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, cipher, customer.user_id)
+        await transitions.insert(
+            connection, key, NewInstance("i-1", "onboarding", customer.user_id, 3, {}, "test")
+        )
+        begun, key = await attempts.begin_attempt(connection, cipher, contexts[0], "run-1")
+        await attempts.complete_attempt(connection, contexts[0], begun.number, key, {"messages_withdrawn": 7})
+        if ended:
+            await connection.execute("UPDATE instances SET status = 'cancelled', end_time = now()")
+
+    async def call(context: StepContext) -> Any:
+        step = ExecuteActivityInput(fn=call, args=[CleanUp(context=context)], executor=None, headers={})
+        recorder = StepRecorder(database, cipher)
+        return await recorder.intercept_activity(_NeverRuns(None)).execute_activity(step)  # type: ignore[arg-type]
+
+    assert await ActivityEnvironment().run(call, contexts[0]) == {"messages_withdrawn": 7}
+    expected = ApplicationError if ended else AssertionError
+    with pytest.raises(expected):
+        await ActivityEnvironment().run(call, contexts[1])

@@ -88,3 +88,17 @@ async def test_closing_an_account_waits_for_a_withdrawal_without_a_deadlock(log:
             await locks.exclude(withdrawing, [user])
         assert await closing is Found.SOME  # after a deadlock it would be None
     assert (await profile(log, user)).profile.account_status is AccountStatus.CLOSED
+
+
+@pytest.mark.parametrize("event_type", ["engagement.page_view", DELETION])
+async def test_the_projector_waits_for_an_exclusive_lock_on_a_consent(log: Log, event_type: str) -> None:
+    """An erasure or a withdrawal is under way: the projector must see it."""
+    user = await log.person()
+    await log.write(Happening(user, event_type))
+    async with asyncio.timeout(30):
+        async with log.database.transaction() as withdrawing:
+            await locks.exclude(withdrawing, [user])
+            projecting = asyncio.create_task(log.follower(shard_of(user)).step())
+            await until_blocked(log.database, 1)
+            assert not projecting.done()
+        assert await projecting is Found.SOME

@@ -10,7 +10,7 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
-from activities.reconciler import LOST_AFTER, Reconciler
+from activities.reconciler import LOST_AFTER, OVERLAP, Reconciler
 from models.temporal.identity import temporal_workflow_id
 from models.temporal.starting import start_input, start_options
 from models.temporal.system import ReconcileRequest
@@ -213,3 +213,20 @@ async def test_on_a_running_stack_a_termination_shows_in_the_list_within_a_minut
             await asyncio.sleep(0.1)
     listed = (await two[0].get("/workflows/onboarding/instances")).json()["data"]
     assert [(each["instance_id"], each["status"]) for each in listed] == [(instance_id, "cancelled")]
+
+
+async def test_a_run_that_visibility_showed_late_is_found_by_the_next_comparison(
+    runs: Runs, customer: Customer, reconciler: Reconciler
+) -> None:
+    run = await runs.start(customer.user_id, still=True)
+    await runs.until(run, "wait_for_first_activity")
+    await run.handle.terminate()
+    await asyncio.sleep(1)
+    began = datetime.now(UTC)
+    blind = await reconciler.end_unrecorded(ReconcileRequest(since=began + timedelta(hours=1)))  # it lists nothing
+    assert blind.until is not None
+    assert began - OVERLAP <= blind.until <= datetime.now(UTC) - OVERLAP
+    assert (await runs.context(run)).end_time is None
+    async with asyncio.timeout(30):
+        while (await runs.context(run)).end_time is None:
+            await reconciler.end_unrecorded(ReconcileRequest(since=blind.until))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from models.instances import NewInstance
 from models.rules.sharding import SHARDS
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.connection import Connection
-from store.instances import transitions
+from store.instances import transitions, triggers
 from store.users import data_keys
 from tests.support.people import Customer
 from tests.support.plans import explained
@@ -61,3 +61,34 @@ async def test_the_event_that_started_an_instance_is_found_without_reading_other
     assert plan.blocks < FEW
     assert stored is not None
     assert tuple(stored) == ("started", received_at, moment)
+
+
+async def test_a_start_that_is_delivered_again_does_not_move_its_window(
+    database: Database, customer: Customer
+) -> None:
+    new, other = (NewInstance(each, "leaver", customer.user_id, 3, {}, "trigger") for each in ("i-1", "i-2"))
+    week = timedelta(days=7)
+    async with database.connection() as connection:
+        assert await triggers.open_window(connection, new, week)
+        await connection.execute("UPDATE trigger_windows SET opened_at = now() - interval '3 days'")
+        opened_at = await connection.fetchval("SELECT opened_at FROM trigger_windows")
+        assert await triggers.open_window(connection, new, week)
+        assert await connection.fetchval("SELECT opened_at FROM trigger_windows") == opened_at
+        assert not await triggers.open_window(connection, other, week)
+        await connection.execute("UPDATE trigger_windows SET opened_at = now() - interval '8 days'")
+        assert await triggers.open_window(connection, other, week)
+
+
+async def test_an_instance_of_another_that_never_started_leaves_a_window_closed(
+    database: Database, owner: Connection, cipher: Cipher, customer: Customer
+) -> None:
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, cipher, customer.user_id)
+        for user_id, instance_id in (("other", "i-0"), (customer.user_id, "i-1")):
+            new = NewInstance(instance_id, "onboarding", user_id, 3, {}, "trigger")
+            assert await triggers.open_window(connection, new, timedelta(days=7))
+            await transitions.insert(connection, key, new)
+    await owner.execute("UPDATE instances SET reason = 'not_started', run_id = NULL WHERE instance_id = 'i-0'")
+    async with database.transaction() as connection:
+        again = NewInstance("i-2", "onboarding", customer.user_id, 3, {}, "trigger")
+        assert not await triggers.open_window(connection, again, timedelta(days=7))

@@ -38,6 +38,7 @@ def counted(database: Database, cipher: Cipher, customer: Customer) -> Counted:
         *,
         since: datetime | None = None,
         started: datetime = NOON,
+        event_type: str = "cart.drop",
     ) -> bool:
         async with database.transaction() as connection:
             await connection.execute("SELECT ensure_events_partition($1)", NOON.date().replace(day=1))
@@ -49,12 +50,13 @@ def counted(database: Database, cipher: Cipher, customer: Customer) -> Counted:
                     await connection.execute(
                         """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard,
                                                generation, historical, body, received_at)
-                           VALUES ($1, $2, 'cart.drop', $3, 's', $4, 1, false, '', $5)""",
+                           VALUES ($1, $2, $6, $3, 's', $4, 1, false, '', $5)""",
                         event_id,
                         customer.user_id,
                         times[0],
                         shard_of(customer.user_id),
                         times[1],
+                        event_type,
                     )
             key = await data_keys.require(connection, cipher, customer.user_id)
             await transitions.insert(connection, key, NewInstance("i-1", "leaver", customer.user_id, 3, {}, "t"))
@@ -65,7 +67,7 @@ def counted(database: Database, cipher: Cipher, customer: Customer) -> Counted:
             await waits.register(connection, key, "i-1", asked)
             [waiting] = await waits.of_instance(connection, key, "i-1")
             found = await waits.already_recorded(connection, key, "i-1", customer.user_id, asked)
-        by_projector = waiting.counts("event", "cart.drop", *event)
+        by_projector = waiting.counts("event", event_type, *event)
         assert [each.event_id for each in found] == ["event"] * by_projector
         return by_projector
 
@@ -115,3 +117,8 @@ async def test_an_event_exactly_at_since_counts_and_an_earlier_one_does_not(coun
     since = NOON + MINUTE
     assert await counted((since, since), since=since)
     assert not await counted((since - TICK, since), since=since)
+
+
+async def test_a_category_counts_only_its_own_types(counted: Counted) -> None:
+    assert await counted((NOON, NOON), event_type="cart.drop")
+    assert not await counted((NOON, NOON), event_type="carts.drop")

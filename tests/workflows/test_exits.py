@@ -262,3 +262,25 @@ async def test_an_exit_that_arrived_during_a_step_replays(
     mail.hold_recipients.set()
     assert (await run.handle.result()).reason == "cart.drop"
     await journeys.replay(run)
+
+
+@pytest.mark.parametrize(
+    ("workflow_id", "wait", "exit_type", "reason"),
+    [
+        ("leaver", "wait_for_never_comes", "cart.drop", "cart.drop"),
+        ("cart_recovery", "wait_for_end_of_shopping", "transaction.purchase_complete", "purchased"),
+    ],
+)
+async def test_an_exit_before_the_deadline_of_a_paused_wait_happens_on_resume(
+    journeys: Runs, customer: Customer, workflow_id: str, wait: str, exit_type: str, reason: str
+) -> None:
+    run = await journeys.start(customer.user_id, workflow_id, still=True)
+    await journeys.until(run, wait)
+    await run.handle.execute_update("pause")
+    await journeys.notify(run, exit_type)
+    await journeys.until_handled(run)
+    await asyncio.sleep(0.2)
+    context = await journeys.context(run)
+    assert (context.status, context.current_step) == (InstanceStatus.PAUSED, wait)
+    await run.handle.execute_update("resume")
+    assert (await run.handle.result()).reason == reason
