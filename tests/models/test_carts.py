@@ -22,7 +22,8 @@ def remove(product: Any = "p-1", **properties: Any) -> tuple[str, dict[str, Any]
     return CART_REMOVE, {"product_id": product, **properties}
 
 
-BARE_ADD, BARE_REMOVE = (CART_ADD, {}), (CART_REMOVE, {})
+BARE_ADD: tuple[str, dict[str, Any]] = (CART_ADD, {})
+BARE_REMOVE: tuple[str, dict[str, Any]] = (CART_REMOVE, {})
 
 
 @pytest.mark.parametrize(
