@@ -11,6 +11,8 @@ from clients.importer.options import ImportStoppedError
 DEFAULT = "utf-8"
 AN_ENCODING = "the name of an encoding, such as utf-8, windows-1252, iso-8859-15 or utf-16"
 _KEEP = "perennial.keep"
+_NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
+"""Python's encodings of names and of literals in programs."""
 _FIRST, _LAST = 0xDC00, 0xDCFF
 """The lone surrogates that stand for bytes, as with Python's `surrogateescape`."""
 
@@ -33,6 +35,8 @@ def is_encoding(name: object) -> bool:
     if not isinstance(name, str):
         return False
     try:
+        if codecs.lookup(name).name.replace("_", "-") in _NOT_OF_FILES:
+            return False
         return "id,name\n".encode(name).decode(name) == "id,name\n"
     except (LookupError, ValueError):
         return False
@@ -41,15 +45,16 @@ def is_encoding(name: object) -> bool:
 def encoding_of(path: Path, named: str) -> str:
     """The encoding of a file: that of its byte order mark, or else the named one.
 
-    Raises :class:`ImportStoppedError` for UTF-16 that isn't named.
+    Raises :class:`ImportStoppedError` for UTF-16 that isn't named, with or without a mark.
     """
     named = codecs.lookup(named).name
     with path.open("rb") as file:
-        start = file.read(3)
-    if start == codecs.BOM_UTF8:
+        start = file.read(4)
+    if start[:3] == codecs.BOM_UTF8:
         return "utf-8-sig"
     marked = start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    if marked and not named.startswith(("utf-16", "utf-32")):
+    units = b"\0\0" in (start[::2], start[1::2])
+    if (marked or units) and not named.startswith(("utf-16", "utf-32")):
         raise ImportStoppedError(f"{path}: this is UTF-16 text; save it as UTF-8, or give --encoding utf-16.")
     if named in ("utf-16", "utf-32") and not marked:
         return f"{named}-le"  # Python's decoder asks for a mark

@@ -48,6 +48,11 @@ class Reporter(Protocol):
         ...
 
 
+def print_text(console: Console, text: str) -> None:
+    """Print a text as it is, even if it has brackets or colons."""
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def reporter(console: Console, total: int) -> Reporter:
     return Bar(console, total) if console.is_terminal else Lines(console, total)
 
@@ -84,7 +89,7 @@ class Bar:
         self._progress.update(self._task, description=f"Importing (consents of {self._people:,} people)")
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
+        print_text(self._progress.console, text)
 
 
 class Lines:
@@ -115,7 +120,7 @@ class Lines:
         self._print_if_due()
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_text(self._console, text)
 
     def _print_if_due(self) -> None:
         now = time.monotonic()
@@ -144,6 +149,8 @@ class Summary:
     items: int = 0
     statuses: Counter[ItemStatus] = field(default_factory=Counter)
     rejected_rows: int = 0
+    open_rows: int = 0
+    """Rows without a result, after a stop."""
     consents: int = 0
     seconds: float = 0.0
 
@@ -159,6 +166,11 @@ def show(console: Console, kind: Kind, summary: Summary, example: bytes | None) 
         if summary.consents:
             counts["consents granted"] = summary.consents
     counts["rejected rows"] = summary.rejected_rows
+    taken = summary.items - summary.statuses[ItemStatus.REJECTED]
+    if merged := summary.rows - summary.rejected_rows - summary.open_rows - taken:
+        counts["merged rows"] = merged
+    if summary.open_rows:
+        counts["rows without a result"] = summary.open_rows
     rate = summary.rows / summary.seconds if summary.seconds else 0.0
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column()

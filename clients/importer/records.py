@@ -6,7 +6,7 @@ The `csv` module can't do this: after a quote that never closes it discards what
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 LONGEST_LINE = 16 * 1024 * 1024
@@ -41,7 +41,7 @@ class Record(NamedTuple):
 
 
 _AFTER_QUOTE = "There is text after a closing quote. Double the quotes inside a value, or remove them."
-_OPEN = "A quote opens a value, and no row with the header's columns follows. Close the quote, or remove it."
+_OPEN = "A quote opens a value, and it doesn't close within a row of the file. Close the quote, or remove it."
 _TOO_LONG = "The line is too long."
 
 
@@ -53,7 +53,8 @@ def split_lines(lines: Iterable[str], delimiter: str, width: int | None = None) 
     """Read records from lines, which keep their line ends.
 
     A value in quotes may contain line ends if the record has ``width`` cells (any number for None) and a bounded
-    length. Otherwise only its first line is no row, and the next record begins with the following line.
+    length, unless its lines look like rows. Otherwise only its first line is no row, and the next record begins
+    with the following line.
     """
     coming = iter(lines)
     ahead: deque[str] = deque()
@@ -107,10 +108,24 @@ def _over_lines(
         if width is not None and len(cells.read) > width:
             return None
         if complete:
+            count = len(cells.read)
+            if width not in (None, count) or (
+                len(opened.cells) == count and _are_rows(parts[1:], delimiter, count)
+            ):
+                return None
             text, _ = _without_end("".join(parts))
-            fits = width in (None, len(cells.read))
-            return Record(opened.line, len(parts), text, tuple(cells.read)) if fits else None
+            return Record(opened.line, len(parts), text, tuple(cells.read))
     return None
+
+
+def _are_rows(lines: Sequence[str], delimiter: str, width: int) -> bool:
+    """Whether lines are rows between two stray quotes, not the lines of a value.
+
+    At least half of those with text have ``width`` cells; all of them if a comma in a text would do for that.
+    """
+    records = [record for record in (read_line(line, delimiter) for line in lines) if not record.blank]
+    rows = sum(len(record.cells) == width for record in records)
+    return rows == len(records) if width == 2 else width > 2 and 2 * rows >= len(records)
 
 
 class _Cells:

@@ -19,7 +19,7 @@ from clients.importer.encodings import AN_ENCODING, DEFAULT, is_encoding
 from clients.importer.items import Assembler, Item, UnusableRows
 from clients.importer.mapping import ImportMapping, load_mapping
 from clients.importer.options import ImportOptions, ImportStoppedError, ItemStatus
-from clients.importer.progress import Reporter, Summary, reporter, show
+from clients.importer.progress import Reporter, Summary, print_text, reporter, show
 from clients.importer.rejects import Rejects
 from clients.importer.sending import Batch, BatchSender, InFlight, ItemResult, batches
 from clients.importer.sources import CsvSource, Row, Source, has_column, open_source
@@ -51,7 +51,7 @@ def run_import(
     try:
         run = ImportRun(options, output, retries or RetryPolicy())
     except ImportStoppedError as stopped:
-        errors.print(str(stopped), markup=False, highlight=False, soft_wrap=True)
+        print_text(errors, str(stopped))
         return STOPPED
     sentence = None
     try:
@@ -65,7 +65,7 @@ def run_import(
     except ImportStoppedError as stopped:
         sentence = sentence or str(stopped)
     if sentence is not None:
-        errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        print_text(errors, sentence)
         return STOPPED
     return SOME_REJECTED if run.summary.rejected_rows else ALL_ACCEPTED
 
@@ -81,11 +81,11 @@ class ImportRun:
         self._batch_size = kind.max_batch if options.batch_size is None else options.batch_size
         if not 1 <= self._batch_size <= kind.max_batch:
             raise ImportStoppedError(f"--batch-size must be between 1 and {kind.max_batch} for {kind.name}.")
-        self._times = LocalTimes(_zone(options.timezone or self._mapping.timezone))
+        self._times = LocalTimes(_zone(self._mapping.timezone if options.timezone is None else options.timezone))
         self._source: Source = open_source(
             options.file,
             self._mapping.delimiter,
-            _encoding(options.encoding or self._mapping.encoding),
+            _encoding(self._mapping.encoding if options.encoding is None else options.encoding),
             self._mapping.references(),
         )
         self._check_columns()
@@ -125,6 +125,7 @@ class ImportRun:
         """Write the rejects file and print the summary. Raises :class:`ImportStoppedError`."""
         self.summary.seconds = time.monotonic() - self._began
         self.summary.rejected_rows = len(self._rejects)
+        self.summary.open_rows = self.summary.rows - self._accounted
         self.summary.lines = self._source.lines.total()
         self.summary.empty_lines = self._source.lines["empty"]
         self._rejects.write()
@@ -201,19 +202,19 @@ class ImportRun:
         return max(lines - (self._source.columns is not None), 1)
 
     def _say(self, text: str) -> None:
-        self._output.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_text(self._output, text)
 
 
 def _encoding(name: str | None) -> str:
     if name is not None and not is_encoding(name):
         raise ImportStoppedError(f"--encoding must be {AN_ENCODING}.")
-    return name or DEFAULT
+    return DEFAULT if name is None else name
 
 
 def _zone(name: str | None) -> ZoneInfo | None:
     if name is not None and not is_zone(name):
         raise ImportStoppedError(f"--timezone must be {A_ZONE}.")
-    return ZoneInfo(name) if name else None
+    return None if name is None else ZoneInfo(name)
 
 
 def _client(options: ImportOptions) -> httpx.AsyncClient:

@@ -23,7 +23,7 @@ NOT_TEXT = Problem(
     "invalid_utf8",
     "The row isn't Unicode text in UTF-8. Name the encoding of the file, as in --encoding windows-1252.",
 )
-_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?(?:\1|\s)*', re.IGNORECASE)
 """The first line by which Excel names the separator."""
 _SEPARATORS = (",", ";", "\t", "|")
 ADDED = ("line", "pointer", "code", "message", "row")

@@ -93,6 +93,51 @@ def test_a_line_with_broken_quotes_is_rejected_alone(write: Write, row: str, lin
     assert [line for line, good, _ in read[2:] if good] == good
 
 
+BOB = 'a2,a2@example.com,"Bob'
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    ("opened", "between", "last", "rejected_rows"),
+    [
+        (BOB, [], 'a5,a5@example.com,Eve"', 1),
+        (BOB, [], 'a5,a5@example.com,"Eve', 2),
+        (BOB, [], 'a5,a5@example.com,"', 2),
+        (BOB, ["", "a4,a4@example.com,Dan", ",,"], 'a5,a5@example.com,Eve"', 1),
+        (BOB, ["a3,a3@example.com", "a4,a4@example.com,Dan"], 'a5,a5@example.com,Eve"', 2),
+        ('a2,"a2@example.com,Bob', ["a4,a4@example.com,Dan"], 'a5,a5@example.com",Eve', 1),
+        ('a2,"a2@example.com,Bob', [], 'a5,a5@example.com,",Eve"', 1),
+        ('"a2,a2@example.com,Bob', ["a4,a4@example.com,Dan"], 'a5",a5@example.com,Eve', 1),
+    ],
+)
+def test_two_stray_quotes_do_not_swallow_the_rows_between_them(
+    write: Write, end: str, opened: str, between: list[str], last: str, rejected_rows: int
+) -> None:
+    lines = ["id,email,name", "a1,a1@example.com,Ann", opened, *between, last, "a6,a6@example.com,Fay"]
+    rows = list(open_source(write("a.csv", end.join(lines))).rows())
+    bad = [row.text for row in rows if row.problem]
+    assert bad[0] == opened
+    assert len(bad) == rejected_rows
+    complete = {line for line in lines[1:] if line.count(",") == 2 and line.strip(",") and '"' not in line}
+    assert complete <= {",".join(row.raw) for row in rows if not row.problem}
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("id,note,name", '1,"Dear Ann\nhow, are, you\nyes, well, bye",Ann'),
+        ("id,name,note", '1,Ann,"Dear Ann\nthe street, the town\nbye"'),
+        ("id,name,note", '1,Ann,"Dear Ann\none, two, three\nbye\nBen"'),
+        ("id,note", '1,"Dear Ann\nthanks\nbye, Ben"'),
+        ("note", '"Dear Ann\nbye"'),
+    ],
+)
+def test_a_text_of_several_lines_may_hold_separators(write: Write, header: str, row: str) -> None:
+    [read] = open_source(write("a.csv", f"{header}\n{row}\n")).rows()
+    assert read.problem is None
+    assert str(read.values["note"]).startswith("Dear Ann")
+
+
 @pytest.mark.parametrize(
     ("cell", "value"),
     [
@@ -144,6 +189,10 @@ def test_a_line_without_an_end_is_rejected_and_not_held(
     ("header", "sentence"),
     [
         ('id,"name\n', "line 1: the columns can't be read. A quote opens a value"),
+        (
+            'id,email,name,"more\n1,a@example.com,A,x\n2,b@example.com,B,y"\n',
+            "line 1: the columns can't be read. A quote opens a value",
+        ),
         ('id,"na"me\n', "line 1: the columns can't be read. There is text after a closing quote"),
     ],
 )

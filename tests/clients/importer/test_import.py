@@ -206,6 +206,36 @@ def test_a_rejected_request_stops_the_import_with_one_sentence(
     assert len(peer.times) == 1
 
 
+def counted(ran: Ran) -> dict[str, int]:
+    """All counts of the summary by name."""
+    found = re.findall(r"^([a-z][a-z ]*?) +([0-9]+) *$", ran.output, re.MULTILINE)
+    return {name: int(count) for name, count in found}
+
+
+def test_the_summary_of_a_stopped_import_counts_the_rows_without_a_result(
+    peer: Peer, write: Write, run: Run
+) -> None:
+    peer.slow = 0.1
+    peer.unusual.extend([Answer(200, {"hello": "world"})])
+    write("people.csv", people(20) + "21,p@example.com\n")
+    ran = run(batch_size=7, mapping=UNKEYED)
+    counts = counted(ran)
+    assert (ran.code, counts["rows"], counts["rejected rows"]) == (2, 21, 1)
+    assert counts["rows without a result"] == 20 - counts["created"] > 0
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_summary_counts_rows_that_others_of_the_same_profile_complete(
+    peer: Peer, write: Write, run: Run, dry_run: bool
+) -> None:
+    peer.refuse = {"u-2": "no"}
+    write("people.csv", people(3) + people(2).partition("\n")[2] + "9,p@example.com\n")
+    counts = counted(run(dry_run=dry_run))
+    taken = counts["profiles"] if dry_run else counts["created"]
+    assert counts["rows"] == 6 == taken + counts["merged rows"] + counts["rejected rows"]
+    assert counts["merged rows"] == (2 if dry_run else 1)
+
+
 def test_a_batch_that_is_too_large_is_halved(peer: Peer, write: Write, run: Run) -> None:
     peer.max_bytes = 1200
     write("people.csv", people(20) + f"21,p@example.com,{'x' * 2000},2026-01-05T10:00:00Z,DE\n")

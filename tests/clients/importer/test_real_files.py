@@ -82,6 +82,16 @@ def test_utf_16_without_a_byte_order_mark_is_little_endian(write: Write) -> None
     assert [row.values["id"] for row in open_source(file, encoding="utf-16").rows()] == ["Ж"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16"])
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson"])
+def test_utf_16_that_is_not_named_stops_with_the_remedy(write: Write, name: str, encoding: str) -> None:
+    text = "id\n1\n" if name == "a.csv" else '{"id": "1"}\n'
+    with pytest.raises(
+        ImportStoppedError, match="this is UTF-16 text; save it as UTF-8, or give --encoding utf-16"
+    ):
+        open_source(write(name, text.encode(encoding)))
+
+
 def test_a_byte_order_mark_of_utf_8_is_right_whatever_the_mapping_names(write: Write) -> None:
     file = write("a.csv", codecs.BOM_UTF8 + "id\nЖ\n".encode())
     assert [row.values["id"] for row in open_source(file, encoding="windows-1252").rows()] == ["Ж"]
@@ -124,7 +134,9 @@ def test_a_rejects_file_has_the_encoding_of_its_input(peer: Peer, write: Write, 
     assert peer.users["a1"]["name"] == "Jürgen Łoś"
 
 
-@pytest.mark.parametrize("name", ["utf8x", "rot13", "base64", "", "\x00", "undefined", "latin-1"])
+@pytest.mark.parametrize(
+    "name", ["utf8x", "rot13", "base64", "", "\x00", "undefined", "idna", "punycode", "unicode_escape", "latin-1"]
+)
 def test_only_encodings_of_text_are_known(name: str) -> None:
     assert is_encoding(name) is (name == "latin-1")
 
@@ -137,6 +149,8 @@ def test_only_encodings_of_text_are_known(name: str) -> None:
             {"encoding": "rot13"},
             "--encoding must be the name of an encoding, such as utf-8, windows-1252",
         ),
+        (MAPPING, {"encoding": ""}, "--encoding must be the name of an encoding"),
+        (MAPPING, {"timezone": ""}, "--timezone must be the name of an IANA time zone"),
         (
             MAPPING,
             {"timezone": "Berlin"},
@@ -228,7 +242,7 @@ def test_a_local_time_at_the_ends_of_the_calendar_is_rejected(
         assert run(mapping=LOCAL, timezone=zone).code == 1
 
 
-@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;"])
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;", "sep=; ", "sep=;;;"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_excels_first_line_names_the_separator(
     peer: Peer, write: Write, run: Run, tmp_path: Path, line: str, end: str
@@ -270,6 +284,11 @@ def test_another_separator_is_suggested(write: Write, run: Run, header: str, del
     assert ran.code == 2
     assert hint in ran.errors
     assert len(ran.errors.splitlines()) == 1
+
+
+def test_names_of_columns_are_shown_as_they_are(write: Write, run: Run) -> None:
+    write("people.csv", "id:email:name[red]\n")
+    assert "it has: id:email:name[red]." in run(mapping=MAPPING).errors
 
 
 def test_no_separator_is_suggested_that_does_not_help(write: Write, run: Run) -> None:
