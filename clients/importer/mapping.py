@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from clients.importer.values import A_ZONE, InvalidValueError, is_zone
 
 LINE, MAPPING = "line", "mapping"
 """Further names in templates: the row's line in the file, and the mapping's `name`."""
+_MOST_SHOWN = 200
+"""Characters of columns' names in an error."""
 _TOP = ("kind", "name", "key", "delimiter", "encoding", "timezone", "historical", "fields", "consents")
 
 
@@ -56,7 +59,7 @@ class ImportMapping:
                     self._check_name(rule)
                 else:
                     near = difflib.get_close_matches(column, known, 1)
-                    hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(known)}"
+                    hint = f"did you mean '{near[0]}'?" if near else f"it has: {_listed(known)}"
                     raise self.error_for(
                         rule.name, f"uses the column '{column}', which the file doesn't have; {hint}"
                     )
@@ -116,6 +119,11 @@ def load_mapping(path: Path) -> ImportMapping:
     )
     _check_whole(mapping)
     return mapping
+
+
+def _listed(columns: Iterable[str]) -> str:
+    """The columns' names, or the first of them. A file in another encoding may be one line, with people's data."""
+    return textwrap.shorten(", ".join(columns), _MOST_SHOWN, placeholder=" ...")
 
 
 def _read(path: Path) -> str:

@@ -109,9 +109,7 @@ def _over_lines(
             return None
         if complete:
             count = len(cells.read)
-            if width not in (None, count) or (
-                len(opened.cells) == count and _are_rows(parts[1:], delimiter, count)
-            ):
+            if width not in (None, count) or _are_rows(parts, delimiter, count):
                 return None
             text, _ = _without_end("".join(parts))
             return Record(opened.line, len(parts), text, tuple(cells.read))
@@ -119,13 +117,24 @@ def _over_lines(
 
 
 def _are_rows(lines: Sequence[str], delimiter: str, width: int) -> bool:
-    """Whether lines are rows between two stray quotes, not the lines of a value.
+    """Whether lines are rows with stray quotes in the first and the last, not the lines of a value.
 
-    At least half of those with text have ``width`` cells; all of them if a comma in a text would do for that.
+    The first has ``width`` cells, and so have at least half of the others with text. With two cells all have, as
+    one comma in a text is no sign of a row.
     """
-    records = [record for record in (read_line(line, delimiter) for line in lines) if not record.blank]
-    rows = sum(len(record.cells) == width for record in records)
-    return rows == len(records) if width == 2 else width > 2 and 2 * rows >= len(records)
+    first, *others = [_count(line, delimiter) for line in lines if line.strip(f"{delimiter} \r\n")]
+    rows = others.count(width)
+    return first == width > 1 and (rows == len(others) if width == 2 else 2 * rows >= len(others))
+
+
+def _count(line: str, delimiter: str) -> int:
+    """The cells of a line that is a whole record, if a quote that doesn't close is a character."""
+    cells = _Cells(delimiter)
+    try:
+        complete = cells.add(line)
+    except _BrokenQuotesError:
+        return line.count(delimiter) + 1
+    return len(cells.read) + (0 if complete else cells.open_text.count(delimiter) + 1)
 
 
 class _Cells:
@@ -136,6 +145,11 @@ class _Cells:
         self._open: list[str] | None = None
         """The parts of a value whose quote isn't closed yet."""
         self.read: list[str] = []
+
+    @property
+    def open_text(self) -> str:
+        """The part that is read of a value whose quote isn't closed yet."""
+        return "".join(self._open or ())
 
     def add(self, line: str) -> bool:
         """Read a line; returns whether the record ends with it. Raises :class:`_BrokenQuotesError`.

@@ -105,6 +105,7 @@ BOB = 'a2,a2@example.com,"Bob'
         (BOB, [], 'a5,a5@example.com,"', 2),
         (BOB, ["", "a4,a4@example.com,Dan", ",,"], 'a5,a5@example.com,Eve"', 1),
         (BOB, ["a3,a3@example.com", "a4,a4@example.com,Dan"], 'a5,a5@example.com,Eve"', 2),
+        ('"a2","a2@example.com, x","', ["a4,a4@example.com,Dan"], 'a5,a5@example.com,"', 2),
         ('a2,"a2@example.com,Bob', ["a4,a4@example.com,Dan"], 'a5,a5@example.com",Eve', 1),
         ('a2,"a2@example.com,Bob', [], 'a5,a5@example.com,",Eve"', 1),
         ('"a2,a2@example.com,Bob', ["a4,a4@example.com,Dan"], 'a5",a5@example.com,Eve', 1),

@@ -286,6 +286,14 @@ def test_another_separator_is_suggested(write: Write, run: Run, header: str, del
     assert len(ran.errors.splitlines()) == 1
 
 
+def test_an_error_shows_the_first_columns_of_many_and_no_rows(write: Write, run: Run) -> None:
+    write("people.csv", ",".join(f"column {number}" for number in range(300)) + "\n")
+    assert "it has: column 0, column 1," in (errors := run(mapping=MAPPING).errors)
+    assert len(errors) < 500
+    write("people.csv", f"id,name,joined\n{ROW * 5}".encode())
+    assert len(run(mapping=MAPPING, encoding="utf-16-be").errors) < 300
+
+
 def test_names_of_columns_are_shown_as_they_are(write: Write, run: Run) -> None:
     write("people.csv", "id:email:name[red]\n")
     assert "it has: id:email:name[red]." in run(mapping=MAPPING).errors
