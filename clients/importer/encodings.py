@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
+from itertools import takewhile
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 from clients.importer.options import ImportStoppedError
 
@@ -13,6 +14,7 @@ AN_ENCODING = "the name of an encoding, such as utf-8, windows-1252, iso-8859-15
 _KEEP = "perennial.keep"
 _NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
 """Python's encodings of names and of literals in programs."""
+_HALF = 0xD800
 _FIRST, _LAST = 0xDC00, 0xDCFF
 """The lone surrogates that stand for bytes, as with Python's `surrogateescape`."""
 
@@ -21,10 +23,24 @@ def _keep(error: UnicodeError) -> tuple[str | bytes, int]:
     if isinstance(error, UnicodeDecodeError):
         return "".join(chr(_FIRST + byte) for byte in error.object[error.start : error.end]), error.end
     assert isinstance(error, UnicodeEncodeError)
-    given = [ord(character) for character in error.object[error.start : error.end]]
-    if error.encoding.startswith(("utf-16", "utf-32")):  # units of several bytes
-        return "?" * len(given), error.end
-    return bytes(code - _FIRST if _FIRST <= code <= _LAST else ord("?") for code in given), error.end
+    coming = (ord(error.object[place]) for place in range(error.start, len(error.object)))
+    kept = bytes(code - _FIRST for code in takewhile(_is_kept, coming))
+    if not kept:
+        return "?" * (error.end - error.start), error.end
+    return _in_units(kept, error.encoding), error.start + len(kept)
+
+
+def _is_kept(code: int) -> bool:
+    return _FIRST <= code <= _LAST
+
+
+def _in_units(kept: bytes, encoding: str) -> bytes:
+    """Bytes that aren't text, in whole units of an encoding. They don't become text by what follows them."""
+    unit = 2 if encoding.startswith("utf-16") else 4 if encoding.startswith("utf-32") else 1
+    whole = len(kept) // unit * unit
+    order: Literal["big", "little"] = "big" if encoding.endswith("be") else "little"
+    # the file ended within a unit: each byte becomes half a surrogate pair
+    return kept[:whole] + b"".join((_HALF + byte).to_bytes(unit, order) for byte in kept[whole:])
 
 
 codecs.register_error(_KEEP, _keep)
