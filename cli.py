@@ -17,6 +17,7 @@ from rich.table import Table
 
 from models.audit import SYSTEM, AuditEntry
 from models.errors import PerennialError
+from models.rules.personal_text import identifies_person
 from models.vocabulary import Role
 from privacy.keyring import KeyFile, KeyFileError, KeyRing
 from runtime.database import UNREACHABLE, Database
@@ -208,8 +209,10 @@ def keys_create(
     home: HomeOption = None,
 ) -> None:
     """Create an API key, and print it to standard output. It can't be shown again."""
-    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
-        raise ConfigurationError(f"A key's name has 1 to {LONGEST_NAME} printable characters.")
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME or identifies_person(name):
+        raise ConfigurationError(
+            f"A key's name has 1 to {LONGEST_NAME} printable characters, and no e-mail address or number."
+        )
     settings = _for_running_stack(load_settings(), home)
     record, key = _with_database(settings, lambda connection: _create_key(connection, name, role, rate_limit))
     typer.echo(f"Created key {record.key_id} ({record.role}). It is shown this once:", err=True)

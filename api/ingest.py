@@ -19,10 +19,9 @@ from api.audit import Audit, audited_transaction
 from models.audit import AuditOutcome
 from models.errors import PartitionDetachingError
 from models.rules.event_types import EventType
-from models.rules.ingest import USER_ID_RESERVED, IngestResult, PreparedEvent, Window, prepare
+from models.rules.ingest import IngestResult, PreparedEvent, Window, prepare
 from models.rules.retention import EVENTS
 from models.schemas.events import EventInput
-from models.schemas.fields import RESERVED_USER_IDS
 from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
 from store.events import events, log
@@ -202,7 +201,7 @@ def _prepare_one(
     refusal = window.refusal(event.timestamp)
     if refusal is not None:
         return refusal
-    prepared = prepare(
+    return prepare(
         event_id=event.event_id,
         user_id=event.user_id,
         event_type=event.event_type,
@@ -212,10 +211,6 @@ def _prepare_one(
         parts=event.parts,
         declared=declared,
     )
-    # No user can have such an id, so Postgres isn't asked for it.
-    if event.user_id.casefold() in RESERVED_USER_IDS and isinstance(prepared, PreparedEvent):
-        return USER_ID_RESERVED
-    return prepared
 
 
 class Notifier:

@@ -20,7 +20,7 @@ from models.vocabulary import Role
 from privacy.instance_views import error_view
 from privacy.masking import mask, sees_personal_data, value_for
 
-USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items() if declared.mask}
+USER_MASKS = {name: declared.mask for name, declared in personal_columns(User).items()}
 """The masked attributes of a profile, each with its kind of mask."""
 
 _ERROR = "error"

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.audit import Audit
 from api.responses import problem_response
 from models.errors import PerennialError
+from models.rules.personal_text import looks_personal
 from runtime.telemetry import describe_error
 from store.api_keys import WINDOW_SECONDS, AuthenticatedKey
 
@@ -101,7 +102,9 @@ class RequestContextMiddleware:
 def _request_id(scope: Scope) -> str:
     given = [value for name, value in scope["headers"] if name == b"x-request-id"]
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
-        return str(given[0], "ascii")
+        chosen = str(given[0], "ascii")
+        if not looks_personal(chosen):  # the audit log and logs contain it
+            return chosen
     return uuid.uuid4().hex
 
 

@@ -63,11 +63,12 @@ OWNER_COLUMNS: Mapping[str, str] = {
 }
 """By table: the column that identifies the user, if it isn't `user_id`. An instance belongs to its user."""
 
-USER_ID = "a pseudonym; the API rejects e-mail addresses"
+USER_ID = "a pseudonym; the API rejects e-mail addresses and telephone numbers"
 PLATFORM_ID = "an id that the platform assigned"
 WORD = "one of a fixed set of words"
 KEY_ID = "the id of an API key"
 TYPE = "a declared name"
+EVENT_ID = "the caller's id of an event; no e-mail address or telephone number"
 
 COMMON: Mapping[str, str] = {
     "user_id": USER_ID,
@@ -78,9 +79,9 @@ COMMON: Mapping[str, str] = {
     "current_step": "a step's name",
     "status": WORD,
     "purpose": WORD,
-    "event_id": "the caller's id of an event",
+    "event_id": EVENT_ID,
     "event_type": TYPE,
-    "session_id": "the caller's id of a session",
+    "session_id": "the caller's id of a session; no e-mail address or telephone number",
     "error_type": "an exception's class",
     "currency": "ISO 4217",
     "consumer": WORD,
@@ -95,14 +96,14 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "users.lifecycle_stage": WORD,
     "users.country": "ISO 3166 code, a standard dimension",
     "users.privacy_preferences": "true or false by attribute",
-    "users.subscription_tier": "a plan's name, a dimension",
+    "users.subscription_tier": "a plan's name: a word, a dimension",
     "data_keys.subject": USER_ID,
     "data_keys.wrapped": "the data key, encrypted by a key-encryption key",
-    "consent_history.source": "the form or system where the consent was given",
-    "consent_history.policy_version": "version of the privacy policy",
+    "consent_history.source": "the form or system where the consent was given: a word",
+    "consent_history.policy_version": "version of the privacy policy: a word",
     "consent_history.legal_basis": WORD,
     "consent_history.actor": KEY_ID,
-    "api_keys.name": "the key's purpose",
+    "api_keys.name": "the key's purpose; no address or number of a person",
     "api_keys.role": WORD,
     "api_keys.hash": "digest of the key",
     "idempotent_answers.idempotency_key": "keyed digest of the header",
@@ -112,21 +113,21 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "instances.started_by": KEY_ID,
     "instances.reason": "a word that the workflow defines, or an event type",
     "instances.replaced_runs": "Temporal's ids of runs",
-    "instances.trigger_event_id": "the caller's id of an event",
+    "instances.trigger_event_id": EVENT_ID,
     "dead_letters.dead_letter_id": PLATFORM_ID,
     "dead_letters.failed_step": "a step's name",
     "messages.message_id": PLATFORM_ID,
     "messages.channel": WORD,
     "messages.reason": WORD,
     "messages.template": "a template's name",
-    "events.dimensions": "the event type's dimensions, country and device type",
-    "event_types.description": "an admin's text",
+    "events.dimensions": "the event type's dimensions that are words or short numbers, country and device type",
+    "event_types.description": "an admin's text; no address or number of a person",
     "event_types.json_schema": "JSON Schema of the properties",
     "event_types.pii": "JSON pointers to personal properties",
     "event_types.dimensions": "names of properties",
     "event_waits.condition": WORD,
     "poison_events.poison_id": PLATFORM_ID,
-    "redactions.after_event_id": "the caller's id of an event",
+    "redactions.after_event_id": EVENT_ID,
     "retention_periods.data_type": WORD,
     "retention_periods.changed_by": KEY_ID,
     "retention_runs.run_id": PLATFORM_ID,
@@ -142,14 +143,14 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "audit_log.action": WORD,
     "audit_log.subjects": "user ids",
     "audit_log.fields": "names of attributes",
-    "audit_log.request_id": "from the platform or the caller",
+    "audit_log.request_id": "from the platform or the caller; no telephone number",
     "audit_log.outcome": WORD,
     "audit_log.details": "counts, codes and ids that the platform assigned",
     "audit_checkpoints.digest": "digest of an hour's rows",
     "audit_checkpoints.previous": "head of the previous checkpoint",
     "audit_checkpoints.head": "keyed digest of all checkpoints so far",
     "audit_checkpoints.key_check": "check value of a key",
-    "feature_usage.feature": "a dimension of `engagement.feature_click`",
+    "feature_usage.feature": "a dimension of `engagement.feature_click`: a word",
 }
 """The content of every other unencrypted text, JSON document and byte string."""
 
@@ -168,6 +169,7 @@ _MASKS: Mapping[Mask, str] = {
     Mask.EMAIL: "`a**@e******.com`",
     Mask.WORDS: "`A** L*******`",
     Mask.DATE: "`****-**-**`",
+    Mask.WORD: "`***`, unless it is a word",
     Mask.ALL: "`***`",
     Mask.TEXTS: "every text except ids and fixed words",
     Mask.EVENT: "as the event type declares",
@@ -229,8 +231,7 @@ def _column(table: type[SQLModel], column: Column[object], *, exported: bool) ->
     declared = personal_columns(table).get(column.name)
     exported = exported and qualified not in _INTERNAL_COLUMNS
     if declared is not None:
-        mask = "shown" if declared.mask is None else _MASKS[declared.mask]
-        return ColumnEntry(column.name, "personal", encrypted=True, mask=mask, exported=exported)
+        return ColumnEntry(column.name, "personal", True, _MASKS[declared.mask], exported)
     return ColumnEntry(column.name, _content(qualified, column), encrypted=False, mask="", exported=exported)
 
 
@@ -254,6 +255,9 @@ Every column, from the declarations on the tables (`models/personal.py`).
   Every role except admin sees them masked (`api/masking.py`, ADR 0015).
 - Dimensions of event types are not encrypted, nor are ids, times and numbers that analytics counts. Any other
   unencrypted text must be described in `models/data_map.py`.
+- A caller's unencrypted text is a *word*: a slug or a code of `A-Z a-z 0-9 _ . : / + -`. It is no e-mail address
+  and no telephone, card or account number (`models/rules/personal_text.py`). The API refuses other texts with
+  `..._is_personal`; other values of dimensions stay in the encrypted body.
 - *Retention* names the type of `/retention/{data_type}` that deletes the rows.
 - *Export* marks the columns of `GET /users/{id}/export`. The API builds the export from these declarations
   ([api.md](api.md)).

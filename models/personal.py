@@ -25,6 +25,8 @@ class Mask(StrEnum):
     EMAIL = "email"
     WORDS = "words"
     DATE = "date"
+    WORD = "word"
+    """Shows a word, such as an order's id, and hides every other text (:mod:`models.rules.personal_text`)."""
     ALL = "all"
     TEXTS = "texts"
     """A JSON document. Shows its shape, numbers of up to seven digits, and the platform's own words."""
@@ -36,12 +38,10 @@ class Mask(StrEnum):
 
 @dataclass(frozen=True)
 class Personal:
-    """``mask`` is None for an encrypted value that every role may see, such as an order's id."""
-
-    mask: Mask | None = Mask.ALL
+    mask: Mask = Mask.ALL
 
 
-def personal(mask: Mask | None = Mask.ALL, *, nullable: bool = True) -> Any:
+def personal(mask: Mask = Mask.ALL, *, nullable: bool = True) -> Any:
     """The default of a table's field that holds personal data. A forgotten ``mask`` hides the whole value."""
     return Field(
         default=None,

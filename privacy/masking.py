@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 from models.personal import PROPERTY_NAME, Mask, personal_columns
 from models.rules.durations import is_duration
 from models.rules.event_types import NAME
+from models.rules.personal_text import is_word, looks_personal
 from models.vocabulary import (
     AccountStatus,
     Channel,
@@ -49,6 +50,8 @@ def mask(kind: Mask, value: Any) -> Any:
         return _email(str(value))
     if kind is Mask.WORDS:
         return " ".join(_word(word) for word in str(value).split())
+    if kind is Mask.WORD:
+        return value if is_word(str(value)) else HIDDEN
     if kind is Mask.DATE:
         return "****-**-**"
     if kind is Mask.TEXTS:
@@ -64,7 +67,7 @@ def value_for(
     ``known`` are further texts of a JSON document that stay: see :func:`schema_choices`.
     """
     kind = personal_columns(table)[column].mask
-    if sees_personal_data(role) or kind is None:
+    if sees_personal_data(role):
         return value
     return mask_texts(value, known) if kind is Mask.TEXTS else mask(kind, value)
 
@@ -89,7 +92,8 @@ def _member(name: str, value: Any, known: Collection[str]) -> Any:
     if isinstance(value, str):
         is_time = (name == "until" or name.endswith("_at")) and _TIME.fullmatch(value)
         # A wait's result contains its event's id and type, which every role sees elsewhere.
-        if name == "event_id" or is_time or (name == "event_type" and NAME.fullmatch(value)):
+        is_event_id = name == "event_id" and not looks_personal(value)
+        if is_event_id or is_time or (name == "event_type" and NAME.fullmatch(value)):
             return value
     return mask_texts(value, known)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api.dependencies import AuditOf, InTransaction, ResourcesOf, UserIdInPath
+from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
 from api.guard import GuardedRoute, allow, audited
 from api.openapi import problems
 from api.pages import PageQuery
@@ -26,7 +26,9 @@ from models.rules.money import format_amount
 from models.schemas.common import Page
 from models.schemas.events import PoisonEventView
 from models.schemas.users import TransactionView
+from models.tables.projections import Transaction
 from models.vocabulary import Role
+from privacy.masking import value_for
 from store.events import poison, projection
 from store.events.poison import PoisonStatus, StoredPoison
 from store.users import data_keys, users
@@ -47,7 +49,12 @@ _POISON = "poison-events"
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("transactions.list")
 async def list_transactions(
-    user_id: UserIdInPath, connection: InTransaction, resources: ResourcesOf, page: PageQuery, audit: AuditOf
+    user_id: UserIdInPath,
+    connection: InTransaction,
+    caller: Caller,
+    resources: ResourcesOf,
+    page: PageQuery,
+    audit: AuditOf,
 ) -> Response:
     """List a user's purchases and refunds, newest first, each with its event."""
     before = page.position(_TRANSACTIONS, datetime, str)
@@ -56,14 +63,15 @@ async def list_transactions(
     rows = await projection.transactions_page(connection, key, before=before, limit=page.rows_to_fetch)
     data, pagination = page.rows_and_pagination(_TRANSACTIONS, rows, lambda row: (row.occurred_at, row.event_id))
     audit.note(fields=TransactionView.model_fields, details={"shown": len(data)})
-    return json_response(Page[TransactionView](data=[_transaction(row) for row in data], pagination=pagination))
+    shown = [_transaction(caller.role, row) for row in data]
+    return json_response(Page[TransactionView](data=shown, pagination=pagination))
 
 
-def _transaction(row: TransactionEntry) -> TransactionView:
+def _transaction(role: Role, row: TransactionEntry) -> TransactionView:
     return TransactionView(
         event_id=row.event_id,
         kind=row.kind,
-        order_id=row.order_id,
+        order_id=value_for(role, Transaction, "order_id", row.order_id),
         amount=format_amount(row.amount),
         currency=row.currency,
         occurred_at=row.occurred_at,

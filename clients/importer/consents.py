@@ -39,7 +39,7 @@ def parse_grant(purpose: str, value: object) -> Grant:
         raise InvalidConsentError(f"is no purpose of a consent; there are {', '.join(Purpose)}")
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise InvalidConsentError(
-            'must be a table of texts, such as { source = "signup form", policy_version = "2" }'
+            'must be a table of texts, such as { source = "signup_form", policy_version = "2" }'
         )
     for option in value:
         if option not in _OPTIONS:

@@ -3,12 +3,15 @@
 Removal works at any depth. In `location` and `device_info` it covers an attribute's name and its usual aliases. In
 `event_properties` it covers only the name, because an alias may mean something else there.
 
-Masks hide these parts of `event_properties`:
+Masks show only values that are declared not personal. Of `event_properties` these are the values that the event
+type's schema describes and `pii` doesn't name:
 
-- values that the event type declares personal
-- if the schema does not describe them: texts, numbers of more than seven digits, values under a demographic name
+- numbers, and true or false
+- of a standard type: words (:func:`models.rules.personal_text.is_word`)
+- of a custom type: texts without an e-mail address or a telephone, card or account number
 
-`location` and `device_info` have no schema: only known codes, kinds and versions are shown.
+All others are hidden, also numbers. `location` and `device_info` have no schema: only known codes, kinds and
+versions are shown.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 from models.personal import PROPERTY_NAME, Mask
 from models.rules.event_types import EventType
+from models.rules.personal_text import identifies_person, is_word
 from models.vocabulary import COUNTRIES
 
 Masker = Callable[[Mask, Any], Any]
@@ -51,7 +55,6 @@ _REVEALING_WORDS: Mapping[str, frozenset[str]] = {
 }
 """Words that reveal an attribute anywhere in a name of `location` or `device_info`: `geo_city`, `countryIsoCode`.
 `type` and `address` are omitted, because other names contain them too."""
-_DEMOGRAPHIC_NAMES = frozenset[str]().union(*_ALIASES.values())
 _SEPARATORS = str.maketrans("", "", "_-. ")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
@@ -170,11 +173,14 @@ def mask_event(body: Mapping[str, Any], declared: EventType | None, mask: Masker
 
 
 def _masked_properties(properties: Mapping[str, Any], declared: EventType | None, mask: Masker) -> dict[str, Any]:
-    shown: Any = properties
-    for pointer in declared.pii if declared else ():
-        shown = _masked_at(shown, _parts(pointer), mask)
-    described: dict[str, Any] = _described(shown, declared.schema if declared else {}, mask)
-    return described
+    if declared is None:
+        hidden: dict[str, Any] = _all_masked(properties, mask)
+        return hidden
+    described: Any = _described(properties, declared.schema, declared, mask)
+    for pointer in declared.pii:
+        described = _masked_at(described, _parts(pointer), mask)
+    shown: dict[str, Any] = described
+    return shown
 
 
 def _parts(pointer: str) -> list[str]:
@@ -194,35 +200,32 @@ def _masked_at(value: Any, parts: list[str], mask: Masker) -> Any:
     return value
 
 
-def _described(value: Any, schema: Any, mask: Masker) -> Any:
-    """Show the values that the schema describes, and mask the others as :func:`_undescribed` does."""
-    schema = schema if isinstance(schema, Mapping) else {}
+def _described(value: Any, schema: Any, declared: EventType, mask: Masker) -> Any:
+    """Show the values that the schema describes, and mask all others."""
     if isinstance(value, dict):
-        parts = schema.get("properties")
-        parts = parts if isinstance(parts, Mapping) else {}
-        known = {name: _described(each, parts[name], mask) for name, each in value.items() if name in parts}
+        parts = _member(schema, "properties")
         return {
-            **known,
-            **_undescribed({name: each for name, each in value.items() if name not in known}, mask),
-        }
-    if isinstance(value, list):
-        items = schema.get("items")
-        return [_described(each, items, mask) if items else _undescribed(each, mask) for each in value]
-    return value
-
-
-def _undescribed(value: Any, mask: Masker) -> Any:
-    """Mask texts, long numbers, and all values under a demographic name."""
-    if isinstance(value, dict):
-        return {
-            _name(name, mask): (_all_masked if _normalise(name) in _DEMOGRAPHIC_NAMES else _undescribed)(
-                each, mask
-            )
+            _name(name, mask): _described(each, parts[name], declared, mask)
+            if name in parts
+            else _all_masked(each, mask)
             for name, each in value.items()
         }
     if isinstance(value, list):
-        return [_undescribed(each, mask) for each in value]
-    return mask(Mask.ALL if isinstance(value, str) else Mask.TEXTS, value)
+        items = _member(schema, "items")
+        return [_described(each, items, declared, mask) if items else _all_masked(each, mask) for each in value]
+    if isinstance(value, str) and not _may_show(value, declared):
+        return mask(Mask.ALL, value)
+    return value
+
+
+def _member(schema: Any, name: str) -> Mapping[str, Any]:
+    member = schema.get(name) if isinstance(schema, Mapping) else None
+    return member if isinstance(member, Mapping) else {}
+
+
+def _may_show(text: str, declared: EventType) -> bool:
+    # an admin has described the texts of a custom type; those of a standard type are the callers' choice
+    return is_word(text) if declared.standard else not identifies_person(text)
 
 
 def _name(name: str, mask: Masker) -> str:
@@ -236,7 +239,7 @@ def _only_known(group: Mapping[str, Any], mask: Masker) -> dict[str, Any]:
 
 def _of_group(name: str, value: Any, mask: Masker) -> Any:
     if not isinstance(value, str):
-        return value if isinstance(value, bool) else _all_masked(value, mask)
+        return _all_masked(value, mask)
     if name == "city":
         return mask(Mask.WORDS, value)
     known = value.lower() in _KNOWN_VALUES.get(name, ()) or (name in _VERSIONS and _VERSION.fullmatch(value))

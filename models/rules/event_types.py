@@ -18,6 +18,7 @@ import orjson
 
 from models.errors import FieldError, InvalidContentError
 from models.rules.money import is_negative
+from models.rules.personal_text import MUST_BE_WORD, is_dimension, is_word
 from models.rules.schema_errors import explain, pointer
 from models.rules.schema_size import size_error
 
@@ -28,11 +29,9 @@ _MAX_SCHEMA_BYTES = 16 * 1024
 _MAX_SCHEMA_DEPTH = 32
 MAX_ENTRIES = 50
 _MAX_REPORTED = 20
-_MAX_DIMENSION = 128
 _MAX_POINTER = 1024
 _MONEY_PLACES = 6
 _EXACT_DIGITS = 15
-_NUMBERS = (bool, int, float)
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 
@@ -59,6 +58,8 @@ class EventType:
     """Names of properties that are stored unencrypted for analytics; never personal ones."""
     money: Sequence[str] = ()
     """Names of properties with amounts: strings or numbers with at most six decimal places."""
+    words: Sequence[str] = ()
+    """Names of properties with texts that are stored unencrypted elsewhere, so they must be words."""
     standard: bool = False
 
     @cached_property
@@ -74,7 +75,9 @@ class EventType:
     def errors(self, properties: Mapping[str, Any], *, first: bool = False) -> list[FieldError]:
         """Errors in an event's properties, with pointers into them; at most 20, or with ``first`` one."""
         if self._validator.is_valid(properties):
-            return [] if not self.money else list(self._money_errors(properties))
+            if not self.money and not self.words:
+                return []
+            return [*self._money_errors(properties), *self._word_errors(properties)]
         if first:
             try:
                 self._validator.validate(properties)
@@ -105,21 +108,23 @@ class EventType:
                     "must have at most six decimal places; send more than 15 digits as a string",
                 )
 
+    def _word_errors(self, properties: Mapping[str, Any]) -> Iterator[FieldError]:
+        for name in self.words:
+            if not is_word(properties.get(name, "")):
+                yield FieldError(f"/{name}", f"{name}_is_personal", MUST_BE_WORD)
+
     def dimensions_of(self, properties: Mapping[str, Any]) -> dict[str, Any]:
-        """The properties that are stored unencrypted: declared dimensions with a scalar, short value."""
-        return {name: properties[name] for name in self.dimensions if _is_plain(properties.get(name))}
+        """The properties that are stored unencrypted: declared dimensions whose value is no free text.
+
+        Other values stay in the encrypted body alone.
+        """
+        return {name: properties[name] for name in self.dimensions if is_dimension(properties.get(name))}
 
 
 def _few_places(value: float) -> bool:
     # a double keeps 15 decimal digits: with more, this may not be the number that was sent
     _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     return isinstance(exponent, int) and exponent >= -_MONEY_PLACES and len(digits) <= _EXACT_DIGITS
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _MAX_DIMENSION
-    return isinstance(value, _NUMBERS)
 
 
 def define(

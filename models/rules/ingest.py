@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import orjson
 from models.errors import FieldError
 from models.rules.event_privacy import standard_dimensions
 from models.rules.event_types import EventType, depth_exceeds
+from models.rules.personal_text import looks_personal
 
 MAX_AHEAD = timedelta(hours=24)
 MAX_PROPERTIES_BYTES = 32 * 1024
@@ -41,7 +42,6 @@ def rejected(*errors: FieldError) -> IngestResult:
 
 
 USER_UNKNOWN = rejected(FieldError("/user_id", "user_unknown", "No user has this id."))
-USER_ID_RESERVED = rejected(FieldError("/user_id", "user_id_reserved", "is a reserved word"))
 USER_ERASED = rejected(FieldError("/user_id", "user_erased", "belongs to a user who has been erased"))
 DATA_UNREADABLE = rejected(
     FieldError("/user_id", "data_unreadable", "belongs to a user whose data key is damaged")
@@ -123,10 +123,20 @@ def prepare(
     historical: bool,
 ) -> PreparedEvent | IngestResult:
     body = orjson.dumps(parts)
-    errors = content_errors(parts, body, declared)
+    errors = [*_id_errors(event_id, session_id), *content_errors(parts, body, declared)]
     if errors:
         return rejected(*errors)
     return PreparedEvent(event_id, user_id, event_type, timestamp, session_id, historical, parts, body, declared)
+
+
+def _id_errors(event_id: str, session_id: str) -> Iterator[FieldError]:
+    for name, value in (("event_id", event_id), ("session_id", session_id)):
+        if looks_personal(value):
+            yield FieldError(
+                f"/{name}",
+                f"{name}_is_personal",
+                "must not be an e-mail address or a telephone number: it is stored unencrypted",
+            )
 
 
 def _size_errors(parts: Mapping[str, Any], body: bytes) -> list[FieldError]:

@@ -58,12 +58,13 @@ def _standard(
     required: tuple[str, ...] = (),
     pii: tuple[str, ...] = (),
     dimensions: tuple[str, ...] = (),
+    words: tuple[str, ...] = (),
 ) -> EventType:
     schema: dict[str, Any] = {"type": "object", "properties": dict(properties)}
     if required:
         schema["required"] = list(required)
     money = tuple(name for name, described in properties.items() if described is _MONEY)
-    return EventType(event_type, description, schema, pii, dimensions, money, standard=True)
+    return EventType(event_type, description, schema, pii, dimensions, money, words, standard=True)
 
 
 _USER = (
@@ -109,11 +110,13 @@ _ENGAGEMENT = (
         {"feature": _WORD, "element": _WORD},
         required=("feature",),
         dimensions=("feature",),
+        words=("feature",),
     ),
     _standard(
         "engagement.content_view",
         "A user has looked at content.",
         {"content_id": _ID, "content_type": _WORD, "title": _TEXT, "duration": _SECONDS},
+        pii=("/title",),
         dimensions=("content_type",),
     ),
     _standard(

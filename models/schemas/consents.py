@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from models.schemas.common import Page
-from models.schemas.fields import RequestSchema, ResponseSchema, ShortText, UserId
+from models.schemas.fields import RequestSchema, ResponseSchema, UserId, Word
 from models.schemas.users import MAX_BATCH, Consents, ItemError
 from models.vocabulary import Purpose
 
@@ -22,10 +22,12 @@ class ConsentInput(RequestSchema):
     """A consent to a purpose or its withdrawal, with its source and policy."""
 
     granted: StrictBool
-    source: ShortText = Field(
-        default="api", description="The form or system where it was given.", examples=["signup_form"]
+    source: Word = Field(
+        default="api",
+        description="The form or system where it was given: a word, not a text.",
+        examples=["signup_form", "import:crm-2026"],
     )
-    policy_version: ShortText | None = Field(default=None, examples=["2026-01"])
+    policy_version: Word | None = Field(default=None, examples=["2026-01"])
     legal_basis: LegalBasis = "consent"
 
 

@@ -15,20 +15,12 @@ from pydantic_core import CoreSchema, core_schema
 from models.rules.event_types import MAX_ENTRIES, NAME, NAME_LENGTH
 from models.rules.folding import WORKFLOW_SESSION
 from models.schemas.common import Page
-from models.schemas.fields import (
-    USER_ID_FORM,
-    USER_ID_IS_PERSONAL,
-    USER_ID_PATTERN,
-    AnyTimestamp,
-    RequestSchema,
-    ResponseSchema,
-)
+from models.schemas.fields import AnyTimestamp, PublicText, RequestSchema, ResponseSchema, UserId
 from models.schemas.users import ItemError
 
 MAX_BATCH = 2000
 MAX_ID = 128
 MAX_REFERRER = 2048
-_MOST_MATCHED = 4096
 _NO_DOTS = r"(?s)^(?:[^.]|\.[^.]|\.\..)"
 """Not `.` and `..`, which clients remove from paths."""
 _PRINTABLE = r"^(?:[^\p{C}\p{Z}]| )+$"
@@ -104,18 +96,6 @@ SessionId = Annotated[
         f"must not begin with {WORKFLOW_SESSION} as the platform's own sessions do; send an id such as s-1",
     ),
 ]
-EventUserId = Annotated[
-    str,
-    PatternString("^", "invalid_user_id", USER_ID_FORM, _MOST_MATCHED),
-    PatternString("^[^@]*$", "user_id_is_personal", USER_ID_IS_PERSONAL),
-    PatternString(
-        f"^(?:{USER_ID_PATTERN.pattern})$",
-        "invalid_user_id",
-        USER_ID_FORM,
-        MAX_ID,
-        ("u-1",),
-    ),
-]
 EventTypeName = Annotated[
     str,
     PatternString(
@@ -132,7 +112,7 @@ class EventInput(RequestSchema):
     """A customer event."""
 
     event_id: EventId = Field(description="Unique among all events for as long as events are kept.")
-    user_id: EventUserId
+    user_id: UserId
     event_type: EventTypeName
     timestamp: AnyTimestamp = Field(
         description="When it happened: at most 24 h ahead, and within the retention period of events."
@@ -239,7 +219,7 @@ JsonSchema = Annotated[dict[str, Any], Field(json_schema_extra={"type": "object"
 class EventTypeInput(RequestSchema):
     """A custom event type."""
 
-    description: Annotated[str, Field(max_length=1000)] = ""
+    description: Annotated[str, Field(max_length=1000), PublicText] = ""
     json_schema: JsonSchema = Field(
         alias="schema",
         description="JSON Schema (2020-12) of `event_properties`, without references to other documents.",

@@ -13,14 +13,25 @@ import zoneinfo
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, LiteralString
 
 import email_validator
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from models.errors import FieldError
+from models.rules import personal_text
 from models.rules.domains import with_ascii_domain
+from models.rules.personal_text import is_word, looks_personal
 from models.vocabulary import COUNTRIES
 
 # the library's documented switch: companies use `.local` and the like for internal addresses
@@ -31,7 +42,6 @@ USER_ID_PATTERN = re.compile(r"(?:\.{0,1}[A-Za-z0-9_:-]|\.\.[A-Za-z0-9._:-])[A-Z
 USER_ID_LENGTH = 128
 USER_ID_FORM = "must be 1 to 128 of A-Z a-z 0-9 . _ : - and neither . nor .., such as u-1"
 RESERVED_USER_IDS = frozenset({"null", "undefined", "none", "anonymous", "0"})
-USER_ID_IS_PERSONAL = "must not be an e-mail address: it travels in URLs and workflow ids"
 _YEARS = range(1900, 9999)  # excludes times that Postgres can't store, and times before any signup
 _ALL_YEARS = range(1, 10_000)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
@@ -39,6 +49,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _LANGUAGE_LENGTH = 35
 _EMAIL_LENGTH = 254
+_MOST_EXAMINED = 512
 
 
 class RequestSchema(BaseModel):
@@ -70,8 +81,12 @@ def omittable() -> Any:
 
 
 def _user_id(value: str) -> str:
-    if "@" in value:
-        raise PydanticCustomError("user_id_is_personal", USER_ID_IS_PERSONAL)
+    # The start of a longer text is enough, because the text is refused anyway.
+    if "@" in value or looks_personal(value[:_MOST_EXAMINED]):
+        raise PydanticCustomError(
+            "user_id_is_personal",
+            "must not be an e-mail address or a telephone number: it travels in URLs and workflow ids",
+        )
     # Each text is measured before anything reads it: a parser may need a second for some megabytes.
     if len(value) > USER_ID_LENGTH or USER_ID_PATTERN.fullmatch(value) is None:
         raise PydanticCustomError("invalid_user_id", USER_ID_FORM)
@@ -115,6 +130,24 @@ def _text(value: str) -> str:
     if any(unicodedata.category(character) == "Cc" for character in value):
         raise PydanticCustomError("invalid_characters", "must not contain control characters")
     return value
+
+
+def _word(value: str, field: ValidationInfo) -> str:
+    if not is_word(_text(value)):
+        raise PydanticCustomError(_is_personal(field), personal_text.MUST_BE_WORD)
+    return value
+
+
+def _public_text(value: str, field: ValidationInfo) -> str:
+    if personal_text.identifies_person(value):
+        raise PydanticCustomError(
+            _is_personal(field), "must not contain an e-mail address, a telephone number or a card number"
+        )
+    return value
+
+
+def _is_personal(field: ValidationInfo) -> LiteralString:
+    return f"{field.field_name}_is_personal"
 
 
 def parse_timestamp(value: str, years: range = _YEARS) -> datetime:
@@ -207,6 +240,15 @@ Email = Annotated[
 Name = Annotated[StrictStr, Field(max_length=300), AfterValidator(_text)]
 City = Annotated[StrictStr, Field(max_length=200), AfterValidator(_text)]
 ShortText = Annotated[StrictStr, Field(max_length=64), AfterValidator(_text)]
+Word = Annotated[
+    StrictStr,
+    Field(max_length=64),
+    AfterValidator(_word),
+    _schema(pattern="^[A-Za-z0-9][A-Za-z0-9_.:/+-]*$", minLength=1, maxLength=64),
+]
+"""A text that is stored unencrypted: a slug or a code. The error's code is the field's name and `_is_personal`."""
+PublicText = AfterValidator(_public_text)
+"""For an admin's text that is stored unencrypted and shown: no address or telephone number in it."""
 Timestamp = Annotated[datetime, BeforeValidator(_timestamp), _schema(format="date-time")]
 AnyTimestamp = Annotated[datetime, BeforeValidator(_any_timestamp), _schema(format="date-time")]
 """For times that are compared with a window later: the year 9999 is then too late, and not malformed."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from models.schemas.fields import RequestSchema, ResponseSchema, ShortText
+from models.schemas.fields import PublicText, RequestSchema, ResponseSchema, ShortText
 from models.vocabulary import Role
 
 MAX_RATE_LIMIT = 1_000_000
@@ -18,7 +18,9 @@ RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_LIMIT)]
 class KeyCreate(RequestSchema):
     """A new key."""
 
-    name: ShortText = Field(description="The person or system that uses the key.", examples=["crm-sync"])
+    name: Annotated[ShortText, PublicText] = Field(
+        description="The team or system that uses the key; no address or telephone number.", examples=["crm-sync"]
+    )
     role: Annotated[Role, Field(strict=False)]
     rate_limit: RateLimit | None = Field(
         default=None, description="Requests a minute; null: the installation's default."

@@ -22,6 +22,7 @@ from models.schemas.fields import (
     Timestamp,
     TimeZone,
     UserId,
+    Word,
     omittable,
 )
 from models.vocabulary import AccountStatus, LifecycleStage
@@ -76,7 +77,7 @@ class ConsentsInput(RequestSchema):
 class TransactionsInput(RequestSchema):
     """Only the tier can be set. The other attributes are computed from events."""
 
-    subscription_tier: ShortText | None = None
+    subscription_tier: Word | None = None
     total_purchases: ReadOnly = None
     total_revenue: ReadOnly = None
     average_order_value: ReadOnly = None

@@ -8,7 +8,7 @@ from decimal import Decimal
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Numeric, text
 from sqlmodel import Field, SQLModel
 
-from models.personal import personal
+from models.personal import Mask, personal
 from models.tables.columns import text_column, time_column, transaction_time
 
 
@@ -33,8 +33,8 @@ class Transaction(SQLModel, table=True):
     user_id: str = text_column()
     kind: str = text_column()
     """`purchase` or `refund`."""
-    order_id: bytes | None = personal(None)
-    """Encrypted like the event's body. Every role sees it, because it identifies no person."""
+    order_id: bytes | None = personal(Mask.WORD)
+    """Encrypted like the event's body. Every role sees an id that is a word."""
     amount: Decimal = Field(sa_column=Column(Numeric, nullable=False))
     currency: str = text_column()
     occurred_at: datetime = time_column()

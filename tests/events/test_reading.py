@@ -49,7 +49,7 @@ async def test_other_roles_see_an_event_masked(api: Clients) -> None:
             "query": "***",
             "results": 3,
             "note": "***",
-            "deep": {"n": 1, "s": "***"},
+            "deep": {"n": "***", "s": "***"},
         }
         assert shown["device_info"] == {"device_type": "mobile", "os": "iOS", "device_id": "***", "ip": "***"}
         assert shown["location"] == {
@@ -80,7 +80,7 @@ async def test_data_in_the_place_of_a_property_name_is_masked(api: Clients) -> N
     odd = {"ada@example.com": {"x y": 1}}
     await send(api, event(event_properties=odd, device_info=odd, location=odd))
     (shown,) = (await api.analyst.get("/users/u-1/events")).json()["data"]
-    assert shown["event_properties"] == shown["device_info"] | {"***": {"***": 1}}
+    assert shown["event_properties"] == shown["device_info"] == {"***": {"***": "***"}}
     assert "ada" not in str(shown)
 
 
@@ -99,12 +99,12 @@ async def test_properties_without_a_schema_show_nothing_personal(api: Clients) -
     (shown,) = (await api.analyst.get("/users/u-1/events")).json()["data"]
     assert shown["event_properties"] == {
         "call": "***",
-        "card": ["***", 4.5],
+        "card": ["***", "***"],
         "age": "***",
-        "home": {"lat": "***", "Zip-Code": "***", "floor": 3},
+        "home": {"lat": "***", "Zip-Code": "***", "floor": "***"},
         "found": {"event_id": "***", "born_at": "***", "mail": "***"},
-        "gift": True,
-        "price": 1999.5,
+        "gift": "***",
+        "price": "***",
     }
 
 

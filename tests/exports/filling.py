@@ -77,11 +77,9 @@ def _is_generated(column: Column[Any]) -> bool:
     return column.server_default is not None or isinstance(column.identity, Identity)
 
 
-def _encrypted(
-    table: str, column: str, kind: Mask | None, key: DataKey, mark: str, row: list[Any]
-) -> bytes | None:
+def _encrypted(table: str, column: str, kind: Mask, key: DataKey, mark: str, row: list[Any]) -> bytes | None:
     place, text = f"{table}.{column}", encrypted_text(table, column, mark)
-    if kind is None:  # encrypted, and shown to every role
+    if kind is Mask.WORD:  # encrypted, and shown to every role
         return key.encrypt_json(place, clear_text(table, column, key.subject), *row)
     if place == PLAIN:
         return key.encrypt(place, text.encode(), *row)

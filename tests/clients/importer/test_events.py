@@ -22,7 +22,7 @@ name = "visits"
 historical = true
 
 [consents]
-data_collection = { source = "paper form", policy_version = "2" }
+data_collection = { source = "paper_form", policy_version = "2" }
 
 [fields]
 event_id = "{mapping}-{line}"
@@ -40,8 +40,8 @@ PROFILES = """\
 kind = "profiles"
 
 [consents]
-data_collection = { source = "paper form" }
-profiling = { source = "paper form", legal_basis = "contract" }
+data_collection = { source = "paper_form" }
+profiling = { source = "paper_form", legal_basis = "contract" }
 
 [fields]
 user_id = "u-{id}"
@@ -89,7 +89,7 @@ def test_rows_become_events_of_people_who_have_consented(peer: Peer, write: Writ
     [request] = peer.requests
     assert request["historical"] is True
     assert peer.consents == {
-        "u-7": {"data_collection": {"granted": True, "source": "paper form", "policy_version": "2"}}
+        "u-7": {"data_collection": {"granted": True, "source": "paper_form", "policy_version": "2"}}
     }
 
 
@@ -126,7 +126,7 @@ def test_a_second_run_changes_nothing_and_grants_nothing(peer: Peer, write: Writ
 def test_consents_of_many_people_are_sent_a_thousand_at_a_time(peer: Peer, write: Write, run: Run) -> None:
     know(peer, 1700)
     write("visits.csv", visits(1700, 1700))
-    more = 'profiling = { source = "paper form" }\nmarketing = { source = "paper form" }\n[fields]'
+    more = 'profiling = { source = "paper_form" }\nmarketing = { source = "paper_form" }\n[fields]'
     assert run("visits.csv", mapping=EVENTS.replace("[fields]", more)).code == 0
     assert [len(items) for items in peer.asked] == [999] * 5 + [1700 * 3 - 999 * 5]
     assert all(len(said) == 3 for said in peer.consents.values())
@@ -151,10 +151,10 @@ def test_a_withdrawn_consent_is_granted_if_the_mapping_says_so_for_its_purpose(
     withdrawn = {"granted": False, "source": "api"}
     peer.consents = {"u-0": {"data_collection": withdrawn, "profiling": withdrawn}}
     write("visits.csv", visits(1, 1))
-    consents = 'if_recorded = "replace" }\nprofiling = { source = "paper form", if_recorded = "keep" }'
+    consents = 'if_recorded = "replace" }\nprofiling = { source = "paper_form", if_recorded = "keep" }'
     assert run("visits.csv", mapping=EVENTS.replace('policy_version = "2" }', consents)).code == 0
     assert peer.consents["u-0"] == {
-        "data_collection": {"granted": True, "source": "paper form"},
+        "data_collection": {"granted": True, "source": "paper_form"},
         "profiling": withdrawn,
     }
 
@@ -241,8 +241,8 @@ def test_profiles_are_sent_before_their_consents(peer: Peer, write: Write, run: 
     assert ran.code == 1
     assert re.search(r"^consents granted +4 *$", ran.output, re.MULTILINE)
     said = {
-        "data_collection": {"granted": True, "source": "paper form"},
-        "profiling": {"granted": True, "source": "paper form", "legal_basis": "contract"},
+        "data_collection": {"granted": True, "source": "paper_form"},
+        "profiling": {"granted": True, "source": "paper_form", "legal_basis": "contract"},
     }
     assert peer.consents == {"u-0": said, "u-1": said}
 

@@ -167,7 +167,7 @@ async def test_consents_have_their_source_and_a_withdrawn_one_stays_withdrawn(
     async with httpx.AsyncClient(base_url=api_url, headers=bearer(admin), trust_env=False) as client:
         history = (await client.get("/users/cdnow-00001/consents/history")).json()["data"]
         assert [(said["purpose"], said["source"], said["policy_version"]) for said in history] == [
-            ("data_collection", "cdnow sample 1997", "1997")
+            ("data_collection", "import:cdnow-1997", "1997")
         ]
         assert (await client.delete("/users/cdnow-00001/consents/data_collection")).status_code == 200
     before = await facts(database)
