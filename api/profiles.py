@@ -1,8 +1,10 @@
 """Profiles as each role sees them, their entity tags, and batches of them.
 
 An entity tag covers its representation. Admins, operators and analysts also see values computed from events, so
-these values change their tags. The answer to an integrator's write has no such values, so its tag changes with the
-profile's version alone.
+these values change their tags.
+
+An integrator may not read people, so no answer about a profile tells it whether a write changed anything.
+Otherwise it could test guesses. Its tag is a keyed digest, and changes with each of its writes.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from models.schemas.users import (
     UserUpsert,
 )
 from models.vocabulary import Purpose, Role
-from privacy.masking import sees_personal_data
+from privacy.encryption import Cipher
+from privacy.masking import reads_people, sees_personal_data
 from store.pacing import each
 from store.users.batches import UpsertResult
 from store.users.rows import StoredUser
@@ -102,10 +105,10 @@ def profile_for_writer(role: Role, profile: UserProfile, sent: Mapping[str, Any]
     """A profile as the answer to a write.
 
     An integrator may not read profiles. The response to an integrator has only the attributes of the request, as
-    stored now, `user_id`, `created_at` and `updated_at`.
+    stored now, `user_id`, `created_at` and `updated_at`, which is then the time of the write.
     """
     document = profile.model_dump(mode="json")
-    if sees_personal_data(role):
+    if reads_people(role):
         return document
     return {name: document[name] for name in _ALWAYS} | {
         name: _only(document[name], value) for name, value in sent.items() if name in document
@@ -118,22 +121,23 @@ def _only(value: Any, sent: Any) -> Any:
     return {name: value.get(name) for name in sent or {}}
 
 
-def etag(role: Role, stored: StoredUser, profile: UserProfile) -> str:
+def etag(cipher: Cipher, role: Role, stored: StoredUser, profile: UserProfile) -> str:
     """The entity tag of a profile as a role reads it, or as the answer to an integrator's write."""
     created = int(stored.created_at.timestamp() * 1_000_000)
     version = f"{stored.version}-{created:x}"
-    if role is Role.INTEGRATOR:
-        return f'"{version}-written"'
+    if not reads_people(role):
+        written = f"{profile.user_id} {version} {stored.writes}"
+        return f'"{cipher.fingerprint(b"etag", written.encode()).hex()[:32]}"'
     # Without the score: it decays from day to day, and If-Match must not fail for that.
     behavior = profile.behavior.model_dump_json(exclude={"engagement_score"})
     digest = hashlib.sha256((behavior + profile.transactions.model_dump_json()).encode()).hexdigest()[:16]
     return f'"{version}-{"full" if sees_personal_data(role) else "masked"}-{digest}"'
 
 
-def etags(stored: StoredUser) -> set[str]:
-    """The entity tags of a profile in all its views: a change may name any of them."""
+def etags(cipher: Cipher, caller: Role, stored: StoredUser) -> set[str]:
+    """The entity tags that a change may name: those of all views, but for an integrator only its own."""
     profile = full_profile(stored)
-    return {etag(role, stored, profile) for role in Role}
+    return {etag(cipher, role, stored, profile) for role in (Role if reads_people(caller) else [caller])}
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,14 @@ def _usable_id(item: Any) -> str | None:
     """The id of a rejected item, if it has one that may be repeated."""
     user_id = item.get("user_id") if isinstance(item, dict) else None
     return user_id if isinstance(user_id, str) and is_user_id(user_id) else None
+
+
+_TOLD_TO_READERS: Any = {"unchanged": True, "results": {"__all__": {"changed"}}}
+
+
+def batch_document(role: Role, answer: UserBatchAnswer) -> dict[str, Any]:
+    """The answer to a batch as a role sees it. Only a role that reads people learns what has changed."""
+    return answer.model_dump(mode="json", exclude=None if reads_people(role) else _TOLD_TO_READERS)
 
 
 def batch_answer(checked: Sequence[CheckedItem], outcomes: Sequence[UpsertResult]) -> UserBatchAnswer:

@@ -162,7 +162,15 @@ _INTERNAL = frozenset(
 """Tables that an export omits: another table has the same personal data, or the data is the caller's, such as
 addresses and secrets of callbacks."""
 _INTERNAL_COLUMNS = frozenset(
-    {"users.email_index", "events.shard", "events.generation", "events.xid", "events.sequence", "audit_log.xid"}
+    {
+        "users.email_index",
+        "users.writes",
+        "events.shard",
+        "events.generation",
+        "events.xid",
+        "events.sequence",
+        "audit_log.xid",
+    }
     | {"audit_log.subjects"}  # names other people
 )
 _MASKS: Mapping[Mask, str] = {

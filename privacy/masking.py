@@ -42,6 +42,11 @@ def sees_personal_data(role: Role) -> bool:
     return role is Role.ADMIN
 
 
+def reads_people(role: Role) -> bool:
+    """Whether a role may read people, masked or not. An integrator only writes them."""
+    return role is not Role.INTEGRATOR
+
+
 def mask(kind: Mask, value: Any) -> Any:
     """None stays None."""
     if value is None:

@@ -24,6 +24,7 @@ from models.schemas.consents import (
 )
 from models.schemas.users import Consents
 from models.vocabulary import Purpose, Role
+from privacy.masking import reads_people
 from store.consents import consents
 from store.consents.consents import ConsentDecision, ConsentEntry
 from store.users import users
@@ -62,11 +63,16 @@ async def put_consent(
 
     After the answer to a withdrawal of `data_collection`, no process stores an event of the person until a new
     grant. This includes events that another process is receiving.
+
+    The response to an integrator repeats the request. It doesn't tell whether anything has changed.
     """
     decision = ConsentDecision(purpose, **body.model_dump())
     audit.note(fields=[purpose], details={"granted": decision.granted})
     entry = await consents.decide(connection, user_id, decision, actor=caller.key_id)
-    return json_response(_view(user_id, purpose, entry))
+    if reads_people(caller.role):
+        return json_response(_view(user_id, purpose, entry))
+    await users.count_writes(connection, [user_id])
+    return json_response(ConsentView(user_id=user_id, changed_at=None, **vars(decision)))
 
 
 @router.post("/consents/batch", response_model=ConsentBatchAnswer)
@@ -103,10 +109,16 @@ async def change_consents(
 async def withdraw_consent(
     user_id: UserIdInPath, purpose: Purpose, connection: InTransaction, caller: Caller, audit: AuditOf
 ) -> Response:
-    """Withdraw a consent: the same as `PUT` with `{"granted": false}`. Withdrawing it again changes nothing."""
+    """Withdraw a consent: the same as `PUT` with `{"granted": false}`. Withdrawing it again changes nothing.
+
+    The response to an integrator tells neither the record in force nor whether it is new.
+    """
     audit.note(fields=[purpose], details={"granted": False})
     entry = await consents.withdraw(connection, user_id, purpose, actor=caller.key_id)
-    return json_response(_view(user_id, purpose, entry))
+    if reads_people(caller.role):
+        return json_response(_view(user_id, purpose, entry))
+    await users.count_writes(connection, [user_id])
+    return json_response(_view(user_id, purpose, None))
 
 
 @router.get("/users/{user_id}/consents/history", response_model=ConsentHistory, responses=_MISSING)

@@ -17,6 +17,7 @@ from api.pages import PageQuery, PageRequest
 from api.profiles import (
     AUDITED_FIELDS,
     batch_answer,
+    batch_document,
     check_items,
     etag,
     etags,
@@ -51,6 +52,7 @@ from models.schemas.users import (
     UserSearch,
 )
 from models.vocabulary import AccountStatus, LifecycleStage, Role
+from privacy.masking import reads_people
 from store.pacing import each
 from store.users import batches, users
 from store.users.rows import StoredUser
@@ -99,7 +101,7 @@ async def create_user(
         return claim.replay
     stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
     profile = full_profile(stored)
-    headers = {"Location": f"/users/{body.user_id}", "ETag": etag(caller.role, stored, profile)}
+    headers = {"Location": f"/users/{body.user_id}", "ETag": etag(resources.cipher, caller.role, stored, profile)}
     response = json_response(profile_for_writer(caller.role, profile, sent), 201, headers)
     await idempotency.keep(connection, claim, response, subject=body.user_id)
     return response
@@ -138,6 +140,9 @@ async def upsert_users(
             connection, resources.cipher, patches, actor=caller.key_id, keep_recorded=keep_recorded
         )
         answer = batch_answer(checked, outcomes)
+        if not reads_people(caller.role):
+            updated = [each.user_id for each in answer.results if each.user_id and each.status == "updated"]
+            await users.count_writes(connection, updated)
         details = {"created": answer.created, "updated": answer.updated, "rejected": answer.rejected}
     audit.note(
         subjects=[each.user_id for each in answer.results if each.user_id and each.status != "rejected"],
@@ -146,7 +151,7 @@ async def upsert_users(
     )
     if claim.replay:
         return claim.replay
-    response = json_response(answer)
+    response = json_response(batch_document(caller.role, answer))
     await idempotency.keep(connection, claim, response, subject=None)
     return response
 
@@ -229,7 +234,7 @@ async def get_user(
     stored = await users.find(connection, resources.cipher, user_id)
     audit.note(fields=AUDITED_FIELDS)
     profile = full_profile(stored)
-    headers = {"ETag": etag(caller.role, stored, profile)}
+    headers = {"ETag": etag(resources.cipher, caller.role, stored, profile)}
     if if_none_match_hits(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return json_response(masked_for(caller.role, profile), headers=headers)
@@ -258,23 +263,26 @@ async def patch_user(
 ) -> Response:
     """Change a profile by JSON merge patch (RFC 7396). The value null removes an optional attribute.
 
-    If a patch changes nothing, `updated_at` and `ETag` don't change either. The response to an integrator has only
-    the attributes of the request, `user_id`, `created_at` and `updated_at`.
+    If a patch changes nothing, `updated_at` and `ETag` don't change either. The response to an integrator doesn't
+    tell whether anything has changed. It has only the attributes of the request, `user_id`, `created_at` and the
+    time of the write.
     """
     sent = body.model_dump(exclude_unset=True)
     if sent.pop("user_id", user_id) != user_id:
         raise InvalidContentError([FieldError("/user_id", "read_only", "can't be changed")])
     locked = await users.lock_one(connection, resources.cipher, user_id)
     stored = locked.users[user_id]
-    if if_match is not None and not if_match_holds(if_match, etags(stored)):
+    if if_match is not None and not if_match_holds(if_match, etags(resources.cipher, caller.role, stored)):
         raise PreconditionFailedError
     audit.note(fields=attribute_names(sent))
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
         updated = await users.update_locked(connection, resources.cipher, locked, [changed], actor=caller.key_id)
         stored = updated[user_id]
+    if not reads_people(caller.role):
+        stored = await users.count_write(connection, stored)
     profile = full_profile(stored)
-    headers = {"ETag": etag(caller.role, stored, profile)}
+    headers = {"ETag": etag(resources.cipher, caller.role, stored, profile)}
     return json_response(profile_for_writer(caller.role, profile, sent), headers=headers)
 
 

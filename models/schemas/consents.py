@@ -73,7 +73,9 @@ class ConsentView(ResponseSchema):
     user_id: str
     purpose: Purpose
     granted: bool
-    changed_at: datetime | None = Field(description="Null if nothing was recorded: then `granted` is false.")
+    changed_at: datetime | None = Field(
+        description="Null if nothing was recorded: then `granted` is false. Null in any answer to an integrator."
+    )
     source: str | None
     policy_version: str | None
     legal_basis: str | None

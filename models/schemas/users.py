@@ -233,22 +233,28 @@ class ItemError(ResponseSchema):
 
 
 class UserBatchResult(ResponseSchema):
-    """The result for one item. `changed` is false if the profile was already equal to it."""
+    """The result for one item."""
 
     index: int
     user_id: str | None = Field(description="Null if the item has no valid one.")
     status: str = Field(json_schema_extra={"enum": ["created", "updated", "rejected"]})
-    changed: bool
+    changed: bool | None = Field(
+        default=None,
+        description="False if the profile was already equal to it. Left out for a key that may not read people.",
+    )
     errors: list[ItemError]
 
 
 class UserBatchAnswer(ResponseSchema):
-    """The results for a batch. `unchanged` counts items of `updated` with `changed` false."""
+    """The results for a batch."""
 
     created: int
     updated: int
     rejected: int
-    unchanged: int
+    unchanged: int | None = Field(
+        default=None,
+        description="Items of `updated` with `changed` false. Left out for a key that may not read people.",
+    )
     results: list[UserBatchResult]
 
 

@@ -43,9 +43,12 @@ class User(SQLModel, table=True):
     privacy_preferences: dict[str, bool] = Field(sa_column=Column(JSONB, nullable=False))
     subscription_tier: str | None = text_column(nullable=True)
     version: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("1")))
+    """Grows by one with each change."""
     created_at: datetime = transaction_time()
     updated_at: datetime = transaction_time()
     closed_at: datetime | None = time_column(nullable=True)
+    writes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    """Grows with each write of a key that may not read people, also with one that changes nothing."""
 
 
 class DataKey(SQLModel, table=True):

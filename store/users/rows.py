@@ -23,7 +23,7 @@ from privacy.encryption import Cipher, DataKey
 from store.statements import select
 
 _PERSONAL = frozenset(personal_columns(User))
-_SET_BY_STATEMENTS = {"version", "created_at", "updated_at", "closed_at"}
+_SET_BY_STATEMENTS = {"version", "created_at", "updated_at", "closed_at", "writes"}
 
 WRITTEN = [each for each in columns_of(User) if each.name not in _SET_BY_STATEMENTS]
 """The columns that come from a profile."""
@@ -82,6 +82,7 @@ STORED: list[Any] = [
     col(User.version),
     col(User.created_at),
     col(User.updated_at),
+    col(User.writes),
     *_ACTIVITY,
 ]
 """The columns that :func:`open_row` needs from a statement over `users`."""
@@ -89,12 +90,13 @@ STORED: list[Any] = [
 
 @dataclass(frozen=True)
 class StoredUser:
-    """A stored profile. ``version`` grows by one with each change."""
+    """A stored profile. :class:`models.tables.people.User` describes its numbers."""
 
     profile: Profile
     version: int
     created_at: datetime
     updated_at: datetime
+    writes: int
     activity: Activity = field(default_factory=Activity)
     """The projector computes it from events."""
 
@@ -125,7 +127,7 @@ def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> 
         features=row["features"] or {},
         totals=tuple(CurrencyTotal(*total) for total in row["totals"] or ()),
     )
-    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], activity)
+    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], row["writes"], activity)
 
 
 def encrypted_row(profile: Profile, key: DataKey, cipher: Cipher) -> dict[str, Any]:

@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asyncpg import Record
 from sqlalchemy import bindparam, case, func, update
@@ -186,7 +186,7 @@ async def create(connection: Connection, cipher: Cipher, profile: Profile, *, ac
 
 _GIVEN = unnested("given", *WRITTEN)
 _NOW = func.statement_timestamp()
-_VERSION = [col(User.user_id), col(User.version), col(User.created_at), col(User.updated_at)]
+_VERSION = [col(User.user_id), col(User.version), col(User.created_at), col(User.updated_at), col(User.writes)]
 _IS_CLOSED = _GIVEN.c.account_status == AccountStatus.CLOSED
 
 _INSERT = statement(
@@ -273,6 +273,28 @@ async def update_locked(
     }
 
 
+_COUNT_WRITES = statement(
+    update(User)
+    .values(writes=col(User.writes) + 1)
+    .where(one_of(col(User.user_id), "user_ids"))
+    .returning(col(User.writes), _NOW)
+)
+
+
+async def count_writes(connection: Connection, user_ids: Collection[str]) -> None:
+    """Count a write to profiles whose rows this transaction has locked.
+
+    An integrator's entity tag covers the count. So the tag doesn't tell whether a write changed anything.
+    """
+    await _COUNT_WRITES.execute(connection, user_ids=list(user_ids))
+
+
+async def count_write(connection: Connection, stored: StoredUser) -> StoredUser:
+    """As :func:`count_writes`; returns the profile with the present time as ``updated_at``."""
+    [(writes, now)] = await _COUNT_WRITES.fetch(connection, user_ids=[stored.profile.user_id])
+    return replace(stored, writes=writes, updated_at=now)
+
+
 def _withdrawn(before: Profile, after: Profile) -> list[str]:
     return [purpose for purpose, granted in before.consents.items() if granted and not after.consents.get(purpose)]
 
@@ -290,7 +312,7 @@ def _forbids_more(before: Profile, after: Profile) -> bool:
 
 
 def _stored(profile: Profile, row: Record, activity: Activity) -> StoredUser:
-    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], activity)
+    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], row["writes"], activity)
 
 
 async def _record_consents(

@@ -43,7 +43,7 @@ async def test_every_consent_is_denied_by_default(api: Clients) -> None:
 
 async def test_a_consent_keeps_its_source_policy_and_legal_basis(api: Clients) -> None:
     await api.admin.post("/users", json=user())
-    answer = await api.integrator.put(COLLECTION, json=GRANT)
+    answer = await api.admin.put(COLLECTION, json=GRANT)
     assert answer.status_code == 200
     assert answer.json() | {"changed_at": ""} == {
         "user_id": "u-1",

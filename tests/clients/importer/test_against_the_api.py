@@ -32,17 +32,23 @@ async def users(database: Database) -> dict[str, str]:
     return {row["user_id"]: row["signup_date"].isoformat() for row in rows}
 
 
+@pytest.mark.parametrize(
+    ("role", "updated", "unchanged", "writes"), [(Role.ADMIN, "0", "40", 0), (Role.INTEGRATOR, "40", "0", 1)]
+)
 async def test_a_second_run_changes_nothing_in_the_database(
-    imported: Imports, database: Database, write: Write
+    api_url: str, database: Database, write: Write, role: Role, updated: str, unchanged: str, writes: int
 ) -> None:
+    """An integrator isn't told what is unchanged, and its writes are counted."""
+    imported = Imports(api_url, await new_key(database, role))
     file, mapping = write("people.csv", people(40)), write("mapping.toml", MAPPING)
     assert numbers(await imported(file, mapping)) == ["40", "40", "40", "0", "0", "0"]
     async with database.connection() as connection:
         before = await connection.fetch("SELECT * FROM users ORDER BY user_id")
     second = await imported(file, mapping)
-    assert (second.code, numbers(second)) == (0, ["40", "40", "0", "0", "40", "0"])
+    assert (second.code, numbers(second)) == (0, ["40", "40", "0", updated, unchanged, "0"])
     async with database.connection() as connection:
-        assert await connection.fetch("SELECT * FROM users ORDER BY user_id") == before
+        after = await connection.fetch("SELECT * FROM users ORDER BY user_id")
+    assert [dict(row) for row in after] == [dict(row) | {"writes": writes} for row in before]
 
 
 async def test_the_rejects_file_holds_the_apis_reasons(
