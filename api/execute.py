@@ -143,16 +143,20 @@ async def _execute(execution: Execution) -> Response:
             details={
                 "workflow_id": execution.definition.workflow_id,
                 "instance_id": instance_id,
-                "replayed": claim.replay is not None,
+                "replayed": claim.repeated,
             },
         )
         if claim.replay:
             return claim.replay
-        stored = await starting.start(
-            connection, resources.cipher, execution.definition.startable, _start_request(execution, instance_id)
-        )
-    state = await _start(execution, client, stored, repeatable=claim.held is not None)
-    response = _answer(execution, state, stored.callback_secret)
+        stored = None
+        if not claim.forgotten:
+            request = _start_request(execution, instance_id)
+            stored = await starting.start(connection, resources.cipher, execution.definition.startable, request)
+    if stored is None:
+        state = await Instances.of(resources).get(execution.definition.workflow_id, instance_id)
+    else:
+        state = await _start(execution, client, stored, repeatable=claim.held is not None)
+    response = _answer(execution, state, stored.callback_secret if stored else None)
     if claim.held is not None:
         async with resources.database.transaction() as connection:
             await execution.idempotency.keep(connection, claim, response, subject=execution.request.user_id)

@@ -5,7 +5,7 @@ With one transaction (`POST /users`, `/users/batch`)::
     claim = await idempotency.claim(connection)
     if claim.replay:
         return claim.replay
-    ...                                          # the work
+    ...                                          # the work, or only a read if claim.forgotten
     response = json_response(...)
     await idempotency.keep(connection, claim, response, subject=user_id)
     return response
@@ -29,6 +29,10 @@ A crash before the first commit leaves nothing. A crash between the two leaves t
 finds no replay and the same ``claim.token``. It inserts nothing (the name is taken), and starts the instance
 unless it has started. Two concurrent requests may both get that far; the first answer is kept. After the second
 commit every retry repeats it.
+
+If the person refuses an attribute, removes one, or withdraws a consent, that transaction deletes the bodies of the
+person's stored answers (:func:`store.idempotency.forget`). A repeated request then still takes no effect. It gets
+the same status and `Location`, with the present state.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ from store.idempotency import StoredAnswer
 
 _HEADER = "Idempotency-Key"
 _FORM = re.compile(r"[\x20-\x7e]{1,255}")
+_REPLAYED = "Idempotency-Replayed"
 _KEPT_HEADERS = ("location", "etag", "content-type")
 _TOKEN_BYTES = 16
 
@@ -59,6 +64,7 @@ _TOKEN_BYTES = 16
 class RequestClaim:
     """Whether a request repeats an answer or does its work.
 
+    ``forgotten`` means that the request repeats an answer whose body has been deleted: it must take no effect.
     ``token`` is 22 characters of base64url, from which the id of a new resource is made. It is the same for every
     repetition of the request under its key, and random without a key.
     """
@@ -66,6 +72,15 @@ class RequestClaim:
     token: str
     replay: Response | None
     held: store.Claim | None
+
+    @property
+    def forgotten(self) -> bool:
+        return self.held is not None and self.held.forgotten
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the request has been answered before."""
+        return self.replay is not None or self.forgotten
 
 
 @dataclass(frozen=True)
@@ -93,8 +108,14 @@ class Idempotency:
     async def keep(
         self, connection: Connection, claim: RequestClaim, response: Response, *, subject: str | None
     ) -> None:
-        """Keep the answer, encrypted with the data key of ``subject``, or with the service's own for None."""
+        """Keep the answer, encrypted with the data key of ``subject``, or with the service's own for None.
+
+        The answer of a forgotten claim is marked as a repetition instead, and not kept.
+        """
         if claim.held is None:
+            return
+        if claim.forgotten:
+            response.headers[_REPLAYED] = "true"
             return
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         answer = StoredAnswer(response.status_code, headers, bytes(response.body))
@@ -104,7 +125,7 @@ class Idempotency:
 def _replay(answer: StoredAnswer | None) -> Response | None:
     if answer is None:
         return None
-    return Response(answer.body, answer.status, {**answer.headers, "Idempotency-Replayed": "true"})
+    return Response(answer.body, answer.status, {**answer.headers, _REPLAYED: "true"})
 
 
 async def _idempotency(

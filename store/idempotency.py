@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from models.errors import IdempotencyKeyReusedError, UserErasedError
 from models.tables.access import IdempotentAnswer
 from privacy.encryption import Cipher
 from store.connection import Connection
-from store.statements import parameters, select, statement
+from store.statements import one_of, parameters, select, statement
 from store.users import data_keys
 
 KEPT_HOURS = 24
@@ -37,13 +37,15 @@ class Claim:
 
     ``replay`` is the stored response, if any. ``token`` is 22 characters of base64url, the same for all requests
     under one claim and unique to it. A resource named after it is created once, even if a client repeats the
-    request.
+    request. ``forgotten`` means that :func:`forget` has deleted the response: a request takes no effect, and its
+    answer comes from the present state.
     """
 
     key_id: str
     idempotency_key: str
     token: str
     replay: StoredAnswer | None
+    forgotten: bool = False
 
 
 _NEW = insert(IdempotentAnswer).values(parameters("key_id", "idempotency_key", "fingerprint"))
@@ -99,7 +101,9 @@ async def claim(
     key = (await data_keys.find(connection, cipher, [row["subject"]])).get(row["subject"])
     if key is None:
         raise UserErasedError
-    body = b"" if row["body"] is None else key.decrypt(_BODY, row["body"], key_id, idempotency_key)
+    if row["body"] is None:
+        return Claim(key_id, idempotency_key, token, None, forgotten=True)
+    body = key.decrypt(_BODY, row["body"], key_id, idempotency_key)
     return Claim(key_id, idempotency_key, token, StoredAnswer(row["status"], row["headers"], body))
 
 
@@ -135,5 +139,21 @@ async def keep(
         new_subject=owner,
         new_status=answer.status,
         new_headers=dict(answer.headers),
-        new_body=key.encrypt(_BODY, answer.body, held.key_id, held.idempotency_key) if answer.body else None,
+        new_body=key.encrypt(_BODY, answer.body, held.key_id, held.idempotency_key),
     )
+
+
+_FORGET = statement(
+    update(IdempotentAnswer)
+    .values(body=None)
+    .where(one_of(col(IdempotentAnswer.subject), "user_ids"), col(IdempotentAnswer.body).is_not(None))
+)
+
+
+async def forget(connection: Connection, user_ids: Collection[str]) -> None:
+    """Delete the stored responses about users, in the transaction in which they refuse or withdraw something.
+
+    The claims stay, so a repeated request still takes no effect. Responses to batches hold no attributes.
+    """
+    if user_ids:
+        await _FORGET.execute(connection, user_ids=list(user_ids))

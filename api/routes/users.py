@@ -96,10 +96,13 @@ async def create_user(
     sent = body.model_dump(exclude_unset=True)
     audit.user_id = body.user_id
     claim = await idempotency.claim(connection)
-    audit.note(fields=attribute_names(sent), details={"replayed": claim.replay is not None})
+    audit.note(fields=attribute_names(sent), details={"replayed": claim.repeated})
     if claim.replay:
         return claim.replay
-    stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
+    if claim.forgotten:
+        stored = await users.find(connection, resources.cipher, body.user_id)
+    else:
+        stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
     profile = full_profile(stored)
     headers = {"Location": f"/users/{body.user_id}", "ETag": etag(resources.cipher, caller.role, stored, profile)}
     response = json_response(profile_for_writer(caller.role, profile, sent), 201, headers)

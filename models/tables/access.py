@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Index, Integer, LargeBinary, SmallInteger
+from sqlalchemy import Column, Index, Integer, LargeBinary, SmallInteger, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -44,7 +44,10 @@ class IdempotentAnswer(SQLModel, table=True):
     """The first response to a request with an `Idempotency-Key`."""
 
     __tablename__ = "idempotent_answers"
-    __table_args__ = (Index("idempotent_answers_by_age", "created_at"),)
+    __table_args__ = (
+        Index("idempotent_answers_by_age", "created_at"),
+        Index("idempotent_answers_by_subject", "subject", postgresql_where=text("body IS NOT NULL")),
+    )
 
     key_id: str = text_column(primary_key=True)
     idempotency_key: str = text_column(primary_key=True)
@@ -56,4 +59,5 @@ class IdempotentAnswer(SQLModel, table=True):
     status: int | None = Field(default=None, sa_column=Column(SmallInteger))
     headers: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     body: bytes | None = personal(Mask.ANSWERED)
+    """Deleted if the person refuses an attribute or withdraws a consent: the answer is then made again."""
     created_at: datetime = transaction_time()

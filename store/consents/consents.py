@@ -17,6 +17,7 @@ from sqlmodel import col
 from models.errors import PerennialError, UserErasedError, UserNotFoundError
 from models.tables.people import Consent, ConsentRecord, DataKey, User
 from models.vocabulary import Purpose
+from store import idempotency
 from store.connection import Connection
 from store.consents import locks
 from store.instances import transitions
@@ -244,6 +245,7 @@ async def _append(
     )
     await _TOUCH_USERS.execute(connection, user_ids=list({user_id for user_id, _ in new}))
     await transitions.cancel_withdrawn(connection, withdrawn)
+    await idempotency.forget(connection, {user_id for user_id, _ in withdrawn})
     ordered = sorted(rows, key=lambda row: int(row["record_id"]))
     return [
         ConsentEntry(row["record_id"], decision, actor, row["recorded_at"])

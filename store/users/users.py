@@ -21,6 +21,7 @@ from models.tables.people import DataKey as DataKeyRow
 from models.tables.people import User
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.encryption import Cipher, DataKey, DecryptionError
+from store import idempotency
 from store.connection import Connection
 from store.consents import consents, locks
 from store.consents.consents import ConsentChange
@@ -267,6 +268,8 @@ async def update_locked(
     await transitions.cancel_withdrawn(connection, withdrawn)
     closed = [each.user_id for each in restricted if each.account_status is AccountStatus.CLOSED]
     await transitions.cancel_of_closed(connection, closed)
+    reduced = (each.user_id for each in changed if _lacks_something(before[each.user_id], each))
+    await idempotency.forget(connection, {*reduced, *opted_out, *(user_id for user_id, _ in withdrawn)})
     return {
         row["user_id"]: _stored(profiles[row["user_id"]], row, locked.users[row["user_id"]].activity)
         for row in rows
@@ -309,6 +312,12 @@ def _forbids_more(before: Profile, after: Profile) -> bool:
         not allowed and before.privacy_preferences.get(name) is not False
         for name, allowed in after.privacy_preferences.items()
     )
+
+
+def _lacks_something(before: Profile, after: Profile) -> bool:
+    """Whether a change has removed an attribute."""
+    tier_removed = before.subscription_tier is not None and after.subscription_tier is None
+    return tier_removed or not before.demographics.keys() <= after.demographics.keys()
 
 
 def _stored(profile: Profile, row: Record, activity: Activity) -> StoredUser:

@@ -13,7 +13,7 @@ from runtime.database import Database
 from store import idempotency
 from store.connection import Connection
 from store.idempotency import StoredAnswer
-from tests.support.builders import user
+from tests.support.builders import collected, user
 from tests.support.http import Clients, assert_problem
 
 KEY = {"Idempotency-Key": "request-1"}
@@ -108,6 +108,70 @@ async def test_a_kept_answer_is_encrypted_and_is_410_after_an_erasure(api: Clien
     await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
     again = await api.admin.post("/users", json=user(name="Canary Lovelace"), headers=KEY)
     assert_problem(again, 410, "user_erased")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("PATCH", "/users/u-1", {"privacy_preferences": {"city": False}}),
+        ("PATCH", "/users/u-1", {"demographics": {"city": None}}),
+        ("PATCH", "/users/u-1", {"demographics": None}),
+        ("POST", "/users/batch", {"users": [{"user_id": "u-1", "privacy_preferences": {"city": False}}]}),
+    ],
+)
+async def test_a_refused_attribute_goes_from_the_stored_answer_too(
+    api: Clients, owner: Connection, method: str, path: str, content: Any
+) -> None:
+    document = collected(city="Berlin")
+    first = await api.admin.post("/users", json=document, headers=KEY)
+    by_integrator = await api.integrator.post("/users/batch", json={"users": [document]}, headers=KEY)
+    assert first.json()["demographics"]["city"] == "Berlin"
+    assert (await api.admin.request(method, path, json=content)).status_code == 200
+    assert await owner.fetchval("SELECT body FROM idempotent_answers WHERE subject = 'u-1'") is None
+    again = await api.admin.post("/users", json=document, headers=KEY)
+    assert (again.status_code, again.headers["location"]) == (201, first.headers["location"])
+    assert again.headers["idempotency-replayed"] == "true"
+    present = await api.admin.get("/users/u-1")
+    assert again.json() == present.json()
+    assert again.json()["demographics"]["city"] is None
+    assert again.headers["etag"] == present.headers["etag"]
+    other = await api.admin.post("/users", json=document | {"name": "Other"}, headers=KEY)
+    assert_problem(other, 422, "idempotency_key_reused")
+    same = await api.integrator.post("/users/batch", json={"users": [document]}, headers=KEY)
+    assert same.content == by_integrator.content
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("DELETE", "/users/u-1/consents/data_collection", None),
+        ("PUT", "/users/u-1/consents/data_collection", {"granted": False}),
+        (
+            "POST",
+            "/consents/batch",
+            {"consents": [{"user_id": "u-1", "purpose": "data_collection", "granted": False}]},
+        ),
+        ("PATCH", "/users/u-1", {"consents": {"data_collection": False}}),
+        ("PATCH", "/users/u-1", {"consents": None}),
+    ],
+)
+async def test_a_withdrawal_deletes_the_persons_stored_answers_alone(
+    api: Clients, owner: Connection, method: str, path: str, content: Any
+) -> None:
+    document = collected(city="Berlin")
+    await api.admin.post("/users", json=document, headers=KEY)
+    other = await api.admin.post("/users", json=user("u-2"), headers={"Idempotency-Key": "2"})
+    assert (await api.admin.request(method, path, json=content)).status_code == 200
+    again = await api.admin.post("/users", json=document, headers=KEY)
+    assert (again.status_code, again.json()["consents"]["data_collection"]) == (201, False)
+    assert (
+        await owner.fetchval("SELECT string_agg(subject, ' ') FROM idempotent_answers WHERE body IS NOT NULL")
+        == "u-2"
+    )
+    kept = await api.admin.post("/users", json=user("u-2"), headers={"Idempotency-Key": "2"})
+    assert kept.content == other.content
+    await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now() WHERE subject = 'u-1'")
+    assert_problem(await api.admin.post("/users", json=document, headers=KEY), 410, "user_erased")
 
 
 async def claim_with(database: Database, cipher: Cipher, **changes: Any) -> idempotency.Claim:

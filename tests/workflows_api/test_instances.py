@@ -220,3 +220,27 @@ async def test_a_repeated_request_does_not_start_an_ended_instance_again(
     instance_id = path.rpartition("/")[2]
     described = await temporal.get_workflow_handle(f"onboarding/{instance_id}").describe()
     assert described.status is WorkflowExecutionStatus.CANCELED
+
+
+async def test_a_request_that_is_repeated_after_an_opt_out_starts_nothing(
+    api: Clients, customer: Customer, working: None, database: Database
+) -> None:
+    """The opt-out deletes the stored answer."""
+
+    async def send() -> httpx.Response:
+        return await api.operator.post(
+            "/workflows/onboarding/execute",
+            json={"user_id": customer.user_id},
+            headers={"Idempotency-Key": "opted-out"},
+        )
+
+    first = await send()
+    await until(api, first.headers["location"], current_step="wait_for_first_activity")
+    patch = {"privacy_preferences": {"city": False}}
+    assert (await api.admin.patch(f"/users/{customer.user_id}", json=patch)).status_code == 200
+    again = await send()
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (202, "true")
+    assert again.headers["location"] == first.headers["location"]
+    assert again.json()["current_step"] == "wait_for_first_activity"
+    listed = (await api.operator.get(f"/users/{customer.user_id}/instances")).json()["data"]
+    assert len(listed) == 1
