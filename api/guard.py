@@ -185,15 +185,19 @@ def require_declarations(app: FastAPI) -> None:
 
 async def _authenticate(request: Request, resources: Resources) -> AuthenticatedKey:
     """Check the key and count the request. Raises :class:`UnauthenticatedError`, :class:`TooManyRequestsError`."""
-    secret = _presented_key(request)
+    secret, client = _presented_key(request), request.client.host if request.client else None
+    resources.failures.check(client, secret)
     if secret is None or not api_keys.well_formed(secret):
+        resources.failures.fail(client, secret)
         raise UnauthenticatedError
     async with resources.limiter.connection() as connection:
         key = await api_keys.authenticate(
             connection, secret, default_quota=resources.settings.rate_limit_per_minute
         )
     if key is None:
+        resources.failures.fail(client, secret)
         raise UnauthenticatedError
+    resources.failures.accept(secret)
     request_context_of(request).key = key  # before a 429, whose headers show the key's own limit
     if key.exceeded:
         raise TooManyRequestsError(key.reset_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,6 +12,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from api.ingest import Ingest, Notifier
+from api.throttle import FailureThrottle
 from models.errors import TemporalUnavailableError
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
@@ -20,6 +22,7 @@ from runtime.temporal import EncryptedPayloads, connect
 
 _LIMITER_CONNECTIONS = 4
 _HEALTH_TIMEOUT = timedelta(seconds=1)
+_HEALTH_SECONDS = 1.0
 TEMPORAL_DOWN = (RPCError, RuntimeError)
 """A client that never reached the server raises RuntimeError; one that has lost it raises RPCError."""
 
@@ -36,13 +39,18 @@ class Resources:
     temporal: Client | None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is about to stop. A route that delays its answer then sends it."""
+    failures: FailureThrottle = field(init=False)
     ingest: Ingest = field(init=False)
     _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)
+    _health: tuple[bool, bool] = field(default=(False, False), init=False)
+    _health_until: float = field(default=0.0, init=False)
+    _health_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def __post_init__(self) -> None:
         url = self.settings.require_database_url()
         self._notifier = Notifier(Database(url, size=1, application="notifier"))
+        self.failures = FailureThrottle(self.settings.failed_authentications_per_minute)
         self.ingest = Ingest(self.database, self.cipher, self._notifier)
 
     @classmethod
@@ -83,14 +91,22 @@ class Resources:
             self._temporal_reached = True
         return self.temporal
 
-    async def postgres_answers(self) -> bool:
+    async def health(self) -> tuple[bool, bool]:
+        """Whether Postgres and Temporal answer. A result holds for :data:`_HEALTH_SECONDS`, for all requests."""
+        async with self._health_lock:
+            if time.monotonic() >= self._health_until:
+                self._health = await asyncio.gather(self._postgres_answers(), self._temporal_answers())
+                self._health_until = time.monotonic() + _HEALTH_SECONDS
+            return self._health
+
+    async def _postgres_answers(self) -> bool:
         """Whether Postgres answers within a second."""
         with suppress(TimeoutError, *UNREACHABLE):
             async with asyncio.timeout(_HEALTH_TIMEOUT.total_seconds()), self.database.connection() as connection:
                 return bool(await connection.fetchval("SELECT true"))
         return False
 
-    async def temporal_answers(self) -> bool:
+    async def _temporal_answers(self) -> bool:
         """Whether Temporal answers within a second."""
         if self.temporal is None:
             return False

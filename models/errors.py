@@ -156,6 +156,13 @@ class EventIdConflictError(ConflictError):
         super().__init__("This event_id belongs to an event of another user or type; send a new id.")
 
 
+class LastAdminKeyError(ConflictError):
+    code, title = "last_admin_key", "This is the last admin key"
+
+    def __init__(self) -> None:
+        super().__init__("Without an admin key nobody could manage keys; create another one first.")
+
+
 class AlreadyFinishedError(ConflictError):
     code, title = "already_finished", "The instance has finished"
 
@@ -344,9 +351,9 @@ class UnsupportedMediaTypeError(PerennialError):
 class TooManyRequestsError(PerennialError):
     status, code, title = 429, "rate_limited", "Too many requests"
 
-    def __init__(self, retry_after_seconds: int) -> None:
+    def __init__(self, retry_after_seconds: int, what: str = "This key has reached its limit of requests") -> None:
         super().__init__(
-            "This key has reached its limit of requests a minute; try again after Retry-After seconds.",
+            f"{what} a minute; try again after Retry-After seconds.",
             headers={"Retry-After": str(retry_after_seconds)},
         )
 

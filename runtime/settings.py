@@ -174,6 +174,10 @@ class Settings(BaseSettings):
     """Until the headers of a request are complete."""
     api_body_seconds: float = Field(default=30, gt=0)
     """For a request's body, besides a second for each 8 KiB received."""
+    failed_authentications_per_minute: int = Field(default=300, ge=1)
+    """Requests a minute with a wrong key, from one address to one process. Two without a key count as one."""
+    trusted_proxies: str | None = None
+    """Addresses or networks of proxies, with commas between them. Their `X-Forwarded-For` names the client."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
 
     smtp_url: SmtpUrl | None = None

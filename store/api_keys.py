@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
-from models.errors import KeyNotFoundError
+from models.errors import KeyNotFoundError, LastAdminKeyError
 from models.tables.access import ApiKey, RateWindow
 from models.vocabulary import Role
 from store.connection import Connection
@@ -198,6 +198,12 @@ async def list_keys(
     return [_record(row) for row in rows]
 
 
+_LOCK_ADMINS = statement(
+    select(col(ApiKey.key_id))
+    .where(col(ApiKey.role) == Role.ADMIN, col(ApiKey.revoked_at).is_(None))
+    .order_by(col(ApiKey.key_id))
+    .with_for_update()
+)
 _REVOKE = statement(
     update(ApiKey)
     .values(revoked_at=func.coalesce(col(ApiKey.revoked_at), func.now()))
@@ -207,10 +213,14 @@ _REVOKE = statement(
 
 
 async def revoke(connection: Connection, key_id: str) -> ApiKeyRecord:
-    """Revoke a key from the next request on, in every process; raises :class:`KeyNotFoundError`.
+    """Revoke a key from the next request on, in every process, in the caller's transaction.
 
-    A second revocation keeps the time of the first.
+    A second revocation keeps the time of the first. Raises :class:`KeyNotFoundError`, or
+    :class:`LastAdminKeyError` if no admin key would remain. Of two revocations at once the second waits for the
+    first, and then sees it.
     """
+    if [row["key_id"] for row in await _LOCK_ADMINS.fetch(connection)] == [key_id]:
+        raise LastAdminKeyError
     row = await _REVOKE.fetchrow(connection, key_id=key_id)
     if row is None:
         raise KeyNotFoundError

@@ -33,6 +33,19 @@ async def all_settings(connection: Connection) -> Mapping[str, WorkflowSettings]
     return {row["workflow_id"]: WorkflowSettings(row["max_attempts"], row["enabled"]) for row in rows}
 
 
+_LOCK = statement(
+    select(col(WorkflowSetting.max_attempts), col(WorkflowSetting.enabled))
+    .where(col(WorkflowSetting.workflow_id) == bindparam("workflow_id"))
+    .with_for_update()
+)
+
+
+async def locked(connection: Connection, workflow_id: str) -> WorkflowSettings:
+    """The overrides of a workflow, locked until the transaction ends; the defaults if there are none."""
+    row = await _LOCK.fetchrow(connection, workflow_id=workflow_id)
+    return WorkflowSettings() if row is None else WorkflowSettings(**row)
+
+
 _MAX_ATTEMPTS = bindparam("new_max_attempts", type_=SmallInteger)
 _ENABLED = bindparam("new_enabled", type_=Boolean)
 _CHANGE = statement(

@@ -12,7 +12,7 @@ from api.guard import GuardedRoute, allow, audited, not_audited
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
-from models.errors import KeyNotFoundError
+from models.errors import KeyNotFoundError, LastAdminKeyError
 from models.schemas.common import Page
 from models.schemas.keys import Key, KeyCreate, KeyCreated
 from models.vocabulary import Role
@@ -53,12 +53,17 @@ async def create_key(body: KeyCreate, connection: InTransaction, audit: AuditOf)
     return json_response(answer, 201, {"Location": f"/keys/{record.key_id}"})
 
 
-@router.delete("/keys/{key_id}", status_code=204, response_class=Response, responses=problems(KeyNotFoundError))
+@router.delete(
+    "/keys/{key_id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(KeyNotFoundError, LastAdminKeyError),
+)
 @allow(Role.ADMIN)
 @audited("keys.revoke")
 async def revoke_key(key_id: str, connection: InTransaction, audit: AuditOf) -> Response:
     """Revoke a key. It is rejected from the next request on, in every process. Revoking it again changes
-    nothing."""
+    nothing. The last admin key can't be revoked."""
     await api_keys.revoke(connection, key_id)
     audit.note(details={"key_id": key_id})
     return Response(status_code=204)

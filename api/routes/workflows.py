@@ -12,6 +12,7 @@ from api.idempotency import IdempotencyOf
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
+from models.audit import Detail
 from models.errors import (
     AccountClosedError,
     AccountSuspendedError,
@@ -71,10 +72,13 @@ async def read_workflow(workflow_id: str, connection: InTransaction) -> Response
 
 @router.patch("/workflows/{workflow_id}", response_model=WorkflowView, responses=problems(WorkflowNotFoundError))
 @allow(Role.ADMIN)
-@not_audited
-async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InTransaction) -> Response:
+@audited("workflows.change")
+async def change_workflow(
+    workflow_id: str, body: WorkflowPatch, connection: InTransaction, audit: AuditOf
+) -> Response:
     """Set the attempts at a step, or enable or disable the workflow. Running instances are unaffected."""
     definition = find(workflow_id)
+    before = await workflow_settings.locked(connection, workflow_id)
     changed = await workflow_settings.change(
         connection,
         workflow_id,
@@ -82,6 +86,10 @@ async def change_workflow(workflow_id: str, body: WorkflowPatch, connection: InT
         enabled=body.enabled,
         as_defined="max_attempts" in body.model_fields_set and body.max_attempts is None,
     )
+    details: dict[str, Detail] = {"workflow_id": workflow_id}
+    for name in sorted(body.model_fields_set):
+        details |= {f"{name}_before": getattr(before, name), name: getattr(changed, name)}
+    audit.note(fields=body.model_fields_set, details=details)
     return json_response(_view(definition, changed))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
 import pytest
 
 from models.vocabulary import Role
+from runtime.database import Database
 from store import api_keys
 from store.connection import Connection
 from tests.support.http import Clients, assert_problem, bearer, field_errors
@@ -108,3 +110,30 @@ def test_a_key_has_a_prefix_randomness_and_a_check_sum() -> None:
         assert not api_keys.well_formed(secret[:-1])
         assert not api_keys.well_formed(secret + "0")
         assert not api_keys.well_formed(secret.swapcase())
+
+
+async def test_the_last_admin_key_can_not_be_revoked(api: Clients, owner: Connection) -> None:
+    for key in (await api.admin.get("/keys")).json()["data"]:
+        assert not key["revoked_at"]
+    first = (await api.admin.get("/keys")).json()["data"]
+    own = next(key["id"] for key in first if key["name"] == "test admin")
+    await owner.execute("UPDATE api_keys SET revoked_at = now() WHERE role = 'admin' AND key_id <> $1", own)
+    assert_problem(await api.admin.delete(f"/keys/{own}"), 409, "last_admin_key")
+    assert_problem(await api.admin.delete(f"/keys/{own}"), 409, "last_admin_key")
+    other = (await api.admin.post("/keys", json={"name": "other", "role": "admin"})).json()
+    assert (await api.admin.delete(f"/keys/{own}")).status_code == 204
+    again = await api.admin.delete(f"/keys/{own}", headers=bearer(other["key"]))
+    assert again.status_code == 204, "a second revocation changes nothing"
+
+
+async def test_of_two_revocations_at_once_one_admin_key_remains(api: Clients, database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("UPDATE api_keys SET revoked_at = now() WHERE role = 'admin'")
+        keys = [(await api_keys.create(connection, f"k-{number}", Role.ADMIN))[0] for number in range(2)]
+
+    async def revoke(key_id: str) -> None:
+        async with database.transaction() as connection:
+            await api_keys.revoke(connection, key_id)
+
+    outcomes = await asyncio.gather(*(revoke(key.key_id) for key in keys), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["LastAdminKeyError", "NoneType"]

@@ -299,6 +299,28 @@ async def test_declaring_an_event_type_is_recorded(people: Clients, log: Log) ->
     assert row["details"] == {"event_type": "lesson.finish", "pii": 2, "dimensions": 1}
 
 
+async def test_a_change_to_a_workflow_is_recorded_with_the_values_before_and_after(
+    people: Clients, log: Log
+) -> None:
+    path = "/workflows/onboarding"
+    for number, patch in enumerate(({"max_attempts": 7, "enabled": False}, {"max_attempts": None}, {})):
+        answer = await people.admin.patch(path, json=patch, headers=sent_as(f"r-{number}"))
+        assert answer.status_code == 200
+    await people.operator.patch(path, json={}, headers=sent_as("r-3"))
+    rows = [await only_row(log, f"r-{number}") for number in range(4)]
+    assert {row["action"] for row in rows} == {"workflows.change"}
+    named = {"workflow_id": "onboarding"}
+    assert [(row["fields"], row["details"]) for row in rows[:3]] == [
+        (
+            ["enabled", "max_attempts"],
+            named | {"enabled_before": True, "enabled": False, "max_attempts_before": None, "max_attempts": 7},
+        ),
+        (["max_attempts"], named | {"max_attempts_before": 7, "max_attempts": None}),
+        ([], named),
+    ]
+    assert rows[3]["outcome"] == "denied"
+
+
 async def test_keys_created_and_revoked_on_the_command_line_are_recorded(
     people: Clients, log: Log, api_settings: Settings
 ) -> None:
