@@ -173,7 +173,7 @@ def _delivery(
 
 
 def _maintenance(client: Client, database: Database, cipher: Cipher, owner: Database | None) -> Activities:
-    retention = Retention(database, owner, client)
+    retention = Retention(database, owner, client, CheckpointKey(cipher))
     return [
         Redactions(database, cipher).apply,
         Reconciler(database, cipher, client).reconcile,

@@ -44,9 +44,11 @@ from models.temporal.system import (
     RetentionPlan,
     RetentionRun,
 )
+from privacy.audit_chain import CheckpointKey
 from runtime.database import UNREACHABLE, Database
 from runtime.histories import Histories
 from runtime.temporal import keep_histories
+from store.audit import checkpoints
 from store.connection import Connection
 from store.events import partitions
 from store.events.partitions import Partition, PartitionState, month_start
@@ -66,7 +68,7 @@ the time, so that ingest gets the rest."""
 
 
 class Retention:
-    def __init__(self, database: Database, owner: Database | None, client: Client) -> None:
+    def __init__(self, database: Database, owner: Database | None, client: Client, key: CheckpointKey) -> None:
         self._database = database
         self._client = client
         self._histories = Histories(client)
@@ -79,7 +81,7 @@ class Retention:
             types.IDEMPOTENCY_ANSWERS: partial(Purge.delete_by_index, table=expired.IDEMPOTENT_ANSWERS),
             types.PROFILES: partial(_record_due, count=expired.count_dormant_profiles),
             types.CLOSED_ACCOUNTS: partial(_record_due, count=expired.CLOSED_ACCOUNTS.count),
-            types.AUDIT: _purge_audit,
+            types.AUDIT: partial(_purge_audit, key=key),
         }
 
     @activity.defn(name="retention.begin")
@@ -305,11 +307,11 @@ async def _record_due(purge: Purge, count: Callable[[Connection, datetime], Awai
     await purge.batch(record)
 
 
-async def _purge_audit(purge: Purge) -> None:
+async def _purge_audit(purge: Purge, key: CheckpointKey) -> None:
     """Delete hours of the audit log, the oldest first, until an hour's checkpoint doesn't let it expire."""
 
     async def delete(batch: Batch) -> bool:
-        rows = await expired.expire_audit_hour(batch.connection)
+        rows = await checkpoints.expire_hour(batch.connection, key, batch.older_than)
         await batch.record("audit_log", "deleted", rows or 0)
         return rows is not None
 

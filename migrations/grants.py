@@ -26,7 +26,7 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),
 }
 SEQUENCES = ("events_sequence", "temporal_outbox_outbox_id_seq")
-FUNCTIONS = ("ensure_events_partition(date)", "expire_audit_hour()")
+FUNCTIONS = ("ensure_events_partition(date)", "expire_audit_hour(bytea)")
 
 
 def grant(connection: Connection, role: str) -> None:

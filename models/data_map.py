@@ -150,6 +150,7 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "audit_checkpoints.previous": "head of the previous checkpoint",
     "audit_checkpoints.head": "keyed digest of all checkpoints so far",
     "audit_checkpoints.key_check": "check value of a key",
+    "audit_checkpoints.permit_digest": "digest of the permit to delete an hour",
     "feature_usage.feature": "a dimension of `engagement.feature_click`: a word",
 }
 """The content of every other unencrypted text, JSON document and byte string."""

@@ -4,6 +4,9 @@ The ``digest`` of a checkpoint is SHA-256 over the rows of its hour, in the orde
 row is a line with a JSON array. The ``head`` is HMAC-SHA256 over hour, number of rows, digest, expiry limit,
 creation time and the previous head. So one head covers every row of its hour and of all earlier hours.
 
+The same key makes a *permit* for each hour, and the checkpoint has the SHA-256 of it. Postgres deletes the rows of
+an expired hour only for a caller that gives the permit.
+
 HKDF-SHA256 (RFC 5869) derives the HMAC's key from the key ring. The key is never in the database. An attacker with
 only the database can change rows, but can't compute matching heads.
 """
@@ -59,6 +62,7 @@ class UnsignedCheckpoint:
 class Checkpoint(UnsignedCheckpoint):
     head: bytes
     key_check: str
+    permit_digest: bytes | None
 
 
 class CheckpointKey:
@@ -70,11 +74,22 @@ class CheckpointKey:
         """16 hexadecimal digits that identify the key without revealing it."""
 
     def checkpoint(self, hour: UnsignedCheckpoint) -> Checkpoint:
-        return Checkpoint(**vars(hour), head=self._head(hour), key_check=self.check_value)
+        return Checkpoint(
+            **vars(hour),
+            head=self._head(hour),
+            key_check=self.check_value,
+            permit_digest=hashlib.sha256(self.permit(hour.hour)).digest(),
+        )
 
     def fits(self, checkpoint: Checkpoint) -> bool:
         """Whether this key made the checkpoint and it is unchanged."""
-        return hmac.compare_digest(self._head(checkpoint), checkpoint.head)
+        digest = checkpoint.permit_digest
+        permitted = digest is None or digest == hashlib.sha256(self.permit(checkpoint.hour)).digest()
+        return permitted and hmac.compare_digest(self._head(checkpoint), checkpoint.head)
+
+    def permit(self, hour: datetime) -> bytes:
+        """The permit to delete the rows of an hour, which is in UTC. The database has only its digest."""
+        return hmac.digest(self._key, b"expire " + hour.isoformat().encode(), "sha256")
 
     def _head(self, hour: UnsignedCheckpoint) -> bytes:
         return hmac.digest(self._key, hour.canonical(), "sha256")

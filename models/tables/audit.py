@@ -76,3 +76,5 @@ class AuditCheckpoint(SQLModel, table=True):
     """HMAC-SHA256 of the columns above, with a key that isn't in the database."""
     key_check: str = text_column()
     """Check value of that key: identifies the key without revealing it."""
+    permit_digest: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    """SHA-256 of the permit to delete the hour's rows, which only that key makes. Old checkpoints have none."""

@@ -6,6 +6,7 @@ An hour is identified by its first instant, in UTC. It is closed once no transac
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,14 +21,18 @@ from store.connection import Connection
 from store.retention import periods
 from store.statements import filtered, parameters, select, sql, statement
 
+logger = logging.getLogger("perennial.audit")
+
 HOUR = timedelta(hours=1)
 _PREFETCH = 1000
-_NAMES = ("hour", "rows", "digest", "expires_before", "created_at", "previous", "head", "key_check")
+_NAMES = tuple(AuditCheckpoint.model_fields)
 
 _hour = col(AuditCheckpoint.hour)
 _checkpoints = select(*(getattr(AuditCheckpoint, name) for name in _NAMES))
 _INSERT = statement(insert(AuditCheckpoint).values(parameters(*_NAMES)))
-_LAST = statement(_checkpoints.order_by(_hour.desc()).limit(1))
+# A checkpoint in the future is forged: verification finds it, and the chain continues before it.
+_IS_PAST = _hour <= func.now()
+_LAST = statement(_checkpoints.where(_IS_PAST).order_by(_hour.desc()).limit(1))
 _PAGE = filtered(
     _checkpoints.order_by(_hour).limit(bindparam("limit")),
     after=_hour > bindparam("after"),
@@ -36,7 +41,7 @@ _HAS = statement(select(_hour).where(_hour == bindparam("hour"), col(AuditCheckp
 _NEXT_HOUR = statement(
     select(
         func.coalesce(
-            select(func.max(_hour) + HOUR).scalar_subquery(),
+            select(func.max(_hour) + HOUR).where(_IS_PAST).scalar_subquery(),
             select(func.date_trunc("hour", func.min(AuditRow.occurred_at), "UTC")).scalar_subquery(),
         )
     )
@@ -54,9 +59,10 @@ _CANONICAL_ROWS = statement(
     .where(col(AuditRow.occurred_at) >= bindparam("begins"), col(AuditRow.occurred_at) < bindparam("ends"))
     .order_by(col(AuditRow.occurred_at), col(AuditRow.audit_id))
 )
-# SQL text: the clock, transaction ids and snapshots.
+# SQL text: the clock, transaction ids, snapshots, and a function of the owner's.
 _CLOCK = sql("SELECT clock_timestamp()")
 _TRANSACTION_ID = sql("SELECT pg_current_xact_id()")
+_EXPIRE = sql("SELECT expired_hour, expired_rows FROM expire_audit_hour(:permit)")
 _HORIZON = sql("SELECT pg_snapshot_xmin(pg_current_snapshot())")
 
 
@@ -154,7 +160,29 @@ async def oldest_row(connection: Connection, since: datetime | None = None) -> d
     return oldest
 
 
+async def expire_hour(connection: Connection, key: CheckpointKey, older_than: datetime) -> int | None:
+    """Delete the rows of the oldest hour; returns their number, or None if that hour must stay.
+
+    It may go if it ended before ``older_than`` and the newest checkpoint, which the key has made, lets it expire.
+    Postgres checks the key's permit for the hour, and that it is at least 30 days old.
+    """
+    oldest, newest = await oldest_row(connection), await last(connection)
+    if oldest is None or newest is None:
+        return None
+    if not key.fits(newest):
+        logger.error("the newest audit checkpoint is forged", extra={"hour": newest.hour.isoformat()})
+        return None
+    hour = _hour_of(oldest)
+    if hour + HOUR > min(older_than, newest.expires_before):
+        return None
+    row = await _EXPIRE.fetchrow(connection, permit=key.permit(hour))
+    return None if row is None or row["expired_hour"] is None else row["expired_rows"]
+
+
+def _hour_of(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
 async def is_overdue(connection: Connection, time: datetime, patience: timedelta) -> bool:
     """Whether the hour of a time ended at least ``patience`` ago, by Postgres' clock."""
-    hour = time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return await _ended_before(connection, hour, patience)
+    return await _ended_before(connection, _hour_of(time), patience)

@@ -257,20 +257,12 @@ _COUNT_AUDIT_ROWS = statement(
         .scalar_subquery()
     )
 )
-# SQL text: a function of the owner's.
-_EXPIRE_AUDIT_HOUR = sql("SELECT expired_hour, expired_rows FROM expire_audit_hour()")
 
 
 async def count_audit_rows(connection: Connection, older_than: datetime) -> int:
     """The number of audit rows in whole hours that ended before a time and may expire by the checkpoints."""
     found: int = await _COUNT_AUDIT_ROWS.fetchval(connection, older_than=older_than)
     return found
-
-
-async def expire_audit_hour(connection: Connection) -> int | None:
-    """Delete the oldest hour of the audit log; None if its checkpoint doesn't let it expire."""
-    row = await _EXPIRE_AUDIT_HOUR.fetchrow(connection)
-    return None if row is None or row["expired_hour"] is None else row["expired_rows"]
 
 
 _COUNT_DORMANT = statement(

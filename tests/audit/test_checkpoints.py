@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from temporalio.client import Client
@@ -134,7 +135,9 @@ async def expire(log: Log) -> list[int]:
     gone: list[int] = []
     while True:
         async with log.database.transaction() as connection:
-            rows = await connection.fetchval("SELECT expired_rows FROM expire_audit_hour()")
+            older_than = (await periods.find(connection, "audit")).older_than(datetime.now(UTC))
+            assert older_than is not None
+            rows = await checkpoints.expire_hour(connection, log.key, older_than)
         if rows is None:
             return gone
         gone.append(rows)
@@ -192,6 +195,72 @@ async def test_nothing_younger_than_thirty_days_expires_whatever_the_tables_hold
     assert await expire(log) == []
     await log.superuser.execute("UPDATE audit_checkpoints SET expires_before = 'infinity'")
     assert await expire(log) == []
+    assert await expire_directly(log, log.key.permit(hours_ago(29 * 24))) is None
+
+
+async def expire_directly(log: Log, permit: bytes | None) -> datetime | None:
+    """Call Postgres' function as the runtime role; return the deleted hour."""
+    async with log.database.connection() as connection:
+        hour: datetime | None = await connection.fetchval("SELECT expired_hour FROM expire_audit_hour($1)", permit)
+        return hour
+
+
+FORGE = """INSERT INTO audit_checkpoints
+                  (hour, rows, digest, expires_before, created_at, previous, head, key_check, permit_digest)
+           SELECT greatest($1, hour + interval '1 hour'), 0, sha256(''), '2099-01-01', now(), head,
+                  sha256('forged'), key_check, sha256($2)
+             FROM audit_checkpoints ORDER BY hour DESC LIMIT 1"""
+FUTURE = datetime(2099, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("hour", [FUTURE, hours_ago(1)])
+async def test_a_forged_checkpoint_deletes_nothing_and_is_found(log: Log, hour: datetime) -> None:
+    """The runtime role may insert checkpoints and change periods. It lacks the chain's key."""
+    await log.fill(DAYS_31, 2)
+    await log.checkpoint()
+    await log.verify()
+    async with log.database.connection() as connection:
+        await connection.execute(FORGE, hour, b"guess")
+        await periods.change(connection, "audit", 30, actor="key-1")
+    for permit in (None, b"", b"guess", bytes(32), log.key.permit(hours_ago(DAYS_31 - 1))):
+        assert await expire_directly(log, permit) is None
+    assert await expire(log) == []
+    assert len(await log.rows()) == 6
+    with pytest.raises(ChainBrokenError):
+        await log.verify()
+
+
+async def test_a_checkpoint_of_the_future_does_not_stop_the_chain(log: Log) -> None:
+    await log.fill(4)
+    await log.checkpoint()
+    await log.superuser.execute("DELETE FROM audit_checkpoints WHERE hour >= $1", hours_ago(2))
+    async with log.database.connection() as connection:
+        await connection.execute(FORGE, FUTURE, b"guess")
+    assert (await log.checkpoint()).hours >= 1
+    with pytest.raises(ChainBrokenError, match="is missing"):
+        await log.verify()
+    await log.superuser.execute("DELETE FROM audit_checkpoints WHERE hour > now()")
+    assert (await log.verify()).rows == 3
+
+
+async def test_an_hour_expires_with_its_own_permit_alone(log: Log) -> None:
+    await set_days(log, 30)
+    await log.fill(DAYS_31 + 1, DAYS_31, 2)
+    await log.checkpoint()
+    assert await expire_directly(log, log.key.permit(hours_ago(DAYS_31))) is None
+    assert await expire_directly(log, log.key.permit(hours_ago(DAYS_31 + 1))) == hours_ago(DAYS_31 + 1)
+    assert (await log.verify()).expired_hours == 1
+
+
+async def test_an_hour_without_a_permit_stays_for_two_years(log: Log) -> None:
+    """Its checkpoint is older than permits."""
+    for hours in (731 * 24, 729 * 24):
+        await log.fill(hours)
+        await log.superuser.execute(
+            "INSERT INTO audit_checkpoints VALUES ($1, 3, '', now(), now(), '', '', '', NULL)", hours_ago(hours)
+        )
+    assert await expire_directly(log, None) == hours_ago(731 * 24)
+    assert await expire_directly(log, None) is None
 
 
 async def test_the_schedule_checkpoints_and_reports_a_deleted_checkpoint(

@@ -17,6 +17,8 @@ from models.rules.retention import EXECUTION_LOGS, IDEMPOTENCY_ANSWERS, MESSAGES
 from models.temporal.identity import temporal_workflow_id
 from models.temporal.system import RETENTION_ID, PurgeRequest
 from models.vocabulary import InstanceStatus
+from privacy.audit_chain import CheckpointKey
+from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
@@ -35,10 +37,10 @@ SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 
 
 @pytest.fixture
-async def retention(database: Database, temporal: Client) -> Retention:
+async def retention(database: Database, temporal: Client, cipher: Cipher) -> Retention:
     async with database.transaction() as connection:
         await runs.begin(connection, RUN, "a-test", [EXECUTION_LOGS])
-    return Retention(database, None, temporal)
+    return Retention(database, None, temporal, CheckpointKey(cipher))
 
 
 async def purge(retention: Retention, data_type: str = EXECUTION_LOGS) -> None:
