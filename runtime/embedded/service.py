@@ -118,6 +118,7 @@ def service_environment(
     runtime_url: str,
     owner_url: str,
     temporal: EmbeddedTemporal,
+    ui_url: str,
     api_port: int,
     certificate: ServerCertificate | None,
 ) -> dict[str, str]:
@@ -130,7 +131,7 @@ def service_environment(
         "PERENNIAL_MIGRATION_DATABASE_URL": owner_url,
         "PERENNIAL_KEY_FILE": str((settings.key_file or home.key_file).resolve()),
         "PERENNIAL_TEMPORAL_ADDRESS": temporal.address,
-        "PERENNIAL_TEMPORAL_UI_URL": temporal.ui_url,
+        "PERENNIAL_TEMPORAL_UI_URL": ui_url,
         "PERENNIAL_TEMPORAL_TLS": "false",
         "PERENNIAL_API_PORT": str(api_port),
         "PYTHONPATH": _python_path(),

@@ -19,6 +19,7 @@ from runtime.embedded.processes import Command, last_line, run_to_end
 from runtime.embedded.service import Service, codec_token, service_environment
 from runtime.embedded.temporal_server import EmbeddedTemporal, find_temporal
 from runtime.embedded.terminal import Terminal
+from runtime.embedded.web_ui import WebUi, hidden_address
 from runtime.settings import Settings
 
 # -P: the caller's directory is not searched for modules.
@@ -81,13 +82,19 @@ class Stack:
         self._api_address = ApiAddress(settings.api_host, options.api_port, certificate)
         self._postgres = None if settings.database_url else EmbeddedPostgres(home)
         token = codec_token(home, settings)
+        self._web_ui = WebUi(
+            options.ui_port,
+            lambda: self._temporal.ui_url,
+            f"{self._api_address.url}/codec/{token}" if token else None,
+            str(certificate.authority) if certificate else None,
+        )
         self._temporal = EmbeddedTemporal(
             home,
             port=options.temporal_port,
-            ui_port=options.ui_port,
+            ui_address=hidden_address(),
             binary=find_temporal(settings.temporal_cli),
             namespace=settings.temporal_namespace,
-            codec_endpoint=f"{self._api_address.url}/codec/{token}" if token else None,
+            codec_endpoint=self._web_ui.codec_endpoint,
         )
         self._services: list[Service] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -98,7 +105,7 @@ class Stack:
     async def run(self) -> int:
         self._listen_for_signals()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self._web_ui.serving(), asyncio.TaskGroup() as group:
                 self._spawn(group, self._start_all(group))
                 await self._stop_requested.wait()
                 for task in self._tasks:
@@ -200,6 +207,7 @@ class Stack:
             runtime_url=self._database_url(),
             owner_url=self._owner_url(),
             temporal=self._temporal,
+            ui_url=self._web_ui.url,
             api_port=self._options.api_port,
             certificate=self._api_address.certificate,
         )
@@ -228,7 +236,7 @@ class Stack:
         endpoints: dict[str, Any] = {
             "api": self._api_address.url,
             "temporal": self._temporal.address,
-            "temporal_ui": self._temporal.ui_url,
+            "temporal_ui": self._web_ui.url,
             "postgres": self._database_url(),
             "admin_key_file": str(self._home.admin_key_file),
             "pids": {name: pid for name, pid in pids.items() if not name.startswith("worker-")},
@@ -241,7 +249,7 @@ class Stack:
     def _rows(self) -> list[tuple[str, str]]:
         rows = [
             ("API", f"{self._api_address.url}  (its pages: /docs)"),
-            ("Temporal Web UI", self._temporal.ui_url),
+            ("Temporal Web UI", self._web_ui.url),
             ("Temporal", self._temporal.address),
             ("Postgres", self._postgres.address if self._postgres else "as PERENNIAL_DATABASE_URL says"),
             ("admin key", str(self._home.admin_key_file)),

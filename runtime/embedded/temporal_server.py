@@ -30,6 +30,8 @@ _DYNAMIC_CONFIG = {
     "history.transferProcessorMaxPollRPS": "300",
     # Otherwise timers fire up to a second late.
     "history.timerProcessorMaxTimeShift": '"1ms"',
+    # The HTTP API answers only under this name: with DNS rebinding a page could otherwise use it.
+    "frontend.httpAllowedHosts": f'["{LOOPBACK}:*"]',
 }
 
 
@@ -62,7 +64,7 @@ class EmbeddedTemporal:
         home: Home,
         *,
         port: int = 0,
-        ui_port: int = 0,
+        ui_address: str = LOOPBACK,
         binary: Path | None = None,
         namespace: str = "default",
         codec_endpoint: str | None = None,
@@ -72,9 +74,10 @@ class EmbeddedTemporal:
         self._home = home
         self._binary = binary or find_temporal()
         self._namespace = namespace
+        self._ui_address = ui_address
         self._codec_endpoint = codec_endpoint
         self._dynamic_config = {**_DYNAMIC_CONFIG, **(dynamic_config or {})}
-        self._wanted = {"port": port, "ui-port": ui_port, "http-port": 0, "metrics-port": 0}
+        self._wanted = {"port": port, "ui-port": 0, "http-port": 0, "metrics-port": 0}
         self._ports: dict[str, int] = {}
         self._ports_served = False
         self._process: ChildProcess | None = None
@@ -92,7 +95,8 @@ class EmbeddedTemporal:
 
     @property
     def ui_url(self) -> str:
-        return f"http://{LOOPBACK}:{self._port('ui-port')}"
+        """The Web UI itself, which answers under any host name (:mod:`runtime.embedded.web_ui`)."""
+        return f"http://{self._ui_address}:{self._port('ui-port')}"
 
     @property
     def metrics_url(self) -> str:
@@ -180,6 +184,7 @@ class EmbeddedTemporal:
     def _command(self) -> Command:
         arguments = [str(self._binary), "server", "start-dev", "--ip", LOOPBACK, "--log-level", "warn"]
         arguments += ["--db-filename", str(self._home.temporal / "temporal.db"), "--ui-disable-news-fetch"]
+        arguments += ["--ui-ip", self._ui_address]
         arguments += ["--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=OFF"]
         if self._codec_endpoint is not None:
             arguments += ["--ui-codec-endpoint", self._codec_endpoint]

@@ -110,3 +110,27 @@ def test_the_lock_has_every_package_that_the_project_declares() -> None:
     names = {re.split(r"[\[<>=;~! ]", requirement)[0].lower() for requirement in declared}
     locked = set(re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     assert names <= locked
+
+
+def test_compose_reaches_the_web_ui_through_a_login_alone(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert "ports" not in services["temporal-ui"]
+    assert services["temporal-ui"]["networks"] == services["web-ui-login"]["networks"] == ["web-ui"]
+    inside = {name for name, service in services.items() if "web-ui" in service.get("networks", ())}
+    assert inside == {"temporal", "temporal-ui", "web-ui-login"}
+    login = compose["configs"]["web-ui-login"]["content"]
+    for part in ("basic_auth", "not host 127.0.0.1 localhost", "{$$PASSWORD_HASH}"):
+        assert part in login
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+
+
+@pytest.mark.parametrize("name", [".env", ".env.production", "deploy/keys.json", "deploy/keys-2026.json"])
+def test_git_and_images_ignore_secrets(name: str) -> None:
+    assert subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False).returncode == 0
+    ignored = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert any(Path(name).match(pattern) for pattern in ignored)
+
+
+def test_git_keeps_the_example_environment() -> None:
+    assert subprocess.run(["git", "check-ignore", "-q", ".env.example"], cwd=ROOT, check=False).returncode == 1

@@ -53,7 +53,8 @@ def assert_the_web_ui_decrypts_payloads(stack: RunningStack, client: httpx.Clien
     """Do as its pages do: read the codec's address, ask for permission, and send a payload."""
     ui = stack.endpoints["temporal_ui"]
     codec = client.get(f"{ui}/api/v1/settings").json()["Codec"]["Endpoint"]
-    assert codec.startswith(f"{stack.endpoints['api']}/codec/")
+    assert codec == f"{ui}/codec", "the page gets no token"
+    assert client.get(ui, headers={"host": "rebound.example"}).status_code == 421
     asked = client.options(f"{codec}/decode?preserveStorageRefs=true", headers={"origin": ui})
     assert asked.headers["access-control-allow-origin"] == ui
     plain = {"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "MQ=="}
