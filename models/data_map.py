@@ -130,6 +130,7 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "redactions.after_event_id": EVENT_ID,
     "retention_periods.data_type": WORD,
     "retention_periods.changed_by": KEY_ID,
+    "retention_periods.seal": "keyed digest of the audit log's period",
     "retention_runs.run_id": PLATFORM_ID,
     "retention_runs.requested_by": f"{KEY_ID}, or `system:retention`",
     "retention_runs.data_types": "types of data",

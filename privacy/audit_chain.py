@@ -91,6 +91,10 @@ class CheckpointKey:
         """The permit to delete the rows of an hour, which is in UTC. The database has only its digest."""
         return hmac.digest(self._key, b"expire " + hour.isoformat().encode(), "sha256")
 
+    def seal(self, days: int) -> bytes:
+        """The seal of the audit log's period. Only a sealed period shortens the default."""
+        return hmac.digest(self._key, b"period %d" % days, "sha256")
+
     def _head(self, hour: UnsignedCheckpoint) -> bytes:
         return hmac.digest(self._key, hour.canonical(), "sha256")
 

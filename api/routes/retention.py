@@ -24,7 +24,7 @@ from models.errors import (
     RetentionRunNotFoundError,
     TemporalUnavailableError,
 )
-from models.rules.retention import DATA_TYPES, EXECUTION_LOGS
+from models.rules.retention import AUDIT, DATA_TYPES, EXECUTION_LOGS
 from models.schemas.common import Page
 from models.schemas.retention import (
     DryRun,
@@ -41,6 +41,7 @@ from models.schemas.retention import (
 from models.temporal.public_text import PublicText
 from models.temporal.system import RETENTION, Queue, RetentionRun, retention_id, system_task_queue
 from models.vocabulary import Role
+from privacy.audit_chain import CheckpointKey
 from runtime.provisioning import ensure_namespace, in_namespace
 from runtime.temporal import RPC_TIMEOUT, keep_histories
 from store.retention import periods, preview, runs
@@ -123,7 +124,9 @@ async def set_retention(
     """
     async with audit.transaction() as connection:
         before = await periods.find(connection, data_type)
-        retention = await periods.change(connection, data_type, body.days, actor=caller.key_id)
+        sealed = data_type == AUDIT and body.days is not None
+        seal = CheckpointKey(resources.cipher).seal(body.days or 0) if sealed else None
+        retention = await periods.change(connection, data_type, body.days, actor=caller.key_id, seal=seal)
         audit.note(details={"data_type": data_type, "days": body.days, "days_before": before.days})
     if data_type == EXECUTION_LOGS and resources.temporal is not None:
         assert retention.days is not None  # the type needs a period

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
 
@@ -21,6 +21,8 @@ class RetentionPeriod(SQLModel, table=True):
     """NULL: as long as the account exists."""
     changed_at: datetime = transaction_time()
     changed_by: str = text_column()
+    seal: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    """Of the audit log's period: an HMAC with the chain's key, which the runtime role can't make."""
 
 
 class RetentionRunRow(SQLModel, table=True):

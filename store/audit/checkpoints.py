@@ -14,7 +14,6 @@ from sqlalchemy import Text, bindparam, cast, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
-from models.rules.retention import AUDIT
 from models.tables.audit import AuditCheckpoint, AuditRow
 from privacy.audit_chain import GENESIS, Checkpoint, CheckpointKey, HourDigest, UnsignedCheckpoint
 from store.connection import Connection
@@ -133,7 +132,7 @@ async def checkpoint(connection: Connection, key: CheckpointKey, due: DueHour) -
     hour = due.hour if before else min(due.hour, await _next_hour(connection) or due.hour)
     taken = await digest(connection, hour)
     now: datetime = await _CLOCK.fetchval(connection)
-    expires_before = now - timedelta(days=await periods.days_of(connection, AUDIT))
+    expires_before = now - timedelta(days=await periods.audit_days(connection, key))
     made = key.checkpoint(
         UnsignedCheckpoint(
             hour=hour,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,8 +11,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.errors import DataTypeNotFoundError, FieldError, InvalidContentError
-from models.rules.retention import DATA_TYPES, cutoff
+from models.rules.retention import AUDIT, DATA_TYPES, cutoff
 from models.tables.retention import RetentionPeriod
+from privacy.audit_chain import CheckpointKey
 from store.connection import Connection
 from store.statements import parameters, select, statement
 
@@ -36,11 +38,14 @@ _COLUMNS = (
 )
 _FIND = statement(select(*_COLUMNS).where(col(RetentionPeriod.data_type) == bindparam("data_type")))
 _FIND_ALL = statement(select(*_COLUMNS))
-_insert = insert(RetentionPeriod).values(parameters("data_type", "days", "changed_by"))
+_insert = insert(RetentionPeriod).values(parameters("data_type", "days", "changed_by", "seal"))
 _CHANGE = statement(
     _insert.on_conflict_do_update(
         index_elements=["data_type"],
-        set_={"days": _insert.excluded.days, "changed_by": _insert.excluded.changed_by, "changed_at": func.now()},
+        set_={
+            **{name: _insert.excluded[name] for name in ("days", "changed_by", "seal")},
+            "changed_at": func.now(),
+        },
     ).returning(*_COLUMNS)
 )
 
@@ -71,8 +76,23 @@ async def days_of(connection: Connection, data_type: str) -> int:
     return days
 
 
-async def change(connection: Connection, data_type: str, days: int | None, *, actor: str) -> Retention:
+_SEAL = statement(select(col(RetentionPeriod.seal)).where(col(RetentionPeriod.data_type) == AUDIT))
+
+
+async def audit_days(connection: Connection, key: CheckpointKey) -> int:
+    """The period of the audit log. Without the key's seal it can only be longer than the default."""
+    days, default = await days_of(connection, AUDIT), DATA_TYPES[AUDIT].default_days
+    seal: bytes | None = await _SEAL.fetchval(connection)
+    assert default is not None
+    return days if seal is not None and hmac.compare_digest(seal, key.seal(days)) else max(days, default)
+
+
+async def change(
+    connection: Connection, data_type: str, days: int | None, *, actor: str, seal: bytes | None = None
+) -> Retention:
     """Set a period, which the next run applies; ``actor`` is the id of an API key.
+
+    ``seal`` is needed for a period of the audit log that is shorter than the default.
 
     Raises :class:`DataTypeNotFoundError`, and :class:`InvalidContentError` if the type needs a period.
     """
@@ -81,6 +101,6 @@ async def change(connection: Connection, data_type: str, days: int | None, *, ac
         raise InvalidContentError(
             [FieldError("/days", "period_required", "must be a number: this type needs a period")]
         )
-    row = await _CHANGE.fetchrow(connection, data_type=data_type, days=days, changed_by=actor)
+    row = await _CHANGE.fetchrow(connection, data_type=data_type, days=days, changed_by=actor, seal=seal)
     assert row is not None  # RETURNING
     return Retention(**row)

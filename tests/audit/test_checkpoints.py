@@ -145,7 +145,7 @@ async def expire(log: Log) -> list[int]:
 
 async def set_days(log: Log, days: int) -> None:
     async with log.database.transaction() as connection:
-        await periods.change(connection, "audit", days, actor="key-1")
+        await periods.change(connection, "audit", days, actor="key-1", seal=log.key.seal(days))
 
 
 DAYS_31 = 31 * 24
@@ -228,6 +228,21 @@ async def test_a_forged_checkpoint_deletes_nothing_and_is_found(log: Log, hour: 
     assert len(await log.rows()) == 6
     with pytest.raises(ChainBrokenError):
         await log.verify()
+
+
+@pytest.mark.parametrize("seal", [None, b"", b"guess", 31])
+async def test_a_shorter_period_needs_the_seal_of_the_chains_key(log: Log, seal: bytes | int | None) -> None:
+    """The runtime role may write the table of periods."""
+    async with log.database.transaction() as connection:
+        given = log.key.seal(seal) if isinstance(seal, int) else seal
+        await periods.change(connection, "audit", 30, actor="key-1", seal=given)
+    await log.fill(DAYS_31, 2)
+    await log.checkpoint()
+    assert await expire(log) == []
+    await log.superuser.execute("DELETE FROM audit_checkpoints WHERE hour >= $1", hours_ago(2))
+    await set_days(log, 30)
+    await log.checkpoint()
+    assert await expire(log) == [3]
 
 
 async def test_a_checkpoint_of_the_future_does_not_stop_the_chain(log: Log) -> None:
