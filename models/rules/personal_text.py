@@ -9,7 +9,7 @@ form of an address or a telephone number:
   - `00` and 10 to 15 further digits, or `0` and 10 or 11 further digits
   - an area code with `0` or in parentheses, a separator, and the subscriber's number: 9 to 13 digits
   - three, three and four digits with separators, also after `1`
-  - groups of digits with spaces: 9 to 15 digits in three or more groups
+  - groups of digits with spaces: at least ten digits in three or more groups
 - `tel:`, `phone:` and the like before 7 to 15 digits
 
 Percent-encoding and Unicode's other forms of digits and signs don't hide them. Plain numbers, UUIDs, ULIDs, times
@@ -36,7 +36,7 @@ _ORDINARY = re.compile(
 """Most ids: nothing below can match them."""
 _DECODINGS = 3
 _E_MAIL = re.compile(r"[^\s@]@[^\s@]")
-_GAP = r"[\s().:_\-/\u2010-\u2015]{0,3}"
+_GAP = r"[\s().:_\-/]{0,3}"
 _INTERNATIONAL = re.compile(rf"(?<!\d)\+{_GAP}[1-9](?:{_GAP}\d){{6,14}}(?!\d)")
 _LABEL = re.compile(
     r"(?:tel|telephone|phone|mobile|cell|msisdn|sms|whatsapp|fax)(?:[:=_.\-\s]+|number[:=_.\-\s]+)", re.IGNORECASE
@@ -45,11 +45,12 @@ _LABELLED = re.compile(r"(?:tel|telephone|phone|msisdn|whatsapp|fax)[:=]\s*[\d\s
 _NATIONAL = re.compile(
     r"00[1-9]\d{9,14}"
     r"|0[1-9]\d{9,10}"
-    r"|0\d{1,5}[\s._\-/]+\d[\d\s._\-/]*"
+    r"|00?[1-9]\d{0,4}[\s._\-/]+\d[\d\s._\-/]*"
     r"|\(\d{1,5}\)[\s._\-/]*\d[\d\s._\-/]*"
     r"|(?:1[\s._\-/]?)?(?:\d{3}|\(\d{3}\))[\s._\-/]+\d{3}[\s._\-/]+\d{4}"
-    r"|\(?\d+\)?(?:\s+\(?\d+\)?){2,}"
+    r"|(?=(?:\D*\d){10})\(?\d+\)?(?:\s+\(?\d+\)?){2,}"
 )
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
 _DATE = re.compile(
     r"(?:(?:19|20)\d\d[\s.\-/]?(?:0[1-9]|1[0-2])(?:[\s.\-/]?(?:0[1-9]|[12]\d|3[01]))?"
     r"|[0-3]?\d[.\-/ ][01]?\d[.\-/ ](?:19|20)\d\d)(?!\d)"
@@ -108,7 +109,8 @@ def _plain(text: str) -> str:
         text = unquote(text)
     if text.isascii():
         return text.strip()
-    return "".join(str(unicodedata.decimal(each, each)) for each in unicodedata.normalize("NFKC", text)).strip()
+    text = _DASHES.sub("-", unicodedata.normalize("NFKC", text))
+    return "".join(str(unicodedata.decimal(each, each)) for each in text).strip()
 
 
 def _digits(text: str) -> int:
