@@ -53,6 +53,9 @@ async def ui(home: Home, decoder: Decoder) -> AsyncIterator[WebUi]:
     proxy = WebUi(free_port(), lambda: temporal.ui_url, f"{address}/codec/{TOKEN}")
     temporal = EmbeddedTemporal(home, ui_address=hidden_address(), codec_endpoint=proxy.codec_endpoint)
     async with server, temporal, proxy.serving():
+        async with asyncio.timeout(15):  # the Web UI may have tried to reach Temporal's port too early
+            while (await ask(proxy, "/api/v1/namespaces")).status_code == 503:
+                await asyncio.sleep(0.1)
         yield proxy
 
 
