@@ -6,11 +6,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-import asyncpg
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -101,15 +101,19 @@ def worker() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    _migrate(load_settings())
+    from migrations.run import migrate_database
+
+    migrate_database(load_settings())
 
 
 @app.command(hidden=True)
 def bootstrap() -> None:
     """Create the key file, the schema and an admin key of the embedded stack."""
+    from migrations.run import migrate_database
+
     settings = load_settings()
     KeyFile(settings.require_key_file()).create()
-    _migrate(settings)
+    migrate_database(settings)
     admin_key_file = settings.home / "admin.key"
     if not admin_key_file.exists():
         _, key = _with_database(settings, lambda connection: _create_key(connection, "admin", Role.ADMIN, None))
@@ -123,16 +127,9 @@ def bootstrap() -> None:
 @app.command(name="check-migrations", hidden=True)
 def check_migrations() -> None:
     """Fail unless the migrations give exactly the schema that the models declare."""
-    from runtime.embedded.postgres import scratch_postgres
-    from runtime.migrate import check, upgrade
+    from runtime.migrate import check_on_scratch
 
-    async def run() -> None:
-        async with scratch_postgres() as postgres:
-            settings = Settings(database_url=postgres.runtime_url, migration_database_url=postgres.owner_url)
-            await asyncio.to_thread(upgrade, settings)
-            await asyncio.to_thread(check, settings)
-
-    asyncio.run(run())
+    asyncio.run(check_on_scratch())
     typer.echo("The migrations give the schema that the models declare.")
 
 
@@ -153,6 +150,21 @@ def data_map(
     elif not file.exists() or file.read_text() != wanted:
         raise ConfigurationError(f"{file} is out of date; write it anew with `perennial data-map`.")
     typer.echo(f"{file} says what the tables declare.")
+
+
+@app.command()
+def status(
+    url: Annotated[str | None, typer.Option(help="The API; default: the running stack's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer of /health/ready.")] = False,
+    watch: Annotated[float | None, typer.Option(min=1, help="Show it again after so many seconds.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Show whether the stack works, and why not. Exit codes: 0 ready, 1 degraded, 2 unreachable."""
+    from clients.status import StatusOptions, run_status
+
+    endpoints = endpoints_of(home or load_settings().home)
+    options = StatusOptions(url or str(endpoints.get("api", "")), _ca_file(endpoints, url), as_json, watch)
+    raise typer.Exit(run_status(options, typer.echo))
 
 
 @app.command(name="import")
@@ -194,7 +206,7 @@ def import_file(
         key=key or _admin_key(endpoints),
         batch_size=batch_size,
         dry_run=dry_run,
-        ca_file=Path(endpoints["ca_file"]) if "ca_file" in endpoints and not url else None,
+        ca_file=_ca_file(endpoints, url),
     )
     _exit(run_import(options))
 
@@ -231,8 +243,9 @@ def keys_list(home: HomeOption = None) -> None:
     for record in _with_database(settings, api_keys.list_keys):
         limit = "default" if record.rate_limit is None else str(record.rate_limit)
         revoked = f"{record.revoked_at:%Y-%m-%d %H:%M}" if record.revoked_at else ""
-        created = f"{record.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(record.key_id, record.name, record.role, limit, created, revoked)
+        table.add_row(
+            record.key_id, record.name, record.role, limit, f"{record.created_at:%Y-%m-%d %H:%M}", revoked
+        )
     Console().print(table)
 
 
@@ -321,22 +334,6 @@ def _parse_head(given: str | None) -> bytes | None:
     return head
 
 
-def _migrate(settings: Settings) -> None:
-    """Bring the schema up to date, and begin a new generation of the log after a logical restore."""
-    from sqlalchemy.exc import DBAPIError
-
-    from runtime.migrate import upgrade
-    from store.events import log
-
-    try:
-        upgrade(settings)
-    except (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise ConfigurationError(
-            f"The database can't be migrated ({type(error).__name__}); is it there, and does its role own it?"
-        ) from error
-    _with_database(settings, log.settle_generation)
-
-
 async def _create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:
     from store import api_keys
     from store.audit import entries as audit
@@ -382,11 +379,15 @@ def _for_running_stack(settings: Settings, home: Path | None) -> Settings:
     return settings.model_copy(update={"database_url": found})
 
 
+def _ca_file(endpoints: dict[str, Any], url: str | None) -> Path | None:
+    """The running stack's certificate authority, unless another API is meant."""
+    return Path(endpoints["ca_file"]) if "ca_file" in endpoints and not url else None
+
+
 def _admin_key(endpoints: dict[str, Any]) -> str:
-    try:
+    with suppress(KeyError, OSError):
         return Path(endpoints["admin_key_file"]).read_text().strip()
-    except (KeyError, OSError):
-        return ""
+    return ""
 
 
 def _exit(code: int) -> NoReturn:
@@ -404,7 +405,7 @@ def main() -> None:
         typer.echo(f"perennial: {error}", err=True)
     except UNREACHABLE:
         typer.echo("perennial: the database can't be reached; is it running?", err=True)
-    sys.exit(1)
+    _exit(1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -32,6 +33,10 @@ from activities.reconciler import Reconciler
 from activities.recording import StepRecorder
 from activities.redaction import Redactions
 from activities.retention import Retention, set_history_retention
+from checks import temporal
+from checks.clocks import too_far_apart
+from checks.start import StartChecks
+from checks.unmet import UnmetError
 from delivery.smtp import SmtpTransport
 from delivery.transport import Transport
 from delivery.webhook import WebhookTransport
@@ -283,20 +288,28 @@ async def run(settings: Settings) -> None:
         for pool in filter(None, (owner, database)):
             await pool.open()
             closing.push_async_callback(pool.close)
-        workers = await unless(stopping, _prepare(settings, ring, database, owner))
-        if workers is None:
+        prepared = await unless(stopping, _prepare(settings, ring, database, owner))
+        if prepared is None:
             logger.info("stopped before Temporal had taken the worker")
             return
+        workers, checks = prepared
         collect_garbage_rarely(*COLLECTOR)
-        async with polling(workers):
+        async with checks.continued(stopping.set), polling(workers):
             announce_ready(settings.ready_file)
             logger.info("worker is polling", extra={"task_queues": [each.task_queue for each in workers]})
             await stopping.wait()
 
 
-async def _prepare(settings: Settings, ring: KeyRing, database: Database, owner: Database | None) -> list[Worker]:
-    """The workers, as soon as Temporal answers and runs the system's jobs."""
+async def _prepare(
+    settings: Settings, ring: KeyRing, database: Database, owner: Database | None
+) -> tuple[list[Worker], StartChecks]:
+    """The workers, as soon as Temporal answers and runs the system's jobs.
+
+    Raises :class:`checks.unmet.UnmetError`. The checks wait for Postgres if it doesn't answer.
+    """
     client = await _connect(settings, EncryptedPayloads(ring.payload.current, ring.payload.keys))
+    checks = StartChecks(settings, client)
+    await checks.run()
     system = in_namespace(client, settings.system_namespace)
     cipher = Cipher(ring)
     workers = [
@@ -305,7 +318,7 @@ async def _prepare(settings: Settings, ring: KeyRing, database: Database, owner:
     ]
     await _provision(client, system, settings.task_queue)
     await set_history_retention(client, database)
-    return workers
+    return workers, checks
 
 
 async def _connect(settings: Settings, codec: EncryptedPayloads) -> Client:
@@ -325,13 +338,22 @@ async def _provision(client: Client, system: Client, task_queue: str) -> None:
         try:
             if await has_namespace(client):
                 await ensure_namespace(system)
+                since = time.time()
                 await _start_jobs(system, task_queue)
+                await _compare_clocks(system, since)
                 return
             logger.warning("Temporal has no such namespace yet", extra={"namespace": client.namespace})
         except RPCError as error:
             # A new namespace is NOT_FOUND for some seconds on a Temporal of several hosts.
             logger.warning("Temporal did not take the system's jobs yet", extra={"status": error.status.name})
         await asyncio.sleep(1)
+
+
+async def _compare_clocks(system: Client, since: float) -> None:
+    """Raise :class:`checks.unmet.UnmetError` if Temporal's clock is too far off; ``since`` is before the jobs."""
+    seconds = await temporal.skew(system, SCHEDULES[-1].workflow_id, since)
+    if unmet := too_far_apart(seconds, "Temporal"):
+        raise UnmetError(unmet)
 
 
 async def _start_jobs(system: Client, task_queue: str) -> None:

@@ -50,7 +50,6 @@ from store.retention.runs import Batch, RetentionExtendedError
 
 logger = logging.getLogger("perennial.retention")
 
-MONTHS_AHEAD = 3
 LOCK_TIMEOUT = "5s"
 """Of the owner's connection: how long one DETACH or FINALIZE waits."""
 ATTEMPTS = 12
@@ -69,7 +68,7 @@ class Partitions:
     async def make_ahead(self) -> PartitionsMade:
         """Create the missing partitions of this month and the next few."""
         made = []
-        for month in partitions.months_ahead(datetime.now(UTC).date(), MONTHS_AHEAD):
+        for month in partitions.months_ahead(datetime.now(UTC).date(), partitions.MONTHS_AHEAD):
             async with self._database.transaction() as connection:
                 if await partitions.ensure(connection, month):
                     made.append(month.isoformat())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -13,16 +11,16 @@ from temporalio.service import RPCError
 
 from api.ingest import Ingest, Notifier
 from api.throttle import FailureThrottle
+from checks.health import Health
 from models.errors import TemporalUnavailableError
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
-from runtime.database import UNREACHABLE, Database
+from runtime.database import Database
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, connect
 
 _LIMITER_CONNECTIONS = 4
 _HEALTH_TIMEOUT = timedelta(seconds=1)
-_HEALTH_SECONDS = 1.0
 TEMPORAL_DOWN = (RPCError, RuntimeError)
 """A client that never reached the server raises RuntimeError; one that has lost it raises RPCError."""
 
@@ -41,17 +39,16 @@ class Resources:
     """Set when the process is about to stop. A route that delays its answer then sends it."""
     failures: FailureThrottle = field(init=False)
     ingest: Ingest = field(init=False)
+    health: Health = field(init=False)
     _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)
-    _health: tuple[bool, bool] = field(default=(False, False), init=False)
-    _health_until: float = field(default=0.0, init=False)
-    _health_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def __post_init__(self) -> None:
         url = self.settings.require_database_url()
         self._notifier = Notifier(Database(url, size=1, application="notifier"))
         self.failures = FailureThrottle(self.settings.failed_authentications_per_minute)
         self.ingest = Ingest(self.database, self.cipher, self._notifier)
+        self.health = Health(self.settings, self.database, self.cipher, self.temporal)
 
     @classmethod
     async def build(cls, settings: Settings) -> Resources:
@@ -90,30 +87,6 @@ class Resources:
                 raise TemporalUnavailableError from None
             self._temporal_reached = True
         return self.temporal
-
-    async def health(self) -> tuple[bool, bool]:
-        """Whether Postgres and Temporal answer. A result holds for :data:`_HEALTH_SECONDS`, for all requests."""
-        async with self._health_lock:
-            if time.monotonic() >= self._health_until:
-                self._health = await asyncio.gather(self._postgres_answers(), self._temporal_answers())
-                self._health_until = time.monotonic() + _HEALTH_SECONDS
-            return self._health
-
-    async def _postgres_answers(self) -> bool:
-        """Whether Postgres answers within a second."""
-        with suppress(TimeoutError, *UNREACHABLE):
-            async with asyncio.timeout(_HEALTH_TIMEOUT.total_seconds()), self.database.connection() as connection:
-                return bool(await connection.fetchval("SELECT true"))
-        return False
-
-    async def _temporal_answers(self) -> bool:
-        """Whether Temporal answers within a second."""
-        if self.temporal is None:
-            return False
-        with suppress(TimeoutError, *TEMPORAL_DOWN):
-            async with asyncio.timeout(_HEALTH_TIMEOUT.total_seconds()):
-                return await self.temporal.service_client.check_health(timeout=_HEALTH_TIMEOUT)
-        return False
 
 
 def limiter_database(url: str) -> Database:

@@ -18,6 +18,7 @@ import uvloop
 from api.app import create_app
 from api.connections import Limits, bounded
 from api.resources import Resources
+from checks.start import StartChecks
 from runtime.process import announce_ready, collect_garbage_rarely
 from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
@@ -36,7 +37,8 @@ def serve(settings: Settings) -> int:
     The process then stores waiting events, closes its connections and exits.
 
     The process also starts while Postgres or Temporal is unreachable. Until it can connect, requests that need the
-    unreachable server get 503.
+    unreachable server get 503. Raises :class:`checks.unmet.UnmetError` if a server that answers doesn't meet
+    Perennial's needs, also if it first answers later.
     """
     listening = _listen(settings.api_host, settings.api_port)
     if listening is None:
@@ -78,7 +80,12 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         ssl_context_factory=_tls_context(settings),
     )
-    await _Server(config, settings.ready_file, resources.stopping).serve(sockets=[listening])
+    server = _Server(config, settings.ready_file, resources.stopping)
+    assert resources.temporal is not None  # build() has made it
+    checks = StartChecks(settings, resources.temporal)
+    await checks.run()
+    async with checks.continued(server.stop):
+        await server.serve(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
@@ -101,10 +108,10 @@ class _Server(uvicorn.Server):
         # Replaces uvicorn's method, which raises the signal again after the server has stopped.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop, number)
+            loop.add_signal_handler(number, self.stop, number)
         yield
 
-    def _stop(self, number: int) -> None:
+    def stop(self, number: int = signal.SIGTERM) -> None:
         self._stopping.set()
         self.handle_exit(number, None)
 

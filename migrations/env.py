@@ -16,11 +16,10 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from migrations.grants import grant
+from migrations.grants import MIGRATION_LOCK, grant
 from models.tables.events import Xid8
 from models.tables.registry import metadata
 
-_LOCK = 0x7065_7265_6E6E_6961  # "perennia"
 _TIMEOUT_SECONDS = 10
 _PARTITION = re.compile(r"events_\d{4}_\d\d")
 
@@ -57,7 +56,7 @@ def _run(connection: Connection) -> None:
         connection=connection, target_metadata=metadata, compare_server_default=False, include_name=_is_declared
     )
     with context.begin_transaction():
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         context.run_migrations()
         role = context.config.attributes.get("runtime_role")
         if role is not None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from api.dependencies import ResourcesOf
 from api.guard import GuardedRoute, public
 from api.responses import json_response
-from models.schemas.common import Check, Live, Ready
+from models.schemas.common import Check, Live, Ready, Reason
 
 router = APIRouter(route_class=GuardedRoute, prefix="/health", tags=["health"])
 
@@ -27,12 +27,17 @@ async def live() -> Response:
 )
 @public
 async def ready(resources: ResourcesOf) -> Response:
-    """Check each dependency, at most once a second. A check takes at most a second."""
-    postgres, temporal = await resources.health()
-    checks = {"postgres": _check(postgres), "temporal": _check(temporal)}
-    if postgres and temporal:
-        return json_response(Ready(status="ready", checks=checks))
-    return json_response(Ready(status="unready", checks=checks), 503)
+    """Check each dependency, at most once a second. `degraded` is still 200: the API takes requests."""
+    report = await resources.health.report()
+    checks = {"postgres": _check(report.postgres), "temporal": _check(report.temporal)}
+    reasons = [Reason(code=code, detail=sentence) for code, sentence in report.reasons] or None
+    if report.postgres and report.temporal:
+        return _answer(Ready(status="degraded" if reasons else "ready", checks=checks, reasons=reasons), 200)
+    return _answer(Ready(status="unready", checks=checks, reasons=reasons), 503)
+
+
+def _answer(ready: Ready, status: int) -> Response:
+    return json_response(ready.model_dump(exclude_none=True), status)
 
 
 def _check(answers: bool) -> Check:

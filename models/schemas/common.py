@@ -61,11 +61,21 @@ class Check(ResponseSchema):
     status: Literal["ok", "unavailable"]
 
 
-class Ready(ResponseSchema):
-    """Whether the process can work, and the state of each dependency."""
+class Reason(ResponseSchema):
+    """One reason why the platform is degraded."""
 
-    status: Literal["ready", "unready"]
+    code: str = Field(description="A stable code.", examples=["projector_stands_still"])
+    detail: str = Field(description="What is wrong, for people.")
+
+
+class Ready(ResponseSchema):
+    """Whether the process can work, the state of each dependency, and why work doesn't progress."""
+
+    status: Literal["ready", "degraded", "unready"] = Field(
+        description="`degraded`: the API takes requests, but some work behind it doesn't progress."
+    )
     checks: dict[str, Check]
+    reasons: list[Reason] | None = Field(default=None, description="Absent if there are none.")
 
 
 class EncodedPayloads(RequestSchema):

@@ -185,3 +185,9 @@ def _hour_of(time: datetime) -> datetime:
 async def is_overdue(connection: Connection, time: datetime, patience: timedelta) -> bool:
     """Whether the hour of a time ended at least ``patience`` ago, by Postgres' clock."""
     return await _ended_before(connection, _hour_of(time), patience)
+
+
+async def is_behind(connection: Connection, patience: timedelta) -> bool:
+    """Whether the next hour to checkpoint ended at least ``patience`` ago."""
+    hour = await _next_hour(connection)
+    return hour is not None and await _ended_before(connection, hour, patience)

@@ -22,6 +22,8 @@ from store.connection import Connection
 from store.events import redactions
 from store.statements import sql
 
+MONTHS_AHEAD = 3
+"""Partitions are created so many months before their month."""
 _NAME = re.compile(r"events_(\d{4})_(\d\d)")
 _DETACH_LOCK = 0x7265_7465_6E74  # "retent"
 _LONG_SECONDS = 600.0

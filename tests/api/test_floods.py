@@ -10,6 +10,7 @@ import pytest
 from api.app import create_app
 from api.resources import Resources
 from api.throttle import FailureThrottle
+from checks.health import Health, Report
 from models.errors import TooManyRequestsError
 from models.vocabulary import Role
 from privacy.encryption import Cipher
@@ -89,14 +90,14 @@ async def test_a_flood_on_ready_asks_the_dependencies_once_a_second(
     throttled: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
-    ask = Resources._postgres_answers
+    look = Health._look
 
-    async def counted(resources: Resources) -> bool:
+    async def counted(health: Health) -> Report:
         nonlocal asked
         asked += 1
-        return await ask(resources)
+        return await look(health)
 
-    monkeypatch.setattr(Resources, "_postgres_answers", counted)
+    monkeypatch.setattr(Health, "_look", counted)
     for _ in range(50):
         assert (await throttled.get("/health/ready")).json()["checks"]["postgres"]["status"] == "ok"
     assert asked <= 2

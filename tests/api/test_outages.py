@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import asyncpg
 import httpx
@@ -22,6 +23,7 @@ from runtime import migrate
 from runtime.database import Database, DatabaseUnreachableError
 from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.settings import Settings
+from store.events import partitions
 from tests.support.builders import user
 from tests.support.http import BASE_URL, Clients, assert_problem, bearer, new_key
 
@@ -87,7 +89,15 @@ async def _assert_unavailable(client: httpx.AsyncClient) -> None:
     assert ready.json()["checks"]["postgres"] == {"status": "unavailable"}
 
 
-async def test_readiness_names_the_unavailable_dependency(api: Clients) -> None:
+async def make_partitions(database: Database) -> None:
+    """As a migration does, without which the log's partitions are a reason to be degraded."""
+    for month in partitions.months_ahead(datetime.now(UTC).date(), 1):
+        async with database.connection() as connection:
+            await partitions.ensure(connection, month)
+
+
+async def test_readiness_names_the_unavailable_dependency(api: Clients, pool: Database) -> None:
+    await make_partitions(pool)
     answer = await api.anonymous.get("/health/ready")
     assert answer.status_code == 503
     assert answer.json() == {
@@ -96,7 +106,10 @@ async def test_readiness_names_the_unavailable_dependency(api: Clients) -> None:
     }
 
 
-async def test_readiness_is_200_if_all_dependencies_answer(resources: Resources, temporal: Client) -> None:
+async def test_readiness_is_200_if_all_dependencies_answer(
+    resources: Resources, temporal: Client, database: Database
+) -> None:
+    await make_partitions(database)
     complete = Resources(resources.settings, resources.database, resources.limiter, resources.cipher, temporal)
     transport = httpx.ASGITransport(create_app(complete))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL) as client:

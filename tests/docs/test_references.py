@@ -10,7 +10,7 @@ from tests.support.processes import ROOT
 
 PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md")))
 PACKAGES = (
-    "activities|api|benchmarks|clients|delivery|deploy|docs|examples|migrations|models|privacy|runtime|store|tests"
+    "activities|api|benchmarks|checks|clients|delivery|deploy|docs|examples|migrations|models|privacy|runtime|store|tests"
     "|workflows"
 )
 _PATH = re.compile(rf"`((?:{PACKAGES})/[\w/.-]*)`")

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from activities.partitions import MONTHS_AHEAD
 from runtime.database import Database
 from runtime.settings import Settings
-from store.events.partitions import months_ahead
+from store.events.partitions import MONTHS_AHEAD, months_ahead
 from tests.support.jobs import scheduled
 from worker import keep_schedule
 
