@@ -2,12 +2,13 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-slow test-chaos check format bench lock clean
+.PHONY: help setup run test test-slow test-chaos check format bench mutate lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+MUTATE_READY := $(VENV)/.mutate-ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 ARGS ?=
@@ -47,10 +48,14 @@ format: $(READY) ## format the code
 bench: $(BENCH_READY) ## the benchmarks, each with its ceiling in the same run; ARGS="--quick auth" passes arguments on
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
+mutate: $(MUTATE_READY) ## small changes of the code that no quick test notices; ARGS="--seconds 300 privacy/masking.py"
+	@exec nice -n 19 $(BIN)/python -m tests.mutation $(ARGS)
+
 lock: $(READY) ## choose versions again and write the lock files; ARGS="--upgrade" takes newer ones
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) $(ARGS) --extra dev --output-file requirements.txt pyproject.toml
 	$(COMPILE) $(ARGS) --constraints requirements.txt --output-file benchmarks/requirements.txt benchmarks/requirements.in
+	$(COMPILE) $(ARGS) --constraints requirements.txt --output-file tests/mutation/requirements.txt tests/mutation/requirements.in
 
 clean: ## remove the virtual environment and caches; state in .perennial stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
@@ -68,3 +73,8 @@ $(READY): requirements.txt pyproject.toml
 $(BENCH_READY): $(READY) benchmarks/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.txt
 	@touch $(BENCH_READY)
+
+# mutmut and its packages, which nothing else needs.
+$(MUTATE_READY): $(READY) tests/mutation/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/mutation/requirements.txt
+	@touch $(MUTATE_READY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -38,3 +40,22 @@ def test_days_are_utc_days_and_a_future_session_counts_as_today() -> None:
     last = datetime(2026, 3, 7, 8, 0, tzinfo=tokyo)  # the 6th in UTC
     assert Activity(session_count=4, last_session_date=last).engagement_score(NOW, profiling=True) == 25.0
     assert score(4, timedelta(days=-1)) == 50.0
+
+
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose local day differs from the UTC day for half of it."""
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_away")
+def test_days_are_utc_days_on_a_machine_of_another_zone() -> None:
+    morning = datetime(2026, 3, 6, 1, tzinfo=UTC)
+    evening = datetime(2026, 3, 20, 23, tzinfo=UTC)
+    for last, now in ((morning, evening), (morning.replace(hour=23), evening.replace(hour=1))):
+        found = Activity(session_count=4, last_session_date=last).engagement_score(now, profiling=True)
+        assert found == 25.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -96,3 +96,47 @@ def test_the_result_is_within_eight_days_on_a_given_weekday(
     assert local.isoweekday() in days
     skipped = local.replace(tzinfo=None) - datetime.combine(local.date(), at)
     assert timedelta() <= skipped <= timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "at", "expected"),
+    [
+        ((time(9), time(12)), time(9), time(12)),  # the beginning is quiet
+        ((time(9), time(12)), time(12), time(12)),  # the end is not
+        ((time(21), time(8)), time(8), time(8)),  # also across midnight
+        ((time(21), time(8)), time(7, 59), time(8)),
+    ],
+)
+def test_quiet_hours_include_their_beginning_and_not_their_end(
+    quiet: tuple[time, time], at: time, expected: time
+) -> None:
+    found = next_local(datetime(2026, 3, 2, tzinfo=UTC), ZoneInfo("UTC"), at, range(1, 8), quiet)
+    assert found == datetime.combine(date(2026, 3, 2), expected, UTC)
+    assert found.tzinfo is UTC
+
+
+@pytest.mark.parametrize("weekdays", [[], [0], [8], [0, 8]])
+def test_without_a_valid_weekday_there_is_no_time(weekdays: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"^weekdays needs a number from 1 \(Monday\) to 7 \(Sunday\)$"):
+        next_local(datetime(2026, 3, 2, tzinfo=UTC), ZoneInfo("UTC"), None, weekdays, (time(0), time(0)))
+
+
+def test_today_is_the_day_of_the_zone() -> None:
+    """23:30 in UTC on Sunday is Monday in Auckland."""
+    sunday = datetime(2026, 3, 1, 23, 30, tzinfo=UTC)
+    found = next_local(sunday, ZoneInfo("Pacific/Auckland"), None, [1], (time(0), time(0)))
+    assert found == sunday
+
+
+def test_a_day_that_has_begun_in_utc_alone_is_not_skipped() -> None:
+    """02:00 in UTC on Monday is Sunday evening in New York."""
+    monday = datetime(2026, 3, 2, 2, tzinfo=UTC)
+    found = next_local(monday, ZoneInfo("America/New_York"), time(23), range(1, 8), (time(0), time(0)))
+    assert found == datetime(2026, 3, 2, 4, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("begins", [time(0), time(23)])
+def test_the_end_of_quiet_hours_that_occurs_twice_moves_nothing_back(begins: time) -> None:
+    """In London, 01:30 occurs again an hour later when summer time ends."""
+    again = datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+    assert next_local(again, ZoneInfo("Europe/London"), None, range(1, 8), (begins, time(1, 30))) == again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from privacy.keyring import KEY_BYTES, KeyFile, KeyFileError
+from privacy.keyring import KEY_BYTES, KeyFile, KeyFileError, KeySet
 
 
 def test_a_new_file_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
@@ -108,3 +109,34 @@ def test_keys_are_long_enough(tmp_path: Path) -> None:
     file.create()
     ring = file.load()
     assert {len(key) for key in (*ring.kek.keys.values(), ring.blind_index)} == {KEY_BYTES}
+
+
+@pytest.mark.parametrize("where", ["kek", "blind_index"])
+def test_base64_with_other_characters_is_rejected(tmp_path: Path, where: str) -> None:
+    """Python's decoder skips them unless it validates: a damaged key would be another key."""
+    file = KeyFile(tmp_path / "keys.json")
+    file.create()
+    document = json.loads(file.path.read_text())
+    if where == "blind_index":
+        document[where] = f"!{document[where]}"
+    else:
+        document[where]["keys"] = {name: f"!{key}" for name, key in document[where]["keys"].items()}
+    file.path.write_text(json.dumps(document))
+    with pytest.raises(KeyFileError, match=f"{file.path} is malformed"):
+        file.load()
+
+
+def test_new_keys_are_named_after_their_kind_and_the_folder_is_made(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "a" / "b" / "keys.json")
+    assert file.create() is True
+    document = json.loads(file.path.read_text())
+    for kind in ("kek", "payload"):
+        assert re.fullmatch(rf"{kind}-[0-9a-f]{{8}}", document[kind]["current"])
+        assert list(document[kind]["keys"]) == [document[kind]["current"]]
+
+
+def test_an_unusable_set_of_keys_says_why() -> None:
+    with pytest.raises(KeyFileError, match="The current key 'gone' is not among the keys"):
+        KeySet("gone", {"kek-1": bytes(KEY_BYTES)})
+    with pytest.raises(KeyFileError, match=f"Every key must have {KEY_BYTES} bytes"):
+        KeySet("kek-1", {"kek-1": bytes(KEY_BYTES - 1)})

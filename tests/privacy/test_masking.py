@@ -12,7 +12,7 @@ from api.masking import USER_MASKS, masked_profile
 from models.personal import Mask, personal_columns
 from models.schemas.users import Demographics, UserProfile
 from models.tables.people import User
-from privacy.masking import HIDDEN, mask
+from privacy.masking import HIDDEN, mask, mask_texts
 
 WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=2, max_size=12)
 
@@ -88,3 +88,18 @@ def test_no_masked_attribute_of_any_profile_shows(data: st.DataObject) -> None:
 def test_values_that_are_not_personal_stay() -> None:
     document = {"user_id": "u-1", "demographics": {"country": "DE"}, "consents": {"marketing": True}}
     assert masked_profile(document) == document
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(9_999_999, 9_999_999), (10_000_000, HIDDEN), (-10_000_000, HIDDEN), (1e7, HIDDEN)]
+)
+def test_numbers_of_eight_digits_are_hidden(number: float, shown: object) -> None:
+    assert mask_texts({"value": number}) == {"value": shown}
+
+
+def test_known_texts_stay_inside_lists_too() -> None:
+    assert mask_texts([["gold", "Ada"]], frozenset({"gold"})) == [["gold", HIDDEN]]
+
+
+def test_the_domain_of_an_address_begins_after_the_last_at_sign() -> None:
+    assert mask(Mask.EMAIL, '"a@b"@example.com') == '"****@e******.com'

@@ -1,0 +1,1 @@
+"""`make mutate`: changes the code in small ways, and lists the changes that no quick test notices (mutmut)."""
