@@ -28,6 +28,10 @@ AGAIN_SECONDS = 1.0
 """The pause before the next attempt at a server that didn't answer."""
 PATIENCE_SECONDS = 10.0
 """A namespace may be registered, and its search attributes made, while our processes start."""
+_NOT_YET = {
+    "temporal_namespace": "Temporal has no such namespace yet",
+    "temporal_search_attributes": "Temporal's namespace lacks search attributes yet",
+}
 _ANSWER_SECONDS = 5.0
 
 
@@ -146,6 +150,7 @@ class StartChecks:
                 unmet = await temporal.server(self._client) or await temporal.namespace(self._client)
             if not unmet or unmet[0].code == "temporal_version" or clock() > deadline:
                 return unmet
+            logger.warning(_NOT_YET[unmet[0].code], extra={"namespace": self._client.namespace})
             await asyncio.sleep(AGAIN_SECONDS)
 
 
