@@ -30,6 +30,7 @@ from tests.support.people import Customer
 from tests.support.processes import ROOT
 
 _SQL = re.compile(r"\b(?:SELECT|RETURNING|INSERT)\b")
+_COMMA = re.compile(r"FROM \w+(?: AS \w+)?, ")
 _ALL_COLUMNS = re.compile(r"(?:\b(?:SELECT|RETURNING)\s+|\b[a-z_]+\.|,\s*)\*")
 
 for _module in pkgutil.walk_packages(store.__path__, "store."):
@@ -47,6 +48,11 @@ async def test_postgres_prepares_every_statement_on_the_migrated_schema(database
             except asyncpg.PostgresError as error:
                 failures.append(f"{error}: {each.text}")
     assert not failures, "\n\n".join(failures)
+
+
+def test_no_subquery_reads_a_table_beside_another_without_a_join() -> None:
+    """A subquery that SQLAlchemy doesn't correlate lists the outer table, and then reads the rows of all users."""
+    assert not [each.text for each in STATEMENTS if _COMMA.search(each.text)]
 
 
 def test_no_statement_asks_for_all_columns() -> None:
