@@ -143,6 +143,7 @@ async def test_many_pipelined_requests_are_refused(served: Served) -> None:
     assert answer.count(b"HTTP/1.1 ") < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [b"", b"G", GET, b"\r\n"])
 async def test_a_head_that_does_not_end_is_refused_in_time(served: Served, head: bytes) -> None:
     begin = time.monotonic()
@@ -150,6 +151,7 @@ async def test_a_head_that_does_not_end_is_refused_in_time(served: Served, head:
     assert 1 < time.monotonic() - begin < 8
 
 
+@pytest.mark.slow
 async def test_a_head_that_comes_in_drops_is_refused_in_time(served: Served) -> None:
     begin = time.monotonic()
     await answer_to(served, GET, *[b"X: a\r\n"] * 15, pause=0.2)
@@ -159,6 +161,7 @@ async def test_a_head_that_comes_in_drops_is_refused_in_time(served: Served) -> 
     assert b"HTTP/1.1 408 " in answer
 
 
+@pytest.mark.slow
 async def test_a_body_that_comes_in_drops_is_refused_in_time(served: Served, database: Database) -> None:
     key = (await new_key(database, Role.ADMIN)).encode()
     head = POST + b"Authorization: Bearer " + key + b"\r\nContent-Length: 1000000\r\n\r\n"
@@ -167,6 +170,7 @@ async def test_a_body_that_comes_in_drops_is_refused_in_time(served: Served, dat
     assert time.monotonic() - begin < 14
 
 
+@pytest.mark.slow
 async def test_a_slow_body_at_a_modest_speed_is_taken(served: Served, database: Database) -> None:
     key = (await new_key(database, Role.ADMIN)).encode()
     body = json.dumps(user()).encode() + b" " * 100_000
@@ -176,6 +180,7 @@ async def test_a_slow_body_at_a_modest_speed_is_taken(served: Served, database: 
     assert answer.startswith(b"HTTP/1.1 201 ")
 
 
+@pytest.mark.slow
 async def test_connections_are_counted_and_half_sent_requests_end(served: Served) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(MOST):
@@ -191,6 +196,7 @@ async def test_connections_are_counted_and_half_sent_requests_end(served: Served
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.slow
 async def test_a_connection_stays_open_between_requests(served: Served) -> None:
     reader, writer = await served.connect()
     for _ in range(3):

@@ -73,6 +73,7 @@ async def test_an_older_server_is_named_with_the_version_that_is_needed(app: Con
     assert unmet.sentence == f"Postgres is version {shown.split()[0]}; Perennial needs 19 or newer."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 async def test_migrate_refuses_a_database_of_another_encoding(
     postgres: EmbeddedPostgres, superuser: Connection, tmp_path: Path, encoding: str
@@ -101,6 +102,7 @@ async def test_a_read_only_database_is_refused(app: Connection) -> None:
     assert codes(await postgres.server(app)) == ["postgres_read_only"]
 
 
+@pytest.mark.slow
 async def test_each_missing_grant_of_the_runtime_role_is_named(
     postgres: EmbeddedPostgres, superuser: Connection, spare: Settings, tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ async def test_a_role_without_any_grant_is_refused(spare: Settings, superuser: C
         await superuser.execute("DROP ROLE stranger")
 
 
+@pytest.mark.slow
 async def test_an_unmigrated_an_older_and_a_newer_schema_are_refused(spare: Settings, tmp_path: Path) -> None:
     settings = api_settings(spare, tmp_path)
     code, line = await ended("api", settings, tmp_path)

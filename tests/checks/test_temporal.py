@@ -90,6 +90,7 @@ async def test_a_namespace_with_its_attributes_passes_and_an_older_server_is_nam
     assert unmet.code == "temporal_namespace"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off_by", [-90.0, 90.0])
 async def test_the_clock_of_temporal_is_compared_by_a_schedule(temporal: Client, off_by: float) -> None:
     """A schedule that was written again tells the time of the second writing."""

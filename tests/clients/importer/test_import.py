@@ -170,6 +170,7 @@ def test_the_import_waits_for_the_rate_limit_as_long_as_the_api_asks(peer: Peer,
     assert "continuing in 1 s" in ran.output
 
 
+@pytest.mark.slow
 def test_the_import_waits_until_the_date_that_the_api_names(peer: Peer, write: Write, run: Run) -> None:
     at = datetime.now(UTC) + timedelta(seconds=3)
     headers = {"Retry-After": f"{at:%a, %d %b %Y %H:%M:%S} GMT"}
