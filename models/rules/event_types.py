@@ -18,7 +18,7 @@ import orjson
 
 from models.errors import FieldError, InvalidContentError
 from models.rules.money import is_negative
-from models.rules.personal_text import MUST_BE_WORD, is_dimension, is_word
+from models.rules.personal_text import MUST_BE_WORD, is_dimension, is_label
 from models.rules.schema_errors import explain, pointer
 from models.rules.schema_size import size_error
 
@@ -110,7 +110,7 @@ class EventType:
 
     def _word_errors(self, properties: Mapping[str, Any]) -> Iterator[FieldError]:
         for name in self.words:
-            if not is_word(properties.get(name, "")):
+            if not is_label(properties.get(name, "")):
                 yield FieldError(f"/{name}", f"{name}_is_personal", MUST_BE_WORD)
 
     def dimensions_of(self, properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 An id (`user_id`, `event_id`, `session_id`) is any short text, so :func:`looks_personal` refuses only what has the
 form of an address or a telephone number:
 
-- characters on both sides of an `@`
+- characters on both sides of an `@`, or of `(at)` before a domain
+- a payment card's number in groups, or an IBAN
 - `+` and 7 to 15 digits, anywhere; digits may be separated, and `(0)` may stand among them
 - as the whole id, or after a word such as `tel:` or `phone-`:
   - `00` and 10 to 15 further digits, or `0` and 10 or 11 further digits
@@ -15,7 +16,7 @@ form of an address or a telephone number:
 Percent-encoding and Unicode's other forms of digits and signs don't hide them. Plain numbers, UUIDs, ULIDs, times
 and dates with a counter have none of these forms.
 
-Any other unencrypted text must be a word (:func:`is_word`).
+Any other unencrypted text must be a word (:func:`is_word`), or a label (:func:`is_label`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ _ORDINARY = re.compile(
 )
 """Most ids: nothing below can match them."""
 _DECODINGS = 3
-_E_MAIL = re.compile(r"[^\s@]@[^\s@]")
+_E_MAIL = re.compile(
+    r"[^\s@]@[^\s@]"
+    r"|\S\s*(?:@|[\[({<]\s*at\s*[\])}>])\s*[\w-]+\s*(?:\.|[\[({<]\s*dot\s*[\])}>])\s*\w",
+    re.IGNORECASE,
+)
 _GAP = r"[\s().:_\-/]{0,3}"
 _INTERNATIONAL = re.compile(rf"(?<!\d)\+{_GAP}[1-9](?:{_GAP}\d){{6,14}}(?!\d)")
 _LABEL = re.compile(
@@ -57,16 +62,41 @@ _DATE = re.compile(
 )
 _SEPARATED = re.compile(r"[\d\s._:/+-]+")
 _CARD = re.compile(r"(?<![0-9A-Za-z])\d(?:[\s._\-]?\d){12,18}(?![0-9A-Za-z])")
+_GROUPED_CARD = re.compile(r"(?<!\d)[2-6]\d{3}([\s._\-])(?:\d{4}\1\d{4}\1\d{4}|\d{6}\1\d{5})(?!\d)")
+_MAYBE_IBAN = re.compile(r"\s*[A-Za-z]{2}[\s._:/+-]?\d\d")
 _IBAN = re.compile(r"[A-Z]{2}\d\d[A-Z0-9]{11,30}")
+_IBANS = {
+    15: "NO",
+    16: "BE",
+    18: "DK FI FO GL NL SD",
+    19: "MK SI",
+    20: "AT BA EE KZ LT LU MN XK",
+    21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA",
+    23: "AE GI IL IQ OM SO TL",
+    24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST",
+    26: "IS TR",
+    27: "FR GR IT MC MR SM",
+    28: "AL AZ BY CY DO GT HU LB NI PL SV",
+    29: "BR EG PS QA UA",
+    30: "JO KW MU",
+    31: "MT SC",
+    32: "LC",
+    33: "RU",
+}
+"""Countries by the length of their IBANs. Otherwise one of 97 ids with a country's code would be refused."""
 _MOST_DIGITS = 6
 
 
 def looks_personal(text: str) -> bool:
-    """Whether a text contains an e-mail address, or has the form of a telephone number; see the module's rules."""
+    """Whether a text contains an address or a number of a person; see the module's rules."""
     if _ORDINARY.fullmatch(text):
-        return False
+        return _is_iban(text)
     text = _plain(text)
     if _E_MAIL.search(text) or _INTERNATIONAL.search(text):
+        return True
+    if any(_passes_luhn(each[0]) for each in _GROUPED_CARD.finditer(text)) or _is_iban(text):
         return True
     if _LABELLED.fullmatch(text) and _digits(text) in range(7, 16):
         return True
@@ -85,13 +115,21 @@ def is_word(text: str) -> bool:
     return WORD.fullmatch(text) is not None and not identifies_person(text)
 
 
+def is_label(text: str) -> bool:
+    """Whether a text is a word and no number of more than six digits, which may be a telephone number.
+
+    A date such as 2026-11-30 is no such number.
+    """
+    return is_word(text) and not _is_long_number(text)
+
+
 def is_dimension(value: object) -> bool:
     """Whether a value may be stored unencrypted for analytics: a word, a short number, or true or false.
 
     Longer numbers may be telephone or customer numbers. A date such as 2026-11-30 is no longer number.
     """
     if isinstance(value, str):
-        return is_word(value) and not _is_long_number(value)
+        return is_label(value)
     if isinstance(value, bool):
         return True
     return isinstance(value, int | float) and abs(value) < 10**_MOST_DIGITS
@@ -126,8 +164,10 @@ def _passes_luhn(card: str) -> bool:
 
 def _is_iban(text: str) -> bool:
     """The check of account numbers (ISO 13616)."""
-    account = re.sub(r"[._:/+-]", "", text).upper()
-    if _IBAN.fullmatch(account) is None:
+    if _MAYBE_IBAN.match(text) is None:
+        return False
+    account = re.sub(r"[\s._:/+-]", "", text).upper()
+    if _IBAN.fullmatch(account) is None or account[:2] not in _IBANS.get(len(account), "").split():
         return False
     turned = account[4:] + account[:4]
     return int("".join(str(int(character, 36)) for character in turned)) % 97 == 1

@@ -31,7 +31,7 @@ from pydantic_core import PydanticCustomError
 from models.errors import FieldError
 from models.rules import personal_text
 from models.rules.domains import with_ascii_domain
-from models.rules.personal_text import is_word, looks_personal
+from models.rules.personal_text import is_label, looks_personal
 from models.vocabulary import COUNTRIES
 
 # the library's documented switch: companies use `.local` and the like for internal addresses
@@ -133,7 +133,7 @@ def _text(value: str) -> str:
 
 
 def _word(value: str, field: ValidationInfo) -> str:
-    if not is_word(_text(value)):
+    if not is_label(_text(value)):
         raise PydanticCustomError(_is_personal(field), personal_text.MUST_BE_WORD)
     return value
 

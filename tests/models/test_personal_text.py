@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.rules.personal_text import is_dimension, is_word, looks_personal
+from models.rules.personal_text import is_dimension, is_label, is_word, looks_personal
 
 ADDRESSES = [
     "ada@example.com",
@@ -18,6 +18,18 @@ ADDRESSES = [
     "ada\uff20example.com",
     "mailto:ada@example.com",
     "ada@localhost",
+    "ada @ example.com",
+    "ada (at) example.com",
+    "ada [at] example [dot] com",
+]
+ACCOUNTS = [
+    "4111 1111 1111 1111",
+    "4111-1111-1111-1111",
+    "5500.0000.0000.0004",
+    "3782-822463-10005",
+    "DE89370400440532013000",
+    "DE89 3704 0044 0532 0130 00",
+    "gb29-nwbk-6016-1331-9268-19",
 ]
 TELEPHONES = [
     "+491701234567",
@@ -81,6 +93,7 @@ IDS = [
     *("mobile-1764500000", "phone-1764500000", "sms-20261130-1", "12-345-678901", "1001/2002/3003", "q/8+1234="),
     *("100 200 300", "1 2 3 4 5 6 7 8 9", "0000-0001-2345-6789", "12:34:56.789", "123-456-789", "20261130100000"),
     *("session 12 of 300000", "batch 2026 11 30 0001", "2026 11 30 0001", "@", "a+b"),
+    *("4111-1111-1111-1112", "1111-2222-3333-4444", "US89370400440532013000", "DE8937040044053201300", "job @ 5"),
 ]
 WORDS = [
     "web_form",
@@ -100,8 +113,8 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", [*ADDRESSES, *TELEPHONES])
-def test_addresses_and_telephone_numbers_look_personal(text: str) -> None:
+@pytest.mark.parametrize("text", [*ADDRESSES, *TELEPHONES, *ACCOUNTS])
+def test_addresses_and_numbers_of_people_look_personal(text: str) -> None:
     assert looks_personal(text)
 
 
@@ -129,7 +142,14 @@ def test_an_international_number_does_in_any_text(number: int, before: str, afte
 @pytest.mark.parametrize("text", WORDS)
 def test_slugs_and_codes_are_words(text: str) -> None:
     assert is_word(text)
+    assert is_label(text)
     assert is_dimension(text)
+
+
+@pytest.mark.parametrize("text", ["5551234567", "555-1234567", "4917012345678"])
+def test_a_long_number_is_a_word_and_no_label(text: str) -> None:
+    assert is_word(text)
+    assert not is_label(text)
 
 
 @pytest.mark.parametrize("text", TEXTS)
