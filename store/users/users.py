@@ -106,11 +106,18 @@ async def list_page(
 ) -> list[StoredUser]:
     """Up to ``limit`` profiles by id, after an id, without erased people and without damaged profiles."""
     email_index = None if email is None else cipher.email_index(email)
+
+    def decrypted(row: Record) -> StoredUser:
+        stored = open_row(row, cipher.unwrap(row["user_id"], row["wrapped"]), row["consents"])
+        if email_index is not None and cipher.email_index(stored.profile.email) != email_index:
+            raise DecryptionError("users.email_index isn't that of users.email")
+        return stored
+
     return await readable_page(
         lambda place, number: _LIST.fetch(
             connection, limit=number, after=place, stage=stage, status=status, email_index=email_index
         ),
-        lambda row: open_row(row, cipher.unwrap(row["user_id"], row["wrapped"]), row["consents"]),
+        decrypted,
         lambda row: str(row["user_id"]),
         after=after,
         limit=limit,

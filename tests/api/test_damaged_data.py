@@ -81,7 +81,7 @@ async def test_a_damaged_data_key_affects_requests_for_its_person_alone(
 
 async def test_a_search_that_finds_a_damaged_profile_says_so(api: Clients, owner: Connection) -> None:
     await add_users(api.admin, ["a", "b"])
-    await owner.execute("UPDATE users SET email_index = (SELECT email_index FROM users WHERE user_id = 'a')")
+    await api.admin.patch("/users/b", json={"email": "a@example.com"})
     await damage_key(owner, "a", DAMAGES["empty"])
     search = {"email": "a@example.com"}
     found = (await api.admin.post("/users/search", json=search)).json()
@@ -124,3 +124,14 @@ async def test_a_damaged_event_is_left_out_of_its_list_and_of_the_export(api: Cl
     exported = (await api.admin.get("/users/a/export")).json()["events"]
     assert sorted(each["event_id"] for each in exported) == ids
     assert [each["event_properties"] for each in exported if each["event_id"] == "e-2"] == [None]
+
+
+async def test_a_search_does_not_show_a_person_whose_index_was_swapped(api: Clients, owner: Connection) -> None:
+    for user_id in ("u-1", "u-2"):
+        await api.admin.post("/users", json=user(user_id))
+    await owner.execute("UPDATE users SET email_index = (SELECT email_index FROM users WHERE user_id = 'u-1')")
+    search = {"email": "u-1@example.com"}
+    found = (await api.admin.post("/users/search", json=search)).json()
+    assert [each["user_id"] for each in found["data"]] == ["u-1"]
+    await owner.execute("DELETE FROM users WHERE user_id = 'u-1'")
+    assert_unreadable(await api.admin.post("/users/search", json=search))
