@@ -22,7 +22,7 @@ from api.masking import masked_profile
 from api.parsing import crowd_errors
 from api.validation import item_errors
 from models.errors import FieldError
-from models.rules.activity import MOST_FEATURES, Activity
+from models.rules.activity import MOST_CURRENCIES, MOST_FEATURES, Activity
 from models.rules.money import average, format_amount
 from models.schemas.fields import UnusableItem, is_user_id
 from models.schemas.users import (
@@ -89,7 +89,8 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
         total_revenue=format_amount(main.revenue),
         average_order_value=average(main.revenue, main.purchases),
         currency=main.currency,
-        revenue_by_currency={total.currency: format_amount(total.revenue) for total in activity.totals},
+        revenue_by_currency={total.currency: format_amount(total.revenue) for total in activity.shown_totals},
+        revenue_truncated=len(activity.totals) > MOST_CURRENCIES,
         last_purchase_date=activity.last_purchase_at,
         subscription_tier=subscription_tier,
     )

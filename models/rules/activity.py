@@ -12,6 +12,8 @@ _SESSIONS_TO_HALF = 4  # this many sessions give half of the maximum
 _DAYS_TO_HALF = 14
 MOST_FEATURES = 1000
 """The most features that a profile shows."""
+MOST_CURRENCIES = 200
+"""The most currencies that a profile shows: ISO 4217 has fewer, but events may have any three letters."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -35,6 +37,9 @@ class Activity:
     features: Mapping[str, int] = field(default_factory=dict)
     """Uses by feature: the most used ones, up to one more than :data:`MOST_FEATURES`."""
     totals: tuple[CurrencyTotal, ...] = ()
+    """By currency: those with the most purchases, up to one more than :data:`MOST_CURRENCIES`."""
+    purchases_in_all: tuple[int, datetime | None] | None = None
+    """Number and latest time of the purchases in all currencies; None if ``totals`` has all of them."""
 
     def engagement_score(self, now: datetime, *, profiling: bool) -> float | None:
         """A score from 0 to 100, rounded to 0.1: 100 · (1 - 2^(-sessions / 4)) · 2^(-days / 14).
@@ -58,17 +63,27 @@ class Activity:
 
     @property
     def total_purchases(self) -> int:
+        if self.purchases_in_all is not None:
+            return self.purchases_in_all[0]
         return sum(total.purchases for total in self.totals)
 
     @property
     def last_purchase_at(self) -> datetime | None:
+        if self.purchases_in_all is not None:
+            return self.purchases_in_all[1]
         return max((total.last_purchase_at for total in self.totals if total.last_purchase_at), default=None)
 
     @property
     def main_total(self) -> CurrencyTotal | None:
         """The total with the most purchases; of several, the one with the latest purchase."""
-        return max(
-            self.totals,
-            key=lambda total: (total.purchases, total.last_purchase_at or _NEVER, total.currency),
-            default=None,
-        )
+        return max(self.totals, key=_purchases, default=None)
+
+    @property
+    def shown_totals(self) -> list[CurrencyTotal]:
+        """The totals with the most purchases, by currency."""
+        most = sorted(self.totals, key=_purchases, reverse=True)[:MOST_CURRENCIES]
+        return sorted(most, key=lambda total: total.currency)
+
+
+def _purchases(total: CurrencyTotal) -> tuple[int, datetime, str]:
+    return total.purchases, total.last_purchase_at or _NEVER, total.currency

@@ -185,7 +185,14 @@ class Transactions(ResponseSchema):
         default=None, description="The one with the most purchases; of several, the one with the latest."
     )
     revenue_by_currency: dict[str, str] = Field(
-        default_factory=dict, description="Purchases minus refunds.", examples=[{"USD": "59.06"}]
+        default_factory=dict,
+        description="Purchases minus refunds, in the 200 currencies with the most purchases.",
+        examples=[{"USD": "59.06"}],
+    )
+    revenue_truncated: bool = Field(
+        default=False,
+        exclude_if=lambda truncated: not truncated,
+        description="Present and true if there are other currencies: `GET /users/{user_id}/export` has all.",
     )
     last_purchase_date: datetime | None = None
     subscription_tier: str | None = None

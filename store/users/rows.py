@@ -14,7 +14,7 @@ from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlmodel import col
 
 from models.personal import columns_of, personal_columns
-from models.rules.activity import MOST_FEATURES, Activity, CurrencyTotal
+from models.rules.activity import MOST_CURRENCIES, MOST_FEATURES, Activity, CurrencyTotal
 from models.rules.profile import DEMOGRAPHICS, Profile
 from models.tables.people import Consent, User
 from models.tables.projections import FeatureUsage, PurchaseTotal, UserActivity
@@ -47,6 +47,31 @@ def _most_used_features() -> Any:
     return select(func.jsonb_object_agg(used.c.feature, used.c.uses)).scalar_subquery().label("features")
 
 
+def _largest_totals() -> Any:
+    """Rows of the currencies with the most purchases, one more than a profile shows.
+
+    Each row also has the number and the latest time of the purchases in all currencies.
+    """
+    purchases, latest = col(PurchaseTotal.purchases), col(PurchaseTotal.last_purchase_at)
+    largest = (
+        select(
+            col(PurchaseTotal.currency),
+            purchases,
+            col(PurchaseTotal.revenue),
+            latest,
+            func.sum(purchases).over().label("in_all"),
+            func.max(latest).over().label("latest_of_all"),
+        )
+        .where(col(PurchaseTotal.user_id) == col(User.user_id))
+        .order_by(purchases.desc(), latest.desc().nulls_last(), collate(col(PurchaseTotal.currency), "C").desc())
+        .limit(literal_column(str(MOST_CURRENCIES + 1)))
+        .correlate(User)
+        .lateral("largest")
+    )
+    row = func.row(*largest.c)
+    return select(func.array_agg(aggregate_order_by(row, largest.c.currency))).scalar_subquery().label("totals")
+
+
 _ACTIVITY: list[Any] = [
     _of_user(
         func.row(
@@ -58,21 +83,7 @@ _ACTIVITY: list[Any] = [
         "activity",
     ),
     _most_used_features(),
-    _of_user(
-        func.array_agg(
-            aggregate_order_by(
-                func.row(
-                    col(PurchaseTotal.currency),
-                    col(PurchaseTotal.purchases),
-                    col(PurchaseTotal.revenue),
-                    col(PurchaseTotal.last_purchase_at),
-                ),
-                col(PurchaseTotal.currency),
-            )
-        ),
-        col(PurchaseTotal.user_id),
-        "totals",
-    ),
+    _largest_totals(),
 ]
 CONSENTS = _of_user(
     func.jsonb_object_agg(col(Consent.purpose), col(Consent.granted)), col(Consent.user_id), "consents"
@@ -120,12 +131,14 @@ def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> 
         subscription_tier=values["subscription_tier"],
     )
     sessions, last_session, seconds = row["activity"] or (0, None, 0.0)
+    totals = row["totals"] or ()
     activity = Activity(
         session_count=sessions,
         last_session_date=last_session,
         total_session_seconds=seconds,
         features=row["features"] or {},
-        totals=tuple(CurrencyTotal(*total) for total in row["totals"] or ()),
+        totals=tuple(CurrencyTotal(*total[:4]) for total in totals),
+        purchases_in_all=(int(totals[0][4]), totals[0][5]) if totals else None,
     )
     return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], row["writes"], activity)
 

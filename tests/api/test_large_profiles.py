@@ -44,8 +44,49 @@ async def test_a_profile_shows_no_features_of_others(
 ) -> None:
     await add_user(api.admin)
     await add_user(api.admin, "u-2")
-    await _use(owner, 3, 1)
-    first, second = (await api.admin.get("/users")).json()["data"]
-    assert (len(first["behavior"]["feature_usage_map"]), second["behavior"]["feature_usage_map"]) == (3, {})
-    read = (await api.admin.get("/users/u-2")).json()
-    assert read["behavior"]["feature_usage_map"] == {}
+    await _use(owner, 2, 2)
+    mine, other = (await api.admin.get("/users")).json()["data"]
+    assert mine["behavior"]["feature_usage_map"] == {"f-00000": 1, "f-00001": 1}
+    assert other["behavior"]["feature_usage_map"] == {}
+    assert (await api.admin.get("/users/u-2")).json()["behavior"]["feature_usage_map"] == {}
+    changed = await api.admin.patch("/users/u-2", json={"name": "Bob"})
+    assert changed.json()["behavior"]["feature_usage_map"] == {}
+
+
+async def test_a_profile_shows_the_currencies_with_the_most_purchases(
+    api: Clients, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await add_user(api.admin)
+    letters = [chr(each) for each in range(ord("A"), ord("Z") + 1)]
+    codes = [first + second + third for first in letters for second in letters for third in letters]
+    await owner.execute(
+        "INSERT INTO purchase_totals (user_id, currency, purchases, revenue, last_purchase_at)"
+        " SELECT 'u-1', code, CASE code WHEN 'ZZY' THEN 3 ELSE 1 END, 5,"
+        " CASE code WHEN 'AAB' THEN now() ELSE '2026-01-01Z' END FROM unnest($1::text[]) code",
+        codes,
+    )
+    answer = await api.admin.get("/users/u-1")
+    transactions = answer.json()["transactions"]
+    assert transactions["currency"] == "ZZY"
+    assert list(transactions["revenue_by_currency"]) == ["AAB", *codes[-199:]]
+    assert transactions["revenue_truncated"]
+    assert transactions["total_purchases"] == len(codes) + 2
+    assert not transactions["last_purchase_date"].startswith("2026-01-01")
+    assert len((await api.admin.get("/users")).content) < 50_000
+    assert (await api.admin.get("/users/u-1/export")).text.count('"currency"') >= len(codes)
+
+
+async def test_a_profile_of_200_currencies_shows_all(
+    api: Clients, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await add_user(api.admin)
+    await add_user(api.admin, "u-2")
+    await owner.execute(
+        "INSERT INTO purchase_totals (user_id, currency, purchases, revenue)"
+        " SELECT 'u-1', chr(65 + n / 26) || chr(65 + n % 26) || 'X', 1, 5 FROM generate_series(0, 199) n"
+    )
+    mine, other = [each["transactions"] for each in (await api.admin.get("/users")).json()["data"]]
+    assert len(mine["revenue_by_currency"]) == 200
+    assert "revenue_truncated" not in mine
+    assert other["total_purchases"] == 0
+    assert other["revenue_by_currency"] == {}
