@@ -198,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._closing = True
         self._stop_timer()
-        if self.cycle is None or self.cycle.response_complete:
+        if self._may_answer():
             self.transport.write(self._rendered(error))
         if self.transport.can_write_eof() and len(self.connections) < 2 * self.limits.connections:
             # If bytes are unread at the close, TCP discards the answer. So they are read, and dropped.
@@ -206,6 +206,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """Whether the next answer is that of the refused request. The application's own answer is then dropped."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return True
+        if not self._in_body or self.pipeline or cycle.response_started:
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return True
 
     def _rendered(self, error: PerennialError) -> bytes:
         request_id = uuid.uuid4().hex

@@ -166,8 +166,20 @@ async def test_a_body_that_comes_in_drops_is_refused_in_time(served: Served, dat
     key = (await new_key(database, Role.ADMIN)).encode()
     head = POST + b"Authorization: Bearer " + key + b"\r\nContent-Length: 1000000\r\n\r\n"
     begin = time.monotonic()
-    await answer_to(served, head, *[b" "] * 30, pause=0.2)
+    answer = await answer_to(served, head, *[b" "] * 30, pause=0.2)
+    assert_refused(answer, 408, "request_timeout")
     assert time.monotonic() - begin < 14
+
+
+async def test_a_body_that_is_no_http_is_refused_with_an_answer(served: Served, database: Database) -> None:
+    key = (await new_key(database, Role.ADMIN)).encode()
+    head = POST + b"Authorization: Bearer " + key + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for more, status, code in (
+        (b"1\r\na\r\nnonsense\r\n", 400, "bad_request"),
+        (b"1;" + b"a" * 100_000, 431, "headers_too_large"),
+        (b"1\r\na\r\n0\r\nX: " + b"a" * 100_000, 431, "headers_too_large"),
+    ):
+        assert_refused(await answer_to(served, head, more), status, code)
 
 
 @pytest.mark.slow
