@@ -166,6 +166,15 @@ async def test_a_damaged_body_with_many_values_is_malformed(
     assert_problem(answer, 400 if code == "malformed_json" else 422, code)
 
 
+async def test_the_slow_parser_reads_few_names(api: Clients) -> None:
+    # It needs 50 to 100 ms for 99,000 names, and reads what orjson refuses.
+    names = ",".join(f'"k{number}":1' for number in range(MOST_VALUES))
+    for path in ("/users", "/events"):
+        answer = await api.admin.post(path, content=f'{{"a":1e999,{names}}}', headers=JSON)
+        assert field_errors(answer) == {("", "too_many_values")}
+    assert MOST_VALUES <= 50_000
+
+
 async def test_a_media_type_and_a_query_are_bounded(api: Clients) -> None:
     answer = await api.admin.post(
         "/users", content=b"{}", headers={"Content-Type": "application/json" + ";" * 60_000}
