@@ -69,9 +69,9 @@ class Instances:
     def of(cls, resources: Resources) -> Instances:
         return cls(resources.database, resources.cipher, resources.temporal)
 
-    async def get(self, workflow_id: str, instance_id: str) -> InstanceState:
-        """Raises :class:`InstanceNotFoundError`."""
-        stored = await self._stored(workflow_id, instance_id)
+    async def get(self, workflow_id: str, instance_id: str, *, damaged: bool = False) -> InstanceState:
+        """Raises :class:`InstanceNotFoundError`. ``damaged``: see :func:`store.instances.instances.find`."""
+        stored = await self._stored(workflow_id, instance_id, damaged=damaged)
         if stored.end_time is not None:
             return InstanceState(stored)
         try:
@@ -82,7 +82,7 @@ class Instances:
             return InstanceState(stored, stale=True)
         if described.status in ENDED_AS:
             # The end is recorded just before Temporal closes the run, maybe after the first read of the row.
-            stored = await self._stored(workflow_id, instance_id)
+            stored = await self._stored(workflow_id, instance_id, damaged=damaged)
         return InstanceState(_corrected(stored, described))
 
     async def finished_within(
@@ -116,7 +116,7 @@ class Instances:
                     await outbox.write_cancellations(connection, [instance], outbox.CANCEL_REQUESTED)
         except (RunUnknownError, *TEMPORAL_DOWN) as error:
             raise _command_error(error) from error
-        return await self.get(workflow_id, instance_id)
+        return await self.get(workflow_id, instance_id, damaged=True)
 
     async def command(self, workflow_id: str, instance_id: str, update: str) -> InstanceState:
         """Send an update (``pause``, ``resume``), and wait until the workflow has executed it.
@@ -132,7 +132,7 @@ class Instances:
             raise AlreadyFinishedError from error
         except (RunUnknownError, *TEMPORAL_DOWN) as error:
             raise _command_error(error) from error
-        return await self.get(workflow_id, instance_id)
+        return await self.get(workflow_id, instance_id, damaged=True)
 
     async def _update(self, workflow_id: str, instance_id: str, update: str) -> None:
         """Send an update to the current run; wait for a run that hasn't reached Temporal yet."""
@@ -180,15 +180,15 @@ class Instances:
         except TEMPORAL_DOWN as error:
             raise TemporalUnavailableError from error
 
-    async def _stored(self, workflow_id: str, instance_id: str) -> StoredInstance:
+    async def _stored(self, workflow_id: str, instance_id: str, *, damaged: bool = False) -> StoredInstance:
         async with self._database.connection() as connection:
-            found = await instances.find(connection, self._cipher, instance_id)
+            found = await instances.find(connection, self._cipher, instance_id, damaged=damaged)
         if found is None or found.workflow_id != workflow_id:
             raise InstanceNotFoundError
         return found
 
     async def _unfinished(self, workflow_id: str, instance_id: str) -> StoredInstance:
-        stored = await self._stored(workflow_id, instance_id)
+        stored = await self._stored(workflow_id, instance_id, damaged=True)
         if stored.end_time is not None:
             raise AlreadyFinishedError
         return stored

@@ -17,7 +17,7 @@ from models.tables.execution import Attempt, Callback, Instance, Step
 from models.tables.people import DataKey as StoredKey
 from models.temporal.execution import LifecycleOutcome
 from models.vocabulary import InstanceStatus
-from privacy.encryption import Cipher, DataKey
+from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.pages import readable_page
 from store.statements import filtered, one_of, select, statement
@@ -91,10 +91,23 @@ _STORED = (
 _FIND = statement(_STORED.where(col(Instance.instance_id) == bindparam("instance_id")))
 
 
-async def find(connection: Connection, cipher: Cipher, instance_id: str) -> StoredInstance | None:
-    """One instance with its steps and attempts, in one statement."""
+async def find(
+    connection: Connection, cipher: Cipher, instance_id: str, *, damaged: bool = False
+) -> StoredInstance | None:
+    """One instance with its steps and attempts, in one statement.
+
+    With ``damaged``, one that can't be decrypted comes without its personal data, like that of an erased person.
+    Otherwise it raises :class:`privacy.encryption.DecryptionError`.
+    """
     row = await _FIND.fetchrow(connection, instance_id=instance_id)
-    return None if row is None else _decrypted(cipher, row)
+    if row is None:
+        return None
+    try:
+        return _decrypted(cipher, row)
+    except DecryptionError:
+        if not damaged:
+            raise
+        return _opened(None, row)
 
 
 _PAGE = filtered(
@@ -144,8 +157,11 @@ async def page(
 
 
 def _decrypted(cipher: Cipher, row: Record) -> StoredInstance:
-    key = None if row["wrapped"] is None else cipher.unwrap(row["user_id"], row["wrapped"])
+    return _opened(None if row["wrapped"] is None else cipher.unwrap(row["user_id"], row["wrapped"]), row)
 
+
+def _opened(key: DataKey | None, row: Record) -> StoredInstance:
+    """The instance, without its personal data if there is no key."""
     instance_id: str = row["instance_id"]
 
     def decrypted(column: str, value: bytes | None, *step: str) -> Any:

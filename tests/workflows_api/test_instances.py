@@ -12,6 +12,7 @@ from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from store.connection import Connection
 from tests.support.http import Clients, assert_problem
 from tests.support.mail import MailServer
 from tests.support.people import Customer
@@ -49,6 +50,23 @@ async def test_a_cancelled_instance_ends_as_cancelled_and_rejects_commands(
     assert_problem(await api.operator.delete(path), 409, "already_finished")
     for command in ("pause", "resume"):
         assert_problem(await api.operator.post(f"{path}/{command}"), 409, "already_finished")
+
+
+async def test_an_instance_is_cancelled_although_the_data_key_of_its_person_is_damaged(
+    api: Clients, customer: Customer, owner: Connection, working: None
+) -> None:
+    path = await _waiting(api, customer)
+    key = await owner.fetchval("SELECT wrapped FROM data_keys WHERE subject = $1", customer.user_id)
+    repair = "UPDATE data_keys SET wrapped = $2 WHERE subject = $1"
+    await owner.execute(repair, customer.user_id, b"")
+    try:
+        assert_problem(await api.operator.get(path), 500, "data_unreadable")
+        cancelled = await api.operator.delete(path)
+        assert cancelled.status_code == 202
+        assert not any(cancelled.json()["results"].values())
+    finally:
+        await owner.execute(repair, customer.user_id, key)
+    await until(api, path, status="cancelled")
 
 
 async def test_commands_during_a_cancellation_take_effect_or_are_409(
