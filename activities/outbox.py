@@ -57,6 +57,7 @@ UNAVAILABLE = frozenset(
 )
 """RPC statuses which mean that Temporal is unavailable or overloaded."""
 UNAVAILABLE_PAUSE = timedelta(seconds=2)
+STARTING_PAUSE = timedelta(seconds=5)
 START_WITHIN = timedelta(minutes=1)
 """Far longer than the API and the outbox take to start a stored instance, or to give up."""
 
@@ -66,6 +67,8 @@ class EntryOutcome(Enum):
     """Temporal has accepted the call, or the entry no longer has a recipient."""
     FAILED = auto()
     UNAVAILABLE = auto()
+    STARTING = auto()
+    """The run of a cancelled instance may still reach Temporal. Retries are no failures, and end by themselves."""
     UNKNOWN = auto()
     """Temporal doesn't know an instance that it should know."""
 
@@ -147,7 +150,7 @@ class Outbox:
                 return EntryOutcome.UNKNOWN
             return EntryOutcome.UNAVAILABLE if status in UNAVAILABLE else EntryOutcome.FAILED
         except _StillStartingError:
-            return EntryOutcome.FAILED
+            return EntryOutcome.STARTING
         except UNREACHABLE:
             raise
         except Exception:
@@ -279,6 +282,8 @@ async def _record(connection: Connection, stored: StoredOutboxEntry, outcome: En
             await outbox.remove(connection, stored.outbox_id)
         case EntryOutcome.UNAVAILABLE:
             await outbox.retry_soon(connection, stored.outbox_id, UNAVAILABLE_PAUSE)
+        case EntryOutcome.STARTING:
+            await outbox.retry_soon(connection, stored.outbox_id, STARTING_PAUSE)
         case EntryOutcome.UNKNOWN:
             await outbox.retry_unknown(connection, stored.outbox_id)
         case EntryOutcome.FAILED:

@@ -270,7 +270,7 @@ _RETRY_SOON = statement(
 
 
 async def retry_soon(connection: Connection, outbox_id: int, pause: timedelta) -> None:
-    """Retry after a pause without counting the attempt, since Temporal was unavailable."""
+    """Retry after a pause without counting the attempt: Temporal was unavailable, or a start is under way."""
     await _RETRY_SOON.execute(connection, outbox_id=outbox_id, pause=pause)
 
 

@@ -27,7 +27,12 @@ _LATEST = statement(
         col(Event.timestamp) >= func.now() - bindparam("remembered", type_=Interval()),
         one_of(col(Event.event_type), "types"),
     )
-    .order_by(col(Event.timestamp).desc(), col(Event.sequence).desc())
+    # A clock that is ahead counts up to the receipt, as for exits.
+    .order_by(
+        func.least(col(Event.timestamp), col(Event.received_at)).desc(),
+        col(Event.timestamp).desc(),
+        col(Event.sequence).desc(),
+    )
     .limit(_MOST_EVENTS)
 )
 

@@ -145,6 +145,13 @@ async def test_after_a_reminder_the_window_stays_open_for_a_week(shop: Shop) -> 
     await shop.recoveries("emptied")
 
 
+async def test_a_removal_ends_the_recovery_of_an_item_from_a_clock_that_is_ahead(shop: Shop) -> None:
+    await shop.send((ADD, shoe()), ago=-timedelta(minutes=10))
+    await shop.recoveries(None)
+    await shop.send((REMOVE, shoe()))
+    await shop.recoveries("emptied")
+
+
 async def test_a_request_started_recovery_ends_when_the_cart_is_emptied(shop: Shop) -> None:
     await shop.send((ADD, shoe()), ago=timedelta(hours=3))
     await shop.client.post("/workflows/cart_recovery/execute", json={"user_id": "u-1"})

@@ -9,6 +9,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
+from checks import progress
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -44,6 +45,30 @@ async def test_a_start_that_reaches_temporal_after_its_cancellation_has_no_effec
     context = await runs.context(run)
     assert (context.status, context.reason) == (InstanceStatus.CANCELLED, "consent_withdrawn")
     assert context.attempts == []
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_wait_for_a_late_start_is_no_failure_of_the_outbox(
+    runs: Runs,
+    customer: Customer,
+    skipping: WorkflowEnvironment,
+    database: Database,
+    cipher: Cipher,
+    worker_settings: Settings,
+) -> None:
+    await runs.stored(customer.user_id)
+    async with database.transaction() as connection:
+        await transitions.cancel_of_closed(connection, [customer.user_id])
+    outbox = Outbox(database, cipher, skipping.client, skipping.client, worker_settings.task_queue, startables())
+    task = asyncio.create_task(outbox.deliver_while(lambda: True))
+    async with database.connection() as connection, asyncio.timeout(60):
+        for _ in range(progress.OUTBOX_ATTEMPTS + 1):
+            while not await connection.fetchval("SELECT due_at > now() + interval '0.5 s' FROM temporal_outbox"):
+                await asyncio.sleep(0.02)
+            await connection.execute("UPDATE temporal_outbox SET due_at = now()")
+        assert await progress.outbox(connection) is None
+        assert await connection.fetchval("SELECT attempts FROM temporal_outbox") == 0
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
