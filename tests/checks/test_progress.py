@@ -85,6 +85,24 @@ async def test_an_outbox_stands_still_or_fails(connection: Connection, owner: Co
     assert code(await progress.outbox(connection)) == "outbox_fails"
 
 
+async def test_an_outbox_that_works_off_a_backlog_does_not_stand_still(
+    connection: Connection, owner: Connection
+) -> None:
+    await owner.execute(
+        """INSERT INTO temporal_outbox (kind, workflow_id, instance_id, user_id, event_id, event_type,
+                                        event_timestamp, due_at)
+           SELECT 'start', 'w', 'i' || number, 'u-1', 'e' || number, 't.t', now(), now() - interval '1 h'
+           FROM generate_series(1, 100) AS numbers (number)"""
+    )
+    found = asyncio.create_task(progress.outbox(connection))
+    await asyncio.sleep(0.2)
+    await owner.execute(
+        "DELETE FROM temporal_outbox WHERE outbox_id = (SELECT min(outbox_id) FROM temporal_outbox)"
+    )
+    assert await found is None
+    assert code(await progress.outbox(connection)) == "outbox_stands_still"
+
+
 async def test_a_redaction_that_waits_is_told(
     connection: Connection, owner: Connection, customer: Customer
 ) -> None:
