@@ -29,6 +29,7 @@ _SERVER = sql(
          FROM pg_database WHERE datname = current_database()"""
 )
 _CLOCK = sql("SELECT clock_timestamp()")
+_MAY_USE_SCHEMA = sql("SELECT has_schema_privilege('public', 'USAGE')")
 _MAY_READ_REVISION = sql(
     """SELECT to_regclass('public.alembic_version') IS NOT NULL AS present,
               coalesce(has_table_privilege(to_regclass('public.alembic_version'), 'SELECT'), false) AS allowed"""
@@ -75,6 +76,17 @@ _WHO = sql(
 )
 
 
+def refusal(error: BaseException | None, setting: str) -> Unmet | None:
+    """The unmet need if Postgres answers and refuses a connection; None for any other error."""
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        text = f"Postgres has no database of the name in {setting}; Perennial needs one: create it."
+        return Unmet("database_missing", text)
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        text = f"Postgres refuses the role or the password of {setting}; Perennial needs a role that may connect."
+        return Unmet("postgres_refuses", text)
+    return None
+
+
 @dataclass(frozen=True)
 class Schema:
     """The migration that this version of the program needs, and all that it knows."""
@@ -113,6 +125,8 @@ async def server(connection: Connection, needed_version: int = NEEDED_VERSION) -
 
 async def schema(connection: Connection, wanted: Schema) -> list[Unmet]:
     """Whether the schema is at the migration that this version needs: none older, none newer."""
+    if not await _MAY_USE_SCHEMA.fetchval(connection):  # first: `to_regclass` fails without it
+        return [_lacking(["USAGE on schema public"])]
     [found] = await _MAY_READ_REVISION.fetch(connection)
     if not found["present"]:
         return [Unmet("schema_missing", "The database has no schema of Perennial; run `perennial migrate`.")]

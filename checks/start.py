@@ -42,7 +42,9 @@ def wanted_schema() -> postgres.Schema:
 
 async def before_migration(settings: Settings) -> None:
     """Raise :class:`UnmetError` unless the schema can be migrated. Raises DatabaseUnreachableError."""
-    async with _opened(settings.migration_database_url or settings.require_database_url()) as owner:
+    owner_setting = f"PERENNIAL_{'MIGRATION_' if settings.migration_database_url else ''}DATABASE_URL"
+    owner_url = settings.migration_database_url or settings.require_database_url()
+    async with _opened(owner_url, owner_setting) as owner:
         unmet = [*await postgres.server(owner), *await postgres.owner_rights(owner)]
         role = role_of(settings.require_database_url())
         if settings.migration_database_url and role is not None:
@@ -139,7 +141,7 @@ class StartChecks:
             place = await postgres.identity(runtime)
         if unmet or self._settings.migration_database_url is None:
             return unmet
-        async with _opened(self._settings.migration_database_url) as owner:
+        async with _opened(self._settings.migration_database_url, "PERENNIAL_MIGRATION_DATABASE_URL") as owner:
             return _same_database(place, await postgres.identity(owner)) or await postgres.owner_rights(owner)
 
     async def _check_temporal(self) -> list[Unmet]:
@@ -166,11 +168,16 @@ def _same_database(one: object, other: object) -> list[Unmet]:
 
 
 @asynccontextmanager
-async def _opened(url: str) -> AsyncIterator[Connection]:
+async def _opened(url: str, setting: str = "PERENNIAL_DATABASE_URL") -> AsyncIterator[Connection]:
+    """Raises :class:`UnmetError` if Postgres refuses the connection, DatabaseUnreachableError if it is away."""
     database = Database(url, size=1, application="checks")
     await database.open()
     try:
         async with database.connection() as connection:
             yield connection
+    except UNREACHABLE as error:
+        if (unmet := postgres.refusal(error.__cause__, setting)) is not None:
+            raise UnmetError([unmet]) from None
+        raise
     finally:
         await database.close()

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
 
 from checks import postgres
 from checks.clocks import too_far_apart
@@ -126,6 +127,46 @@ async def test_each_missing_grant_of_the_runtime_role_is_named(
     runtime = await asyncpg.connect(spare.database_url)
     assert await runtime_needs(runtime) == []
     await runtime.close()
+
+
+async def test_a_schema_that_the_runtime_role_may_not_use_is_named(
+    spare: Settings, superuser: Connection, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(migrate.upgrade, spare)
+    owner = await asyncpg.connect(spare.migration_database_url)
+    await owner.execute(f"REVOKE USAGE ON SCHEMA public FROM {APP_ROLE}, PUBLIC")
+    await owner.close()
+    code, line = await ended("api", api_settings(spare, tmp_path), tmp_path)
+    assert code == 1
+    assert line.startswith("perennial: The role of PERENNIAL_DATABASE_URL lacks USAGE on schema public;")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"password": "wrong"},
+            "Postgres refuses the role or the password of PERENNIAL_DATABASE_URL; Perennial needs a role that may "
+            "connect.",
+        ),
+        (
+            {"database": "missing"},
+            "Postgres has no database of the name in PERENNIAL_DATABASE_URL; Perennial needs one: create it.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["api", "migrate"])
+async def test_a_connection_that_postgres_refuses_is_told_at_once(
+    spare: Settings, superuser: Connection, tmp_path: Path, command: str, change: dict[str, str], sentence: str
+) -> None:
+    url = make_url(spare.require_database_url())
+    database = change.get("database", url.database)
+    url = url.set(password=change.get("password", url.password), database=database)
+    wrong = spare.model_copy(update={"database_url": url.render_as_string(hide_password=False)})
+    if command == "migrate":
+        wrong = wrong.model_copy(update={"migration_database_url": None})
+    code, line = await ended(command, api_settings(wrong, tmp_path), tmp_path)
+    assert (code, line) == (1, f"perennial: {sentence}")
 
 
 async def test_a_role_without_any_grant_is_refused(spare: Settings, superuser: Connection) -> None:
