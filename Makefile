@@ -25,10 +25,10 @@ run: $(READY) ## start the embedded stack; ARGS="--home DIR --api-port 0" adds a
 	@exec $(BIN)/python -m cli dev $(ARGS)
 
 test: $(READY) ## the tests, against real Postgres and real Temporal; ARGS="-k name" adds arguments
-	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not chaos" $(ARGS)
+	@exec $(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "not slow and not chaos" $(ARGS)
 
 test-slow: $(READY) ## the tests that start whole stacks, load them, or wait for real time
-	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow $(ARGS)
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow $(ARGS)
 
 test-chaos: $(READY) ## the tests that kill processes under load
 	@exec $(BIN)/python -m pytest -q -m chaos $(ARGS)

@@ -19,6 +19,7 @@ from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.settings import Settings
 
 _POOL_SIZE = 16
+_SHARE_A_STACK = {"operations"}
 # Some twenty times faster than TRUNCATE, for the few rows of a test.
 _EMPTY = "; ".join(f"DELETE FROM {table.__table__.name}" for table in TABLES)  # type: ignore[attr-defined]
 _SETTINGS_OF_TESTS = ("PERENNIAL_CHAOS_", "PERENNIAL_SAMPLE_DATA")
@@ -28,6 +29,13 @@ for _name in [name for name in os.environ if name.startswith("PERENNIAL_")]:
     if not _name.startswith(_SETTINGS_OF_TESTS):
         del os.environ[_name]
 os.environ["PERENNIAL_HOME"] = "/nonexistent"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one test process (`--dist loadgroup`), or the whole folder if its tests share a stack."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder in _SHARE_A_STACK else str(item.path)))
 
 
 @pytest.fixture(scope="session")

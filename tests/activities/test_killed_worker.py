@@ -92,6 +92,7 @@ async def test_a_message_is_sent_later_where_the_worker_died_before_it_could_lea
     assert [(attempt.attempt, attempt.interrupted) for attempt in context.attempts[:2]] == [(1, True), (2, False)]
 
 
+@pytest.mark.slow
 async def test_a_message_is_sent_once_where_the_worker_died_between_sending_and_recording(stage: Stage) -> None:
     async def die_once(message: object) -> None:
         stage.mail.answer = None

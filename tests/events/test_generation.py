@@ -104,6 +104,7 @@ async def until_revenue(client: httpx.AsyncClient, user: str, revenue: str) -> N
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen_by_a_migration", [False, True])
 async def test_a_restored_log_continues_in_a_new_generation(
     cipher: Cipher,

@@ -66,6 +66,7 @@ async def reconciling(skipping: WorkflowEnvironment, system: Client) -> AsyncIte
         await system.get_workflow_handle(RECONCILER).terminate()
 
 
+@pytest.mark.slow
 async def test_the_reconciler_is_one_execution_after_many_looks(
     reconciling: Reconciling,
     system: Client,
@@ -104,6 +105,7 @@ async def test_a_turn_hands_its_progress_to_the_next(
     assert (second.watching_since, second.namespace_id) == (first.watching_since, first.namespace_id)
 
 
+@pytest.mark.slow
 async def test_a_killed_workers_reconciler_continues_from_its_heartbeats(
     reconciling: Reconciling,
     skipping: WorkflowEnvironment,

@@ -78,6 +78,7 @@ async def _until_closed(system: Client, workflow_type: str) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_after_a_stack_ran_the_default_list_shows_instances_alone(
     stack: LittleStack, settings: Settings, codec: EncryptedPayloads, database: Database
 ) -> None:
@@ -107,6 +108,7 @@ async def temporal(codec: EncryptedPayloads, tmp_path: Path) -> AsyncIterator[Cl
         yield await Client.connect(server.address, data_converter=data_converter(codec))
 
 
+@pytest.mark.slow
 async def test_two_workers_that_start_at_once_make_the_namespace(
     temporal: Client, settings: Settings, database: Database, tmp_path: Path
 ) -> None:

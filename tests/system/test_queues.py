@@ -96,6 +96,7 @@ async def _until_all_slots_are_taken(slow: SlowServer) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_a_flood_of_callbacks_delays_neither_the_projector_nor_the_outbox(
     api: Clients,
     customer: Customer,

@@ -44,6 +44,7 @@ async def test_a_journey_that_cancels_itself_fails(journeys: Runs, customer: Cus
     assert mail.received == []
 
 
+@pytest.mark.slow
 async def test_a_deployment_that_cannot_replay_instances_holds_them_until_its_roll_back(
     skipping: WorkflowEnvironment,
     database: Database,

@@ -103,6 +103,7 @@ async def test_an_instance_that_was_taken_back_ends_before_any_effect(
     assert await rows(runs, "instances", "steps", "attempts", "event_waits", "dead_letters") == [0] * 5
 
 
+@pytest.mark.slow
 async def test_the_end_writes_the_results_of_a_cancelled_recording(runs: Runs, customer: Customer) -> None:
     run = await runs.start(customer.user_id, "trial_conversion", still=True)
     await runs.until(run, "wait_for_first_use")
