@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -129,14 +130,19 @@ def prepare(
     return PreparedEvent(event_id, user_id, event_type, timestamp, session_id, historical, parts, body, declared)
 
 
+_session_looks_personal = lru_cache(maxsize=8192)(looks_personal)  # a session has many events
+
+
 def _id_errors(event_id: str, session_id: str) -> Iterator[FieldError]:
-    for name, value in (("event_id", event_id), ("session_id", session_id)):
-        if looks_personal(value):
-            yield FieldError(
-                f"/{name}",
-                f"{name}_is_personal",
-                "must not be an e-mail address or a telephone number: it is stored unencrypted",
-            )
+    if looks_personal(event_id):
+        yield _personal_id("event_id")
+    if _session_looks_personal(session_id):
+        yield _personal_id("session_id")
+
+
+def _personal_id(name: str) -> FieldError:
+    message = "must not be an e-mail address or a telephone number: it is stored unencrypted"
+    return FieldError(f"/{name}", f"{name}_is_personal", message)
 
 
 def _size_errors(parts: Mapping[str, Any], body: bytes) -> list[FieldError]:

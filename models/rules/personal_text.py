@@ -92,7 +92,7 @@ _MOST_DIGITS = 6
 def looks_personal(text: str) -> bool:
     """Whether a text contains an address or a number of a person; see the module's rules."""
     if _ORDINARY.fullmatch(text):
-        return _is_iban(text)
+        return text[1:2].isalpha() and _is_iban(text)
     text = _plain(text)
     if _E_MAIL.search(text) or _INTERNATIONAL.search(text):
         return True

@@ -80,6 +80,7 @@ def omittable() -> Any:
     return Field(default_factory=lambda: None)
 
 
+@functools.lru_cache(maxsize=8192)  # a batch names the same users again and again
 def _user_id(value: str) -> str:
     # The start of a longer text is enough, because the text is refused anyway.
     if "@" in value or looks_personal(value[:_MOST_EXAMINED]):
