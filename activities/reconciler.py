@@ -5,12 +5,12 @@ timed it out. Nor can it if a process inserted the row and died before it starte
 :data:`COMPARE_INTERVAL`, :meth:`Reconciler.reconcile` reads the true status from Temporal and ends such instances.
 
 A history is lost if someone deleted the run or Temporal lost its database. Temporal's list of closed runs lacks
-lost histories. So each comparison also looks up the next instances that have a recorded run, ordered by id.
+lost histories. So, after :data:`LOST_AFTER`, each comparison also looks up some instances with a recorded run.
 
 The reconciler ends an instance with a lost history only after :data:`LOST_AFTER` in the same Temporal namespace.
-That end is final, and before that time the worker may be connected to the wrong cluster.
+Such an instance can't be replayed. A run that is unknown for a short time may mean a wrong or restarting cluster.
 
-All writes are idempotent. They end only rows without an end, and ignore a run that a replay has replaced.
+All writes are idempotent. They end only rows without an end, and ignore a run if the instance has a newer one.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ describes how partitions are dropped.
 Events. A batch deletes events and their ids, and counts both. After a crash, the next attempt deletes the
 remaining events and counts no event twice. Sessions, poison events and outbox entries are purged only if no
 expired event remains. Otherwise the projector could project such an event later, and count its deleted session a
-second time. Profiles keep their totals.
+second time. The purge doesn't change the totals in profiles.
 
 Instances. If the worker dies:
 
@@ -134,7 +134,7 @@ class Retention:
             await purge.record("instances", "held", held)
 
     async def _delete_instances(self, purge: Purge, found: Sequence[EndedInstance]) -> int:
-        """Delete instances. Returns the number of held ones, of which Temporal still has a run."""
+        """Delete instances. Returns the number of those that Temporal still has, which are kept."""
         counts = await asyncio.gather(
             *(self._histories.delete(temporal_workflow_id(each.workflow_id, each.instance_id)) for each in found)
         )
@@ -159,7 +159,7 @@ class Purge:
     run_id: str
     data_type: str
     older_than: datetime
-    """The cutoff at the purge's start. It stays the same, so no more data expires during the purge."""
+    """The cutoff at the purge's start. If the period is extended meanwhile, batches use an earlier one."""
 
     async def batch(self, work: Callable[[Batch], Awaitable[T]]) -> T:
         """Call ``work`` in its own transaction, then pause. Raises :class:`RetentionExtendedError`."""
@@ -186,7 +186,7 @@ class Purge:
             pass
 
     async def scan(self, table: TableScan) -> None:
-        """Delete the expired rows of a table, block by block, up to the last block at the call."""
+        """Delete the expired rows of a table, block by block. Blocks that are added meanwhile are not scanned."""
         async with self.database.connection() as connection:
             blocks = await expired.blocks_of(connection, table.name)
         for first in range(0, blocks, expired.BLOCKS):
@@ -308,7 +308,7 @@ async def _record_due(purge: Purge, count: Callable[[Connection, datetime], Awai
 
 
 async def _purge_audit(purge: Purge, key: CheckpointKey) -> None:
-    """Delete hours of the audit log, the oldest first, until an hour's checkpoint doesn't let it expire."""
+    """Delete hours of the audit log, the oldest first, up to the cutoff and the newest checkpoint's limit."""
 
     async def delete(batch: Batch) -> bool:
         rows = await checkpoints.expire_hour(batch.connection, key, batch.older_than)

@@ -31,7 +31,7 @@ from store.audit import entries
 from store.connection import Connection
 
 MOST_SUBJECTS = 2000
-"""The size of the largest batch. A row for more users has the first ids in order, and their total number."""
+"""The most user ids in one row: those of the largest batch of events. A row for more also has their number."""
 
 _REFUSALS = frozenset({403, 404, 409, 410, 412, 422})
 _MASKED_ROLES = frozenset({Role.OPERATOR, Role.ANALYST})
@@ -149,7 +149,6 @@ def attribute_names(document: Mapping[str, object]) -> list[str]:
 def _is_refusal(error: PerennialError) -> bool:
     """Whether an error reveals something about a user, or denies access. Such an error gets an audit row.
 
-    `validation_failed` gets none, because it describes only the request's content. The endpoint may already have
-    read the user, for example if only the cursor of a list is invalid.
+    `validation_failed` gets none, because it describes only the request's content.
     """
     return error.status in _REFUSALS and error.code != InvalidContentError.code

@@ -23,7 +23,7 @@ _TAGS = re.compile(rf"\s*{_TAG.pattern}(\s*,\s*{_TAG.pattern})*\s*")
 def json_response(
     document: BaseModel | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A JSON answer. Its body is final, so that an `Idempotency-Key` keeps exactly the sent bytes."""
+    """A JSON answer. Its body is bytes, so the answer stored for an `Idempotency-Key` has the same ones."""
     body = document.model_dump_json().encode() if isinstance(document, BaseModel) else orjson.dumps(document)
     return Response(body, status, headers, media_type="application/json")
 

@@ -59,7 +59,10 @@ async def list_audit(
 @allow(Role.ADMIN)
 @not_audited
 async def get_audit_head(connection: InTransaction) -> Response:
-    """Get the newest checkpoint's head. Keep it where the database's administrators can't change it."""
+    """Get the head of the newest checkpoint: a digest of the audit log up to the checkpoint's hour.
+
+    Keep it where the database's administrators can't change it, and compare later logs with it.
+    """
     checkpoint = await checkpoints.last(connection)
     if checkpoint is None:
         return json_response(AuditHeadView(hour=None, head=None, rows=None, created_at=None))

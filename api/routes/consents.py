@@ -81,10 +81,10 @@ async def put_consent(
 async def change_consents(
     body: ConsentBatch, connection: InTransaction, caller: Caller, audit: AuditOf, keep_recorded: KeepRecorded
 ) -> Response:
-    """Grant or withdraw up to 1,000 consents in one transaction, with the effects of the single routes.
+    """Grant or withdraw up to 1,000 consents in one transaction. Each has the effects of a `PUT`.
 
-    Each item is validated on its own, in order. A rejected item doesn't affect the others. The batch sent again
-    changes nothing.
+    Each item is validated on its own, in order. A rejected item doesn't affect the others. An item that repeats
+    the latest decision for its user and purpose changes nothing.
     """
     checked = await check_items(body.consents, read_item)
     decided = await consents.decide_all(
@@ -109,9 +109,9 @@ async def change_consents(
 async def withdraw_consent(
     user_id: UserIdInPath, purpose: Purpose, connection: InTransaction, caller: Caller, audit: AuditOf
 ) -> Response:
-    """Withdraw a consent: the same as `PUT` with `{"granted": false}`. Withdrawing it again changes nothing.
+    """Withdraw a consent. Withdrawing it again changes nothing.
 
-    The response to an integrator tells neither the record in force nor whether it is new.
+    An integrator's response contains neither the stored record nor whether this request changed it.
     """
     audit.note(fields=[purpose], details={"granted": False})
     entry = await consents.withdraw(connection, user_id, purpose, actor=caller.key_id)

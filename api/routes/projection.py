@@ -56,7 +56,7 @@ async def list_transactions(
     page: PageQuery,
     audit: AuditOf,
 ) -> Response:
-    """List a user's purchases and refunds, newest first, each with its event."""
+    """List a user's purchases and refunds, newest first, each with its event's id."""
     before = page.position(_TRANSACTIONS, datetime, str)
     await users.require_present(connection, user_id)
     key = await data_keys.require(connection, resources.cipher, user_id)
@@ -109,7 +109,7 @@ async def list_poison_events(
 async def replay_poison_event(
     poison_id: str, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Process an event that was set aside. It counts once; if it fails again, it stays open."""
+    """Project an event that was set aside, exactly once. If that fails again, the event stays `open`."""
     settled = await poison.replay(connection, resources.cipher, triggers(), poison_id)
     audit.note(settled.user_id)
     return json_response(_poison(settled))
