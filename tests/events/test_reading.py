@@ -78,7 +78,7 @@ async def test_a_custom_types_pointers_are_masked_at_any_depth(api: Clients) -> 
 async def test_data_in_the_place_of_a_property_name_is_masked(api: Clients) -> None:
     await add_user(api.admin)
     odd = {"ada@example.com": {"x y": 1}}
-    await send(api, event(event_properties=odd, device_info=odd, location=odd))
+    await send(api, event("e-1", event_properties=odd, device_info=odd, location=odd))
     (shown,) = (await api.analyst.get("/users/u-1/events")).json()["data"]
     assert shown["event_properties"] == shown["device_info"] == {"***": {"***": "***"}}
     assert "ada" not in str(shown)
