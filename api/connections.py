@@ -32,7 +32,7 @@ MOST_ADDRESS_BYTES = 8 * 1024
 _MOST_PIPELINED = 16
 SLOWEST_BYTES_A_SECOND = 8 * 1024
 _PIECE = 4 * 1024
-"""Bytes to parse at once while headers are incomplete: the parser tells nothing about an unfinished header."""
+"""Bytes to parse at once while headers are incomplete. The parser reports no unfinished header."""
 _CHECK_SECONDS = 1.0
 _LINGER_SECONDS = 1.0
 _MOST_DROPPED = 1 << 20

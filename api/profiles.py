@@ -3,7 +3,7 @@
 An entity tag covers its representation. Admins, operators and analysts also see values computed from events, so
 these values change their tags.
 
-An integrator may not read people, so no answer about a profile tells it whether a write changed anything.
+An integrator may not read people. So its answers are the same whether or not a write changed the profile.
 Otherwise it could test guesses. Its tag is a keyed digest, and changes with each of its writes.
 """
 

@@ -64,7 +64,7 @@ async def put_consent(
     After the answer to a withdrawal of `data_collection`, no process stores an event of the person until a new
     grant. This includes events that another process is receiving.
 
-    The response to an integrator repeats the request. It doesn't tell whether anything has changed.
+    The response to an integrator repeats the request. It is the same whether or not the consent changed.
     """
     decision = ConsentDecision(purpose, **body.model_dump())
     audit.note(fields=[purpose], details={"granted": decision.granted})

@@ -86,12 +86,14 @@ async def replay_dead_letters(
     done = await replays.request_all(connection, letters, pause=timedelta(seconds=1 / body.per_second))
     audit.note(
         body.user_id,
-        subjects=[letter.user_id for letter in letters],
+        subjects=[dead_letter.user_id for dead_letter in letters],
         details={"accepted": len(done.accepted), "refused": len(done.rejected)},
     )
     answer = ReplayAnswer(
         accepted=len(done.accepted),
-        refused=[RefusedReplay(id=letter.dead_letter_id, code=error.code) for letter, error in done.rejected],
+        refused=[
+            RefusedReplay(id=dead_letter.dead_letter_id, code=error.code) for dead_letter, error in done.rejected
+        ],
         per_second=body.per_second,
         remaining=len(letters) == body.limit,
     )
@@ -105,9 +107,9 @@ async def read_dead_letter(
     dead_letter_id: str, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
     """Get one dead letter."""
-    letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
-    audit.note(letter.user_id, fields=_AUDITED_FIELDS, details=_details(letter))
-    return json_response(_view(caller.role, letter))
+    dead_letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
+    audit.note(dead_letter.user_id, fields=_AUDITED_FIELDS, details=_details(dead_letter))
+    return json_response(_view(caller.role, dead_letter))
 
 
 @router.post(
@@ -129,15 +131,17 @@ async def replay_dead_letter(
     again with one more attempt.
     """
     async with resources.database.connection() as connection:
-        letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
-    audit.user_id = letter.user_id
-    if letter.status is DeadLetterStatus.OPEN:
-        await Instances.of(resources).require_history(letter.workflow_id, letter.instance_id, letter.run_id)
+        dead_letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
+    audit.user_id = dead_letter.user_id
+    if dead_letter.status is DeadLetterStatus.OPEN:
+        await Instances.of(resources).require_history(
+            dead_letter.workflow_id, dead_letter.instance_id, dead_letter.run_id
+        )
     async with audit.transaction() as connection:
-        letter = await replays.request(connection, resources.cipher, dead_letter_id)
-        audit.note(letter.user_id, fields=_AUDITED_FIELDS, details=_details(letter))
-    headers = {"Location": location(letter.workflow_id, letter.instance_id)}
-    return json_response(_view(caller.role, letter), 202, headers)
+        dead_letter = await replays.request(connection, resources.cipher, dead_letter_id)
+        audit.note(dead_letter.user_id, fields=_AUDITED_FIELDS, details=_details(dead_letter))
+    headers = {"Location": location(dead_letter.workflow_id, dead_letter.instance_id)}
+    return json_response(_view(caller.role, dead_letter), 202, headers)
 
 
 @router.post(f"{_DEAD_LETTER}/discard", response_model=DeadLetterView, responses=problems(*_NOT_OPEN))
@@ -147,29 +151,29 @@ async def discard_dead_letter(
     dead_letter_id: str, connection: InTransaction, caller: Caller, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
     """Settle a dead letter without a replay. Its instance stays failed."""
-    letter = await dead_letters.discard(connection, resources.cipher, dead_letter_id)
-    audit.note(letter.user_id, fields=_AUDITED_FIELDS, details=_details(letter))
-    return json_response(_view(caller.role, letter))
+    dead_letter = await dead_letters.discard(connection, resources.cipher, dead_letter_id)
+    audit.note(dead_letter.user_id, fields=_AUDITED_FIELDS, details=_details(dead_letter))
+    return json_response(_view(caller.role, dead_letter))
 
 
-def _details(letter: StoredDeadLetter) -> dict[str, str]:
+def _details(dead_letter: StoredDeadLetter) -> dict[str, str]:
     return {
-        "dead_letter_id": letter.dead_letter_id,
-        "workflow_id": letter.workflow_id,
-        "instance_id": letter.instance_id,
+        "dead_letter_id": dead_letter.dead_letter_id,
+        "workflow_id": dead_letter.workflow_id,
+        "instance_id": dead_letter.instance_id,
     }
 
 
-def _view(role: Role, letter: StoredDeadLetter) -> DeadLetterView:
+def _view(role: Role, dead_letter: StoredDeadLetter) -> DeadLetterView:
     return DeadLetterView(
-        id=letter.dead_letter_id,
-        workflow_id=letter.workflow_id,
-        instance_id=letter.instance_id,
-        user_id=letter.user_id,
-        failed_step=letter.failed_step,
-        error=error_view(role, DeadLetter, letter.error),
-        attempts=letter.attempts,
-        status=letter.status,
-        created_at=letter.created_at,
-        updated_at=letter.updated_at,
+        id=dead_letter.dead_letter_id,
+        workflow_id=dead_letter.workflow_id,
+        instance_id=dead_letter.instance_id,
+        user_id=dead_letter.user_id,
+        failed_step=dead_letter.failed_step,
+        error=error_view(role, DeadLetter, dead_letter.error),
+        attempts=dead_letter.attempts,
+        status=dead_letter.status,
+        created_at=dead_letter.created_at,
+        updated_at=dead_letter.updated_at,
     )

@@ -1,4 +1,4 @@
-"""An account has one onboarding, whoever starts it, unless a request asks for another."""
+"""An account has one onboarding, by an event or a request, unless a request asks for another."""
 
 from __future__ import annotations
 
