@@ -31,7 +31,7 @@ test-slow: $(READY) ## the tests that start whole stacks, load them, or wait for
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow $(ARGS)
 
 test-chaos: $(READY) ## the tests that kill processes under load
-	@exec $(BIN)/python -m pytest -q -m chaos $(ARGS)
+	@exec $(BIN)/python -m pytest -q --timeout 900 -m chaos $(ARGS)
 
 check: $(READY) ## lint, format, types, imports, and whether migrations and data map match the models
 	$(BIN)/ruff check .

@@ -75,7 +75,7 @@ async def _onboarding(runs: Runs, customer: Customer) -> dict[str, Run]:
         customer.user_id, parameters={"first_activity_within": "PT0.2S", "nudge_within": "PT0.2S"}
     )
     await nudged.handle.result()
-    active = await runs.start(customer.user_id)
+    active = await runs.start(customer.user_id, still=True)
     await runs.until(active, "wait_for_first_activity")
     await runs.notify(active, "engagement.page_view")
     await active.handle.result()
@@ -87,7 +87,7 @@ async def _onboarding(runs: Runs, customer: Customer) -> dict[str, Run]:
     await asyncio.sleep(0.7)
     await paused.handle.execute_update("resume")
     await paused.handle.result()
-    cancelled = await runs.start(customer.user_id)
+    cancelled = await runs.start(customer.user_id, still=True)
     await runs.until(cancelled, "wait_for_first_activity")
     await cancelled.handle.cancel()
     failed = await runs.start(customer.user_id, parameters={"first_activity_within": "nonsense"})

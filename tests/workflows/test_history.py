@@ -75,7 +75,7 @@ async def test_history_has_neither_time_zone_nor_address_of_a_customer(
 async def test_every_encrypted_payload_of_a_history_is_bound_to_its_workflow(
     runs: Runs, customer: Customer
 ) -> None:
-    run = await runs.start(customer.user_id)
+    run = await runs.start(customer.user_id, still=True)
     await runs.until(run, "wait_for_first_activity")
     await runs.notify(run, "engagement.page_view")
     await run.handle.result()
