@@ -8,7 +8,8 @@ dies:
 2. after it, before the entry is removed: the entry is delivered again, without an effect.
 
 While Temporal is unavailable, the worker retries entries every two seconds and counts no attempt. An entry that
-fails for another reason is retried after growing pauses, and delays no other.
+fails for another reason is retried after growing pauses, and delays no other. A connection that breaks during a
+call may give any status, so an attempt counts only if Temporal answers a health check after it.
 
 Temporal may not know an instance that a run has recorded. The entries of that instance never become dead: the
 worker retries them until Temporal knows it, or the reconciler has ended it. So a worker that connects to the wrong
@@ -148,7 +149,9 @@ class Outbox:
             )
             if status is RPCStatusCode.NOT_FOUND:
                 return EntryOutcome.UNKNOWN
-            return EntryOutcome.UNAVAILABLE if status in UNAVAILABLE else EntryOutcome.FAILED
+            if status in UNAVAILABLE or not await self._temporal_answers():
+                return EntryOutcome.UNAVAILABLE
+            return EntryOutcome.FAILED
         except _StillStartingError:
             return EntryOutcome.STARTING
         except UNREACHABLE:
@@ -157,6 +160,12 @@ class Outbox:
             logger.exception("an outbox entry can't be delivered", extra={"kind": entry.kind})
             return EntryOutcome.FAILED
         return EntryOutcome.DELIVERED
+
+    async def _temporal_answers(self) -> bool:
+        try:
+            return await self._client.service_client.check_health(timeout=RPC_TIMEOUT)
+        except RPCError:
+            return False
 
     async def _call(self, entry: OutboxEntry) -> None:
         match entry.kind:

@@ -39,6 +39,7 @@ _TEMPORAL_AWAY = frozenset(
         RPCStatusCode.RESOURCE_EXHAUSTED,
         RPCStatusCode.CANCELLED,
         RPCStatusCode.ABORTED,
+        RPCStatusCode.UNKNOWN,  # a connection that broke during the call
     }
 )
 

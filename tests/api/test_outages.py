@@ -141,6 +141,7 @@ async def test_a_reachable_temporal_is_returned(resources: Resources, temporal: 
     [
         (RPCError("gone", RPCStatusCode.UNAVAILABLE, b""), TemporalUnavailableError),
         (RPCError("slow", RPCStatusCode.DEADLINE_EXCEEDED, b""), TemporalUnavailableError),
+        (RPCError("transport error", RPCStatusCode.UNKNOWN, b""), TemporalUnavailableError),
         (DatabaseUnreachableError("gone"), StoreUnavailableError),
         (asyncpg.DeadlockDetectedError("again"), StoreUnavailableError),
     ],

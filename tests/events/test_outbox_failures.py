@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -154,3 +155,45 @@ async def test_the_query_for_due_entries_reads_no_dead_ones(
         [plan] = await explained(connection, lambda: outbox.due(connection, CONCURRENT_DELIVERIES, []))
     assert plan.rows_read("temporal_outbox") == 3
     assert plan.blocks < 10
+
+
+@asynccontextmanager
+async def _breaking_proxy(target: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A proxy's address, and an event. Once it is set, connections break before their bytes reach the target."""
+    host, port = target.rsplit(":", 1)
+    breaks = asyncio.Event()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while (data := await reader.read(65536)) and (answers or not breaks.is_set()):
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_target, to_target = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(copy(reader, to_target, answers=False), copy(from_target, writer, answers=True))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", breaks
+
+
+@pytest.mark.slow
+async def test_a_connection_that_breaks_during_a_call_counts_no_attempt(
+    temporal: Client, database: Database, cipher: Cipher, customer: Customer
+) -> None:
+    """The SDK repeats the call for ten seconds, and then gives the status UNKNOWN or CANCELLED."""
+    async with (
+        _breaking_proxy(temporal.service_client.config.target_host) as (address, breaks),
+        database.connection() as connection,
+    ):
+        client = await Client.connect(address, data_converter=temporal.data_converter)
+        breaks.set()
+        await _write(connection, "signal", "e-1", customer.user_id)
+        delivery = Outbox(database, cipher, client, client, "failures", startables())
+        task = asyncio.create_task(delivery.deliver_while(lambda: True))
+        async with asyncio.timeout(60):
+            while (await _entries(connection))[0]["pause"] <= timedelta():
+                await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert [each["attempts"] for each in await _entries(connection)] == [0]
