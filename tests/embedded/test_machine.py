@@ -36,10 +36,12 @@ def first_run(etc: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_servers_that_start_at_once_on_a_new_machine_run_as_one_user(etc: Path) -> None:
     first_run(etc, "servers", "2", "2")
 
 
+@pytest.mark.slow
 def test_a_killed_start_and_the_next_one_do_not_make_the_user_at_the_same_time(etc: Path) -> None:
     first_run(etc, "killed")
 

@@ -48,6 +48,7 @@ async def test_postgres_keeps_its_data_and_its_port_over_a_restart(home: Home) -
         assert await ask(again.owner_url, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.slow
 async def test_a_killed_postgres_starts_again_on_its_port_with_what_was_committed(home: Home) -> None:
     async with EmbeddedPostgres(home) as postgres:
         await ask(postgres.owner_url, "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -60,6 +61,7 @@ async def test_a_killed_postgres_starts_again_on_its_port_with_what_was_committe
         assert await ask(postgres.owner_url, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.slow
 async def test_another_port_is_taken_when_the_remembered_one_is_not_free(home: Home) -> None:
     async with EmbeddedPostgres(home, durable=False) as postgres:
         port = postgres.port
@@ -116,6 +118,7 @@ async def test_secrets_logs_and_data_are_closed_to_other_users(postgres: Embedde
     assert stat.S_IMODE(home.path.stat().st_mode) & ~0o001 == 0o700
 
 
+@pytest.mark.slow
 async def test_a_postmaster_that_a_killed_run_left_is_stopped_first(
     home: Home, lingering: Callable[[EmbeddedPostgres], psutil.Process]
 ) -> None:
@@ -135,6 +138,7 @@ def lingering() -> Callable[[EmbeddedPostgres], psutil.Process]:
     return lambda postgres: psutil.Process(postgres.pid)
 
 
+@pytest.mark.slow
 async def test_an_interrupted_initialisation_is_repeated(home: Home) -> None:
     half = home.postgres_data.with_name("postgres.new")
     half.mkdir()
@@ -151,6 +155,7 @@ async def test_data_of_another_version_is_rejected_in_a_sentence(home: Home) -> 
         await EmbeddedPostgres(home).start()
 
 
+@pytest.mark.slow
 async def test_a_lost_password_is_named_in_a_sentence(home: Home) -> None:
     async with EmbeddedPostgres(home, durable=False):
         pass

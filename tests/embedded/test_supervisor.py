@@ -91,6 +91,7 @@ def test_all_processes_end_with_a_killed_supervisor_and_the_next_one_starts(dire
         assert again.endpoints["pids"]["postgres"]
 
 
+@pytest.mark.slow
 def test_a_stop_during_the_start_ends_every_process(directory: Path) -> None:
     stack = RunningStack(directory / "home", command=STAND_IN)
     stack.wait_for(lambda: "temporal is up" in stack.output)
@@ -133,6 +134,7 @@ def test_a_home_that_cannot_be_made_is_one_sentence(directory: Path) -> None:
     assert stack.output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_failing_preparation_ends_it_with_the_reason(directory: Path) -> None:
     stack = RunningStack(directory / "home", command=STAND_IN, environment={"STAND_IN_FAILS": "bootstrap"})
     assert stack.process.wait(30) == 1
@@ -167,6 +169,7 @@ def test_a_worker_that_ignores_sigterm_is_killed_in_time_or_at_once_by_a_second_
     assert_gone(processes, within=0)
 
 
+@pytest.mark.slow
 def test_a_given_database_is_used_and_none_is_started(directory: Path) -> None:
     url = "postgresql://somebody:secret@127.0.0.1:5432/somewhere"
     environment = {"PERENNIAL_DATABASE_URL": url}

@@ -115,6 +115,7 @@ async def workers(
         await system.get_workflow_handle(projector_id(shard)).terminate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 async def test_each_event_counts_once_after_a_worker_was_killed_in_the_middle_of_a_batch(
     log: Log,
@@ -172,6 +173,7 @@ async def test_a_dead_workers_shards_move_to_another_worker_within_ten_seconds(l
     assert await until(projected) < TAKEN_OVER_WITHIN
 
 
+@pytest.mark.slow
 async def test_the_shards_of_a_worker_that_shuts_down_move_at_once(log: Log, workers: Workers) -> None:
     first = await workers.start()
     user = await log.person()

@@ -95,6 +95,7 @@ FIRST, *OTHERS = POINTS
 """Slow: each waits for the heartbeat time-out of the dead worker."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 async def test_a_worker_killed_in_the_middle_of_a_page_leaves_it_to_the_next(
     skipping: WorkflowEnvironment,
@@ -136,6 +137,7 @@ async def server() -> AsyncIterator[EmbeddedPostgres]:
         yield server
 
 
+@pytest.mark.slow
 async def test_postgres_killed_in_the_middle_of_a_page_and_after_it_leaves_no_event_unredacted(
     server: EmbeddedPostgres, cipher: Cipher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ async def test_a_callback_posts_the_finished_instance_signed_with_a_secret_that_
     assert secret.encode() not in row["secret"]
 
 
+@pytest.mark.slow
 async def test_a_callback_is_retried_with_the_same_id_and_a_new_signature(
     two: list[httpx.AsyncClient], hooks: HookServer
 ) -> None:
@@ -82,6 +83,7 @@ async def test_a_callback_is_retried_with_the_same_id_and_a_new_signature(
     assert (callback["attempts"], callback["last_status"]) == (2, 204)
 
 
+@pytest.mark.slow
 async def test_410_stops_a_callback_and_a_redirect_is_not_followed(
     two: list[httpx.AsyncClient], hooks: HookServer, database: Database
 ) -> None:
@@ -94,6 +96,7 @@ async def test_410_stops_a_callback_and_a_redirect_is_not_followed(
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_callback_reports_a_cancelled_instance(two: list[httpx.AsyncClient], hooks: HookServer) -> None:
     await two[0].post("/users", json=user())
     executed = await two[0].post(

@@ -11,6 +11,7 @@ from tests.support.little_stack import LittleStack
 from tests.support.processes import PerennialProcess
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "line"),
     [

@@ -74,6 +74,7 @@ def test_a_setting_that_cannot_be_used_is_named_with_the_reason(
     assert "s3cret" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "content"), [("api", None), ("worker", None), ("api", "s3cret"), ("api", "{}")]
 )
@@ -89,6 +90,7 @@ def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, command:
     assert "s3cret" not in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, "s3cret"])
 def test_a_certificate_that_cannot_be_used_stops_the_start(
     tmp_path: Path, key_file: Path, content: str | None
@@ -105,6 +107,7 @@ def test_a_certificate_that_cannot_be_used_stops_the_start(
     assert "s3cret" not in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["migrate"], ["keys", "list"]])
 def test_a_database_that_does_not_answer_is_one_sentence(arguments: list[str]) -> None:
     done = perennial(*arguments, DATABASE_URL=UNREACHABLE)

@@ -27,6 +27,7 @@ async def test_the_migrations_give_what_the_tables_declare(postgres: EmbeddedPos
     await asyncio.to_thread(migrate.check, settings_of(postgres))
 
 
+@pytest.mark.slow
 async def test_migrators_at_once_take_turns_and_a_second_run_changes_nothing() -> None:
     async with scratch_postgres() as server:
         settings = settings_of(server)
@@ -42,6 +43,7 @@ async def test_migrators_at_once_take_turns_and_a_second_run_changes_nothing() -
             await owner.close()
 
 
+@pytest.mark.slow
 async def test_a_downgrade_removes_everything_and_the_schema_can_be_made_again() -> None:
     async with scratch_postgres() as server:
         settings = settings_of(server)
@@ -105,6 +107,7 @@ async def _migrate_in_a_process(settings: Settings) -> int:
     return await process.wait()
 
 
+@pytest.mark.slow
 async def test_the_owner_may_serve_as_well() -> None:
     async with scratch_postgres() as server:
         await asyncio.to_thread(migrate.upgrade, Settings(database_url=server.owner_url))
