@@ -15,10 +15,10 @@ from runtime.database import Database
 from runtime.settings import Settings
 from store.consents import locks
 from store.users import users
+from testing.mail import MailServer
+from testing.people import Customer
 from tests.activities.test_consent_at_sending import Sending, authorize, intend, message, sender
 from tests.support.locks import until_blocked
-from tests.support.mail import MailServer
-from tests.support.people import Customer
 
 SERVICE, MARKETING = "invoices", "win_back"
 

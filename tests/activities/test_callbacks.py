@@ -25,8 +25,8 @@ from store import api_keys
 from store.connection import Connection
 from store.instances import callbacks, transitions
 from store.users import data_keys
-from tests.support.hooks import HookServer
-from tests.support.people import Customer
+from testing.hooks import HookServer
+from testing.people import Customer
 
 DUE = CallbackDue(instance_id="i-1", ending=0)
 

@@ -22,8 +22,8 @@ from store.consents import consents
 from store.consents.consents import ConsentDecision
 from store.messages import messages, send_gate
 from store.messages.messages import Intent
-from tests.support.mail import MailServer
-from tests.support.people import Customer
+from testing.mail import MailServer
+from testing.people import Customer
 
 PURPOSES: dict[str, Purpose | None] = {"win_back": Purpose.MARKETING, "invoices": None}
 Sending = Callable[[Message], Awaitable[MessageStatus]]

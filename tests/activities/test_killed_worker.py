@@ -15,10 +15,10 @@ from temporalio.testing import WorkflowEnvironment
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from tests.support.mail import MailServer
-from tests.support.people import Customer
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Run, Runs
 from tests.support.processes import PerennialProcess
-from tests.support.runs import Run, Runs
 
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 

@@ -13,7 +13,7 @@ import pytest
 from delivery.http import AddressForbiddenError, Outbound, UnreachableError
 from models.rules.outbound_urls import may_connect, url_error
 from runtime.embedded.certificates import ensure_certificate
-from tests.support.hooks import HookServer
+from testing.hooks import HookServer
 
 
 def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

@@ -21,9 +21,9 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from store.instances import attempts, transitions
 from store.users import data_keys
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Run, Runs
 
 
 async def _reset_to_the_beginning(runs: Runs, run: Run) -> str:

@@ -20,9 +20,9 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.ports import free_port
 from store.messages.send_gate import FrequencyCap
+from testing.hooks import HookServer
+from testing.people import Customer
 from tests.activities.test_consent_at_sending import PURPOSES, consent, message
-from tests.support.hooks import HookServer
-from tests.support.people import Customer
 
 
 @pytest.fixture

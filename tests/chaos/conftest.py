@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from testing.mail import MailServer
 from tests.embedded.directories import temporary_directory
 from tests.embedded.running import RunningStack
 from tests.support.builders import user
-from tests.support.mail import MailServer
 
 
 class LiveStack:

@@ -18,8 +18,8 @@ from privacy.keyring import KeyFile
 from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
+from testing.people import Customer
 from tests.support.log import Log, purchase
-from tests.support.people import Customer
 
 A_SECOND = timedelta(seconds=1)
 

@@ -23,9 +23,9 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from store.instances import dead_letters, replays
 from store.instances.dead_letters import Filter, StoredDeadLetter
+from testing.people import Customer
+from testing.runs import Run, Runs
 from tests.dead_letters.journeys import CatchesFailures, Effects, Fixed, InARow, SideBySide, WithAWait
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
 from worker import startables
 from workflows.sandbox import workflow_runner
 

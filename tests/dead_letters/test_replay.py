@@ -23,10 +23,10 @@ from store import outbox
 from store.connection import Connection
 from store.instances import attempts, callbacks, replays, terminal, transitions
 from store.users import data_keys
+from testing.people import Customer
+from testing.runs import Runs
 from tests.dead_letters.conftest import Stage, working
 from tests.dead_letters.journeys import Buggy, Effects, Fixed, FixedWithAWait, InARow
-from tests.support.people import Customer
-from tests.support.runs import Runs
 
 ROUNDS = 4
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from temporalio.api.enums.v1 import EventType
 
 from delivery.resets import local_activity_ids, reset_point
+from testing.people import Customer
 from tests.dead_letters.conftest import Stage
-from tests.support.people import Customer
 
 
 async def test_a_marker_has_the_id_of_its_local_activity(served: Stage, customer: Customer) -> None:

@@ -12,7 +12,7 @@ from delivery.smtp import MailServerLoginError, SmtpTransport
 from delivery.transport import Envelope
 from runtime.embedded.certificates import ServerCertificate, ensure_certificate
 from runtime.settings import ConfigurationError, Settings, load_settings
-from tests.support.mail import MailServer
+from testing.mail import MailServer
 
 PASSWORD = "s3cret pass"
 MESSAGE = Envelope("0" * 32, "ada@example.com", "Hello", "Hello\n", "welcome")

@@ -16,7 +16,7 @@ from delivery.smtp import SmtpTransport
 from delivery.templates import TEMPLATES
 from delivery.transport import Envelope
 from runtime.settings import Settings
-from tests.support.mail import MailServer
+from testing.mail import MailServer
 
 INJECTION = (
     "=?utf-8?q?=0D=0AReply-To:_evil=40example.org=0D=0A=0D=0AYour_account_is_locked?=",

@@ -10,8 +10,8 @@ from tests.support.processes import ROOT
 
 PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md")))
 PACKAGES = (
-    "activities|api|benchmarks|checks|clients|delivery|deploy|docs|examples|migrations|models|privacy|runtime|store|tests"
-    "|workflows"
+    "activities|api|benchmarks|checks|clients|delivery|deploy|docs|examples|migrations|models|privacy|runtime|store"
+    "|testing|tests|workflows"
 )
 _PATH = re.compile(rf"`((?:{PACKAGES})/[\w/.-]*)`")
 _WRITTEN_BY_THE_GUIDE = {"workflows/lifecycle/renewal_reminder.py", "tests/workflows/test_renewal_reminder.py"}

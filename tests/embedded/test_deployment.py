@@ -92,7 +92,7 @@ def test_compose_makes_the_roles_of_the_embedded_stack() -> None:
 def test_the_image_copies_every_package_and_names_no_missing_file() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "testing", "tests"}
     assert packages <= sources
     assert all((ROOT / source).exists() for source in sources)
 

@@ -19,11 +19,11 @@ import pytest
 
 from runtime.embedded import postgres_files
 from runtime.embedded.home import Home
+from testing.mail import MailServer
 from tests.embedded.running import RunningStack
 from tests.support.builders import user
 from tests.support.disk import Canaries
 from tests.support.events import event
-from tests.support.mail import MailServer
 
 # Canaries too: the parameters of the onboarding can only be durations.
 WAIT = {"first_activity_within": "P11DT7H41M23S", "nudge_within": "P13DT5H43M29S"}

@@ -23,8 +23,8 @@ from runtime.settings import Settings
 from store import outbox
 from store.instances import waits
 from store.users import data_keys
-from tests.support.people import Customer
-from tests.support.runs import Runs
+from testing.people import Customer
+from testing.runs import Runs
 from worker import startables
 
 SIGNUP = [WorkflowTrigger("onboarding", on("user.signup"))]

@@ -22,8 +22,8 @@ from store.connection import Connection
 from store.instances import transitions
 from store.outbox import GIVE_UP_AFTER
 from store.users import data_keys
+from testing.people import Customer
 from tests.support.logs import logged
-from tests.support.people import Customer
 from tests.support.plans import explained
 from worker import startables
 

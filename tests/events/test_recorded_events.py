@@ -17,8 +17,8 @@ from store.connection import Connection
 from store.instances import replays, transitions, waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.users import data_keys
+from testing.people import Customer
 from tests.support.log import Happening, Log
-from tests.support.people import Customer
 from tests.support.plans import explained
 
 INSTANCE = "i-1"

@@ -12,8 +12,8 @@ from temporalio.client import Client
 from runtime.database import Database
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads
+from testing.temporal import skipping_temporal
 from tests.support.little_stack import LittleStack, little_stack
-from tests.support.temporal import skipping_temporal
 
 
 @pytest.fixture(scope="package")

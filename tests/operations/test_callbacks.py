@@ -12,8 +12,8 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from runtime.database import Database
+from testing.hooks import HookServer
 from tests.support.builders import user
-from tests.support.hooks import HookServer
 from tests.support.http import field_errors
 from tests.support.little_stack import LittleStack
 

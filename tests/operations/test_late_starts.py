@@ -15,9 +15,9 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from store.instances import replays, transitions
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
 from worker import startables
 
 

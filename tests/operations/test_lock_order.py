@@ -36,8 +36,8 @@ from store.instances.instances import Unfinished
 from store.instances.terminal import Ending
 from store.messages.send_gate import FrequencyCap
 from store.users import data_keys
+from testing.people import Customer
 from tests.support.locks import until_blocked
-from tests.support.people import Customer
 
 ROUNDS = 40
 FAILED = 3

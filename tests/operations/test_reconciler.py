@@ -21,10 +21,10 @@ from runtime.temporal import EncryptedPayloads, data_converter
 from store.instances import dead_letters, transitions
 from store.instances.dead_letters import Filter
 from store.users import data_keys
+from testing.people import Customer
+from testing.runs import Run, Runs
 from tests.support.builders import user
 from tests.support.little_stack import LittleStack
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from store.connection import Connection
 from store.instances import waits
 from store.outbox import GIVE_UP_AFTER
 from store.users import data_keys
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
+from testing.people import Customer
+from testing.runs import Run, Runs
 from worker import startables
 
 STEP = "wait_for_first_activity"

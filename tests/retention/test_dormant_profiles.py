@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.retention import expired
-from tests.support.people import Customer
+from testing.people import Customer
 
 
 async def test_closed_accounts_and_recent_profiles_are_not_dormant(database: Database, cipher: Cipher) -> None:

@@ -23,11 +23,11 @@ from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
 from store.retention import periods, runs
+from testing.people import Customer
+from testing.runs import Run, Runs
 from tests.retention.filling import RUN, audited, begin_purge, count, results
 from tests.support.http import Clients
 from tests.support.jobs import scheduled
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
 from tests.workflows_api.conftest import api, settings, system_working
 from worker import keep_schedule
 

@@ -11,7 +11,7 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from store.instances import attempts, transitions
 from store.users import data_keys
-from tests.support.people import Customer
+from testing.people import Customer
 
 
 async def test_a_step_of_an_erased_person_writes_nothing(database: Database, cipher: Cipher) -> None:

@@ -16,7 +16,7 @@ from store.instances import dead_letters, instances, terminal, transitions, wait
 from store.instances.instances import Unfinished
 from store.instances.terminal import Ending
 from store.users import data_keys
-from tests.support.people import Customer
+from testing.people import Customer
 
 FAILURE = StepFailure(error_type="ValueError", error_message="Oh", failed_step="first", stack_trace="-")
 

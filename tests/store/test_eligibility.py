@@ -12,7 +12,7 @@ from runtime.database import Database
 from store.consents import consents
 from store.consents.consents import ConsentDecision
 from store.instances import starting
-from tests.support.people import Customer
+from testing.people import Customer
 
 
 @pytest.fixture

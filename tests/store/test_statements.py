@@ -26,7 +26,7 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from store.statements import Statement, filtered, one_of, parameters, registered, select, sql, statement, unnested
 from store.users import users
-from tests.support.people import Customer
+from testing.people import Customer
 from tests.support.processes import ROOT
 
 _SQL = re.compile(r"\b(?:SELECT|RETURNING|INSERT)\b")

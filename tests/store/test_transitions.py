@@ -26,7 +26,7 @@ from store.instances.instances import Unfinished
 from store.instances.terminal import Ending
 from store.statements import Statement
 from store.users import data_keys
-from tests.support.people import Customer
+from testing.people import Customer
 
 ID = "i-1"
 RUN = "run-1"

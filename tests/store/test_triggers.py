@@ -11,7 +11,7 @@ from runtime.database import Database
 from store.connection import Connection
 from store.instances import transitions, triggers
 from store.users import data_keys
-from tests.support.people import Customer
+from testing.people import Customer
 from tests.support.plans import explained
 
 OTHERS = 10_000

@@ -16,7 +16,7 @@ from runtime.database import Database
 from store.instances import transitions, waits
 from store.instances.waits import GRACE
 from store.users import data_keys
-from tests.support.people import Customer
+from testing.people import Customer
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 TICK = timedelta(microseconds=1)

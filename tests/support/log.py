@@ -16,7 +16,7 @@ from runtime.database import Database
 from store.connection import Connection
 from store.events.events import BODY
 from store.users import data_keys, users
-from tests.support.people import Customer
+from testing.people import Customer
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 

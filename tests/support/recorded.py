@@ -38,9 +38,9 @@ from runtime.migrate import upgrade
 from runtime.process import polling
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, data_converter
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
-from tests.support.temporal import skipping_temporal
+from testing.people import Customer
+from testing.runs import Run, Runs
+from testing.temporal import skipping_temporal
 from worker import build_system_workers, build_worker, start_loop
 from workflows.system.jobs import LOOPS, SCHEDULES, Job
 

@@ -18,10 +18,10 @@ from models.temporal.system import ReconcileRequest
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.people import Customer
+from testing.runs import Runs
 from tests.support.jobs import loop
-from tests.support.people import Customer
 from tests.support.processes import PerennialProcess
-from tests.support.runs import Runs
 from worker import start_loop
 
 RECONCILER = "system/reconciler"

@@ -23,8 +23,8 @@ from runtime.embedded.temporal_server import EmbeddedTemporal
 from runtime.provisioning import SYSTEM_RETENTION, ensure_namespace, in_namespace
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, data_converter, keep_histories
+from testing.hooks import HookServer
 from tests.support.builders import user
-from tests.support.hooks import HookServer
 from tests.support.http import clients_of
 from tests.support.little_stack import LittleStack, little_stack
 from tests.support.processes import PerennialProcess

@@ -16,9 +16,9 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.process import polling
 from runtime.settings import Settings
+from testing.people import Customer
 from tests.support.events import event
 from tests.support.http import Clients
-from tests.support.people import Customer
 from tests.workflows_api.conftest import SHORT, api, execute, settings, until, working
 from worker import build_system_workers, start_loop
 from workflows.system.jobs import LOOPS

@@ -11,8 +11,8 @@ from temporalio.testing import WorkflowEnvironment
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.runs import Runs
 from tests.support.journeys import JOURNEYS
-from tests.support.runs import Runs
 from worker import build_worker, implementations
 
 

@@ -12,11 +12,11 @@ from temporalio.client import WorkflowFailureError
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
+from testing.temporal import DAY
 from tests.events.test_outbox import Log as EventLog
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
-from tests.support.temporal import DAY
 from workflows.policies import OUTSIDE
 
 

@@ -14,10 +14,10 @@ from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Run, Runs
 from tests.support.journeys import JOURNEYS, After, Before, PatchDeprecated, Patched
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
 from worker import build_worker, implementations
 
 

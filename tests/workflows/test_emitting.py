@@ -12,9 +12,9 @@ from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.events import types
+from testing.people import Customer
+from testing.runs import Runs
 from tests.support.log import Log
-from tests.support.people import Customer
-from tests.support.runs import Runs
 
 
 async def test_an_instance_receives_the_event_that_it_emitted(

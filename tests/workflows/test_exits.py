@@ -15,11 +15,11 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from store.instances import callbacks
 from store.users import data_keys
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
+from testing.temporal import DAY
 from tests.events.test_outbox import Log as EventLog
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
-from tests.support.temporal import DAY
 from workflows.policies import OUTSIDE
 
 

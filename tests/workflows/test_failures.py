@@ -11,11 +11,11 @@ from temporalio.client import WorkflowFailureError
 from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher
 from store.users import data_keys
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
+from testing.temporal import DAY
 from tests.support.locks import until_blocked
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
-from tests.support.temporal import DAY
 from workflows.steps import failure_of
 
 

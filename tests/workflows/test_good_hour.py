@@ -11,10 +11,10 @@ import pytest
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
-from tests.support.temporal import DAY
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Run, Runs
+from testing.temporal import DAY
 from workflows.catalog import catalog
 
 

@@ -19,9 +19,9 @@ from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import EncryptedPayloads, data_converter
-from tests.support.people import Customer
+from testing.people import Customer
+from testing.runs import Runs
 from tests.support.recorded import CODEC, HISTORIES
-from tests.support.runs import Runs
 from workflows.catalog import catalog
 from workflows.sandbox import workflow_runner
 from workflows.system.jobs import workflows_of

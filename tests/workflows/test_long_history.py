@@ -11,12 +11,12 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
+from testing.temporal import skipping_temporal
 from tests.support.journeys import JOURNEYS
 from tests.support.logs import logged
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
-from tests.support.temporal import skipping_temporal
 from worker import build_worker
 from workflows.instance import LONG_HISTORY
 

@@ -10,10 +10,10 @@ from temporalio.exceptions import CancelledError
 
 from models.temporal.identity import STATUS, STEP, USER, WORKFLOW
 from models.vocabulary import InstanceStatus
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
-from tests.support.temporal import DAY
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
+from testing.temporal import DAY
 
 
 async def test_a_customer_who_stays_away_is_nudged_once_and_ends_at_risk(

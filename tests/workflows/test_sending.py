@@ -22,10 +22,10 @@ from runtime.database import Database
 from runtime.settings import ConfigurationError, Settings
 from store.messages import messages, send_gate
 from store.messages.send_gate import FrequencyCap
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
 from tests.support.journeys import JOURNEYS
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
 from worker import build_worker, transports
 
 SECRET = b"0123456789abcdef0123456789abcdef"

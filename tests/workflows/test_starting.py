@@ -21,10 +21,10 @@ from runtime.database import Database
 from runtime.settings import Settings
 from store import outbox
 from store.instances import triggers
+from testing.people import Customer
+from testing.runs import Runs
 from tests.events.test_outbox import Log as EventLog
 from tests.support.journeys import Leaver
-from tests.support.people import Customer
-from tests.support.runs import Runs
 
 TRIGGER = Leaver.definition.trigger
 assert TRIGGER is not None

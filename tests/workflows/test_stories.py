@@ -13,11 +13,11 @@ import pytest
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Run, Runs
+from testing.temporal import DAY
 from tests.support.log import Happening, Log
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
-from tests.support.temporal import DAY
 from workflows.catalog import Definition, catalog
 
 BERLIN = "Europe/Berlin"

@@ -19,8 +19,8 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.process import polling
 from runtime.settings import Settings
+from testing.people import Customer
 from tests.support.http import Clients, clients_of
-from tests.support.people import Customer
 from worker import build_system_workers, build_worker, startables
 
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from runtime.database import Database
+from testing.people import Customer
 from tests.support.http import Clients, assert_problem
-from tests.support.people import Customer
 from tests.workflows_api.conftest import SHORT, execute, until
 
 

@@ -20,8 +20,8 @@ from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.people import Customer
 from tests.support.http import Clients, assert_problem, field_errors
-from tests.support.people import Customer
 from tests.workflows_api.conftest import execute
 from tests.workflows_api.test_audit import rows_of
 

@@ -16,10 +16,10 @@ from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.mail import MailServer
+from testing.people import Customer
 from tests.support.http import Clients, assert_problem, field_errors
 from tests.support.log import NOON
-from tests.support.mail import MailServer
-from tests.support.people import Customer
 from tests.workflows_api.conftest import execute, until
 from worker import build_worker
 from workflows.catalog import catalog

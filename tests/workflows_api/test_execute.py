@@ -14,8 +14,8 @@ from models.vocabulary import Role
 from runtime.database import Database
 from runtime.embedded.ports import free_port
 from runtime.settings import Settings
+from testing.people import Customer
 from tests.support.http import Clients, assert_problem, bearer, field_errors, new_key
-from tests.support.people import Customer
 from tests.support.processes import PerennialProcess
 from tests.workflows_api.conftest import SHORT, execute, until
 

@@ -13,9 +13,9 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
+from testing.mail import MailServer
+from testing.people import Customer
 from tests.support.http import Clients, assert_problem
-from tests.support.mail import MailServer
-from tests.support.people import Customer
 from tests.workflows_api.conftest import execute, until
 from worker import build_worker
 

@@ -17,10 +17,10 @@ from models.temporal.system import CallbackDue, callback_id
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
-from tests.support.hooks import HookServer
+from testing.hooks import HookServer
+from testing.mail import MailServer
+from testing.people import Customer
 from tests.support.http import Clients, assert_problem
-from tests.support.mail import MailServer
-from tests.support.people import Customer
 from tests.workflows_api.conftest import SHORT, execute, until
 from worker import build_worker, startables
 

@@ -13,8 +13,8 @@ from temporalio.service import RPCError
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import ConfigurationError, Settings
+from testing.people import Customer
 from tests.support.http import Clients
-from tests.support.people import Customer
 from tests.workflows_api.conftest import SHORT, execute, until
 from worker import build_worker
 

@@ -125,7 +125,7 @@ class Runs:
             return await instances.find(connection, self.cipher, run.instance_id)
 
     async def until(self, run: Run, step: str, within: float = 60.0) -> StoredInstance:
-        """The context at a step. Start the instance with ``still``: else it may leave the step unseen."""
+        """The context once the instance is at a step that it doesn't leave by itself: start it with ``still``."""
         async with asyncio.timeout(within):
             while (found := await self._find(run)) is None or found.current_step != step:
                 await asyncio.sleep(0.02)

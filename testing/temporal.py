@@ -21,9 +21,9 @@ from runtime.process import polling
 from runtime.provisioning import ensure_namespace, in_namespace
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, data_converter
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
 from worker import build_system_workers, build_worker
 
 
