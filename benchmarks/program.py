@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import catalogue
-from cli import main
+from cli.__main__ import main
 from runtime.embedded.ports import StackOptions
 from runtime.embedded.supervisor import run_stack
 from runtime.settings import load_settings

@@ -10,7 +10,7 @@ from tests.support.processes import ROOT
 
 PAGES = sorted(chain(ROOT.glob("*.md"), ROOT.glob("docs/**/*.md")))
 PACKAGES = (
-    "activities|api|benchmarks|checks|clients|delivery|deploy|docs|examples|migrations|models|privacy|runtime|store"
+    "activities|api|benchmarks|checks|cli|clients|delivery|deploy|docs|examples|migrations|models|privacy|runtime|store"
     "|testing|tests|workflows"
 )
 _PATH = re.compile(rf"`((?:{PACKAGES})/[\w/.-]*)`")

@@ -61,15 +61,15 @@ def main() -> int:
 
 def _copy_checkout(copy: Path, modules: tuple[str, ...] | list[str]) -> None:
     copy.mkdir()
-    for name in (*PACKAGES, "testing", "tests"):
+    for name in (*PACKAGES, "cli", "testing", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "histories"))
-    for name in ("cli.py", "worker.py", "pyproject.toml"):
+    for name in ("worker.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy / name)
     settings = {
         "source_paths": list(PACKAGES),
         "only_mutate": list(modules),
         "do_not_mutate_patterns": [UNCHANGED],
-        "also_copy": ["cli.py", "testing", "worker.py"],
+        "also_copy": ["cli", "testing", "worker.py"],
         "pytest_add_cli_args": ["-m", "not slow and not chaos"],
         "pytest_add_cli_args_test_selection": list(TESTS),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cli import main
+from cli.__main__ import main
 from workflows import catalog
 
 _shipped = catalog._modules

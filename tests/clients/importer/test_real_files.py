@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
+from cli.__main__ import app
 from clients.importer.sources import open_source
 from tests.clients.importer.conftest import Ran
 from tests.clients.importer.peer import Peer
