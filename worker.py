@@ -243,6 +243,7 @@ def _lifecycle_activities(
         Profiles(database).set_stage,
         events.emit,
         events.last_seen,
+        events.properties,
         Clocks(database, cipher).next_local,
     ]
 

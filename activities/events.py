@@ -20,12 +20,21 @@ from temporalio.exceptions import ApplicationError
 from models.rules.event_types import NAME, EventType
 from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import IngestResult, PreparedEvent, prepare
-from models.temporal.execution import Emission, LastEvent, LastSeen, NewEvent, StepContext
+from models.temporal.execution import (
+    Emission,
+    EventProperties,
+    EventQuestion,
+    LastEvent,
+    LastSeen,
+    NewEvent,
+    StepContext,
+)
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.events import events, log
 from store.events.partitions import KnownPartitions, month_of
 from store.events.types import EventTypes
+from store.users import data_keys
 
 _EMITTED = uuid.UUID("7a1b0a55-9f0e-4d0f-8f0b-6f3f1f0a9c2e")
 
@@ -66,6 +75,14 @@ class Events:
         """The time of the user's latest event of a type. Events that workflows recorded don't count."""
         async with self._database.connection() as connection:
             return LastEvent(at=await events.last_seen(connection, asked.user_id, asked.event_type))
+
+    @activity.defn(name="events.properties")
+    async def properties(self, asked: EventQuestion) -> EventProperties:
+        """The properties of an event of the user; empty without any, or if it is no longer stored or readable."""
+        async with self._database.connection() as connection:
+            key = (await data_keys.find(connection, self._cipher, [asked.user_id])).get(asked.user_id)
+            held = await events.properties(connection, key, asked.event_id, asked.timestamp) if key else {}
+        return EventProperties(properties=dict(held))
 
 
 def _ready(event: NewEvent, types: Mapping[str, EventType]) -> PreparedEvent:

@@ -44,7 +44,7 @@ from runtime.temporal import RPC_TIMEOUT
 from store import outbox
 from store.connection import Connection
 from store.instances import instances, replays, starting, terminal
-from store.instances.starting import StartRequest, TriggerEvent
+from store.instances.starting import StartRequest
 from store.outbox import OutboxEntry, StoredOutboxEntry
 
 logger = logging.getLogger("perennial.outbox")
@@ -209,8 +209,10 @@ class Outbox:
             instance_id=entry.instance_id,
             user_id=entry.user_id,
             started_by=STARTED_BY,
-            parameters=dict(workflow.default_parameters),
-            event=TriggerEvent(entry.event_id, entry.event_timestamp),
+            parameters=None,
+            event=RecordedEvent(
+                event_id=entry.event_id, event_type=entry.event_type, timestamp=entry.event_timestamp
+            ),
         )
         try:
             async with self._database.transaction() as connection:

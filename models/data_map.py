@@ -114,6 +114,7 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "instances.reason": "a word that the workflow defines, or an event type",
     "instances.replaced_runs": "Temporal's ids of runs",
     "instances.trigger_event_id": EVENT_ID,
+    "instances.trigger_event_type": TYPE,
     "dead_letters.dead_letter_id": PLATFORM_ID,
     "dead_letters.failed_step": "a step's name",
     "messages.message_id": PLATFORM_ID,

@@ -278,6 +278,15 @@ class InvalidContentError(PerennialError):
         self.errors = list(errors)
 
 
+class ParameterMissingError(InvalidContentError):
+    """A workflow needs the values of these parameters, although they have defaults."""
+
+    def __init__(self, names: Sequence[str], why: str) -> None:
+        super().__init__(
+            [FieldError(f"/parameters/{name}", "required", f"Send a value: {why}.") for name in names]
+        )
+
+
 class UserUnknownError(InvalidContentError):
     """The request refers to a user that doesn't exist. The path's own user is :class:`UserNotFoundError`."""
 

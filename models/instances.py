@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from models.temporal.execution import ExitRequest
+from models.temporal.execution import ExitRequest, RecordedEvent
 from models.vocabulary import InstanceStatus, Purpose
 
 
@@ -23,6 +23,15 @@ class NewInstance:
     purpose: Purpose | None = None
     """The consent that the instance needs while it runs."""
     exits: Sequence[ExitRequest] = ()
+    trigger: RecordedEvent | None = None
+    """The event that started it; None for a request."""
+
+
+@dataclass(frozen=True)
+class StoredTrigger:
+    event_id: str
+    event_type: str | None
+    """None for instances of an earlier version whose event was no longer stored."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class StoredInstance:
     replaced_runs: Sequence[str] = ()
     """Temporal runs that a replay has replaced."""
     callback: StoredCallback | None = None
+    trigger: StoredTrigger | None = None
+    """The event that started it, if one did."""
 
     @classmethod
     def started(cls, new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:

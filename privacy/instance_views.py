@@ -10,7 +10,14 @@ from urllib.parse import quote
 from sqlmodel import SQLModel
 
 from models.instances import StoredAttempt, StoredInstance
-from models.schemas.workflows import AttemptView, CallbackView, ErrorView, InstanceView, TemporalView
+from models.schemas.workflows import (
+    AttemptView,
+    CallbackView,
+    ErrorView,
+    InstanceView,
+    TemporalView,
+    TriggeredByView,
+)
 from models.tables.execution import Attempt, Instance, Step
 from models.temporal.identity import temporal_workflow_id
 from models.vocabulary import Role
@@ -59,6 +66,7 @@ def instance_view(
         stale=stale,
         reason=stored.reason,
         callback=CallbackView(**vars(stored.callback)) if stored.callback else None,
+        trigger=TriggeredByView(**vars(stored.trigger)) if stored.trigger else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ from temporalio.worker import Replayer
 
 from models.instances import NewInstance, StoredInstance
 from models.rules.folding import LogEvent
+from models.rules.parameters import parameters_from
+from models.rules.triggers import resolved
 from models.temporal.execution import LifecycleOutcome, RecordedEvent
 from models.temporal.identity import temporal_workflow_id
 from models.temporal.starting import named_exits, start_input, start_options
@@ -75,7 +77,11 @@ class Runs:
         self, user_id: str, workflow_id: str = "onboarding", *, trigger: LogEvent | None = None
     ) -> NewInstance:
         """An instance that is stored, by its trigger if one is given, and not started yet."""
-        new = self._new(user_id, workflow_id, 3, {})
+        if trigger is None:
+            new = self._new(user_id, workflow_id, 3, {})
+        else:
+            model = self.definitions[workflow_id].parameters
+            new = self._new(user_id, workflow_id, 3, parameters_from(model, trigger.properties), trigger)
         await self._store(new, trigger)
         return new
 
@@ -95,9 +101,22 @@ class Runs:
         )
         return Run(instance_id, workflow_id, handle)
 
-    def _new(self, user_id: str, workflow_id: str, max_attempts: int, parameters: dict[str, Any]) -> NewInstance:
-        exits = self.definitions[workflow_id].exits
-        return NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, parameters, "test", exits=exits)
+    def _new(
+        self,
+        user_id: str,
+        workflow_id: str,
+        max_attempts: int,
+        parameters: dict[str, Any],
+        trigger: LogEvent | None = None,
+    ) -> NewInstance:
+        exits = resolved(self.definitions[workflow_id].exits, parameters)
+        new = NewInstance(uuid.uuid4().hex, workflow_id, user_id, max_attempts, parameters, "test", exits=exits)
+        if trigger is None:
+            return new
+        event = RecordedEvent(
+            event_id=trigger.event_id, event_type=trigger.event_type, timestamp=trigger.timestamp
+        )
+        return replace(new, trigger=event)
 
     async def _store(self, new: NewInstance, trigger: LogEvent | None = None) -> None:
         async with self.database.transaction() as connection:

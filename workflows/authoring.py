@@ -7,7 +7,8 @@ sandbox still restricts the file itself.
 from activities.messages import Messages
 from delivery.templates import MessageTemplate
 from models.rules.durations import Duration, days, hours, minutes
-from models.rules.triggers import on, when
+from models.rules.parameters import from_trigger
+from models.rules.triggers import on, parameter, when
 from models.temporal.execution import Message, Quiet, RecordedEvent, StepInput
 from models.vocabulary import Channel, LifecycleStage, MessageStatus, Purpose, WaitCondition
 from workflows.base import EVERY_DAY, NEVER, NIGHT, WEEKDAYS, LifecycleWorkflow
@@ -37,9 +38,11 @@ __all__ = [
     "StepInput",
     "WaitCondition",
     "days",
+    "from_trigger",
     "hours",
     "lifecycle",
     "minutes",
     "on",
+    "parameter",
     "when",
 ]

@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from models.temporal.execution import (
         Delivery,
         Emission,
+        EventQuestion,
         LastSeen,
         LocalTime,
         Message,
@@ -129,6 +130,15 @@ class LifecycleWorkflow(Instance[P]):
         )
         await self._wait_ended(step, result)
         return event
+
+    async def properties_of(self, event: RecordedEvent) -> Mapping[str, Any]:
+        """The properties of the trigger or of an awaited event; empty if the event is no longer stored.
+
+        An activity reads them now, and the history has them encrypted. A copy in ``variables`` is stored, and
+        shown by the API.
+        """
+        query = EventQuestion(user_id=self.user_id, event_id=event.event_id, timestamp=event.timestamp)
+        return (await self._ask(Events.properties, query, "Read the properties of an event")).properties
 
     async def wait_for_inactivity(
         self, event_type: str, *, lasting: timedelta, within: timedelta, name: str | None = None

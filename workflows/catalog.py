@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -16,8 +16,9 @@ from temporalio import workflow
 
 from delivery.templates import TEMPLATES, MessageTemplate
 from models.errors import WorkflowNotFoundError
-from models.rules.triggers import FOREVER, Trigger, WorkflowTrigger, when
-from models.temporal.execution import ExitRequest, LifecycleInput, LifecycleOutcome
+from models.rules.parameters import parameters_from, taken_from_trigger
+from models.rules.triggers import FOREVER, Exit, Trigger, WorkflowTrigger, when
+from models.temporal.execution import LifecycleInput, LifecycleOutcome
 from models.temporal.starting import Startable
 from models.vocabulary import Purpose
 
@@ -43,7 +44,7 @@ class Definition:
     """The consent that it needs; None for a service workflow."""
     trigger: Trigger | None
     """The event that starts it."""
-    exits: tuple[ExitRequest, ...]
+    exits: tuple[Exit, ...]
     """The events that end it early."""
     once_per: timedelta | None
     """Within this time its trigger starts at most one instance per user."""
@@ -70,6 +71,9 @@ class Definition:
             exits=self.exits,
             once_per=self.window,
             once=self.once,
+            triggered_parameters=(
+                partial(parameters_from, self.parameters) if taken_from_trigger(self.parameters) else None
+            ),
         )
 
     def parameters_from(self, stored: Mapping[str, Any]) -> Parameters:
@@ -91,7 +95,7 @@ def lifecycle(
     *,
     purpose: Purpose | str | None,
     trigger: Trigger | None = None,
-    exit_on: ExitRequest | str | Sequence[ExitRequest | str] = (),
+    exit_on: Exit | str | Sequence[Exit | str] = (),
     once_per: timedelta | None = None,
     once: bool = False,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
@@ -112,13 +116,15 @@ def lifecycle(
 
     def declare(cls: type[Workflow]) -> type[Workflow]:
         parameters = _parameters_of(cls)
+        exits = _exits(exit_on)
         _check(workflow_id, trigger, once_per, once, max_attempts)
+        _check_parameters(workflow_id, trigger, exits, parameters)
         cls.definition = Definition(
             workflow_id=workflow_id,
             description=" ".join((cls.__doc__ or "").split("\n\n")[0].split()),
             purpose=None if purpose is None else Purpose(purpose),
             trigger=trigger,
-            exits=_exits(exit_on),
+            exits=exits,
             once_per=once_per,
             once=once,
             max_attempts=max_attempts,
@@ -144,8 +150,20 @@ def _check(
         raise TypeError(f"max_attempts of '{workflow_id}' must be 1 to {MOST_ATTEMPTS}")
 
 
-def _exits(exit_on: ExitRequest | str | Sequence[ExitRequest | str]) -> tuple[ExitRequest, ...]:
-    given = [exit_on] if isinstance(exit_on, ExitRequest | str) else exit_on
+def _check_parameters(
+    workflow_id: str, trigger: Trigger | None, exits: Sequence[Exit], parameters: type[Parameters]
+) -> None:
+    taken = taken_from_trigger(parameters)
+    if taken and trigger is None:
+        raise TypeError(f"{parameters.__name__}.{next(iter(taken))} is from_trigger, and '{workflow_id}' has none")
+    named = [reference.name for each in exits for reference in each.compared.values()]
+    unknown = [name for name in named if name not in parameters.model_fields]
+    if unknown:
+        raise TypeError(f"'{workflow_id}' names the parameter '{unknown[0]}', which {parameters.__name__} lacks")
+
+
+def _exits(exit_on: Exit | str | Sequence[Exit | str]) -> tuple[Exit, ...]:
+    given = [exit_on] if isinstance(exit_on, Exit | str) else exit_on
     return tuple(when(each) if isinstance(each, str) else each for each in given)
 
 

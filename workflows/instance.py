@@ -102,6 +102,11 @@ class Instance(Generic[P]):
     def user_id(self) -> str:
         return self._start.user_id
 
+    @property
+    def trigger(self) -> RecordedEvent | None:
+        """The event that started the instance; None for a request. :meth:`properties_of` reads its properties."""
+        return self._start.trigger
+
     async def step(
         self,
         name: str,

@@ -146,7 +146,7 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
             ExitView(
                 event_type=each.event_type,
                 where=dict(each.where),
-                same_as_trigger=list(each.same),
+                parameters={name: reference.name for name, reference in each.compared.items()},
                 condition=each.condition,
                 reason=each.reason,
             )

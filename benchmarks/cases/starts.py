@@ -12,6 +12,7 @@ from benchmarks.http import Connection
 from benchmarks.measure import until
 from benchmarks.stack import Stack
 from models.instances import NewInstance
+from models.rules.triggers import resolved
 from models.temporal.execution import LifecycleOutcome
 from models.temporal.starting import start_input, start_options
 from store.instances import transitions
@@ -28,7 +29,13 @@ def new_instance(user_id: str, parameters: Mapping[str, Any], workflow_id: str =
     definition = find(workflow_id)
     checked = definition.parameters.model_validate(dict(parameters)).model_dump(mode="json")
     return NewInstance(
-        uuid.uuid4().hex, workflow_id, user_id, _MAX_ATTEMPTS, checked, "bench", exits=definition.exits
+        uuid.uuid4().hex,
+        workflow_id,
+        user_id,
+        _MAX_ATTEMPTS,
+        checked,
+        "bench",
+        exits=resolved(definition.exits, checked),
     )
 
 

@@ -1,4 +1,4 @@
-"""Triggers and exits of workflows, and how they match events."""
+"""Triggers and exits of workflows, as they are declared, and how they match events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from models.errors import ParameterMissingError
 from models.temporal.execution import ExitRequest
 from models.vocabulary import WaitCondition
 
@@ -38,32 +39,76 @@ class WorkflowTrigger:
     """Within this time it starts at most one instance per user."""
 
 
+@dataclass(frozen=True)
+class ParameterReference:
+    """The value of a parameter, which an event's property must equal."""
+
+    name: str
+    optional: bool = False
+    """Whether an instance without the value starts, without the exit."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """An event that ends an instance, as a workflow declares it."""
+
+    event_type: str
+    """A type, a category (`engagement.*`) or `*`."""
+    reason: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Property names of the event and their required values."""
+    compared: Mapping[str, ParameterReference] = field(default_factory=dict)
+    """Property names of the event and the parameters whose values they must equal."""
+    condition: WaitCondition | None = None
+
+
 def on(event_type: str, *, max_age: timedelta = DEFAULT_MAX_AGE, **where: Any) -> Trigger:
     """A trigger, for declarations: ``trigger=on("transaction.cart_add")``."""
+    if any(isinstance(value, ParameterReference) for value in where.values()):
+        raise TypeError(f"a trigger has no parameters yet, so on('{event_type}') can't compare with one")
     return Trigger(event_type, where, max_age)
 
 
+def parameter(name: str, *, optional: bool = False) -> Any:
+    """A parameter's value, for exits: ``when("transaction.refund", order_id=parameter("order_id"))``.
+
+    A start without the value is refused. With ``optional`` it is not, and that instance has no such exit.
+    """
+    return ParameterReference(name, optional)
+
+
 def when(
-    event_type: str,
-    *,
-    reason: str | None = None,
-    same_as_trigger: Sequence[str] = (),
-    condition: WaitCondition | None = None,
-    **where: Any,
-) -> ExitRequest:
+    event_type: str, *, reason: str | None = None, condition: WaitCondition | None = None, **where: Any
+) -> Exit:
     """An exit, for declarations: ``exit_on=when("transaction.purchase_complete", reason="purchased")``.
 
-    ``same_as_trigger`` names properties whose values must equal those of the event that started the instance. A
-    property that this event lacks is not compared. If a request started the instance, none is compared.
-    ``condition`` must hold as well, such as that the cart is empty.
+    ``where`` names properties with their values, or with the parameters whose values they must equal
+    (:func:`parameter`). ``condition`` must hold as well, such as that the cart is empty.
     """
-    return ExitRequest(
-        event_type=event_type,
-        reason=reason or event_type,
-        where=where,
-        same=list(same_as_trigger),
-        condition=condition,
-    )
+    compared = {name: value for name, value in where.items() if isinstance(value, ParameterReference)}
+    fixed = {name: value for name, value in where.items() if name not in compared}
+    return Exit(event_type, reason or event_type, fixed, compared, condition)
+
+
+def resolved(exits: Sequence[Exit], parameters: Mapping[str, Any]) -> list[ExitRequest]:
+    """The exits of one instance, with the values of its parameters (JSON values).
+
+    Raises :class:`ParameterMissingError` if a parameter that isn't optional has no value.
+    """
+    references = [each for exit_ in exits for each in exit_.compared.values()]
+    missing = {each.name for each in references if parameters.get(each.name) is None and not each.optional}
+    if missing:
+        raise ParameterMissingError(sorted(missing), "an exit of this workflow compares events with it")
+    return [
+        ExitRequest(
+            event_type=each.event_type,
+            reason=each.reason,
+            where={**each.where, **{name: parameters[held.name] for name, held in each.compared.items()}},
+            condition=each.condition,
+        )
+        for each in exits
+        if all(parameters.get(held.name) is not None for held in each.compared.values())
+    ]
 
 
 def type_matches(pattern: str, event_type: str) -> bool:

@@ -27,9 +27,9 @@ class ExitView(ResponseSchema):
 
     event_type: str = Field(examples=["transaction.purchase_complete"])
     where: dict[str, Any] = Field(description="Properties of the event, and the values they must have.")
-    same_as_trigger: list[str] = Field(
-        description="Properties that must equal those of the event that started the instance, if one did.",
-        examples=[["order_id"]],
+    parameters: dict[str, str] = Field(
+        description="Properties of the event, and the parameters of the instance whose values they must equal.",
+        examples=[{"order_id": "order_id"}],
     )
     condition: WaitCondition | None = Field(
         description="What must hold besides. `cart_empty`: the cart is empty after the event."
@@ -113,6 +113,15 @@ class CallbackView(ResponseSchema):
     last_attempt_at: datetime | None
 
 
+class TriggeredByView(ResponseSchema):
+    """The event that started an instance."""
+
+    event_id: str
+    event_type: str | None = Field(
+        description="Null only if an earlier version started the instance, and the event is no longer stored."
+    )
+
+
 class TemporalView(ResponseSchema):
     """The instance in Temporal."""
 
@@ -143,6 +152,9 @@ class InstanceView(ResponseSchema):
     max_attempts: int
     temporal: TemporalView
     callback: CallbackView | None = Field(default=None, description="Null if none was requested.")
+    trigger: TriggeredByView | None = Field(
+        default=None, description="The event that started it; null: a request did."
+    )
     stale: bool = Field(
         default=False, description="True if Temporal didn't answer: this is the last stored state."
     )

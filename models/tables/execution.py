@@ -41,6 +41,8 @@ class Instance(SQLModel, table=True):
     `account_closed`)."""
     trigger_event_id: str | None = text_column(nullable=True)
     """The event that started the instance. It ends no wait of this instance."""
+    trigger_event_type: str | None = text_column(nullable=True)
+    """The type of that event."""
     triggered_at: datetime | None = time_column(nullable=True)
     """The timestamp of that event. Waits consider later events, whenever they were received."""
     events_since: datetime | None = time_column(nullable=True)

@@ -34,8 +34,8 @@ class WaitRequest(TemporalPayload):
     where: dict[str, Any] = Field(default_factory=dict)
     """Property names of the event and their required values."""
     same: list[str] = Field(default_factory=list)
-    """Names of properties that must equal those of the event that started the instance. The activity that
-    registers the wait reads their values, so they don't reach Temporal."""
+    """Only in exits of instances that an earlier version started: names of properties that must equal those of the
+    trigger. The activity that registers the wait reads their values."""
     since: datetime | None = None
     """Events with an earlier timestamp are ignored."""
     condition: WaitCondition | None = None
@@ -56,6 +56,8 @@ class LifecycleInput(TemporalPayload):
     """The JSON dump of the definition's parameter model. The workflow validates it again."""
     exits: list[ExitRequest] = Field(default_factory=list)
     """Events that end it early. They are fixed at the start: a changed definition doesn't affect the instance."""
+    trigger: RecordedEvent | None = None
+    """The event that started it; None for a request, and for instances that an earlier version started."""
 
 
 class LifecycleOutcome(TemporalPayload):
@@ -176,6 +178,20 @@ class LastEvent(TemporalPayload):
     """The event's timestamp; None if there is no such event."""
 
     at: datetime | None
+
+
+class EventQuestion(TemporalPayload):
+    """A query for the properties of a user's event."""
+
+    user_id: str
+    event_id: str
+    timestamp: datetime
+
+
+class EventProperties(TemporalPayload):
+    """Encrypted in the history, as all payloads."""
+
+    properties: dict[str, Any]
 
 
 class CleanUp(StepInput):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict
@@ -15,6 +15,7 @@ from temporalio.common import (
 )
 
 from models.instances import NewInstance
+from models.rules.triggers import Exit
 from models.temporal.execution import ExitRequest, LifecycleInput, LifecycleOutcome
 from models.temporal.identity import STATUS, USER, WORKFLOW, temporal_workflow_id
 from models.temporal.public_text import PublicText, in_words
@@ -32,11 +33,14 @@ class Startable:
     max_attempts: int
     default_parameters: Mapping[str, Any]
     """JSON values."""
-    exits: Sequence[ExitRequest] = ()
+    exits: Sequence[Exit] = ()
     once_per: timedelta | None = None
     """Within this time a trigger starts at most one instance per user."""
     once: bool = False
     """Whether that also holds for a request, unless it asks for another instance."""
+    triggered_parameters: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    """The parameters of an instance that an event with these properties starts; None: the default ones. Raises
+    :class:`ParameterMissingError`."""
 
 
 class StartOptions(TypedDict):
@@ -70,6 +74,7 @@ def start_input(new: NewInstance) -> LifecycleInput:
         max_attempts=new.max_attempts,
         parameters=new.parameters,
         exits=list(new.exits),
+        trigger=new.trigger,
     )
 
 

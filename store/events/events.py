@@ -268,6 +268,28 @@ async def last_seen(connection: Connection, user_id: str, pattern: str) -> datet
     return rows[0]["timestamp"] if rows else None
 
 
+_BODY_OF = statement(
+    select(col(Event.body)).where(
+        # With the user and the time, the log's index by user finds the event.
+        col(Event.user_id) == bindparam("user_id"),
+        col(Event.timestamp) == bindparam("timestamp"),
+        col(Event.event_id) == bindparam("event_id"),
+    )
+)
+
+
+async def properties(
+    connection: Connection, key: DataKey, event_id: str, timestamp: datetime
+) -> Mapping[str, Any]:
+    """The properties of an event of the key's user; empty without any, or if it is not stored or damaged."""
+    body = await _BODY_OF.fetchval(connection, user_id=key.subject, timestamp=timestamp, event_id=event_id)
+    try:
+        parts = key.decrypt_json(BODY, body, event_id)
+    except DecryptionError:
+        return {}
+    return (parts or {}).get("event_properties") or {}
+
+
 _AUDITED_FIELDS: list[Any] = [
     col(Event.event_id),
     col(Event.event_type),

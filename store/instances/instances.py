@@ -12,7 +12,7 @@ from sqlalchemy import Interval, and_, bindparam, func, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlmodel import col
 
-from models.instances import StoredAttempt, StoredCallback, StoredInstance
+from models.instances import StoredAttempt, StoredCallback, StoredInstance, StoredTrigger
 from models.tables.execution import Attempt, Callback, Instance, Step
 from models.tables.people import DataKey as StoredKey
 from models.temporal.execution import LifecycleOutcome
@@ -79,6 +79,8 @@ _STORED = (
         col(Instance.end_time),
         col(Instance.reason),
         col(Instance.replaced_runs),
+        col(Instance.trigger_event_id),
+        col(Instance.trigger_event_type),
         col(StoredKey.wrapped),
         _STEPS.label("steps"),
         _ATTEMPTS.label("attempts"),
@@ -185,6 +187,9 @@ def _opened(key: DataKey | None, row: Record) -> StoredInstance:
         reason=row["reason"],
         replaced_runs=row["replaced_runs"],
         callback=StoredCallback(*row["callback"]) if row["callback"] else None,
+        trigger=(
+            StoredTrigger(row["trigger_event_id"], row["trigger_event_type"]) if row["trigger_event_id"] else None
+        ),
     )
 
 

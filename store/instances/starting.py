@@ -13,20 +13,24 @@ from models.errors import (
     AccountClosedError,
     AccountSuspendedError,
     ConsentRequiredError,
+    ParameterMissingError,
     PerennialError,
     UserErasedError,
     UserUnknownError,
     WorkflowDisabledError,
 )
 from models.instances import NewInstance
+from models.rules.triggers import resolved
 from models.tables.execution import WorkflowSetting
 from models.tables.people import Consent, User
 from models.tables.people import DataKey as StoredKey
+from models.temporal.execution import RecordedEvent
 from models.temporal.starting import Startable, named_exits
 from models.vocabulary import AccountStatus, Purpose
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.consents import locks
+from store.events import events
 from store.instances import callbacks, transitions, triggers, waits
 from store.statements import Statement, select, statement
 
@@ -47,6 +51,7 @@ INELIGIBLE = (
     AccountSuspendedError,
     WorkflowDisabledError,
     ConsentRequiredError,
+    ParameterMissingError,
     WindowOpenError,
 )
 """The errors of :func:`start`."""
@@ -61,23 +66,19 @@ class NewCallback:
 
 
 @dataclass(frozen=True)
-class TriggerEvent:
-    event_id: str
-    timestamp: datetime
-
-
-@dataclass(frozen=True)
 class StartRequest:
     """A start for a user, by an API key or by a trigger's event."""
 
     instance_id: str
     user_id: str
     started_by: str
-    parameters: dict[str, Any]
+    parameters: dict[str, Any] | None
+    """JSON values; None: those that the trigger's event gives, else the default ones."""
     max_attempts: int | None = None
     """None: the admin's setting for the workflow, else the workflow's own number."""
     callback: NewCallback | None = None
-    event: TriggerEvent | None = None
+    event: RecordedEvent | None = None
+    """The trigger's event, which the instance knows as its trigger."""
     again: bool = False
     """Whether a workflow that runs once may run again."""
 
@@ -101,17 +102,20 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         # Wait for a withdrawal or a closing in progress: the next statement then sees it.
         await locks.share(connection, [request.user_id])
     key, max_attempts = await check_eligible(connection, cipher, workflow, request.user_id)
+    event, parameters = request.event, request.parameters
+    if parameters is None:
+        parameters = await _parameters(connection, key, workflow, event)
     new = NewInstance(
         instance_id=request.instance_id,
         workflow_id=workflow.workflow_id,
         user_id=request.user_id,
         max_attempts=request.max_attempts or max_attempts or workflow.max_attempts,
-        parameters=request.parameters,
+        parameters=parameters,
         started_by=request.started_by,
         purpose=workflow.purpose,
-        exits=workflow.exits,
+        exits=resolved(workflow.exits, parameters),
+        trigger=event,
     )
-    event = request.event
     once_per = workflow.once_per if event is not None or workflow.once else None
     if once_per is not None and not await triggers.open_window(connection, new, once_per) and not request.again:
         raise WindowOpenError(await triggers.holder(connection, new.workflow_id, new.user_id))
@@ -127,6 +131,15 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
             connection, key, new.instance_id, request.callback.url, request.callback.secret
         )
     return Stored(new, inserted.start_time, inserted.begun, secret)
+
+
+async def _parameters(
+    connection: Connection, key: DataKey, workflow: Startable, event: RecordedEvent | None
+) -> dict[str, Any]:
+    if workflow.triggered_parameters is None:  # without reading the event
+        return dict(workflow.default_parameters)
+    held = {} if event is None else await events.properties(connection, key, event.event_id, event.timestamp)
+    return workflow.triggered_parameters(held)
 
 
 _ASKED = select(bindparam("user_id", type_=Text()).label("user_id")).subquery("asked")

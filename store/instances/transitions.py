@@ -103,6 +103,7 @@ _RECORD_TRIGGER = statement(
     update(Instance)
     .values(
         trigger_event_id=col(Event.event_id),
+        trigger_event_type=col(Event.event_type),
         triggered_at=col(Event.timestamp),
         events_since=col(Event.received_at),
         events_from=func.least(col(Event.timestamp), col(Event.received_at)),

@@ -6,9 +6,22 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from models.errors import ParameterMissingError
+from models.rules.durations import Duration, days
+from models.rules.parameters import from_trigger, parameters_from, taken_from_trigger
 from models.rules.sharding import BUCKETS, SHARDS, bucket_of, shard_of
-from models.rules.triggers import DEFAULT_MAX_AGE, on, properties_match, type_matches, when
+from models.rules.triggers import (
+    DEFAULT_MAX_AGE,
+    ParameterReference,
+    on,
+    parameter,
+    properties_match,
+    resolved,
+    type_matches,
+    when,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,15 +72,62 @@ def test_a_declared_trigger_holds_what_was_declared() -> None:
 
 
 def test_a_declared_exit_holds_what_was_declared() -> None:
-    declared = when("transaction.refund", reason="returned", same_as_trigger=("order_id",), kind="full")
-    assert (declared.event_type, declared.reason, declared.where, declared.same) == (
+    declared = when("transaction.refund", reason="returned", order_id=parameter("order"), kind="full")
+    assert (declared.event_type, declared.reason, declared.where, declared.compared) == (
         "transaction.refund",
         "returned",
         {"kind": "full"},
-        ["order_id"],
+        {"order_id": ParameterReference("order")},
     )
     assert when("transaction.refund").reason == "transaction.refund"
-    assert when("transaction.refund").same == []
+    with pytest.raises(TypeError, match="no parameters yet"):
+        on("transaction.refund", order_id=parameter("order"))
+
+
+def test_an_exit_of_an_instance_compares_with_the_values_of_its_parameters() -> None:
+    exits = [
+        when("billing.paid", reason="paid", invoice=parameter("invoice"), currency="EUR"),
+        when("billing.dropped", invoice=parameter("other", optional=True)),
+    ]
+    [paid] = resolved(exits, {"invoice": 7, "other": None})
+    assert (paid.reason, paid.where) == ("paid", {"invoice": 7, "currency": "EUR"})
+    assert [each.where for each in resolved(exits, {"invoice": "", "other": 0})][1] == {"invoice": 0}
+    for parameters in ({"other": 1}, {"invoice": None}):
+        with pytest.raises(ParameterMissingError) as raised:
+            resolved(exits, parameters)
+        assert [each.pointer for each in raised.value.errors] == ["/parameters/invoice"]
+
+
+class Billed(BaseModel):
+    """Parameters that an event fills."""
+
+    invoice: str | int | None = from_trigger("invoice_id")
+    retries: int = from_trigger("retries", default=3)
+    wait: Duration = days(1)
+
+
+@pytest.mark.parametrize(
+    ("properties", "taken"),
+    [
+        ({"invoice_id": "in-1", "retries": 5, "wait": "P9D"}, {"invoice": "in-1", "retries": 5}),
+        ({"invoice_id": 17}, {"invoice": 17, "retries": 3}),
+        ({"invoice_id": {"id": "in-1"}}, {"invoice": None, "retries": 3}),
+        ({}, {"invoice": None, "retries": 3}),
+    ],
+)
+def test_parameters_take_the_values_of_an_event_if_they_fit(
+    properties: dict[str, Any], taken: dict[str, Any]
+) -> None:
+    assert taken_from_trigger(Billed) == {"invoice": "invoice_id", "retries": "retries"}
+    assert parameters_from(Billed, properties) == {**taken, "wait": "P1D"}
+
+
+def test_a_value_that_does_not_fit_a_parameter_which_may_not_be_null_starts_nothing() -> None:
+    """A text of digits isn't converted: no later event's number would equal it, or the other way round."""
+    for value in ("5", None, [5]):
+        with pytest.raises(ParameterMissingError) as raised:
+            parameters_from(Billed, {"retries": value})
+        assert [each.pointer for each in raised.value.errors] == ["/parameters/retries"]
 
 
 def test_a_user_stays_in_the_same_bucket_and_shard() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
 
 from delivery.signatures import new_secret
+from models.temporal.execution import ExitRequest
 from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -177,12 +179,38 @@ async def test_only_a_refund_of_the_instance_s_order_ends_it(
     )
 
 
-async def test_any_refund_ends_an_instance_that_a_request_started_since_it_has_no_order(
+@pytest.mark.parametrize(("order_id", "ends"), [("o-1", True), ("o-2", False)])
+async def test_a_request_names_the_order_whose_refund_ends_the_instance(
+    journeys: Runs, customer: Customer, log: EventLog, order_id: str, ends: bool
+) -> None:
+    run = await journeys.start(customer.user_id, "post_purchase", parameters={"order_id": "o-1"}, still=True)
+    await journeys.until(run, "wait_before_thanks")
+    assert await log.project(await log.store("transaction.refund", order_id=order_id)) == int(ends)
+    await run.handle.terminate()
+
+
+async def test_no_refund_ends_an_instance_without_an_order(
     journeys: Runs, customer: Customer, log: EventLog
 ) -> None:
     run = await journeys.start(customer.user_id, "post_purchase", still=True)
     await journeys.until(run, "wait_before_thanks")
-    assert await log.project(await log.store("transaction.refund", order_id="o-9")) == 1
+    assert await log.project(await log.store("transaction.refund", order_id="o-9")) == 0
+    await run.handle.terminate()
+
+
+@pytest.mark.parametrize(("order_id", "ends"), [("o-1", True), ("o-2", False)])
+async def test_an_instance_of_an_earlier_version_compares_exits_with_its_trigger(
+    journeys: Runs, customer: Customer, log: EventLog, order_id: str, ends: bool
+) -> None:
+    """Its input names the property (`same`), and its first recording reads the value."""
+    purchase = await log.store("transaction.purchase_complete", order_id="o-1")
+    new = await journeys.stored(customer.user_id, "post_purchase", trigger=purchase)
+    async with journeys.database.connection() as connection:
+        await connection.execute("DELETE FROM event_waits")
+    refund = ExitRequest(event_type="transaction.refund", reason="refunded", same=["order_id"])
+    run = await journeys.begin(replace(new, parameters={}, exits=[refund], trigger=None), still=True)
+    await journeys.until(run, "wait_before_thanks")
+    assert await log.project(await log.store("transaction.refund", order_id=order_id)) == int(ends)
     await run.handle.terminate()
 
 

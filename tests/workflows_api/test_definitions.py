@@ -105,14 +105,15 @@ async def test_each_workflow_shows_its_trigger_exits_and_parameters(api: Clients
     assert {
         "event_type": "transaction.purchase_complete",
         "where": {},
-        "same_as_trigger": [],
+        "parameters": {},
         "condition": None,
         "reason": "purchased",
     } in cart["exit_on"]
+    assert listed["post_purchase"]["exit_on"][0]["parameters"] == {"order_id": "order_id"}
+    assert listed["post_purchase"]["parameters"]["properties"]["order_id"]["from_trigger"] == "order_id"
     for each in listed.values():
         for parameter in each["parameters"]["properties"].values():
-            assert parameter["format"] == "duration"
-            assert parameter["default"].startswith("P")
+            assert "default" in parameter
             assert parameter["description"]
 
 

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from datetime import time
 
-from workflows.authoring import WEEKDAYS, Duration, LifecycleWorkflow, Parameters, days, hours, lifecycle, on, when
+from workflows.authoring import (
+    WEEKDAYS,
+    Duration,
+    LifecycleWorkflow,
+    Parameters,
+    days,
+    from_trigger,
+    hours,
+    lifecycle,
+    on,
+    parameter,
+    when,
+)
 
 
 class PostPurchaseParameters(Parameters):
-    """Times of the messages."""
+    """The order, and times of the messages."""
 
+    order_id: str | int | None = from_trigger("order_id")
+    """The order whose refund ends the series."""
     thanks_after: Duration = hours(1)
     """From the purchase to the thanks: the receipt comes first."""
     help_after: Duration = days(5)
@@ -27,14 +41,14 @@ class PostPurchaseParameters(Parameters):
     purpose=None,
     trigger=on("transaction.purchase_complete"),
     once_per=days(30),
-    exit_on=(when("transaction.refund", reason="refunded", same_as_trigger=["order_id"]),),
+    exit_on=when("transaction.refund", reason="refunded", order_id=parameter("order_id", optional=True)),
 )
 class PostPurchase(LifecycleWorkflow[PostPurchaseParameters]):
     """Thanks for a purchase, helps with the order, asks for a review, and waits for a second purchase.
 
     A service workflow: its messages belong to the order, so it needs no consent. A customer gets at most one
-    series in a month. A refund of the same order ends it, a refund of another order doesn't. An instance that a
-    request started has no order, so any refund ends it. The question is sent on a weekday at ten, local time, when
+    series in a month. A refund of the same order ends it, a refund of another order doesn't. A request gives the
+    order itself; without one no refund ends the series. The question is sent on a weekday at ten, local time, when
     most people answer. A second purchase is recorded as an event, which measures the effect of the series.
     """
 
