@@ -23,6 +23,7 @@ from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, Wo
 from activities.audit import AuditCheckpoints
 from activities.callbacks import Callbacks
 from activities.events import Events
+from activities.http import HttpRequests
 from activities.instances import Instances
 from activities.messages import Messages
 from activities.outbox import Outbox
@@ -241,11 +242,19 @@ def _lifecycle_activities(
         messages.send,
         messages.withdraw,
         Profiles(database).set_stage,
+        _http_requests(settings).request,
         events.emit,
         events.last_seen,
         events.properties,
         Clocks(database, cipher).next_local,
     ]
+
+
+def _http_requests(settings: Settings) -> HttpRequests:
+    try:
+        return HttpRequests(settings.services)
+    except ValueError:
+        raise ConfigurationError("The URL of a service has a host to which the worker can't connect.") from None
 
 
 def _closed_words() -> dict[str, frozenset[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from base64 import b64decode
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
@@ -108,6 +109,15 @@ def _https_url(value: str) -> str:
     return value
 
 
+def _service_url(value: str) -> str:
+    form = "https://host/path (or http:// to 127.0.0.1)"
+    parts = urlsplit(_url(value, ("https", "http"), form))
+    plain = parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost")
+    if plain or parts.query or parts.fragment or "@" in parts.netloc or not _is_host(parts.hostname or ""):
+        raise ValueError(f"it must look like {form}, without user name and query")
+    return value
+
+
 def _webhook_secret(value: str) -> str:
     try:
         length = len(b64decode(value.removeprefix("whsec_"), validate=True))
@@ -123,9 +133,20 @@ SmtpUrl = Annotated[str, AfterValidator(_smtp_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Sender = Annotated[str, AfterValidator(_sender)]
 HttpsUrl = Annotated[str, AfterValidator(_https_url)]
+ServiceUrl = Annotated[str, AfterValidator(_service_url)]
+BearerToken = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~+/-]+=*$")]
 WebhookSecret = Annotated[str, AfterValidator(_webhook_secret)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
+
+
+@dataclass(frozen=True, repr=False)
+class Service:
+    """Where requests of journeys go, and the bearer token that authorizes them."""
+
+    url: str | None
+    """None: the operator has not set it."""
+    token: str | None
 
 
 class Settings(BaseSettings):
@@ -197,6 +218,12 @@ class Settings(BaseSettings):
     count."""
     message_cap_days: float = Field(default=7, gt=0)
 
+    billing_url: ServiceUrl | None = None
+    """The service to which journeys send requests of billing (``http_step``); unset: these steps are skipped. A
+    worker may connect to it at a private address."""
+    billing_token: BearerToken | None = None
+    """Authorizes those requests: `Authorization: Bearer TOKEN`."""
+
     worker_deployment: Name | None = None
     """This worker's deployment in Temporal. Set it together with `worker_build_id`; unset: not versioned
     (docs/worker-versioning.md)."""
@@ -220,6 +247,18 @@ class Settings(BaseSettings):
         It follows the instances' namespace, so that installations which share a Temporal keep their jobs apart.
         """
         return self.temporal_system_namespace or f"{self.temporal_namespace}-system"
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """The services that an ``http_step`` may name, by the setting of their URL: each field of this type.
+
+        The token of `billing_url` is `billing_token`.
+        """
+        named = [name for name, field in type(self).model_fields.items() if field.annotation == ServiceUrl | None]
+        return {
+            name: Service(getattr(self, name), getattr(self, f"{name.removesuffix('_url')}_token", None))
+            for name in named
+        }
 
     def require_database_url(self) -> str:
         if not self.database_url:

@@ -16,12 +16,14 @@ class Hook:
     path: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
 
 class HookServer:
     """Listens on a free port of 127.0.0.1; ``answers`` gives the status of each request, then 204.
 
-    An empty one breaks the connection once the request has come.
+    It may add headers, and after an empty line a body. An empty answer breaks the connection once the request has
+    come.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -49,11 +51,15 @@ class HookServer:
                 for name, _, value in (line.partition(":") for line in head[1:] if line)
             }
             body = await reader.readexactly(int(headers.get("content-length", "0")))
-            self.received.append(Hook(head[0].split()[1], headers, body))
+            method, path, _ = head[0].split()
+            self.received.append(Hook(path, headers, body, method))
             answer = self.answers.pop(0) if self.answers else "204 No Content"
             if not answer:
                 return
-            writer.write(f"HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+            start, _, content = answer.partition("\r\n\r\n")
+            length = len(content.encode())
+            rest = f"content-length: {length}\r\nconnection: close\r\n\r\n{content}"
+            writer.write(f"HTTP/1.1 {start}\r\n{rest}".encode())
             await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

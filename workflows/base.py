@@ -13,12 +13,16 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.events import Events
+    from activities.http import HttpRequests
     from activities.messages import Messages
     from activities.profiles import Clocks, Profiles
     from models.temporal.execution import (
         Delivery,
         Emission,
         EventQuestion,
+        HttpAnswer,
+        HttpMethod,
+        HttpRequest,
         LastSeen,
         LocalTime,
         Message,
@@ -90,6 +94,39 @@ class LifecycleWorkflow(Instance[P]):
         """
         event = NewEvent(event_type=event_type, properties=dict(properties or {}))
         return await self.step(name or f"emit_{_as_name(event_type)}", Events.emit, event, policy=STORE)
+
+    async def http_step(
+        self,
+        name: str,
+        method: HttpMethod,
+        path: str,
+        *,
+        base: str,
+        values: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        accept: Collection[int] = (),
+        policy: StepPolicy = OUTSIDE,
+    ) -> HttpAnswer:
+        """Send JSON to a service of the operator, and return the JSON of its answer.
+
+        ``base`` is the worker's setting with the service's URL, such as `billing_url`. Without that setting the
+        step is skipped, and the result says so. ``values`` fill the braces of ``path``
+        (`/invoices/{invoice_id}/void`). The header `Idempotency-Key` is the same at every attempt.
+
+        Raises ``ActivityError`` at once for an answer 4xx other than 408, 425 and 429, unless its status is among
+        ``accept``; for these three, 5xx and no answer after the last attempt.
+        """
+        request = HttpRequest(
+            method=method,
+            base=base,
+            path=path,
+            values=dict(values or {}),
+            query=dict(query or {}),
+            body=body,
+            accept=sorted(accept),
+        )
+        return await self.step(name, HttpRequests.request, request, policy=policy)
 
     async def set_stage(self, stage: LifecycleStage) -> None:
         """Move the customer to a lifecycle stage, unless it is pinned."""

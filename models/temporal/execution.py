@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime, time
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.vocabulary import Channel, InstanceStatus, LifecycleStage, MessageStatus, Suppression, WaitCondition
+from models.vocabulary import (
+    Channel,
+    InstanceStatus,
+    LifecycleStage,
+    MessageStatus,
+    Suppression,
+    WaitCondition,
+)
+
+HttpMethod = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+_STEPS = UUID("b6a7de0e-51c1-4b53-9a55-0d6e2a4be3f7")
 
 
 class TemporalPayload(BaseModel):
@@ -86,6 +97,11 @@ class StepContext(TemporalPayload):
     """Ordinal of the step in the instance, from 1."""
     max_attempts: int
 
+    @property
+    def idempotency_key(self) -> str:
+        """For calls to other systems: 32 hexadecimal digits, the same at every attempt and after a replay."""
+        return uuid5(_STEPS, f"{self.instance_id}/{self.step}").hex
+
 
 class StepInput(TemporalPayload):
     """Base of every step's argument. :meth:`workflows.instance.Instance.step` sets ``context``."""
@@ -140,6 +156,33 @@ class Emission(TemporalPayload):
     status: str
     """`accepted`, `duplicate` (an earlier attempt of the step stored it) or `rejected`."""
     reason: str | None = None
+
+
+class HttpRequest(StepInput):
+    """A request of JSON to a service of the operator."""
+
+    method: HttpMethod
+    base: str
+    """The setting with the service's URL, such as `billing_url`."""
+    path: str
+    """`/invoices/{invoice_id}`; ``values`` fills the braces."""
+    values: dict[str, str] = Field(default_factory=dict)
+    query: dict[str, str] = Field(default_factory=dict)
+    body: Any = None
+    """A JSON value; None: no body."""
+    accept: list[int] = Field(default_factory=list)
+    """Statuses that are answers too, besides 2xx."""
+
+
+class HttpAnswer(TemporalPayload):
+    """The answer to a :class:`HttpRequest`."""
+
+    status: int | None
+    """The HTTP status; None if the step was skipped."""
+    body: Any = None
+    """The JSON of the answer; None if it has no body, or another media type."""
+    skipped: bool = False
+    """Whether there was no request, because the service's URL is not set."""
 
 
 class Quiet(TemporalPayload):

@@ -82,6 +82,21 @@ async def test_the_embedded_stack_alone_may_send_to_loopback() -> None:
     assert url_error(hooks.url, loopback=False) == ("https_required", "must be an https URL")
 
 
+async def test_a_service_of_the_operator_may_have_a_private_address_and_no_other_host_or_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _resolving(monkeypatch, "127.0.0.1")
+    async with HookServer() as service, HookServer() as other:
+        own = f"http://billing.internal:{service.port}"
+        outbound = Outbound(loopback=False, own=[own])
+        assert (await outbound.request("GET", f"{own}/a", None, {}, longest=10)).status == 204
+        for url in (f"http://billing.internal:{other.port}", f"http://shop.internal:{service.port}"):
+            with pytest.raises(AddressForbiddenError):
+                await outbound.request("GET", url, None, {}, longest=10)
+    assert [hook.headers["host"] for hook in service.received] == [f"billing.internal:{service.port}"]
+    assert other.received == []
+
+
 async def test_a_name_is_resolved_in_its_ascii_form_of_idna_2008(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
