@@ -21,6 +21,15 @@ def instance_unknown() -> ApplicationError:
     return ApplicationError("the instance has ended, or was taken back", type=INSTANCE_UNKNOWN, non_retryable=True)
 
 
+EXIT_DUE = "ExitDue"
+"""The type of :func:`exit_due`."""
+
+
+def exit_due() -> ApplicationError:
+    """Ends a step before an attempt: the log holds an event that ends the instance."""
+    return ApplicationError("an event ends the instance before this step", type=EXIT_DUE, non_retryable=True)
+
+
 class Instances:
     def __init__(self, database: Database, cipher: Cipher) -> None:
         self._database = database

@@ -11,6 +11,10 @@ A step takes effect once. If the worker dies:
 5. after Temporal has it: the result is in history. After a reset to an earlier point the interceptor runs again,
    and reads the stored result as in 4.
 
+An exit may have become due while the step waited for a replay, a retry or a resume, and its signal may be under way.
+So the interceptor first looks into the log (ADR 0038). If an exit is due, the attempt doesn't begin, and the workflow
+ends the instance. The look writes nothing, so a crash repeats it.
+
 Each of the two commits is a single statement: one round trip instead of three.
 
 Temporal's own count of attempts isn't used, since Postgres outages and killed workers raise it too.
@@ -28,13 +32,17 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from activities.instances import instance_unknown
+from activities.instances import exit_due, instance_unknown
 from activities.loops import heartbeats
 from models.errors import UserErasedError
 from models.temporal.execution import StepContext, StepInput
 from privacy.encryption import Cipher, DataKey
 from runtime.database import UNREACHABLE, Database
-from store.instances import attempts
+from store.connection import Connection
+from store.instances import attempts, waits
+
+PAUSED_RETRY = timedelta(minutes=1)
+"""While an instance is paused, a step's next attempt is tried again after this time, and doesn't count."""
 
 
 class StepRecorder(Interceptor):
@@ -93,12 +101,26 @@ class _RecordStep(ActivityInboundInterceptor):
         async with self._database.connection() as connection:
             try:
                 begun, key = await attempts.begin_attempt(connection, self._cipher, context, run_id)
+                if begun.paused is not None:
+                    await self._look(connection, context, key, paused=begun.paused)
+                    begun, key = await attempts.begin_attempt(
+                        connection, self._cipher, context, run_id, looked=True
+                    )
             except UserErasedError as error:
                 raise ApplicationError(error.detail, type="UserErasedError", non_retryable=True) from error
         # A workflow task that Temporal repeats after the end was recorded comes here too; a done step stays done.
         if not begun.known and not begun.done:
             raise instance_unknown()
         return begun, key
+
+    async def _look(self, connection: Connection, context: StepContext, key: DataKey, *, paused: bool) -> None:
+        """Raise an error that ends or delays the step if an exit is due or the instance is paused."""
+        if await waits.exit_is_due(connection, key, context.instance_id, context.user_id):
+            raise exit_due()
+        if paused:
+            raise ApplicationError(
+                "the instance is paused", type="InstancePausedError", next_retry_delay=PAUSED_RETRY
+            )
 
     async def _complete(self, context: StepContext, attempt: int, key: DataKey, result: Any) -> None:
         document = result.model_dump(mode="json") if isinstance(result, BaseModel) else result

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 from temporalio.exceptions import TimeoutError as TemporalTimeout
 
 with workflow.unsafe.imports_passed_through():
@@ -45,7 +45,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.catalog import Definition, Parameters
     from workflows.inbox import Inbox
     from workflows.policies import OUTSIDE, STORE, StepPolicy
-    from workflows.steps import A, R, failure_of, start_local, start_step, step_failure, stored_end
+    from workflows.steps import A, R, failure_of, is_exit_due, start_local, start_step, step_failure, stored_end
     from workflows.tasks import cancel, first_failure, raise_if_cancelled, uncancellable
 
 P = TypeVar("P", bound=Parameters)
@@ -74,6 +74,10 @@ class Instance(Generic[P]):
         self._names: dict[str, int] = {}
         self._writing = asyncio.Lock()
         self._paused = False
+        """What recordings say. It is False as soon as a resume begins."""
+        self._held = False
+        """Whether steps, waits and exits are held. A resume lets go once it has read the log."""
+        self._in_journey = False
         self._ended = False
         self._current_step: str | None = None
         self._reason: str | None = None
@@ -127,10 +131,16 @@ class Instance(Generic[P]):
         bound = message.model_copy(update={"context": self._context(step)})
         # An exit doesn't cancel a step that only uses Postgres: it completes once Postgres is back.
         attempt_timeout = None if policy is STORE else policy.attempt_timeout
-        try:
-            return await self._finish(start_step(activity, bound, step, policy), attempt_timeout)
-        except (ApplicationError, TemporalTimeout) as error:  # a local activity's error doesn't name the step
-            raise step_failure(step, error) from error
+        while True:
+            try:
+                return await self._finish(start_step(activity, bound, step, policy), attempt_timeout)
+            except (ApplicationError, TemporalTimeout, ActivityError) as error:
+                if is_exit_due(error):
+                    await self._take_due_exit()
+                elif isinstance(error, ActivityError):
+                    raise
+                else:  # a local activity's error doesn't name the step
+                    raise step_failure(step, error) from error
 
     def complete(self, *, reason: str) -> None:
         """Set the reason with which the instance completes; then return from the journey."""
@@ -175,7 +185,7 @@ class Instance(Generic[P]):
 
     async def _end(self, status: InstanceStatus, error: StepFailure | None = None) -> None:
         """Clean up after a cancellation, then record the end. Rejects pause and resume from here on."""
-        self._paused = False
+        self._paused = self._held = self._in_journey = False
         self._ended = True
         if status is InstanceStatus.CANCELLED:
             with contextlib.suppress(FailureError):  # the attempts of the step show the failure
@@ -191,15 +201,25 @@ class Instance(Generic[P]):
 
     @workflow.update
     async def pause(self) -> None:
-        """Hold the instance before its next step. Returns once Postgres has the status."""
-        self._paused = True
+        """Hold the instance before its next step and attempt. Returns once Postgres has the status."""
+        self._paused = self._held = True
         await self.record()
 
     @workflow.update
     async def resume(self) -> None:
-        """Continue a paused instance. Waits and exits that became due meanwhile take effect now."""
+        """Continue a paused instance. Waits and exits that became due meanwhile take effect now.
+
+        The signal of an exit may still be under way, so the log is read before any step begins.
+        """
         self._paused = False
-        await self.record()
+        if not workflow.patched("exits-before-resume"):
+            self._held = False
+            await self.record()
+            return
+        try:
+            await self.record(self._inbox.exits)
+        finally:
+            self._held = self._paused  # True after another pause meanwhile
 
     @pause.validator
     def _may_pause(self) -> None:
@@ -219,6 +239,7 @@ class Instance(Generic[P]):
         """Run the journey until it returns, fails, exits or is cancelled. Then cancel all of its branches."""
         journey = asyncio.create_task(self.journey(parameters))
         self._branches[journey] = None
+        self._in_journey = True
         due = None
         try:
             await workflow.wait_condition(lambda: journey.done() or self._due_exit() is not None)
@@ -237,10 +258,21 @@ class Instance(Generic[P]):
         if due:
             exit_request, event = due
             self._reason = exit_request.reason
+            self._in_journey = False
             await self.at_exit(parameters, event)
 
     def _due_exit(self) -> tuple[ExitRequest, RecordedEvent] | None:
-        return None if self._paused else self._inbox.exit
+        return None if self._held else self._inbox.exit
+
+    async def _take_due_exit(self) -> None:
+        """Wait for the exit that the log holds; return if it is no longer due.
+
+        An activity found it before an attempt at a step. The exit then cancels this task, after a pause.
+        """
+        await self.record(self._inbox.exits)
+        raise_if_cancelled()
+        if self._inbox.exit is not None:
+            await workflow.wait_condition(lambda: False)
 
     async def _finish(self, handle: workflow.ActivityHandle[R], attempt_timeout: timedelta | None = None) -> R:
         """Wait for an activity. Only Temporal's cancellation of the instance cancels it at once.
@@ -273,7 +305,7 @@ class Instance(Generic[P]):
                 handle.done, timeout=attempt_timeout, timeout_summary=PublicText("Wait for the attempt under way")
             )
         # A pause holds the exit, so it also postpones the cancellation.
-        await workflow.wait_condition(lambda: handle.done() or not self._paused)
+        await workflow.wait_condition(lambda: handle.done() or not self._held)
         handle.cancel()
 
     # Building blocks of steps and waits.
@@ -305,6 +337,7 @@ class Instance(Generic[P]):
             step=step,
             position=self._positions[step],
             max_attempts=self._start.max_attempts,
+            holdable=self._in_journey and workflow.cancellation_reason() is None,
         )
 
     async def _until(self, step: str, deadline: datetime, met: Callable[[], bool] = lambda: False) -> None:
@@ -325,7 +358,7 @@ class Instance(Generic[P]):
         await self._while_paused()
 
     async def _while_paused(self) -> None:
-        await workflow.wait_condition(lambda: not self._paused)
+        await workflow.wait_condition(lambda: not self._held)
 
     async def record(self, registers: Mapping[str, WaitRequest] | None = None) -> None:
         """Record the current state, and register the events that the instance waits for."""

@@ -10,7 +10,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.instances import INSTANCE_UNKNOWN, Instances
+    from activities.instances import EXIT_DUE, INSTANCE_UNKNOWN, Instances
     from models.temporal.execution import (
         InstanceQuestion,
         LifecycleOutcome,
@@ -71,6 +71,12 @@ def step_failure(step: str, cause: BaseException) -> ActivityError:
     )
     error.__cause__ = cause
     return error
+
+
+def is_exit_due(error: FailureError) -> bool:
+    """Whether a step's activity found an exit in the log, and so didn't begin an attempt."""
+    cause = error.cause if isinstance(error, ActivityError) else error
+    return isinstance(cause, ApplicationError) and cause.type == EXIT_DUE
 
 
 def failure_of(error: BaseException) -> StepFailure:

@@ -96,6 +96,8 @@ class StepContext(TemporalPayload):
     position: int
     """Ordinal of the step in the instance, from 1."""
     max_attempts: int
+    holdable: bool = False
+    """Whether a pause and a due exit hold its attempts. Not so in `at_exit` and after a cancellation."""
 
     @property
     def idempotency_key(self) -> str:

@@ -33,6 +33,9 @@ class BegunAttempt:
     result: bytes | None
     known: bool
     """False if the run must stop: the instance has ended or was deleted, or a replay has replaced the run."""
+    paused: bool | None
+    """None: the attempt is recorded. Otherwise nothing is: the caller must look for a due exit first, and must not
+    begin the attempt if this is True."""
 
 
 # SQL text: a CTE that writes three tables, so that a step begins in one round trip.
@@ -45,14 +48,23 @@ _BEGIN = sql(
     ), present AS (
         SELECT coalesce(replayed_at, '-infinity') AS since FROM instances
         WHERE instance_id = :instance_id AND {FENCE} AND EXISTS (SELECT FROM key)
+    ), held AS (
+        SELECT status = 'paused' AS paused FROM instances
+        WHERE :holdable AND instance_id = :instance_id AND EXISTS (SELECT FROM present)
+          AND NOT EXISTS (SELECT FROM done)
+          AND (status = 'paused'
+               OR EXISTS (SELECT FROM dead_letters WHERE instance_id = :instance_id AND status = 'replaying')
+               OR EXISTS (SELECT FROM attempts WHERE instance_id = :instance_id AND step = :step))
     ), entered AS (
         {ENTER_STEP} AND NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM key)
+          AND NOT EXISTS (SELECT FROM held)
         RETURNING replaced_runs
     ), past_the_error AS (
         {MARK_REPLAYED} '{NO_STEP}' AND EXISTS (SELECT FROM entered WHERE replaced_runs <> '{{}}')
     ), cut_short AS (
         UPDATE attempts SET interrupted = true, ended_at = now(), error_type = 'Interrupted'
         WHERE instance_id = :instance_id AND step = :step AND ended_at IS NULL AND EXISTS (SELECT FROM present)
+          AND NOT EXISTS (SELECT FROM held)
         RETURNING attempt
     ), earlier AS (
         SELECT count(*) AS total,
@@ -63,7 +75,7 @@ _BEGIN = sql(
     ), begun AS (
         INSERT INTO attempts (instance_id, step, attempt)
         SELECT :instance_id, :step, total + 1 FROM earlier
-        WHERE NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM present)
+        WHERE NOT EXISTS (SELECT FROM done) AND EXISTS (SELECT FROM present) AND NOT EXISTS (SELECT FROM held)
         ON CONFLICT DO NOTHING
         RETURNING attempt
     )
@@ -72,6 +84,7 @@ _BEGIN = sql(
            EXISTS (SELECT FROM done) AS done,
            (SELECT result FROM done) AS result,
            EXISTS (SELECT FROM present) AS known,
+           (SELECT paused FROM held) AS paused,
            (SELECT wrapped FROM key) AS wrapped
     FROM earlier
     """
@@ -79,9 +92,12 @@ _BEGIN = sql(
 
 
 async def begin_attempt(
-    connection: Connection, cipher: Cipher, context: StepContext, run_id: str
+    connection: Connection, cipher: Cipher, context: StepContext, run_id: str, *, looked: bool = False
 ) -> tuple[BegunAttempt, DataKey]:
     """Record the begin of an attempt, unless the step is done; also returns the person's data key.
+
+    On a replay, at a retry and during a pause it records nothing, since an exit may have become due. The caller
+    looks for one, and calls again with ``looked``.
 
     One statement, so it needs no transaction. If the key has been destroyed, it raises :class:`UserErasedError`
     and writes nothing.
@@ -97,12 +113,13 @@ async def begin_attempt(
         run_id=run_id,
         max_attempts=context.max_attempts,
         max_interruptions=MAX_INTERRUPTIONS,
+        holdable=context.holdable and not looked,
         user_id=context.user_id,
     )
     assert row is not None  # an aggregate always gives a row
     if row["wrapped"] is None:
         raise UserErasedError
-    begun = BegunAttempt(row["number"], row["last"], row["done"], row["result"], row["known"])
+    begun = BegunAttempt(row["number"], row["last"], row["done"], row["result"], row["known"], row["paused"])
     return begun, cipher.unwrap(context.user_id, row["wrapped"])
 
 

@@ -22,6 +22,7 @@ from models.tables.events import Event
 from models.tables.execution import Instance, Step
 from models.tables.projections import EventWait
 from models.temporal.execution import RecordedEvent, SleepResult, WaitRequest, WaitResult
+from models.temporal.starting import is_exit
 from models.vocabulary import WaitCondition
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
@@ -216,15 +217,29 @@ async def of_users(connection: Connection, keys: Mapping[str, DataKey]) -> dict[
     """
     found: dict[str, list[Waiting]] = {}
     for row in await _OF_USERS.fetch(connection, user_ids=list(keys)):
-        try:
-            found.setdefault(row["user_id"], []).append(_waiting(keys[row["user_id"]], row))
-        except DecryptionError as error:
-            logger.error("a wait counts no events: %s", error, extra={"instance_id": row["instance_id"]})
+        if waiting := _readable(keys[row["user_id"]], row):
+            found.setdefault(row["user_id"], []).append(waiting)
     return found
 
 
 async def of_instance(connection: Connection, key: DataKey, instance_id: str) -> list[Waiting]:
     return [_waiting(key, row) for row in await _OF_INSTANCE.fetch(connection, instance_id=instance_id)]
+
+
+async def exit_is_due(connection: Connection, key: DataKey, instance_id: str, user_id: str) -> bool:
+    """Whether the log holds an event that ends the instance. A damaged exit counts no event."""
+    rows = await _OF_INSTANCE.fetch(connection, instance_id=instance_id)
+    registered = [_readable(key, row) for row in rows if is_exit(row["step"])]
+    exits = {each.step: each.request for each in registered if each is not None}
+    return bool(exits and await already_recorded(connection, key, instance_id, user_id, exits))
+
+
+def _readable(key: DataKey, row: asyncpg.Record) -> Waiting | None:
+    try:
+        return _waiting(key, row)
+    except DecryptionError as error:
+        logger.error("a wait counts no events: %s", error, extra={"instance_id": row["instance_id"]})
+        return None
 
 
 def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:

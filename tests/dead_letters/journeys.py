@@ -11,7 +11,7 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from models.rules.durations import Duration
-    from models.temporal.execution import StepInput, TemporalPayload
+    from models.temporal.execution import RecordedEvent, StepInput, TemporalPayload
     from workflows.base import LifecycleWorkflow
     from workflows.catalog import Parameters, lifecycle
     from workflows.policies import STORE
@@ -48,7 +48,7 @@ class Waits(Parameters):
     rest: Duration = timedelta(0)
 
 
-@lifecycle("in_a_row", purpose=None)
+@lifecycle("in_a_row", purpose=None, exit_on="shop.leave")
 class InARow(LifecycleWorkflow[Waits]):
     """Three steps, the second as a local activity."""
 
@@ -59,8 +59,11 @@ class InARow(LifecycleWorkflow[Waits]):
         await self.step("outside", Effects.act, StepInput())
         self.variables["all"] = True
 
+    async def at_exit(self, parameters: Waits, event: RecordedEvent) -> None:
+        await self.step("farewell", Effects.act, StepInput())
 
-@lifecycle("side_by_side", purpose=None)
+
+@lifecycle("side_by_side", purpose=None, exit_on="shop.leave")
 class SideBySide(LifecycleWorkflow[Waits]):
     """Parallel steps, and one after them."""
 

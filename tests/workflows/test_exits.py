@@ -94,6 +94,21 @@ async def test_an_exit_during_a_pause_happens_on_resume(journeys: Runs, customer
     assert (await run.handle.result()).reason == "cart.drop"
 
 
+async def test_an_exit_that_only_the_log_has_happens_on_resume_before_the_next_step(
+    journeys: Runs, customer: Customer, log: EventLog, mail: MailServer
+) -> None:
+    """The projector hasn't read the event yet, and the wait has fallen due."""
+    run = await journeys.start(customer.user_id, "leaver", still=True)
+    await journeys.until(run, "wait_for_never_comes")
+    await run.handle.execute_update("pause")
+    await log.store("cart.drop")
+    await journeys.environment.fast_forward(run.handle, 2 * DAY)
+    await run.handle.execute_update("resume")
+    assert (await run.handle.result()).reason == "cart.drop"
+    assert mail.received == []
+    await journeys.replay(run)
+
+
 async def test_an_instance_that_has_an_exit_pending_can_be_cancelled(journeys: Runs, customer: Customer) -> None:
     run = await journeys.start(customer.user_id, "leaver", still=True)
     await journeys.until(run, "wait_for_never_comes")
