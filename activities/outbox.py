@@ -43,7 +43,9 @@ from runtime.database import UNREACHABLE, Database
 from runtime.temporal import RPC_TIMEOUT
 from store import outbox
 from store.connection import Connection
-from store.instances import instances, replays, starting, terminal
+from store.consents import locks
+from store.instances import decisions, instances, replays, starting, terminal
+from store.instances.decisions import RefusedTrigger
 from store.instances.starting import StartRequest
 from store.outbox import OutboxEntry, StoredOutboxEntry
 
@@ -132,16 +134,29 @@ class Outbox:
     async def _deliver(self, stored: StoredOutboxEntry) -> None:
         try:
             outcome = await self._attempt(stored.entry)
+            if isinstance(outcome, RefusedTrigger):
+                await self._refuse(stored, outcome)
+                return
             async with self._database.connection() as connection:
                 await _record(connection, stored, outcome)
         except UNREACHABLE:
             logger.warning("the outbox waits for Postgres")
             await asyncio.sleep(IDLE_SECONDS)
 
-    async def _attempt(self, entry: OutboxEntry) -> EntryOutcome:
+    async def _refuse(self, stored: StoredOutboxEntry, refused: RefusedTrigger) -> None:
+        """Remove a start that was refused, and record the decision in the same transaction.
+
+        So a crash, or another worker with the same entry, never counts it twice.
+        """
+        async with self._database.transaction() as connection:
+            await locks.share(connection, [refused.user_id])
+            if await outbox.remove(connection, stored.outbox_id):
+                await decisions.record(connection, [refused])
+
+    async def _attempt(self, entry: OutboxEntry) -> EntryOutcome | RefusedTrigger:
         """Deliver one entry. Raises only if Postgres is unavailable; other errors concern this entry alone."""
         try:
-            await self._call(entry)
+            refused = await self._call(entry)
         except (RunUnknownError, RPCError) as error:
             status = error.status if isinstance(error, RPCError) else RPCStatusCode.NOT_FOUND
             logger.warning(
@@ -159,7 +174,7 @@ class Outbox:
         except Exception:
             logger.exception("an outbox entry can't be delivered", extra={"kind": entry.kind})
             return EntryOutcome.FAILED
-        return EntryOutcome.DELIVERED
+        return refused or EntryOutcome.DELIVERED
 
     async def _temporal_answers(self) -> bool:
         try:
@@ -167,18 +182,20 @@ class Outbox:
         except RPCError:
             return False
 
-    async def _call(self, entry: OutboxEntry) -> None:
+    async def _call(self, entry: OutboxEntry) -> RefusedTrigger | None:
+        """Returns the decision of a start that is refused."""
         match entry.kind:
             case "signal":
                 await self._signal(entry)
             case "start":
-                await self._start(entry)
+                return await self._start(entry)
             case "replay":
                 await self._replay(entry)
             case "cancel":
                 await self._cancel(entry)
             case "callback":
                 await self._start_callback(entry)
+        return None
 
     async def _signal(self, entry: OutboxEntry) -> None:
         event = RecordedEvent(
@@ -200,11 +217,14 @@ class Outbox:
         if any(each.run_id is not None for each in found):
             await describe(self._client, entry.workflow_id, entry.instance_id)
 
-    async def _start(self, entry: OutboxEntry) -> None:
-        """Start a triggered instance. The row comes first (ADR 0008); an ineligible start is dropped."""
+    async def _start(self, entry: OutboxEntry) -> RefusedTrigger | None:
+        """Start a triggered instance. The row comes first (ADR 0008). Returns the decision of a refused start.
+
+        There is none for a user who has been erased, or for a workflow that this worker doesn't know.
+        """
         workflow = self._startables.get(entry.workflow_id)
         if workflow is None:
-            return
+            return None
         request = StartRequest(
             instance_id=entry.instance_id,
             user_id=entry.user_id,
@@ -217,11 +237,15 @@ class Outbox:
         try:
             async with self._database.transaction() as connection:
                 stored = await starting.start(connection, self._cipher, workflow, request)
-        except starting.INELIGIBLE:
-            return
+        except starting.INELIGIBLE as error:
+            reason = starting.NOT_STARTED.get(type(error))
+            if reason is None:
+                return None
+            return RefusedTrigger(entry.workflow_id, entry.user_id, reason, entry.event_id)
         # A begun instance was started by an earlier delivery.
         if not stored.begun:
             await start_instance(self._client, self._task_queue, stored.new, workflow.description)
+        return None
 
     async def _replay(self, entry: OutboxEntry) -> None:
         """Reset the instance to its failed step; reject the replay if Temporal can't.

@@ -11,9 +11,9 @@ A step takes effect once. If the worker dies:
 5. after Temporal has it: the result is in history. After a reset to an earlier point the interceptor runs again,
    and reads the stored result as in 4.
 
-An exit may have become due while the step waited for a replay, a retry or a resume, and its signal may be under way.
-So the interceptor first looks into the log (ADR 0038). If an exit is due, the attempt doesn't begin, and the workflow
-ends the instance. The look writes nothing, so a crash repeats it.
+An exit may have become due while the step waited for a replay, a retry or a resume, and its signal may be under
+way. So the interceptor first looks into the log (ADR 0038). If an exit is due, the attempt doesn't begin, and the
+workflow ends the instance. The look writes nothing, so a crash repeats it.
 
 Each of the two commits is a single statement: one round trip instead of three.
 

@@ -76,6 +76,7 @@ class Retention:
             types.EVENTS: EventPurge(database, owner).run,
             types.TRANSACTIONS: partial(Purge.scan, table=expired.TRANSACTIONS),
             types.EXECUTION_LOGS: self._purge_execution_logs,
+            types.DECISIONS: partial(Purge.delete_by_index, table=expired.DECISIONS),
             types.MESSAGES: partial(Purge.delete_by_index, table=expired.MESSAGES),
             types.WEBHOOK_DELIVERIES: partial(Purge.scan, table=expired.CALLBACKS),
             types.IDEMPOTENCY_ANSWERS: partial(Purge.delete_by_index, table=expired.IDEMPOTENT_ANSWERS),

@@ -96,6 +96,21 @@ class WaitCondition(StrEnum):
     """The person's cart is empty (:mod:`models.rules.carts`)."""
 
 
+class NotStarted(StrEnum):
+    """Why an event that matches a workflow's trigger started no instance."""
+
+    TOO_OLD = "too_old"
+    CONSENT_REQUIRED = "consent_required"
+    DISABLED = "disabled"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_SUSPENDED = "account_suspended"
+    """Only for marketing."""
+    WINDOW_USED = "window_used"
+    """The workflow has another instance for the user within `once_per`, or at all if it runs once."""
+    PARAMETER_MISSING = "parameter_missing"
+    """The event lacks a property from which an exit's parameter takes its value."""
+
+
 class Suppression(StrEnum):
     USER_ERASED = "user_erased"
     ACCOUNT_CLOSED = "account_closed"

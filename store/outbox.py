@@ -34,11 +34,13 @@ from models.rules.triggers import FOREVER, WorkflowTrigger, properties_match, ty
 from models.tables.projections import TemporalOutbox
 from models.temporal.execution import RecordedEvent
 from models.temporal.starting import is_exit
+from models.vocabulary import NotStarted
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
+from store.instances import decisions, eligibility, waits
 from store.instances import triggers as windows
-from store.instances import waits
 from store.instances.dead_letters import StoredDeadLetter
+from store.instances.decisions import RefusedTrigger
 from store.instances.waits import Waiting
 from store.statements import select, statement, unnested
 
@@ -92,22 +94,60 @@ async def enqueue(
     ``keys`` has the data key of each event's user, which decrypts the filters of waits.
     """
     fresh = [event for event in events if not event.historical]
-    starts = [entry for event in fresh for entry in _starts(event, triggers)]
+    matching = [found for event in fresh for found in _starts(event, triggers)]
     signals = await _signals(connection, fresh, keys) if fresh else []
-    entries = [*await _outside_windows(connection, starts, signals, triggers), *signals]
+    entries = [*await _followed(connection, matching, signals, triggers), *signals]
     await write(connection, entries)
     return len(entries)
 
 
-def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[OutboxEntry]:
+def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[tuple[OutboxEntry, bool]]:
+    """The starts whose triggers match an event, each with whether the event is too old."""
     age = datetime.now(UTC) - event.timestamp
     return [
-        _entry("start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event)
+        (
+            _entry(
+                "start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event
+            ),
+            age > each.trigger.max_age,
+        )
         for each in triggers
-        if type_matches(each.trigger.event_type, event.event_type)
-        and age <= each.trigger.max_age
-        and _matches(event, each.trigger.where)
+        if type_matches(each.trigger.event_type, event.event_type) and _matches(event, each.trigger.where)
     ]
+
+
+async def _followed(
+    connection: Connection,
+    matching: Sequence[tuple[OutboxEntry, bool]],
+    signals: Sequence[OutboxEntry],
+    triggers: Sequence[WorkflowTrigger],
+) -> list[OutboxEntry]:
+    """The starts that nothing refuses now; records the others as decisions.
+
+    The checks only avoid useless entries, since the start itself decides, and the outbox records its refusals.
+    """
+    in_time = [entry for entry, too_old in matching if not too_old]
+    refusals = await eligibility.refusals(
+        connection,
+        {(each.workflow_id, each.user_id) for each in in_time},
+        {each.workflow_id: each.purpose for each in triggers},
+    )
+    eligible = [each for each in in_time if (each.workflow_id, each.user_id) not in refusals]
+    starts = await _outside_windows(connection, eligible, signals, triggers)
+    begun = {each.instance_id for each in starts}
+
+    def reason(entry: OutboxEntry, *, too_old: bool) -> NotStarted:
+        if too_old:
+            return NotStarted.TOO_OLD
+        return refusals.get((entry.workflow_id, entry.user_id), NotStarted.WINDOW_USED)
+
+    refused = [
+        RefusedTrigger(entry.workflow_id, entry.user_id, reason(entry, too_old=too_old), entry.event_id)
+        for entry, too_old in matching
+        if entry.instance_id not in begun
+    ]
+    await decisions.record(connection, refused)
+    return starts
 
 
 async def _outside_windows(
@@ -259,9 +299,9 @@ _THIS = col(TemporalOutbox.outbox_id) == bindparam("outbox_id")
 _DELETE = statement(delete(TemporalOutbox).where(_THIS))
 
 
-async def remove(connection: Connection, outbox_id: int) -> None:
-    """Remove an entry that was delivered or has lost its recipient."""
-    await _DELETE.execute(connection, outbox_id=outbox_id)
+async def remove(connection: Connection, outbox_id: int) -> bool:
+    """Remove an entry that was delivered or has lost its recipient; False if it is gone."""
+    return bool(await _DELETE.execute(connection, outbox_id=outbox_id))
 
 
 _RETRY_SOON = statement(

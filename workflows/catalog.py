@@ -248,7 +248,7 @@ def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate
 def triggers() -> list[WorkflowTrigger]:
     """The events that start workflows."""
     return [
-        WorkflowTrigger(definition.workflow_id, definition.trigger, definition.window)
+        WorkflowTrigger(definition.workflow_id, definition.trigger, definition.window, definition.purpose)
         for definition in catalog().values()
         if definition.trigger is not None
     ]

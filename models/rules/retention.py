@@ -28,6 +28,7 @@ CLOSED_ACCOUNTS = "closed_accounts"
 EVENTS = "events"
 TRANSACTIONS = "transactions"
 EXECUTION_LOGS = "execution_logs"
+DECISIONS = "decisions"
 MESSAGES = "messages"
 WEBHOOK_DELIVERIES = "webhook_deliveries"
 IDEMPOTENCY_ANSWERS = "idempotency_answers"
@@ -55,6 +56,7 @@ DATA_TYPES: Mapping[str, DataType] = {
             "Workflow instances by their end, with steps, attempts, dead letters, callbacks and Temporal's "
             "histories.",
         ),
+        DataType(DECISIONS, 90, "Triggers that were not followed, by the hour in which they were refused."),
         DataType(MESSAGES, 365, "Messages to customers by their creation, except those of running instances."),
         DataType(
             WEBHOOK_DELIVERIES,

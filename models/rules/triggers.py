@@ -9,7 +9,7 @@ from typing import Any
 
 from models.errors import ParameterMissingError
 from models.temporal.execution import ExitRequest
-from models.vocabulary import WaitCondition
+from models.vocabulary import Purpose, WaitCondition
 
 DEFAULT_MAX_AGE = timedelta(hours=1)
 """Older events start nothing. A mobile client may deliver an event days later, when a message would confuse."""
@@ -37,6 +37,8 @@ class WorkflowTrigger:
     trigger: Trigger
     once_per: timedelta | None = None
     """Within this time it starts at most one instance per user."""
+    purpose: Purpose | None = None
+    """The consent that the workflow needs; None for a service."""
 
 
 @dataclass(frozen=True)

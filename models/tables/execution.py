@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Boolean, Column, Index, Integer, SmallInteger, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, SmallInteger, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
 
@@ -174,6 +174,26 @@ class TriggerWindow(SQLModel, table=True):
     user_id: str = text_column(primary_key=True)
     instance_id: str = text_column()
     opened_at: datetime = transaction_time()
+
+
+class Decision(SQLModel, table=True):
+    """The triggers of a workflow that were not followed for a user, for one reason, in one hour (ADR 0044)."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("decisions_by_hour", "hour"),)
+
+    user_id: str = text_column(primary_key=True)
+    hour: datetime = Field(sa_column=Column(DateTime(timezone=True), primary_key=True))
+    workflow_id: str = text_column(primary_key=True)
+    reason: str = text_column(primary_key=True)
+    """A value of :class:`models.vocabulary.NotStarted`."""
+    at: datetime = transaction_time()
+    """When the latest trigger of the hour was not followed."""
+    event_id: str = text_column()
+    """The event of that trigger."""
+    first_at: datetime = transaction_time()
+    first_event_id: str = text_column()
+    times: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class WorkflowSetting(SQLModel, table=True):

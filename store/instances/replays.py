@@ -25,7 +25,7 @@ from store.connection import Connection
 from store.consents import locks
 from store.instances import dead_letters, terminal, transitions, waits
 from store.instances.dead_letters import StoredDeadLetter
-from store.instances.starting import account_error
+from store.instances.eligibility import account_error
 from store.statements import one_of, select, statement
 from store.users import data_keys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +15,6 @@ from models.errors import (
     AccountSuspendedError,
     ConsentRequiredError,
     ParameterMissingError,
-    PerennialError,
     UserErasedError,
     UserUnknownError,
     WorkflowDisabledError,
@@ -26,12 +26,13 @@ from models.tables.people import Consent, User
 from models.tables.people import DataKey as StoredKey
 from models.temporal.execution import RecordedEvent
 from models.temporal.starting import Startable, named_exits
-from models.vocabulary import AccountStatus, Purpose
+from models.vocabulary import NotStarted
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.consents import locks
 from store.events import events
 from store.instances import callbacks, transitions, triggers, waits
+from store.instances.eligibility import account_error
 from store.statements import Statement, select, statement
 
 
@@ -55,6 +56,15 @@ INELIGIBLE = (
     WindowOpenError,
 )
 """The errors of :func:`start`."""
+NOT_STARTED: Mapping[type[Exception], NotStarted] = {
+    AccountClosedError: NotStarted.ACCOUNT_CLOSED,
+    AccountSuspendedError: NotStarted.ACCOUNT_SUSPENDED,
+    WorkflowDisabledError: NotStarted.DISABLED,
+    ConsentRequiredError: NotStarted.CONSENT_REQUIRED,
+    ParameterMissingError: NotStarted.PARAMETER_MISSING,
+    WindowOpenError: NotStarted.WINDOW_USED,
+}
+"""The reason of a refused trigger, by the error. An erased or unknown user has no decisions."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -209,12 +219,3 @@ async def check_eligible(
     if not row["consented"]:
         raise ConsentRequiredError(f"This workflow needs the person's consent to '{purpose}'.")
     return cipher.unwrap(user_id, row["wrapped"]), row["max_attempts"]
-
-
-def account_error(status: str | None, purpose: str | None) -> PerennialError | None:
-    """Why an instance with this purpose may not run for an account; None if it may."""
-    if status == AccountStatus.CLOSED:
-        return AccountClosedError()
-    if status == AccountStatus.SUSPENDED and purpose == Purpose.MARKETING:
-        return AccountSuspendedError()
-    return None

@@ -17,7 +17,7 @@ from sqlmodel import SQLModel, col
 from models.tables.access import IdempotentAnswer
 from models.tables.audit import AuditCheckpoint, AuditRow
 from models.tables.events import Event, EventId, PoisonEvent
-from models.tables.execution import Callback, Instance, Message
+from models.tables.execution import Callback, Decision, Instance, Message
 from models.tables.people import User
 from models.tables.projections import Session, TemporalOutbox, Transaction, UserActivity
 from models.temporal.system import PROJECTOR
@@ -99,6 +99,7 @@ def _runs_still(instance_id: SQLCoreOperations[str]) -> ColumnElement[bool]:
 
 
 MESSAGES = IndexScan(Message, col(Message.created_at), ~_runs_still(col(Message.instance_id)))
+DECISIONS = IndexScan(Decision, col(Decision.hour))
 IDEMPOTENT_ANSWERS = IndexScan(IdempotentAnswer, col(IdempotentAnswer.created_at))
 INSTANCES = ExpiringTable(Instance, col(Instance.end_time))
 EVENT_IDS = ExpiringTable(EventId, col(EventId.timestamp))

@@ -20,6 +20,7 @@ _Count = Callable[[Connection, datetime], Awaitable[int]]
 _COUNTS: Mapping[str, tuple[str, Intent, _Count]] = {
     types.TRANSACTIONS: ("transactions", "delete", expired.TRANSACTIONS.count),
     types.EXECUTION_LOGS: ("instances", "delete", expired.INSTANCES.count),
+    types.DECISIONS: ("decisions", "delete", expired.DECISIONS.count),
     types.MESSAGES: ("messages", "delete", expired.MESSAGES.count),
     types.WEBHOOK_DELIVERIES: ("callbacks", "delete", expired.CALLBACKS.count),
     types.IDEMPOTENCY_ANSWERS: ("idempotent_answers", "delete", expired.IDEMPOTENT_ANSWERS.count),

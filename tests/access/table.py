@@ -72,6 +72,7 @@ TABLE: Mapping[str, Row] = {
         WRITERS, 200, body=sends({"consents": [GRANT | {"user_id": "u-1", "purpose": "marketing"}]})
     ),
     "GET /users/{user_id}/events": Row(READERS, 200, 404, people=True),
+    "GET /users/{user_id}/decisions": Row(READERS, 200, 404),
     "GET /users/{user_id}/transactions": Row(READERS, 200, 404),
     "POST /events": Row(WRITERS, 202, body=lambda role: event(f"e-of-{role}")),
     "POST /events/batch": Row(WRITERS, 202, body=lambda role: {"events": [event(f"e-with-{role}")]}),

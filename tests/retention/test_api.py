@@ -18,6 +18,7 @@ DEFAULTS = {
     "events": 365,
     "transactions": None,
     "execution_logs": 90,
+    "decisions": 90,
     "messages": 365,
     "webhook_deliveries": 90,
     "idempotency_answers": 1,
