@@ -225,23 +225,26 @@ def _worker(
 def _lifecycle_activities(
     settings: Settings, database: Database, cipher: Cipher, definitions: Sequence[Definition]
 ) -> Activities:
+    purposes = {each.workflow_id: each.purpose for each in definitions}
     cap = FrequencyCap(settings.message_cap, timedelta(days=settings.message_cap_days))
     messages = Messages(
         database,
         cipher,
         transports(settings),
-        {each.workflow_id: each.purpose for each in definitions},
+        purposes,
         resend_unconfirmed=settings.smtp_unconfirmed == "resend",
         cap=cap if settings.message_cap else None,
         templates=templates(definitions),
     )
     events, instances = Events(database, cipher), Instances(database, cipher)
+    profiles = Profiles(database, cipher, purposes)
     return [
         instances.record,
         instances.end,
         messages.send,
         messages.withdraw,
-        Profiles(database).set_stage,
+        profiles.set_stage,
+        profiles.known,
         _http_requests(settings).request,
         events.emit,
         events.last_seen,

@@ -1,20 +1,36 @@
-"""Activities on profiles: lifecycle stages, and the local time of users."""
+"""Activities on profiles: lifecycle stages, known attributes, and the local time of users."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from models.errors import UserErasedError, UserNotFoundError
+from models.rules.known_profile import known_profile
 from models.rules.local_time import next_local, zone_of
-from models.temporal.execution import LocalTime, Moment, StageChange, StageChanged
-from privacy.encryption import Cipher
+from models.temporal.execution import (
+    KnownProfile,
+    LocalTime,
+    Moment,
+    ProfileQuestion,
+    StageChange,
+    StageChanged,
+)
+from models.vocabulary import Purpose
+from privacy.encryption import Cipher, DecryptionError
 from runtime.database import Database
 from store.users import users
 
 
 class Profiles:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cipher: Cipher, purposes: Mapping[str, Purpose | None]) -> None:
+        """``purposes`` has the purpose of each lifecycle workflow; others know the core attributes alone."""
         self._database = database
+        self._cipher = cipher
+        self._purposes = purposes
 
     @activity.defn(name="profiles.set_stage")
     async def set_stage(self, change: StageChange) -> StageChanged:
@@ -22,6 +38,22 @@ class Profiles:
         async with self._database.connection() as connection:  # one statement, which commits by itself
             changed = await users.move_to_stage(connection, change.step_context.user_id, change.stage)
         return StageChanged(stage=change.stage, changed=changed)
+
+    @activity.defn(name="profiles.known")
+    async def known(self, question: ProfileQuestion) -> KnownProfile:
+        """The attributes that a workflow may know now. One statement reads them and the consents.
+
+        Fails for good if the user is unknown or erased, or if the profile is damaged.
+        """
+        try:
+            async with self._database.connection() as connection:
+                stored = await users.find(connection, self._cipher, question.user_id)
+        except (UserNotFoundError, UserErasedError, DecryptionError) as error:
+            raise ApplicationError(
+                "the profile can't be read", type=type(error).__name__, non_retryable=True
+            ) from None
+        purpose = self._purposes.get(question.workflow_id)
+        return known_profile(stored.profile, stored.activity, purpose, datetime.now(UTC))
 
 
 class Clocks:

@@ -5,7 +5,7 @@ Steps and waits are durable. A pause holds them, and an event of ``exit_on`` end
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -17,16 +17,19 @@ with workflow.unsafe.imports_passed_through():
     from activities.messages import Messages
     from activities.profiles import Clocks, Profiles
     from models.temporal.execution import (
+        ConditionResult,
         Delivery,
         Emission,
         EventQuestion,
         HttpAnswer,
         HttpMethod,
         HttpRequest,
+        KnownProfile,
         LastSeen,
         LocalTime,
         Message,
         NewEvent,
+        ProfileQuestion,
         Quiet,
         RecordedEvent,
         SleepResult,
@@ -34,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
         WaitRequest,
         WaitResult,
     )
+    from models.temporal.starting import names_of_waits
     from models.vocabulary import Channel, LifecycleStage, Purpose
     from workflows.instance import Instance, P
     from workflows.policies import OUTSIDE, STORE, StepPolicy
@@ -149,24 +153,51 @@ class LifecycleWorkflow(Instance[P]):
         ``since``. A pause doesn't stop the clock: if the deadline passed meanwhile, the wait ends on resume.
         """
         step = self._enter(name or f"wait_for_{_as_name(event_type)}")
-        deadline = workflow.now() + within
-        await self.record({step: WaitRequest(event_type=event_type, where=dict(where or {}), since=since)})
+        wait = WaitRequest(event_type=event_type, where=dict(where or {}), since=since)
+        return await self._first_of(step, {step: wait}, within)
 
-        def first() -> RecordedEvent | None:
-            return self._inbox.first(step, event_type, since)
+    async def wait_for_any_event(
+        self,
+        events: Sequence[str | WaitRequest],
+        *,
+        within: timedelta,
+        since: datetime | None = None,
+        name: str = "wait_for_any_event",
+    ) -> RecordedEvent | None:
+        """Wait for the first of several events; None if none arrived ``within`` that time.
 
-        await self._until(step, deadline, lambda: first() is not None)
-        event = first()
-        if event is not None:
-            self._inbox.take(event)
-        result = WaitResult(
-            position=self._positions[step],
-            event_type=event.event_type if event else None,
-            event_id=event.event_id if event else None,
-            timed_out=event is None,
-        )
-        await self._wait_ended(step, result)
-        return event
+        Each is a type, a category or `*`, or ``when("category.action", plan="pro")`` with required properties. Of
+        events that are already recorded, the one with the earliest timestamp counts. Otherwise as
+        :meth:`wait_for_event`.
+        """
+        step = self._enter(name)
+        waits = [
+            WaitRequest(event_type=each, since=since)
+            if isinstance(each, str)
+            else WaitRequest(event_type=each.event_type, where=each.where, condition=each.condition, since=since)
+            for each in events
+        ]
+        return await self._first_of(step, dict(zip(names_of_waits(step, len(waits)), waits, strict=True)), within)
+
+    def condition(self, name: str, value: object) -> bool:
+        """Return whether the value is true, and show it with the instance's results as ``{"met": ...}``.
+
+        ``if self.condition("is_yearly", parameters.plan == "yearly"):`` The next recording writes it, at the
+        latest before the next step.
+        """
+        step = self._number(name)
+        self._wait_results[step] = ConditionResult(position=self._positions[step], met=bool(value))
+        return bool(value)
+
+    async def profile(self) -> KnownProfile:
+        """The customer's attributes that the consents of this moment cover, read now.
+
+        A service knows the core attributes of the account. Demographics, behavior and transactions need the
+        consent to the workflow's purpose, and `data_collection`. The answer has no e-mail address, name or date of
+        birth. Temporal's history keeps it, encrypted.
+        """
+        query = ProfileQuestion(user_id=self.user_id, workflow_id=self.definition.workflow_id)
+        return await self._ask(Profiles.known, query, "Read the profile")
 
     async def properties_of(self, event: RecordedEvent) -> Mapping[str, Any]:
         """The properties of the trigger or of an awaited event; empty if the event is no longer stored.
@@ -258,6 +289,25 @@ class LifecycleWorkflow(Instance[P]):
     def deprecate_patch(self, change: str) -> None:
         """Call it in place of :meth:`patched` once all instances from before the change have ended."""
         workflow.deprecate_patch(change)
+
+    async def _first_of(
+        self, step: str, waits: Mapping[str, WaitRequest], within: timedelta
+    ) -> RecordedEvent | None:
+        """Register waits by their names, and wait for the first event for one of them."""
+        deadline = workflow.now() + within
+        await self.record(waits)
+        await self._until(step, deadline, lambda: self._inbox.earliest(waits) is not None)
+        event = self._inbox.earliest(waits)
+        if event is not None:
+            self._inbox.take(event)
+        result = WaitResult(
+            position=self._positions[step],
+            event_type=event.event_type if event else None,
+            event_id=event.event_id if event else None,
+            timed_out=event is None,
+        )
+        await self._wait_ended(step, result)
+        return event
 
     async def _sleep_until(self, step: str, until: datetime) -> None:
         if until > workflow.now():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from models.rules.triggers import type_matches
-from models.temporal.execution import ExitRequest, RecordedEvent
+from models.temporal.execution import ExitRequest, RecordedEvent, WaitRequest
 from models.temporal.starting import named_exits
 
 
@@ -53,6 +53,11 @@ class Inbox:
             if free and late_enough and type_matches(event_type, event.event_type):
                 return event
         return None
+
+    def earliest(self, waits: Mapping[str, WaitRequest]) -> RecordedEvent | None:
+        """The event with the earliest timestamp that is the first for one of these waits."""
+        found = (self.first(step, wait.event_type, wait.since) for step, wait in waits.items())
+        return min(filter(None, found), key=lambda event: (event.timestamp, event.event_id), default=None)
 
     def take(self, event: RecordedEvent) -> None:
         """Reserve an event for one wait; no other wait gets it."""

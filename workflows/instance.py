@@ -28,6 +28,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.messages import Messages
     from models.temporal.execution import (
         CleanUp,
+        ConditionResult,
         ExitRequest,
         LifecycleInput,
         LifecycleOutcome,
@@ -65,7 +66,7 @@ class Instance(Generic[P]):
         self.variables: dict[str, Any] = {}
         """JSON values that the API shows with the instance; written by the next recording."""
         self._recorded_variables: dict[str, Any] = {}
-        self._wait_results: dict[str, WaitResult | SleepResult] = {}
+        self._wait_results: dict[str, WaitResult | SleepResult | ConditionResult] = {}
         self._inbox = Inbox(start.exits)
         self._exits_registered = False
         # Tasks that have done a step or wait. Not a set: its order may differ in a replay.
@@ -128,6 +129,8 @@ class Instance(Generic[P]):
         await self._while_paused()
         step = self._enter(name)
         self._show(InstanceStatus.RUNNING)
+        if any(isinstance(each, ConditionResult) for each in self._wait_results.values()):
+            await self.record()  # the step may be retried for long
         bound = message.model_copy(update={"context": self._context(step)})
         # An exit doesn't cancel a step that only uses Postgres: it completes once Postgres is back.
         attempt_timeout = None if policy is STORE else policy.attempt_timeout
@@ -316,10 +319,7 @@ class Instance(Generic[P]):
         assert task is not None  # workflow code runs in tasks
         self._branches[task] = None
         raise_if_cancelled()
-        count = self._names[name] = self._names.get(name, 0) + 1
-        step = name if count == 1 else f"{name}_{count}"
-        self._positions[step] = len(self._positions) + 1
-        self._current_step = step
+        step = self._current_step = self._number(name)
         details = f"{self.definition.description}\n\nNow: `{step}`"
         if workflow.info().is_continue_as_new_suggested():
             details += f"\n\n{LONG_HISTORY}"
@@ -327,6 +327,13 @@ class Instance(Generic[P]):
                 self.variables["long_history"] = LONG_HISTORY
                 logger.warning(LONG_HISTORY)
         workflow.set_current_details(details)
+        return step
+
+    def _number(self, name: str) -> str:
+        """The name, made unique in the instance; it gets the next position."""
+        count = self._names[name] = self._names.get(name, 0) + 1
+        step = name if count == 1 else f"{name}_{count}"
+        self._positions[step] = len(self._positions) + 1
         return step
 
     def _context(self, step: str) -> StepContext:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, time
+from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.vocabulary import (
+    AccountStatus,
     Channel,
     InstanceStatus,
     LifecycleStage,
@@ -212,6 +214,57 @@ class Moment(TemporalPayload):
     at: datetime
 
 
+class ProfileQuestion(TemporalPayload):
+    """A query for the attributes that a workflow may know of a user."""
+
+    user_id: str
+    workflow_id: str
+
+
+class KnownDemographics(TemporalPayload):
+    """None: unknown, or not covered."""
+
+    age: int | None = None
+    gender: str | None = None
+    country: str | None = None
+    city: str | None = None
+    language: str | None = None
+    device_type: str | None = None
+
+
+class KnownBehavior(TemporalPayload):
+    """The defaults describe a person without events."""
+
+    session_count: int = 0
+    last_session_date: datetime | None = None
+    engagement_score: float | None = None
+    """0 to 100; None without the consent `profiling`."""
+
+
+class KnownTransactions(TemporalPayload):
+    """``total_revenue`` is in ``currency``, the one with the most purchases."""
+
+    total_purchases: int = 0
+    total_revenue: Decimal = Decimal(0)
+    currency: str | None = None
+    last_purchase_date: datetime | None = None
+    subscription_tier: str | None = None
+
+
+class KnownProfile(TemporalPayload):
+    """The attributes of a user that a workflow may know; without e-mail address, name and date of birth.
+
+    A group has its defaults if consent doesn't cover it.
+    """
+
+    signup_date: datetime
+    account_status: AccountStatus
+    lifecycle_stage: LifecycleStage
+    demographics: KnownDemographics = KnownDemographics()
+    behavior: KnownBehavior = KnownBehavior()
+    transactions: KnownTransactions = KnownTransactions()
+
+
 class LastSeen(TemporalPayload):
     """A query for a user's latest event of a type, a category (`engagement.*`) or any type (`*`)."""
 
@@ -272,6 +325,13 @@ class SleepResult(TemporalPayload):
     """Whether the user was inactive for long enough; None for a sleep."""
 
 
+class ConditionResult(TemporalPayload):
+    """The way that a journey went."""
+
+    position: int
+    met: bool
+
+
 class Recorded(TemporalPayload):
     """Events for the registered waits that the log held before the registration."""
 
@@ -288,8 +348,8 @@ class Progress(TemporalPayload):
     current_step: str | None
     variables: dict[str, Any] | None = None
     """None: unchanged since the last recording."""
-    waits: dict[str, WaitResult | SleepResult] = Field(default_factory=dict)
-    """Results of waits that have ended since the last recording, by step."""
+    waits: dict[str, WaitResult | SleepResult | ConditionResult] = Field(default_factory=dict)
+    """Results of waits that have ended, and of conditions, since the last recording, by step."""
     error: StepFailure | None = None
     registers: dict[str, WaitRequest] = Field(default_factory=dict)
     """New waits and exits, by name."""

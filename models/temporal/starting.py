@@ -56,6 +56,8 @@ class StartOptions(TypedDict):
 
 
 _EXIT = "~exit_"
+SEVERAL = "~"
+"""Follows the step in the names of its waits, if it waits for several events."""
 
 
 def named_exits(exits: Sequence[ExitRequest]) -> dict[str, ExitRequest]:
@@ -65,6 +67,11 @@ def named_exits(exits: Sequence[ExitRequest]) -> dict[str, ExitRequest]:
 
 def is_exit(name: str | None) -> bool:
     return name is not None and name.startswith(_EXIT)
+
+
+def names_of_waits(step: str, number: int) -> list[str]:
+    """The names of a step's waits for several events. :func:`store.instances.waits.end` drops them together."""
+    return [f"{step}{SEVERAL}{place}" for place in range(1, number + 1)]
 
 
 def start_input(new: NewInstance) -> LifecycleInput:

@@ -21,8 +21,8 @@ from models.rules.triggers import properties_match, type_matches
 from models.tables.events import Event
 from models.tables.execution import Instance, Step
 from models.tables.projections import EventWait
-from models.temporal.execution import RecordedEvent, SleepResult, WaitRequest, WaitResult
-from models.temporal.starting import is_exit
+from models.temporal.execution import ConditionResult, RecordedEvent, SleepResult, WaitRequest, WaitResult
+from models.temporal.starting import SEVERAL, is_exit
 from models.vocabulary import WaitCondition
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
@@ -154,7 +154,8 @@ async def _with_trigger_values(
 _DROP = statement(delete(EventWait).where(col(EventWait.instance_id) == bindparam("instance_id")))
 _DROP_STEPS = statement(
     delete(EventWait).where(
-        col(EventWait.instance_id) == bindparam("instance_id"), one_of(col(EventWait.step), "steps")
+        col(EventWait.instance_id) == bindparam("instance_id"),
+        one_of(func.split_part(col(EventWait.step), SEVERAL, 1, type_=Text()), "steps"),
     )
 )
 _ENDED = unnested("ended", col(Step.step), col(Step.position), col(Step.result))
@@ -173,9 +174,12 @@ async def drop(connection: Connection, instance_id: str) -> None:
 
 
 async def end(
-    connection: Connection, key: DataKey, instance_id: str, ended: Mapping[str, WaitResult | SleepResult]
+    connection: Connection,
+    key: DataKey,
+    instance_id: str,
+    ended: Mapping[str, WaitResult | SleepResult | ConditionResult],
 ) -> None:
-    """Store the results of waits, by their steps, and drop those waits."""
+    """Store the results of waits and conditions, by their steps, and drop those waits."""
     if not ended:
         return
     results = ended.values()
