@@ -25,7 +25,7 @@ from models.errors import (
 )
 from models.schemas.common import Page
 from models.schemas.dead_letters import DeadLetterView, RefusedReplay, ReplayAnswer, ReplayFilter
-from models.schemas.fields import UserId
+from models.schemas.fields import Timestamp, UserId
 from models.tables.execution import DeadLetter
 from models.vocabulary import DeadLetterStatus, Role
 from privacy.instance_views import error_view
@@ -53,11 +53,14 @@ async def list_dead_letters(
     workflow_id: Annotated[str | None, Query(description="Only of this workflow.")] = None,
     instance_id: Annotated[str | None, Query(description="Only of this instance.")] = None,
     user_id: Annotated[UserId | None, Query(description="Only of this user.")] = None,
+    failed_step: Annotated[str | None, Query(description="Only of this step.")] = None,
     error_type: Annotated[str | None, Query(description="Only with this error.")] = None,
+    created_after: Annotated[Timestamp | None, Query(description="Not before this time.")] = None,
+    created_before: Annotated[Timestamp | None, Query(description="Before this time.")] = None,
 ) -> Response:
     """List dead letters, newest first."""
     wanted = Filter(
-        status=status, workflow_id=workflow_id, instance_id=instance_id, user_id=user_id, error_type=error_type
+        status, workflow_id, instance_id, user_id, failed_step, error_type, created_after, created_before
     )
     rows = await dead_letters.page(
         connection,
@@ -74,20 +77,31 @@ async def list_dead_letters(
     return json_response(Page[DeadLetterView](data=views, pagination=pagination))
 
 
-@router.post("/dead-letters/replay", status_code=202, response_model=ReplayAnswer)
+@router.post(
+    "/dead-letters/replay",
+    status_code=202,
+    response_model=ReplayAnswer,
+    responses={200: {"model": ReplayAnswer, "description": "The answer to a `dry_run`."}},
+)
 @allow(Role.OPERATOR)
 @audited("dead_letters.replay")
 async def replay_dead_letters(
     body: ReplayFilter, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
-    """Replay open dead letters, oldest first, at `per_second`."""
-    wanted = Filter(**body.model_dump(exclude={"limit", "per_second"}))
+    """Replay open dead letters, oldest first, at `per_second`.
+
+    With `dry_run` the status is 200, and nothing is replayed: the answer counts what would be.
+    """
+    wanted = Filter(**body.model_dump(exclude={"limit", "per_second", "dry_run"}))
     letters = await dead_letters.find_open(connection, resources.cipher, wanted, body.limit)
-    done = await replays.request_all(connection, letters, pause=timedelta(seconds=1 / body.per_second))
+    if body.dry_run:
+        done = await replays.check_all(connection, letters)
+    else:
+        done = await replays.request_all(connection, letters, pause=timedelta(seconds=1 / body.per_second))
     audit.note(
         body.user_id,
         subjects=[dead_letter.user_id for dead_letter in letters],
-        details={"accepted": len(done.accepted), "refused": len(done.rejected)},
+        details={"accepted": len(done.accepted), "refused": len(done.rejected), "dry_run": body.dry_run},
     )
     answer = ReplayAnswer(
         accepted=len(done.accepted),
@@ -96,8 +110,9 @@ async def replay_dead_letters(
         ],
         per_second=body.per_second,
         remaining=len(letters) == body.limit,
+        dry_run=body.dry_run,
     )
-    return json_response(answer, 202)
+    return json_response(answer, 200 if body.dry_run else 202)
 
 
 @router.get(_DEAD_LETTER, response_model=DeadLetterView, responses=problems(DeadLetterNotFoundError))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from models.schemas.fields import RequestSchema, ResponseSchema, ShortText, Timestamp, UserId
 from models.schemas.workflows import ErrorView
@@ -50,6 +50,7 @@ class ReplayFilter(RequestSchema):
         description="Replays a second, so that they don't overload the system that failed. The slowest pace is "
         "864 a day.",
     )
+    dry_run: StrictBool = Field(default=False, description="Count what would be replayed, and replay nothing.")
 
 
 class RefusedReplay(ResponseSchema):
@@ -60,8 +61,9 @@ class RefusedReplay(ResponseSchema):
 
 
 class ReplayAnswer(ResponseSchema):
-    """The result of a request to replay many."""
+    """The result of a request to replay many; of a `dry_run`: what it would be now."""
 
+    dry_run: bool
     accepted: int
     refused: list[RefusedReplay]
     per_second: float

@@ -26,7 +26,7 @@ from store.consents import locks
 from store.instances import dead_letters, terminal, transitions, waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.eligibility import account_error
-from store.statements import one_of, select, statement
+from store.statements import Statement, one_of, select, statement
 from store.users import data_keys
 
 
@@ -55,15 +55,8 @@ async def request_all(
 ) -> Requested:
     """Request the replays of dead letters, one every ``pause``."""
     await locks.share(connection, {letter.user_id for letter in letters})
-    errors = await _lock_and_check(connection, [letter.dead_letter_id for letter in letters])
-    accepted, rejected = [], []
-    for letter in letters:
-        error = errors[letter.dead_letter_id]
-        if error is None:
-            accepted.append(letter)
-        else:
-            rejected.append((letter, error))
-    if accepted:
+    requested = await _divide(connection, letters, _LOCK_AND_CHECK)
+    if accepted := requested.accepted:
         ids = [letter.dead_letter_id for letter in accepted]
         await transitions.request_replay(connection, ids)
         await dead_letters.begin_replay(connection, ids)
@@ -71,7 +64,12 @@ async def request_all(
         # current address.
         await _DELETE_REJECTED_MESSAGES.execute(connection, dead_letter_ids=ids)
         await outbox.write_replays(connection, accepted, pause)
-    return Requested(accepted, rejected)
+    return requested
+
+
+async def check_all(connection: Connection, letters: Sequence[StoredDeadLetter]) -> Requested:
+    """Tell which dead letters can be replayed now. Changes and locks nothing."""
+    return await _divide(connection, letters, _CHECK)
 
 
 _DELETE_REJECTED_MESSAGES = statement(
@@ -83,7 +81,7 @@ _DELETE_REJECTED_MESSAGES = statement(
     )
 )
 
-_LOCK_AND_CHECK = statement(
+_OF_LETTERS = (
     select(
         col(DeadLetter.dead_letter_id),
         col(DeadLetter.status),
@@ -103,14 +101,20 @@ _LOCK_AND_CHECK = statement(
     )
     .where(one_of(col(DeadLetter.dead_letter_id), "dead_letter_ids"))
     .order_by(col(Instance.instance_id))
-    .with_for_update(of=[Instance, DeadLetter])
 )
+_CHECK = statement(_OF_LETTERS)
+_LOCK_AND_CHECK = statement(_OF_LETTERS.with_for_update(of=[Instance, DeadLetter]))
 
 
-async def _lock_and_check(connection: Connection, dead_letter_ids: list[str]) -> dict[str, PerennialError | None]:
-    """Lock instances and dead letters; returns an error for each that can't be replayed, else None."""
-    rows = await _LOCK_AND_CHECK.fetch(connection, dead_letter_ids=dead_letter_ids)
-    return {row["dead_letter_id"]: _error(row) for row in rows}
+async def _divide(connection: Connection, letters: Sequence[StoredDeadLetter], check: Statement) -> Requested:
+    """The letters that can be replayed, and the others with their errors."""
+    rows = await check.fetch(connection, dead_letter_ids=[letter.dead_letter_id for letter in letters])
+    errors = {row["dead_letter_id"]: _error(row) for row in rows}
+    found = [(letter, errors[letter.dead_letter_id]) for letter in letters]
+    return Requested(
+        [letter for letter, error in found if error is None],
+        [(letter, error) for letter, error in found if error is not None],
+    )
 
 
 def _error(row: Record) -> PerennialError | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import Client
 
+from models.schemas.dead_letters import ReplayFilter
 from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -159,6 +161,31 @@ async def test_a_discarded_dead_letter_is_settled_and_its_instance_stays_failed(
     assert len((await api.admin.get("/dead-letters?status=discarded")).json()["data"]) == 1
 
 
+async def test_the_list_has_every_filter_of_a_bulk_replay(
+    api: Clients, customer: Customer, rejecting: MailServer
+) -> None:
+    _, letter = await _failed(api, customer)
+    later = datetime.fromisoformat(letter["created_at"]) + timedelta(microseconds=1)
+    filters = {
+        "status": ("open", "discarded"),
+        "workflow_id": ("onboarding", "win_back"),
+        "instance_id": (letter["instance_id"], "i-other"),
+        "user_id": (letter["user_id"], "u-other"),
+        "failed_step": ("send_welcome", "send_nudge"),
+        "error_type": (letter["error"]["error_type"], "SomethingElse"),
+        "created_after": (letter["created_at"], later.isoformat()),
+        "created_before": (later.isoformat(), letter["created_at"]),
+    }
+    assert filters.keys() == ReplayFilter.model_fields.keys() - {"limit", "per_second", "dry_run"}
+    for name, (hit, miss) in filters.items():
+        for value, found in ((hit, [letter["id"]]), (miss, [])):
+            answer = await api.operator.get("/dead-letters", params={name: value})
+            assert [each["id"] for each in answer.json()["data"]] == found, (name, answer.text)
+    assert (await api.admin.get("/dead-letters", params={name: hit for name, (hit, _) in filters.items()})).json()[
+        "data"
+    ] == [letter]
+
+
 async def test_a_filter_replays_many_dead_letters_at_a_pace(
     api: Clients, customer: Customer, rejecting: MailServer, database: Database, cipher: Cipher
 ) -> None:
@@ -166,11 +193,14 @@ async def test_a_filter_replays_many_dead_letters_at_a_pace(
     paths = [(await _failed(api, customer))[0] for _ in range(3)]
     untouched, _ = await _failed(api, other)
     rejecting.refuse_recipients = None
-    answer = await api.operator.post(
-        "/dead-letters/replay", json={"user_id": customer.user_id, "workflow_id": "onboarding", "per_second": 20}
-    )
+    wanted = {"user_id": customer.user_id, "workflow_id": "onboarding", "per_second": 20}
+    counted = await api.operator.post("/dead-letters/replay", json={**wanted, "dry_run": True})
+    expected = {"accepted": 3, "refused": [], "per_second": 20.0, "remaining": False}
+    assert (counted.status_code, counted.json()) == (200, {"dry_run": True, **expected})
+    assert len((await api.admin.get("/dead-letters?status=open")).json()["data"]) == 4
+    answer = await api.operator.post("/dead-letters/replay", json=wanted)
     assert answer.status_code == 202
-    assert answer.json() == {"accepted": 3, "refused": [], "per_second": 20.0, "remaining": False}
+    assert answer.json() == {"dry_run": False, **expected}
     for path in paths:
         await until(api, path, status="completed")
     assert (await api.admin.get(untouched)).json()["status"] == "failed"
@@ -233,8 +263,9 @@ async def test_a_rejected_replay_says_why(
     async with database.connection() as connection:
         await connection.execute("UPDATE instances SET purpose = 'marketing'")
         assert_problem(await api.operator.post(f"{url}/replay"), 403, "consent_required")
-        bulk = (await api.operator.post("/dead-letters/replay", json={})).json()
-        assert (bulk["accepted"], bulk["refused"]) == (0, [{"id": letter["id"], "code": "consent_required"}])
+        for dry_run in (True, False):
+            bulk = (await api.operator.post("/dead-letters/replay", json={"dry_run": dry_run})).json()
+            assert (bulk["accepted"], bulk["refused"]) == (0, [{"id": letter["id"], "code": "consent_required"}])
         await connection.execute("UPDATE users SET account_status = 'suspended'")
         assert_problem(await api.operator.post(f"{url}/replay"), 409, "account_suspended")
         await connection.execute("UPDATE instances SET purpose = NULL")
