@@ -27,6 +27,7 @@ from api.routes import (
     keys,
     projection,
     retention,
+    timeline,
     users,
     workflows,
 )
@@ -36,6 +37,7 @@ _ROUTERS = (
     consents.router,
     events.router,
     event_types.router,
+    timeline.router,  # after /events/types: an event's id is any text
     projection.router,
     workflows.router,
     instances.router,

@@ -110,6 +110,13 @@ class PoisonEventNotFoundError(NotFoundError):
         super().__init__("No poison event has this id; GET /poison-events lists them.")
 
 
+class EventNotFoundError(NotFoundError):
+    code, title = "event_not_found", "No such event"
+
+    def __init__(self) -> None:
+        super().__init__("No event has this id, or it has expired.")
+
+
 class DataTypeNotFoundError(NotFoundError):
     code, title = "data_type_not_found", "No such type of data"
 

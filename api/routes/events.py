@@ -1,9 +1,8 @@
-"""`/events` ingests single events and batches. `/users/{user_id}/events` lists a user's stored events."""
+"""`/events` ingests single events and batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -11,12 +10,10 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
+from api.dependencies import AuditOf, ResourcesOf
 from api.guard import GuardedRoute, allow, audited
 from api.ingest import Submission
-from api.masking import event_body_for
 from api.openapi import problems
-from api.pages import PageQuery
 from api.parsing import crowd_errors
 from api.request_context import request_context_of
 from api.responses import json_response, problem_response
@@ -28,10 +25,8 @@ from models.errors import (
     InvalidContentError,
     PerennialError,
     UserErasedError,
-    UserNotFoundError,
     UserUnknownError,
 )
-from models.rules.event_types import EventType
 from models.rules.ingest import (
     CONSENT_REQUIRED,
     DATA_UNREADABLE,
@@ -47,15 +42,10 @@ from models.schemas.events import (
     EventBatch,
     EventBatchAnswer,
     EventInput,
-    EventPage,
-    EventView,
     usable_event_id,
 )
 from models.schemas.fields import UnusableItem
 from models.vocabulary import Role
-from store.events import events
-from store.events.events import StoredEvent
-from store.events.types import EventTypes
 from store.pacing import Pace, each
 
 router = APIRouter(route_class=GuardedRoute, tags=["events"])
@@ -169,48 +159,3 @@ def _result(index: int, item: Any, outcome: IngestResult) -> dict[str, Any]:
         item = item.item
     errors = [vars(error.with_prefix(f"/events/{index}")) for error in outcome.errors]
     return {"index": index, "event_id": usable_event_id(item), "status": outcome.status, "errors": errors}
-
-
-@router.get(
-    "/users/{user_id}/events", response_model=EventPage, responses=problems(UserNotFoundError, UserErasedError)
-)
-@allow(Role.OPERATOR, Role.ANALYST)
-@audited("events.list")
-async def list_user_events(
-    user_id: UserIdInPath,
-    connection: InTransaction,
-    caller: Caller,
-    resources: ResourcesOf,
-    page: PageQuery,
-    audit: AuditOf,
-) -> Response:
-    """List a user's events, newest first. Only an admin gets personal values without masks."""
-    rows = await events.list_of_user(
-        connection,
-        resources.cipher,
-        user_id,
-        limit=page.rows_to_fetch,
-        before=page.position(_LIST, datetime, str),
-    )
-    data, pagination = page.rows_and_pagination(_LIST, rows, lambda row: (row.timestamp, row.event_id))
-    audit.note(fields=EventView.model_fields, details={"shown": len(data)})
-    types = await EventTypes().find(connection, {row.event_type for row in data})
-    views = await each(lambda row: _view(caller.role, row, types.get(row.event_type)), data)
-    return json_response(EventPage(data=views, pagination=pagination))
-
-
-def _view(role: Role, stored: StoredEvent, declared: EventType | None) -> EventView:
-    body = event_body_for(role, stored.body, declared)
-    return EventView(
-        event_id=stored.event_id,
-        user_id=stored.user_id,
-        event_type=stored.event_type,
-        timestamp=stored.timestamp,
-        session_id=stored.session_id,
-        event_properties=body.get("event_properties"),
-        device_info=body.get("device_info"),
-        location=body.get("location"),
-        referrer=body.get("referrer"),
-        historical=stored.historical,
-        received_at=stored.received_at,
-    )

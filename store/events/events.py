@@ -1,4 +1,4 @@
-"""Writes events that their users' consents permit, and reads the events of a user."""
+"""Writes events that their users' consents permit, and reads when a user was last seen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from hashlib import blake2b
 from typing import Any
 
 import orjson
-from asyncpg import Record
-from sqlalchemy import ColumnElement, bindparam, func, literal_column, true, tuple_
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
-from models.errors import UserErasedError, UserNotFoundError
 from models.personal import columns_of
 from models.rules.event_privacy import OptOuts, redact
 from models.rules.folding import WORKFLOW_SESSION
@@ -38,7 +36,6 @@ from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.consents import locks
 from store.pacing import each
-from store.pages import readable_page
 from store.statements import Statement, filtered, one_of, select, statement, unnested
 from store.users import data_keys
 
@@ -64,20 +61,6 @@ class _Gate:
     people: Mapping[str, _Person]
     rejections: Mapping[str, IngestResult]
     generation: int
-
-
-@dataclass(frozen=True)
-class StoredEvent:
-    """A stored event, decrypted."""
-
-    event_id: str
-    user_id: str
-    event_type: str
-    timestamp: datetime
-    session_id: str
-    historical: bool
-    received_at: datetime
-    body: Mapping[str, Any]
 
 
 async def record(
@@ -288,84 +271,3 @@ async def properties(
     except DecryptionError:
         return {}
     return (parts or {}).get("event_properties") or {}
-
-
-_AUDITED_FIELDS: list[Any] = [
-    col(Event.event_id),
-    col(Event.event_type),
-    col(Event.timestamp),
-    col(Event.session_id),
-    col(Event.historical),
-    col(Event.received_at),
-    col(Event.body),
-]
-
-
-def _list_of_user(*conditions: ColumnElement[bool]) -> Statement:
-    page = (
-        select(*_AUDITED_FIELDS)
-        .where(col(Event.user_id) == col(DataKeyRow.subject), col(DataKeyRow.wrapped).is_not(None), *conditions)
-        .order_by(col(Event.timestamp).desc(), col(Event.event_id).desc())
-        .limit(bindparam("limit"))
-        .correlate(DataKeyRow)
-        .lateral("page")
-    )
-    return statement(
-        select(col(DataKeyRow.wrapped), col(User.user_id).is_not(None).label("present"), *page.c)
-        .select_from(DataKeyRow)
-        .outerjoin(User, col(User.user_id) == col(DataKeyRow.subject))
-        .outerjoin(page, true())
-        .where(col(DataKeyRow.subject) == bindparam("user_id"))
-    )
-
-
-_FIRST_PAGE = _list_of_user()
-_NEXT_PAGE = _list_of_user(
-    tuple_(col(Event.timestamp), col(Event.event_id)) < tuple_(bindparam("timestamp"), bindparam("event_id"))
-)
-
-
-async def list_of_user(
-    connection: Connection, cipher: Cipher, user_id: str, *, limit: int, before: tuple[datetime, str] | None
-) -> list[StoredEvent]:
-    """Up to ``limit`` events of a user, newest first, before a (timestamp, event id), without damaged ones.
-
-    Raises :class:`DecryptionError` for a damaged data key, :class:`UserNotFoundError` or :class:`UserErasedError`.
-    """
-    key: DataKey | None = None
-
-    async def read(place: tuple[datetime, str] | None, number: int) -> list[Record]:
-        nonlocal key
-        if place is None:
-            rows = await _FIRST_PAGE.fetch(connection, user_id=user_id, limit=number)
-        else:
-            rows = await _NEXT_PAGE.fetch(
-                connection, user_id=user_id, limit=number, timestamp=place[0], event_id=place[1]
-            )
-        if not rows or (rows[0]["wrapped"] is not None and not rows[0]["present"]):
-            raise UserNotFoundError
-        if rows[0]["wrapped"] is None:
-            raise UserErasedError
-        key = key or cipher.unwrap(user_id, rows[0]["wrapped"])
-        return [row for row in rows if row["event_id"] is not None]
-
-    def stored(row: Record) -> StoredEvent:
-        assert key is not None  # ``read`` has found it
-        return _stored(row, user_id, key)
-
-    return await readable_page(
-        read, stored, lambda row: (row["timestamp"], row["event_id"]), after=before, limit=limit
-    )
-
-
-def _stored(row: Record, user_id: str, key: DataKey) -> StoredEvent:
-    return StoredEvent(
-        event_id=row["event_id"],
-        user_id=user_id,
-        event_type=row["event_type"],
-        timestamp=row["timestamp"],
-        session_id=row["session_id"],
-        historical=row["historical"],
-        received_at=row["received_at"],
-        body=key.decrypt_json(BODY, row["body"], row["event_id"]),
-    )

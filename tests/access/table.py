@@ -40,6 +40,7 @@ def sends(document: Any) -> Body:
 
 
 PARAMETERS: Mapping[str, tuple[str, str]] = {
+    "event_id": ("e-1", "e-nothing"),
     "instance_id": ("i-1", "i-nothing"),
     "dead_letter_id": ("d-1", "d-nothing"),
     "poison_id": ("p-1", "p-nothing"),
@@ -73,6 +74,7 @@ TABLE: Mapping[str, Row] = {
     ),
     "GET /users/{user_id}/events": Row(READERS, 200, 404, people=True),
     "GET /users/{user_id}/decisions": Row(READERS, 200, 404),
+    "GET /events/{event_id}": Row(READERS, 200, 404, people=True),
     "GET /users/{user_id}/transactions": Row(READERS, 200, 404),
     "POST /events": Row(WRITERS, 202, body=lambda role: event(f"e-of-{role}")),
     "POST /events/batch": Row(WRITERS, 202, body=lambda role: {"events": [event(f"e-with-{role}")]}),

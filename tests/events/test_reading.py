@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -10,7 +11,7 @@ from models.vocabulary import Role
 from privacy.encryption import Cipher
 from store.connection import Connection
 from tests.support.events import add_user, event, moment
-from tests.support.http import Clients, assert_problem
+from tests.support.http import Clients, assert_problem, field_errors
 
 FULL: dict[str, Any] = {
     "event_properties": {"query": "knee pain", "results": 3, "note": "for Ada", "deep": {"n": 1, "s": "x"}},
@@ -122,6 +123,59 @@ async def test_pages_list_the_newest_events_first_across_partitions(api: Clients
         seen += [each["event_id"] for each in page["data"]]
         cursor = page["pagination"]["next_cursor"]
     assert (seen, cursor) == (["e-5", "e-4", "e-3", "e-2", "e-1", "e-0"], None)
+
+
+async def test_a_list_has_filters_by_type_and_time(api: Clients) -> None:
+    await add_user(api.admin)
+    whens = [moment(days=40), moment(days=3), moment(days=2), moment(days=1)]
+    types = ["lesson.finish", "lesson.start", "lesson.finish", "lesson.finish"]
+    sent = zip(whens, types, strict=True)
+    await send(api, *(event(f"e-{at}", timestamp=when, event_type=kind) for at, (when, kind) in enumerate(sent)))
+
+    async def found(**wanted: Any) -> list[str]:
+        answer = await api.operator.get("/users/u-1/events", params=wanted)
+        return [each["event_id"] for each in answer.json()["data"]]
+
+    assert await found(event_type="lesson.finish") == ["e-3", "e-2", "e-0"]
+    assert await found(since=whens[1]) == ["e-3", "e-2", "e-1"]
+    assert await found(until=whens[2]) == ["e-1", "e-0"]
+    assert await found(event_type="lesson.finish", since=whens[0], until=whens[3]) == ["e-2", "e-0"]
+    first = (await api.operator.get("/users/u-1/events?limit=2&event_type=lesson.finish")).json()
+    assert await found(event_type="lesson.finish", cursor=first["pagination"]["next_cursor"]) == ["e-0"]
+    wrong = await api.operator.get("/users/u-1/events?event_type=Lesson&since=now&until=2026-01-01")
+    assert field_errors(wrong) == {
+        ("/query/event_type", "invalid_event_type"),
+        ("/query/since", "invalid_time"),
+        ("/query/until", "invalid_time"),
+    }
+
+
+async def test_an_event_is_read_by_its_id_as_in_the_list(api: Clients, owner: Connection) -> None:
+    await add_user(api.admin)
+    ids = ["e-1", "types/e 2?", "batch"]
+    await send(
+        api, *(event(each, event_type="engagement.search", timestamp=moment(days=40), **FULL) for each in ids)
+    )
+    for role in (Role.ADMIN, Role.OPERATOR, Role.ANALYST):
+        listed = {each["event_id"]: each for each in (await api.of(role).get("/users/u-1/events")).json()["data"]}
+        for event_id in ids:
+            answer = await api.of(role).get(f"/events/{quote(event_id, safe='')}")
+            assert (answer.status_code, answer.json()) == (200, listed[event_id])
+    assert (await api.admin.get("/events/types")).json()["data"][0]["standard"]
+    for missing in ("e-9", "..%2Fe-1", "x" * 129):
+        assert_problem(await api.admin.get(f"/events/{missing}"), 404, "event_not_found")
+    subjects = await owner.fetch("SELECT user_id FROM audit_log WHERE action = 'events.read' AND outcome = 'done'")
+    assert [each["user_id"] for each in subjects] == ["u-1"] * 9
+    await owner.execute("UPDATE data_keys SET wrapped = NULL, destroyed_at = now()")
+    assert_problem(await api.admin.get("/events/e-1"), 410, "user_erased")
+
+
+async def test_an_event_is_read_by_its_id_after_a_logical_restore(api: Clients, owner: Connection) -> None:
+    """A restore keeps the transaction id in the event's column. The row of its id has that of the restore."""
+    await add_user(api.admin)
+    await send(api, event("e-1"))
+    await owner.execute("UPDATE events SET xid = '7'")
+    assert (await api.admin.get("/events/e-1")).json()["event_id"] == "e-1"
 
 
 async def test_listing_events_of_an_unknown_an_erased_and_an_inactive_user(
