@@ -11,10 +11,10 @@ from models.vocabulary import DeadLetterStatus, InstanceStatus
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.instances import replays
+from testing.people import Customer
+from testing.runs import Run
 from tests.dead_letters.conftest import Stage
 from tests.events.test_outbox import Log as EventLog
-from tests.support.people import Customer
-from tests.support.runs import Run
 
 
 @pytest.fixture

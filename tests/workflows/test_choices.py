@@ -19,11 +19,11 @@ from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
 from tests.events.test_outbox import Log as EventLog
 from tests.support.choosing import CHOOSING
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
 from worker import build_worker
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -16,10 +16,10 @@ from models.temporal.execution import HttpRequest, StepContext
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import ConfigurationError, Service, Settings, load_settings
+from testing.hooks import HookServer
+from testing.people import Customer
+from testing.runs import Runs
 from tests.support.calling import Caller
-from tests.support.hooks import HookServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
 from worker import build_worker
 
 JSON = "200 OK\r\ncontent-type: application/json; charset=utf-8"

@@ -20,10 +20,10 @@ from runtime.settings import Settings
 from store import outbox
 from store.instances import starting
 from store.instances.starting import StartRequest
+from testing.people import Customer
+from testing.runs import Run, Runs
 from tests.events.test_outbox import Log as EventLog
 from tests.support.billed import Billed
-from tests.support.people import Customer
-from tests.support.runs import Run, Runs
 from worker import build_worker
 
 STARTABLE = Billed.definition.startable

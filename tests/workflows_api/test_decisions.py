@@ -20,9 +20,9 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from store.messages.send_gate import FrequencyCap
+from testing.people import Customer
 from tests.events.test_outbox import Log
 from tests.support.http import Clients, assert_problem, field_errors
-from tests.support.people import Customer
 from tests.workflows_api.conftest import execute
 from worker import startables
 from workflows.catalog import triggers
