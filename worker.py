@@ -34,6 +34,7 @@ from activities.reconciler import Reconciler
 from activities.recording import StepRecorder
 from activities.redaction import Redactions
 from activities.retention import Retention, set_history_retention
+from activities.starts import Starts
 from checks import temporal
 from checks.clocks import too_far_apart
 from checks.start import StartChecks
@@ -123,7 +124,10 @@ def build_worker(
         settings,
         settings.task_queue,
         workflows=served,
-        activities=_lifecycle_activities(settings, database, cipher, [each.definition for each in served]),
+        activities=[
+            *_lifecycle_activities(settings, database, cipher, [each.definition for each in served]),
+            _starts(client, settings, database, cipher, served).start,
+        ],
         activities_at_once=settings.worker_max_activities,
         workflow_cache=workflow_cache,
         interceptors=[StepRecorder(database, cipher)],
@@ -245,7 +249,7 @@ def _lifecycle_activities(
         messages.withdraw,
         profiles.set_stage,
         profiles.known,
-        _http_requests(settings).request,
+        HttpRequests(settings.services).request,
         events.emit,
         events.last_seen,
         events.properties,
@@ -253,11 +257,12 @@ def _lifecycle_activities(
     ]
 
 
-def _http_requests(settings: Settings) -> HttpRequests:
-    try:
-        return HttpRequests(settings.services)
-    except ValueError:
-        raise ConfigurationError("The URL of a service has a host to which the worker can't connect.") from None
+def _starts(
+    client: Client, settings: Settings, database: Database, cipher: Cipher, served: Sequence[type[Any]]
+) -> Starts:
+    known = {**catalog(), **{each.definition.workflow_id: each.definition for each in served}}
+    startables = {name: (each.startable, each.parameters) for name, each in known.items()}
+    return Starts(database, cipher, client, settings.task_queue, startables)
 
 
 def _closed_words() -> dict[str, frozenset[str]]:

@@ -24,7 +24,7 @@ from temporalio.exceptions import ApplicationError
 
 from delivery.http import AnswerUnusableError, FullAnswer, Outbound, UnreachableError
 from models.temporal.execution import HttpAnswer, HttpRequest
-from runtime.settings import Service
+from runtime.settings import ConfigurationError, Service
 
 LONGEST_ANSWER = 256 * 1024
 """Bytes of a body: far below the 2 MB that Temporal takes for the result of an activity."""
@@ -36,9 +36,12 @@ _TEMPORARY = frozenset({408, 425, 429})
 
 class HttpRequests:
     def __init__(self, services: Mapping[str, Service]) -> None:
-        """``services``: :attr:`runtime.settings.Settings.services`. Raises ValueError for an unusable URL."""
+        """``services``: :attr:`runtime.settings.Settings.services`. Raises :class:`ConfigurationError`."""
         self._services = services
-        self._outbound = Outbound(loopback=False, own=[each.url for each in services.values() if each.url])
+        try:
+            self._outbound = Outbound(loopback=False, own=[each.url for each in services.values() if each.url])
+        except ValueError:
+            raise ConfigurationError("The URL of a service has a host that the worker can't use.") from None
 
     @activity.defn(name="http.request")
     async def request(self, request: HttpRequest) -> HttpAnswer:

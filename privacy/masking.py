@@ -22,6 +22,7 @@ from models.vocabulary import (
     InstanceStatus,
     LifecycleStage,
     MessageStatus,
+    NotStarted,
     Purpose,
     Role,
     Suppression,
@@ -29,7 +30,16 @@ from models.vocabulary import (
 
 HIDDEN = "***"
 
-_ENUMERATIONS = (AccountStatus, Channel, InstanceStatus, LifecycleStage, MessageStatus, Purpose, Suppression)
+_ENUMERATIONS = (
+    AccountStatus,
+    Channel,
+    InstanceStatus,
+    LifecycleStage,
+    MessageStatus,
+    NotStarted,
+    Purpose,
+    Suppression,
+)
 _INGEST_STATUSES = ("accepted", "duplicate", "rejected")
 _WORDS = frozenset(word.value for words in _ENUMERATIONS for word in words) | frozenset(_INGEST_STATUSES)
 """The platform's own words, which aren't personal."""

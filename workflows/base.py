@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.http import HttpRequests
     from activities.messages import Messages
     from activities.profiles import Clocks, Profiles
+    from activities.starts import Starts
     from models.temporal.execution import (
         ConditionResult,
         Delivery,
@@ -29,11 +30,13 @@ with workflow.unsafe.imports_passed_through():
         LocalTime,
         Message,
         NewEvent,
+        NewStart,
         ProfileQuestion,
         Quiet,
         RecordedEvent,
         SleepResult,
         StageChange,
+        Started,
         WaitRequest,
         WaitResult,
     )
@@ -131,6 +134,18 @@ class LifecycleWorkflow(Instance[P]):
             accept=sorted(accept),
         )
         return await self.step(name, HttpRequests.request, request, policy=policy)
+
+    async def start_workflow(
+        self, workflow_id: str, parameters: Mapping[str, Any] | None = None, *, name: str | None = None
+    ) -> Started:
+        """Start another workflow for the same customer, once; the journey continues without waiting for its end.
+
+        The start is that of a request: the other workflow's consent, the account, a window of ``once`` and
+        `enabled` decide. A refused start is a result with a reason. ``parameters`` are JSON values.
+        Raises ``ActivityError`` at once for an unknown workflow or invalid parameters.
+        """
+        start = NewStart(workflow_id=workflow_id, parameters=dict(parameters or {}))
+        return await self.step(name or f"start_{workflow_id}", Starts.start, start)
 
     async def set_stage(self, stage: LifecycleStage) -> None:
         """Move the customer to a lifecycle stage, unless it is pinned."""

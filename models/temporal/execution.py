@@ -15,6 +15,7 @@ from models.vocabulary import (
     InstanceStatus,
     LifecycleStage,
     MessageStatus,
+    NotStarted,
     Suppression,
     WaitCondition,
 )
@@ -187,6 +188,23 @@ class HttpAnswer(TemporalPayload):
     """The JSON of the answer; None if it has no body, or another media type."""
     skipped: bool = False
     """Whether there was no request, because the service's URL is not set."""
+
+
+class NewStart(StepInput):
+    """An instance of another workflow, for the same user."""
+
+    workflow_id: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """JSON values, as a request gives them; the others have their defaults."""
+
+
+class Started(TemporalPayload):
+    """Whether the instance of a :class:`NewStart` has started."""
+
+    started: bool
+    instance_id: str | None = None
+    reason: NotStarted | None = None
+    """Why it has not; None also for an erased or unknown user."""
 
 
 class Quiet(TemporalPayload):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from workflows.authoring import (
     Duration,
     KnownProfile,
@@ -57,8 +59,23 @@ class Chooser(LifecycleWorkflow[Choice]):
         self.complete(reason=_reason(event))
 
 
+class Opening(Parameters):
+    """What the other workflow gets."""
+
+    patience: str = "PT1H"
+
+
+@lifecycle("opener", purpose=None)
+class Opener(LifecycleWorkflow[Opening]):
+    """Starts a marketing workflow for its customer."""
+
+    async def journey(self, parameters: Opening) -> None:
+        started = await self.start_workflow("reader", {"patience": parameters.patience})
+        self.complete(reason="started" if started.started else started.reason or "unknown")
+
+
 def _reason(event: RecordedEvent | None) -> str:
     return event.event_type if event else "nothing"
 
 
-CHOOSING = [Reader, AccountReader, Chooser]
+CHOOSING: list[type[LifecycleWorkflow[Any]]] = [Reader, AccountReader, Chooser, Opener]

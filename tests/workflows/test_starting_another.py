@@ -1,0 +1,119 @@
+"""A journey that starts another workflow for its customer: once, and under that workflow's own conditions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.testing import WorkflowEnvironment
+
+from activities.starts import Starts
+from models.temporal.execution import NewStart, Started, StepContext
+from models.vocabulary import InstanceStatus, NotStarted, Purpose
+from privacy.encryption import Cipher
+from runtime.database import Database
+from runtime.settings import Settings
+from tests.support.choosing import CHOOSING, Reader
+from tests.support.people import Customer
+from tests.support.runs import Runs
+from worker import build_worker
+
+STARTABLES = {"reader": (Reader.definition.startable, Reader.definition.parameters)}
+
+
+@pytest.fixture
+async def customer(database: Database, cipher: Cipher) -> Customer:
+    return await Customer.new(database, cipher, Purpose.MARKETING)
+
+
+@pytest.fixture
+async def opening(
+    skipping: WorkflowEnvironment, database: Database, cipher: Cipher, worker_settings: Settings
+) -> AsyncIterator[Runs]:
+    async with build_worker(skipping.client, worker_settings, database, cipher, lifecycles=CHOOSING):
+        yield Runs(skipping, database, cipher, worker_settings.task_queue, CHOOSING)
+
+
+async def test_the_other_workflow_runs_for_the_same_customer_with_its_parameters(
+    opening: Runs, customer: Customer
+) -> None:
+    run = await opening.start(customer.user_id, "opener")
+    assert (await run.handle.result()).reason == "started"
+    result = (await opening.context(run)).results["start_reader"]
+    other = opening.at("reader", result["instance_id"])
+    await other.handle.result()
+    context = await opening.context(other)
+    assert (context.status, context.user_id) == (InstanceStatus.COMPLETED, customer.user_id)
+    assert context.parameters == {"patience": "PT1H"}
+    await opening.replay(run)
+
+
+async def test_a_refused_start_is_a_result_with_its_reason_and_the_journey_continues(
+    opening: Runs, customer: Customer
+) -> None:
+    await customer.withdraw(Purpose.MARKETING)
+    run = await opening.start(customer.user_id, "opener")
+    assert (await run.handle.result()).reason == "consent_required"
+    assert (await opening.context(run)).results["start_reader"] == {
+        "started": False,
+        "instance_id": None,
+        "reason": "consent_required",
+    }
+    assert await instances(opening.database, "reader") == 0
+
+
+async def test_invalid_parameters_fail_the_step_at_once_without_their_values(
+    opening: Runs, customer: Customer
+) -> None:
+    run = await opening.start(customer.user_id, "opener", parameters={"patience": "secret"})
+    with pytest.raises(WorkflowFailureError):
+        await run.handle.result()
+    [attempt] = (await opening.context(run)).attempts
+    assert (attempt.error_type, attempt.error_message) == (
+        "InvalidParameters",
+        "parameters of 'reader' are invalid: patience",
+    )
+
+
+async def test_an_attempt_that_is_repeated_after_its_commit_starts_the_same_instance(
+    opening: Runs, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker died after the row's commit and before Temporal had the start, and then after that."""
+
+    async def die(*_: Any) -> None:
+        raise ConnectionAbortedError
+
+    client, queue = opening.environment.client, opening.task_queue
+    activity = Starts(opening.database, opening.cipher, client, queue, STARTABLES)
+    context = StepContext(
+        workflow_id="opener", instance_id="i-1", user_id=customer.user_id, step="s", position=1, max_attempts=3
+    )
+    new = NewStart(workflow_id="reader", context=context)
+    monkeypatch.setattr("activities.starts.start_instance", die)
+    with pytest.raises(ConnectionAbortedError):
+        await activity.start(new)
+    monkeypatch.undo()
+    first, second = await activity.start(new), await activity.start(new)
+    assert first == second == Started(started=True, instance_id=context.idempotency_key)
+    await opening.at("reader", context.idempotency_key).handle.result()
+    assert await instances(opening.database, "reader") == 1
+
+
+async def test_a_disabled_workflow_and_a_closed_account_are_reasons_too(opening: Runs, customer: Customer) -> None:
+    activity = Starts(opening.database, opening.cipher, opening.environment.client, "none", STARTABLES)
+    context = StepContext(
+        workflow_id="opener", instance_id="i-1", user_id=customer.user_id, step="s", position=1, max_attempts=3
+    )
+    new = NewStart(workflow_id="reader", context=context)
+    async with opening.database.connection() as connection:
+        await connection.execute("INSERT INTO workflow_settings (workflow_id, enabled) VALUES ('reader', false)")
+        assert (await activity.start(new)).reason is NotStarted.DISABLED
+        await connection.execute("UPDATE users SET account_status = 'closed'")
+        assert (await activity.start(new)).reason is NotStarted.ACCOUNT_CLOSED
+
+
+async def instances(database: Database, workflow_id: str) -> int:
+    async with database.connection() as connection:
+        return int(await connection.fetchval("SELECT count(*) FROM instances WHERE workflow_id = $1", workflow_id))
