@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.messages import Messages
     from activities.profiles import Clocks, Profiles
     from activities.starts import Starts
+    from models.rules.triggers import Exit, when
     from models.temporal.execution import (
         ConditionResult,
         Delivery,
@@ -173,7 +174,7 @@ class LifecycleWorkflow(Instance[P]):
 
     async def wait_for_any_event(
         self,
-        events: Sequence[str | WaitRequest],
+        events: Sequence[str | Exit],
         *,
         within: timedelta,
         since: datetime | None = None,
@@ -186,11 +187,12 @@ class LifecycleWorkflow(Instance[P]):
         :meth:`wait_for_event`.
         """
         step = self._enter(name)
+        given = [when(each) if isinstance(each, str) else each for each in events]
+        if any(each.compared for each in given):
+            raise TypeError("give the value of a parameter itself to when() here")
         waits = [
-            WaitRequest(event_type=each, since=since)
-            if isinstance(each, str)
-            else WaitRequest(event_type=each.event_type, where=each.where, condition=each.condition, since=since)
-            for each in events
+            WaitRequest(event_type=each.event_type, where=dict(each.where), condition=each.condition, since=since)
+            for each in given
         ]
         return await self._first_of(step, dict(zip(names_of_waits(step, len(waits)), waits, strict=True)), within)
 

@@ -15,9 +15,9 @@ from models.vocabulary import InstanceStatus, NotStarted, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.people import Customer
+from testing.runs import Runs
 from tests.support.choosing import CHOOSING, Reader
-from tests.support.people import Customer
-from tests.support.runs import Runs
 from worker import build_worker
 
 STARTABLES = {"reader": (Reader.definition.startable, Reader.definition.parameters)}
