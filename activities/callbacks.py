@@ -16,6 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from delivery.http import AddressForbiddenError, Answer, Outbound, UnreachableError
 from delivery.signatures import signed_headers
+from models.schemas.workflows import FinishedInstance
 from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher
@@ -78,8 +79,9 @@ class Callbacks:
             await self._withhold(due, callback)
             return
         known = self._known.get(instance.workflow_id, ())
-        body = instance_view(callback.role, instance, self._links, known).model_dump_json().encode()
-        answer = await self._post(due, callback, body)
+        view = instance_view(callback.role, instance, self._links, known)
+        finished = FinishedInstance(**vars(view), timestamp=instance.end_time, data=view)
+        answer = await self._post(due, callback, finished.model_dump_json().encode())
         status = _status_after(answer)
         async with self._database.connection() as connection:
             attempts = await callbacks.record_attempt(connection, due, status, answer.status if answer else None)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -44,7 +44,7 @@ from models.errors import (
     InvalidContentError,
     TemporalUnavailableError,
 )
-from models.instances import StoredInstance
+from models.instances import StoredCallback, StoredInstance
 from models.rules.outbound_urls import url_error
 from models.schemas.workflows import ExecutedView, ExecuteRequest
 from store.api_keys import AuthenticatedKey
@@ -213,7 +213,10 @@ async def _start(execution: Execution, client: Client, stored: Stored, *, repeat
             return finished
     if run_id is None:  # it had begun before this request
         return await Instances.of(resources).get(new.workflow_id, new.instance_id)
-    return InstanceState(StoredInstance.started(new, stored.start_time, run_id))
+    started = StoredInstance.started(new, stored.start_time, run_id)
+    if stored.callback_secret is not None:
+        started = replace(started, callback=StoredCallback("waiting", 0, None, None))
+    return InstanceState(started)
 
 
 def _answer(execution: Execution, state: InstanceState, callback_secret: str | None) -> Response:

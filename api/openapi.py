@@ -26,6 +26,7 @@ from models.errors import (
 )
 from models.schemas.common import Problem
 from models.schemas.consents import ConsentItem
+from models.schemas.events import RejectedEventBatch
 from models.schemas.users import UserUpsert
 from workflows.catalog import catalog
 
@@ -82,6 +83,13 @@ def problems(
         found[304] = {"description": "Not modified.", "headers": _TAG}
     _add_problems(found, errors)
     return found
+
+
+def extended_problem(error: type[PerennialError], model: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route whose problem may have more fields: those of ``model``, a component."""
+    either = [{"$ref": f"{_SCHEMAS}{name}"} for name in (Problem.__name__, model.__name__)]
+    content = {"schema": {"anyOf": either}, "examples": {}}
+    return {error.status: {"description": error.title, "content": {PROBLEM_MEDIA_TYPE: content}}}
 
 
 def _add_problems(responses: dict[Any, dict[str, Any]], errors: Iterable[type[PerennialError]]) -> None:
@@ -141,7 +149,10 @@ def _complete_components(components: dict[str, Any]) -> None:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     _, extra = models_json_schema(
-        [(Problem, "serialization"), (UserUpsert, "validation"), (ConsentItem, "validation")],
+        [
+            *((Problem, "serialization"), (RejectedEventBatch, "serialization")),
+            *((UserUpsert, "validation"), (ConsentItem, "validation")),
+        ],
         ref_template=_SCHEMAS + "{model}",
     )
     for name, schema in extra["$defs"].items():

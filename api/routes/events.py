@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api.dependencies import AuditOf, ResourcesOf
 from api.guard import GuardedRoute, allow, audited
 from api.ingest import Submission
-from api.openapi import problems
+from api.openapi import extended_problem, problems
 from api.parsing import crowd_errors
 from api.request_context import request_context_of
 from api.responses import json_response, problem_response
@@ -42,6 +42,7 @@ from models.schemas.events import (
     EventBatch,
     EventBatchAnswer,
     EventInput,
+    RejectedEventBatch,
     usable_event_id,
 )
 from models.schemas.fields import UnusableItem
@@ -86,7 +87,12 @@ async def ingest_event(body: EventInput, resources: ResourcesOf, audit: AuditOf)
     return json_response({"event_id": body.event_id, "status": outcome.status}, 202)
 
 
-@router.post("/events/batch", status_code=202, response_model=EventBatchAnswer)
+@router.post(
+    "/events/batch",
+    status_code=202,
+    response_model=EventBatchAnswer,
+    responses=extended_problem(InvalidContentError, RejectedEventBatch),
+)
 @allow(Role.INTEGRATOR)
 @audited("events.ingest")
 async def ingest_events(body: EventBatch, request: Request, resources: ResourcesOf, audit: AuditOf) -> Response:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from api import callbacks
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
 from api.execute import Execution, PreferencesOf, execute
 from api.guard import GuardedRoute, allow, audited, not_audited
@@ -45,6 +48,12 @@ from workflows.catalog import Definition, catalog, find
 router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
 
 _LIST = "workflows"
+_FINISHED_OR_EXISTING: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ExecutedView,
+        "description": "With `Prefer`: the finished instance, or the one that prevents the start.",
+    }
+}
 
 
 @router.get("/workflows", response_model=Page[WorkflowView])
@@ -97,7 +106,9 @@ async def change_workflow(
     "/workflows/{workflow_id}/execute",
     status_code=202,
     response_model=ExecutedView,
-    responses=problems(
+    callbacks=callbacks.router.routes,
+    responses=_FINISHED_OR_EXISTING
+    | problems(
         ConsentRequiredError,
         WorkflowNotFoundError,
         WorkflowDisabledError,

@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from models.rules.event_types import MAX_ENTRIES, NAME, NAME_LENGTH
 from models.rules.folding import WORKFLOW_SESSION
-from models.schemas.common import Page
+from models.schemas.common import Page, Problem
 from models.schemas.fields import AnyTimestamp, PublicText, RequestSchema, ResponseSchema, UserId
 from models.schemas.users import ItemError
 
@@ -178,6 +178,10 @@ class EventBatchAnswer(ResponseSchema):
     duplicates: int
     rejected: int
     results: list[EventResult]
+
+
+class RejectedEventBatch(Problem, EventBatchAnswer):
+    """The problem of a batch whose events were all rejected, with the results."""
 
 
 class EventView(ResponseSchema):

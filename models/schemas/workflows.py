@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
@@ -163,4 +163,19 @@ class InstanceView(ResponseSchema):
 class ExecutedView(InstanceView):
     """A new instance. The API shows the secret of its callback only here."""
 
-    callback_secret: str | None = Field(default=None, examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"])
+    callback_secret: str | None = Field(
+        default=None,
+        description="The secret that signs the callback, if the request has a `callback_url`.",
+        examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"],
+    )
+
+
+class FinishedInstance(InstanceView):
+    """The body of a callback: the envelope of a webhook, with the instance as the executing key may see it.
+
+    The instance's own fields also stand beside the envelope, where receivers of earlier versions read them.
+    """
+
+    type: Literal["workflow.instance_finished"] = "workflow.instance_finished"
+    timestamp: datetime = Field(description="When the instance ended.")
+    data: InstanceView

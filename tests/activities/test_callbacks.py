@@ -16,6 +16,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.callbacks import PAUSES, Callbacks
 from delivery.signatures import new_secret
 from models.instances import NewInstance
+from models.schemas.workflows import FinishedInstance
 from models.temporal.system import CallbackDue
 from models.vocabulary import Role
 from privacy.encryption import Cipher
@@ -83,6 +84,20 @@ async def test_a_callback_shows_the_instance_as_the_key_may_see_it_at_that_time(
     shown = [json.loads(hook.body)["parameters"]["gift"] for hook in ended.hooks.received]
     assert shown[0] == "tea for Ada"
     assert "Ada" not in shown[1]
+    assert [b"Ada" in hook.body for hook in ended.hooks.received] == [True, False]
+
+
+async def test_a_callback_has_the_envelope_of_a_webhook_and_the_documented_shape(ended: Ended) -> None:
+    await ended.send()
+    [hook] = ended.hooks.received
+    FinishedInstance.model_validate_json(hook.body, strict=True)
+    body = json.loads(hook.body)
+    assert body["type"] == "workflow.instance_finished"
+    assert body["timestamp"] == body["data"]["end_time"]
+    # Receivers of earlier versions read the instance's fields beside the envelope.
+    assert body["data"] == {
+        name: value for name, value in body.items() if name not in ("type", "timestamp", "data")
+    }
 
 
 async def _revoke(connection: Connection, key_id: str) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from api.guard import GuardedRoute
+from models.schemas.events import RejectedEventBatch
 from models.schemas.users import UserProfile
 from tests.support.builders import collected
 from tests.support.http import Clients, assert_problem
@@ -45,12 +46,12 @@ def test_every_route_is_in_it(app: FastAPI, operations: list[Operation]) -> None
     hidden = {"/openapi.json", "/docs", "/docs/{asset}", "/codec/{token}/decode"}
     for context in iter_route_contexts(app.routes):
         if context.path not in hidden and context.methods != {"OPTIONS"}:
-            assert {(context.path, method.lower()) for method in context.methods or ()} <= described
+            assert {(context.path_format, method.lower()) for method in context.methods or ()} <= described
 
 
 def test_every_operation_names_its_roles(app: FastAPI, operations: list[Operation]) -> None:
     routes = {
-        (context.path, method.lower()): context.original_route
+        (context.path_format, method.lower()): context.original_route
         for context in iter_route_contexts(app.routes)
         for method in context.methods or ()
     }
@@ -96,6 +97,33 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
         for part in reference.split("/"):
             found = found[part]
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_a_callback_and_its_secret_stand_beside_the_execute(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/workflows/{workflow_id}/execute"]["post"]
+    for status in ("200", "202"):
+        shown = operation["responses"][status]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert {"callback", "callback_secret"} <= set(document["components"]["schemas"][shown]["properties"])
+    [[(url, callback)]] = [list(each.items()) for each in operation["callbacks"].values()]
+    assert url == "{$request.body#/callback_url}"
+    assert {each["name"] for each in callback["post"]["parameters"]} == {
+        *("webhook-id", "webhook-timestamp", "webhook-signature")
+    }
+    sent = callback["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert {"type", "timestamp", "data"} <= set(document["components"]["schemas"][sent]["properties"])
+
+
+async def test_the_answer_to_a_batch_without_a_usable_event_has_the_documented_shape(
+    api: Clients, document: dict[str, Any]
+) -> None:
+    content = document["paths"]["/events/batch"]["post"]["responses"]["422"]["content"]
+    assert {"$ref": "#/components/schemas/RejectedEventBatch"} in content["application/problem+json"]["schema"][
+        "anyOf"
+    ]
+    answer = await api.integrator.post("/events/batch", json={"events": [{"event_id": "e-1"}]})
+    assert answer.status_code == 422
+    RejectedEventBatch.model_validate_json(answer.content, strict=True)
+    assert set(answer.json()) == set(document["components"]["schemas"]["RejectedEventBatch"]["properties"])
 
 
 def test_patches_are_offered_as_merge_patches(document: dict[str, Any]) -> None:

@@ -52,7 +52,15 @@ async def test_a_callback_posts_the_finished_instance_signed_with_a_secret_that_
     shown = (await two[1].get(path)).json()
     for name in ("instance_id", "workflow_id", "user_id", "status", "results", "end_time", "retries"):
         assert posted[name] == shown[name]
+        assert posted["data"][name] == shown[name]
     assert posted["status"] == "completed"
+    assert (posted["type"], posted["timestamp"]) == ("workflow.instance_finished", shown["end_time"])
+    assert executed["callback"] == {
+        "status": "waiting",
+        "attempts": 0,
+        "last_status": None,
+        "last_attempt_at": None,
+    }
     assert "callback_secret" not in shown
     again = await _execute(two[1], f"{hooks.url}/hooks/1?for=perennial", **{"Idempotency-Key": "k"})
     assert again["callback_secret"] == secret
