@@ -38,6 +38,18 @@ class Purpose(StrEnum):
     THIRD_PARTY_SHARING = "third_party_sharing"
 
 
+class Basis(StrEnum):
+    """Why the events of a type may be stored.
+
+    Events without the consent `data_collection` serve the account's transactions and service workflows alone.
+    """
+
+    CONSENT = "consent"
+    """Only with the person's consent `data_collection`."""
+    CONTRACT = "contract"
+    LEGAL_OBLIGATION = "legal_obligation"
+
+
 class InstanceStatus(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"

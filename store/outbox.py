@@ -91,6 +91,8 @@ async def enqueue(
 ) -> int:
     """Write the starts and signals that events cause; returns their number. Historical events cause none.
 
+    Events that were stored without consent start and reach service workflows alone.
+
     ``keys`` has the data key of each event's user, which decrypts the filters of waits.
     """
     fresh = [event for event in events if not event.historical]
@@ -101,15 +103,21 @@ async def enqueue(
     return len(entries)
 
 
-def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[tuple[OutboxEntry, bool]]:
-    """The starts whose triggers match an event, each with whether the event is too old."""
+def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[tuple[OutboxEntry, NotStarted | None]]:
+    """The starts whose triggers match an event, each with the reason for which the event can't start it."""
     age = datetime.now(UTC) - event.timestamp
+
+    def reason(each: WorkflowTrigger) -> NotStarted | None:
+        if not event.consented and each.purpose is not None:
+            return NotStarted.CONSENT_REQUIRED
+        return NotStarted.TOO_OLD if age > each.trigger.max_age else None
+
     return [
         (
             _entry(
                 "start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event
             ),
-            age > each.trigger.max_age,
+            reason(each),
         )
         for each in triggers
         if type_matches(each.trigger.event_type, event.event_type) and _matches(event, each.trigger.where)
@@ -118,7 +126,7 @@ def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[tuple[
 
 async def _followed(
     connection: Connection,
-    matching: Sequence[tuple[OutboxEntry, bool]],
+    matching: Sequence[tuple[OutboxEntry, NotStarted | None]],
     signals: Sequence[OutboxEntry],
     triggers: Sequence[WorkflowTrigger],
 ) -> list[OutboxEntry]:
@@ -126,24 +134,22 @@ async def _followed(
 
     The checks only avoid useless entries, since the start itself decides, and the outbox records its refusals.
     """
-    in_time = [entry for entry, too_old in matching if not too_old]
+    possible = [entry for entry, reason in matching if reason is None]
     refusals = await eligibility.refusals(
         connection,
-        {(each.workflow_id, each.user_id) for each in in_time},
+        {(each.workflow_id, each.user_id) for each in possible},
         {each.workflow_id: each.purpose for each in triggers},
     )
-    eligible = [each for each in in_time if (each.workflow_id, each.user_id) not in refusals]
+    eligible = [each for each in possible if (each.workflow_id, each.user_id) not in refusals]
     starts = await _outside_windows(connection, eligible, signals, triggers)
     begun = {each.instance_id for each in starts}
 
-    def reason(entry: OutboxEntry, *, too_old: bool) -> NotStarted:
-        if too_old:
-            return NotStarted.TOO_OLD
+    def refusal(entry: OutboxEntry) -> NotStarted:
         return refusals.get((entry.workflow_id, entry.user_id), NotStarted.WINDOW_USED)
 
     refused = [
-        RefusedTrigger(entry.workflow_id, entry.user_id, reason(entry, too_old=too_old), entry.event_id)
-        for entry, too_old in matching
+        RefusedTrigger(entry.workflow_id, entry.user_id, reason or refusal(entry), entry.event_id)
+        for entry, reason in matching
         if entry.instance_id not in begun
     ]
     await decisions.record(connection, refused)
@@ -197,6 +203,7 @@ async def _signals(
         for event in events
         for wait in waiting.get(event.user_id, ())
         if wait.counts(event.event_id, event.event_type, event.timestamp, event.received_at)
+        and (event.consented or wait.of_service)
         and _matches(event, wait.request.where)
         and await _condition_holds(connection, keys[event.user_id], wait)
     ]

@@ -19,7 +19,7 @@ from models.errors import EventNotFoundError, UserErasedError, UserNotFoundError
 from models.rules.event_types import EventType
 from models.schemas.events import EventId, EventPage, EventTypeName, EventView
 from models.schemas.fields import Timestamp
-from models.vocabulary import Role
+from models.vocabulary import Basis, Role
 from store.events import timeline
 from store.events.timeline import EventFilter, StoredEvent
 from store.events.types import EventTypes
@@ -101,4 +101,5 @@ def _view(role: Role, stored: StoredEvent, declared: EventType | None) -> EventV
         referrer=body.get("referrer"),
         historical=stored.historical,
         received_at=stored.received_at,
+        basis=Basis(stored.basis),
     )

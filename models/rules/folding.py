@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from models.rules.money import amount_of, currency_of
+from models.vocabulary import Basis
 
 PURCHASE = "transaction.purchase_complete"
 REFUND = "transaction.refund"
@@ -20,6 +21,7 @@ FEATURE_CLICK = "engagement.feature_click"
 ACCOUNT_DELETION = "user.account_deletion"
 
 Kind = Literal["purchase", "refund"]
+_CONSENT = Basis.CONSENT.value
 _KINDS: Mapping[str, Kind] = {PURCHASE: "purchase", REFUND: "refund"}
 WORKFLOW_SESSION = "workflow:"
 """Prefix of the session ids of events that workflows record."""
@@ -44,6 +46,12 @@ class LogEvent:
     body: Callable[[], Mapping[str, Any]]
     """Decrypts the body: the sent ones of `event_properties`, `device_info`, `location` and `referrer`.
     Raises an error of :mod:`privacy.encryption`."""
+    basis: str = Basis.CONSENT.value
+
+    @property
+    def consented(self) -> bool:
+        """Whether it was stored with consent. Otherwise it concerns transactions and service workflows alone."""
+        return self.basis == _CONSENT
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -84,9 +92,11 @@ class Projection:
         """Add an event. Raises, and changes nothing, if the event can't be used."""
         # anything that may raise comes before the first change
         transaction = _transaction_of(event)
-        feature = _feature_of(event)
+        feature = _feature_of(event) if event.consented else None
         if transaction is not None:
             self.transactions[event.event_id] = transaction
+        if not event.consented:
+            return
         if feature is not None:
             used = (event.user_id, feature)
             self.features[used] = self.features.get(used, 0) + 1

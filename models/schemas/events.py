@@ -17,10 +17,12 @@ from models.rules.folding import WORKFLOW_SESSION
 from models.schemas.common import Page, Problem
 from models.schemas.fields import AnyTimestamp, PublicText, RequestSchema, ResponseSchema, UserId
 from models.schemas.users import ItemError
+from models.vocabulary import Basis
 
 MAX_BATCH = 2000
 MAX_ID = 128
 MAX_REFERRER = 2048
+MAX_REASON = 300
 _NO_DOTS = r"(?s)^(?:[^.]|\.[^.]|\.\..)"
 """Not `.` and `..`, which clients remove from paths."""
 _PRINTABLE = r"^(?:[^\p{C}\p{Z}]| )+$"
@@ -198,6 +200,9 @@ class EventView(ResponseSchema):
     referrer: str | None
     historical: bool
     received_at: datetime
+    basis: Basis = Field(
+        description="`consent` if the person had consented when it was stored, else the basis of its type."
+    )
 
 
 EventPage = Page[EventView]
@@ -221,12 +226,14 @@ JsonSchema = Annotated[dict[str, Any], Field(json_schema_extra={"type": "object"
 
 
 class EventTypeInput(RequestSchema):
-    """A custom event type."""
+    """A custom event type, or the legal basis of a standard one."""
 
     description: Annotated[str, Field(max_length=1000), PublicText] = ""
     json_schema: JsonSchema = Field(
+        default_factory=dict,
         alias="schema",
-        description="JSON Schema (2020-12) of `event_properties`, without references to other documents.",
+        description="JSON Schema (2020-12) of `event_properties`, without references to other documents. "
+        "Required, except for a standard type.",
     )
     pii: list[str] = Field(
         default_factory=list,
@@ -238,6 +245,16 @@ class EventTypeInput(RequestSchema):
         max_length=MAX_ENTRIES,
         description="Names of properties that analytics may group by; never personal ones.",
     )
+    basis: Annotated[Basis, Field(strict=False)] = Field(
+        default=Basis.CONSENT,
+        description="Why events of the type may be stored. `consent`: only with the person's consent "
+        "`data_collection`. The others: also without it, and then for transactions and service workflows alone.",
+    )
+    basis_reason: Annotated[str, Field(max_length=MAX_REASON), PublicText] | None = Field(
+        default=None,
+        description="Why the basis isn't `consent`; then required.",
+        examples=["Invoices of the subscription are paid under its contract."],
+    )
 
 
 class EventTypeView(ResponseSchema):
@@ -248,8 +265,10 @@ class EventTypeView(ResponseSchema):
     json_schema: JsonSchema = Field(serialization_alias="schema")
     pii: list[str]
     dimensions: list[str]
+    basis: Basis
+    basis_reason: str | None
     standard: bool
-    changed_at: datetime | None = Field(description="Null for a standard type.")
+    changed_at: datetime | None = Field(description="Null for a standard type whose basis nobody has declared.")
 
 
 def usable_event_id(item: object) -> str | None:

@@ -13,6 +13,7 @@ from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
 from models.tables.columns import row_time, statement_time, text_column, time_column, transaction_time
+from models.vocabulary import Basis
 
 
 class Xid8(UserDefinedType[int]):
@@ -59,6 +60,10 @@ class Event(SQLModel, table=True):
     dimensions: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
     """The type's dimensions, country and device type, for analytics."""
     received_at: datetime = statement_time()  # starts after the store has read the person's consent
+    basis: str = Field(
+        default=Basis.CONSENT.value, sa_column=Column(Text, nullable=False, server_default=text("'consent'"))
+    )
+    """`consent` if the person had consented when it was stored, else the basis of its type."""
 
 
 class EventId(SQLModel, table=True):
@@ -74,7 +79,7 @@ class EventId(SQLModel, table=True):
 
 
 class EventType(SQLModel, table=True):
-    """A custom event type. The standard ones are in :mod:`models.rules.taxonomy`."""
+    """A custom event type, or the basis of a standard one (:mod:`models.rules.taxonomy` has the rest of it)."""
 
     __tablename__ = "event_types"
 
@@ -85,6 +90,11 @@ class EventType(SQLModel, table=True):
     """JSON pointers into event_properties, to personal values."""
     dimensions: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
     changed_at: datetime = transaction_time()
+    basis: str = Field(
+        default=Basis.CONSENT.value, sa_column=Column(Text, nullable=False, server_default=text("'consent'"))
+    )
+    basis_reason: str | None = text_column(nullable=True)
+    """Why the basis isn't the consent, in an admin's words."""
 
 
 class LogGeneration(SQLModel, table=True):

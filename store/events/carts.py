@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from models.rules.carts import CART_EVENTS, is_empty
 from models.tables.events import Event
+from models.vocabulary import Basis
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
 from store.statements import one_of, select, statement
@@ -26,6 +27,7 @@ _LATEST = statement(
         col(Event.user_id) == bindparam("user_id"),
         col(Event.timestamp) >= func.now() - bindparam("remembered", type_=Interval()),
         one_of(col(Event.event_type), "types"),
+        col(Event.basis) == Basis.CONSENT.value,
     )
     # A clock that is ahead counts up to the receipt, as for exits.
     .order_by(
@@ -38,7 +40,10 @@ _LATEST = statement(
 
 
 async def cart_is_empty(connection: Connection, key: DataKey) -> bool:
-    """Whether the cart of the key's user is empty now; False for too many events to tell, or a damaged one."""
+    """Whether the cart of the key's user is empty now; False for too many events to tell, or a damaged one.
+
+    Events that were stored without consent don't count.
+    """
     rows = await _LATEST.fetch(connection, user_id=key.subject, remembered=REMEMBERED, types=list(CART_EVENTS))
     if len(rows) == _MOST_EVENTS:
         return False

@@ -1,4 +1,9 @@
-"""Writes events that their users' consents permit, and reads when a user was last seen."""
+"""Writes events that their users' consents permit, and reads when a user was last seen.
+
+An event of a type with another basis than consent (ADR 0042) is also stored without consent, for transactions
+and service workflows alone. Neither reads `location`, `device_info`, `referrer` or dimensions, so these are left
+out. Opt-outs don't apply to the properties: the contract or the law needs them.
+"""
 
 from __future__ import annotations
 
@@ -31,36 +36,42 @@ from models.rules.sharding import shard_of
 from models.tables.events import Event, EventId, LogGeneration
 from models.tables.people import Consent, User
 from models.tables.people import DataKey as DataKeyRow
-from models.vocabulary import Purpose
+from models.vocabulary import Basis, Purpose
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.consents import locks
+from store.events import types
 from store.pacing import each
 from store.statements import Statement, filtered, one_of, select, statement, unnested
 from store.users import data_keys
 
 BODY = "events.body"
-_COPIED = [each.name for each in columns_of(Event) if each.server_default is None]
+_COPIED = [*(each.name for each in columns_of(Event) if each.server_default is None), "basis"]
 """The columns that COPY writes, in the order of :func:`_row`; the others have defaults in Postgres."""
+_CONSENT = Basis.CONSENT.value
 _ONE: ColumnElement[int] = literal_column("1")
 
 
 @dataclass(frozen=True, slots=True)
 class _Person:
-    """A user whose events may be stored."""
+    """A user whose events may be stored; without consent only those of types with another basis."""
 
     key: DataKey
     opt_outs: OptOuts | None
     shard: int
+    consented: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """The users of a batch whose events may be stored, rejections by user id, and the log's generation."""
+    """The users of a batch whose events may be stored, and the log's generation."""
 
     people: Mapping[str, _Person]
-    rejections: Mapping[str, IngestResult]
+    outcomes: Mapping[str, IngestResult]
+    """By user id, the outcome of events that need consent."""
     generation: int
+    bases: Mapping[str, str]
+    """By event type, the bases with which an event is stored without consent."""
 
 
 async def record(
@@ -77,15 +88,18 @@ async def record(
         return [each for each in events if isinstance(each, IngestResult)]
     await locks.share(connection, user_ids)
     # The next statement after the lock sees every withdrawal that the lock waited for.
-    gate = await _read_gate(connection, cipher, user_ids)
+    gate = await _read_gate(connection, cipher, user_ids, events)
     outcomes: list[IngestResult] = []
     first: dict[str, PreparedEvent] = {}
     for event in events:
         if isinstance(event, IngestResult):
             outcomes.append(event)
             continue
-        outcomes.append(gate.rejections.get(event.user_id, ACCEPTED))
-        if event.user_id in gate.people:
+        outcome = gate.outcomes[event.user_id]
+        if outcome is CONSENT_REQUIRED and event.event_type in gate.bases:
+            outcome = ACCEPTED
+        outcomes.append(outcome)
+        if outcome is ACCEPTED:
             first.setdefault(event.event_id, event)
     new, fingerprints = await _take_ids(connection, first)
     for place, event in enumerate(events):
@@ -125,30 +139,50 @@ def _gate_statement() -> Statement:
 _GATE = _gate_statement()
 
 
-async def _read_gate(connection: Connection, cipher: Cipher, user_ids: Collection[str]) -> _Gate:
+async def _read_gate(
+    connection: Connection,
+    cipher: Cipher,
+    user_ids: Collection[str],
+    events: Sequence[PreparedEvent | IngestResult],
+) -> _Gate:
     rows = await _GATE.fetch(connection, user_id=list(user_ids))
+    denied = {user_id for user_id, _, present, _, granted, _ in rows if present and not granted}
+    bases, without = await _bases(connection, denied, events) if denied else (_NO_BASES, denied)
     opened = data_keys.readable(
         {
             user_id: data_keys.unwrapped(cipher, user_id, wrapped)
             for user_id, wrapped, present, _, granted, _ in rows
-            if wrapped is not None and present and granted
+            if wrapped is not None and present and (granted or user_id in without)
         }
     )
     people: dict[str, _Person] = {}
-    rejections = dict.fromkeys(user_ids, USER_UNKNOWN)
+    outcomes = dict.fromkeys(user_ids, USER_UNKNOWN)
     for user_id, wrapped, present, preferences, granted, _ in rows:
         if wrapped is None:
-            rejections[user_id] = USER_ERASED
-        elif present and not granted:
-            rejections[user_id] = CONSENT_REQUIRED
+            outcomes[user_id] = USER_ERASED
+        elif present and user_id not in opened:
+            outcomes[user_id] = CONSENT_REQUIRED
         elif present:
             key = opened[user_id]
             if isinstance(key, DecryptionError):
-                rejections[user_id] = DATA_UNREADABLE
+                outcomes[user_id] = DATA_UNREADABLE
                 continue
-            people[user_id] = _Person(key, OptOuts.from_preferences(preferences), shard_of(user_id))
-            del rejections[user_id]
-    return _Gate(people, rejections, rows[0]["generation"] if rows else 1)
+            opt_outs = OptOuts.from_preferences(preferences)
+            people[user_id] = _Person(key, opt_outs, shard_of(user_id), bool(granted))
+            outcomes[user_id] = ACCEPTED if granted else CONSENT_REQUIRED
+    return _Gate(people, outcomes, rows[0]["generation"] if rows else 1, bases)
+
+
+_NO_BASES: Mapping[str, str] = {}
+
+
+async def _bases(
+    connection: Connection, denied: Collection[str], events: Sequence[PreparedEvent | IngestResult]
+) -> tuple[Mapping[str, str], set[str]]:
+    """Of the events of people without consent: the bases of their types, and the people who have such an event."""
+    theirs = [each for each in events if isinstance(each, PreparedEvent) and each.user_id in denied]
+    bases = await types.bases_beside_consent(connection, {each.event_type for each in theirs})
+    return bases, {each.user_id for each in theirs if each.event_type in bases}
 
 
 _GIVEN = unnested("given", col(EventId.event_id), col(EventId.fingerprint), col(EventId.timestamp))
@@ -201,14 +235,17 @@ def _fingerprint(event: PreparedEvent) -> int:
 
 async def _write(connection: Connection, events: Collection[PreparedEvent], gate: _Gate) -> None:
     if events:
-        records = await each(lambda event: _row(event, gate.people[event.user_id], gate.generation), events)
+        records = await each(lambda event: _row(event, gate.people[event.user_id], gate), events)
         await connection.copy_records_to_table(Event.__tablename__, records=records, columns=_COPIED)
 
 
-def _row(event: PreparedEvent, person: _Person, generation: int) -> tuple[Any, ...]:
+def _row(event: PreparedEvent, person: _Person, gate: _Gate) -> tuple[Any, ...]:
     """The values of :data:`_COPIED`, without the attributes that the person opted out of."""
     parts, body = event.parts, event.body
-    if person.opt_outs:
+    if not person.consented:
+        parts = {name: value for name, value in parts.items() if name == "event_properties"}
+        body = orjson.dumps(parts)
+    elif person.opt_outs:
         parts = redact(parts, person.opt_outs)
         body = orjson.dumps(parts)
     return (
@@ -218,10 +255,11 @@ def _row(event: PreparedEvent, person: _Person, generation: int) -> tuple[Any, .
         event.timestamp,
         event.session_id,
         person.shard,
-        generation,
+        gate.generation,
         event.historical,
         person.key.encrypt(BODY, body, event.event_id),
-        event.dimensions(parts),
+        event.dimensions(parts) if person.consented else None,
+        _CONSENT if person.consented else gate.bases[event.event_type],
     )
 
 
@@ -230,6 +268,7 @@ _LAST_SEEN = filtered(
     .where(
         col(Event.user_id) == bindparam("user_id"),
         ~func.starts_with(col(Event.session_id), WORKFLOW_SESSION),
+        col(Event.basis) == _CONSENT,
     )
     .order_by(col(Event.timestamp).desc())
     .limit(_ONE),
@@ -239,7 +278,7 @@ _LAST_SEEN = filtered(
 
 
 async def last_seen(connection: Connection, user_id: str, pattern: str) -> datetime | None:
-    """The time of a user's latest event, without those that workflows recorded.
+    """The time of a user's latest event that was stored with consent, without those that workflows recorded.
 
     ``pattern`` is a type, a category (`engagement.*`) or `*` for any event.
     """

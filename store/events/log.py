@@ -60,6 +60,7 @@ _LOGGED: list[Any] = [
     col(Event.historical),
     col(Event.body),
     col(Event.received_at),
+    col(Event.basis),
 ]
 
 
@@ -89,10 +90,11 @@ class LoggedEvent:
     def decrypted_with(self, key: DataKey | None) -> LogEvent:
         """The event for consumers. Its body is decrypted on first use, which needs a key."""
         self._key = key
-        _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at = self._row
-        return LogEvent(
-            event_id, user_id, event_type, timestamp, session_id, received_at, historical, self._decrypted_body
+        _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at, basis = (
+            self._row
         )
+        body = self._decrypted_body
+        return LogEvent(event_id, user_id, event_type, timestamp, session_id, received_at, historical, body, basis)
 
     def _decrypted_body(self) -> Mapping[str, Any]:
         if self._body is None:

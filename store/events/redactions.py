@@ -2,7 +2,8 @@
 
 The transaction of an opt-out calls :func:`request` and holds the consent bucket exclusively
 (:mod:`store.consents.locks`). So when its row is visible, all events stored under the old preferences are visible
-too. Later events are stored without the attribute. An event's key never changes, so one pass in the order of
+too. Later events are stored without the attribute. Events that were stored under a contract or a legal obligation
+keep it. An event's key never changes, so one pass in the order of
 (timestamp, event_id) reaches each event.
 
 :func:`redact_page` is one transaction. It needs no lock of the bucket, since one statement reads the person's
@@ -63,7 +64,7 @@ _READ = sql(
                           sum(octet_length(body)) OVER (ORDER BY timestamp, event_id)
                           - octet_length(body) AS bytes_before
                      FROM events
-                    WHERE user_id = :user_id
+                    WHERE user_id = :user_id AND basis = 'consent'
                       AND timestamp >= coalesce(CAST(:after_timestamp AS timestamptz), '-infinity')
                       AND (timestamp, event_id) > (coalesce(CAST(:after_timestamp AS timestamptz), '-infinity'),
                                                    coalesce(CAST(:after_event_id AS text), ''))

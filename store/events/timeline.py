@@ -36,6 +36,7 @@ class StoredEvent:
     session_id: str
     historical: bool
     received_at: datetime
+    basis: str
     body: Mapping[str, Any]
 
 
@@ -55,6 +56,7 @@ _FIELDS: list[Any] = [
     col(Event.session_id),
     col(Event.historical),
     col(Event.received_at),
+    col(Event.basis),
     col(Event.body),
 ]
 _TYPE = bindparam("event_type", type_=Text)
@@ -197,5 +199,6 @@ def _stored(row: Record, user_id: str, key: DataKey) -> StoredEvent:
         session_id=row["session_id"],
         historical=row["historical"],
         received_at=row["received_at"],
+        basis=row["basis"],
         body=key.decrypt_json(BODY, row["body"], row["event_id"]),
     )

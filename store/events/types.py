@@ -1,4 +1,7 @@
-"""Custom event types. An admin's declaration applies to the next event in every process."""
+"""Event types that an admin has declared: custom ones, and the legal basis of standard ones.
+
+A declaration applies to the next event in every process.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from sqlmodel import col
 from models.rules.event_types import EventType
 from models.rules.taxonomy import STANDARD
 from models.tables.events import EventType as EventTypeRow
+from models.vocabulary import Basis
 from store.connection import Connection
 from store.statements import one_of, parameters, select, statement
 
@@ -23,10 +27,21 @@ _CACHE_SIZE = 1000
 
 @dataclass(frozen=True)
 class StoredEventType:
-    """A custom event type, and the time of its last change."""
+    """An event type with its legal basis, and the time of its last change; None for an undeclared standard one."""
 
     declared: EventType
-    changed_at: datetime
+    changed_at: datetime | None = None
+    basis: Basis = Basis.CONSENT
+    basis_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The outcome of a declaration."""
+
+    stored: StoredEventType
+    is_new: bool
+    basis_before: Basis
 
 
 _STORED: list[Any] = [
@@ -36,16 +51,20 @@ _STORED: list[Any] = [
     col(EventTypeRow.pii),
     col(EventTypeRow.dimensions),
     col(EventTypeRow.changed_at),
+    col(EventTypeRow.basis),
+    col(EventTypeRow.basis_reason),
 ]
 _LIST = statement(select(*_STORED).order_by(col(EventTypeRow.event_type)))
 
 
 async def list_all(connection: Connection) -> list[StoredEventType]:
-    """All custom types, by name."""
-    return [_stored(row) for row in await _LIST.fetch(connection)]
+    """All standard types, then all custom types by name."""
+    stored = {row["event_type"]: _stored(row) for row in await _LIST.fetch(connection)}
+    standard = [stored.pop(name, StoredEventType(each)) for name, each in STANDARD.items()]
+    return [*standard, *stored.values()]
 
 
-_CHANGED = ("description", "json_schema", "pii", "dimensions")
+_CHANGED = ("description", "json_schema", "pii", "dimensions", "basis", "basis_reason")
 _NEW = insert(EventTypeRow).values(parameters("event_type", *_CHANGED))
 _DECLARE = statement(
     _NEW.on_conflict_do_update(
@@ -57,12 +76,21 @@ _DECLARE = statement(
                 func.clock_timestamp(), col(EventTypeRow.changed_at) + timedelta(microseconds=1)
             )
         },
-    ).returning(*_STORED, literal_column("old.event_type IS NULL").label("is_new"))
+    ).returning(
+        *_STORED,
+        literal_column("old.event_type IS NULL").label("is_new"),
+        literal_column("coalesce(old.basis, 'consent')").label("basis_before"),
+    )
 )
 
 
-async def declare(connection: Connection, declared: EventType) -> tuple[StoredEventType, bool]:
-    """Add or replace a custom type; returns it and whether it is new."""
+async def declare(
+    connection: Connection,
+    declared: EventType,
+    basis: Basis = Basis.CONSENT,
+    basis_reason: str | None = None,
+) -> Declared:
+    """Add or replace a custom type. Of a standard type only the basis counts."""
     row = await _DECLARE.fetchrow(
         connection,
         event_type=declared.event_type,
@@ -70,16 +98,30 @@ async def declare(connection: Connection, declared: EventType) -> tuple[StoredEv
         json_schema=declared.schema,
         pii=list(declared.pii),
         dimensions=list(declared.dimensions),
+        basis=basis.value,
+        basis_reason=basis_reason,
     )
     assert row is not None  # RETURNING gives the row
-    return _stored(row), bool(row["is_new"])
+    return Declared(_stored(row), bool(row["is_new"]), Basis(row["basis_before"]))
 
 
 def _stored(row: Record) -> StoredEventType:
-    declared = EventType(
+    declared = STANDARD.get(row["event_type"]) or EventType(
         row["event_type"], row["description"], row["json_schema"], tuple(row["pii"]), tuple(row["dimensions"])
     )
-    return StoredEventType(declared, row["changed_at"])
+    return StoredEventType(declared, row["changed_at"], Basis(row["basis"]), row["basis_reason"])
+
+
+_BASES = statement(
+    select(col(EventTypeRow.event_type), col(EventTypeRow.basis)).where(
+        one_of(col(EventTypeRow.event_type), "names"), col(EventTypeRow.basis) != Basis.CONSENT.value
+    )
+)
+
+
+async def bases_beside_consent(connection: Connection, names: Collection[str]) -> Mapping[str, str]:
+    """The declared basis of each of the types that need no consent."""
+    return {row["event_type"]: row["basis"] for row in await _BASES.fetch(connection, names=list(names))}
 
 
 _CHANGES = statement(

@@ -60,9 +60,11 @@ class Waiting:
     """Events timestamped after this time count, whenever they were received; None without a trigger."""
     trigger_event_id: str | None
     """The event that started the instance, which doesn't count."""
+    of_service: bool
+    """Whether the instance has no purpose, so that events without consent count too."""
 
     def counts(self, event_id: str, event_type: str, timestamp: datetime, received_at: datetime) -> bool:
-        """Whether an event may end the wait, apart from its properties."""
+        """Whether an event may end the wait, apart from its properties and its basis."""
         after_trigger = self.triggered_at is not None and timestamp > self.triggered_at
         return (
             (received_at >= self.since or after_trigger)
@@ -209,6 +211,7 @@ _WAITING = select(
     col(Instance.events_from),
     col(Instance.triggered_at),
     col(Instance.trigger_event_id),
+    col(Instance.purpose),
 ).join(Instance, col(Instance.instance_id) == col(EventWait.instance_id))
 _OF_USERS = statement(_WAITING.where(one_of(col(EventWait.user_id), "user_ids")))
 _OF_INSTANCE = statement(_WAITING.where(col(EventWait.instance_id) == bindparam("instance_id")))
@@ -262,6 +265,7 @@ def _waiting(key: DataKey, row: asyncpg.Record) -> Waiting:
         happened_from=max(row["events_from"] or row["since"] - GRACE, row["not_before"] or _EPOCH),
         triggered_at=row["triggered_at"],
         trigger_event_id=row["trigger_event_id"],
+        of_service=row["purpose"] is None,
     )
 
 
@@ -322,14 +326,14 @@ _READ_PAGE = sql(
     f"""
     WITH i AS (
         SELECT coalesce(events_from, start_time - CAST(:grace AS interval)) AS happened_from,
-               coalesce(events_since, start_time) AS received_from, triggered_at, trigger_event_id
+               coalesce(events_since, start_time) AS received_from, triggered_at, trigger_event_id, purpose
         FROM instances WHERE instance_id = :instance_id AND user_id = :user_id
     ), asked AS (
         SELECT step, event_type, since, filtered
         FROM unnest(CAST(:steps AS text[]), CAST(:event_types AS text[]), CAST(:since AS timestamptz[]),
                     CAST(:filtered AS boolean[])) AS a (step, event_type, since, filtered)
     ), page AS (
-        SELECT event_id, event_type, timestamp, received_at, historical, body,
+        SELECT event_id, event_type, timestamp, received_at, historical, basis, body,
                row_number() OVER (ORDER BY timestamp, event_id) AS place
         FROM events
         WHERE user_id = :user_id AND timestamp >= (SELECT happened_from FROM i)
@@ -341,6 +345,7 @@ _READ_PAGE = sql(
            (SELECT count(*) FROM steps WHERE instance_id = :instance_id) AS ended
     FROM page p CROSS JOIN i LEFT JOIN asked a
       ON NOT p.historical AND (p.received_at >= i.received_from OR p.timestamp > i.triggered_at)
+     AND (p.basis = 'consent' OR i.purpose IS NULL)
      AND p.event_id IS DISTINCT FROM i.trigger_event_id AND (a.since IS NULL OR p.timestamp >= a.since)
      AND (a.event_type IN ('*', p.event_type)
           OR (a.event_type LIKE '%.*' AND starts_with(p.event_type, left(a.event_type, -1))))

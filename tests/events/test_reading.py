@@ -38,7 +38,7 @@ async def test_an_admin_sees_an_event_as_it_was_sent(api: Clients) -> None:
     await send(api, sent)
     (shown,) = (await api.admin.get("/users/u-1/events")).json()["data"]
     assert shown.pop("received_at")
-    assert shown == {**sent, "historical": False}
+    assert shown == {**sent, "historical": False, "basis": "consent"}
 
 
 async def test_other_roles_see_an_event_masked(api: Clients) -> None:

@@ -1,5 +1,8 @@
 """Two processes ingest while a user withdraws consent, through each API call that can withdraw it.
 
+Each sender also sends events of a type under contract. These are stored throughout, and after the withdrawal they
+don't rest on the consent.
+
 The races search for unknown interleavings. Other tests hold an ingest, or a withdrawal, and show that the other
 one waits for it.
 """
@@ -26,6 +29,7 @@ from tests.support.locks import until_blocked
 ROUNDS = 10
 SENDERS = 4
 BATCH = 40
+OWED = "billing.payment_failed"
 USER = "/users/u-1"
 COLLECTION = "/users/u-1/consents/data_collection"
 
@@ -78,11 +82,16 @@ class Race:
     withdrawn: bool = False
     accepted: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    owed: list[str] = field(default_factory=list)
+    """Events under contract, sent at any time."""
+    owed_late: list[str] = field(default_factory=list)
 
     async def send(self, client: httpx.AsyncClient, size: int | None) -> None:
         while True:
             after = self.withdrawn
-            (self.late if after else self.accepted).extend(await _send(client, size, self.others))
+            accepted, owed = await _send(client, size, self.others)
+            (self.late if after else self.accepted).extend(accepted)
+            (self.owed_late if after else self.owed).append(owed)
             if after:
                 return
 
@@ -98,19 +107,26 @@ class Race:
             yield
 
 
-async def _send(client: httpx.AsyncClient, size: int | None, others: list[str]) -> list[str]:
-    """Send events of the user, alone or in a batch with others'; returns the accepted ids."""
+async def _send(client: httpx.AsyncClient, size: int | None, others: list[str]) -> tuple[list[str], str]:
+    """Send events of the user, alone or in a batch with others'.
+
+    Returns the accepted ids, and the id of one under contract, which must be accepted.
+    """
+    owed = event(event_type=OWED)
     if size is None:
-        answer = await client.post("/events", json=_event())
+        answer, taken = await client.post("/events", json=_event()), await client.post("/events", json=owed)
         assert answer.status_code in (202, 403)
-        return [answer.json()["event_id"]] if answer.status_code == 202 else []
+        assert taken.status_code == 202, taken.text
+        return [answer.json()["event_id"]] if answer.status_code == 202 else [], owed["event_id"]
     batch = [event(user_id=random.choice(others)) for _ in range(size)]
     mine = {place: _event() for place in random.sample(range(size), 3)}
-    batch = [mine.get(place, each) for place, each in enumerate(batch)]
+    batch = [*(mine.get(place, each) for place, each in enumerate(batch)), owed]
     answer = await client.post("/events/batch", json={"events": batch})
     assert answer.status_code == 202, answer.text
     results = answer.json()["results"]
-    return [each["event_id"] for each in results if each["index"] in mine and each["status"] == "accepted"]
+    assert results[-1]["status"] == "accepted"
+    accepted = [each["event_id"] for each in results if each["index"] in mine and each["status"] == "accepted"]
+    return accepted, owed["event_id"]
 
 
 def _event() -> dict[str, Any]:
@@ -123,7 +139,13 @@ async def race(two: list[httpx.AsyncClient]) -> Race:
     others = [f"o-{number}" for number in range(200)]
     await add_user(two[0])
     await add_users(two[0], others)
+    await _declare(two[0])
     return Race(others)
+
+
+async def _declare(client: httpx.AsyncClient) -> None:
+    declared = {"schema": {}, "basis": "contract", "basis_reason": "Invoices are paid under a contract."}
+    assert (await client.put(f"/events/types/{OWED}", json=declared)).status_code == 201
 
 
 @pytest.mark.parametrize("way", WITHDRAWALS)
@@ -135,10 +157,12 @@ async def test_no_event_is_accepted_or_stored_after_a_withdrawal_was_answered(
         await GRANT.send(two[1])
         this = Race(race.others)
         async with this.run(two, WITHDRAWALS[way], number):
-            at_the_answer = await _stored(owner, "user_id = 'u-1'")
+            at_the_answer = await _stored(owner, "user_id = 'u-1' AND basis = 'consent'")
         assert this.late == []
-        assert await _stored(owner, "user_id = 'u-1'") == at_the_answer
+        assert await _stored(owner, "user_id = 'u-1' AND basis = 'consent'") == at_the_answer
         assert set(this.accepted) <= at_the_answer
+        assert {*this.owed, *this.owed_late} <= await _stored(owner, "user_id = 'u-1'")
+        assert set(this.owed_late) <= await _stored(owner, "user_id = 'u-1' AND basis = 'contract'")
         assert await _in_the_order_of_their_times(owner)
         accepted_in_all += len(this.accepted)
     assert accepted_in_all > ROUNDS
@@ -170,13 +194,13 @@ async def test_a_withdrawal_is_answered_after_the_ingests_that_had_begun(
         await owner.execute(
             "LOCK TABLE event_ids IN ACCESS EXCLUSIVE MODE"
         )  # ingest has read consents, and writes there
-        ingest = asyncio.create_task(_send(two[0], None, []))
+        ingest = asyncio.create_task(two[0].post("/events", json=_event()))
         await until_blocked(database, 1)
         answer = asyncio.create_task(withdrawal.send(two[1]))
         await until_blocked(database, 2)
         assert not answer.done()
     await answer
-    assert await _stored(owner, "user_id = 'u-1'") == set(await ingest) != set()
+    assert await _stored(owner, "user_id = 'u-1'") == {(await ingest).json()["event_id"]}
 
 
 @pytest.mark.parametrize("size", [None, 1])
@@ -185,20 +209,23 @@ async def test_an_ingest_that_waited_for_a_withdrawal_sees_it(
 ) -> None:
     await add_user(two[0])
     await add_user(two[0], "o-1")
+    await _declare(two[0])
+    owed = event(event_type=OWED)
     async with database.transaction() as withdrawal:
         await withdrawal.execute("UPDATE consents SET granted = false WHERE user_id = 'u-1'")
         await locks.exclude(withdrawal, ["u-1"])
-        batch = {"events": [event(user_id="o-1"), _event()]}
+        batch = {"events": [event(user_id="o-1"), _event(), owed]}
         ingest = asyncio.create_task(
             two[0].post("/events/batch", json=batch) if size else two[0].post("/events", json=_event())
         )
         await until_blocked(database, 1)
     answer = await ingest
     if size:
-        assert [each["status"] for each in answer.json()["results"]] == ["accepted", "rejected"]
+        assert [each["status"] for each in answer.json()["results"]] == ["accepted", "rejected", "accepted"]
     else:
         assert_problem(answer, 403, "consent_required")
-    assert await _stored(owner, "user_id = 'u-1'") == set()
+    assert await _stored(owner, "user_id = 'u-1' AND basis = 'consent'") == set()
+    assert await _stored(owner, "user_id = 'u-1'") == ({owed["event_id"]} if size else set())
 
 
 async def _stored(owner: Connection, where: str) -> set[str]:
@@ -206,8 +233,7 @@ async def _stored(owner: Connection, where: str) -> set[str]:
 
 
 async def _in_the_order_of_their_times(owner: Connection) -> bool:
-    """Whether each event was received between a grant and the next withdrawal, by the stored times, and the times
-    of the history ascend."""
+    """Whether the history ascends, and each event with consent was received while the consent stood."""
     return bool(
         await owner.fetchval(
             """
@@ -217,7 +243,7 @@ async def _in_the_order_of_their_times(owner: Connection) -> bool:
             )
             SELECT (SELECT bool_and(recorded_at < until) FROM said)
                    AND NOT EXISTS (
-                       SELECT FROM events e WHERE e.user_id = 'u-1' AND NOT EXISTS (
+                       SELECT FROM events e WHERE e.user_id = 'u-1' AND e.basis = 'consent' AND NOT EXISTS (
                            SELECT FROM said s
                            WHERE s.granted AND e.received_at >= s.recorded_at AND e.received_at < s.until))
             """

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from models.instances import NewInstance
+from models.rules.folding import LogEvent
 from models.rules.sharding import shard_of
 from models.temporal.execution import WaitRequest
+from models.vocabulary import Basis, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
+from store import outbox
 from store.instances import transitions, waits
 from store.instances.waits import GRACE
 from store.users import data_keys
@@ -39,6 +42,8 @@ def counted(database: Database, cipher: Cipher, customer: Customer) -> Counted:
         since: datetime | None = None,
         started: datetime = NOON,
         event_type: str = "cart.drop",
+        basis: Basis = Basis.CONSENT,
+        purpose: Purpose | None = None,
     ) -> bool:
         async with database.transaction() as connection:
             await connection.execute("SELECT ensure_events_partition($1)", NOON.date().replace(day=1))
@@ -49,25 +54,29 @@ def counted(database: Database, cipher: Cipher, customer: Customer) -> Counted:
                 if times is not None:
                     await connection.execute(
                         """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard,
-                                               generation, historical, body, received_at)
-                           VALUES ($1, $2, $6, $3, 's', $4, 1, false, '', $5)""",
+                                               generation, historical, body, received_at, basis)
+                           VALUES ($1, $2, $6, $3, 's', $4, 1, false, '', $5, $7)""",
                         event_id,
                         customer.user_id,
                         times[0],
                         shard_of(customer.user_id),
                         times[1],
                         event_type,
+                        basis,
                     )
             key = await data_keys.require(connection, cipher, customer.user_id)
-            await transitions.insert(connection, key, NewInstance("i-1", "leaver", customer.user_id, 3, {}, "t"))
+            new = NewInstance("i-1", "leaver", customer.user_id, 3, {}, "t", purpose)
+            await transitions.insert(connection, key, new)
             await connection.execute("UPDATE instances SET start_time = $1", started)
             if trigger is not None:
                 await transitions.record_trigger(connection, "i-1", "trigger", trigger[0])
             asked: Mapping[str, Any] = {"wait": WaitRequest(event_type="cart.*", since=since)}
             await waits.register(connection, key, "i-1", asked)
-            [waiting] = await waits.of_instance(connection, key, "i-1")
             found = await waits.already_recorded(connection, key, "i-1", customer.user_id, asked)
-        by_projector = waiting.counts("event", event_type, *event)
+            projected = LogEvent(
+                "event", customer.user_id, event_type, event[0], "s", event[1], False, dict, basis
+            )
+            by_projector = bool(await outbox.enqueue(connection, [projected], (), {customer.user_id: key}))
         assert [each.event_id for each in found] == ["event"] * by_projector
         return by_projector
 
@@ -122,3 +131,12 @@ async def test_an_event_exactly_at_since_counts_and_an_earlier_one_does_not(coun
 async def test_a_category_counts_only_its_own_types(counted: Counted) -> None:
     assert await counted((NOON, NOON), event_type="cart.drop")
     assert not await counted((NOON, NOON), event_type="carts.drop")
+
+
+@pytest.mark.parametrize("basis", [Basis.CONTRACT, Basis.LEGAL_OBLIGATION])
+@pytest.mark.parametrize("purpose", [None, *Purpose])
+async def test_an_event_without_consent_counts_for_services_alone(
+    counted: Counted, basis: Basis, purpose: Purpose | None
+) -> None:
+    assert await counted((NOON, NOON), basis=basis, purpose=purpose) is (purpose is None)
+    assert await counted((NOON, NOON), purpose=purpose)

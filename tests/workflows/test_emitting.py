@@ -8,7 +8,7 @@ from temporalio.client import WorkflowFailureError
 from activities.events import Events, emitted_event_id
 from models.rules.event_types import EventType
 from models.temporal.execution import NewEvent, StepContext
-from models.vocabulary import Purpose
+from models.vocabulary import Basis, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.events import types
@@ -35,6 +35,18 @@ async def test_without_consent_the_event_is_not_stored_and_the_journey_continues
     assert (emission["status"], emission["reason"]) == ("rejected", "consent_required")
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM events") == 0
+
+
+async def test_without_consent_an_event_under_contract_is_stored_and_the_instance_receives_it(
+    journeys: Runs, database: Database, cipher: Cipher
+) -> None:
+    customer = await Customer.new(database, cipher)
+    async with database.transaction() as connection:
+        await types.declare(connection, EventType("emitter.done", "", {}), Basis.CONTRACT, "a contract")
+    run = await journeys.start(customer.user_id, "emitter")
+    assert (await run.handle.result()).reason == "received"
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT basis FROM events") == "contract"
 
 
 def bound(customer: Customer, **properties: object) -> NewEvent:
