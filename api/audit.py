@@ -55,6 +55,7 @@ class Audit:
     actor: str
     """The id of an API key, or e.g. `system:web_ui`."""
     role: str
+    """The roles of that key, joined by commas, or `system`."""
     request_id: str
     user_id: str | None = None
     """The user in the request's path or body, if known. :meth:`note` and refusals use this id by default."""
@@ -86,7 +87,7 @@ class Audit:
         row_details = dict(details or {})
         if len(distinct) > MOST_SUBJECTS:
             row_details["subjects"] = len(distinct)
-        if self.role in _MASKED_ROLES:
+        if _MASKED_ROLES.intersection(roles := self.role.split(",")) and Role.ADMIN not in roles:
             row_details["masked"] = True
         self._row = AuditEntry(
             actor=self.actor,

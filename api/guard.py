@@ -135,10 +135,10 @@ class GuardedRoute(APIRoute):
                     # An id that can't be a user's may be personal data, so the audit log must not contain it.
                     known = None if impossible else user_id
                     context.audit = audit = Audit(
-                        resources.database, action, key.key_id, key.role, context.request_id, known
+                        resources.database, action, key.key_id, key.roles_text, context.request_id, known
                     )
             async with audit, context.exit_stack:
-                if context.key is not None and context.key.role not in roles:
+                if context.key is not None and context.key.roles.isdisjoint(roles):
                     raise ForbiddenError(f"This needs a key with one of the roles {', '.join(sorted(roles))}.")
                 _check_parameters(request, parameters)
                 if self.body_field is not None:

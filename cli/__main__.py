@@ -96,7 +96,7 @@ def bootstrap() -> None:
     migrate_database(settings)
     admin_key_file = settings.home / "admin.key"
     if not admin_key_file.exists():
-        _, key = with_database(settings, lambda connection: create_key(connection, "admin", Role.ADMIN, None))
+        _, key = with_database(settings, lambda connection: create_key(connection, "admin", [Role.ADMIN], None))
         # The file appears complete or not at all. After a crash before that, the next start creates another key.
         draft = admin_key_file.with_suffix(".draft")
         draft.touch(mode=0o600)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import EllipsisType
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.common import ACTOR, HomeOption, for_running_stack, with_database
-from models.audit import SYSTEM, AuditEntry
+from models.audit import SYSTEM, AuditEntry, Detail
 from models.rules.personal_text import identifies_person
 from models.vocabulary import Role
 from privacy.keyring import KeyFile, KeyRing
@@ -21,6 +24,11 @@ LONGEST_NAME = 64
 _HEAD_BYTES = 32
 _TAMPERED = 3
 
+KeyId = Annotated[str, typer.Argument(help="The id that `keys list` shows.")]
+RateLimit = Annotated[
+    int | None, typer.Option(min=1, max=1_000_000, help="Requests a minute; default: the server's.")
+]
+
 keys = typer.Typer(help="API keys of the running stack, or of PERENNIAL_DATABASE_URL.", no_args_is_help=True)
 keyfile = typer.Typer(help="The file of key-encryption, payload and blind-index keys.", no_args_is_help=True)
 audit = typer.Typer(help="The log of every access to personal data.", no_args_is_help=True)
@@ -29,20 +37,15 @@ audit = typer.Typer(help="The log of every access to personal data.", no_args_is
 @keys.command("create")
 def keys_create(
     name: Annotated[str, typer.Option(help="What the key is for.")],
-    role: Annotated[Role, typer.Option(help="What it may do.")],
-    rate_limit: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000, help="Requests a minute; default: the server's.")
-    ] = None,
+    role: Annotated[list[Role], typer.Option(help="What it may do; may be repeated.")],
+    rate_limit: RateLimit = None,
     home: HomeOption = None,
 ) -> None:
     """Create an API key, and print it to standard output. It can't be shown again."""
-    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME or identifies_person(name):
-        raise ConfigurationError(
-            f"A key's name has 1 to {LONGEST_NAME} printable characters, and no e-mail address or number."
-        )
+    _check_name(name)
     settings = for_running_stack(load_settings(), home)
     record, key = with_database(settings, lambda connection: create_key(connection, name, role, rate_limit))
-    typer.echo(f"Created key {record.key_id} ({record.role}). It is shown this once:", err=True)
+    typer.echo(f"Created key {record.key_id} ({', '.join(record.roles)}). It is shown this once:", err=True)
     typer.echo(key)
 
 
@@ -58,20 +61,55 @@ def keys_list(home: HomeOption = None) -> None:
     for record in with_database(settings, api_keys.list_keys):
         limit = "default" if record.rate_limit is None else str(record.rate_limit)
         revoked = f"{record.revoked_at:%Y-%m-%d %H:%M}" if record.revoked_at else ""
-        table.add_row(
-            record.key_id, record.name, record.role, limit, f"{record.created_at:%Y-%m-%d %H:%M}", revoked
-        )
+        created, roles = f"{record.created_at:%Y-%m-%d %H:%M}", ", ".join(record.roles)
+        table.add_row(record.key_id, record.name, roles, limit, created, revoked)
     Console().print(table)
 
 
 @keys.command("revoke")
-def keys_revoke(
-    key_id: Annotated[str, typer.Argument(help="The id that `keys list` shows.")], home: HomeOption = None
-) -> None:
-    """Revoke an API key: its next request is refused."""
+def keys_revoke(key_id: KeyId, home: HomeOption = None) -> None:
+    """Revoke an API key: its next request is refused, and its callbacks are not sent any more."""
     settings = for_running_stack(load_settings(), home)
     with_database(settings, lambda connection: _revoke_key(connection, key_id))
     typer.echo(f"Revoked key {key_id}.")
+
+
+@keys.command("rotate")
+def keys_rotate(
+    key_id: KeyId,
+    keep_hours: Annotated[
+        int, typer.Option(min=0, max=24, help="How long the replaced secret stays valid; after a leak 0.")
+    ] = 24,
+    home: HomeOption = None,
+) -> None:
+    """Give an API key another secret, and print it to standard output. It can't be shown again."""
+    settings = for_running_stack(load_settings(), home)
+    key, until = with_database(settings, lambda connection: _rotate_key(connection, key_id, keep_hours))
+    typer.echo(
+        f"The replaced secret is valid until {until:%Y-%m-%d %H:%M}. The new one is shown this once:", err=True
+    )
+    typer.echo(key)
+
+
+@keys.command("update")
+def keys_update(
+    key_id: KeyId,
+    name: Annotated[str | None, typer.Option(help="What the key is for.")] = None,
+    role: Annotated[list[Role] | None, typer.Option(help="What it may do; may be repeated.")] = None,
+    rate_limit: RateLimit = None,
+    default_rate_limit: Annotated[bool, typer.Option("--default-rate-limit", help="The server's limit.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Change an API key from its next request on. What isn't given stays."""
+    if name is not None:
+        _check_name(name)
+    if default_rate_limit and rate_limit is not None:
+        raise ConfigurationError("Give --rate-limit or --default-rate-limit, not both.")
+    limit = None if default_rate_limit else ... if rate_limit is None else rate_limit
+    settings = for_running_stack(load_settings(), home)
+    record = with_database(settings, lambda connection: _change_key(connection, key_id, name, role or None, limit))
+    shown = "default" if record.rate_limit is None else record.rate_limit
+    typer.echo(f"Key {key_id}: {record.name}, {', '.join(record.roles)}, rate limit {shown}.")
 
 
 @keyfile.command("create")
@@ -149,12 +187,19 @@ def _parse_head(given: str | None) -> bytes | None:
     return head
 
 
-async def create_key(connection: Any, name: str, role: Role, rate_limit: int | None) -> Any:
+def _check_name(name: str) -> None:
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME or identifies_person(name):
+        raise ConfigurationError(
+            f"A key's name has 1 to {LONGEST_NAME} printable characters, and no e-mail address or number."
+        )
+
+
+async def create_key(connection: Any, name: str, roles: Collection[Role], rate_limit: int | None) -> Any:
     from store import api_keys
     from store.audit import entries as audit
 
-    record, key = await api_keys.create(connection, name, role, rate_limit)
-    details = {"key_id": record.key_id, "role": record.role}
+    record, key = await api_keys.create(connection, name, roles, rate_limit)
+    details = {"key_id": record.key_id, "role": ",".join(record.roles)}
     await audit.append(connection, [AuditEntry(ACTOR, SYSTEM, "keys.create", details=details)])
     return record, key
 
@@ -165,3 +210,29 @@ async def _revoke_key(connection: Any, key_id: str) -> None:
 
     await api_keys.revoke(connection, key_id)
     await audit.append(connection, [AuditEntry(ACTOR, SYSTEM, "keys.revoke", details={"key_id": key_id})])
+
+
+async def _rotate_key(connection: Any, key_id: str, keep_hours: int) -> tuple[str, datetime]:
+    from store import api_keys
+    from store.audit import entries as audit
+
+    rotated = await api_keys.rotate(connection, key_id, timedelta(hours=keep_hours))
+    details: dict[str, Detail] = {"key_id": key_id, "keep_hours": keep_hours}
+    await audit.append(connection, [AuditEntry(ACTOR, SYSTEM, "keys.rotate", details=details)])
+    return rotated
+
+
+async def _change_key(
+    connection: Any,
+    key_id: str,
+    name: str | None,
+    roles: Collection[Role] | None,
+    rate_limit: int | EllipsisType | None,
+) -> Any:
+    from store import api_keys
+    from store.audit import entries as audit
+
+    before, record = await api_keys.change(connection, key_id, name=name, roles=roles, rate_limit=rate_limit)
+    details = api_keys.change_details(before, record)
+    await audit.append(connection, [AuditEntry(ACTOR, SYSTEM, "keys.change", details=details)])
+    return record

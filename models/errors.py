@@ -170,6 +170,13 @@ class LastAdminKeyError(ConflictError):
         super().__init__("Without an admin key nobody could manage keys; create another one first.")
 
 
+class KeyRevokedError(ConflictError):
+    code, title = "key_revoked", "The API key is revoked"
+
+    def __init__(self) -> None:
+        super().__init__("A revoked key can't be changed; create another one.")
+
+
 class AlreadyFinishedError(ConflictError):
     code, title = "already_finished", "The instance has finished"
 

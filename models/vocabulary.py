@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 
@@ -10,6 +11,11 @@ class Role(StrEnum):
     OPERATOR = "operator"
     ANALYST = "analyst"
     INTEGRATOR = "integrator"
+
+
+def widest(roles: Collection[Role]) -> Role:
+    """Of a key's roles the one that sees most of people: masks follow it. Needs at least one."""
+    return min(roles, key=list(Role).index)
 
 
 class AccountStatus(StrEnum):

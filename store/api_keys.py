@@ -2,6 +2,12 @@
 
 A key is ``prn_``, 30 random characters of base62 (178 bits), and their CRC32 in six more. So the API rejects a
 mistyped key without a query. Only the key's SHA-256 is stored: 178 random bits need no salt and no slow hash.
+
+A rotation gives a key another secret. Its id, roles and rate limit stay, so its callbacks continue. The replaced
+secret is valid until it expires.
+
+No process caches a key: the statement that counts a request also reads its roles and limit. So a change, a
+rotation or a revocation holds for the next request in every process.
 """
 
 from __future__ import annotations
@@ -11,30 +17,38 @@ import re
 import secrets
 import string
 import zlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from types import EllipsisType
 from typing import Any
 
 from asyncpg import Record
 from sqlalchemy import (
     ColumnElement,
     Integer,
+    Interval,
+    any_,
     bindparam,
     case,
     cast,
     extract,
     func,
+    literal,
     literal_column,
     true,
     tuple_,
+    union_all,
     update,
 )
+from sqlalchemy import delete as delete_from
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
-from models.errors import KeyNotFoundError, LastAdminKeyError
-from models.tables.access import ApiKey, RateWindow
-from models.vocabulary import Role
+from models.audit import Detail
+from models.errors import KeyNotFoundError, KeyRevokedError, LastAdminKeyError
+from models.tables.access import ApiKey, RateWindow, ReplacedSecret
+from models.vocabulary import Role, widest
 from store.connection import Connection
 from store.statements import Statement, filtered, parameters, select, statement
 
@@ -47,7 +61,7 @@ _FORM = re.compile(rf"prn_([0-9A-Za-z]{{{_RANDOM_LENGTH}}})([0-9A-Za-z]{{{_SUM_L
 _STORED: list[Any] = [
     col(ApiKey.key_id),
     col(ApiKey.name),
-    col(ApiKey.role),
+    col(ApiKey.roles),
     col(ApiKey.rate_limit),
     col(ApiKey.created_at),
     col(ApiKey.revoked_at),
@@ -60,7 +74,7 @@ class ApiKeyRecord:
 
     key_id: str
     name: str
-    role: Role
+    roles: Collection[Role]
     rate_limit: int | None
     created_at: datetime
     revoked_at: datetime | None
@@ -72,11 +86,21 @@ class AuthenticatedKey:
 
     key_id: str
     name: str
-    role: Role
+    roles: frozenset[Role]
     quota: int
     used: int
     reset_seconds: int
     """1 to 60: the time until the window ends."""
+
+    @property
+    def role(self) -> Role:
+        """The role whose masks apply to answers."""
+        return widest(self.roles)
+
+    @property
+    def roles_text(self) -> str:
+        """The roles as the audit log names them: `operator`, or `operator,integrator`."""
+        return ",".join(_stored(self.roles))
 
     @property
     def remaining(self) -> int:
@@ -111,15 +135,19 @@ def _hash(secret: str) -> bytes:
 
 
 def _authenticate_statement() -> Statement:
-    # MATERIALIZED: Postgres reads the key's row once, although two parts of the statement use it.
+    valid = select(
+        col(ApiKey.key_id),
+        col(ApiKey.name),
+        col(ApiKey.roles),
+        func.coalesce(col(ApiKey.rate_limit), cast(bindparam("default_quota"), Integer)).label("quota"),
+    ).where(col(ApiKey.revoked_at).is_(None))
+    by_replaced = valid.join(ReplacedSecret, col(ReplacedSecret.key_id) == col(ApiKey.key_id)).where(
+        col(ReplacedSecret.hash) == bindparam("hash"), col(ReplacedSecret.expires_at) > func.now()
+    )
+    # UNION ALL: each half uses its index. MATERIALIZED: Postgres reads the key's row once, although two parts of
+    # the statement use it.
     caller = (
-        select(
-            col(ApiKey.key_id),
-            col(ApiKey.name),
-            col(ApiKey.role),
-            func.coalesce(col(ApiKey.rate_limit), cast(bindparam("default_quota"), Integer)).label("quota"),
-        )
-        .where(col(ApiKey.hash) == bindparam("hash"), col(ApiKey.revoked_at).is_(None))
+        union_all(valid.where(col(ApiKey.hash) == bindparam("hash")), by_replaced)
         .cte("caller")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
@@ -157,24 +185,25 @@ async def authenticate(connection: Connection, secret: str, *, default_quota: in
     if row is None:
         return None
     reset = min(max(row["reset"], 1), WINDOW_SECONDS)
-    return AuthenticatedKey(row["key_id"], row["name"], Role(row["role"]), row["quota"], row["used"], reset)
+    roles = frozenset(map(Role, row["roles"]))
+    return AuthenticatedKey(row["key_id"], row["name"], roles, row["quota"], row["used"], reset)
 
 
 _CREATE = statement(
-    insert(ApiKey).values(parameters("key_id", "name", "role", "rate_limit", "hash")).returning(*_STORED)
+    insert(ApiKey).values(parameters("key_id", "name", "roles", "rate_limit", "hash")).returning(*_STORED)
 )
 
 
 async def create(
-    connection: Connection, name: str, role: Role, rate_limit: int | None = None
+    connection: Connection, name: str, roles: Collection[Role], rate_limit: int | None = None
 ) -> tuple[ApiKeyRecord, str]:
-    """Create a key; returns it and its secret, which is not stored."""
+    """Create a key, which may do what any of ``roles`` may; returns it and its secret, which is not stored."""
     secret = new_secret()
     row = await _CREATE.fetchrow(
         connection,
         key_id=f"key_{secrets.token_hex(8)}",
         name=name,
-        role=role,
+        roles=_stored(roles),
         rate_limit=rate_limit,
         hash=_hash(secret),
     )
@@ -200,7 +229,7 @@ async def list_keys(
 
 _LOCK_ADMINS = statement(
     select(col(ApiKey.key_id))
-    .where(col(ApiKey.role) == Role.ADMIN, col(ApiKey.revoked_at).is_(None))
+    .where(literal(Role.ADMIN.value) == any_(col(ApiKey.roles)), col(ApiKey.revoked_at).is_(None))
     .order_by(col(ApiKey.key_id))
     .with_for_update()
 )
@@ -219,13 +248,110 @@ async def revoke(connection: Connection, key_id: str) -> ApiKeyRecord:
     :class:`LastAdminKeyError` if no admin key would remain. Of two revocations at once the second waits for the
     first, and then sees it.
     """
-    if [row["key_id"] for row in await _LOCK_ADMINS.fetch(connection)] == [key_id]:
-        raise LastAdminKeyError
+    await _require_another_admin(connection, key_id)
     row = await _REVOKE.fetchrow(connection, key_id=key_id)
     if row is None:
         raise KeyNotFoundError
     return _record(row)
 
 
+async def _require_another_admin(connection: Connection, key_id: str) -> None:
+    """Lock all admin keys. Raises :class:`LastAdminKeyError` if this is the only one."""
+    if [row["key_id"] for row in await _LOCK_ADMINS.fetch(connection)] == [key_id]:
+        raise LastAdminKeyError
+
+
+_THIS = col(ApiKey.key_id) == bindparam("id")
+_LOCK = statement(select(*_STORED, col(ApiKey.hash)).where(_THIS).with_for_update())
+_CHANGE = statement(
+    update(ApiKey).values(parameters("name", "roles", "rate_limit")).where(_THIS).returning(*_STORED)
+)
+
+
+async def change(
+    connection: Connection,
+    key_id: str,
+    *,
+    name: str | None = None,
+    roles: Collection[Role] | None = None,
+    rate_limit: int | EllipsisType | None = ...,
+) -> tuple[ApiKeyRecord, ApiKeyRecord]:
+    """Change a key from the next request on, in every process; returns it as it was, and as it is.
+
+    None for ``name`` or ``roles``, and ``...`` for ``rate_limit``, leave a value as it is. Raises
+    :class:`KeyNotFoundError`, :class:`KeyRevokedError`, or :class:`LastAdminKeyError` if no admin key would
+    remain.
+    """
+    if roles is not None and Role.ADMIN not in roles:
+        await _require_another_admin(connection, key_id)
+    before, _ = await _locked(connection, key_id)
+    row = await _CHANGE.fetchrow(
+        connection,
+        id=key_id,
+        name=before.name if name is None else name,
+        roles=_stored(before.roles if roles is None else roles),
+        rate_limit=before.rate_limit if rate_limit is ... else rate_limit,
+    )
+    assert row is not None  # the row is locked
+    return before, _record(row)
+
+
+def change_details(before: ApiKeyRecord, after: ApiKeyRecord) -> dict[str, Detail]:
+    """What the audit log says of a change."""
+    return {
+        "key_id": after.key_id,
+        "role_before": ",".join(before.roles),
+        "role": ",".join(after.roles),
+        "rate_limit_before": before.rate_limit,
+        "rate_limit": after.rate_limit,
+    }
+
+
+_DROP_EXPIRED = statement(delete_from(ReplacedSecret).where(col(ReplacedSecret.expires_at) <= func.now()))
+_EXPIRES = func.now() + bindparam("keep", type_=Interval())
+_SHORTEN = statement(
+    update(ReplacedSecret)
+    .values(expires_at=func.least(col(ReplacedSecret.expires_at), _EXPIRES))
+    .where(col(ReplacedSecret.key_id) == bindparam("id"))
+)
+_REPLACE = statement(
+    insert(ReplacedSecret)
+    .values(hash=bindparam("hash"), key_id=bindparam("key_id"), expires_at=_EXPIRES)
+    .returning(col(ReplacedSecret.expires_at))
+)
+_SET_HASH = statement(update(ApiKey).values(hash=bindparam("new_hash")).where(_THIS))
+
+
+async def rotate(connection: Connection, key_id: str, keep: timedelta) -> tuple[str, datetime]:
+    """Give a key another secret, in the caller's transaction; returns it, and the end of the replaced one.
+
+    The replaced secret is valid for ``keep`` more, and earlier ones at most as long. A caller that loses the new
+    secret rotates again: until they expire, all of them are valid. Raises :class:`KeyNotFoundError` or
+    :class:`KeyRevokedError`.
+    """
+    _, replaced = await _locked(connection, key_id)
+    secret = new_secret()
+    await _DROP_EXPIRED.execute(connection)
+    await _SHORTEN.execute(connection, id=key_id, keep=keep)
+    expires_at: datetime = await _REPLACE.fetchval(connection, hash=replaced, key_id=key_id, keep=keep)
+    await _SET_HASH.execute(connection, id=key_id, new_hash=_hash(secret))
+    return secret, expires_at
+
+
+async def _locked(connection: Connection, key_id: str) -> tuple[ApiKeyRecord, bytes]:
+    """A key that isn't revoked, and the hash of its secret. The row is locked until the transaction ends."""
+    row = await _LOCK.fetchrow(connection, id=key_id)
+    if row is None:
+        raise KeyNotFoundError
+    if row["revoked_at"] is not None:
+        raise KeyRevokedError
+    return _record(row), row["hash"]
+
+
+def _stored(roles: Collection[Role]) -> list[str]:
+    return [role.value for role in Role if role in roles]
+
+
 def _record(row: Record) -> ApiKeyRecord:
-    return ApiKeyRecord(**{**row, "role": Role(row["role"])})
+    values = {field.name: row[field.name] for field in fields(ApiKeyRecord)}
+    return ApiKeyRecord(**{**values, "roles": [Role(role) for role in row["roles"]]})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Index, Integer, LargeBinary, SmallInteger, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Column, Index, Integer, LargeBinary, SmallInteger, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
@@ -21,11 +21,22 @@ class ApiKey(SQLModel, table=True):
 
     key_id: str = text_column(primary_key=True)
     name: str = text_column()
-    role: str = text_column()
+    roles: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    """It may do what any of them may."""
     rate_limit: int | None = Field(default=None, sa_column=Column(Integer))
     hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     created_at: datetime = transaction_time()
     revoked_at: datetime | None = time_column(nullable=True)
+
+
+class ReplacedSecret(SQLModel, table=True):
+    """The SHA-256 of a secret that a rotation has replaced. Clients may use it until it expires."""
+
+    __tablename__ = "replaced_secrets"
+
+    hash: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
+    key_id: str = text_column()
+    expires_at: datetime = time_column()
 
 
 class RateWindow(SQLModel, table=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import SQLModel
 
-from models.tables.access import ApiKey, IdempotentAnswer, RateWindow
+from models.tables.access import ApiKey, IdempotentAnswer, RateWindow, ReplacedSecret
 from models.tables.audit import AuditCheckpoint, AuditRow
 from models.tables.events import (
     Event,
@@ -44,6 +44,7 @@ TABLES: tuple[type[SQLModel], ...] = (
     Consent,
     ConsentRecord,
     ApiKey,
+    ReplacedSecret,
     RateWindow,
     IdempotentAnswer,
     Instance,

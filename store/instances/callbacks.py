@@ -16,7 +16,7 @@ from models.tables.execution import Callback as StoredCallback
 from models.tables.execution import Instance
 from models.tables.people import DataKey as StoredKey
 from models.temporal.system import CallbackDue
-from models.vocabulary import Role
+from models.vocabulary import Role, widest
 from privacy.encryption import Cipher, DataKey
 from store import outbox
 from store.connection import Connection
@@ -35,7 +35,7 @@ class Callback:
     key_id: str
     """The API key that started the instance."""
     role: Role | None
-    """The key's current role, which decides the masking of the report; None if the key was revoked."""
+    """The widest of the key's current roles, which decides on masks; None if the key was revoked."""
 
 
 _ADD = statement(
@@ -68,7 +68,7 @@ _FIND = statement(
         col(StoredCallback.secret),
         col(StoredKey.wrapped),
         col(Instance.started_by),
-        col(ApiKey.role),
+        col(ApiKey.roles),
     )
     .join(Instance, col(Instance.instance_id) == col(StoredCallback.instance_id))
     .join(StoredKey, col(StoredKey.subject) == col(StoredCallback.user_id))
@@ -87,7 +87,7 @@ async def find(connection: Connection, cipher: Cipher, instance_id: str) -> Call
         key.decrypt_json("callbacks.url", row["url"], instance_id),
         key.decrypt_json("callbacks.secret", row["secret"], instance_id),
         row["started_by"],
-        Role(row["role"]) if row["role"] else None,
+        widest([Role(role) for role in row["roles"]]) if row["roles"] else None,
     )
 
 

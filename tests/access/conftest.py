@@ -69,7 +69,7 @@ async def peopled(
     await _instance(database, cipher, canaries)
     async with database.connection() as connection:
         await connection.execute(
-            """INSERT INTO api_keys (key_id, name, role, hash) VALUES ('key_1', 'some', 'analyst', 'x')"""
+            """INSERT INTO api_keys (key_id, name, roles, hash) VALUES ('key_1', 'some', '{analyst}', 'x')"""
         )
         await connection.execute(
             "INSERT INTO retention_runs (run_id, requested_by, data_types) VALUES ('run-1', 'key_1', '{events}')"

@@ -114,6 +114,8 @@ TABLE: Mapping[str, Row] = {
     "GET /audit/{audit_id}": Row(ADMIN, 200, 404),
     "GET /keys": Row(ADMIN, 200),
     "POST /keys": Row(ADMIN, 201, body=sends({"name": "another", "role": "analyst"})),
+    "PATCH /keys/{key_id}": Row(ADMIN, 200, 404, body=sends({"rate_limit": 50})),
+    "POST /keys/{key_id}/rotate": Row(ADMIN, 200, 404),
     "DELETE /keys/{key_id}": Row(ADMIN, 204, 404),
     "GET /health/live": Row(PUBLIC, 200),
     "GET /health/ready": Row(PUBLIC, 200),

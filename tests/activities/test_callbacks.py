@@ -66,7 +66,7 @@ async def ended(
 ) -> AsyncIterator[Ended]:
     async with HookServer() as hooks:
         async with database.transaction() as connection:
-            executing, _ = await api_keys.create(connection, "leaked", Role.ADMIN)
+            executing, _ = await api_keys.create(connection, "leaked", [Role.ADMIN])
             key = await data_keys.require(connection, cipher, customer.user_id)
             gift = {"gift": "tea for Ada"}
             new = NewInstance("i-1", "onboarding", customer.user_id, 3, gift, started_by=executing.key_id)
@@ -79,7 +79,7 @@ async def ended(
 
 async def test_a_callback_shows_the_instance_as_the_key_may_see_it_at_that_time(ended: Ended) -> None:
     await ended.send()
-    await ended.execute("UPDATE api_keys SET role = 'operator'")
+    await ended.execute("UPDATE api_keys SET roles = '{operator}'")
     await ended.send()
     shown = [json.loads(hook.body)["parameters"]["gift"] for hook in ended.hooks.received]
     assert shown[0] == "tea for Ada"
@@ -100,13 +100,26 @@ async def test_a_callback_has_the_envelope_of_a_webhook_and_the_documented_shape
     }
 
 
+async def test_a_callback_is_sent_after_the_rotation_of_its_key_whose_several_roles_mask_it_together(
+    ended: Ended,
+) -> None:
+    async with ended.database.connection() as connection:
+        await api_keys.create(connection, "other", [Role.ADMIN])  # the last admin key keeps its role
+        await api_keys.rotate(connection, ended.key_id, timedelta())
+        await api_keys.change(connection, ended.key_id, roles={Role.INTEGRATOR, Role.ANALYST})
+    await ended.send()
+    [hook] = ended.hooks.received
+    assert "Ada" not in json.loads(hook.body)["parameters"]["gift"]
+    assert await ended.stored() == ("delivered", 1)
+
+
 async def _revoke(connection: Connection, key_id: str) -> None:
-    await api_keys.create(connection, "other", Role.ADMIN)  # the last admin key can't be revoked
+    await api_keys.create(connection, "other", [Role.ADMIN])  # the last admin key can't be revoked
     await api_keys.revoke(connection, key_id)
 
 
 async def _may_only_write(connection: Connection, key_id: str) -> None:
-    await connection.execute("UPDATE api_keys SET role = 'integrator' WHERE key_id = $1", key_id)
+    await connection.execute("UPDATE api_keys SET roles = '{integrator}' WHERE key_id = $1", key_id)
 
 
 async def _vanish(connection: Connection, key_id: str) -> None:

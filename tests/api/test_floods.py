@@ -62,7 +62,7 @@ async def test_a_key_that_was_revoked_is_throttled_as_an_unknown_one(
     secret = await new_key(database, Role.ANALYST)
     assert (await throttled.get("/users", headers=bearer(secret))).status_code == 200
     async with database.connection() as connection:
-        [newest] = [key for key in await api_keys.list_keys(connection) if key.role is Role.ANALYST][-1:]
+        [newest] = [key for key in await api_keys.list_keys(connection) if Role.ANALYST in key.roles][-1:]
         await api_keys.revoke(connection, newest.key_id)
     statuses = [(await throttled.get("/users", headers=bearer(secret))).status_code for _ in range(LIMIT + 2)]
     assert statuses == [401] * LIMIT + [429] * 2

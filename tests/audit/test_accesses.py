@@ -22,7 +22,7 @@ from runtime.settings import Settings
 from tests.audit.log import Log
 from tests.support.builders import collected, user
 from tests.support.events import add_users, event
-from tests.support.http import Clients, assert_problem, clients_of, field_errors
+from tests.support.http import Clients, assert_problem, bearer, clients_of, field_errors
 from tests.support.processes import ROOT
 
 Row = dict[str, Any]
@@ -321,16 +321,34 @@ async def test_a_change_to_a_workflow_is_recorded_with_the_values_before_and_aft
     assert rows[3]["outcome"] == "denied"
 
 
-async def test_keys_created_and_revoked_on_the_command_line_are_recorded(
+async def test_keys_changed_on_the_command_line_are_recorded(
     people: Clients, log: Log, api_settings: Settings
 ) -> None:
     made = await perennial(api_settings, "keys", "create", "--name", "x", "--role", "analyst")
     key = next(each["id"] for each in (await people.admin.get("/keys")).json()["data"] if each["name"] == "x")
+    rotated = await perennial(api_settings, "keys", "rotate", key, "--keep-hours", "0")
+    roles = ("--role", "integrator", "--role", "operator")
+    changed = await perennial(api_settings, "keys", "update", key, *roles, "--rate-limit", "7")
+    for secret, status in ((made, 401), (rotated, 200)):
+        answer = await people.anonymous.get("/users", headers=bearer(secret.strip()))
+        assert answer.status_code == status
+    assert changed.strip() == f"Key {key}: x, operator, integrator, rate limit 7."
     await perennial(api_settings, "keys", "revoke", key)
-    assert made.startswith("prn_")
     rows = [row for row in await log.rows() if row["actor"] == "system:cli"]
     assert [(row["role"], row["action"], row["details"]) for row in rows] == [
         ("system", "keys.create", {"key_id": key, "role": "analyst"}),
+        ("system", "keys.rotate", {"key_id": key, "keep_hours": 0}),
+        (
+            "system",
+            "keys.change",
+            {
+                "key_id": key,
+                "role_before": "analyst",
+                "role": "operator,integrator",
+                "rate_limit_before": None,
+                "rate_limit": 7,
+            },
+        ),
         ("system", "keys.revoke", {"key_id": key}),
     ]
 

@@ -29,7 +29,7 @@ async def test_an_unknown_key_leaves_no_row(database: Database) -> None:
 
 async def test_a_revoked_key_is_unknown(database: Database) -> None:
     async with database.transaction() as connection:
-        record, secret = await api_keys.create(connection, "x", Role.ANALYST)
+        record, secret = await api_keys.create(connection, "x", [Role.ANALYST])
     key = await authenticate(database, secret)
     assert key is not None
     assert (key.key_id, key.name, key.role) == (record.key_id, "x", Role.ANALYST)
@@ -44,7 +44,7 @@ async def test_a_revoked_key_is_unknown(database: Database) -> None:
 
 async def test_concurrent_requests_are_each_counted_once(database: Database) -> None:
     async with database.transaction() as connection:
-        _, secret = await api_keys.create(connection, "x", Role.ANALYST)
+        _, secret = await api_keys.create(connection, "x", [Role.ANALYST])
     keys = await asyncio.gather(*(authenticate(database, secret) for _ in range(200)))
     assert sorted(each.used for each in keys if each) == list(range(1, 201))
     assert sum(each.exceeded for each in keys if each) == 100
@@ -57,7 +57,7 @@ async def test_authentication_takes_less_than_two_milliseconds_at_the_median(
     await limiter.open()
     try:
         async with database.transaction() as connection:
-            _, secret = await api_keys.create(connection, "x", Role.ANALYST)
+            _, secret = await api_keys.create(connection, "x", [Role.ANALYST])
         took = await _median_seconds(lambda: authenticate(limiter, secret))
         assert took < 0.002
     finally:

@@ -36,7 +36,7 @@ class Clients:
 async def new_key(database: Database, role: Role, rate_limit: int | None = PLENTY) -> str:
     """Create a key for a role. ``rate_limit`` None is the default limit."""
     async with database.transaction() as connection:
-        _, secret = await api_keys.create(connection, f"test {role}", role, rate_limit)
+        _, secret = await api_keys.create(connection, f"test {role}", [role], rate_limit)
     return secret
 
 
