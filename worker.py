@@ -152,7 +152,7 @@ def build_system_workers(
     activities: dict[Queue, Activities] = {
         Queue.PROJECTION: [Projector(database, cipher, triggers()).follow],
         Queue.DELIVERY: _delivery(client, system, settings, database, cipher),
-        Queue.MAINTENANCE: _maintenance(client, database, cipher, owner),
+        Queue.MAINTENANCE: _maintenance(client, settings, database, cipher, owner),
     }
     # A loop always holds one slot. After missed heartbeats it holds two, until the first attempt notices.
     slots = {
@@ -182,11 +182,13 @@ def _delivery(
     return [outbox.deliver, callbacks.send, callbacks.give_up]
 
 
-def _maintenance(client: Client, database: Database, cipher: Cipher, owner: Database | None) -> Activities:
+def _maintenance(
+    client: Client, settings: Settings, database: Database, cipher: Cipher, owner: Database | None
+) -> Activities:
     retention = Retention(database, owner, client, CheckpointKey(cipher))
     return [
         Redactions(database, cipher).apply,
-        Reconciler(database, cipher, client).reconcile,
+        Reconciler(database, cipher, client, settings.task_queue).reconcile,
         Partitions(database).make_ahead,
         AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
         retention.begin,

@@ -33,7 +33,16 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.loops import turn
 from delivery.resets import ResetImpossibleError, reset_instance
-from delivery.temporal import RunUnknownError, describe, handle_of, signal_event, start_instance
+from delivery.temporal import (
+    RunUnknownError,
+    describe,
+    handle_of,
+    restart_instance,
+    signal_event,
+    start_instance,
+)
+from models.errors import ParameterMissingError, WorkflowNotFoundError
+from models.temporal.ending import HISTORY_LOST
 from models.temporal.execution import RecordedEvent
 from models.temporal.public_text import PublicText
 from models.temporal.starting import Startable
@@ -45,6 +54,7 @@ from store import outbox
 from store.connection import Connection
 from store.consents import locks
 from store.instances import decisions, instances, replays, starting, terminal
+from store.instances.dead_letters import StoredDeadLetter
 from store.instances.decisions import RefusedTrigger
 from store.instances.starting import StartRequest
 from store.outbox import OutboxEntry, StoredOutboxEntry
@@ -248,7 +258,7 @@ class Outbox:
         return None
 
     async def _replay(self, entry: OutboxEntry) -> None:
-        """Reset the instance to its failed step; reject the replay if Temporal can't.
+        """Reset the instance to its failed step. If Temporal has no history of it, start it anew (ADR 0045).
 
         After a crash that follows the reset, the next delivery resets nothing, since the new run is open. It
         writes the signals again, which the workflow ignores. Once the instance has passed the failed step, its
@@ -259,6 +269,8 @@ class Outbox:
         if dead_letter is None:
             return
         try:
+            if dead_letter.error_type == HISTORY_LOST:
+                raise ResetImpossibleError
             await reset_instance(
                 self._client,
                 dead_letter.workflow_id,
@@ -268,11 +280,39 @@ class Outbox:
                 request_id=f"{dead_letter.dead_letter_id}-{dead_letter.attempts}",
             )
         except ResetImpossibleError:
-            async with self._database.transaction() as connection:
-                await replays.reject(connection, self._cipher, dead_letter)
-            return
+            if not await self._restart(dead_letter):
+                return
         async with self._database.transaction() as connection:
             await replays.signal_missed_events(connection, self._cipher, dead_letter)
+
+    async def _restart(self, dead_letter: StoredDeadLetter) -> bool:
+        """Start an instance anew; False if it has ended, or its workflow is gone or needs other parameters.
+
+        If the worker dies before the call to Temporal, the next delivery prepares the same start. After the call
+        it finds the new run.
+        """
+        workflow = self._startables.get(dead_letter.workflow_id)
+        async with self._database.transaction() as connection:
+            try:
+                if workflow is None:
+                    raise WorkflowNotFoundError
+                restart = await replays.prepare_restart(
+                    connection, self._cipher, workflow, dead_letter.instance_id
+                )
+            except (WorkflowNotFoundError, ParameterMissingError):
+                await replays.reject(connection, self._cipher, dead_letter)
+                return False
+        if restart is None:
+            return False
+        await restart_instance(
+            self._client,
+            self._task_queue,
+            restart.new,
+            workflow.description,
+            lost_run=restart.lost_run,
+            replaced_runs=restart.replaced_runs,
+        )
+        return True
 
     async def _cancel(self, entry: OutboxEntry) -> None:
         """Cancel an instance.

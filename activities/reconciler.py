@@ -4,21 +4,23 @@ A lifecycle workflow normally records its end in the instance's row. It can't if
 timed it out. Nor can it if a process inserted the row and died before it started the workflow (ADR 0008). Every
 :data:`COMPARE_INTERVAL`, :meth:`Reconciler.reconcile` reads the true status from Temporal and ends such instances.
 
-A history is lost if someone deleted the run or Temporal lost its database. Temporal's list of closed runs lacks
-lost histories. So, after :data:`LOST_AFTER`, each comparison also looks up some instances with a recorded run.
+A history is lost if someone deleted the run, or if Temporal lost its database or was restored to an older state.
+Temporal's list of closed runs lacks lost histories. So each comparison also looks up some instances with a
+recorded run. It looks up all of them when the progress is new or old: then Temporal or this loop was away.
 
-The reconciler ends an instance with a lost history only after :data:`LOST_AFTER` in the same Temporal namespace.
-Such an instance can't be replayed. A run that is unknown for a short time may mean a wrong or restarting cluster.
+An instance with a lost history fails with a dead letter, whose replay starts it anew (ADR 0045). A worker that
+starts with the wrong Temporal has :data:`LOST_AFTER` before the first such end.
 
 All writes are idempotent. They end only rows without an end, and ignore a run if the instance has a newer one.
 """
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
@@ -32,21 +34,24 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from activities.loops import run_loop
-from delivery.temporal import RunUnknownError, describe
-from models.temporal.ending import ENDED_AS, failure_without_stack, history_lost, never_started
+from activities.problems import Problems
+from delivery.temporal import RunUnknownError, describe, tasks_fail
+from models.temporal.ending import ENDED_AS, HISTORY_LOST, failure_without_stack, history_lost, never_started
 from models.temporal.execution import StepFailure
 from models.temporal.identity import WORKFLOW
 from models.temporal.system import ReconcileRequest, ReconcileResult
-from models.vocabulary import InstanceStatus
+from models.vocabulary import InstanceStatus, ProblemKind
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import RPC_TIMEOUT
 from store.instances import instances, terminal
-from store.instances.instances import Unfinished
-from store.instances.states import HISTORY_LOST, NOT_STARTED
+from store.instances.instances import SCANNED_ROWS, Unfinished
+from store.instances.states import NOT_STARTED
 from store.instances.terminal import Ending
 
 logger = logging.getLogger("perennial.reconciler")
+
+T = TypeVar("T")
 
 COMPARE_INTERVAL = timedelta(seconds=20)
 OVERLAP = timedelta(minutes=2)
@@ -54,8 +59,12 @@ OVERLAP = timedelta(minutes=2)
 differ."""
 UNSTARTED_AFTER = timedelta(minutes=1)
 """The age at which an instance without a recorded run is looked up. A start normally takes far less time."""
-LOST_AFTER = timedelta(hours=1)
-"""How long comparisons run in one namespace before they end started instances that Temporal doesn't know."""
+LOST_AFTER = timedelta(seconds=15)
+"""How long comparisons run in one namespace before they end started instances that Temporal doesn't know: the
+second one does."""
+AWAY_AFTER = timedelta(minutes=5)
+"""A comparison that comes so long after the one before looks up all instances."""
+LOOKUPS_AT_ONCE = 20
 MOST_LOOKUPS = 100
 """The most instances that one comparison looks up to find lost histories. 50,000 instances take three hours."""
 _CHUNK = 200
@@ -69,10 +78,12 @@ failed runs have recorded their end."""
 
 
 class Reconciler:
-    def __init__(self, database: Database, cipher: Cipher, client: Client) -> None:
+    def __init__(self, database: Database, cipher: Cipher, client: Client, task_queue: str | None = None) -> None:
+        """``task_queue``: see :class:`activities.problems.Problems`."""
         self._database = database
         self._cipher = cipher
         self._client = client
+        self._problems = Problems(database, client, task_queue)
 
     @activity.defn(name="reconciler.reconcile")
     async def reconcile(self, request: ReconcileRequest) -> ReconcileRequest:
@@ -84,7 +95,8 @@ class Reconciler:
            repeats at most one comparison, which doesn't change instances that have an end.
         2. after the last comparison, before Temporal has the activity's result: as 1.
 
-        If Temporal loses all histories, it also loses the progress. Then :data:`LOST_AFTER` begins again.
+        If Temporal loses all histories, it also loses the progress. Then :data:`LOST_AFTER` begins again, and the
+        comparison after it looks up all instances.
         """
         progress = _heartbeated() or request
 
@@ -101,44 +113,66 @@ class Reconciler:
 
     async def advance(self, progress: ReconcileRequest) -> ReconcileRequest:
         """Compare once. Ignore ``progress`` if it belongs to another namespace."""
-        namespace_id = await self._namespace_id()
+        namespace = await self._client.workflow_service.describe_namespace(
+            DescribeNamespaceRequest(namespace=self._client.namespace), timeout=RPC_TIMEOUT
+        )
+        namespace_id = namespace.namespace_info.id
         if progress.namespace_id != namespace_id:
             progress = ReconcileRequest()
         result = await self.end_unrecorded(progress)
+        await self._problems.compare(namespace)
         return ReconcileRequest(
             namespace_id=namespace_id,
             since=result.until,
             watching_since=result.watching_since,
             after=result.after,
+            swept=result.swept,
         )
-
-    async def _namespace_id(self) -> str:
-        described = await self._client.workflow_service.describe_namespace(
-            DescribeNamespaceRequest(namespace=self._client.namespace), timeout=RPC_TIMEOUT
-        )
-        return described.namespace_info.id
 
     async def end_unrecorded(self, progress: ReconcileRequest) -> ReconcileResult:
         """End instances that have no recorded end, if Temporal has closed their run or doesn't know it.
 
         Looks up the instances whose run closed since the last comparison, and those without a recorded run. After
-        :data:`LOST_AFTER`, also looks up the next :data:`MOST_LOOKUPS` instances with a recorded run.
+        :data:`LOST_AFTER`, also looks up the next :data:`MOST_LOOKUPS` instances with a recorded run, or all.
         """
         began = datetime.now(UTC)
         ended = 0
         async for instance in self._suspects(progress.since):
             ended += await self._end_if_closed(instance)
         watching_since, after = progress.watching_since or began, ""
+        away = progress.since is None or began - OVERLAP - progress.since >= AWAY_AFTER
+        swept = progress.swept and not away
         if began - watching_since >= LOST_AFTER:
-            async with self._database.connection() as connection:
-                found, after = await instances.scan_running(connection, progress.after, MOST_LOOKUPS)
-            for instance in found:
-                ended += await self._end_if_closed(instance, may_be_lost=True)
-        return ReconcileResult(until=began - OVERLAP, ended=ended, watching_since=watching_since, after=after)
+            if swept:
+                found, after = await self._look_up(progress.after, MOST_LOOKUPS)
+                ended += found
+            else:
+                ended += await self._sweep()
+                swept = True
+        return ReconcileResult(
+            until=began - OVERLAP, ended=ended, watching_since=watching_since, after=after, swept=swept
+        )
+
+    async def _sweep(self) -> int:
+        """Look up all instances with a recorded run."""
+        ended, after = await self._look_up("", SCANNED_ROWS)
+        while after:
+            more, after = await self._look_up(after, SCANNED_ROWS)
+            ended += more
+        return ended
+
+    async def _look_up(self, after: str, most: int) -> tuple[int, str]:
+        """Look up the next instances; returns the number of those that it ended, and the id for the next."""
+        async with self._database.connection() as connection:
+            found, after = await instances.scan_running(connection, after, most)
+        ended = 0
+        for chunk in _chunks(found, LOOKUPS_AT_ONCE):
+            ended += sum(await asyncio.gather(*(self._end_if_closed(each, may_be_lost=True) for each in chunk)))
+        return ended, after
 
     async def _suspects(self, since: datetime | None) -> AsyncIterator[Unfinished]:
         closed = [instance_id async for instance_id in self._closed(since)]
-        for chunk in _chunks(closed):
+        for chunk in _chunks(closed, _CHUNK):
             async with self._database.connection() as connection:
                 found = await instances.unfinished(connection, chunk)
             for each in found:
@@ -168,7 +202,11 @@ class Reconciler:
         except RunUnknownError:
             ending = _ending_of_unknown(instance, may_be_lost=may_be_lost)
         else:
-            ending = await self._ending(instance, described)
+            self._problems.note(instance.instance_id, failing=tasks_fail(described))
+            if described.run_id in instance.replaced_runs and may_be_lost:
+                ending = _ending_of_unknown(instance, may_be_lost=True)  # Temporal has only older runs
+            else:
+                ending = await self._ending(instance, described)
         if ending is None:
             return 0
         async with self._database.transaction() as connection:
@@ -208,13 +246,14 @@ def _heartbeated() -> ReconcileRequest | None:
 def _ending_of_unknown(instance: Unfinished, *, may_be_lost: bool) -> Ending | None:
     if instance.run_id is None:
         return Ending(InstanceStatus.FAILED, None, never_started(), NOT_STARTED)
-    if not may_be_lost:
+    if not may_be_lost or instance.run_id in instance.replaced_runs:  # the outbox has the replay
         return None
-    failure = history_lost(instance.current_step)
-    return Ending(InstanceStatus.FAILED, instance.run_id, failure, HISTORY_LOST, replayable=False)
+    if instance.reason is not None:  # of a cancellation, which no replay may undo
+        return Ending(InstanceStatus.CANCELLED, instance.run_id)
+    return Ending(
+        InstanceStatus.FAILED, instance.run_id, history_lost(), HISTORY_LOST, problem=ProblemKind.HISTORY_LOST
+    )
 
 
-def _chunks(items: Iterable[str]) -> Iterable[list[str]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, _CHUNK)):
-        yield chunk
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[begin : begin + size] for begin in range(0, len(items), size))

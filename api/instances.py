@@ -17,19 +17,19 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.resources import TEMPORAL_DOWN, Resources
-from delivery.temporal import RunUnknownError, describe, handle_of
+from checks.workers import Workers
+from delivery.temporal import RunUnknownError, describe, handle_of, tasks_fail
 from models.errors import (
     AlreadyFinishedError,
-    HistoryGoneError,
     InstanceNotFoundError,
     TemporalUnavailableError,
     WorkerUnavailableError,
 )
-from models.instances import StoredInstance
+from models.instances import Problem, StoredInstance
 from models.schemas.workflows import InstanceView
 from models.temporal.ending import ENDED_AS, history_lost, never_started
 from models.temporal.identity import STATUS, STEP
-from models.vocabulary import InstanceStatus, Role
+from models.vocabulary import InstanceStatus, ProblemKind, Role
 from privacy import instance_views
 from privacy.encryption import Cipher
 from privacy.instance_views import UiLinks
@@ -60,14 +60,17 @@ class InstanceState:
 class Instances:
     """Reads and commands instances. ``client`` is None if no Temporal is configured."""
 
-    def __init__(self, database: Database, cipher: Cipher, client: Client | None) -> None:
+    def __init__(
+        self, database: Database, cipher: Cipher, client: Client | None, workers: Workers | None = None
+    ) -> None:
         self._database = database
         self._cipher = cipher
         self._configured_client = client
+        self._workers = workers
 
     @classmethod
     def of(cls, resources: Resources) -> Instances:
-        return cls(resources.database, resources.cipher, resources.temporal)
+        return cls(resources.database, resources.cipher, resources.temporal, resources.workers)
 
     async def get(self, workflow_id: str, instance_id: str, *, damaged: bool = False) -> InstanceState:
         """Raises :class:`InstanceNotFoundError`. ``damaged``: see :func:`store.instances.instances.find`."""
@@ -83,7 +86,8 @@ class Instances:
         if described.status in ENDED_AS:
             # The end is recorded just before Temporal closes the run, maybe after the first read of the row.
             stored = await self._stored(workflow_id, instance_id, damaged=damaged)
-        return InstanceState(_corrected(stored, described))
+        silent_since = await self._workers.silent_since() if self._workers else None
+        return InstanceState(_with_problem(_corrected(stored, described), described, silent_since))
 
     async def finished_within(
         self, workflow_id: str, instance_id: str, seconds: float, stopping: asyncio.Event
@@ -170,16 +174,6 @@ class Instances:
             return False
         raise AlreadyFinishedError
 
-    async def require_history(self, workflow_id: str, instance_id: str, run_id: str) -> None:
-        """Raises :class:`HistoryGoneError` if Temporal no longer has the run's history, and
-        :class:`TemporalUnavailableError` if it doesn't answer."""
-        try:
-            await describe(self._client, workflow_id, instance_id, run_id)
-        except RunUnknownError as error:
-            raise HistoryGoneError from error
-        except TEMPORAL_DOWN as error:
-            raise TemporalUnavailableError from error
-
     async def _stored(self, workflow_id: str, instance_id: str, *, damaged: bool = False) -> StoredInstance:
         async with self._database.connection() as connection:
             found = await instances.find(connection, self._cipher, instance_id, damaged=damaged)
@@ -218,7 +212,32 @@ def _corrected(stored: StoredInstance, described: WorkflowExecutionDescription) 
     )
 
 
+def _with_problem(
+    stored: StoredInstance, described: WorkflowExecutionDescription, silent_since: datetime | None
+) -> StoredInstance:
+    """The instance with the problem that it has now, which the reconciler may not have stored yet."""
+    if stored.status.finished:
+        return stored
+    problem = stored.problem
+    if tasks_fail(described):
+        if problem is None or problem.kind is not ProblemKind.INCOMPATIBLE_DEPLOY:
+            problem = Problem(ProblemKind.INCOMPATIBLE_DEPLOY, datetime.now(UTC))
+    elif problem is not None and problem.kind is ProblemKind.INCOMPATIBLE_DEPLOY:
+        problem = None
+    return unserved(replace(stored, problem=problem), silent_since)
+
+
+def unserved(stored: StoredInstance, silent_since: datetime | None) -> StoredInstance:
+    """The instance with the problem `no_worker`, if no worker runs and it has no other problem."""
+    if silent_since is None or stored.status.finished or stored.problem is not None:
+        return stored
+    return replace(stored, problem=Problem(ProblemKind.NO_WORKER, silent_since))
+
+
 def _may_be_starting(stored: StoredInstance) -> bool:
+    """Whether Temporal may not know the instance yet, because a start or a replay is under way."""
+    if stored.run_id in stored.replaced_runs:
+        return True
     return stored.run_id is None and datetime.now(UTC) - stored.start_time < NOT_STARTED_AFTER
 
 
@@ -226,8 +245,10 @@ def _unknown_to_temporal(stored: StoredInstance) -> StoredInstance:
     """An unfinished instance without a run in Temporal: starting, or failed."""
     if _may_be_starting(stored):
         return stored
-    failure = never_started() if stored.run_id is None else history_lost(stored.current_step)
-    return replace(stored, status=InstanceStatus.FAILED, error=failure.model_dump())
+    if stored.run_id is None:
+        return replace(stored, status=InstanceStatus.FAILED, error=never_started().model_dump())
+    problem = Problem(ProblemKind.HISTORY_LOST, datetime.now(UTC))
+    return replace(stored, status=InstanceStatus.FAILED, error=history_lost().model_dump(), problem=problem)
 
 
 def _command_error(error: Exception) -> AlreadyFinishedError | TemporalUnavailableError:

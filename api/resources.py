@@ -12,6 +12,7 @@ from temporalio.service import RPCError
 from api.ingest import Ingest, Notifier
 from api.throttle import FailureThrottle
 from checks.health import Health
+from checks.workers import Workers
 from models.errors import TemporalUnavailableError
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
@@ -40,6 +41,7 @@ class Resources:
     failures: FailureThrottle = field(init=False)
     ingest: Ingest = field(init=False)
     health: Health = field(init=False)
+    workers: Workers = field(init=False)
     _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)
 
@@ -49,6 +51,7 @@ class Resources:
         self.failures = FailureThrottle(self.settings.failed_authentications_per_minute)
         self.ingest = Ingest(self.database, self.cipher, self._notifier)
         self.health = Health(self.settings, self.database, self.cipher, self.temporal)
+        self.workers = Workers(self.settings, self.temporal)
 
     @classmethod
     async def build(cls, settings: Settings) -> Resources:

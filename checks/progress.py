@@ -12,17 +12,14 @@ from datetime import UTC, date, datetime, timedelta
 
 from sqlmodel import col
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
-    DescribeTaskQueueRequest,
     DescribeWorkflowExecutionRequest,
-    DescribeWorkflowExecutionResponse,
 )
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from checks.unmet import Unmet
+from delivery.temporal import POLLER_SILENT, last_poll
 from models.rules.sharding import SHARDS
 from models.tables.people import DataKey as DataKeyRow
 from models.temporal.system import PROJECTOR, projector_id
@@ -46,8 +43,6 @@ OUTBOX_ATTEMPTS = 6
 REDACTIONS_BEHIND = timedelta(minutes=10)
 WORKER_SILENT = timedelta(seconds=15)
 """A loop sends a heartbeat every two seconds, and moves to another worker after five."""
-POLLER_SILENT = timedelta(seconds=90)
-"""A poll of a task queue takes at most a minute."""
 _SAMPLE = 5
 _RPC_TIMEOUT = timedelta(seconds=2)
 
@@ -161,7 +156,17 @@ async def audit(connection: Connection) -> Unmet | None:
 
 
 async def loops(system: Client, clock: Callable[[], float] = time.time) -> Unmet | None:
-    """Whether a worker runs the system's jobs, by the heartbeats of the first shard's projector."""
+    """Whether a worker runs the system's jobs, by :func:`last_sign`."""
+    found = await last_sign(system)
+    if found is None:
+        return _no_worker("No worker has started the system's jobs")
+    if clock() - found.timestamp() <= WORKER_SILENT.seconds:
+        return None
+    return _no_worker(f"No worker has run the system's jobs for {WORKER_SILENT.seconds} s")
+
+
+async def last_sign(system: Client) -> datetime | None:
+    """The newest heartbeat or start of the first shard's projector; None if no worker has started it."""
     request = DescribeWorkflowExecutionRequest(
         namespace=system.namespace, execution=WorkflowExecution(workflow_id=projector_id(0))
     )
@@ -170,30 +175,17 @@ async def loops(system: Client, clock: Callable[[], float] = time.time) -> Unmet
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
-        return _no_worker("No worker has started the system's jobs")
-    if clock() - _last_sign(found) <= WORKER_SILENT.seconds:
         return None
-    return _no_worker(f"No worker has run the system's jobs for {WORKER_SILENT.seconds} s")
-
-
-def _last_sign(found: DescribeWorkflowExecutionResponse) -> float:
-    """The time of the newest heartbeat or start."""
     times = [found.workflow_execution_info.start_time]
     for each in found.pending_activities:
         times += [each.last_heartbeat_time, each.last_started_time]
-    return max(each.ToMicroseconds() for each in times) / 1e6
+    return max(each.ToDatetime(UTC) for each in times)
 
 
 async def pollers(client: Client, task_queue: str, clock: Callable[[], float] = time.time) -> Unmet | None:
     """Whether a worker polls the task queue of instances."""
-    request = DescribeTaskQueueRequest(
-        namespace=client.namespace,
-        task_queue=TaskQueue(name=task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
-    found = await client.workflow_service.describe_task_queue(request, timeout=_RPC_TIMEOUT)
-    newest = max((each.last_access_time.ToMicroseconds() / 1e6 for each in found.pollers), default=0.0)
-    if clock() - newest <= POLLER_SILENT.seconds:
+    newest = await last_poll(client, task_queue)
+    if newest is not None and clock() - newest.timestamp() <= POLLER_SILENT.seconds:
         return None
     return _no_worker(f"No worker has polled the task queue of instances for {POLLER_SILENT.seconds} s")
 

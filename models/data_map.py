@@ -121,6 +121,8 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "instances.trigger_event_type": TYPE,
     "decisions.reason": WORD,
     "decisions.first_event_id": EVENT_ID,
+    "instances.waits_until": "names of steps, and times",
+    "instances.problem": "a value of `problem`",
     "dead_letters.dead_letter_id": PLATFORM_ID,
     "dead_letters.failed_step": "a step's name",
     "messages.message_id": PLATFORM_ID,

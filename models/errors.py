@@ -243,16 +243,6 @@ class AlreadyReplayingError(ConflictError):
         super().__init__("The dead letter is being replayed; read its instance for the result.")
 
 
-class HistoryGoneError(ConflictError):
-    code, title = "history_gone", "The history has been deleted"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Temporal has deleted the history of this instance, so it can't be replayed; "
-            "execute the workflow again, or discard the dead letter."
-        )
-
-
 class StillUnusableError(ConflictError):
     code, title = "still_unusable", "The event still can't be used"
 

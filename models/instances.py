@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from models.temporal.execution import ExitRequest, RecordedEvent
-from models.vocabulary import InstanceStatus, Purpose
+from models.vocabulary import InstanceStatus, ProblemKind, Purpose
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class StoredTrigger:
     event_id: str
     event_type: str | None
     """None for instances of an earlier version whose event was no longer stored."""
+    timestamp: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class StoredCallback:
     attempts: int
     last_status: int | None
     last_attempt_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why an unfinished instance doesn't go on."""
+
+    kind: ProblemKind
+    since: datetime
+    """When it was found, at the latest."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,14 @@ class StoredInstance:
     callback: StoredCallback | None = None
     trigger: StoredTrigger | None = None
     """The event that started it, if one did."""
+    waits_until: Mapping[str, datetime] = field(default_factory=dict)
+    """The deadlines of the waits under way, by step."""
+    problem: Problem | None = None
+
+    @property
+    def waiting_until(self) -> datetime | None:
+        """The earliest deadline of the waits under way; None without one, and after the end."""
+        return None if self.end_time else min(self.waits_until.values(), default=None)
 
     @classmethod
     def started(cls, new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:

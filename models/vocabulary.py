@@ -68,6 +68,17 @@ class InstanceStatus(StrEnum):
         return self not in (InstanceStatus.RUNNING, InstanceStatus.PAUSED)
 
 
+class ProblemKind(StrEnum):
+    """Why an instance that should run doesn't go on."""
+
+    INCOMPATIBLE_DEPLOY = "incompatible_deploy"
+    """Its workflow tasks fail: the deployed code doesn't fit its history."""
+    NO_WORKER = "no_worker"
+    """No worker polls its task queue."""
+    HISTORY_LOST = "history_lost"
+    """Temporal has no history of it."""
+
+
 class DeadLetterStatus(StrEnum):
     OPEN = "open"
     """An operator has to replay or discard it."""

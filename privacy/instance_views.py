@@ -15,6 +15,7 @@ from models.schemas.workflows import (
     CallbackView,
     ErrorView,
     InstanceView,
+    ProblemView,
     TemporalView,
     TriggeredByView,
 )
@@ -65,8 +66,14 @@ def instance_view(
         temporal=_temporal(stored, links),
         stale=stale,
         reason=stored.reason,
+        waiting_until=stored.waiting_until,
+        problem=ProblemView(**vars(stored.problem)) if stored.problem else None,
         callback=CallbackView(**vars(stored.callback)) if stored.callback else None,
-        trigger=TriggeredByView(**vars(stored.trigger)) if stored.trigger else None,
+        trigger=(
+            TriggeredByView(event_id=stored.trigger.event_id, event_type=stored.trigger.event_type)
+            if stored.trigger
+            else None
+        ),
     )
 
 

@@ -49,6 +49,8 @@ async def skipping_temporal(codec: EncryptedPayloads, *more: str) -> AsyncIterat
         "history.transferProcessorMaxPollRPS=300",
         # Temporal deletes a history only after acknowledging its end, by default every 30 s.
         'history.transferProcessorUpdateAckInterval="1s"',
+        # As in the embedded stack.
+        "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
         *more,
     )
     environment = await WorkflowEnvironment.start_time_skipping_v2(

@@ -203,6 +203,8 @@ class LifecycleWorkflow(Instance[P]):
         latest before the next step.
         """
         step = self._number(name)
+        if ended := self._ended_in_lost_run(step, ConditionResult):
+            return ended.met
         self._wait_results[step] = ConditionResult(position=self._positions[step], met=bool(value))
         return bool(value)
 
@@ -225,6 +227,16 @@ class LifecycleWorkflow(Instance[P]):
         query = EventQuestion(user_id=self.user_id, event_id=event.event_id, timestamp=event.timestamp)
         return (await self._ask(Events.properties, query, "Read the properties of an event")).properties
 
+    def _taken_in_lost_run(self, ended: WaitResult) -> RecordedEvent | None:
+        """The event that ended a wait. No other wait of this run gets it."""
+        if ended.event_id is None or ended.event_type is None:
+            return None
+        event = RecordedEvent(
+            event_id=ended.event_id, event_type=ended.event_type, timestamp=ended.event_at or workflow.now()
+        )
+        self._inbox.take(event)
+        return event
+
     async def wait_for_inactivity(
         self, event_type: str, *, lasting: timedelta, within: timedelta, name: str | None = None
     ) -> bool:
@@ -234,12 +246,16 @@ class LifecycleWorkflow(Instance[P]):
         ``lasting``. It receives no signals, so the cost doesn't grow with the number of events.
         """
         step = self._enter(name or f"wait_for_inactivity_of_{_as_name(event_type)}")
+        if ended := self._ended_in_lost_run(step, SleepResult):
+            await self._while_paused()
+            return bool(ended.inactive)
         last = workflow.now()
-        deadline = last + within
-        await self.record()
-        while workflow.now() < min(last + lasting, deadline):
-            await self._until(step, min(last + lasting, deadline))
-            last = max(last, await self._last_seen(event_type) or last)
+        deadline = self._deadline(step, last + within)
+        with self._waiting(step, deadline):
+            await self.record()
+            while workflow.now() < min(last + lasting, deadline):
+                await self._until(step, min(last + lasting, deadline))
+                last = max(last, await self._last_seen(event_type) or last)
         inactive = last + lasting <= workflow.now()
         await self._sleep_ended(step, workflow.now(), inactive)
         return inactive
@@ -247,7 +263,10 @@ class LifecycleWorkflow(Instance[P]):
     async def sleep(self, duration: timedelta, *, name: str = "sleep") -> None:
         """Sleep. A pause doesn't stop the clock."""
         step = self._enter(name)
-        await self._sleep_until(step, workflow.now() + duration)
+        if self._ended_in_lost_run(step, SleepResult):
+            await self._while_paused()
+            return
+        await self._sleep_until(step, self._deadline(step, workflow.now() + duration))
 
     async def sleep_until_local(
         self,
@@ -265,11 +284,15 @@ class LifecycleWorkflow(Instance[P]):
         applies to a customer without a known time zone.
         """
         step = self._enter(name)
+        if ended := self._ended_in_lost_run(step, SleepResult):
+            self._hour_due = ended.until
+            await self._while_paused()
+            return
         now = workflow.now()
         latest = datetime.max.replace(tzinfo=UTC) if within is None else now + within
         query = LocalTime(user_id=self.user_id, after=now, at=at, weekdays=sorted(weekdays), quiet=quiet)
         answer = await self._ask(Clocks.next_local, query, "Ask for the local time")
-        self._hour_due = max(min(answer.at, latest), now)
+        self._hour_due = self._deadline(step, max(min(answer.at, latest), now))
         await self._sleep_until(step, self._hour_due)
 
     async def wait_for_good_hour(
@@ -311,9 +334,13 @@ class LifecycleWorkflow(Instance[P]):
         self, step: str, waits: Mapping[str, WaitRequest], within: timedelta
     ) -> RecordedEvent | None:
         """Register waits by their names, and wait for the first event for one of them."""
-        deadline = workflow.now() + within
-        await self.record(waits)
-        await self._until(step, deadline, lambda: self._inbox.earliest(waits) is not None)
+        if ended := self._ended_in_lost_run(step, WaitResult):
+            await self._while_paused()
+            return self._taken_in_lost_run(ended)
+        deadline = self._deadline(step, workflow.now() + within)
+        with self._waiting(step, deadline):
+            await self.record(waits)
+            await self._until(step, deadline, lambda: self._inbox.earliest(waits) is not None)
         event = self._inbox.earliest(waits)
         if event is not None:
             self._inbox.take(event)
@@ -322,14 +349,16 @@ class LifecycleWorkflow(Instance[P]):
             event_type=event.event_type if event else None,
             event_id=event.event_id if event else None,
             timed_out=event is None,
+            event_at=event.timestamp if event else None,
         )
         await self._wait_ended(step, result)
         return event
 
     async def _sleep_until(self, step: str, until: datetime) -> None:
         if until > workflow.now():
-            await self.record()
-            await self._until(step, until)
+            with self._waiting(step, until):
+                await self.record()
+                await self._until(step, until)
         await self._sleep_ended(step, until)
 
     async def _sleep_ended(self, step: str, until: datetime, inactive: bool | None = None) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import deepcopy
 from datetime import datetime, timedelta
 from random import Random
@@ -50,6 +50,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.tasks import cancel, first_failure, raise_if_cancelled, uncancellable
 
 P = TypeVar("P", bound=Parameters)
+W = TypeVar("W", WaitResult, SleepResult, ConditionResult)
 
 LONG_HISTORY = "The history is long: let the journey end, and a trigger start the workflow again."
 
@@ -73,6 +74,7 @@ class Instance(Generic[P]):
         self._branches: dict[asyncio.Task[Any], None] = {}
         self._positions: dict[str, int] = {}
         self._names: dict[str, int] = {}
+        self._deadlines: dict[str, datetime] = {}
         self._writing = asyncio.Lock()
         self._paused = False
         """What recordings say. It is False as soon as a resume begins."""
@@ -345,7 +347,28 @@ class Instance(Generic[P]):
             position=self._positions[step],
             max_attempts=self._start.max_attempts,
             holdable=self._in_journey and workflow.cancellation_reason() is None,
+            waits_until=dict(self._deadlines),
         )
+
+    def _ended_in_lost_run(self, step: str, kind: type[W]) -> W | None:
+        """The result of a wait that a lost run has ended."""
+        lost = self._start.lost_run
+        found = lost.ended.get(step) if lost else None
+        return found if isinstance(found, kind) else None
+
+    def _deadline(self, step: str, deadline: datetime) -> datetime:
+        """The deadline of a wait that begins now, or that it had in a lost run."""
+        lost = self._start.lost_run
+        return lost.waits_until.get(step, deadline) if lost else deadline
+
+    @contextlib.contextmanager
+    def _waiting(self, step: str, deadline: datetime) -> Iterator[None]:
+        """Recordings inside show the wait's deadline."""
+        self._deadlines[step] = deadline
+        try:
+            yield
+        finally:
+            del self._deadlines[step]
 
     async def _until(self, step: str, deadline: datetime, met: Callable[[], bool] = lambda: False) -> None:
         """Wait until the condition is met or the deadline has passed."""
@@ -392,6 +415,7 @@ class Instance(Generic[P]):
                 error=error,
                 registers={**({} if self._exits_registered else self._inbox.exits), **(registers or {})},
                 reason=self._reason if status.finished else None,
+                waits_until=dict(self._deadlines),
                 once=self.definition.once,
             )
             summary = f"{in_words(status.value)}: {in_words(self._current_step or 'start')}"

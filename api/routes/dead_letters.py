@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
 from api.guard import GuardedRoute, allow, audited
-from api.instances import Instances, location
+from api.instances import location
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
@@ -19,8 +19,6 @@ from models.errors import (
     AlreadySettledError,
     ConsentRequiredError,
     DeadLetterNotFoundError,
-    HistoryGoneError,
-    TemporalUnavailableError,
     UserErasedError,
 )
 from models.schemas.common import Page
@@ -131,9 +129,7 @@ async def read_dead_letter(
     f"{_DEAD_LETTER}/replay",
     status_code=202,
     response_model=DeadLetterView,
-    responses=problems(
-        *_NOT_OPEN, HistoryGoneError, ConsentRequiredError, UserErasedError, TemporalUnavailableError
-    ),
+    responses=problems(*_NOT_OPEN, ConsentRequiredError, UserErasedError),
 )
 @allow(Role.OPERATOR)
 @audited("dead_letters.replay")
@@ -142,16 +138,13 @@ async def replay_dead_letter(
 ) -> Response:
     """Run the instance again from its failed step. Attempts count anew.
 
-    Completed steps do not run again, including parallel ones. If the step fails again, this dead letter opens
-    again with one more attempt.
+    If Temporal no longer has its history, the instance starts anew with its parameters and its trigger. Completed
+    steps and waits do not run again in either case, including parallel ones. If the step fails again, this dead
+    letter opens again with one more attempt.
     """
     async with resources.database.connection() as connection:
         dead_letter = await dead_letters.find(connection, resources.cipher, dead_letter_id)
     audit.user_id = dead_letter.user_id
-    if dead_letter.status is DeadLetterStatus.OPEN:
-        await Instances.of(resources).require_history(
-            dead_letter.workflow_id, dead_letter.instance_id, dead_letter.run_id
-        )
     async with audit.transaction() as connection:
         dead_letter = await replays.request(connection, resources.cipher, dead_letter_id)
         audit.note(dead_letter.user_id, fields=_AUDITED_FIELDS, details=_details(dead_letter))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.audit import Audit
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
 from api.guard import GuardedRoute, allow, audited
-from api.instances import Instances, InstanceState, instance_view, location
+from api.instances import Instances, InstanceState, instance_view, location, unserved
 from api.openapi import problems
 from api.pages import PageQuery, PageRequest
 from api.resources import Resources
@@ -28,7 +28,7 @@ from models.errors import (
 from models.schemas.common import Page
 from models.schemas.fields import UserId
 from models.schemas.workflows import InstanceView
-from models.vocabulary import InstanceStatus, Role
+from models.vocabulary import InstanceStatus, ProblemKind, Role
 from store.api_keys import AuthenticatedKey
 from store.connection import Connection
 from store.instances import instances
@@ -38,6 +38,8 @@ from workflows.catalog import find
 router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
 
 Statuses = Annotated[list[InstanceStatus] | None, Query(description="Only instances with one of these statuses.")]
+
+Problems = Annotated[ProblemKind | None, Query(description="Only instances with this problem.")]
 
 _LIST = "instances"
 _INSTANCE = "/workflows/{workflow_id}/instances/{instance_id}"
@@ -61,10 +63,11 @@ async def list_instances(
     audit: AuditOf,
     user_id: Annotated[UserId | None, Query(description="Only instances of this user.")] = None,
     status: Statuses = None,
+    problem: Problems = None,
 ) -> Response:
-    """List a workflow's instances, newest first. Each status is the last recorded one."""
+    """List a workflow's instances, newest first. Status and problem are the last recorded ones."""
     find(workflow_id)
-    return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status)
+    return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status, problem)
 
 
 @router.get(
@@ -83,11 +86,12 @@ async def list_instances_of_user(
     page: PageQuery,
     audit: AuditOf,
     status: Statuses = None,
+    problem: Problems = None,
 ) -> Response:
-    """List a user's instances of all workflows, newest first. Each status is the last recorded one."""
+    """List a user's instances of all workflows, newest first. Status and problem are the last recorded ones."""
     page.position(_LIST, datetime, str)  # a bad cursor is refused before the user is looked up, and not audited
     await users.require_present(connection, user_id)
-    return await _list(connection, caller, resources, page, audit, None, user_id, status)
+    return await _list(connection, caller, resources, page, audit, None, user_id, status, problem)
 
 
 async def _list(
@@ -99,13 +103,17 @@ async def _list(
     workflow_id: str | None,
     user_id: str | None,
     statuses: list[InstanceStatus] | None,
+    problem: ProblemKind | None,
 ) -> Response:
+    silent_since = await resources.workers.silent_since()
     rows = await instances.page(
         connection,
         resources.cipher,
         workflow_id,
         user_id=user_id,
         statuses=statuses,
+        problem=problem,
+        unserved=problem is ProblemKind.NO_WORKER and silent_since is not None,
         before=page.position(_LIST, datetime, str),
         limit=page.rows_to_fetch,
     )
@@ -116,7 +124,8 @@ async def _list(
         fields=_AUDITED_FIELDS,
         details={"workflow_id": workflow_id, "shown": len(data)},
     )
-    views = [instance_view(caller.role, InstanceState(row), resources.settings) for row in data]
+    states = [InstanceState(unserved(row, silent_since)) for row in data]
+    views = [instance_view(caller.role, state, resources.settings) for state in states]
     return json_response(Page[InstanceView](data=views, pagination=pagination))
 
 

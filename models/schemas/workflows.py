@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from models.schemas.fields import RequestSchema, ResponseSchema, UserId, omittable
-from models.vocabulary import InstanceStatus, Purpose, WaitCondition
+from models.vocabulary import InstanceStatus, ProblemKind, Purpose, WaitCondition
 
 MaxAttempts = Annotated[StrictInt, Field(ge=1, le=100)]
 
@@ -130,6 +130,16 @@ class TemporalView(ResponseSchema):
     ui: str | None
 
 
+class ProblemView(ResponseSchema):
+    """Why an instance doesn't go on."""
+
+    kind: ProblemKind = Field(
+        description="`incompatible_deploy`: the deployed code doesn't fit its history. `no_worker`: no worker "
+        "polls its task queue. `history_lost`: Temporal has lost its history, and a replay starts it anew."
+    )
+    since: datetime = Field(description="When it was found.")
+
+
 class InstanceView(ResponseSchema):
     """An instance of a workflow."""
 
@@ -151,6 +161,11 @@ class InstanceView(ResponseSchema):
     retries: list[AttemptView] = Field(description="All attempts at all steps, by time.")
     max_attempts: int
     temporal: TemporalView
+    waiting_until: datetime | None = Field(
+        description="The deadline of the wait under way; of parallel waits, the earliest one. Null during a step, "
+        "and after the end."
+    )
+    problem: ProblemView | None = Field(description="Why the instance doesn't go on; null: it does.")
     callback: CallbackView | None = Field(default=None, description="Null if none was requested.")
     trigger: TriggeredByView | None = Field(
         default=None, description="The event that started it; null: a request did."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, SmallInteger, Text, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 from models.personal import Mask, personal
@@ -21,6 +22,13 @@ class Instance(SQLModel, table=True):
         Index("instances_by_user", "user_id", "start_time", "instance_id"),
         Index("instances_by_end", "end_time", postgresql_where=text("end_time IS NOT NULL")),
         Index("instances_unstarted", "start_time", postgresql_where=text("run_id IS NULL AND end_time IS NULL")),
+        Index(
+            "instances_with_problem",
+            "problem",
+            "start_time",
+            "instance_id",
+            postgresql_where=text("problem IS NOT NULL"),
+        ),
     )
 
     instance_id: str = text_column(primary_key=True)
@@ -58,6 +66,11 @@ class Instance(SQLModel, table=True):
     """Temporal runs that a replay has replaced. The store rejects their writes."""
     replayed_at: datetime | None = time_column(nullable=True)
     """Attempts before this time don't count against the limit."""
+    waits_until: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB))
+    """The deadlines of the waits under way, by step. NULL: none."""
+    problem: str | None = text_column(nullable=True)
+    """A value of :class:`models.vocabulary.ProblemKind`; NULL: none is known."""
+    problem_since: datetime | None = time_column(nullable=True)
     start_time: datetime = transaction_time()
     end_time: datetime | None = time_column(nullable=True)
 

@@ -28,7 +28,14 @@ def never_started() -> StepFailure:
     return failure_without_stack("NotStarted", text, None)
 
 
-def history_lost(step: str | None) -> StepFailure:
+HISTORY_LOST = "history_lost"
+"""An error type, and the reason of that end."""
+
+
+def history_lost() -> StepFailure:
     """Temporal has no history of an instance that it ran."""
-    text = "Temporal has no history of this instance any more, so it can't go on; execute the workflow again."
-    return failure_without_stack("HistoryLost", text, step)
+    text = (
+        "Temporal has no history of this instance any more. Replay its dead letter: it starts anew, and completed "
+        "steps do not run again."
+    )
+    return failure_without_stack(HISTORY_LOST, text, None)

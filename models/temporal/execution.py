@@ -62,6 +62,40 @@ class ExitRequest(WaitRequest):
     reason: str
 
 
+class WaitResult(TemporalPayload):
+    position: int
+    event_type: str | None
+    event_id: str | None
+    timed_out: bool
+    event_at: datetime | None = None
+    """The event's timestamp; None without an event."""
+
+
+class SleepResult(TemporalPayload):
+    """The result of a sleep or of a wait for inactivity."""
+
+    position: int
+    until: datetime
+    inactive: bool | None = None
+    """Whether the user was inactive for long enough; None for a sleep."""
+
+
+class ConditionResult(TemporalPayload):
+    """The way that a journey went."""
+
+    position: int
+    met: bool
+
+
+class LostRun(TemporalPayload):
+    """What Postgres holds of a run whose history Temporal has lost."""
+
+    ended: dict[str, WaitResult | SleepResult | ConditionResult] = Field(default_factory=dict)
+    """Waits that have ended, and conditions, by step."""
+    waits_until: dict[str, datetime] = Field(default_factory=dict)
+    """The deadlines of the waits that were under way, by step."""
+
+
 class LifecycleInput(TemporalPayload):
     instance_id: str
     user_id: str
@@ -72,6 +106,8 @@ class LifecycleInput(TemporalPayload):
     """Events that end it early. They are fixed at the start: a changed definition doesn't affect the instance."""
     trigger: RecordedEvent | None = None
     """The event that started it; None for a request, and for instances that an earlier version started."""
+    lost_run: LostRun | None = None
+    """The run that this one replaces. Its waits don't begin anew (ADR 0045)."""
 
 
 class LifecycleOutcome(TemporalPayload):
@@ -99,6 +135,8 @@ class StepContext(TemporalPayload):
     position: int
     """Ordinal of the step in the instance, from 1."""
     max_attempts: int
+    waits_until: dict[str, datetime] = Field(default_factory=dict)
+    """The deadlines of waits in parallel branches, by step."""
     holdable: bool = False
     """Whether a pause and a due exit hold its attempts. Not so in `at_exit` and after a cancellation."""
 
@@ -327,29 +365,6 @@ class StepFailure(TemporalPayload):
     stack_trace: str
 
 
-class WaitResult(TemporalPayload):
-    position: int
-    event_type: str | None
-    event_id: str | None
-    timed_out: bool
-
-
-class SleepResult(TemporalPayload):
-    """The result of a sleep or of a wait for inactivity."""
-
-    position: int
-    until: datetime
-    inactive: bool | None = None
-    """Whether the user was inactive for long enough; None for a sleep."""
-
-
-class ConditionResult(TemporalPayload):
-    """The way that a journey went."""
-
-    position: int
-    met: bool
-
-
 class Recorded(TemporalPayload):
     """Events for the registered waits that the log held before the registration."""
 
@@ -371,6 +386,8 @@ class Progress(TemporalPayload):
     error: StepFailure | None = None
     registers: dict[str, WaitRequest] = Field(default_factory=dict)
     """New waits and exits, by name."""
+    waits_until: dict[str, datetime] = Field(default_factory=dict)
+    """The deadlines of the waits under way, by step."""
     reason: str | None = None
     """Why the journey ended."""
     once: bool = False

@@ -16,7 +16,7 @@ from temporalio.common import (
 
 from models.instances import NewInstance
 from models.rules.triggers import Exit
-from models.temporal.execution import ExitRequest, LifecycleInput, LifecycleOutcome
+from models.temporal.execution import ExitRequest, LifecycleInput, LifecycleOutcome, LostRun
 from models.temporal.identity import STATUS, USER, WORKFLOW, temporal_workflow_id
 from models.temporal.public_text import PublicText, in_words
 from models.vocabulary import InstanceStatus, Purpose
@@ -55,18 +55,19 @@ class StartOptions(TypedDict):
     static_details: str
 
 
-_EXIT = "~exit_"
+EXIT = "~exit_"
+"""The names of registered exits begin with this."""
 SEVERAL = "~"
 """Follows the step in the names of its waits, if it waits for several events."""
 
 
 def named_exits(exits: Sequence[ExitRequest]) -> dict[str, ExitRequest]:
     """Exits by the names of their registered waits. No step has such a name."""
-    return {f"{_EXIT}{number}": each for number, each in enumerate(exits, start=1)}
+    return {f"{EXIT}{number}": each for number, each in enumerate(exits, start=1)}
 
 
 def is_exit(name: str | None) -> bool:
-    return name is not None and name.startswith(_EXIT)
+    return name is not None and name.startswith(EXIT)
 
 
 def names_of_waits(step: str, number: int) -> list[str]:
@@ -74,8 +75,9 @@ def names_of_waits(step: str, number: int) -> list[str]:
     return [f"{step}{SEVERAL}{place}" for place in range(1, number + 1)]
 
 
-def start_input(new: NewInstance) -> LifecycleInput:
+def start_input(new: NewInstance, lost_run: LostRun | None = None) -> LifecycleInput:
     return LifecycleInput(
+        lost_run=lost_run,
         instance_id=new.instance_id,
         user_id=new.user_id,
         max_attempts=new.max_attempts,

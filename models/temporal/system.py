@@ -76,6 +76,8 @@ class ReconcileRequest(TemporalPayload):
     """The time of the first reconciliation in this namespace; None: now."""
     after: str = ""
     """The instance after which the search for lost histories continues."""
+    swept: bool = False
+    """Whether that search has looked at all instances since the first reconciliation."""
 
 
 class ReconcileResult(TemporalPayload):
@@ -85,6 +87,7 @@ class ReconcileResult(TemporalPayload):
     ended: int = 0
     watching_since: datetime | None = None
     after: str = ""
+    swept: bool = False
 
 
 class PartitionsMade(TemporalPayload):

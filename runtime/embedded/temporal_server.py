@@ -30,6 +30,8 @@ _DYNAMIC_CONFIG = {
     "history.transferProcessorMaxPollRPS": "300",
     # Otherwise timers fire up to a second late.
     "history.timerProcessorMaxTimeShift": '"1ms"',
+    # After the second failure Temporal lists a run as one whose workflow tasks fail. The default takes longer.
+    "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute": "2",
     # The HTTP API answers only under this name: with DNS rebinding a page could otherwise use it.
     "frontend.httpAllowedHosts": f'["{LOOPBACK}:*"]',
 }

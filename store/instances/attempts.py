@@ -111,6 +111,7 @@ async def begin_attempt(
         instance_id=context.instance_id,
         step=context.step,
         run_id=run_id,
+        waits_until=context.waits_until or None,
         max_attempts=context.max_attempts,
         max_interruptions=MAX_INTERRUPTIONS,
         holdable=context.holdable and not looked,

@@ -20,11 +20,12 @@ from sqlmodel import col
 from models.errors import AlreadyReplayingError, AlreadySettledError, DeadLetterNotFoundError
 from models.tables.execution import DeadLetter
 from models.tables.people import DataKey as StoredKey
+from models.temporal.ending import HISTORY_LOST
 from models.temporal.execution import StepFailure
 from models.vocabulary import DeadLetterStatus
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
-from store.instances import waits
+from store.instances import triggers, waits
 from store.instances.instances import Unfinished
 from store.statements import filtered, one_of, parameters, select, sql, statement
 
@@ -230,6 +231,8 @@ _DISCARD = statement(
 async def discard(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter:
     """Settle an open dead letter without a replay, and drop its instance's waits.
 
+    An instance whose history was lost also gives its window back, so that the workflow may start again.
+
     Raises :class:`DeadLetterNotFoundError` and the errors of :func:`not_open`.
     """
     instance_id = await _DISCARD.fetchval(connection, dead_letter_id=dead_letter_id)
@@ -240,6 +243,8 @@ async def discard(connection: Connection, cipher: Cipher, dead_letter_id: str) -
     if instance_id is None:
         raise not_open(dead_letter.status)
     await waits.drop(connection, instance_id)
+    if dead_letter.error_type == HISTORY_LOST:
+        await triggers.close_window(connection, dead_letter.workflow_id, dead_letter.user_id, instance_id)
     return dead_letter
 
 

@@ -8,15 +8,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import Interval, and_, bindparam, func, tuple_
+from sqlalchemy import Interval, and_, bindparam, func, or_, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlmodel import col
 
-from models.instances import StoredAttempt, StoredCallback, StoredInstance, StoredTrigger
+from models.instances import Problem, StoredAttempt, StoredCallback, StoredInstance, StoredTrigger
 from models.tables.execution import Attempt, Callback, Instance, Step
 from models.tables.people import DataKey as StoredKey
 from models.temporal.execution import LifecycleOutcome
-from models.vocabulary import InstanceStatus
+from models.vocabulary import InstanceStatus, ProblemKind
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.pages import readable_page
@@ -81,6 +81,10 @@ _STORED = (
         col(Instance.replaced_runs),
         col(Instance.trigger_event_id),
         col(Instance.trigger_event_type),
+        col(Instance.triggered_at),
+        col(Instance.waits_until),
+        col(Instance.problem),
+        col(Instance.problem_since),
         col(StoredKey.wrapped),
         _STEPS.label("steps"),
         _ATTEMPTS.label("attempts"),
@@ -117,6 +121,11 @@ _PAGE = filtered(
     workflow=col(Instance.workflow_id) == bindparam("workflow_id"),
     user=col(Instance.user_id) == bindparam("user_id"),
     status=one_of(col(Instance.status), "statuses"),
+    problem=col(Instance.problem) == bindparam("problem"),
+    unserved=or_(
+        col(Instance.problem) == bindparam("unserved"),
+        and_(col(Instance.problem).is_(None), col(Instance.end_time).is_(None)),
+    ),
     before=tuple_(col(Instance.start_time), col(Instance.instance_id))
     < tuple_(bindparam("before_time"), bindparam("before_id")),
 )
@@ -129,12 +138,15 @@ async def page(
     *,
     user_id: str | None,
     statuses: Sequence[InstanceStatus] | None,
+    problem: ProblemKind | None = None,
+    unserved: bool = False,
     before: tuple[datetime, str] | None,
     limit: int,
 ) -> list[StoredInstance]:
     """Instances of a workflow, of a user, or both, newest first, after a position in that order.
 
-    Damaged ones are left out.
+    With ``unserved``, no worker runs: then all instances without another problem have the problem `no_worker`.
+    Damaged instances are left out.
     """
 
     async def read(place: tuple[datetime, str] | None, number: int) -> list[Record]:
@@ -144,6 +156,8 @@ async def page(
             workflow_id=workflow_id,
             user_id=user_id,
             statuses=None if statuses is None else [status.value for status in statuses],
+            problem=problem.value if problem and not unserved else None,
+            unserved=problem.value if problem and unserved else None,
             before_time=before_time,
             before_id=before_id,
             limit=number,
@@ -188,8 +202,12 @@ def _opened(key: DataKey | None, row: Record) -> StoredInstance:
         replaced_runs=row["replaced_runs"],
         callback=StoredCallback(*row["callback"]) if row["callback"] else None,
         trigger=(
-            StoredTrigger(row["trigger_event_id"], row["trigger_event_type"]) if row["trigger_event_id"] else None
+            StoredTrigger(row["trigger_event_id"], row["trigger_event_type"], row["triggered_at"])
+            if row["trigger_event_id"]
+            else None
         ),
+        waits_until={step: datetime.fromisoformat(each) for step, each in (row["waits_until"] or {}).items()},
+        problem=Problem(ProblemKind(row["problem"]), row["problem_since"]) if row["problem"] else None,
     )
 
 
@@ -232,6 +250,10 @@ class Unfinished:
     user_id: str
     current_step: str | None
     run_id: str | None
+    reason: str | None = None
+    """The reason of a cancellation under way."""
+    replaced_runs: Sequence[str] = ()
+    """Temporal runs that a replay has replaced."""
 
 
 _UNFINISHED_COLUMNS = select(
@@ -240,6 +262,8 @@ _UNFINISHED_COLUMNS = select(
     col(Instance.user_id),
     col(Instance.current_step),
     col(Instance.run_id),
+    col(Instance.reason),
+    col(Instance.replaced_runs),
 )
 _UNFINISHED = statement(
     _UNFINISHED_COLUMNS.where(one_of(col(Instance.instance_id), "instance_ids"), col(Instance.end_time).is_(None))
@@ -284,7 +308,7 @@ async def scan_running(connection: Connection, after: str, limit: int) -> tuple[
     grow with the number of ended instances. After the last page the id is ``""``, and the scan starts again.
     """
     rows = await _SCAN.fetch(connection, after=after)
-    found = [Unfinished(*row[:5]) for row in rows if row["running"]][:limit]
+    found = [Unfinished(*row[:7]) for row in rows if row["running"]][:limit]
     if len(found) == limit:
         return found, found[-1].instance_id
     return found, rows[-1]["instance_id"] if len(rows) == SCANNED_ROWS else ""

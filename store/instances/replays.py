@@ -6,28 +6,37 @@ The request's transaction sets the instance to running and fences off the failed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from asyncpg import Record
+from pydantic import ValidationError
 from sqlalchemy import and_, bindparam, delete, func, literal, or_
 from sqlmodel import col
 
 from models.errors import ConsentRequiredError, PerennialError, UserErasedError
+from models.instances import NewInstance, StoredInstance
+from models.rules.triggers import resolved
 from models.tables.execution import DeadLetter, Instance, Message
 from models.tables.people import Consent, User
 from models.tables.people import DataKey as StoredKey
+from models.temporal.execution import ConditionResult, LostRun, RecordedEvent, SleepResult, WaitResult
+from models.temporal.starting import Startable, named_exits
 from models.vocabulary import DeadLetterStatus, MessageStatus
 from privacy.encryption import Cipher
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import dead_letters, terminal, transitions, waits
+from store.instances import dead_letters, instances, terminal, transitions, waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.eligibility import account_error
 from store.statements import Statement, one_of, select, statement
 from store.users import data_keys
+
+REPLAYED = "replay"
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,60 @@ async def requested(connection: Connection, cipher: Cipher, dead_letter_id: str)
     """The dead letter; None if its replay is no longer requested."""
     letter = await dead_letters.find(connection, cipher, dead_letter_id)
     return letter if letter.status is DeadLetterStatus.REPLAYING else None
+
+
+@dataclass(frozen=True)
+class Restart:
+    """The start of an instance whose history Temporal has lost."""
+
+    new: NewInstance
+    lost_run: LostRun
+    replaced_runs: Sequence[str]
+
+
+async def prepare_restart(
+    connection: Connection, cipher: Cipher, workflow: Startable, instance_id: str
+) -> Restart | None:
+    """Prepare the start of an instance with the parameters that it had; None if it has ended.
+
+    Its exits are those of the present definition, registered in place of the old ones. They count the same events,
+    since the instance keeps its trigger and its start time. Repeating it changes nothing. Raises
+    :class:`ParameterMissingError` if one of these exits needs a parameter that the instance doesn't have.
+    """
+    await _LOCK.execute(connection, instance_id=instance_id)
+    stored = await instances.find(connection, cipher, instance_id)
+    if stored is None or stored.status.finished:
+        return None
+    new = NewInstance(
+        instance_id=instance_id,
+        workflow_id=workflow.workflow_id,
+        user_id=stored.user_id,
+        max_attempts=stored.max_attempts,
+        parameters=stored.parameters,
+        started_by=REPLAYED,
+        purpose=workflow.purpose,
+        exits=resolved(workflow.exits, stored.parameters),
+        trigger=_trigger(stored),
+    )
+    key = await data_keys.require(connection, cipher, stored.user_id)
+    await waits.replace_exits(connection, key, instance_id, named_exits(new.exits))
+    ended = {step: wait for step, result in stored.results.items() if (wait := _wait_result(result)) is not None}
+    return Restart(new, LostRun(ended=ended, waits_until=dict(stored.waits_until)), stored.replaced_runs)
+
+
+def _trigger(stored: StoredInstance) -> RecordedEvent | None:
+    trigger = stored.trigger
+    if trigger is None or trigger.event_type is None or trigger.timestamp is None:
+        return None
+    return RecordedEvent(event_id=trigger.event_id, event_type=trigger.event_type, timestamp=trigger.timestamp)
+
+
+def _wait_result(result: Any) -> WaitResult | SleepResult | ConditionResult | None:
+    """The stored result as that of a wait or a condition; None for other steps' results."""
+    for kind in (WaitResult, SleepResult, ConditionResult):
+        with contextlib.suppress(ValidationError):
+            return kind.model_validate({**result, "position": 0} if isinstance(result, Mapping) else None)
+    return None
 
 
 async def signal_missed_events(connection: Connection, cipher: Cipher, letter: StoredDeadLetter) -> None:

@@ -6,7 +6,9 @@
     none                          -> running                         insert
     failed                        -> running                         insert, request_replay
     running                       -> running                         enter_step, record_trigger, mark_cancelled
+    running                       -> running                         mark_problem
     paused                        -> paused                          enter_step, record_trigger, mark_cancelled
+    paused                        -> paused                          mark_problem
     running, paused               -> running, paused                 record_progress
     running, paused               -> completed                       finish
     running, paused               -> failed                          finish, end_unrecorded, reject_replay
@@ -44,7 +46,6 @@ FENCE = f"instances.end_time IS NULL AND {CURRENT_RUN}"
 
 CONSENT_WITHDRAWN = "consent_withdrawn"
 ACCOUNT_CLOSED = "account_closed"
-HISTORY_LOST = "history_lost"
 NOT_STARTED = "not_started"
 """A repeated request may start an instance with this reason again."""
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     func,
     literal_column,
+    null,
     or_,
     text,
     update,
@@ -26,7 +27,7 @@ from sqlmodel import col
 
 from models.tables.execution import Instance
 from models.temporal.execution import Progress, StepFailure
-from models.vocabulary import DeadLetterStatus, InstanceStatus
+from models.vocabulary import DeadLetterStatus, InstanceStatus, ProblemKind
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.instances import callbacks, dead_letters, waits
@@ -50,8 +51,8 @@ class Ending:
     reason: str | None = None
     at: datetime | None = None
     """None: now."""
-    replayable: bool = True
-    """Whether Temporal has the history that a replay needs."""
+    problem: ProblemKind | None = None
+    """What the ended instance still shows as its problem, until a replay."""
 
 
 _FINISH = statement(
@@ -59,6 +60,8 @@ _FINISH = statement(
     .values(
         variables=func.coalesce(bindparam("variables", type_=LargeBinary()), col(Instance.variables)),
         end_time=func.now(),
+        problem=null(),
+        problem_since=null(),
         # Keep the reason that a withdrawal set before the workflow ended as cancelled.
         reason=case(
             (
@@ -111,6 +114,8 @@ _END = (
         end_time=func.coalesce(bindparam("at", type_=DateTime(timezone=True)), func.now()),
         error=bindparam("error"),
         reason=func.coalesce(bindparam("reason", type_=Text()), col(Instance.reason)),
+        problem=bindparam("problem", type_=Text()),
+        problem_since=case((bindparam("problem", type_=Text()).is_not(None), func.now())),
     )
     .where(_THIS)
     .returning(_TAKEN)
@@ -135,6 +140,7 @@ async def end_unrecorded(connection: Connection, cipher: Cipher, instance: Unfin
         "at": ending.at,
         "error": _encrypted_error(key, instance.instance_id, ending.failure) if key else None,
         "reason": ending.reason,
+        "problem": ending.problem.value if ending.problem else None,
     }
     if ending.run_id is None:
         taken = await _END_WITHOUT_RUN.fetchval(connection, **values)
@@ -147,7 +153,12 @@ async def end_unrecorded(connection: Connection, cipher: Cipher, instance: Unfin
 
 _END_UNSTARTED = statement(
     update(Instance)
-    .values(status=InstanceStatus.CANCELLED.value, end_time=func.coalesce(col(Instance.end_time), func.now()))
+    .values(
+        status=InstanceStatus.CANCELLED.value,
+        end_time=func.coalesce(col(Instance.end_time), func.now()),
+        problem=null(),
+        problem_since=null(),
+    )
     .where(
         _THIS,
         or_(col(Instance.run_id).is_(None), col(Instance.run_id) == any_(col(Instance.replaced_runs))),
@@ -190,7 +201,7 @@ async def _on_terminal(connection: Connection, key: DataKey | None, instance: Un
     After a replay, the replayed dead letter is settled, or opens again if the same step has failed again. An
     instance that can be replayed keeps its waits, since the replayed run needs them.
     """
-    failure, can_be_replayed = ending.failure, ending.status is InstanceStatus.FAILED and ending.replayable
+    failure, can_be_replayed = ending.failure, ending.status is InstanceStatus.FAILED
     completed = ending.status is InstanceStatus.COMPLETED
     settled = DeadLetterStatus.REPLAYED if completed or can_be_replayed else DeadLetterStatus.DISCARDED
     failed_step = failure.failed_step if failure and can_be_replayed else None

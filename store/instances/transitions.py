@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import LargeBinary, Text, and_, bindparam, delete, func, null, or_, text, update
+from sqlalchemy import LargeBinary, Text, and_, bindparam, delete, func, null, or_, text, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlmodel import col
 
@@ -14,7 +15,7 @@ from models.instances import NewInstance
 from models.tables.events import Event
 from models.tables.execution import DeadLetter, Instance
 from models.temporal.execution import Progress
-from models.vocabulary import InstanceStatus
+from models.vocabulary import InstanceStatus, ProblemKind
 from privacy.encryption import DataKey
 from store import outbox
 from store.connection import Connection
@@ -34,7 +35,8 @@ from store.instances.states import (
 from store.statements import one_of, parameters, select, sql, statement, unnested
 
 ENTER_STEP = f"""
-    UPDATE instances SET current_step = :step, run_id = :run_id WHERE instance_id = :instance_id AND {FENCE}
+    UPDATE instances SET current_step = :step, run_id = :run_id, waits_until = CAST(:waits_until AS jsonb)
+    WHERE instance_id = :instance_id AND {FENCE}
 """
 """Part of the statement of :func:`store.instances.attempts.begin_attempt`: a step begins in one round trip."""
 EDGES["enter_step"] = UNCHANGED
@@ -135,7 +137,7 @@ _RECORD_PROGRESS = statement(
     update(Instance)
     .values(
         variables=func.coalesce(bindparam("variables", type_=LargeBinary()), col(Instance.variables)),
-        **parameters("status", "current_step", "run_id"),
+        **parameters("status", "current_step", "run_id", "waits_until"),
     )
     .where(_THIS, _CURRENT)
     .returning(col(Instance.replaced_runs))
@@ -155,6 +157,7 @@ async def record_progress(connection: Connection, key: DataKey, progress: Progre
         status=progress.status.value,
         current_step=progress.current_step,
         run_id=run_id,
+        waits_until=progress.waits_until or None,
         variables=key.encrypt_json("instances.variables", progress.variables, progress.instance_id),
     )
     if replaced_runs is None:
@@ -172,6 +175,8 @@ _REQUEST_REPLAY = statement(
         end_time=null(),
         error=null(),
         reason=null(),
+        problem=null(),
+        problem_since=null(),
         replayed_at=func.now(),
         replaced_runs=func.array_append(col(Instance.replaced_runs), col(DeadLetter.run_id)),
     )
@@ -236,6 +241,33 @@ async def mark_cancelled(
         reason=reason,
     )
     await outbox.write_cancellations(connection, [tuple(row) for row in rows], reason)
+
+
+_HAS = col(Instance.problem) == bindparam("problem", type_=Text())
+_MARK_PROBLEM = statement(
+    update(Instance)
+    .values(problem=bindparam("problem", type_=Text()), problem_since=func.now())
+    .where(one_of(col(Instance.instance_id), "instance_ids"), _NO_END, _HAS.is_not(true()))
+    .returning(col(Instance.workflow_id), col(Instance.instance_id))
+)
+_CLEAR_PROBLEM = statement(
+    update(Instance)
+    .values(problem=null(), problem_since=null())
+    .where(_HAS, _NO_END, ~one_of(col(Instance.instance_id), "instance_ids"))
+)
+
+
+@keeps_status
+async def mark_problem(
+    connection: Connection, problem: ProblemKind, instance_ids: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Give exactly these unfinished instances a problem, and take it from all others.
+
+    Returns the (workflow, instance) pairs that didn't have it. An instance keeps the time at which it got it.
+    """
+    values: dict[str, Any] = {"problem": problem.value, "instance_ids": list(instance_ids)}
+    await _CLEAR_PROBLEM.execute(connection, **values)
+    return [tuple(row) for row in await _MARK_PROBLEM.fetch(connection, **values)]
 
 
 _DELETE_UNSTARTED = statement(

@@ -22,7 +22,7 @@ from models.tables.events import Event
 from models.tables.execution import Instance, Step
 from models.tables.projections import EventWait
 from models.temporal.execution import ConditionResult, RecordedEvent, SleepResult, WaitRequest, WaitResult
-from models.temporal.starting import SEVERAL, is_exit
+from models.temporal.starting import EXIT, SEVERAL, is_exit
 from models.vocabulary import WaitCondition
 from privacy.encryption import DataKey, DecryptionError
 from store.connection import Connection
@@ -173,6 +173,21 @@ _STORE_RESULTS = statement(
 
 async def drop(connection: Connection, instance_id: str) -> None:
     await _DROP.execute(connection, instance_id=instance_id)
+
+
+_DROP_EXITS = statement(
+    delete(EventWait).where(
+        col(EventWait.instance_id) == bindparam("instance_id"), col(EventWait.step).startswith(EXIT)
+    )
+)
+
+
+async def replace_exits(
+    connection: Connection, key: DataKey, instance_id: str, exits: Mapping[str, WaitRequest]
+) -> None:
+    """Register exits in place of the instance's registered ones."""
+    await _DROP_EXITS.execute(connection, instance_id=instance_id)
+    await register(connection, key, instance_id, exits)
 
 
 async def end(

@@ -11,10 +11,11 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.reconciler import LOST_AFTER, OVERLAP, Reconciler
+from models.instances import Problem
 from models.temporal.identity import temporal_workflow_id
 from models.temporal.starting import start_input, start_options
 from models.temporal.system import ReconcileRequest
-from models.vocabulary import DeadLetterStatus, InstanceStatus
+from models.vocabulary import DeadLetterStatus, InstanceStatus, ProblemKind
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import EncryptedPayloads, data_converter
@@ -140,7 +141,7 @@ async def test_a_row_that_never_reached_temporal_fails_and_a_repeated_request_ma
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
 
 
-async def test_an_instance_whose_history_is_lost_fails_after_an_hour(
+async def test_an_instance_whose_history_is_lost_fails_with_a_dead_letter(
     runs: Runs, customer: Customer, database: Database, cipher: Cipher, fresh: Client, reconciler: Reconciler
 ) -> None:
     lost = await runs.start(customer.user_id, still=True)
@@ -163,15 +164,18 @@ async def test_an_instance_whose_history_is_lost_fails_after_an_hour(
     assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
     assert context.end_time is not None
     assert context.error is not None
-    assert (context.error["error_type"], context.error["failed_step"]) == (
-        "HistoryLost",
-        "wait_for_first_activity",
-    )
-    assert "execute the workflow again" in context.error["error_message"]
+    assert (context.error["error_type"], context.error["failed_step"]) == ("history_lost", None)
+    assert "Replay its dead letter" in context.error["error_message"]
+    assert context.problem == Problem(ProblemKind.HISTORY_LOST, context.end_time)
     assert await runs.context(done) == finished
     async with database.connection() as connection:
-        assert await connection.fetchval("SELECT count(*) FROM dead_letters") == 0  # nothing could replay it
-        assert await connection.fetchval("SELECT count(*) FROM event_waits") == 0
+        [letter] = await dead_letters.page(connection, cipher, Filter(), before=None, limit=2)
+        assert await connection.fetchval("SELECT count(*) FROM event_waits") > 0  # a replay needs them
+    assert (letter.instance_id, letter.error_type, letter.status) == (
+        lost.instance_id,
+        "history_lost",
+        DeadLetterStatus.OPEN,
+    )
     await lost.handle.terminate()
 
 
@@ -189,7 +193,8 @@ async def test_the_search_for_lost_histories_takes_instances_in_turn(
         await connection.execute("UPDATE instances SET run_id = instance_id")
     elsewhere, after, ended = Reconciler(database, cipher, fresh), "", []
     for _ in range(3):
-        request = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER, after=after)
+        began = datetime.now(UTC)
+        request = ReconcileRequest(since=began, watching_since=began - LOST_AFTER, after=after, swept=True)
         result = await elsewhere.end_unrecorded(request)
         after = result.after
         ended.append(result.ended)

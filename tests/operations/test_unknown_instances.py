@@ -118,7 +118,7 @@ async def test_an_event_takes_effect_after_a_worker_was_connected_to_the_wrong_t
     assert await _ended(runs, run) == (InstanceStatus.COMPLETED, "activated")
 
 
-async def test_entries_of_an_instance_are_removed_once_its_history_counts_as_lost(
+async def test_an_instance_whose_history_is_lost_after_a_withdrawal_ends_as_cancelled(
     runs: Runs, run: Run, customer: Customer, fresh: Client, database: Database, cipher: Cipher
 ) -> None:
     async with delivering(runs, fresh):
@@ -131,7 +131,9 @@ async def test_entries_of_an_instance_are_removed_once_its_history_counts_as_los
         assert (await Reconciler(database, cipher, fresh).end_unrecorded(request)).ended == 1
         await _removed(runs)
     context = await runs.context(run)
-    assert (context.status, context.reason) == (InstanceStatus.FAILED, "history_lost")
+    assert (context.status, context.reason) == (InstanceStatus.CANCELLED, "consent_withdrawn")
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM dead_letters") == 0  # no replay revives it
     await run.handle.terminate()
 
 

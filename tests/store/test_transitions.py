@@ -16,8 +16,9 @@ import pytest
 import store
 from delivery.signatures import new_secret
 from models.instances import NewInstance
+from models.temporal.ending import history_lost
 from models.temporal.execution import Progress, StepContext, StepFailure
-from models.vocabulary import InstanceStatus
+from models.vocabulary import InstanceStatus, ProblemKind
 from privacy.encryption import Cipher, DataKey
 from runtime.database import Database
 from store.connection import Connection
@@ -125,6 +126,9 @@ class Row:
         )
         await attempts.begin_attempt(self.connection, self.cipher, context, RUN)
 
+    async def mark_problem(self, _: str) -> None:
+        await transitions.mark_problem(self.connection, ProblemKind.NO_WORKER, [ID])
+
     async def record_trigger(self, _: str) -> None:
         happened_at = datetime.now(UTC)
         await self.connection.execute("SELECT ensure_events_partition($1)", happened_at.date().replace(day=1))
@@ -165,7 +169,9 @@ class Row:
     async def lose(self, _: str) -> None:
         """The end of an instance whose history is lost."""
         instance = Unfinished(ID, "onboarding", self.key.subject, "second", RUN)
-        ending = Ending(InstanceStatus.FAILED, RUN, FAILURE, "history_lost", replayable=False)
+        ending = Ending(
+            InstanceStatus.FAILED, RUN, history_lost(), "history_lost", problem=ProblemKind.HISTORY_LOST
+        )
         await terminal.end_unrecorded(self.connection, self.cipher, instance, ending)
 
     async def end_unstarted(self, _: str) -> None:
@@ -269,7 +275,7 @@ async def _wait_and_callback(row: Row) -> None:
         ("finish", "failed", 1, 1),
         ("end_unrecorded", "cancelled", 0, 0),
         ("end_unrecorded", "failed", 1, 1),
-        ("lose", "failed", 0, 0),
+        ("lose", "failed", 1, 1),
         ("end_unstarted", "cancelled", 0, 0),
         ("reject_replay", "failed", 1, 0),
     ],
@@ -293,7 +299,7 @@ async def test_each_end_has_its_effects_in_the_same_transaction(
         ("finish", "completed", "replayed"),
         ("finish", "cancelled", "discarded"),
         ("finish", "failed", "replayed"),
-        ("lose", "failed", "discarded"),
+        ("lose", "failed", "replayed"),
         ("end_unstarted", "cancelled", "discarded"),
     ],
 )

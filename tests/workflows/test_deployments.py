@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from models.vocabulary import InstanceStatus
+from activities.reconciler import Reconciler
+from models.instances import Problem
+from models.temporal.system import ReconcileRequest
+from models.vocabulary import InstanceStatus, ProblemKind
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
@@ -52,23 +56,40 @@ async def test_a_deployment_that_cannot_replay_instances_holds_them_until_its_ro
     worker_settings: Settings,
     customer: Customer,
     mail: MailServer,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The workflow task fails repeatedly, the instance stays, and nothing has an effect meanwhile."""
+    """The workflow task fails repeatedly, the instance stays, and nothing has an effect meanwhile.
+
+    The reconciler finds it, and finds that it goes on.
+    """
     client, queue = skipping.client, worker_settings.task_queue
+    reconciler = Reconciler(database, cipher, client, queue)
     runs = Runs(skipping, database, cipher, queue, JOURNEYS)
     async with build_worker(client, worker_settings, database, cipher, lifecycles=[Before]):
         run = await runs.start(customer.user_id, "changing", still=True)
         await runs.until(run, "wait_for_never_comes")
-    async with build_worker(client, worker_settings, database, cipher, lifecycles=[After]):
-        await runs.notify(run, "never.comes")
-        await _until_a_task_has_failed(run)
-        held = await runs.context(run)
-        assert (held.status, held.current_step) == (InstanceStatus.RUNNING, "wait_for_never_comes")
-        assert len(mail.to(customer.email)) == 1
+    with caplog.at_level(logging.ERROR, "perennial"):
+        async with build_worker(client, worker_settings, database, cipher, lifecycles=[After]):
+            await runs.notify(run, "never.comes")
+            await _until_a_task_has_failed(run)
+            problem = await _until_problem(reconciler, runs, run, ProblemKind.INCOMPATIBLE_DEPLOY)
+            assert await _until_problem(reconciler, runs, run, ProblemKind.INCOMPATIBLE_DEPLOY) == problem
+    logged = {record.msg: vars(record) for record in caplog.records if record.name.startswith("perennial.")}
+    for text in ("a workflow task failed", "an instance does not go on"):
+        assert (logged[text]["instance_id"], logged[text]["problem"]) == (run.instance_id, "incompatible_deploy")
+    held = await runs.context(run)
+    assert (held.status, held.current_step) == (InstanceStatus.RUNNING, "wait_for_never_comes")
+    assert len(mail.to(customer.email)) == 1
+    other = await runs.start(customer.user_id, "changing", still=True)
     async with build_worker(client, worker_settings, database, cipher, lifecycles=[Before]):
         assert (await run.handle.result()).reason == "as it was"
-    assert len(mail.to(customer.email)) == 2
-    assert (await runs.context(run)).status is InstanceStatus.COMPLETED
+        await runs.until(other, "wait_for_never_comes")
+        assert len(mail.to(customer.email)) == 3
+        assert (await runs.context(run)).status is InstanceStatus.COMPLETED
+        async with database.connection() as connection:
+            await connection.execute("UPDATE instances SET problem = 'incompatible_deploy', problem_since = now()")
+        await _until_problem(reconciler, runs, other, None)
+    await other.handle.terminate()
 
 
 async def test_a_patched_change_holds_for_new_instances_alone(
@@ -99,6 +120,17 @@ async def test_a_patched_change_holds_for_new_instances_alone(
         await runs.notify(new, "never.comes")
         assert (await new.handle.result()).reason == "deprecated"
     assert len(mail.to(customer.email)) == 5
+
+
+async def _until_problem(reconciler: Reconciler, runs: Runs, run: Run, kind: ProblemKind | None) -> Problem | None:
+    """The stored problem, once a comparison has found it. Temporal flags a run after the second failure."""
+    async with asyncio.timeout(60):
+        while True:
+            await reconciler.advance(ReconcileRequest())
+            problem = (await runs.context(run)).problem
+            if (problem.kind if problem else None) is kind:
+                return problem
+            await asyncio.sleep(0.2)
 
 
 async def _until_a_task_has_failed(run: Run) -> None:
