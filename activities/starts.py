@@ -9,7 +9,7 @@ The id of the new instance is a hash of (instance, step), so it starts at most o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ValidationError
 from temporalio import activity
@@ -17,6 +17,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from delivery.temporal import start_instance
+from models.errors import ParameterMissingError
 from models.temporal.execution import NewStart, Started
 from models.temporal.starting import Startable
 from privacy.encryption import Cipher
@@ -64,6 +65,8 @@ class Starts:
         try:
             async with self._database.transaction() as connection:
                 stored = await starting.start(connection, self._cipher, workflow, request)
+        except ParameterMissingError as error:
+            raise _invalid(new, [each.pointer for each in error.errors]) from None
         except starting.INELIGIBLE as error:
             return Started(started=False, reason=starting.NOT_STARTED.get(type(error)))
         if not stored.begun:
@@ -72,13 +75,13 @@ class Starts:
 
 
 def _validated(model: type[BaseModel], new: NewStart) -> dict[str, object]:
-    """Raises an error that names the invalid parameters, without their values."""
     try:
         return model.model_validate(new.parameters).model_dump(mode="json")
     except ValidationError as error:
-        names = sorted({str(each["loc"][0]) if each["loc"] else "" for each in error.errors(include_url=False)})
-        raise ApplicationError(
-            f"parameters of '{new.workflow_id}' are invalid: {', '.join(names)}",
-            type="InvalidParameters",
-            non_retryable=True,
-        ) from None
+        found = error.errors(include_url=False, include_input=False)
+        raise _invalid(new, ["/parameters/" + "/".join(map(str, each["loc"])) for each in found]) from None
+
+
+def _invalid(new: NewStart, pointers: Sequence[str]) -> ApplicationError:
+    text = f"'{new.workflow_id}' can't start with these parameters: {', '.join(sorted(pointers))}"
+    return ApplicationError(text, type="InvalidParameters", non_retryable=True)

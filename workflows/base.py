@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.messages import Messages
     from activities.profiles import Clocks, Profiles
     from activities.starts import Starts
-    from models.rules.triggers import Exit, when
+    from models.rules.triggers import Exit, resolved, when
     from models.temporal.execution import (
         ConditionResult,
         Delivery,
@@ -182,17 +182,16 @@ class LifecycleWorkflow(Instance[P]):
     ) -> RecordedEvent | None:
         """Wait for the first of several events; None if none arrived ``within`` that time.
 
-        Each is a type, a category or `*`, or ``when("category.action", plan="pro")`` with required properties. Of
-        events that are already recorded, the one with the earliest timestamp counts. Otherwise as
+        Each is a type, a category or `*`, or ``when("category.action", plan="pro")`` with required properties, as
+        for exits. Of events that are already recorded, the one with the earliest timestamp counts. Otherwise as
         :meth:`wait_for_event`.
         """
         step = self._enter(name)
-        given = [when(each) if isinstance(each, str) else each for each in events]
-        if any(each.compared for each in given):
-            raise TypeError("give the value of a parameter itself to when() here")
+        declared = [when(each) if isinstance(each, str) else each for each in events]
+        parameters = self.definition.parameters_from(self._start.parameters).model_dump(mode="json")
         waits = [
-            WaitRequest(event_type=each.event_type, where=dict(each.where), condition=each.condition, since=since)
-            for each in given
+            WaitRequest(event_type=each.event_type, where=each.where, condition=each.condition, since=since)
+            for each in resolved(declared, parameters)
         ]
         return await self._first_of(step, dict(zip(names_of_waits(step, len(waits)), waits, strict=True)), within)
 
@@ -202,10 +201,10 @@ class LifecycleWorkflow(Instance[P]):
         ``if self.condition("is_yearly", parameters.plan == "yearly"):`` The next recording writes it, at the
         latest before the next step.
         """
-        step = self._number(name)
+        step = self._names.unique(name)
         if ended := self._ended_in_lost_run(step, ConditionResult):
             return ended.met
-        self._wait_results[step] = ConditionResult(position=self._positions[step], met=bool(value))
+        self._wait_results[step] = ConditionResult(position=self._names.positions[step], met=bool(value))
         return bool(value)
 
     async def profile(self) -> KnownProfile:
@@ -345,7 +344,7 @@ class LifecycleWorkflow(Instance[P]):
         if event is not None:
             self._inbox.take(event)
         result = WaitResult(
-            position=self._positions[step],
+            position=self._names.positions[step],
             event_type=event.event_type if event else None,
             event_id=event.event_id if event else None,
             timed_out=event is None,
@@ -362,7 +361,7 @@ class LifecycleWorkflow(Instance[P]):
         await self._sleep_ended(step, until)
 
     async def _sleep_ended(self, step: str, until: datetime, inactive: bool | None = None) -> None:
-        result = SleepResult(position=self._positions[step], until=until, inactive=inactive)
+        result = SleepResult(position=self._names.positions[step], until=until, inactive=inactive)
         await self._wait_ended(step, result)
 
     async def _last_seen(self, event_type: str) -> datetime | None:

@@ -40,19 +40,17 @@ with workflow.unsafe.imports_passed_through():
         WaitRequest,
         WaitResult,
     )
-    from models.temporal.identity import STATUS, STEP
     from models.temporal.public_text import PublicText, in_words
     from models.vocabulary import InstanceStatus
     from workflows.catalog import Definition, Parameters
     from workflows.inbox import Inbox
+    from workflows.naming import LONG_HISTORY, Names, show_details, show_status
     from workflows.policies import OUTSIDE, STORE, StepPolicy
     from workflows.steps import A, R, failure_of, is_exit_due, start_local, start_step, step_failure, stored_end
     from workflows.tasks import cancel, first_failure, raise_if_cancelled, uncancellable
 
 P = TypeVar("P", bound=Parameters)
 W = TypeVar("W", WaitResult, SleepResult, ConditionResult)
-
-LONG_HISTORY = "The history is long: let the journey end, and a trigger start the workflow again."
 
 logger = workflow.LoggerAdapter(logging.getLogger("perennial.workflows"), None)
 logger.workflow_info_on_message = False  # it is among the extras
@@ -72,8 +70,7 @@ class Instance(Generic[P]):
         self._exits_registered = False
         # Tasks that have done a step or wait. Not a set: its order may differ in a replay.
         self._branches: dict[asyncio.Task[Any], None] = {}
-        self._positions: dict[str, int] = {}
-        self._names: dict[str, int] = {}
+        self._names = Names()
         self._deadlines: dict[str, datetime] = {}
         self._writing = asyncio.Lock()
         self._paused = False
@@ -130,7 +127,7 @@ class Instance(Generic[P]):
         """
         await self._while_paused()
         step = self._enter(name)
-        self._show(InstanceStatus.RUNNING)
+        show_status(InstanceStatus.RUNNING, step)
         if any(isinstance(each, ConditionResult) for each in self._wait_results.values()):
             await self.record()  # the step may be retried for long
         bound = message.model_copy(update={"context": self._context(step)})
@@ -321,21 +318,12 @@ class Instance(Generic[P]):
         assert task is not None  # workflow code runs in tasks
         self._branches[task] = None
         raise_if_cancelled()
-        step = self._current_step = self._number(name)
-        details = f"{self.definition.description}\n\nNow: `{step}`"
-        if workflow.info().is_continue_as_new_suggested():
-            details += f"\n\n{LONG_HISTORY}"
-            if "long_history" not in self.variables:
-                self.variables["long_history"] = LONG_HISTORY
-                logger.warning(LONG_HISTORY)
-        workflow.set_current_details(details)
-        return step
-
-    def _number(self, name: str) -> str:
-        """The name, made unique in the instance; it gets the next position."""
-        count = self._names[name] = self._names.get(name, 0) + 1
-        step = name if count == 1 else f"{name}_{count}"
-        self._positions[step] = len(self._positions) + 1
+        step = self._current_step = self._names.unique(name)
+        long = workflow.info().is_continue_as_new_suggested()
+        if long and "long_history" not in self.variables:
+            self.variables["long_history"] = LONG_HISTORY
+            logger.warning(LONG_HISTORY)
+        show_details(self.definition.description, step, long=long)
         return step
 
     def _context(self, step: str) -> StepContext:
@@ -344,7 +332,7 @@ class Instance(Generic[P]):
             instance_id=self._start.instance_id,
             user_id=self._start.user_id,
             step=step,
-            position=self._positions[step],
+            position=self._names.positions[step],
             max_attempts=self._start.max_attempts,
             holdable=self._in_journey and workflow.cancellation_reason() is None,
             waits_until=dict(self._deadlines),
@@ -401,7 +389,7 @@ class Instance(Generic[P]):
         error: StepFailure | None = None,
     ) -> None:
         async with self._writing:  # recordings must reach Postgres in order
-            self._show(status)
+            show_status(status, self._current_step)
             # Copies, because other branches may change both while the activity runs.
             variables, wait_results = deepcopy(self.variables), dict(self._wait_results)
             progress = Progress(
@@ -427,8 +415,3 @@ class Instance(Generic[P]):
             self._recorded_variables = variables
         for event in recorded.events:
             self._inbox.add(event)
-
-    def _show(self, status: InstanceStatus) -> None:
-        workflow.upsert_search_attributes(
-            [STATUS.value_set(status.value), STEP.value_set(self._current_step or "")]
-        )

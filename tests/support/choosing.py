@@ -12,6 +12,7 @@ from workflows.authoring import (
     RecordedEvent,
     days,
     lifecycle,
+    parameter,
     when,
 )
 
@@ -21,6 +22,8 @@ class Choice(Parameters):
 
     patience: Duration = days(1)
     """For the events."""
+    plan: str = "pro"
+    """The plan that counts."""
 
 
 class _Reads(LifecycleWorkflow[Choice]):
@@ -49,7 +52,7 @@ class Chooser(LifecycleWorkflow[Choice]):
 
     async def journey(self, parameters: Choice) -> None:
         event = await self.wait_for_any_event(
-            [when("billing.paid", plan="pro"), "billing.cancelled", "account.*"],
+            [when("billing.paid", plan=parameter("plan")), "billing.cancelled", "account.*"],
             within=parameters.patience,
             name="wait_for_the_end",
         )

@@ -18,7 +18,7 @@ from testing.temporal import skipping_temporal
 from tests.support.journeys import JOURNEYS
 from tests.support.logs import logged
 from worker import build_worker
-from workflows.instance import LONG_HISTORY
+from workflows.naming import LONG_HISTORY
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ async def test_the_other_workflow_runs_for_the_same_customer_with_its_parameters
     await other.handle.result()
     context = await opening.context(other)
     assert (context.status, context.user_id) == (InstanceStatus.COMPLETED, customer.user_id)
-    assert context.parameters == {"patience": "PT1H"}
+    assert context.parameters == {"patience": "PT1H", "plan": "pro"}
     await opening.replay(run)
 
 
@@ -73,7 +73,7 @@ async def test_invalid_parameters_fail_the_step_at_once_without_their_values(
     [attempt] = (await opening.context(run)).attempts
     assert (attempt.error_type, attempt.error_message) == (
         "InvalidParameters",
-        "parameters of 'reader' are invalid: patience",
+        "'reader' can't start with these parameters: /parameters/patience",
     )
 
 
