@@ -92,7 +92,7 @@ class Projection:
         """Add an event. Raises, and changes nothing, if the event can't be used."""
         # anything that may raise comes before the first change
         transaction = _transaction_of(event)
-        feature = _feature_of(event) if event.consented else None
+        feature = _feature_of(event)
         if transaction is not None:
             self.transactions[event.event_id] = transaction
         if not event.consented:

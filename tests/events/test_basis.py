@@ -10,9 +10,10 @@ from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.connection import Connection
-from store.events import events
+from store.events import carts, events
+from store.users import data_keys
 from tests.support.builders import user
-from tests.support.events import batch, codes, event, purchase, statuses
+from tests.support.events import batch, codes, event, moment, purchase, statuses
 from tests.support.http import Clients, assert_problem, field_errors
 from tests.support.log import Log
 from tests.support.redactions import redact_all
@@ -174,7 +175,8 @@ async def test_with_consent_an_event_of_such_a_type_is_stored_as_any_other(
     billed: Clients, owner: Connection
 ) -> None:
     await consent(billed)
-    await send(billed, failed("e-1"))
+    assert (await billed.admin.post("/users", json=user("u-2"))).status_code == 201
+    assert statuses(await batch(billed, failed("e-1"), failed("e-2", user_id="u-2"))) == ["accepted"] * 2
     found = (await stored(billed))["e-1"]
     assert {name: found[name] for name in failed() if name in ("location", "device_info", "referrer")} == {
         "location": {"country": "DE"},
@@ -182,7 +184,8 @@ async def test_with_consent_an_event_of_such_a_type_is_stored_as_any_other(
         "referrer": "https://x.example",
     }
     assert found["basis"] == "consent"
-    assert await owner.fetchval("SELECT dimensions->>'plan' FROM events") == "pro"
+    assert await owner.fetchval("SELECT dimensions->>'plan' FROM events WHERE user_id = 'u-1'") == "pro"
+    assert await owner.fetchval("SELECT basis FROM events WHERE user_id = 'u-2'") == "contract"
 
 
 async def test_a_withdrawal_ends_the_consent_and_not_the_contract(billed: Clients) -> None:
@@ -269,3 +272,23 @@ async def test_without_consent_a_purchase_counts_and_behaviour_does_not(
     assert (await effects(api))[1]["session_count"] == 1
     async with database.connection() as connection:
         assert await events.last_seen(connection, "u-1", "*") is not None
+
+
+async def test_a_cart_holds_what_was_put_into_it_with_consent(
+    billed: Clients, database: Database, cipher: Cipher
+) -> None:
+    await declare(billed, "transaction.cart_remove", CONTRACT)
+    shoe = {"event_properties": {"product_id": "shoe"}}
+
+    async def empty() -> bool:
+        async with database.connection() as connection:
+            return await carts.cart_is_empty(connection, await data_keys.require(connection, cipher, "u-1"))
+
+    await consent(billed)
+    await send(billed, event(event_type="transaction.cart_add", timestamp=moment(minutes=3), **shoe))
+    await consent(billed, granted=False)
+    await send(billed, event(event_type="transaction.cart_remove", timestamp=moment(minutes=2), **shoe))
+    assert not await empty()
+    await consent(billed)
+    await send(billed, event(event_type="transaction.cart_remove", timestamp=moment(minutes=1), **shoe))
+    assert await empty()

@@ -16,6 +16,8 @@ from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.migrate import SchemaDiffersError
 from runtime.settings import ConfigurationError, Settings
 from store.connection import Connection
+from store.events import partitions
+from store.events.partitions import PartitionState
 from tests.support.processes import ROOT, environment_of
 
 
@@ -60,6 +62,23 @@ async def test_a_downgrade_removes_everything_and_the_schema_can_be_made_again()
             await owner.close()
         await asyncio.to_thread(migrate.upgrade, settings)
         await asyncio.to_thread(migrate.check, settings)
+
+
+async def test_a_partition_that_was_detached_before_a_migration_can_be_attached_after_it() -> None:
+    async with scratch_postgres() as server:
+        settings = settings_of(server)
+        config = migrate._config(settings)
+        await asyncio.to_thread(command.upgrade, config, "0008")
+        owner = await asyncpg.connect(server.owner_url)
+        try:
+            await owner.execute("SELECT ensure_events_partition(DATE '2026-01-01')")
+            await owner.execute("ALTER TABLE events DETACH PARTITION events_2026_01")
+            await asyncio.to_thread(migrate.upgrade, settings)
+            [found] = await partitions.find_all(owner)
+            await partitions.attach(owner, found)
+            assert await partitions.state_of(owner, "events_2026_01") is PartitionState.ATTACHED
+        finally:
+            await owner.close()
 
 
 async def test_a_database_of_an_unknown_revision_is_one_sentence() -> None:

@@ -181,6 +181,27 @@ async def test_consents_have_their_source_and_a_withdrawn_one_stays_withdrawn(
     }
 
 
+async def test_purchases_under_contract_are_imported_for_a_person_without_consent(
+    imports: Imports, api_url: str, admin: str, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "purchases.csv"
+    bought, _ = purchases_file(file, 40)
+    shift = days_until_last_week(LAST_DAY)
+    await keep_events(api_url, admin, 730)
+    await imports(file, EXAMPLES / "cdnow-profiles.toml", shift_days=shift)
+    declared = {"basis": "contract", "basis_reason": "Orders are kept under their contract."}
+    async with httpx.AsyncClient(base_url=api_url, headers=bearer(admin), trust_env=False) as client:
+        assert (await client.delete("/users/cdnow-00001/consents/data_collection")).status_code == 200
+        answer = await client.put("/events/types/transaction.purchase_complete", json=declared)
+        assert answer.status_code == 200
+    ran = await imports(file, EXAMPLES / "cdnow-events.toml", shift_days=shift)
+    assert (ran.code, ran.errors) == (0, "")
+    async with database.connection() as connection:
+        rows = await connection.fetch("SELECT user_id, basis, count(*) FROM events GROUP BY user_id, basis")
+    bases = {user_id: "consent" if user_id != "cdnow-00001" else "contract" for user_id in bought}
+    assert {tuple(row) for row in rows} == {(user_id, bases[user_id], count) for user_id, count in bought.items()}
+
+
 async def test_an_integrators_key_is_enough(api_url: str, admin: str, database: Database, tmp_path: Path) -> None:
     imports = Imports(api_url, await new_key(database, Role.INTEGRATOR))
     file = tmp_path / "purchases.csv"
