@@ -1,4 +1,4 @@
-"""`/users/{user_id}/transactions` and `/poison-events`: results and failures of the projector."""
+"""`/users/{user_id}/transactions`, `/features` and `/poison-events`: results and failures of the projector."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from models.rules.folding import TransactionEntry
 from models.rules.money import format_amount
 from models.schemas.common import Page
 from models.schemas.events import PoisonEventView
-from models.schemas.users import TransactionView
+from models.schemas.users import FeatureUsageView, TransactionView
 from models.tables.projections import Transaction
 from models.vocabulary import Role
 from privacy.masking import value_for
@@ -37,6 +37,7 @@ from workflows.catalog import triggers
 router = APIRouter(route_class=GuardedRoute)
 
 _TRANSACTIONS = "transactions"
+_FEATURES = "features"
 _POISON = "poison-events"
 
 
@@ -65,6 +66,29 @@ async def list_transactions(
     audit.note(fields=TransactionView.model_fields, details={"shown": len(data)})
     shown = [_transaction(caller.role, row) for row in data]
     return json_response(Page[TransactionView](data=shown, pagination=pagination))
+
+
+@router.get(
+    "/users/{user_id}/features",
+    tags=["users"],
+    response_model=Page[FeatureUsageView],
+    responses=problems(UserNotFoundError, UserErasedError),
+)
+@allow(Role.OPERATOR, Role.ANALYST)
+@audited("features.list")
+async def list_features(
+    user_id: UserIdInPath, connection: InTransaction, page: PageQuery, audit: AuditOf
+) -> Response:
+    """List all features that a user has used, ordered by name. The profile shows the most used ones alone."""
+    after = page.position(_FEATURES, str)
+    await users.require_present(connection, user_id)
+    rows = await projection.features_page(
+        connection, user_id, after=after[0] if after else None, limit=page.rows_to_fetch
+    )
+    data, pagination = page.rows_and_pagination(_FEATURES, rows, lambda row: (row[0],))
+    audit.note(fields=FeatureUsageView.model_fields, details={"shown": len(data)})
+    shown = [FeatureUsageView(feature=feature, uses=uses) for feature, uses in data]
+    return json_response(Page[FeatureUsageView](data=shown, pagination=pagination))
 
 
 def _transaction(role: Role, row: TransactionEntry) -> TransactionView:

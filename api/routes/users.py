@@ -160,7 +160,7 @@ async def upsert_users(
 
 
 @router.post("/users/search", response_model=UserPage)
-@allow(Role.ADMIN)
+@allow(Role.OPERATOR)
 @audited("users.search")
 async def search_users(
     body: UserSearch,
@@ -170,7 +170,7 @@ async def search_users(
     page: PageQuery,
     audit: AuditOf,
 ) -> Response:
-    """Find profiles by e-mail address. Upper and lower case are equal.
+    """Find profiles by e-mail address. Upper and lower case are equal. An operator gets them masked.
 
     The method is POST, because a URL must not contain the address.
     """

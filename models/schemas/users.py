@@ -170,9 +170,16 @@ class Behavior(ResponseSchema):
     feature_usage_truncated: bool = Field(
         default=False,
         exclude_if=lambda truncated: not truncated,
-        description="Present and true if there are others: `GET /users/{user_id}/export` has all.",
+        description="Present and true if there are others: `GET /users/{user_id}/features` lists all.",
     )
     engagement_score: float | None = Field(default=None, description="0 to 100; null without `profiling`.")
+
+
+class FeatureUsageView(ResponseSchema):
+    """The uses of one feature."""
+
+    feature: str
+    uses: int
 
 
 class Transactions(ResponseSchema):

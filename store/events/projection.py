@@ -185,3 +185,20 @@ async def transactions_page(
         after=before,
         limit=limit,
     )
+
+
+_FEATURES = filtered(
+    select(col(FeatureUsage.feature), col(FeatureUsage.uses))
+    .where(col(FeatureUsage.user_id) == bindparam("user_id"))
+    .order_by(col(FeatureUsage.feature))
+    .limit(bindparam("limit")),
+    after=col(FeatureUsage.feature) > bindparam("feature"),
+)
+
+
+async def features_page(
+    connection: Connection, user_id: str, *, after: str | None, limit: int
+) -> list[tuple[str, int]]:
+    """The features that a user has used, each with its uses, ordered by name, after a name."""
+    rows = await _FEATURES.fetch(connection, user_id=user_id, feature=after, limit=limit)
+    return [(row["feature"], row["uses"]) for row in rows]

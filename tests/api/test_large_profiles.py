@@ -29,6 +29,23 @@ async def test_a_profile_shows_the_most_used_features(
     assert exported.text.count('"f-') >= 60_000
 
 
+async def test_the_list_of_features_has_those_beyond_the_profile(
+    api: Clients, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await add_user(api.admin)
+    await add_user(api.admin, "u-2")
+    await _use(owner, 2_001, 2_000)
+    found, cursor = [], ""
+    for count in (1000, 1000, 1):
+        page = (await api.analyst.get(f"/users/u-1/features?limit=1000{cursor}")).json()
+        assert len(page["data"]) == count
+        found += page["data"]
+        cursor = f"&cursor={page['pagination']['next_cursor']}"
+    assert page["pagination"]["next_cursor"] is None
+    assert found == [{"feature": f"f-{n:05}", "uses": 1 + n // 2_000} for n in range(2_001)]
+    assert (await api.analyst.get("/users/u-2/features")).json()["data"] == []
+
+
 async def test_a_profile_of_a_thousand_features_shows_all(
     api: Clients, owner: asyncpg.Connection[asyncpg.Record]
 ) -> None:
