@@ -24,6 +24,12 @@ class HookServer:
 
     It may add headers, and after an empty line a body. An empty answer breaks the connection once the request has
     come.
+
+    Example::
+
+        async def test_the_service_is_asked_again(hooks: HookServer) -> None:
+            hooks.fail("503 Service Unavailable", times=2)
+            await hooks.after(lambda: len(hooks.received) == 3)
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -35,13 +41,33 @@ class HookServer:
 
     @property
     def url(self) -> str:
+        """Its address.
+
+        Example::
+
+            settings = worker_settings.model_copy(update={"message_webhook_url": hooks.url})
+        """
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def after(self, condition: Callable[[], bool], within: float = 60.0) -> None:
-        """Wait until a condition holds."""
+        """Wait until a condition holds.
+
+        Example::
+
+            await hooks.after(lambda: len(hooks.received) == 2)
+        """
         async with asyncio.timeout(within):
             while not condition():
                 await asyncio.sleep(0.02)
+
+    def fail(self, answer: str = "503 Service Unavailable", *, times: int) -> None:
+        """Answer the next requests with an error.
+
+        Example::
+
+            hooks.fail("429 Too Many Requests", times=2)
+        """
+        self.answers += [answer] * times
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

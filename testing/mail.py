@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 from collections.abc import Awaitable, Callable
 from email import message_from_bytes
@@ -19,6 +20,13 @@ class MailServer:
     """Listens on a free port of 127.0.0.1. ``answer`` returns the answer to DATA; None accepts.
 
     ``tls`` offers STARTTLS. ``logins`` offers AUTH, also without TLS.
+
+    Example::
+
+        async def test_the_message_waits(runs: Runs, customer: Customer, mail: MailServer) -> None:
+            mail.refuse("451 come back later", times=2)
+            await runs.ended(await runs.start(customer.user_id, "renewal_reminder"))
+            assert len(mail.to(customer.email)) == 1
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, logins: bool = False) -> None:
@@ -51,8 +59,46 @@ class MailServer:
         return f"smtp://127.0.0.1:{self.port}"
 
     def to(self, address: str) -> list[Message]:
-        """Messages to one address."""
+        """Messages to one address.
+
+        Example::
+
+            [message] = mail.to(customer.email)
+            assert "renews in a week" in message.as_string()
+        """
         return [message for message in self.received if message["To"] == address]
+
+    def subjects(self, address: str) -> list[str]:
+        """Subjects of the messages to one address, in the order of their receipt.
+
+        Example::
+
+            assert mail.subjects(customer.email) == [f"{customer.name}, your subscription renews soon"]
+        """
+        return [str(message["Subject"]) for message in self.to(address)]
+
+    def refuse(self, answer: str = "451 come back later", *, times: int | None = None) -> None:
+        """Refuse the next messages, or all until :meth:`accept`. 4xx is retried, 5xx fails the step at once.
+
+        Example::
+
+            mail.refuse("550 no such mailbox")
+        """
+        refused = itertools.count(1)
+
+        async def answer_to(message: Message) -> str | None:
+            return answer if times is None or next(refused) <= times else None
+
+        self.answer = answer_to
+
+    def accept(self) -> None:
+        """Accept messages again.
+
+        Example::
+
+            mail.accept()
+        """
+        self.answer = self.refuse_recipients = None
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[Any]
@@ -77,7 +123,12 @@ class MailServer:
         return verdict or "250 kept"
 
     async def after(self, condition: Callable[[], bool], within: float = 60.0) -> None:
-        """Wait until a condition holds."""
+        """Wait until a condition holds.
+
+        Example::
+
+            await mail.after(lambda: len(mail.received) == 2)
+        """
         async with asyncio.timeout(within):
             while not condition():
                 await asyncio.sleep(0.02)

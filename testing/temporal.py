@@ -21,8 +21,9 @@ from runtime.process import polling
 from runtime.provisioning import ensure_namespace, in_namespace
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, data_converter
+from testing.hooks import HookServer
 from testing.mail import MailServer
-from testing.people import Customer
+from testing.people import Customer, Customers
 from testing.runs import Runs
 from worker import build_system_workers, build_worker
 
@@ -84,6 +85,12 @@ async def mail() -> AsyncIterator[MailServer]:
 
 
 @pytest.fixture
+async def hooks() -> AsyncIterator[HookServer]:
+    async with HookServer() as server:
+        yield server
+
+
+@pytest.fixture
 def worker_settings(mail: MailServer) -> Settings:
     return Settings(
         environment="embedded",
@@ -117,3 +124,8 @@ DAY = timedelta(days=1)
 @pytest.fixture
 async def customer(database: Database, cipher: Cipher) -> Customer:
     return await Customer.new(database, cipher)
+
+
+@pytest.fixture
+def customers(database: Database, cipher: Cipher) -> Customers:
+    return Customers(database, cipher)

@@ -245,10 +245,10 @@ def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate
     return found
 
 
-def triggers() -> list[WorkflowTrigger]:
-    """The events that start workflows."""
+def triggers(definitions: Iterable[Definition] | None = None) -> list[WorkflowTrigger]:
+    """The events that start the workflows of the catalogue, or those given."""
     return [
         WorkflowTrigger(definition.workflow_id, definition.trigger, definition.window, definition.purpose)
-        for definition in catalog().values()
+        for definition in (catalog().values() if definitions is None else definitions)
         if definition.trigger is not None
     ]

@@ -278,7 +278,7 @@ async def test_a_cart_holds_what_was_put_into_it_with_consent(
     billed: Clients, database: Database, cipher: Cipher
 ) -> None:
     await declare(billed, "transaction.cart_remove", CONTRACT)
-    shoe = {"event_properties": {"product_id": "shoe"}}
+    shoe: dict[str, Any] = {"event_properties": {"product_id": "shoe"}}
 
     async def empty() -> bool:
         async with database.connection() as connection:
