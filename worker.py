@@ -178,7 +178,8 @@ def _delivery(
     client: Client, system: Client, settings: Settings, database: Database, cipher: Cipher
 ) -> Activities:
     outbox = Outbox(database, cipher, client, system, settings.task_queue, startables())
-    callbacks = Callbacks(database, cipher, settings, _closed_words())
+    keys = {name: definition.key for name, definition in catalog().items()}
+    callbacks = Callbacks(database, cipher, settings, _closed_words(), keys)
     return [outbox.deliver, callbacks.send, callbacks.give_up]
 
 

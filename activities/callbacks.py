@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
@@ -42,10 +42,17 @@ logger = logging.getLogger("perennial.callbacks")
 
 class Callbacks:
     def __init__(
-        self, database: Database, cipher: Cipher, settings: Settings, known: Mapping[str, Collection[str]]
+        self,
+        database: Database,
+        cipher: Cipher,
+        settings: Settings,
+        known: Mapping[str, Collection[str]],
+        keys: Mapping[str, Sequence[str]],
     ) -> None:
-        """``known``: for each workflow the words of its parameter schema, which identify no person."""
+        """``known``: for each workflow the words of its parameter schema, which identify no person; ``keys``: the
+        names of its key's parameters."""
         self._known = known
+        self._keys = keys
         self._database = database
         self._cipher = cipher
         self._links = UiLinks(settings.temporal_ui_url, settings.temporal_namespace)
@@ -79,7 +86,8 @@ class Callbacks:
             await self._withhold(due, callback)
             return
         known = self._known.get(instance.workflow_id, ())
-        view = instance_view(callback.role, instance, self._links, known)
+        key = self._keys.get(instance.workflow_id, ())
+        view = instance_view(callback.role, instance, self._links, known, key)
         finished = FinishedInstance(**vars(view), timestamp=instance.end_time, data=view)
         answer = await self._post(due, callback, finished.model_dump_json().encode())
         status = _status_after(answer)

@@ -127,6 +127,8 @@ async def _existing(execution: Execution, instance_id: str) -> Response:
         )
         view = instance_view(execution.caller.role, state, execution.resources.settings)
         return json_response(view, 200, {"Location": place, "Preference-Applied": "return=existing"})
+    if execution.definition.key:
+        raise AlreadyRunningError(place, keyed=True)
     raise AlreadyRunError(place) if state.stored.status.finished else AlreadyRunningError(place)
 
 

@@ -270,7 +270,9 @@ def instance_view(role: Role, state: InstanceState, settings: Settings) -> Insta
     """An instance as a role sees it."""
     links = UiLinks(settings.temporal_ui_url, settings.temporal_namespace)
     known = known_words(state.stored.workflow_id)
-    return instance_views.instance_view(role, state.stored, links, known, stale=state.stale)
+    definition = catalog().get(state.stored.workflow_id)
+    key = definition.key if definition else ()
+    return instance_views.instance_view(role, state.stored, links, known, key, stale=state.stale)
 
 
 def location(workflow_id: str, instance_id: str) -> str:

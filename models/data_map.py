@@ -70,6 +70,7 @@ PLATFORM_ID = "an id that the platform assigned"
 WORD = "one of a fixed set of words"
 KEY_ID = "the id of an API key"
 TYPE = "a declared name"
+KEY_DIGEST = "keyed digest of the values of the workflow's key, for lookups"
 EVENT_ID = "the caller's id of an event; no e-mail address or telephone number"
 
 COMMON: Mapping[str, str] = {
@@ -123,6 +124,8 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "decisions.first_event_id": EVENT_ID,
     "instances.waits_until": "names of steps, and times",
     "instances.problem": "a value of `problem`",
+    "instances.key_digest": KEY_DIGEST,
+    "trigger_windows.key_digest": KEY_DIGEST,
     "dead_letters.dead_letter_id": PLATFORM_ID,
     "dead_letters.failed_step": "a step's name",
     "messages.message_id": PLATFORM_ID,

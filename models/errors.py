@@ -187,11 +187,13 @@ class AlreadyFinishedError(ConflictError):
 class AlreadyRunningError(ConflictError):
     code, title = "already_running", "The workflow runs already"
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str | None = None, *, keyed: bool = False) -> None:
+        once = "This workflow runs once for a user, and runs now; its instance is in the header Location. "
+        again = "Send 'again': true to run it again, or 'Prefer: return=existing'."
+        at_a_time = "An instance of this workflow with the same key runs for the user. "
+        wait = "Wait for its end, cancel it, or send 'Prefer: return=existing'."
         super().__init__(
-            "This workflow runs once for a user, and runs now; its instance is in the header Location. "
-            "Send 'again': true to run it again, or 'Prefer: return=existing'.",
-            headers={"Location": location},
+            at_a_time + wait if keyed else once + again, headers={"Location": location} if location else None
         )
 
 

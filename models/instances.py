@@ -25,6 +25,8 @@ class NewInstance:
     exits: Sequence[ExitRequest] = ()
     trigger: RecordedEvent | None = None
     """The event that started it; None for a request."""
+    key_digest: bytes | None = None
+    """At most one instance with this digest runs; None for a workflow without a key."""
 
 
 @dataclass(frozen=True)

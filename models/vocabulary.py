@@ -136,8 +136,10 @@ class NotStarted(StrEnum):
     """Only for marketing."""
     WINDOW_USED = "window_used"
     """The workflow has another instance for the user within `once_per`, or at all if it runs once."""
+    ALREADY_RUNNING = "already_running"
+    """An instance with the same key runs."""
     PARAMETER_MISSING = "parameter_missing"
-    """The event lacks a property from which an exit's parameter takes its value."""
+    """The event lacks a property from which a parameter of an exit or of the key takes its value."""
 
 
 class Suppression(StrEnum):

@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -175,6 +175,12 @@ class Cipher:
     def fingerprint(self, *parts: bytes) -> bytes:
         """A keyed digest of a request, which doesn't reveal its content."""
         return self._mac(b"request", b"\x00".join(parts))
+
+    def instance_key(self, workflow_id: str, user_id: str, values: Mapping[str, Any]) -> bytes:
+        """A keyed digest of an instance's key: the JSON values of parameters, by name."""
+        return self._mac(
+            b"instance_key", orjson.dumps([workflow_id, user_id, values], option=orjson.OPT_SORT_KEYS)
+        )
 
     def derived_key(self, purpose: bytes) -> bytes:
         """A 32-byte key, derived from the blind-index key with HKDF-SHA256 (RFC 5869)."""

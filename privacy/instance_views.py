@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -40,13 +40,15 @@ def instance_view(
     stored: StoredInstance,
     links: UiLinks,
     known: Collection[str],
+    key: Sequence[str] = (),
     *,
     stale: bool = False,
 ) -> InstanceView:
     """An instance, masked for a role. Only admins see error texts, which may contain any data.
 
-    ``known`` are values from the workflow's own schema, which are not masked.
+    ``known`` are values from the workflow's own schema, which are not masked. ``key`` has the names of its key.
     """
+    parameters = value_for(role, Instance, "parameters", stored.parameters, known=known)
     return InstanceView(
         workflow_id=stored.workflow_id,
         instance_id=stored.instance_id,
@@ -55,7 +57,7 @@ def instance_view(
         status=stored.status,
         start_time=stored.start_time,
         end_time=stored.end_time,
-        parameters=value_for(role, Instance, "parameters", stored.parameters, known=known),
+        parameters=parameters,
         variables=value_for(role, Instance, "variables", stored.variables, known=known),
         results={
             step: value_for(role, Step, "result", each, known=known) for step, each in stored.results.items()
@@ -74,6 +76,7 @@ def instance_view(
             if stored.trigger
             else None
         ),
+        key={name: parameters.get(name) for name in key} if key else None,
     )
 
 

@@ -50,6 +50,8 @@ class Definition:
     """Within this time its trigger starts at most one instance per user."""
     once: bool
     """Whether it runs once for a user, whether a trigger or a request starts it."""
+    key: tuple[str, ...]
+    """Parameters for whose values at most one instance per user runs."""
     max_attempts: int
     messages: Mapping[str, MessageTemplate]
     """Its own message texts, by name."""
@@ -71,6 +73,7 @@ class Definition:
             exits=self.exits,
             once_per=self.window,
             once=self.once,
+            key=self.key,
             triggered_parameters=(
                 partial(parameters_from, self.parameters) if taken_from_trigger(self.parameters) else None
             ),
@@ -98,6 +101,7 @@ def lifecycle(
     exit_on: Exit | str | Sequence[Exit | str] = (),
     once_per: timedelta | None = None,
     once: bool = False,
+    key: Sequence[str] = (),
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     messages: Mapping[str, MessageTemplate] | None = None,
 ) -> Callable[[type[Workflow]], type[Workflow]]:
@@ -106,6 +110,8 @@ def lifecycle(
     - ``purpose``: the consent that it needs; None for a service workflow.
     - ``trigger``: the event that starts it, at most once per user within ``once_per``. Requests are unlimited.
     - ``once``: it runs once for a user, whether a trigger or a request starts it. A request can ask for ``again``.
+    - ``key``: parameters for whose values at most one instance per user runs, whether a trigger or a request
+      starts it. ``once_per`` counts for each key by itself.
     - ``exit_on``: events that end it; they interrupt any wait at once.
     - ``max_attempts``: attempts at each step, unless an admin or a request sets another number.
     - ``messages``: its own message texts, by template name.
@@ -118,7 +124,9 @@ def lifecycle(
         parameters = _parameters_of(cls)
         exits = _exits(exit_on)
         _check(workflow_id, trigger, once_per, once, max_attempts)
-        _check_parameters(workflow_id, trigger, exits, parameters)
+        _check_parameters(workflow_id, trigger, exits, key, parameters)
+        if key and once:
+            raise TypeError(f"'{workflow_id}' is once for a user, or has a key")
         cls.definition = Definition(
             workflow_id=workflow_id,
             description=" ".join((cls.__doc__ or "").split("\n\n")[0].split()),
@@ -127,6 +135,7 @@ def lifecycle(
             exits=exits,
             once_per=once_per,
             once=once,
+            key=tuple(key),
             max_attempts=max_attempts,
             messages=messages or {},
             parameters=parameters,
@@ -151,13 +160,17 @@ def _check(
 
 
 def _check_parameters(
-    workflow_id: str, trigger: Trigger | None, exits: Sequence[Exit], parameters: type[Parameters]
+    workflow_id: str,
+    trigger: Trigger | None,
+    exits: Sequence[Exit],
+    key: Sequence[str],
+    parameters: type[Parameters],
 ) -> None:
     taken = taken_from_trigger(parameters)
     if taken and trigger is None:
         raise TypeError(f"{parameters.__name__}.{next(iter(taken))} is from_trigger, and '{workflow_id}' has none")
     named = [reference.name for each in exits for reference in each.compared.values()]
-    unknown = [name for name in named if name not in parameters.model_fields]
+    unknown = [name for name in (*key, *named) if name not in parameters.model_fields]
     if unknown:
         raise TypeError(f"'{workflow_id}' names the parameter '{unknown[0]}', which {parameters.__name__} lacks")
 
@@ -246,9 +259,17 @@ def templates(definitions: Iterable[Definition]) -> Mapping[str, MessageTemplate
 
 
 def triggers(definitions: Iterable[Definition] | None = None) -> list[WorkflowTrigger]:
-    """The events that start the workflows of the catalogue, or those given."""
+    """The events that start the workflows of the catalogue, or those given.
+
+    Only a start knows its key, and so whether a window of that key is open.
+    """
     return [
-        WorkflowTrigger(definition.workflow_id, definition.trigger, definition.window, definition.purpose)
+        WorkflowTrigger(
+            definition.workflow_id,
+            definition.trigger,
+            None if definition.key else definition.window,
+            definition.purpose,
+        )
         for definition in (catalog().values() if definitions is None else definitions)
         if definition.trigger is not None
     ]

@@ -16,6 +16,7 @@ from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import (
     AlreadyReplayingError,
+    AlreadyRunningError,
     AlreadySettledError,
     ConsentRequiredError,
     DeadLetterNotFoundError,
@@ -129,7 +130,7 @@ async def read_dead_letter(
     f"{_DEAD_LETTER}/replay",
     status_code=202,
     response_model=DeadLetterView,
-    responses=problems(*_NOT_OPEN, ConsentRequiredError, UserErasedError),
+    responses=problems(*_NOT_OPEN, AlreadyRunningError, ConsentRequiredError, UserErasedError),
 )
 @allow(Role.OPERATOR)
 @audited("dead_letters.replay")

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from api.audit import Audit
@@ -18,7 +19,9 @@ from api.resources import Resources
 from api.responses import json_response
 from models.errors import (
     AlreadyFinishedError,
+    FieldError,
     InstanceNotFoundError,
+    InvalidContentError,
     TemporalUnavailableError,
     UserErasedError,
     UserNotFoundError,
@@ -33,13 +36,20 @@ from store.api_keys import AuthenticatedKey
 from store.connection import Connection
 from store.instances import instances
 from store.users import users
-from workflows.catalog import find
+from workflows.catalog import Definition, find
 
 router = APIRouter(route_class=GuardedRoute, tags=["workflows"])
 
 Statuses = Annotated[list[InstanceStatus] | None, Query(description="Only instances with one of these statuses.")]
 
 Problems = Annotated[ProblemKind | None, Query(description="Only instances with this problem.")]
+Keys = Annotated[
+    list[str] | None,
+    Query(
+        description="Only instances with this key; needs `user_id`. A value for each parameter of the workflow's "
+        "`key`, in its order."
+    ),
+]
 
 _LIST = "instances"
 _INSTANCE = "/workflows/{workflow_id}/instances/{instance_id}"
@@ -62,12 +72,14 @@ async def list_instances(
     page: PageQuery,
     audit: AuditOf,
     user_id: Annotated[UserId | None, Query(description="Only instances of this user.")] = None,
+    key: Keys = None,
     status: Statuses = None,
     problem: Problems = None,
 ) -> Response:
     """List a workflow's instances, newest first. Status and problem are the last recorded ones."""
-    find(workflow_id)
-    return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status, problem)
+    definition = find(workflow_id)
+    digest = None if key is None else _key_digest(resources, definition, user_id, key)
+    return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status, problem, digest)
 
 
 @router.get(
@@ -104,6 +116,7 @@ async def _list(
     user_id: str | None,
     statuses: list[InstanceStatus] | None,
     problem: ProblemKind | None,
+    key_digest: bytes | None = None,
 ) -> Response:
     silent_since = await resources.workers.silent_since()
     rows = await instances.page(
@@ -111,6 +124,7 @@ async def _list(
         resources.cipher,
         workflow_id,
         user_id=user_id,
+        key_digest=key_digest,
         statuses=statuses,
         problem=problem,
         unserved=problem is ProblemKind.NO_WORKER and silent_since is not None,
@@ -127,6 +141,25 @@ async def _list(
     states = [InstanceState(unserved(row, silent_since)) for row in data]
     views = [instance_view(caller.role, state, resources.settings) for state in states]
     return json_response(Page[InstanceView](data=views, pagination=pagination))
+
+
+def _key_digest(resources: Resources, definition: Definition, user_id: str | None, values: list[str]) -> bytes:
+    """Raises :class:`InvalidContentError`."""
+    if not definition.key or len(values) != len(definition.key):
+        wanted = f"Send {len(definition.key)} values." if definition.key else "This workflow has no key."
+        raise InvalidContentError([FieldError("/query/key", "invalid_value", wanted)])
+    if user_id is None:
+        raise InvalidContentError(
+            [FieldError("/query/user_id", "required", "A key belongs to a user: send the id.")]
+        )
+    try:
+        given = definition.parameters.model_validate(dict(zip(definition.key, values, strict=True)))
+    except ValidationError:
+        wanted = "The value doesn't fit the parameter of the workflow's key."
+        raise InvalidContentError([FieldError("/query/key", "invalid_value", wanted)]) from None
+    parameters = given.model_dump(mode="json")
+    held = {name: parameters[name] for name in definition.key}
+    return resources.cipher.instance_key(definition.workflow_id, user_id, held)
 
 
 @router.get(_INSTANCE, response_model=InstanceView, responses=problems(*_MISSING))

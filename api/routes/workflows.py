@@ -141,7 +141,8 @@ async def execute_workflow(
     (at most 60) for the end. It then answers 200 with the finished instance.
 
     A workflow that runs `once` for a user is refused with 409 once it runs or has run, unless the request says
-    `again`. With `Prefer: return=existing` the answer is 200 with the instance that there is.
+    `again`. One with a `key` is refused with 409 while an instance with the same key runs, which `Location` names.
+    With `Prefer: return=existing` the answer is 200 with the instance that there is.
     """
     return await execute(Execution(find(workflow_id), body, caller, resources, audit, idempotency, preferences))
 
@@ -164,6 +165,7 @@ def _view(definition: Definition, changed: WorkflowSettings | None) -> WorkflowV
             for each in definition.exits
         ],
         once=definition.once,
+        key=list(definition.key),
         purpose=definition.purpose,
         max_attempts=settings.max_attempts or definition.max_attempts,
         enabled=settings.enabled,

@@ -49,6 +49,10 @@ class WorkflowView(ResponseSchema):
         description="It runs once for a user, whether a trigger or a request starts it, "
         "unless a request says `again`."
     )
+    key: list[str] = Field(
+        description="Parameters for whose values at most one instance of a user runs; empty: it has no key.",
+        examples=[["invoice_id"]],
+    )
     purpose: Purpose | None = Field(description="The consent that it needs; null: none.")
     max_attempts: int = Field(description="Attempts at a step, unless the request sets another number.")
     enabled: bool
@@ -169,6 +173,9 @@ class InstanceView(ResponseSchema):
     callback: CallbackView | None = Field(default=None, description="Null if none was requested.")
     trigger: TriggeredByView | None = Field(
         default=None, description="The event that started it; null: a request did."
+    )
+    key: dict[str, Any] | None = Field(
+        default=None, description="The values of the workflow's key; null: it has none.", examples=[None]
     )
     stale: bool = Field(
         default=False, description="True if Temporal didn't answer: this is the last stored state."

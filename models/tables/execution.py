@@ -5,7 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, SmallInteger, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
@@ -28,6 +40,12 @@ class Instance(SQLModel, table=True):
             "start_time",
             "instance_id",
             postgresql_where=text("problem IS NOT NULL"),
+        ),
+        Index(
+            "instances_running_key",
+            "key_digest",
+            unique=True,
+            postgresql_where=text("end_time IS NULL AND key_digest IS NOT NULL"),
         ),
     )
 
@@ -60,6 +78,8 @@ class Instance(SQLModel, table=True):
     clocks differ."""
     purpose: str | None = text_column(nullable=True)
     """A withdrawal of this consent cancels the instance. NULL if it needs none."""
+    key_digest: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    """Keyed digest of workflow, user and the values of the key's parameters. NULL if the workflow has no key."""
     replaced_runs: list[str] = Field(
         sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'::text[]"))
     )
@@ -179,14 +199,19 @@ class Message(SQLModel, table=True):
 
 
 class TriggerWindow(SQLModel, table=True):
-    """The last start of a workflow for a user by its trigger. `once_per` counts from it."""
+    """The last start of a workflow for a user, and for a key if it has one. `once_per` counts from it."""
 
     __tablename__ = "trigger_windows"
 
     workflow_id: str = text_column(primary_key=True)
     user_id: str = text_column(primary_key=True)
+    key_digest: bytes = Field(sa_column=Column(LargeBinary, primary_key=True, server_default=text("'\\x'::bytea")))
+    """That of the instance; empty if the workflow has no key."""
     instance_id: str = text_column()
-    opened_at: datetime = transaction_time()
+    opened_at: datetime | None = Field(
+        default=None, sa_column=Column(DateTime(timezone=True), server_default=func.now())
+    )
+    """NULL: the start doesn't count for `once_per`, since a request made it or an exit came before a message."""
 
 
 class Decision(SQLModel, table=True):

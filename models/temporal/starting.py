@@ -38,6 +38,8 @@ class Startable:
     """Within this time a trigger starts at most one instance per user."""
     once: bool = False
     """Whether that also holds for a request, unless it asks for another instance."""
+    key: Sequence[str] = ()
+    """Parameters for whose values at most one instance per user runs."""
     triggered_parameters: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     """The parameters of an instance that an event with these properties starts; None: the default ones. Raises
     :class:`ParameterMissingError`."""

@@ -120,6 +120,7 @@ _PAGE = filtered(
     _STORED.order_by(col(Instance.start_time).desc(), col(Instance.instance_id).desc()).limit(bindparam("limit")),
     workflow=col(Instance.workflow_id) == bindparam("workflow_id"),
     user=col(Instance.user_id) == bindparam("user_id"),
+    key=col(Instance.key_digest) == bindparam("key_digest"),
     status=one_of(col(Instance.status), "statuses"),
     problem=col(Instance.problem) == bindparam("problem"),
     unserved=or_(
@@ -137,6 +138,7 @@ async def page(
     workflow_id: str | None,
     *,
     user_id: str | None,
+    key_digest: bytes | None = None,
     statuses: Sequence[InstanceStatus] | None,
     problem: ProblemKind | None = None,
     unserved: bool = False,
@@ -155,6 +157,7 @@ async def page(
             connection,
             workflow_id=workflow_id,
             user_id=user_id,
+            key_digest=key_digest,
             statuses=None if statuses is None else [status.value for status in statuses],
             problem=problem.value if problem and not unserved else None,
             unserved=problem.value if problem and unserved else None,

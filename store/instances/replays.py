@@ -15,9 +15,10 @@ from typing import Any
 from asyncpg import Record
 from pydantic import ValidationError
 from sqlalchemy import and_, bindparam, delete, func, literal, or_
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from models.errors import ConsentRequiredError, PerennialError, UserErasedError
+from models.errors import AlreadyRunningError, ConsentRequiredError, PerennialError, UserErasedError
 from models.instances import NewInstance, StoredInstance
 from models.rules.triggers import resolved
 from models.tables.execution import DeadLetter, Instance, Message
@@ -30,7 +31,7 @@ from privacy.encryption import Cipher
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import dead_letters, instances, terminal, transitions, waits
+from store.instances import dead_letters, instances, terminal, transitions, triggers, waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.eligibility import account_error
 from store.statements import Statement, one_of, select, statement
@@ -49,8 +50,8 @@ async def request(connection: Connection, cipher: Cipher, dead_letter_id: str) -
     """Request the replay of one dead letter.
 
     Raises :class:`DeadLetterNotFoundError`, :class:`AlreadyReplayingError`, :class:`AlreadySettledError`,
-    :class:`UserErasedError`, :class:`AccountClosedError`, :class:`AccountSuspendedError` or
-    :class:`ConsentRequiredError`.
+    :class:`UserErasedError`, :class:`AccountClosedError`, :class:`AccountSuspendedError`,
+    :class:`ConsentRequiredError`, or :class:`AlreadyRunningError` if another instance with its key runs.
     """
     dead_letter = await dead_letters.find(connection, cipher, dead_letter_id)
     requested = await request_all(connection, [dead_letter], pause=timedelta())
@@ -90,10 +91,19 @@ _DELETE_REJECTED_MESSAGES = statement(
     )
 )
 
+_OTHER = aliased(Instance, name="other")
 _OF_LETTERS = (
     select(
         col(DeadLetter.dead_letter_id),
         col(DeadLetter.status),
+        col(Instance.instance_id),
+        col(Instance.workflow_id),
+        col(Instance.user_id),
+        col(Instance.key_digest),
+        select(col(_OTHER.instance_id))
+        .where(col(_OTHER.key_digest) == col(Instance.key_digest), col(_OTHER.end_time).is_(None))
+        .exists()
+        .label("key_runs"),
         col(StoredKey.wrapped).is_(None).label("erased"),
         col(Instance.purpose),
         col(User.account_status),
@@ -119,11 +129,26 @@ async def _divide(connection: Connection, letters: Sequence[StoredDeadLetter], c
     """The letters that can be replayed, and the others with their errors."""
     rows = await check.fetch(connection, dead_letter_ids=[letter.dead_letter_id for letter in letters])
     errors = {row["dead_letter_id"]: _error(row) for row in rows}
+    keyed = [row for row in rows if row["key_digest"] is not None and errors[row["dead_letter_id"]] is None]
+    taken: set[bytes] = set()
+    for row in sorted(keyed, key=lambda row: row["key_digest"]):  # all replays lock windows in this order
+        free = not row["key_runs"] if check is _CHECK else await _hold_key(connection, row)
+        if row["key_digest"] in taken or not free:
+            errors[row["dead_letter_id"]] = AlreadyRunningError(keyed=True)
+        taken.add(row["key_digest"])
     found = [(letter, errors[letter.dead_letter_id]) for letter in letters]
     return Requested(
         [letter for letter, error in found if error is None],
         [(letter, error) for letter, error in found if error is not None],
     )
+
+
+async def _hold_key(connection: Connection, row: Record) -> bool:
+    """Take the window of an instance's key; False while another instance with the key runs."""
+    again = NewInstance(
+        row["instance_id"], row["workflow_id"], row["user_id"], 1, {}, "", key_digest=row["key_digest"]
+    )
+    return await triggers.open_window(connection, again, None)
 
 
 def _error(row: Record) -> PerennialError | None:

@@ -45,6 +45,10 @@ class WindowOpenError(Exception):
         """That of the other instance."""
 
 
+class KeyRunningError(WindowOpenError):
+    """An instance with the same key runs."""
+
+
 INELIGIBLE = (
     UserErasedError,
     UserUnknownError,
@@ -63,6 +67,7 @@ NOT_STARTED: Mapping[type[Exception], NotStarted] = {
     ConsentRequiredError: NotStarted.CONSENT_REQUIRED,
     ParameterMissingError: NotStarted.PARAMETER_MISSING,
     WindowOpenError: NotStarted.WINDOW_USED,
+    KeyRunningError: NotStarted.ALREADY_RUNNING,
 }
 """The reason of a refused trigger, by the error. An erased or unknown user has no decisions."""
 
@@ -112,9 +117,11 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         # Wait for a withdrawal or a closing in progress: the next statement then sees it.
         await locks.share(connection, [request.user_id])
     key, max_attempts = await check_eligible(connection, cipher, workflow, request.user_id)
-    event, parameters = request.event, request.parameters
+    event, parameters, key_digest = request.event, request.parameters, None
     if parameters is None:
         parameters = await _parameters(connection, key, workflow, event)
+    if workflow.key:
+        key_digest = cipher.instance_key(workflow.workflow_id, request.user_id, key_values(workflow, parameters))
     new = NewInstance(
         instance_id=request.instance_id,
         workflow_id=workflow.workflow_id,
@@ -125,10 +132,9 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         purpose=workflow.purpose,
         exits=resolved(workflow.exits, parameters),
         trigger=event,
+        key_digest=key_digest,
     )
-    once_per = workflow.once_per if event is not None or workflow.once else None
-    if once_per is not None and not await triggers.open_window(connection, new, once_per) and not request.again:
-        raise WindowOpenError(await triggers.holder(connection, new.workflow_id, new.user_id))
+    await _open_window(connection, workflow, new, again=request.again)
     inserted = await transitions.insert(connection, key, new)
     if event is not None:
         await transitions.record_trigger(connection, new.instance_id, event.event_id, event.timestamp)
@@ -150,6 +156,25 @@ async def _parameters(
         return dict(workflow.default_parameters)
     held = {} if event is None else await events.properties(connection, key, event.event_id, event.timestamp)
     return workflow.triggered_parameters(held)
+
+
+def key_values(workflow: Startable, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the workflow's key, as JSON. Raises :class:`ParameterMissingError`."""
+    missing = [name for name in workflow.key if parameters.get(name) is None]
+    if missing:
+        raise ParameterMissingError(missing, "at most one instance runs for it")
+    return {name: parameters[name] for name in workflow.key}
+
+
+async def _open_window(connection: Connection, workflow: Startable, new: NewInstance, *, again: bool) -> None:
+    """Raises :class:`WindowOpenError`."""
+    once_per = workflow.once_per if new.trigger is not None or workflow.once else None
+    if once_per is None and new.key_digest is None:
+        return
+    if await triggers.open_window(connection, new, once_per) or (workflow.once and again):
+        return
+    holder, runs = await triggers.holder(connection, new)
+    raise KeyRunningError(holder) if runs and new.key_digest is not None else WindowOpenError(holder)
 
 
 _ASKED = select(bindparam("user_id", type_=Text()).label("user_id")).subquery("asked")

@@ -58,7 +58,14 @@ _INSERT = statement(
     .values(
         status=InstanceStatus.RUNNING.value,
         **parameters(
-            "instance_id", "workflow_id", "user_id", "max_attempts", "parameters", "started_by", "purpose"
+            "instance_id",
+            "workflow_id",
+            "user_id",
+            "max_attempts",
+            "parameters",
+            "started_by",
+            "purpose",
+            "key_digest",
         ),
     )
     .on_conflict_do_update(
@@ -93,6 +100,7 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Inse
         parameters=key.encrypt_json("instances.parameters", new.parameters, new.instance_id),
         started_by=new.started_by,
         purpose=new.purpose.value if new.purpose else None,
+        key_digest=new.key_digest,
     )
     if start_time is not None:
         return Inserted(start_time, begun=False)
@@ -291,11 +299,11 @@ async def delete_unstarted(connection: Connection, instance_id: str) -> None:
         await callbacks.delete(connection, instance_id)
 
 
-# SQL text: a CTE that writes six tables.
+# SQL text: a CTE that writes seven tables.
 _DELETE_ENDED = sql(
     """
     WITH expired AS MATERIALIZED (
-        SELECT instance_id FROM instances
+        SELECT instance_id, workflow_id, user_id FROM instances
         WHERE instance_id = ANY(CAST(:instance_ids AS text[])) AND end_time < :ended_before
         ORDER BY instance_id FOR UPDATE SKIP LOCKED
     ), gone_steps AS (
@@ -308,6 +316,10 @@ _DELETE_ENDED = sql(
         DELETE FROM dead_letters WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
     ), gone_callbacks AS (
         DELETE FROM callbacks WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
+    ), gone_windows AS (
+        DELETE FROM trigger_windows
+        WHERE (workflow_id, user_id, instance_id) IN (SELECT workflow_id, user_id, instance_id FROM expired)
+          AND opened_at IS NULL
     ), gone AS (
         DELETE FROM instances WHERE instance_id IN (SELECT instance_id FROM expired) RETURNING 1
     )
@@ -325,6 +337,7 @@ async def delete_ended(
 ) -> Mapping[str, int]:
     """Delete the given instances that ended before a time, with all their rows; returns the count by table.
 
+    A window in which `once_per` still counts stays, and is not counted.
     Skips instances that another transaction has locked.
     """
     row = await _DELETE_ENDED.fetchrow(connection, instance_ids=list(instance_ids), ended_before=ended_before)

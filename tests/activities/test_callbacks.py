@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,13 +32,16 @@ from testing.people import Customer
 DUE = CallbackDue(instance_id="i-1", ending=0)
 
 
+Parts = tuple[Cipher, Settings, Mapping[str, Collection[str]], Mapping[str, Sequence[str]]]
+
+
 @dataclass(frozen=True)
 class Ended:
     """An ended instance that an admin's key executed, with a callback to ``hooks``."""
 
     database: Database
     sending: Callbacks
-    parts: tuple[Cipher, Settings, Mapping[str, Collection[str]]]
+    parts: Parts
     hooks: HookServer
     key_id: str
 
@@ -73,7 +76,7 @@ async def ended(
             await transitions.insert(connection, key, new)
             await callbacks.add(connection, key, "i-1", hooks.url, new_secret())
             await connection.execute("UPDATE instances SET status = 'completed', end_time = now()")
-        parts: tuple[Cipher, Settings, Mapping[str, Collection[str]]] = (cipher, worker_settings, {})
+        parts: Parts = (cipher, worker_settings, {}, {"onboarding": ["gift"]})
         yield Ended(database, Callbacks(database, *parts), parts, hooks, executing.key_id)
 
 
@@ -82,6 +85,7 @@ async def test_a_callback_shows_the_instance_as_the_key_may_see_it_at_that_time(
     await ended.execute("UPDATE api_keys SET roles = '{operator}'")
     await ended.send()
     shown = [json.loads(hook.body)["parameters"]["gift"] for hook in ended.hooks.received]
+    assert shown == [json.loads(hook.body)["key"]["gift"] for hook in ended.hooks.received]
     assert shown[0] == "tea for Ada"
     assert "Ada" not in shown[1]
     assert [b"Ada" in hook.body for hook in ended.hooks.received] == [True, False]
