@@ -127,7 +127,7 @@ async def _others(runs: Runs, customer: Customer) -> dict[str, Run]:
 
 
 async def _waits(runs: Runs, customer: Customer) -> dict[str, Run]:
-    """Waits that an event ends."""
+    """Waits that an event ends, and a journey whose exit compares with a parameter."""
     second = await runs.start(customer.user_id, "post_purchase", still=True)
     await runs.until(second, "wait_before_thanks")
     await runs.notify(second, "transaction.purchase_complete")
@@ -137,9 +137,18 @@ async def _waits(runs: Runs, customer: Customer) -> dict[str, Run]:
     await runs.notify(used, "engagement.feature_click")
     await runs.until(used, "wait_for_halfway")
     await runs.environment.fast_forward(used.handle)
-    for ended in (second, used):
+    unpaid = await runs.start(customer.user_id, "dunning", parameters={"invoice_id": "in-1"})
+    paid = await runs.start(customer.user_id, "dunning", parameters={"invoice_id": "in-1"}, still=True)
+    await runs.until(paid, "wait_before_payment_failed")
+    await runs.notify(paid, "billing.payment_succeeded", step="~exit_1")
+    for ended in (second, used, unpaid, paid):
         await ended.handle.result()
-    return {"post_purchase-bought_again": second, "trial_conversion-used": used}
+    return {
+        "post_purchase-bought_again": second,
+        "trial_conversion-used": used,
+        "dunning-unpaid": unpaid,
+        "dunning-paid": paid,
+    }
 
 
 async def _write_jobs(client: Client, task_queue: str) -> None:

@@ -44,12 +44,13 @@ def declared(**options: Any) -> type[LifecycleWorkflow[Patience]]:
     return lifecycle("declared", **{"purpose": None, **options})(Declared)
 
 
-def test_the_six_workflows_are_found_with_their_purposes_and_limits() -> None:
+def test_the_workflows_are_found_with_their_purposes_and_limits() -> None:
     assert [name for name, each in catalog().items() if each.once] == ["onboarding"]
     found = {name: (each.purpose, each.once_per) for name, each in catalog().items()}
     assert found == {
         "cart_recovery": ("marketing", days(7)),
         "churn_prevention": ("marketing", days(60)),
+        "dunning": (None, None),
         "onboarding": (None, None),
         "post_purchase": (None, days(30)),
         "trial_conversion": ("marketing", days(365)),
@@ -90,6 +91,8 @@ def test_a_declaration_accepts_each_form_of_an_exit() -> None:
         ({"once_per": timedelta(), "trigger": on("a.b")}, "must be positive"),
         ({"max_attempts": 0}, "1 to 100"),
         ({"purpose": "spam"}, "not a valid Purpose"),
+        ({"key": ["speed"]}, "names the parameter 'speed', which Patience lacks"),
+        ({"key": ["rounds"], "once": True}, "once for a user, or has a key"),
         ({"exit_on": when("a.b", c=parameter("speed"))}, "names the parameter 'speed', which Patience lacks"),
     ],
 )

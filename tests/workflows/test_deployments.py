@@ -148,6 +148,7 @@ async def _until_a_task_has_failed(run: Run) -> None:
     [
         ("onboarding", "no_activity"),
         ("post_purchase", "asked"),
+        ("dunning", "unpaid"),
         ("cart_recovery", "not_purchased"),
         ("churn_prevention", "dormant"),
         ("win_back", "lost"),
@@ -171,7 +172,8 @@ async def test_workflows_have_the_same_result_if_every_task_is_a_replay(
     )
     async with worker:
         runs = Runs(skipping, database, cipher, worker_settings.task_queue, JOURNEYS)
-        run = await runs.start(customer.user_id, workflow_id)
+        key = dict.fromkeys(runs.definitions[workflow_id].key, "k-1")
+        run = await runs.start(customer.user_id, workflow_id, parameters=key)
         assert (await run.handle.result()).reason == reason
         history = await run.handle.fetch_history()
     assert not [each for each in history.events if each.HasField("workflow_task_failed_event_attributes")]

@@ -75,7 +75,8 @@ async def test_each_ends_at_once_at_any_hour_if_its_waits_take_no_time(
 ) -> None:
     schemas = definition.parameter_schema["properties"]
     no_time = {name: "PT0S" for name, schema in schemas.items() if schema.get("format") == "duration"}
-    run = await runs.start(customer.user_id, definition.workflow_id, parameters=no_time, still=True)
+    parameters = {**no_time, **dict.fromkeys(definition.key, "k-1")}
+    run = await runs.start(customer.user_id, definition.workflow_id, parameters=parameters, still=True)
     async with asyncio.timeout(20):
         assert (await run.handle.result()).reason
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED

@@ -82,8 +82,8 @@ async def test_an_instance_that_a_request_started_has_the_exits(
 async def test_a_marketing_workflow_needs_the_consent_and_a_service_none(
     api: Clients, customer: Customer, working: None
 ) -> None:
-    body = {"user_id": customer.user_id}
     for workflow_id, definition in catalog().items():
+        body = {"user_id": customer.user_id, "parameters": dict.fromkeys(definition.key, "k-1")}
         answer = await api.operator.post(f"/workflows/{workflow_id}/execute", json=body)
         if definition.purpose is None:
             assert answer.status_code == 202
