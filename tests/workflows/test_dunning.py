@@ -14,11 +14,11 @@ from models.vocabulary import InstanceStatus, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from testing.hooks import HookServer
+from testing.mail import MailServer
+from testing.people import Customer
+from testing.runs import Runs
 from tests.events.test_outbox import Log as EventLog
-from tests.support.hooks import HookServer
-from tests.support.mail import MailServer
-from tests.support.people import Customer
-from tests.support.runs import Runs
 from tests.support.temporal import DAY
 from worker import build_worker
 from workflows.catalog import find
