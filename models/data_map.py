@@ -180,6 +180,8 @@ _INTERNAL_COLUMNS = frozenset(
     {
         "users.email_index",
         "users.writes",
+        "instances.key_digest",
+        "trigger_windows.key_digest",
         "events.shard",
         "events.generation",
         "events.xid",

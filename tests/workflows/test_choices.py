@@ -135,6 +135,7 @@ async def test_the_earliest_of_the_recorded_events_that_match_ends_the_wait(
     assert context.results["wait_for_the_end"] == {
         "event_type": "billing.paid",
         "event_id": paid.event_id,
+        "event_at": paid.timestamp.isoformat(),
         "timed_out": False,
     }
     await choosing.replay(run)

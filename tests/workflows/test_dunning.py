@@ -19,7 +19,7 @@ from testing.mail import MailServer
 from testing.people import Customer
 from testing.runs import Runs
 from tests.events.test_outbox import Log as EventLog
-from tests.support.temporal import DAY
+from testing.temporal import DAY
 from worker import build_worker
 from workflows.catalog import find
 
