@@ -13,7 +13,9 @@ from models.schemas.fields import ResponseSchema
 class DecisionView(ResponseSchema):
     """A trigger that was not followed, or a message that was not sent."""
 
-    at: datetime = Field(description="When it was decided. Of several triggers: the latest.")
+    at: datetime = Field(
+        description="When it was decided. Of several triggers: the latest. Of a message: when it was written."
+    )
     workflow_id: str
     event_id: str | None = Field(
         description="The trigger's event. Of a message: the event that started its instance; null after a request."

@@ -43,8 +43,8 @@ def log(database: Database, cipher: Cipher, customer: Customer) -> Log:
 
 @pytest.fixture
 def deliver(settings: Settings, temporal: Client, system: Client, database: Database, cipher: Cipher) -> Deliver:
-    """Delivers the outbox until it is empty."""
-    outbox = Outbox(database, cipher, temporal, system, settings.task_queue, startables())
+    """Delivers the outbox until it is empty, by two workers that may take the same entry."""
+    parts = (database, cipher, temporal, system, settings.task_queue, startables())
 
     async def deliver() -> None:
         left = asyncio.Event()
@@ -55,7 +55,7 @@ def deliver(settings: Settings, temporal: Client, system: Client, database: Data
                     await asyncio.sleep(0.02)
             left.set()
 
-        await asyncio.gather(watch(), outbox.deliver_while(lambda: not left.is_set()))
+        await asyncio.gather(watch(), *(Outbox(*parts).deliver_while(lambda: not left.is_set()) for _ in range(2)))
 
     return deliver
 
