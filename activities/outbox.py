@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
 from temporalio import activity
@@ -42,6 +42,7 @@ from delivery.temporal import (
     start_instance,
 )
 from models.errors import ParameterMissingError, WorkflowNotFoundError
+from models.rules.triggers import DEFAULT_MAX_AGE
 from models.temporal.ending import HISTORY_LOST
 from models.temporal.execution import RecordedEvent
 from models.temporal.public_text import PublicText
@@ -53,11 +54,12 @@ from runtime.temporal import RPC_TIMEOUT
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import decisions, instances, replays, starting, terminal
+from store.instances import decisions, instances, replays, starting, terminal, waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.decisions import RefusedTrigger
-from store.instances.starting import StartRequest
+from store.instances.starting import KeyRunningError, StartRequest
 from store.outbox import OutboxEntry, StoredOutboxEntry
+from store.users import data_keys
 
 logger = logging.getLogger("perennial.outbox")
 
@@ -71,6 +73,7 @@ UNAVAILABLE = frozenset(
 """RPC statuses which mean that Temporal is unavailable or overloaded."""
 UNAVAILABLE_PAUSE = timedelta(seconds=2)
 STARTING_PAUSE = timedelta(seconds=5)
+ENDING_PAUSE = timedelta(seconds=1)
 START_WITHIN = timedelta(minutes=1)
 """Far longer than the API and the outbox take to start a stored instance, or to give up."""
 
@@ -82,12 +85,18 @@ class EntryOutcome(Enum):
     UNAVAILABLE = auto()
     STARTING = auto()
     """The run of a cancelled instance may still reach Temporal. Retries are no failures, and end by themselves."""
+    ENDING = auto()
+    """An exit is about to end the instance that holds the key of this start. Retries are no failures either."""
     UNKNOWN = auto()
     """Temporal doesn't know an instance that it should know."""
 
 
 class _StillStartingError(Exception):
     """The run of a cancelled instance may still reach Temporal."""
+
+
+class _StillEndingError(Exception):
+    """An exit is about to end the instance that holds the key of a start."""
 
 
 class Outbox:
@@ -179,6 +188,8 @@ class Outbox:
             return EntryOutcome.FAILED
         except _StillStartingError:
             return EntryOutcome.STARTING
+        except _StillEndingError:
+            return EntryOutcome.ENDING
         except UNREACHABLE:
             raise
         except Exception:
@@ -248,6 +259,8 @@ class Outbox:
             async with self._database.transaction() as connection:
                 stored = await starting.start(connection, self._cipher, workflow, request)
         except starting.INELIGIBLE as error:
+            if isinstance(error, KeyRunningError) and await self._is_ending(error.instance_id, entry):
+                raise _StillEndingError from error
             reason = starting.NOT_STARTED.get(type(error))
             if reason is None:
                 return None
@@ -256,6 +269,19 @@ class Outbox:
         if not stored.begun:
             await start_instance(self._client, self._task_queue, stored.new, workflow.description)
         return None
+
+    async def _is_ending(self, holder: str, entry: OutboxEntry) -> bool:
+        """Whether an exit ends the instance that holds the key, or it has just ended: the start is tried again.
+
+        But not for longer than a trigger may be old, since a pause may hold the exit for days.
+        """
+        if datetime.now(UTC) - entry.event_timestamp > DEFAULT_MAX_AGE:
+            return False
+        async with self._database.connection() as connection:
+            if not await instances.unfinished(connection, [holder]):
+                return True
+            key = (await data_keys.find(connection, self._cipher, [entry.user_id])).get(entry.user_id)
+            return key is not None and await waits.exit_is_due(connection, key, holder, entry.user_id)
 
     async def _replay(self, entry: OutboxEntry) -> None:
         """Reset the instance to its failed step. If Temporal has no history of it, start it anew (ADR 0045).
@@ -359,6 +385,8 @@ async def _record(connection: Connection, stored: StoredOutboxEntry, outcome: En
             await outbox.retry_soon(connection, stored.outbox_id, UNAVAILABLE_PAUSE)
         case EntryOutcome.STARTING:
             await outbox.retry_soon(connection, stored.outbox_id, STARTING_PAUSE)
+        case EntryOutcome.ENDING:
+            await outbox.retry_soon(connection, stored.outbox_id, ENDING_PAUSE)
         case EntryOutcome.UNKNOWN:
             await outbox.retry_unknown(connection, stored.outbox_id)
         case EntryOutcome.FAILED:
