@@ -248,6 +248,7 @@ def _lifecycle_activities(
     return [
         instances.record,
         instances.end,
+        instances.backs_off,
         messages.send,
         messages.withdraw,
         profiles.set_stage,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from models.temporal.execution import InstanceQuestion, Progress, Recorded, StoredEnd
+from models.temporal.execution import BackOff, InstanceQuestion, Progress, Recorded, StepQuestion, StoredEnd
 from models.temporal.starting import is_exit
 from privacy.encryption import Cipher
 from runtime.database import Database
-from store.instances import instances, states, terminal, transitions, triggers, waits
+from store.instances import attempts, instances, states, terminal, transitions, triggers, waits
 from store.users import data_keys
 
 INSTANCE_UNKNOWN = "InstanceUnknown"
@@ -28,6 +30,10 @@ EXIT_DUE = "ExitDue"
 def exit_due() -> ApplicationError:
     """Ends a step before an attempt: the log holds an event that ends the instance."""
     return ApplicationError("an event ends the instance before this step", type=EXIT_DUE, non_retryable=True)
+
+
+SURE_PAUSE = timedelta(seconds=10)
+"""A retry that is due later than this can be cancelled without cutting short an attempt."""
 
 
 class Instances:
@@ -68,6 +74,13 @@ class Instances:
                 exited = (progress.workflow_id, progress.user_id, progress.instance_id)
                 await triggers.give_back(connection, [exited])
             return Recorded(events=events)
+
+    @activity.defn(name="instances.backs_off")
+    async def backs_off(self, asked: StepQuestion) -> BackOff:
+        """Whether an exit may cancel a failing step at once, since no attempt is under way or about to begin."""
+        async with self._database.connection() as connection:
+            lasts = await attempts.backs_off(connection, asked.instance_id, asked.step, SURE_PAUSE)
+        return BackOff(lasts=lasts)
 
     @activity.defn(name="instances.end")
     async def end(self, asked: InstanceQuestion) -> StoredEnd:

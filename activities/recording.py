@@ -17,7 +17,8 @@ workflow ends the instance. The look writes nothing, so a crash repeats it.
 
 Each of the two commits is a single statement: one round trip instead of three.
 
-Temporal's own count of attempts isn't used, since Postgres outages and killed workers raise it too.
+Temporal's own count of attempts isn't used, since Postgres outages and killed workers raise it too. The pause
+before a retry follows from the stored count as well (:mod:`activities.retries`).
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from activities import retries
 from activities.instances import exit_due, instance_unknown
 from activities.loops import heartbeats
+from activities.retries import type_of
 from models.errors import UserErasedError
 from models.temporal.execution import StepContext, StepInput
 from privacy.encryption import Cipher, DataKey
@@ -88,11 +91,13 @@ class _RecordStep(ActivityInboundInterceptor):
             await self._fail(context, begun.number, key, type(error).__name__, str(error), interrupted=True)
             raise
         except Exception as error:
-            await self._fail(context, begun.number, key, _type_of(error), _text_of(error))
             # Temporal's retry policy has no limit; the stored count of attempts decides.
-            if begun.last:
-                raise ApplicationError(_text_of(error), type=_type_of(error), non_retryable=True) from error
-            raise
+            fails = begun.last or retries.is_permanent(error, context.non_retryable)
+            pause = None if fails else retries.pause_after(error, begun.failures, activity.info().retry_policy)
+            await self._fail(context, begun.number, key, type_of(error), _text_of(error), retry_in=pause)
+            raise ApplicationError(
+                _text_of(error), type=type_of(error), non_retryable=fails, next_retry_delay=pause
+            ) from error
         await self._complete(context, begun.number, key, result)
         return result
 
@@ -136,6 +141,7 @@ class _RecordStep(ActivityInboundInterceptor):
         error_message: str,
         *,
         interrupted: bool = False,
+        retry_in: timedelta | None = None,
     ) -> None:
         """While Postgres is unavailable the attempt stays without an end, which counts as interrupted too."""
         with contextlib.suppress(*UNREACHABLE):
@@ -148,11 +154,8 @@ class _RecordStep(ActivityInboundInterceptor):
                     error_type=error_type,
                     error_message=error_message,
                     interrupted=interrupted,
+                    retry_in=retry_in,
                 )
-
-
-def _type_of(error: Exception) -> str:
-    return error.type if isinstance(error, ApplicationError) and error.type else type(error).__name__
 
 
 def _text_of(error: Exception) -> str:

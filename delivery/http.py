@@ -27,6 +27,15 @@ _LONGEST_SECONDS = 45
 """For a request with its whole answer; below the time-out of an attempt at a step."""
 
 
+_TEMPORARY_REFUSALS = frozenset({408, 425, 429})
+"""Request Timeout, Too Early, Too Many Requests."""
+
+
+def is_refusal(status: int) -> bool:
+    """Whether the same request would be refused again: 4xx, apart from three."""
+    return 400 <= status < 500 and status not in _TEMPORARY_REFUSALS
+
+
 class AddressForbiddenError(Exception):
     """The name resolves to a forbidden address."""
 

@@ -27,6 +27,8 @@ class NewInstance:
     """The event that started it; None for a request."""
     key_digest: bytes | None = None
     """At most one instance with this digest runs; None for a workflow without a key."""
+    limits_attempts: bool = False
+    """Whether a request or an admin set ``max_attempts``, and not the workflow's definition."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class StoredAttempt:
     error_type: str | None
     error_message: str | None
     interrupted: bool
+    next_attempt_at: datetime | None
+    """When a failed attempt is followed by another; None after the last one."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,17 @@ class StoredInstance:
     def waiting_until(self) -> datetime | None:
         """The earliest deadline of the waits under way; None without one, and after the end."""
         return None if self.end_time else min(self.waits_until.values(), default=None)
+
+    @property
+    def retrying(self) -> StoredAttempt | None:
+        """The failed attempt whose successor is due first; None if no step waits for one."""
+        latest = {each.step: each for each in self.attempts} if self.end_time is None else {}
+        due = {
+            each.next_attempt_at: each
+            for step, each in latest.items()
+            if each.next_attempt_at is not None and step not in self.results
+        }
+        return due[min(due)] if due else None
 
     @classmethod
     def started(cls, new: NewInstance, start_time: datetime, run_id: str) -> StoredInstance:

@@ -16,6 +16,7 @@ from models.schemas.workflows import (
     ErrorView,
     InstanceView,
     ProblemView,
+    RetryingView,
     TemporalView,
     TriggeredByView,
 )
@@ -64,6 +65,7 @@ def instance_view(
         },
         error=error_view(role, Instance, stored.error) if stored.error else None,
         retries=[_attempt(role, attempt) for attempt in stored.attempts],
+        retrying=_retrying(stored.retrying),
         max_attempts=stored.max_attempts,
         temporal=_temporal(stored, links),
         stale=stale,
@@ -97,6 +99,17 @@ def _attempt(role: Role, attempt: StoredAttempt) -> AttemptView:
         error_type=attempt.error_type,
         error_message=value_for(role, Attempt, "error_message", attempt.error_message),
         interrupted=attempt.interrupted,
+    )
+
+
+def _retrying(attempt: StoredAttempt | None) -> RetryingView | None:
+    if attempt is None or attempt.next_attempt_at is None:
+        return None
+    return RetryingView(
+        step=attempt.step,
+        attempt=attempt.attempt,
+        next_attempt_at=attempt.next_attempt_at,
+        error_type=attempt.error_type,
     )
 
 

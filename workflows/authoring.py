@@ -4,6 +4,8 @@ This module passes through the sandbox, so the file needs no ``workflow.unsafe.i
 sandbox still restricts the file itself.
 """
 
+from temporalio.common import RetryPolicy
+
 from activities.messages import Messages
 from delivery.templates import MessageTemplate
 from models.rules.durations import Duration, days, hours, minutes
@@ -13,7 +15,7 @@ from models.temporal.execution import HttpAnswer, KnownProfile, Message, Quiet, 
 from models.vocabulary import Channel, LifecycleStage, MessageStatus, Purpose, WaitCondition
 from workflows.base import EVERY_DAY, NEVER, NIGHT, WEEKDAYS, LifecycleWorkflow
 from workflows.catalog import Parameters, lifecycle
-from workflows.policies import LONG, OUTSIDE, STORE
+from workflows.policies import LONG, OUTSIDE, STORE, StepPolicy
 
 __all__ = [
     "EVERY_DAY",
@@ -37,7 +39,9 @@ __all__ = [
     "Purpose",
     "Quiet",
     "RecordedEvent",
+    "RetryPolicy",
     "StepInput",
+    "StepPolicy",
     "WaitCondition",
     "days",
     "from_trigger",

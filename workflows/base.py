@@ -75,6 +75,7 @@ class LifecycleWorkflow(Instance[P]):
         by: Channel = Channel.EMAIL,
         name: str | None = None,
         policy: StepPolicy = OUTSIDE,
+        max_attempts: int | None = None,
         at_any_hour: bool = False,
     ) -> Delivery:
         """Send the customer a message, once.
@@ -89,7 +90,8 @@ class LifecycleWorkflow(Instance[P]):
         if self.definition.purpose is Purpose.MARKETING and not at_any_hour:
             await self.wait_for_good_hour(name=f"wait_for_good_hour_before_{template}")
         message = Message(template=template, channel=by)
-        return await self.step(name or f"send_{template}", Messages.send, message, policy=policy)
+        step = name or f"send_{template}"
+        return await self.step(step, Messages.send, message, policy=policy, max_attempts=max_attempts)
 
     async def emit(
         self, event_type: str, properties: Mapping[str, Any] | None = None, *, name: str | None = None

@@ -21,12 +21,13 @@ from models.rules.triggers import FOREVER, Exit, Trigger, WorkflowTrigger, when
 from models.temporal.execution import LifecycleInput, LifecycleOutcome
 from models.temporal.starting import Startable
 from models.vocabulary import Purpose
+from workflows.policies import MOST_ATTEMPTS
 
 if TYPE_CHECKING:
     from workflows.base import LifecycleWorkflow
 
-DEFAULT_MAX_ATTEMPTS = 3
-MOST_ATTEMPTS = 100
+DEFAULT_MAX_ATTEMPTS = 30
+"""With the pauses of :data:`workflows.policies.OUTSIDE`, a step that fails is tried for about 22 hours."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
@@ -113,7 +114,7 @@ def lifecycle(
     - ``key``: parameters for whose values at most one instance per user runs, whether a trigger or a request
       starts it. ``once_per`` counts for each key by itself.
     - ``exit_on``: events that end it; they interrupt any wait at once.
-    - ``max_attempts``: attempts at each step, unless an admin or a request sets another number.
+    - ``max_attempts``: attempts at each step, unless the step, an admin or a request sets another number.
     - ``messages``: its own message texts, by template name.
 
     The parameter model is the type argument of ``LifecycleWorkflow[...]``. The Temporal workflow type is the

@@ -15,6 +15,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
@@ -37,6 +38,7 @@ with workflow.unsafe.imports_passed_through():
         SleepResult,
         StepContext,
         StepFailure,
+        StepQuestion,
         WaitRequest,
         WaitResult,
     )
@@ -118,8 +120,12 @@ class Instance(Generic[P]):
         message: A,
         *,
         policy: StepPolicy = OUTSIDE,
+        max_attempts: int | None = None,
     ) -> R:
         """Execute a step as an activity, with up to `max_attempts` attempts, and record its result.
+
+        The policy, or ``max_attempts`` in its place, may set another number than the workflow's, within a number
+        of the request or an admin.
 
         (instance, step) is the idempotency key. So a repeated name gets a number (``remind``, ``remind_2``), and
         concurrent branches need different step names: otherwise a replay could swap their numbers. Raises
@@ -130,12 +136,14 @@ class Instance(Generic[P]):
         show_status(InstanceStatus.RUNNING, step)
         if any(isinstance(each, ConditionResult) for each in self._wait_results.values()):
             await self.record()  # the step may be retried for long
-        bound = message.model_copy(update={"context": self._context(step)})
-        # An exit doesn't cancel a step that only uses Postgres: it completes once Postgres is back.
-        attempt_timeout = None if policy is STORE else policy.attempt_timeout
+        if max_attempts is not None:
+            policy = replace(policy, max_attempts=max_attempts)
+        bound = message.model_copy(update={"context": self._context(step, policy)})
         while True:
             try:
-                return await self._finish(start_step(activity, bound, step, policy), attempt_timeout)
+                handle = start_step(activity, bound, step, policy)
+                # An exit doesn't cancel a step that only uses Postgres: it completes once Postgres is back.
+                return await self._finish(handle, None if policy.local else (step, policy.attempt_timeout))
             except (ApplicationError, TemporalTimeout, ActivityError) as error:
                 if is_exit_due(error):
                     await self._take_due_exit()
@@ -276,12 +284,13 @@ class Instance(Generic[P]):
         if self._inbox.exit is not None:
             await workflow.wait_condition(lambda: False)
 
-    async def _finish(self, handle: workflow.ActivityHandle[R], attempt_timeout: timedelta | None = None) -> R:
+    async def _finish(self, handle: workflow.ActivityHandle[R], attempt: tuple[str, timedelta] | None = None) -> R:
         """Wait for an activity. Only Temporal's cancellation of the instance cancels it at once.
 
         Another cancellation of the task, such as an exit, lets the current attempt end, because it may have
-        had its effect already. If the activity hasn't ended after ``attempt_timeout``, it is cancelled; with None
-        it continues. Then the method returns the result. The task's next step or wait raises the cancellation.
+        had its effect already. ``attempt`` is the step and its time-out: an activity that waits for its next
+        attempt, or hasn't ended after that time, is cancelled. With None it continues. Then the method returns the
+        result. The task's next step or wait raises the cancellation.
         """
         limit: asyncio.Task[None] | None = None
         while not handle.done():
@@ -292,8 +301,8 @@ class Instance(Generic[P]):
                     handle.cancel()
                     await asyncio.gather(handle, return_exceptions=True)
                     raise
-                if limit is None and attempt_timeout is not None:
-                    limit = asyncio.create_task(self._cancel_retries(handle, attempt_timeout))
+                if limit is None and attempt is not None:
+                    limit = asyncio.create_task(self._cancel_retries(handle, *attempt))
         try:
             return await handle
         except FailureError as error:
@@ -301,14 +310,24 @@ class Instance(Generic[P]):
                 raise asyncio.CancelledError from error  # an author's `except Exception` must not catch it
             raise
 
-    async def _cancel_retries(self, handle: workflow.ActivityHandle[Any], attempt_timeout: timedelta) -> None:
-        with contextlib.suppress(TimeoutError):
-            await workflow.wait_condition(
-                handle.done, timeout=attempt_timeout, timeout_summary=PublicText("Wait for the attempt under way")
-            )
+    async def _cancel_retries(
+        self, handle: workflow.ActivityHandle[Any], step: str, attempt_timeout: timedelta
+    ) -> None:
+        if not (workflow.patched("exits-end-pauses") and await self._backs_off(step)):
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(
+                    handle.done,
+                    timeout=attempt_timeout,
+                    timeout_summary=PublicText("Wait for the attempt under way"),
+                )
         # A pause holds the exit, so it also postpones the cancellation.
         await workflow.wait_condition(lambda: handle.done() or not self._held)
         handle.cancel()
+
+    async def _backs_off(self, step: str) -> bool:
+        """Whether the step waits for its next attempt, which may be an hour away."""
+        question = StepQuestion(instance_id=self._start.instance_id, step=step)
+        return (await start_local(Instances.backs_off, question, f"Ask about {in_words(step)}")).lasts
 
     # Building blocks of steps and waits.
 
@@ -326,14 +345,15 @@ class Instance(Generic[P]):
         show_details(self.definition.description, step, long=long)
         return step
 
-    def _context(self, step: str) -> StepContext:
+    def _context(self, step: str, policy: StepPolicy) -> StepContext:
         return StepContext(
             workflow_id=self.definition.workflow_id,
             instance_id=self._start.instance_id,
             user_id=self._start.user_id,
             step=step,
             position=self._names.positions[step],
-            max_attempts=self._start.max_attempts,
+            max_attempts=policy.attempts(self._start.max_attempts, limited=self._start.limits_attempts),
+            non_retryable=policy.non_retryable_types,
             holdable=self._in_journey and workflow.cancellation_reason() is None,
             waits_until=dict(self._deadlines),
         )

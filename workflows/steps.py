@@ -31,8 +31,8 @@ def start_step(
     activity: Callable[[Any, A], Awaitable[R]], message: A, step: str, policy: StepPolicy
 ) -> workflow.ActivityHandle[R]:
     """Start a step's activity: a local one if the step only uses Postgres."""
-    if policy is STORE:
-        return start_local(activity, message, in_words(step), step)
+    if policy.local:
+        return start_local(activity, message, in_words(step), step, policy)
     return workflow.start_activity_method(
         activity,
         message,
@@ -45,15 +45,19 @@ def start_step(
 
 
 def start_local(
-    activity: Callable[[Any, Q], Awaitable[R]], message: Q, summary: str, activity_id: str | None = None
+    activity: Callable[[Any, Q], Awaitable[R]],
+    message: Q,
+    summary: str,
+    activity_id: str | None = None,
+    policy: StepPolicy = STORE,
 ) -> workflow.ActivityHandle[R]:
     """Start a local activity. The worker retries it until Postgres answers."""
     return workflow.start_local_activity_method(
         activity,
         message,
         activity_id=activity_id,
-        start_to_close_timeout=STORE.attempt_timeout,
-        retry_policy=STORE.retry,
+        start_to_close_timeout=policy.attempt_timeout,
+        retry_policy=policy.retry,
         summary=PublicText(summary),
     )
 

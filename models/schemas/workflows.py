@@ -72,7 +72,9 @@ class ExecuteRequest(RequestSchema):
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Must match the workflow's schema; each has a default."
     )
-    max_attempts: MaxAttempts | None = Field(default=None, description="Attempts at a step.")
+    max_attempts: MaxAttempts | None = Field(
+        default=None, description="The most attempts at any step. Null: the numbers of the workflow and its steps."
+    )
     again: StrictBool = Field(
         default=False, description="Also start a workflow that runs `once` for a user and has run, or runs now."
     )
@@ -103,6 +105,15 @@ class AttemptView(ResponseSchema):
     error_type: str | None
     error_message: str | None
     interrupted: bool
+
+
+class RetryingView(ResponseSchema):
+    """A step that has failed and will be tried again."""
+
+    step: str
+    attempt: int = Field(description="The number of the attempt that failed.")
+    next_attempt_at: datetime
+    error_type: str | None
 
 
 class CallbackView(ResponseSchema):
@@ -163,6 +174,9 @@ class InstanceView(ResponseSchema):
     results: dict[str, Any] = Field(description="Results of completed steps and waits, by name.")
     error: ErrorView | None
     retries: list[AttemptView] = Field(description="All attempts at all steps, by time.")
+    retrying: RetryingView | None = Field(
+        description="The step whose next attempt is due first. Null if no step waits for one."
+    )
     max_attempts: int
     temporal: TemporalView
     waiting_until: datetime | None = Field(

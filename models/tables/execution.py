@@ -121,6 +121,8 @@ class Attempt(SQLModel, table=True):
     error_message: bytes | None = personal()
     interrupted: bool = Field(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
     """A fault of the platform ended it, such as a killed worker; not counted against the limit."""
+    next_attempt_at: datetime | None = time_column(nullable=True)
+    """When the retry of a failed attempt is due. NULL after the last one."""
 
 
 class DeadLetter(SQLModel, table=True):

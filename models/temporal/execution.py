@@ -100,6 +100,8 @@ class LifecycleInput(TemporalPayload):
     instance_id: str
     user_id: str
     max_attempts: int
+    limits_attempts: bool = False
+    """Whether a request or an admin set the number. It then also limits steps with a number of their own."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """The JSON dump of the definition's parameter model. The workflow validates it again."""
     exits: list[ExitRequest] = Field(default_factory=list)
@@ -117,6 +119,17 @@ class LifecycleOutcome(TemporalPayload):
 
 class InstanceQuestion(TemporalPayload):
     instance_id: str
+
+
+class StepQuestion(TemporalPayload):
+    instance_id: str
+    step: str
+
+
+class BackOff(TemporalPayload):
+    """Whether a step's next attempt is far enough away to cancel it without cutting it short."""
+
+    lasts: bool
 
 
 class StoredEnd(TemporalPayload):
@@ -139,6 +152,8 @@ class StepContext(TemporalPayload):
     """The deadlines of waits in parallel branches, by step."""
     holdable: bool = False
     """Whether a pause and a due exit hold its attempts. Not so in `at_exit` and after a cancellation."""
+    non_retryable: list[str] = Field(default_factory=list)
+    """Types of errors with which the step fails at once."""
 
     @property
     def idempotency_key(self) -> str:

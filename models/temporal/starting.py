@@ -83,6 +83,7 @@ def start_input(new: NewInstance, lost_run: LostRun | None = None) -> LifecycleI
         instance_id=new.instance_id,
         user_id=new.user_id,
         max_attempts=new.max_attempts,
+        limits_attempts=new.limits_attempts,
         parameters=new.parameters,
         exits=list(new.exits),
         trigger=new.trigger,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, func, update
+from sqlalchemy import Interval, bindparam, func, update
 from sqlmodel import col
 
 from models.errors import UserErasedError
@@ -16,7 +17,7 @@ from store.connection import Connection
 from store.instances.dead_letters import MARK_REPLAYED, NO_STEP
 from store.instances.states import FENCE
 from store.instances.transitions import ENTER_STEP
-from store.statements import parameters, sql, statement
+from store.statements import parameters, select, sql, statement
 
 MAX_INTERRUPTIONS = 20
 """A step fails after this many interruptions, so that a step that kills its worker doesn't run forever."""
@@ -33,6 +34,8 @@ class BegunAttempt:
     result: bytes | None
     known: bool
     """False if the run must stop: the instance has ended or was deleted, or a replay has replaced the run."""
+    failures: int
+    """The step's own failures since the start or the last replay, this attempt included if it fails."""
     paused: bool | None
     """None: the attempt is recorded. Otherwise nothing is: the caller must look for a due exit first, and must not
     begin the attempt if this is True."""
@@ -81,6 +84,7 @@ _BEGIN = sql(
     )
     SELECT total + 1 AS number,
            counted - interruptions + 1 >= :max_attempts OR interruptions >= :max_interruptions AS last,
+           counted - interruptions + 1 AS failures,
            EXISTS (SELECT FROM done) AS done,
            (SELECT result FROM done) AS result,
            EXISTS (SELECT FROM present) AS known,
@@ -120,7 +124,9 @@ async def begin_attempt(
     assert row is not None  # an aggregate always gives a row
     if row["wrapped"] is None:
         raise UserErasedError
-    begun = BegunAttempt(row["number"], row["last"], row["done"], row["result"], row["known"], row["paused"])
+    begun = BegunAttempt(
+        row["number"], row["last"], row["done"], row["result"], row["known"], row["failures"], row["paused"]
+    )
     return begun, cipher.unwrap(context.user_id, row["wrapped"])
 
 
@@ -155,7 +161,11 @@ async def complete_attempt(
 
 _FAIL = statement(
     update(Attempt)
-    .values(ended_at=func.now(), **parameters("error_type", "error_message", "interrupted"))
+    .values(
+        ended_at=func.now(),
+        next_attempt_at=func.now() + bindparam("retry_in", type_=Interval()),
+        **parameters("error_type", "error_message", "interrupted"),
+    )
     .where(
         col(Attempt.instance_id) == bindparam("instance_id"),
         col(Attempt.step) == bindparam("step"),
@@ -173,7 +183,9 @@ async def fail_attempt(
     error_type: str,
     error_message: str,
     interrupted: bool = False,
+    retry_in: timedelta | None = None,
 ) -> None:
+    """Record how an attempt failed, and the time to its retry if there will be one."""
     await _FAIL.execute(
         connection,
         instance_id=context.instance_id,
@@ -184,4 +196,19 @@ async def fail_attempt(
             "attempts.error_message", error_message.encode(), context.instance_id, context.step, attempt
         ),
         interrupted=interrupted,
+        retry_in=retry_in,
     )
+
+
+_BACKS_OFF = statement(
+    select(col(Attempt.next_attempt_at) > func.now() + bindparam("at_least", type_=Interval()))
+    .where(col(Attempt.instance_id) == bindparam("instance_id"), col(Attempt.step) == bindparam("step"))
+    .order_by(col(Attempt.attempt).desc())
+    .limit(1)
+)
+
+
+async def backs_off(connection: Connection, instance_id: str, step: str, at_least: timedelta) -> bool:
+    """Whether a step waits for its next attempt, for at least that time."""
+    found = await _BACKS_OFF.fetchval(connection, instance_id=instance_id, step=step, at_least=at_least)
+    return bool(found)

@@ -45,6 +45,7 @@ _ATTEMPTS = (
                     col(Attempt.error_type),
                     col(Attempt.error_message),
                     col(Attempt.interrupted),
+                    col(Attempt.next_attempt_at),
                 ),
                 col(Attempt.started_at),
                 col(Attempt.attempt),
@@ -224,11 +225,12 @@ def _attempt(
     error_type: str | None,
     message: bytes | None,
     interrupted: bool,
+    next_attempt_at: datetime | None,
 ) -> StoredAttempt:
     text = None
     if key is not None and message is not None:
         text = key.decrypt("attempts.error_message", message, instance_id, step, attempt).decode()
-    return StoredAttempt(step, attempt, started_at, ended_at, error_type, text, interrupted)
+    return StoredAttempt(step, attempt, started_at, ended_at, error_type, text, interrupted, next_attempt_at)
 
 
 _OUTCOME = statement(

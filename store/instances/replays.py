@@ -212,6 +212,7 @@ async def prepare_restart(
         workflow_id=workflow.workflow_id,
         user_id=stored.user_id,
         max_attempts=stored.max_attempts,
+        limits_attempts=stored.max_attempts != workflow.max_attempts,
         parameters=stored.parameters,
         started_by=REPLAYED,
         purpose=workflow.purpose,

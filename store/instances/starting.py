@@ -127,6 +127,7 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         workflow_id=workflow.workflow_id,
         user_id=request.user_id,
         max_attempts=request.max_attempts or max_attempts or workflow.max_attempts,
+        limits_attempts=bool(request.max_attempts or max_attempts),
         parameters=parameters,
         started_by=request.started_by,
         purpose=workflow.purpose,

@@ -25,11 +25,11 @@ from store.instances import dead_letters, replays
 from store.instances.dead_letters import Filter, StoredDeadLetter
 from testing.people import Customer
 from testing.runs import Run, Runs
-from tests.dead_letters.journeys import CatchesFailures, Effects, Fixed, InARow, SideBySide, WithAWait
+from tests.dead_letters.journeys import CatchesFailures, Effects, Fixed, InARow, Patient, SideBySide, WithAWait
 from worker import startables
 from workflows.sandbox import workflow_runner
 
-JOURNEYS = (InARow, SideBySide, WithAWait, CatchesFailures, Fixed)
+JOURNEYS = (InARow, SideBySide, WithAWait, CatchesFailures, Patient, Fixed)
 
 
 @dataclass
@@ -75,6 +75,7 @@ class Stage:
 @asynccontextmanager
 async def working(runs: Runs, effects: Effects, workflows: Sequence[type[Any]]) -> AsyncIterator[None]:
     """A worker for some journeys."""
+    recorder = Instances(runs.database, runs.cipher)
     messages = Messages(
         runs.database, runs.cipher, {}, {}, resend_unconfirmed=False, cap=None, templates=TEMPLATES
     )
@@ -82,7 +83,7 @@ async def working(runs: Runs, effects: Effects, workflows: Sequence[type[Any]]) 
         runs.environment.client,
         task_queue=runs.task_queue,
         workflows=workflows,
-        activities=[Instances(runs.database, runs.cipher).record, effects.act, messages.withdraw],
+        activities=[recorder.record, recorder.backs_off, effects.act, messages.withdraw],
         workflow_runner=workflow_runner(),
         interceptors=[StepRecorder(runs.database, runs.cipher)],
     ):
@@ -105,5 +106,5 @@ async def stage(
 @pytest.fixture
 async def served(stage: Stage) -> AsyncIterator[Stage]:
     """The stage with a worker for the journeys whose own code doesn't raise."""
-    async with working(stage.runs, stage.effects, [InARow, SideBySide, WithAWait, CatchesFailures]):
+    async with working(stage.runs, stage.effects, [InARow, SideBySide, WithAWait, CatchesFailures, Patient]):
         yield stage

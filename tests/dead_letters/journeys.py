@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import timedelta
 
 from temporalio import activity, workflow
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
@@ -14,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from models.temporal.execution import RecordedEvent, StepInput, TemporalPayload
     from workflows.base import LifecycleWorkflow
     from workflows.catalog import Parameters, lifecycle
-    from workflows.policies import STORE
+    from workflows.policies import STORE, StepPolicy
 
 
 class Done(TemporalPayload):
@@ -24,11 +25,12 @@ class Done(TemporalPayload):
 
 
 class Effects:
-    """Counts the effects of steps. Steps in ``failing`` raise, steps in ``slow`` take seconds."""
+    """Counts the effects of steps. Steps in ``failing`` and ``missing`` raise, steps in ``slow`` take seconds."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.failing: set[str] = set()
+        self.missing: set[str] = set()
         self.slow: dict[str, float] = {}
 
     @activity.defn(name="test.act")
@@ -36,10 +38,18 @@ class Effects:
         step = message.step_context.step
         if step in self.slow:
             await asyncio.sleep(self.slow[step])
+        if step in self.missing:
+            raise KeyError(step)
         if step in self.failing:
             raise ValueError(f"{step} does not work for ada@example.com")
         self.counts[step] += 1
         return Done(step=step)
+
+
+IMPATIENT = StepPolicy(
+    retry=RetryPolicy(initial_interval=timedelta(milliseconds=100)), max_attempts=9, non_retryable=(LookupError,)
+)
+HOURLY = StepPolicy(retry=RetryPolicy(initial_interval=timedelta(hours=1)))
 
 
 class Waits(Parameters):
@@ -106,6 +116,15 @@ class CatchesFailures(LifecycleWorkflow[Rounds]):
             if isinstance(failure, ActivityError):
                 raise failure
         await self.step("after", Effects.act, StepInput())
+
+
+@lifecycle("patient", purpose=None, exit_on="shop.leave")
+class Patient(LifecycleWorkflow[Waits]):
+    """A step that is tried again after an hour, after one with a number of attempts and an error of its own."""
+
+    async def journey(self, parameters: Waits) -> None:
+        await self.step("twice", Effects.act, StepInput(), policy=IMPATIENT, max_attempts=2)
+        await self.step("hourly", Effects.act, StepInput(), policy=HOURLY)
 
 
 def _bug() -> None:

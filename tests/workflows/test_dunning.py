@@ -18,8 +18,8 @@ from testing.hooks import HookServer
 from testing.mail import MailServer
 from testing.people import Customer
 from testing.runs import Runs
-from tests.events.test_outbox import Log as EventLog
 from testing.temporal import DAY
+from tests.events.test_outbox import Log as EventLog
 from worker import build_worker
 from workflows.catalog import find
 

@@ -58,10 +58,10 @@ async def test_the_request_sets_the_maximum_before_the_admin_and_the_definition(
 
 
 async def test_the_definition_sets_the_maximum_by_default(api: Clients, customer: Customer) -> None:
-    assert (await execute(api, customer)).json()["max_attempts"] == 3
+    assert (await execute(api, customer)).json()["max_attempts"] == 30
     more = await execute(api, customer, max_attempts=7)
     assert more.json()["max_attempts"] == 7
-    assert (await api.analyst.get("/workflows/onboarding")).json()["max_attempts"] == 3
+    assert (await api.analyst.get("/workflows/onboarding")).json()["max_attempts"] == 30
 
 
 async def test_an_instance_that_a_request_started_has_the_exits(

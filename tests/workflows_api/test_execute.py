@@ -24,7 +24,7 @@ async def test_the_catalogue_shows_each_workflow_with_the_schema_of_its_paramete
     listed = (await api.analyst.get("/workflows")).json()["data"]
     onboarding = next(each for each in listed if each["workflow_id"] == "onboarding")
     assert onboarding["purpose"] is None
-    assert (onboarding["max_attempts"], onboarding["enabled"]) == (3, True)
+    assert (onboarding["max_attempts"], onboarding["enabled"]) == (30, True)
     waits = onboarding["parameters"]["properties"].values()
     assert all(wait["format"] == "duration" and wait["default"] for wait in waits)
     assert (await api.integrator.get("/workflows/onboarding")).json() == onboarding
@@ -41,7 +41,7 @@ async def test_an_executed_workflow_is_accepted_and_can_be_read_at_its_location(
     assert accepted.headers["location"] == path
     assert instance["status"] == "running"
     assert instance["user_id"] == customer.user_id
-    assert (instance["end_time"], instance["error"], instance["max_attempts"]) == (None, None, 3)
+    assert (instance["end_time"], instance["error"], instance["max_attempts"]) == (None, None, 30)
     assert instance["temporal"]["workflow_id"] == f"onboarding/{instance['instance_id']}"
     assert instance["temporal"]["run_id"] in instance["temporal"]["ui"]
 
@@ -174,7 +174,7 @@ async def test_a_disabled_workflow_is_not_executed_and_settings_replace_max_atte
     assert (await execute(api, customer)).json()["max_attempts"] == 5
     assert (await execute(api, customer, max_attempts=9)).json()["max_attempts"] == 9
     back = await api.admin.patch("/workflows/onboarding", json={"max_attempts": None})
-    assert (back.json()["max_attempts"], back.json()["enabled"]) == (3, True)
+    assert (back.json()["max_attempts"], back.json()["enabled"]) == (30, True)
     nothing = await api.admin.patch("/workflows/onboarding", json={"enabled": None})
     assert field_errors(nothing) == {("/enabled", "required")}
 
