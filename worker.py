@@ -21,6 +21,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 
 from activities.audit import AuditCheckpoints
+from activities.authored import Dependencies, authored_activities
 from activities.callbacks import Callbacks
 from activities.events import Events
 from activities.http import HttpRequests
@@ -127,6 +128,7 @@ def build_worker(
         activities=[
             *_lifecycle_activities(settings, database, cipher, [each.definition for each in served]),
             _starts(client, settings, database, cipher, served).start,
+            *authored_activities(Dependencies(database, cipher, settings)),
         ],
         activities_at_once=settings.worker_max_activities,
         workflow_cache=workflow_cache,
@@ -178,8 +180,10 @@ def _delivery(
     client: Client, system: Client, settings: Settings, database: Database, cipher: Cipher
 ) -> Activities:
     outbox = Outbox(database, cipher, client, system, settings.task_queue, startables())
-    keys = {name: definition.key for name, definition in catalog().items()}
-    callbacks = Callbacks(database, cipher, settings, _closed_words(), keys)
+    # Callbacks needn't mask the words of a workflow's parameter schema.
+    words = {name: schema_choices(each.parameter_schema) for name, each in catalog().items()}
+    keys = {name: each.key for name, each in catalog().items()}
+    callbacks = Callbacks(database, cipher, settings, words, keys)
     return [outbox.deliver, callbacks.send, callbacks.give_up]
 
 
@@ -267,11 +271,6 @@ def _starts(
     known = {**catalog(), **{each.definition.workflow_id: each.definition for each in served}}
     startables = {name: (each.startable, each.parameters) for name, each in known.items()}
     return Starts(database, cipher, client, settings.task_queue, startables)
-
-
-def _closed_words() -> dict[str, frozenset[str]]:
-    """For each workflow the words of its parameter schema, which callbacks needn't mask."""
-    return {name: schema_choices(definition.parameter_schema) for name, definition in catalog().items()}
 
 
 def _deployment(settings: Settings) -> WorkerDeploymentConfig | None:

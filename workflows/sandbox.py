@@ -22,6 +22,7 @@ _WORKFLOW_MODULES = (
     "catalog",
     "inbox",
     "instance",
+    "naming",
     "policies",
     "steps",
     "system",

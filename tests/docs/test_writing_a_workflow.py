@@ -37,6 +37,9 @@ def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(copy:
     assert set(files) == {
         "workflows/lifecycle/renewal_reminder.py",
         "tests/workflows/test_renewal_reminder.py",
+        "activities/lifecycle/loyalty.py",
+        "workflows/lifecycle/loyalty_points.py",
+        "tests/workflows/test_loyalty_points.py",
     }
     ruff = Path(sys.executable).with_name("ruff")
     lint = subprocess.run(
@@ -46,7 +49,16 @@ def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(copy:
     tests = [name for name in files if name.startswith("tests/")]
     guards = "tests/workflows/test_catalog.py"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *tests, guards, "-k", "renewal or described or deterministic"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            *tests,
+            guards,
+            "-k",
+            "renewal or loyalty or described or deterministic",
+        ],
         cwd=copy,
         capture_output=True,
         text=True,
@@ -55,9 +67,11 @@ def test_the_guide_s_workflow_passes_the_guide_s_tests_and_the_catalogue_s(copy:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "renewal_reminder" not in done.stderr
+    assert "loyalty" not in done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 2 + 7 + 7, done.stdout  # the guide's two; each workflow's parameters and file
+    # the guide's; each workflow's parameters and file
+    assert int(passed[1]) >= 2 + 3 + 8 + 8, done.stdout
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Activities of authors of lifecycle workflows (docs/writing-a-workflow.md), one file for each other system."""
