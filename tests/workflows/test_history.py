@@ -12,21 +12,19 @@ from temporalio.api.common.v1 import Payload
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
-from temporalio.workflow import _Definition
 
-from models.temporal.system import Queue
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.temporal import EncryptedPayloads, data_converter
+from testing.histories import CODEC, HISTORIES, system_workflows, unrecorded, workflow_of
 from testing.people import Customer
 from testing.runs import Runs
-from tests.support.recorded import CODEC, HISTORIES
+from tests.support.processes import ROOT
 from workflows.catalog import catalog
 from workflows.sandbox import workflow_runner
-from workflows.system.jobs import workflows_of
 
-SYSTEM_WORKFLOWS = [each for queue in Queue for each in workflows_of(queue)]
+RECORDED = ROOT / HISTORIES
 
 
 async def test_history_has_no_personal_data_and_a_readable_summary(runs: Runs, customer: Customer) -> None:
@@ -113,18 +111,26 @@ def strict_runner() -> SandboxedWorkflowRunner:
     )
 
 
-@pytest.mark.parametrize("recorded", sorted(HISTORIES.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recorded", sorted(RECORDED.glob("*.json")), ids=lambda path: path.stem)
 async def test_a_committed_history_replays(recorded: Path) -> None:
     """Fails after a change that breaks running instances: patch the change (docs/changing-a-workflow.md)."""
     replayer = Replayer(
-        workflows=[*(definition.implementation for definition in catalog().values()), *SYSTEM_WORKFLOWS],
+        workflows=[
+            *(definition.implementation for definition in catalog().values()),
+            *system_workflows().values(),
+        ],
         workflow_runner=strict_runner(),
         data_converter=data_converter(CODEC),
     )
-    workflow_id = recorded.stem.split("-")[0] + "/recorded"
+    workflow_id = workflow_of(recorded) + "/recorded"
     await replayer.replay_workflow(WorkflowHistory.from_json(workflow_id, recorded.read_text()))
 
 
 def test_every_workflow_has_a_committed_history() -> None:
-    recorded = {path.stem.split("-")[0] for path in HISTORIES.glob("*.json")}
-    assert recorded == {*catalog(), *(_Definition.must_from_class(each).name for each in SYSTEM_WORKFLOWS)}
+    missing = unrecorded(RECORDED)
+    assert not missing, f"record the history of {missing[0]}: .venv/bin/perennial record-history {missing[0]}"
+
+
+def test_every_committed_history_is_of_a_workflow() -> None:
+    names = {workflow_of(file) for file in RECORDED.glob("*.json")}
+    assert names <= {*catalog(), *system_workflows()}

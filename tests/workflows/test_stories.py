@@ -16,6 +16,7 @@ from runtime.database import Database
 from testing.mail import MailServer
 from testing.people import Customer
 from testing.runs import Run, Runs
+from testing.samples import parameters_of
 from testing.temporal import DAY
 from tests.support.log import Happening, Log
 from workflows.catalog import Definition, catalog
@@ -73,13 +74,32 @@ async def lasted(run: Run, since: datetime) -> timedelta:
 async def test_each_ends_at_once_at_any_hour_if_its_waits_take_no_time(
     runs: Runs, customer: Customer, definition: Definition
 ) -> None:
-    schemas = definition.parameter_schema["properties"]
-    no_time = {name: "PT0S" for name, schema in schemas.items() if schema.get("format") == "duration"}
-    parameters = {**no_time, **dict.fromkeys(definition.key, "k-1")}
-    run = await runs.start(customer.user_id, definition.workflow_id, parameters=parameters, still=True)
-    async with asyncio.timeout(20):
-        assert (await run.handle.result()).reason
+    """Fails if a wait isn't limited by a parameter."""
+    no_time = parameters_of(definition, durations="PT0S")
+    run = await runs.start(customer.user_id, definition.workflow_id, parameters=no_time, still=True)
+    try:
+        async with asyncio.timeout(20):
+            await run.handle.result()
+    except TimeoutError:
+        pytest.fail(f"no parameter limits the wait {(await runs.context(run)).current_step}")
     assert (await runs.context(run)).status is InstanceStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("workflow_id", "purpose", "once_per"),
+    [
+        ("cart_recovery", "marketing", 7 * DAY),
+        ("churn_prevention", "marketing", 60 * DAY),
+        ("post_purchase", None, 30 * DAY),
+        ("trial_conversion", "marketing", 365 * DAY),
+        ("win_back", "marketing", 180 * DAY),
+    ],
+)
+def test_the_triggers_of_these_start_one_instance_in_a_while(
+    workflow_id: str, purpose: str | None, once_per: timedelta
+) -> None:
+    definition = catalog()[workflow_id]
+    assert (definition.purpose, definition.once_per, definition.once) == (purpose, once_per, False)
 
 
 # Cart recovery

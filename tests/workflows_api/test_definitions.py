@@ -18,6 +18,7 @@ from runtime.database import Database
 from runtime.settings import Settings
 from testing.mail import MailServer
 from testing.people import Customer
+from testing.samples import parameters_of
 from tests.support.http import Clients, assert_problem, field_errors
 from tests.support.log import NOON
 from tests.workflows_api.conftest import execute, until
@@ -83,7 +84,7 @@ async def test_a_marketing_workflow_needs_the_consent_and_a_service_none(
     api: Clients, customer: Customer, working: None
 ) -> None:
     for workflow_id, definition in catalog().items():
-        body = {"user_id": customer.user_id, "parameters": dict.fromkeys(definition.key, "k-1")}
+        body = {"user_id": customer.user_id, "parameters": parameters_of(definition)}
         answer = await api.operator.post(f"/workflows/{workflow_id}/execute", json=body)
         if definition.purpose is None:
             assert answer.status_code == 202
