@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.starts import Starts
@@ -19,6 +20,7 @@ from testing.people import Customer
 from testing.runs import Runs
 from tests.support.choosing import CHOOSING, Reader
 from worker import build_worker
+from workflows.catalog import find
 
 STARTABLES = {"reader": (Reader.definition.startable, Reader.definition.parameters)}
 
@@ -99,6 +101,39 @@ async def test_an_attempt_that_is_repeated_after_its_commit_starts_the_same_inst
     assert first == second == Started(started=True, instance_id=context.idempotency_key)
     await opening.at("reader", context.idempotency_key).handle.result()
     assert await instances(opening.database, "reader") == 1
+
+
+async def test_a_workflow_with_a_key_starts_once_for_a_key_also_from_two_steps(
+    opening: Runs, customer: Customer
+) -> None:
+    """A repeated attempt finds its own instance, and no other one's key."""
+    definition = find("dunning")
+    startables = {"dunning": (definition.startable, definition.parameters)}
+    activity = Starts(opening.database, opening.cipher, opening.environment.client, "no worker", startables)
+
+    def step(name: str, invoice_id: str | None) -> NewStart:
+        context = StepContext(
+            workflow_id="opener",
+            instance_id="i-1",
+            user_id=customer.user_id,
+            step=name,
+            position=1,
+            max_attempts=3,
+        )
+        parameters = {"invoice_id": invoice_id} if invoice_id else {}
+        return NewStart(workflow_id="dunning", parameters=parameters, context=context)
+
+    first = await activity.start(step("first", "in-1"))
+    assert first.started
+    assert await activity.start(step("first", "in-1")) == first
+    assert await activity.start(step("second", "in-1")) == Started(
+        started=False, reason=NotStarted.ALREADY_RUNNING
+    )
+    with pytest.raises(ApplicationError, match="/parameters/invoice_id") as caught:
+        await activity.start(step("third", None))
+    assert caught.value.non_retryable
+    assert first.instance_id is not None
+    await opening.at("dunning", first.instance_id).handle.terminate()
 
 
 async def test_a_disabled_workflow_and_a_closed_account_are_reasons_too(opening: Runs, customer: Customer) -> None:
