@@ -59,7 +59,12 @@ class HttpRequests:
         url = service.url.rstrip("/") + _target(request)
         try:
             answer = await self._outbound.request(
-                request.method, url, _content(request), _headers(request, service), longest=LONGEST_ANSWER
+                request.method,
+                url,
+                _content(request),
+                _headers(request, service),
+                longest=LONGEST_ANSWER,
+                accept=request.accept,
             )
         except UnreachableError as error:
             raise ApplicationError(f"{_called(request)}: {error}", type="HttpUnreachable") from None

@@ -88,11 +88,24 @@ class Outbound:
             return Answer(response.status_code, _retry_after(response))
 
     async def request(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], *, longest: int
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        longest: int,
+        accept: Collection[int] = (),
     ) -> FullAnswer:
-        """Also read the body, of at most ``longest`` bytes. Raises :class:`AnswerUnusableError` besides."""
+        """Also read the body, of at most ``longest`` bytes, if the status is 2xx or one of ``accept``.
+
+        Raises :class:`AnswerUnusableError` besides.
+        """
         plain = {**headers, "accept-encoding": "identity"}  # a small compressed body may be a very long one
         async with self._response(method, url, body, plain) as response:
+            status, pause = response.status_code, _retry_after(response)
+            if not (200 <= status < 300 or status in accept):
+                return FullAnswer(status, pause, "", b"")
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise AnswerUnusableError("the answer is compressed")
             read = bytearray()
@@ -101,7 +114,7 @@ class Outbound:
                 if len(read) > longest:
                     raise AnswerUnusableError(f"the answer has more than {longest} bytes")
             content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            return FullAnswer(response.status_code, _retry_after(response), content_type, bytes(read))
+            return FullAnswer(status, pause, content_type, bytes(read))
 
     @asynccontextmanager
     async def _response(

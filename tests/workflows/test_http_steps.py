@@ -127,6 +127,22 @@ async def test_an_answer_that_no_retry_mends_fails_the_step_for_good(
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        "502 Bad Gateway\r\ncontent-encoding: gzip\r\n\r\nx",
+        "503 Service Unavailable\r\n\r\n" + " " * (LONGEST_ANSWER + 1),
+        "429 Too Many Requests\r\ncontent-type: application/json\r\n\r\nsorry",
+    ],
+    ids=["compressed", "long", "malformed"],
+)
+async def test_the_body_of_a_temporary_failure_does_not_matter(service: HookServer, answer: str) -> None:
+    service.answers = [answer]
+    with pytest.raises(ApplicationError) as caught:
+        await request(service, "/a")
+    assert (caught.value.type, caught.value.non_retryable) == ("HttpStatusError", False)
+
+
+@pytest.mark.parametrize(
     ("path", "values"),
     [
         ("/invoices/{id}/refund", {"id": ".."}),
