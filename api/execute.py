@@ -20,8 +20,9 @@ from __future__ import annotations
 import logging
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header
 from pydantic import ValidationError
@@ -171,8 +172,7 @@ def _start_request(execution: Execution, instance_id: str) -> StartRequest:
     try:
         parameters = execution.definition.parameters.model_validate(request.parameters)
     except ValidationError as error:
-        found = field_errors(error.errors(include_url=False))
-        raise InvalidContentError([each.with_prefix("/parameters") for each in found]) from None
+        raise InvalidContentError(_parameter_errors(error, request.parameters)) from None
     if request.callback_url is not None:
         loopback = execution.resources.settings.environment == "embedded"
         if problem := url_error(request.callback_url, loopback=loopback):
@@ -187,6 +187,24 @@ def _start_request(execution: Execution, instance_id: str) -> StartRequest:
         callback=callback,
         again=request.again,
     )
+
+
+def _parameter_errors(error: ValidationError, given: Mapping[str, Any]) -> list[FieldError]:
+    """One error for each value. Pydantic gives one for each type of a union, with the type in its place."""
+    messages: dict[tuple[str, str], list[str]] = {}
+    for each in error.errors(include_url=False):
+        place: list[str | int] = []
+        held: Any = given
+        for part in each["loc"]:
+            inside = isinstance(held, Mapping) and part in held
+            inside = inside or (isinstance(held, list) and isinstance(part, int) and part < len(held))
+            if not inside and each["type"] != "missing":
+                break
+            place.append(part)
+            held = held[part] if inside else None
+        [found] = field_errors([{**each, "loc": place}])
+        messages.setdefault((f"/parameters{found.pointer}", found.code), []).append(found.message)
+    return [FieldError(pointer, code, " or ".join(texts)) for (pointer, code), texts in messages.items()]
 
 
 async def _start(execution: Execution, client: Client, stored: Stored, *, repeatable: bool) -> InstanceState:

@@ -133,6 +133,15 @@ async def test_parameters_are_checked_against_the_catalogue(
     assert field_errors(response) == {(pointer, code)}
 
 
+async def test_a_value_that_fits_no_type_of_its_parameter_has_one_error(api: Clients, customer: Customer) -> None:
+    body = {"user_id": customer.user_id, "parameters": {"order_id": ["o-1"]}}
+    answer = await api.operator.post("/workflows/post_purchase/execute", json=body)
+    assert_problem(answer, 422, "validation_failed")
+    assert [(each["pointer"], each["code"], each["message"]) for each in answer.json()["errors"]] == [
+        ("/parameters/order_id", "invalid_type", "must be a string or must be an integer")
+    ]
+
+
 async def test_calendar_durations_are_rejected_with_an_alternative(api: Clients, customer: Customer) -> None:
     for given in ("P1M", "P1Y2M3D", "P0.5Y"):
         [error] = (await execute(api, customer, parameters={"nudge_within": given})).json()["errors"]
