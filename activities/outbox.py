@@ -1,4 +1,4 @@
-"""Delivers the entries of the Temporal outbox: signals, starts by trigger, replays, cancellations, callbacks.
+"""Delivers the entries of the Temporal outbox: signals, starts by trigger or bulk, replays, cancels, callbacks.
 
 Each entry is delivered at least once and takes effect once. The workflow ignores a repeated event id. The id of a
 triggered instance is derived from the event's id. A reset is not repeated while its new run is open. If the worker
@@ -54,7 +54,7 @@ from runtime.temporal import RPC_TIMEOUT
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import decisions, instances, replays, starting, terminal, waits
+from store.instances import bulks, decisions, instances, replays, starting, terminal, waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.decisions import RefusedTrigger
 from store.instances.starting import KeyRunningError, StartRequest
@@ -210,6 +210,8 @@ class Outbox:
                 await self._signal(entry)
             case "start":
                 return await self._start(entry)
+            case "execute":
+                await self._execute(entry)
             case "replay":
                 await self._replay(entry)
             case "cancel":
@@ -282,6 +284,28 @@ class Outbox:
                 return True
             key = (await data_keys.find(connection, self._cipher, [entry.user_id])).get(entry.user_id)
             return key is not None and await waits.exit_is_due(connection, key, holder, entry.user_id)
+
+    async def _execute(self, entry: OutboxEntry) -> None:
+        """Start an instance of a bulk at its turn. One that may not start any more ends as cancelled.
+
+        The workflow may have left the catalogue. Then the reconciler ends the instance, as it has no run.
+        """
+        workflow = self._startables.get(entry.workflow_id)
+        try:
+            # Committed before the start, so that a cancellation from now on looks for the run.
+            async with self._database.transaction() as connection:
+                request = await bulks.begin_start(connection, self._cipher, entry.user_id, entry.instance_id)
+            if request is None or workflow is None:
+                return
+            async with self._database.transaction() as connection:
+                stored = await starting.start(connection, self._cipher, workflow, request)
+        except starting.INELIGIBLE as error:
+            async with self._database.transaction() as connection:
+                of_user = (entry.workflow_id, entry.user_id, entry.instance_id)
+                await bulks.refuse(connection, self._cipher, *of_user, error)
+            return
+        if not stored.begun:
+            await start_instance(self._client, self._task_queue, stored.new, workflow.description)
 
     async def _replay(self, entry: OutboxEntry) -> None:
         """Reset the instance to its failed step. If Temporal has no history of it, start it anew (ADR 0045).

@@ -15,6 +15,7 @@ from api.request_context import RequestContextMiddleware
 from api.resources import Resources
 from api.routes import (
     audit,
+    bulks,
     codec,
     consents,
     dead_letters,
@@ -34,6 +35,7 @@ from api.routes import (
 
 _ROUTERS = (
     users.router,
+    bulks.router,
     consents.router,
     events.router,
     event_types.router,

@@ -166,13 +166,19 @@ async def _execute(execution: Execution) -> Response:
     return response
 
 
+def checked_parameters(definition: Definition, given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with defaults, as JSON values. Raises :class:`InvalidContentError`."""
+    try:
+        parameters = definition.parameters.model_validate(given)
+    except ValidationError as error:
+        raise InvalidContentError(_parameter_errors(error, given)) from None
+    return parameters.model_dump(mode="json")
+
+
 def _start_request(execution: Execution, instance_id: str) -> StartRequest:
     """Raises :class:`InvalidContentError` for invalid parameters or a forbidden callback URL."""
     request, callback = execution.request, None
-    try:
-        parameters = execution.definition.parameters.model_validate(request.parameters)
-    except ValidationError as error:
-        raise InvalidContentError(_parameter_errors(error, request.parameters)) from None
+    parameters = checked_parameters(execution.definition, request.parameters)
     if request.callback_url is not None:
         loopback = execution.resources.settings.environment == "embedded"
         if problem := url_error(request.callback_url, loopback=loopback):
@@ -182,7 +188,7 @@ def _start_request(execution: Execution, instance_id: str) -> StartRequest:
         instance_id=instance_id,
         user_id=request.user_id,
         started_by=execution.caller.key_id,
-        parameters=parameters.model_dump(mode="json"),
+        parameters=parameters,
         max_attempts=request.max_attempts,
         callback=callback,
         again=request.again,

@@ -238,6 +238,8 @@ def _may_be_starting(stored: StoredInstance) -> bool:
     """Whether Temporal may not know the instance yet, because a start or a replay is under way."""
     if stored.run_id in stored.replaced_runs:
         return True
+    if stored.bulk_id is not None:
+        return stored.run_id is None  # the outbox has it, and the reconciler ends what the outbox has lost
     return stored.run_id is None and datetime.now(UTC) - stored.start_time < NOT_STARTED_AFTER
 
 

@@ -108,6 +108,7 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "consent_history.legal_basis": WORD,
     "consent_history.actor": KEY_ID,
     "api_keys.name": "the key's purpose; no address or number of a person",
+    "instances.bulk_id": PLATFORM_ID,
     "api_keys.roles": "words of a fixed set",
     "api_keys.hash": "digest of the key",
     "replaced_secrets.hash": "digest of an earlier secret of the key",

@@ -103,6 +103,13 @@ class KeyNotFoundError(NotFoundError):
         super().__init__("No API key has this id.")
 
 
+class BulkNotFoundError(NotFoundError):
+    code, title = "bulk_not_found", "No such bulk"
+
+    def __init__(self) -> None:
+        super().__init__("No instance of this workflow belongs to a bulk with this id.")
+
+
 class PoisonEventNotFoundError(NotFoundError):
     code, title = "poison_event_not_found", "No such poison event"
 

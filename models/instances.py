@@ -89,6 +89,7 @@ class StoredInstance:
     end_time: datetime | None
     reason: str | None = None
     """The reason of the end, if there is one."""
+    bulk_id: str | None = None
     replaced_runs: Sequence[str] = ()
     """Temporal runs that a replay has replaced."""
     callback: StoredCallback | None = None

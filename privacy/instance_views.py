@@ -72,6 +72,7 @@ def instance_view(
         reason=stored.reason,
         waiting_until=stored.waiting_until,
         problem=ProblemView(**vars(stored.problem)) if stored.problem else None,
+        bulk_id=stored.bulk_id,
         callback=CallbackView(**vars(stored.callback)) if stored.callback else None,
         trigger=(
             TriggeredByView(event_id=stored.trigger.event_id, event_type=stored.trigger.event_type)

@@ -52,7 +52,7 @@ GIVE_UP_AFTER = 50
 CANCEL_REQUESTED = "instance.cancel"
 _REPLAY = "dead_letter.replay"
 
-EntryKind = Literal["signal", "start", "replay", "cancel", "callback"]
+EntryKind = Literal["signal", "start", "execute", "replay", "cancel", "callback"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class OutboxEntry:
     """The wait that the event ends, or the step to replay from."""
     user_id: str
     event_id: str
-    """The cause: an event, a dead letter to replay, an instance to cancel, or the number of an instance's end."""
+    """The cause: an event, a dead letter to replay, an instance to cancel, a bulk, or the number of an end."""
     event_type: str
     event_timestamp: datetime
 
@@ -232,11 +232,17 @@ _WRITE = statement(
 )
 
 
-async def write(connection: Connection, entries: Sequence[OutboxEntry], *, pause: timedelta = timedelta()) -> None:
-    """Write entries, one due every ``pause``; the first is due now."""
+async def write(
+    connection: Connection,
+    entries: Sequence[OutboxEntry],
+    *,
+    pause: timedelta = timedelta(),
+    after: timedelta = timedelta(),
+) -> None:
+    """Write entries, one due every ``pause``; the first is due ``after`` now."""
     if entries:
         columns: dict[str, list[Any]] = {name: [getattr(entry, name) for entry in entries] for name in _NAMES}
-        delays = [pause * place for place in range(len(entries))]
+        delays = [after + pause * place for place in range(len(entries))]
         await _WRITE.execute(connection, delay=delays, **columns)
 
 

@@ -75,11 +75,13 @@ async def list_instances(
     key: Keys = None,
     status: Statuses = None,
     problem: Problems = None,
+    bulk_id: Annotated[str | None, Query(description="Only instances of this bulk.")] = None,
 ) -> Response:
     """List a workflow's instances, newest first. Status and problem are the last recorded ones."""
     definition = find(workflow_id)
     digest = None if key is None else _key_digest(resources, definition, user_id, key)
-    return await _list(connection, caller, resources, page, audit, workflow_id, user_id, status, problem, digest)
+    of_workflow = (workflow_id, user_id, status, problem, digest, bulk_id)
+    return await _list(connection, caller, resources, page, audit, *of_workflow)
 
 
 @router.get(
@@ -117,6 +119,7 @@ async def _list(
     statuses: list[InstanceStatus] | None,
     problem: ProblemKind | None,
     key_digest: bytes | None = None,
+    bulk_id: str | None = None,
 ) -> Response:
     silent_since = await resources.workers.silent_since()
     rows = await instances.page(
@@ -128,6 +131,7 @@ async def _list(
         statuses=statuses,
         problem=problem,
         unserved=problem is ProblemKind.NO_WORKER and silent_since is not None,
+        bulk_id=bulk_id,
         before=page.position(_LIST, datetime, str),
         limit=page.rows_to_fetch,
     )

@@ -178,6 +178,7 @@ class InstanceView(ResponseSchema):
         description="The step whose next attempt is due first. Null if no step waits for one."
     )
     max_attempts: int
+    bulk_id: str | None = Field(default=None, description="The bulk to which it belongs; null: none.")
     temporal: TemporalView
     waiting_until: datetime | None = Field(
         description="The deadline of the wait under way; of parallel waits, the earliest one. Null during a step, "

@@ -47,6 +47,7 @@ class Instance(SQLModel, table=True):
             unique=True,
             postgresql_where=text("end_time IS NULL AND key_digest IS NOT NULL"),
         ),
+        Index("instances_of_bulk", "bulk_id", postgresql_where=text("bulk_id IS NOT NULL")),
     )
 
     instance_id: str = text_column(primary_key=True)
@@ -80,6 +81,10 @@ class Instance(SQLModel, table=True):
     """A withdrawal of this consent cancels the instance. NULL if it needs none."""
     key_digest: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     """Keyed digest of workflow, user and the values of the key's parameters. NULL if the workflow has no key."""
+    bulk_id: str | None = text_column(nullable=True)
+    """The request that started instances for many users."""
+    start_tried_at: datetime | None = time_column(nullable=True)
+    """When the outbox last began to start an instance of a bulk. NULL: it waits for its turn."""
     replaced_runs: list[str] = Field(
         sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'::text[]"))
     )

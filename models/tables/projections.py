@@ -103,12 +103,21 @@ class TemporalOutbox(SQLModel, table=True):
     """A request to Temporal, written in the same transaction as its cause, and delivered idempotently."""
 
     __tablename__ = "temporal_outbox"
-    __table_args__ = (Index("temporal_outbox_due", "due_at", "outbox_id", postgresql_where=text("NOT dead")),)
+    __table_args__ = (
+        Index("temporal_outbox_due", "due_at", "outbox_id", postgresql_where=text("NOT dead")),
+        Index(
+            "temporal_outbox_executions",
+            "workflow_id",
+            "due_at",
+            postgresql_where=text("kind = 'execute' AND NOT dead"),
+        ),
+    )
 
     outbox_id: int | None = Field(default=None, sa_column=Column(BigInteger, primary_key=True))
     kind: str = text_column()
-    """`signal` (an event for a wait), `start` (by a trigger), `replay` (of a dead letter), `cancel` (after the
-    withdrawal of a consent or the closing of an account) or `callback` (an instance has ended)."""
+    """`signal` (an event for a wait), `start` (by a trigger), `execute` (of a bulk), `replay` (of a dead letter),
+    `cancel` (after the withdrawal of a consent or the closing of an account) or `callback` (an instance has
+    ended)."""
     workflow_id: str = text_column()
     instance_id: str = text_column()
     step: str | None = text_column(nullable=True)

@@ -1,4 +1,4 @@
-"""Attempts at steps, and the results that make a step's effect happen once."""
+"""Attempts at steps and at starts, and the results that make a step's effect happen once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from asyncpg import Record
 from sqlalchemy import Interval, bindparam, func, update
 from sqlmodel import col
 
 from models.errors import UserErasedError
-from models.tables.execution import Attempt
+from models.tables.execution import Attempt, Instance
 from models.temporal.execution import StepContext
+from models.vocabulary import InstanceStatus
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.instances.dead_letters import MARK_REPLAYED, NO_STEP
-from store.instances.states import FENCE
+from store.instances.states import FENCE, transition
 from store.instances.transitions import ENTER_STEP
 from store.statements import parameters, select, sql, statement
 
@@ -212,3 +214,27 @@ async def backs_off(connection: Connection, instance_id: str, step: str, at_leas
     """Whether a step waits for its next attempt, for at least that time."""
     found = await _BACKS_OFF.fetchval(connection, instance_id=instance_id, step=step, at_least=at_least)
     return bool(found)
+
+
+_BEGIN_START = statement(
+    update(Instance)
+    .values(start_tried_at=func.now())
+    # With a reason it is being cancelled.
+    .where(
+        col(Instance.instance_id) == bindparam("instance_id"),
+        col(Instance.run_id).is_(None),
+        col(Instance.reason).is_(None),
+        col(Instance.end_time).is_(None),
+    )
+    .returning(col(Instance.started_by), col(Instance.max_attempts), col(Instance.parameters))
+)
+
+
+@transition((InstanceStatus.RUNNING,), (InstanceStatus.RUNNING,))
+async def begin_start(connection: Connection, instance_id: str) -> Record | None:
+    """Take the turn of a bulk's instance; returns its started_by, max_attempts and parameters, still encrypted.
+
+    None if it has ended or is to end, or a run of it has recorded something. A cancellation that ends the row
+    afterwards looks for the run for a while (:func:`store.instances.terminal.end_unstarted`).
+    """
+    return await _BEGIN_START.fetchrow(connection, instance_id=instance_id)

@@ -79,6 +79,7 @@ _STORED = (
         col(Instance.start_time),
         col(Instance.end_time),
         col(Instance.reason),
+        col(Instance.bulk_id),
         col(Instance.replaced_runs),
         col(Instance.trigger_event_id),
         col(Instance.trigger_event_type),
@@ -128,6 +129,7 @@ _PAGE = filtered(
         col(Instance.problem) == bindparam("unserved"),
         and_(col(Instance.problem).is_(None), col(Instance.end_time).is_(None)),
     ),
+    bulk=col(Instance.bulk_id) == bindparam("bulk_id"),
     before=tuple_(col(Instance.start_time), col(Instance.instance_id))
     < tuple_(bindparam("before_time"), bindparam("before_id")),
 )
@@ -143,6 +145,7 @@ async def page(
     statuses: Sequence[InstanceStatus] | None,
     problem: ProblemKind | None = None,
     unserved: bool = False,
+    bulk_id: str | None = None,
     before: tuple[datetime, str] | None,
     limit: int,
 ) -> list[StoredInstance]:
@@ -162,6 +165,7 @@ async def page(
             statuses=None if statuses is None else [status.value for status in statuses],
             problem=problem.value if problem and not unserved else None,
             unserved=problem.value if problem and unserved else None,
+            bulk_id=bulk_id,
             before_time=before_time,
             before_id=before_id,
             limit=number,
@@ -203,6 +207,7 @@ def _opened(key: DataKey | None, row: Record) -> StoredInstance:
         start_time=row["start_time"],
         end_time=row["end_time"],
         reason=row["reason"],
+        bulk_id=row["bulk_id"],
         replaced_runs=row["replaced_runs"],
         callback=StoredCallback(*row["callback"]) if row["callback"] else None,
         trigger=(
@@ -285,6 +290,10 @@ _UNSTARTED = statement(
         col(Instance.run_id).is_(None),
         col(Instance.end_time).is_(None),
         col(Instance.start_time) < func.now() - bindparam("older_than", type_=Interval()),
+        or_(
+            col(Instance.bulk_id).is_(None),
+            col(Instance.start_tried_at) < func.now() - bindparam("older_than", type_=Interval()),
+        ),
     )
     .order_by(col(Instance.start_time))
     .limit(UNSTARTED_LIMIT)
@@ -292,7 +301,10 @@ _UNSTARTED = statement(
 
 
 async def unstarted(connection: Connection, older_than: timedelta) -> list[Unfinished]:
-    """Instances without a recorded run, oldest first. Temporal may have started them nevertheless."""
+    """Instances without a recorded run, oldest first. Temporal may have started them nevertheless.
+
+    Those of a bulk only after their turn has come.
+    """
     return [Unfinished(*row) for row in await _UNSTARTED.fetch(connection, older_than=older_than)]
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Subquery, Text, and_, bindparam, func, literal, or_
+from asyncpg import Record
+from sqlalchemy import FromClause, Subquery, Text, and_, bindparam, func, literal, or_
 from sqlmodel import col
 
 from models.errors import (
     AccountClosedError,
     AccountSuspendedError,
     ConsentRequiredError,
+    DataUnreadableError,
     ParameterMissingError,
+    PerennialError,
     UserErasedError,
     UserUnknownError,
     WorkflowDisabledError,
@@ -26,14 +29,16 @@ from models.tables.people import Consent, User
 from models.tables.people import DataKey as StoredKey
 from models.temporal.execution import RecordedEvent
 from models.temporal.starting import Startable, named_exits
-from models.vocabulary import NotStarted
+from models.vocabulary import NotStarted, Purpose
 from privacy.encryption import Cipher, DataKey
 from store.connection import Connection
 from store.consents import locks
 from store.events import events
 from store.instances import callbacks, transitions, triggers, waits
 from store.instances.eligibility import account_error
-from store.statements import Statement, select, statement
+from store.pacing import each
+from store.statements import Statement, one_of, select, statement, unnested
+from store.users import data_keys
 
 
 class WindowOpenError(Exception):
@@ -135,7 +140,7 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         trigger=event,
         key_digest=key_digest,
     )
-    await _open_window(connection, workflow, new, again=request.again)
+    await open_window(connection, workflow, new, again=request.again)
     inserted = await transitions.insert(connection, key, new)
     if event is not None:
         await transitions.record_trigger(connection, new.instance_id, event.event_id, event.timestamp)
@@ -167,8 +172,8 @@ def key_values(workflow: Startable, parameters: Mapping[str, Any]) -> dict[str, 
     return {name: parameters[name] for name in workflow.key}
 
 
-async def _open_window(connection: Connection, workflow: Startable, new: NewInstance, *, again: bool) -> None:
-    """Raises :class:`WindowOpenError`."""
+async def open_window(connection: Connection, workflow: Startable, new: NewInstance, *, again: bool) -> None:
+    """Open the window of a new instance, if its workflow has any. Raises :class:`WindowOpenError`."""
     once_per = workflow.once_per if new.trigger is not None or workflow.once else None
     if once_per is None and new.key_digest is None:
         return
@@ -179,14 +184,17 @@ async def _open_window(connection: Connection, workflow: Startable, new: NewInst
 
 
 _ASKED = select(bindparam("user_id", type_=Text()).label("user_id")).subquery("asked")
-_ACCOUNT = select(col(User.user_id), col(User.account_status)).where(
-    col(User.user_id) == bindparam("user_id", type_=Text())
-)
+_ASKED_ALL = unnested("asked", col(User.user_id))
+_ACCOUNTS = select(col(User.user_id), col(User.account_status))
+_ACCOUNT = _ACCOUNTS.where(col(User.user_id) == bindparam("user_id", type_=Text()))
+# In order, so that two bulks never wait for each other.
+_ACCOUNTS_ALL = _ACCOUNTS.where(one_of(col(User.user_id), "user_id")).order_by(col(User.user_id))
 
 
-def _eligibility(account: Subquery) -> Statement:
+def _eligibility(asked: FromClause, account: Subquery) -> Statement:
     return statement(
         select(
+            asked.c.user_id.label("asked"),
             account.c.user_id,
             account.c.account_status,
             col(StoredKey.subject),
@@ -198,23 +206,25 @@ def _eligibility(account: Subquery) -> Statement:
                 func.coalesce(col(Consent.granted), literal(value=False)),
             ).label("consented"),
         )
-        .select_from(_ASKED)
-        .outerjoin(account, account.c.user_id == _ASKED.c.user_id)
-        .outerjoin(StoredKey, col(StoredKey.subject) == _ASKED.c.user_id)
+        .select_from(asked)
+        .outerjoin(account, account.c.user_id == asked.c.user_id)
+        .outerjoin(StoredKey, col(StoredKey.subject) == asked.c.user_id)
         .outerjoin(WorkflowSetting, col(WorkflowSetting.workflow_id) == bindparam("workflow_id"))
         .outerjoin(
             Consent,
             and_(
-                col(Consent.user_id) == _ASKED.c.user_id,
+                col(Consent.user_id) == asked.c.user_id,
                 col(Consent.purpose) == bindparam("purpose", type_=Text()),
             ),
         )
     )
 
 
-_OF_A_PURPOSE = _eligibility(_ACCOUNT.subquery("account"))
+_OF_A_PURPOSE = _eligibility(_ASKED, _ACCOUNT.subquery("account"))
+_ALL_OF_A_PURPOSE = _eligibility(_ASKED_ALL, _ACCOUNTS_ALL.subquery("account"))
 # A service shares no bucket. A closing holds the row, so this read waits for it and then gives the new status.
-_OF_A_SERVICE = _eligibility(_ACCOUNT.with_for_update(read=True).subquery("account"))
+_OF_A_SERVICE = _eligibility(_ASKED, _ACCOUNT.with_for_update(read=True).subquery("account"))
+_ALL_OF_A_SERVICE = _eligibility(_ASKED_ALL, _ACCOUNTS_ALL.with_for_update(read=True).subquery("account"))
 
 
 async def check_eligible(
@@ -234,14 +244,44 @@ async def check_eligible(
         purpose=purpose.value if purpose else None,
     )
     assert row is not None  # the FROM clause starts with one row of parameters
-    if row["subject"] is not None and row["wrapped"] is None:
-        raise UserErasedError
-    if row["user_id"] is None:
-        raise UserUnknownError
-    if (error := account_error(row["account_status"], purpose)) is not None:
+    if (error := _refusal(row, purpose)) is not None:
         raise error
-    if not row["enabled"]:
-        raise WorkflowDisabledError
-    if not row["consented"]:
-        raise ConsentRequiredError(f"This workflow needs the person's consent to '{purpose}'.")
     return cipher.unwrap(user_id, row["wrapped"]), row["max_attempts"]
+
+
+async def check_all(
+    connection: Connection, cipher: Cipher, workflow: Startable, user_ids: Sequence[str]
+) -> dict[str, tuple[DataKey, int | None] | PerennialError]:
+    """:func:`check_eligible` for many users: what it returns, or the error that it raises.
+
+    :class:`DataUnreadableError` for a damaged data key.
+    """
+    purpose = workflow.purpose
+    rows = await (_ALL_OF_A_SERVICE if purpose is None else _ALL_OF_A_PURPOSE).fetch(
+        connection,
+        user_id=list(user_ids),
+        workflow_id=workflow.workflow_id,
+        purpose=purpose.value if purpose else None,
+    )
+
+    def checked(row: Record) -> tuple[DataKey, int | None] | PerennialError:
+        if (error := _refusal(row, purpose)) is not None:
+            return error
+        key = data_keys.unwrapped(cipher, row["asked"], row["wrapped"])
+        return (key, row["max_attempts"]) if isinstance(key, DataKey) else DataUnreadableError()
+
+    return dict(zip([row["asked"] for row in rows], await each(checked, rows), strict=True))
+
+
+def _refusal(row: Record, purpose: Purpose | None) -> PerennialError | None:
+    if row["subject"] is not None and row["wrapped"] is None:
+        return UserErasedError()
+    if row["user_id"] is None:
+        return UserUnknownError()
+    if (error := account_error(row["account_status"], purpose)) is not None:
+        return error
+    if not row["enabled"]:
+        return WorkflowDisabledError()
+    if not row["consented"]:
+        return ConsentRequiredError(f"This workflow needs the person's consent to '{purpose}'.")
+    return None

@@ -1,12 +1,12 @@
 """The states of an instance. Each transition is one function, which checks its precondition.
 
-:mod:`store.instances.transitions` and :mod:`store.instances.terminal` have the functions. No other code writes to
-``instances`` (``none``: no row)::
+:mod:`store.instances.transitions`, :mod:`store.instances.terminal` and :mod:`store.instances.attempts` have the
+functions. No other code writes to ``instances`` (``none``: no row)::
 
-    none                          -> running                         insert
+    none                          -> running                         insert, insert_all
     failed                        -> running                         insert, request_replay
     running                       -> running                         enter_step, record_trigger, mark_cancelled
-    running                       -> running                         mark_problem
+    running                       -> running                         mark_problem, begin_start
     paused                        -> paused                          enter_step, record_trigger, mark_cancelled
     paused                        -> paused                          mark_problem
     running, paused               -> running, paused                 record_progress

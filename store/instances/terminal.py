@@ -151,6 +151,11 @@ async def end_unrecorded(connection: Connection, cipher: Cipher, instance: Unfin
     return bool(taken)
 
 
+_START_TRIED_AT = func.coalesce(
+    col(Instance.replayed_at),
+    case((col(Instance.bulk_id).is_not(None), col(Instance.start_tried_at)), else_=col(Instance.start_time)),
+)
+"""NULL for an instance of a bulk that waits for its turn."""
 _END_UNSTARTED = statement(
     update(Instance)
     .values(
@@ -171,10 +176,7 @@ _END_UNSTARTED = statement(
         col(Instance.current_step),
         col(Instance.run_id),
         literal_column("old.end_time IS NULL").label("ended_now"),
-        (
-            func.coalesce(col(Instance.replayed_at), col(Instance.start_time))
-            > func.now() - bindparam("start_within", type_=Interval())
-        ).label("may_start"),
+        (func.now() - bindparam("start_within", type_=Interval()) < _START_TRIED_AT).label("may_start"),
     )
 )
 

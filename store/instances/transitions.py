@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import LargeBinary, Text, and_, bindparam, delete, func, null, or_, text, true, update
+from sqlalchemy import LargeBinary, Text, and_, bindparam, cast, delete, func, null, or_, text, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlmodel import col
 
@@ -32,6 +32,7 @@ from store.instances.states import (
     keeps_status,
     transition,
 )
+from store.pacing import each
 from store.statements import one_of, parameters, select, sql, statement, unnested
 
 ENTER_STEP = f"""
@@ -107,6 +108,50 @@ async def insert(connection: Connection, key: DataKey, new: NewInstance) -> Inse
     row = await _FOUND.fetchrow(connection, instance_id=new.instance_id)
     assert row is not None  # the insert conflicted with it
     return Inserted(*row)
+
+
+_EACH = ("instance_id", "user_id", "parameters", "key_digest")
+_NEW = unnested("new", *(Instance.__table__.c[name] for name in _EACH))  # type: ignore[attr-defined]
+_OF_BULK = ("workflow_id", "status", "max_attempts", "started_by", "purpose", "bulk_id")
+_INSERT_ALL = statement(
+    upsert(Instance)
+    .from_select(
+        [*_EACH, *_OF_BULK],
+        select(*_NEW.c, *(cast(bindparam(name), Instance.__table__.c[name].type) for name in _OF_BULK)),  # type: ignore[attr-defined]
+    )
+    .on_conflict_do_nothing()
+    .returning(col(Instance.user_id))
+)
+
+
+@transition((None,), (InstanceStatus.RUNNING,))
+async def insert_all(
+    connection: Connection, bulk_id: str, new: Sequence[NewInstance], keys: Mapping[str, DataKey]
+) -> set[str]:
+    """Store the instances of a bulk, which differ in ids, users and key digests alone; ``keys`` by user.
+
+    Returns the users of the stored ones. Another instance of a user prevents it, if it runs with the same key.
+    """
+    if not new:
+        return set()
+    first = new[0]
+    encrypted = await each(
+        lambda one: keys[one.user_id].encrypt_json("instances.parameters", one.parameters, one.instance_id), new
+    )
+    rows = await _INSERT_ALL.fetch(
+        connection,
+        instance_id=[one.instance_id for one in new],
+        user_id=[one.user_id for one in new],
+        parameters=encrypted,
+        key_digest=[one.key_digest for one in new],
+        workflow_id=first.workflow_id,
+        status=InstanceStatus.RUNNING.value,
+        max_attempts=first.max_attempts,
+        started_by=first.started_by,
+        purpose=first.purpose.value if first.purpose else None,
+        bulk_id=bulk_id,
+    )
+    return {row["user_id"] for row in rows}
 
 
 _RECORD_TRIGGER = statement(

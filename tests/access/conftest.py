@@ -154,4 +154,5 @@ async def _instance(database: Database, cipher: Cipher, canaries: Canaries) -> N
             connection, second, begun.number, key, error_type="Refused", error_message=called("attempt")
         )
         await terminal.finish(connection, key, progress, "run")
+        await connection.execute("UPDATE instances SET bulk_id = 'b-1'")
         await connection.execute("UPDATE dead_letters SET dead_letter_id = 'd-1', status = 'replayed'")

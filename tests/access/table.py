@@ -42,6 +42,7 @@ def sends(document: Any) -> Body:
 PARAMETERS: Mapping[str, tuple[str, str]] = {
     "event_id": ("e-1", "e-nothing"),
     "instance_id": ("i-1", "i-nothing"),
+    "bulk_id": ("b-1", "b-nothing"),
     "dead_letter_id": ("d-1", "d-nothing"),
     "poison_id": ("p-1", "p-nothing"),
     "key_id": ("key_1", "key_nothing"),
@@ -90,6 +91,10 @@ TABLE: Mapping[str, Row] = {
     "POST /workflows/{workflow_id}/execute": Row(
         OPERATORS, 202, 404, body=sends({"user_id": "u-1", "again": True})
     ),
+    "POST /workflows/{workflow_id}/execute/batch": Row(OPERATORS, 202, 404, body=sends({"user_ids": ["u-1"]})),
+    "GET /workflows/{workflow_id}/bulks/{bulk_id}": Row(READERS, 200, 404),
+    # Its only instance has ended.
+    "DELETE /workflows/{workflow_id}/bulks/{bulk_id}": Row(OPERATORS, 409, 404),
     "GET /workflows/{workflow_id}/instances": Row(READERS, 200, 404, people=True),
     "GET /workflows/{workflow_id}/instances/{instance_id}": Row(READERS, 200, 404, people=True),
     # The instance has ended. Commands to running ones have tests of their own.

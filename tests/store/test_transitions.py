@@ -115,6 +115,13 @@ class Row:
         new = NewInstance(ID, "onboarding", self.key.subject, 3, {}, "test")
         await transitions.insert(self.connection, self.key, new)
 
+    async def insert_all(self, _: str) -> None:
+        new = NewInstance(ID, "onboarding", self.key.subject, 3, {}, "test")
+        await transitions.insert_all(self.connection, "b-1", [new], {self.key.subject: self.key})
+
+    async def begin_start(self, _: str) -> None:
+        await attempts.begin_start(self.connection, ID)
+
     async def enter_step(self, _: str) -> None:
         context = StepContext(
             workflow_id="onboarding",
@@ -197,6 +204,7 @@ PRECONDITIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("insert", "failed"): {"run_id": None, "reason": "not_started"},
     **{("end_unstarted", state): {"run_id": None} for state in STATES if state != "cancelled"},
     ("delete_unstarted", "running"): {"run_id": None},
+    ("begin_start", "running"): {"run_id": None},
 }
 """Columns that a function asks for besides the state. Cancelling a cancelled instance again changes nothing."""
 CASES = [
