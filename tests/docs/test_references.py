@@ -14,7 +14,8 @@ PACKAGES = (
     "|testing|tests|workflows"
 )
 _PATH = re.compile(rf"`((?:{PACKAGES})/[\w/.-]*)`")
-_WRITTEN_BY_THE_GUIDE = {"workflows/lifecycle/renewal_reminder.py", "tests/workflows/test_renewal_reminder.py"}
+_GUIDE = (ROOT / "docs" / "writing-a-workflow.md").read_text()
+_WRITTEN_BY_THE_GUIDE = set(re.findall(r"^```python (\S+)$", _GUIDE, re.MULTILINE))
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 
 
