@@ -110,9 +110,7 @@ class _Scene:
     async def event(self, event_type: str, where: Mapping[str, Any], *, still: bool = True) -> list[Run]:
         """Record an event with the properties that it needs."""
         concrete = "sample.event" if event_type == "*" else event_type.replace("*", "sample")
-        # A parameter that is taken from the trigger has the name of the property, as a rule.
-        needed = {**parameters_of(self.definition), **properties_of(concrete)}
-        properties = {**needed, **self.recording.properties, **where}
+        properties = {**properties_of(concrete, self.definition), **self.recording.properties, **where}
         return await self.runs.event(self.user_id, concrete, properties, still=still)
 
     async def finish(self, run: Run) -> StoredInstance:

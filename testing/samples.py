@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.rules.parameters import taken_from_trigger
 from models.rules.taxonomy import STANDARD
 from workflows.catalog import Definition
 
@@ -12,8 +13,11 @@ TEXT = "sample-1"
 _PROPERTIES: Mapping[str, Any] = {"order_id": "o-1", "amount": "19.99", "currency": "EUR", "feature": "search"}
 
 
+_VALUES: Mapping[str, Any] = {"string": TEXT, "integer": 1, "number": 1, "boolean": True}
+
+
 def parameters_of(definition: Definition, *, durations: str | None = None) -> dict[str, Any]:
-    """Parameters for a start: a text for each optional one that has none, and ``durations`` for each wait.
+    """Parameters for a start: a value for each one whose default is null, and ``durations`` for each wait.
 
     Example::
 
@@ -21,23 +25,28 @@ def parameters_of(definition: Definition, *, durations: str | None = None) -> di
     """
     found = {}
     for name, schema in definition.parameter_schema["properties"].items():
+        types = [each.get("type") for each in schema.get("anyOf", ())]
         if schema.get("format") == "duration":
             if durations is not None:
                 found[name] = durations
-        elif schema.get("default") is None and {"type": "string"} in schema.get("anyOf", ()):
-            found[name] = TEXT
+        elif schema.get("default") is None and types and types[0] in _VALUES:
+            found[name] = _VALUES[types[0]]
     return found
 
 
-def properties_of(event_type: str) -> dict[str, Any]:
-    """The properties that a standard event type requires.
+def properties_of(event_type: str, definition: Definition | None = None) -> dict[str, Any]:
+    """The properties that a standard event type requires, and those from which parameters take their values.
 
     Example::
 
-        run = await runs.trigger(
-            customer.user_id, "transaction.purchase_complete", properties_of("transaction.purchase_complete")
-        )
+        paid = properties_of("transaction.purchase_complete")
+        run = await runs.trigger(customer.user_id, "transaction.purchase_complete", paid)
     """
     declared = STANDARD.get(event_type)
     required = declared.schema.get("required", ()) if declared else ()
-    return {name: _PROPERTIES[name] for name in required}
+    found = {name: _PROPERTIES[name] for name in required}
+    if definition is not None:
+        values = parameters_of(definition)
+        taken = taken_from_trigger(definition.parameters)
+        found |= {name: values[parameter] for parameter, name in taken.items() if parameter in values}
+    return found
