@@ -54,7 +54,14 @@ from privacy.keyring import KeyFile, KeyRing
 from privacy.masking import schema_choices
 from runtime.database import Database
 from runtime.process import announce_ready, collect_garbage_rarely, polling, stop_event, unless
-from runtime.provisioning import ensure_namespace, ensure_running, ensure_schedule, has_namespace, in_namespace
+from runtime.provisioning import (
+    ensure_namespace,
+    ensure_running,
+    ensure_schedule,
+    has_namespace,
+    in_namespace,
+    provisioned,
+)
 from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
 from runtime.temporal import EncryptedPayloads, connect
@@ -309,7 +316,7 @@ async def run(settings: Settings) -> None:
         for pool in filter(None, (owner, database)):
             await pool.open()
             closing.push_async_callback(pool.close)
-        prepared = await unless(stopping, _prepare(settings, ring, database, owner))
+        prepared = await unless(stopping, _prepare(closing, settings, ring, database, owner))
         if prepared is None:
             logger.info("stopped before Temporal had taken the worker")
             return
@@ -322,7 +329,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _prepare(
-    settings: Settings, ring: KeyRing, database: Database, owner: Database | None
+    closing: AsyncExitStack, settings: Settings, ring: KeyRing, database: Database, owner: Database | None
 ) -> tuple[list[Worker], StartChecks]:
     """The workers, as soon as Temporal answers and runs the system's jobs.
 
@@ -337,8 +344,12 @@ async def _prepare(
         build_worker(client, settings, database, cipher),
         *build_system_workers(client, system, settings, database, cipher, owner),
     ]
-    await _provision(client, system, settings.task_queue)
-    await set_history_retention(client, database)
+
+    async def provision() -> None:
+        await _provision(client, system, settings.task_queue)
+        await set_history_retention(client, database)
+
+    await closing.enter_async_context(provisioned(system, provision))
     return workers, checks
 
 

@@ -6,7 +6,9 @@ All functions are idempotent, and several processes may call them concurrently.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +31,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from runtime.temporal import RPC_TIMEOUT
 
+logger = logging.getLogger("perennial.temporal")
+
+PROVISION_SECONDS = 5.0
 SYSTEM_RETENTION = timedelta(days=7)
 """Temporal keeps closed runs of the system's jobs for this time. Their results are in Postgres."""
 _SERVED_ATTEMPTS = 100
@@ -43,15 +48,49 @@ def in_namespace(client: Client, namespace: str) -> Client:
 
 
 async def has_namespace(client: Client) -> bool:
+    return await namespace_id(client) is not None
+
+
+async def namespace_id(client: Client) -> str | None:
+    """Temporal's id of the client's namespace; None if it is missing. One that is made again has another id."""
     try:
-        await client.workflow_service.describe_namespace(
+        found = await client.workflow_service.describe_namespace(
             DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
         )
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return False
+            return None
         raise
-    return True
+    return found.namespace_info.id
+
+
+@asynccontextmanager
+async def provisioned(client: Client, provision: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Provision the client's namespace, and meanwhile again whenever it is missing or another one.
+
+    Temporal's database may be replaced while a worker runs. Its pollers continue, but Temporal has no jobs.
+    """
+    await provision()
+    task = asyncio.create_task(_provision_again(client, provision, await namespace_id(client)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _provision_again(client: Client, provision: Callable[[], Awaitable[None]], known: str | None) -> None:
+    while True:
+        await asyncio.sleep(PROVISION_SECONDS)
+        try:
+            if await namespace_id(client) != known:
+                logger.warning("Temporal's namespace is another one", extra={"namespace": client.namespace})
+                await provision()
+                known = await namespace_id(client)
+        except RPCError as error:
+            logger.info("Temporal's namespace can't be looked up", extra={"status": error.status.name})
+        except Exception:
+            logger.exception("Temporal's namespace can't be provisioned")
 
 
 async def ensure_namespace(client: Client) -> None:
