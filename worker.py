@@ -38,6 +38,7 @@ from activities.retention import Retention, set_history_retention
 from activities.starts import Starts
 from checks import temporal
 from checks.clocks import too_far_apart
+from checks.lag import watched
 from checks.start import StartChecks
 from checks.unmet import UnmetError
 from delivery.smtp import SmtpTransport
@@ -322,7 +323,7 @@ async def run(settings: Settings) -> None:
             return
         workers, checks = prepared
         collect_garbage_rarely(*COLLECTOR)
-        async with checks.continued(stopping.set), polling(workers):
+        async with checks.continued(stopping.set), watched(database), polling(workers):
             announce_ready(settings.ready_file)
             logger.info("worker is polling", extra={"task_queues": [each.task_queue for each in workers]})
             await stopping.wait()

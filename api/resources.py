@@ -12,11 +12,13 @@ from temporalio.service import RPCError
 from api.ingest import Ingest, Notifier
 from api.throttle import FailureThrottle
 from checks.health import Health
+from checks.lag import gauges, log_state
 from checks.workers import Workers
 from models.errors import TemporalUnavailableError
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
 from runtime.database import Database
+from runtime.metrics import Gauge
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, connect
 
@@ -71,6 +73,11 @@ class Resources:
         await self.database.open()
         await self.limiter.open()
         await self._notifier.open()
+
+    async def metrics(self) -> list[Gauge]:
+        """What `/metrics` shows. Raises the errors of Postgres."""
+        async with self.database.connection() as connection:
+            return gauges(await log_state(connection))
 
     async def close(self) -> None:
         await self.ingest.close()

@@ -18,7 +18,9 @@ import uvloop
 from api.app import create_app
 from api.connections import Limits, bounded
 from api.resources import Resources
+from checks.lag import watched
 from checks.start import StartChecks
+from runtime.metrics import metrics_served
 from runtime.process import announce_ready, collect_garbage_rarely
 from runtime.settings import ConfigurationError, Settings
 from runtime.telemetry import configure_logging, configure_tracing
@@ -84,7 +86,11 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     assert resources.temporal is not None  # build() has made it
     checks = StartChecks(settings, resources.temporal)
     await checks.run()
-    async with checks.continued(server.stop):
+    async with (
+        checks.continued(server.stop),
+        watched(resources.database),
+        metrics_served(settings.metrics_address, resources.metrics),
+    ):
         await server.serve(sockets=[listening])
 
 

@@ -17,6 +17,7 @@ from temporalio.client import Client
 
 from checks import postgres, progress, temporal
 from checks.clocks import NOTED_SKEW_SECONDS, too_far_apart
+from checks.lag import LogState, log_behind, log_state
 from checks.start import runtime_needs
 from checks.unmet import Unmet
 from privacy.encryption import Cipher
@@ -41,6 +42,8 @@ class Report:
     postgres: bool
     temporal: bool
     reasons: tuple[Unmet, ...]
+    log: LogState | None = None
+    """None if Postgres doesn't answer."""
 
 
 class Health:
@@ -55,6 +58,7 @@ class Health:
         self._looking = asyncio.Lock()
         self._looked_at = 0.0
         self._report: Report | None = None
+        self._log: LogState | None = None
 
     async def report(self) -> Report:
         """The last look, if it is fresh; a new one otherwise."""
@@ -67,11 +71,12 @@ class Health:
             return self._report
 
     async def _look(self) -> Report:
+        self._log = None
         (has_postgres, data), (has_temporal, work) = await asyncio.gather(
             self._ask_postgres(), self._ask_temporal()
         )
         reasons = dict.fromkeys([*data, *work])  # without repetitions, in their order
-        return Report(has_postgres, has_temporal, tuple(reasons))
+        return Report(has_postgres, has_temporal, tuple(reasons), self._log)
 
     async def _ask_postgres(self) -> tuple[bool, list[Unmet]]:
         answers = False
@@ -87,7 +92,9 @@ class Health:
         unmet += too_far_apart(await postgres.skew(connection), "Postgres", NOTED_SKEW_SECONDS)
         if unmet:
             return unmet  # the statements below need the schema of this version
+        self._log = await log_state(connection)
         found = [
+            log_behind(self._log),
             await progress.projector(connection),
             await progress.outbox(connection),
             await progress.redactions(connection),

@@ -78,6 +78,13 @@ def _show(document: dict[str, Any], options: StatusOptions, echo: Callable[[str]
     table.add_row("Perennial", _coloured(document["status"]), "")
     for name, check in document["checks"].items():
         table.add_row(name, _coloured(check["status"]), "")
+    for lag in document.get("lag") or ():
+        if lag["events"]:
+            place = f"{lag['consumer']}, shard {lag['shard']}"
+            table.add_row("lag", place, f"{lag['seconds']:.1f} s, {lag['events']} events")
+    if held := document.get("held_by"):
+        state = f"{held.get('state') or 'state unknown'} since {held.get('since') or 'an unknown time'}"
+        table.add_row("held by", held["application"] or "(no name)", state)
     for reason in document.get("reasons") or ():
         table.add_row("", reason["code"], reason["detail"])
     Console().print(table)

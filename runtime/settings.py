@@ -236,6 +236,8 @@ class Settings(BaseSettings):
     ready_file: Path | None = None
     """The process writes this file when it serves; the embedded stack waits for it."""
 
+    metrics_address: HostAndPort | None = None
+    """`host:port` at which an API process serves `/metrics` for Prometheus, without a key; unset: nowhere."""
     otlp_endpoint: HttpUrl | None = None
     """Receives traces (OTLP over HTTP); unset: no traces."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.dependencies import ResourcesOf
 from api.guard import GuardedRoute, public
 from api.responses import json_response
-from models.schemas.common import Check, Live, Ready, Reason
+from checks.lag import LogState
+from models.schemas.common import Check, HolderView, LagView, Live, Ready, Reason
 
 router = APIRouter(route_class=GuardedRoute, prefix="/health", tags=["health"])
 
@@ -31,13 +34,19 @@ async def ready(resources: ResourcesOf) -> Response:
     report = await resources.health.report()
     checks = {"postgres": _check(report.postgres), "temporal": _check(report.temporal)}
     reasons = [Reason(code=code, detail=sentence) for code, sentence in report.reasons] or None
-    if report.postgres and report.temporal:
-        return _answer(Ready(status="degraded" if reasons else "ready", checks=checks, reasons=reasons), 200)
-    return _answer(Ready(status="unready", checks=checks, reasons=reasons), 503)
+    answers = report.postgres and report.temporal
+    status: Literal["ready", "degraded", "unready"] = "unready"
+    if answers:
+        status = "degraded" if reasons else "ready"
+    found = Ready(status=status, checks=checks, reasons=reasons, **_log(report.log))
+    return json_response(found.model_dump(exclude_none=True), 200 if answers else 503)
 
 
-def _answer(ready: Ready, status: int) -> Response:
-    return json_response(ready.model_dump(exclude_none=True), status)
+def _log(state: LogState | None) -> dict[str, Any]:
+    if state is None:
+        return {}
+    lag = [LagView(**vars(each) | {"seconds": round(each.seconds, 1)}) for each in state.lags]
+    return {"lag": lag, "held_by": HolderView(**vars(state.holder)) if state.holder else None}
 
 
 def _check(answers: bool) -> Check:

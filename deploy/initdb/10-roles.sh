@@ -15,4 +15,5 @@ REVOKE ALL ON DATABASE perennial FROM PUBLIC;
 REVOKE ALL ON DATABASE postgres FROM PUBLIC;
 REVOKE ALL ON DATABASE template1 FROM PUBLIC;
 GRANT CONNECT ON DATABASE perennial TO perennial_app;
+GRANT pg_read_all_stats TO perennial_owner;
 SQL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
@@ -68,6 +69,26 @@ class Reason(ResponseSchema):
     detail: str = Field(description="What is wrong, for people.")
 
 
+class LagView(ResponseSchema):
+    """The events of the log that a consumer has not read in one shard."""
+
+    consumer: str = Field(examples=["projector"])
+    shard: int
+    seconds: float = Field(description="The age of the oldest; 0 without any.")
+    events: int = Field(description="At most 10,000 are counted.")
+
+
+class HolderView(ResponseSchema):
+    """The session of Postgres that holds the log's horizon back: no consumer reads past its transaction."""
+
+    application: str = Field(description="Its `application_name`.", examples=["psql"])
+    state: str | None = Field(
+        description="As in `pg_stat_activity`; null if the tables' owner may not read it.",
+        examples=["idle in transaction"],
+    )
+    since: datetime | None = Field(description="The start of its transaction; null as above.")
+
+
 class Ready(ResponseSchema):
     """Whether the process can work, the state of each dependency, and why work doesn't progress."""
 
@@ -76,6 +97,13 @@ class Ready(ResponseSchema):
     )
     checks: dict[str, Check]
     reasons: list[Reason] | None = Field(default=None, description="Absent if there are none.")
+    lag: list[LagView] | None = Field(
+        default=None,
+        description="Each consumer of the event log in each shard. Absent if Postgres doesn't answer.",
+    )
+    held_by: HolderView | None = Field(
+        default=None, description="Absent unless events wait for a transaction that is open for two seconds."
+    )
 
 
 class EncodedPayloads(RequestSchema):

@@ -31,4 +31,4 @@ TABLE_RIGHTS: Mapping[str, tuple[str, ...]] = {
 }
 """By table; a right on some columns is ``INSERT (a, b)``."""
 SEQUENCES = ("events_sequence", "temporal_outbox_outbox_id_seq")
-FUNCTIONS = ("ensure_events_partition(date)", "expire_audit_hour(bytea)")
+FUNCTIONS = ("ensure_events_partition(date)", "expire_audit_hour(bytea)", "log_horizon_holder()")

@@ -27,6 +27,8 @@ async def ensure_roles(
         for database in (DATABASE, "postgres", "template1"):
             await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
         await connection.execute(f"GRANT CONNECT ON DATABASE {DATABASE} TO {APP_ROLE}")
+        # For the function `log_horizon_holder`, which runs as the owner.
+        await connection.execute(f"GRANT pg_read_all_stats TO {OWNER_ROLE}")
     finally:
         await connection.close()
 

@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 from runtime.database import Database
+from runtime.embedded.ports import free_port
+from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
 from tests.support.builders import user
 from tests.support.events import event
@@ -33,6 +35,7 @@ async def stack(
         database_url=database_url,
         key_file=key_file,
         task_queue="health",
+        metrics_address=f"127.0.0.1:{free_port()}",
         worker_graceful_shutdown_seconds=0,
     )
     async with little_stack(settings, tmp_path, apis=1) as running:
@@ -100,6 +103,36 @@ async def test_events_without_a_worker_make_the_stack_degraded_until_one_runs(
     assert code == 2
     assert "does not answer" in shown
     assert (await status("--home", str(tmp_path / "none")))[0] == 2
+
+
+async def test_an_idle_write_transaction_is_named_by_the_status_and_the_metrics(
+    stack: LittleStack, database: Database, postgres: EmbeddedPostgres, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    [address] = stack.addresses
+    idle = await asyncpg.connect(postgres.superuser_url, server_settings={"application_name": "nightly report"})
+    async with stack.clients(database) as [client]:
+        await until(client, "ready")
+        await client.post("/users", json=user(consents={"data_collection": True}))
+        await idle.execute("BEGIN; SELECT pg_current_xact_id()")
+        assert (await client.post("/events", json=event())).status_code == 202
+        await owner.execute("UPDATE events SET received_at = now() - interval '1 minute'")
+        async with asyncio.timeout(30):  # it is named once it is two seconds old
+            while "held_by" not in (answer := await until(client, "degraded", "log_behind")):
+                await asyncio.sleep(0.2)
+        assert (answer["held_by"]["application"], answer["held_by"]["state"]) == (
+            "nightly report",
+            "idle in transaction",
+        )
+        assert [each["events"] for each in answer["lag"] if each["events"]] == [1]
+        code, shown = await status("--url", address)
+        assert code == 1
+        assert "nightly report" in shown
+        assert "idle in transaction since" in shown
+        async with httpx.AsyncClient(trust_env=False) as prometheus:
+            text = (await prometheus.get(f"http://{stack.settings.metrics_address}/metrics")).text
+        assert 'perennial_log_horizon_held_seconds{application="nightly report"' in text
+        await idle.close()
+        assert "held_by" not in await until(client, "ready")
 
 
 async def test_a_running_stack_tells_that_its_schema_is_another(
