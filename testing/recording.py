@@ -162,9 +162,7 @@ async def _exited(scene: _Scene) -> Run | None:
         await scene.finish(run)
         return None
     wanted = exits[0]
-    held = (await scene.runs.context(run)).parameters
-    compared = {name: held[each.name] for name, each in wanted.compared.items()}
-    await scene.event(wanted.event_type, {**wanted.where, **compared})
+    await scene.event(wanted.event_type, wanted.where)
     instance = await scene.finish(run)
     if instance.reason != wanted.reason:
         raise NotRecordedError(
