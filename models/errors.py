@@ -28,10 +28,12 @@ class PerennialError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    detail: str = ""
+    """The text of errors that are raised without one."""
 
-    def __init__(self, detail: str, *, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
+    def __init__(self, detail: str | None = None, *, headers: dict[str, str] | None = None) -> None:
+        self.detail = self.detail if detail is None else detail
+        super().__init__(self.detail)
         self.headers = headers or {}
 
 
@@ -39,9 +41,7 @@ class DataUnreadableError(PerennialError):
     """Stored data or a data key is damaged, or the key file lacks a key. Other people's data is not affected."""
 
     code, title = "data_unreadable", "The data can't be decrypted"
-
-    def __init__(self) -> None:
-        super().__init__("Stored data of this request can't be decrypted; an operator must restore it or its key.")
+    detail = "Stored data of this request can't be decrypted; an operator must restore it or its key."
 
 
 class UnauthenticatedError(PerennialError):
@@ -70,79 +70,57 @@ class NotFoundError(PerennialError):
 
 class UserNotFoundError(NotFoundError):
     code, title = "user_not_found", "No such user"
-
-    def __init__(self) -> None:
-        super().__init__("No user has this id.")
+    detail = "No user has this id."
 
 
 class WorkflowNotFoundError(NotFoundError):
     code, title = "workflow_not_found", "No such workflow"
-
-    def __init__(self) -> None:
-        super().__init__("The catalogue has no workflow with this id; GET /workflows lists them.")
+    detail = "The catalogue has no workflow with this id; GET /workflows lists them."
 
 
 class AuditEntryNotFoundError(NotFoundError):
     code, title = "audit_entry_not_found", "No such entry"
-
-    def __init__(self) -> None:
-        super().__init__("The audit log has no entry with this id, or it has expired.")
+    detail = "The audit log has no entry with this id, or it has expired."
 
 
 class InstanceNotFoundError(NotFoundError):
     code, title = "instance_not_found", "No such instance"
-
-    def __init__(self) -> None:
-        super().__init__("This workflow has no instance with this id.")
+    detail = "This workflow has no instance with this id."
 
 
 class KeyNotFoundError(NotFoundError):
     code, title = "key_not_found", "No such API key"
-
-    def __init__(self) -> None:
-        super().__init__("No API key has this id.")
+    detail = "No API key has this id."
 
 
 class BulkNotFoundError(NotFoundError):
     code, title = "bulk_not_found", "No such bulk"
-
-    def __init__(self) -> None:
-        super().__init__("No instance of this workflow belongs to a bulk with this id.")
+    detail = "No instance of this workflow belongs to a bulk with this id."
 
 
 class PoisonEventNotFoundError(NotFoundError):
     code, title = "poison_event_not_found", "No such poison event"
-
-    def __init__(self) -> None:
-        super().__init__("No poison event has this id; GET /poison-events lists them.")
+    detail = "No poison event has this id; GET /poison-events lists them."
 
 
 class EventNotFoundError(NotFoundError):
     code, title = "event_not_found", "No such event"
-
-    def __init__(self) -> None:
-        super().__init__("No event has this id, or it has expired.")
+    detail = "No event has this id, or it has expired."
 
 
 class DataTypeNotFoundError(NotFoundError):
     code, title = "data_type_not_found", "No such type of data"
-
-    def __init__(self) -> None:
-        super().__init__("No type of data has this name; GET /retention lists them.")
+    detail = "No type of data has this name; GET /retention lists them."
 
 
 class RetentionRunNotFoundError(NotFoundError):
     code, title = "retention_run_not_found", "No such run"
-
-    def __init__(self) -> None:
-        super().__init__("No retention run has this id.")
+    detail = "No retention run has this id."
 
 
 class DeadLetterNotFoundError(NotFoundError):
     code, title = "dead_letter_not_found", "No such dead letter"
-
-    def __init__(self) -> None:
-        super().__init__("No dead letter has this id.")
+    detail = "No dead letter has this id."
 
 
 class MethodNotAllowedError(PerennialError):
@@ -158,37 +136,27 @@ class ConflictError(PerennialError):
 
 class UserExistsError(ConflictError):
     code, title = "user_exists", "The user exists already"
-
-    def __init__(self) -> None:
-        super().__init__("A user with this id exists; change it with PATCH /users/{user_id}.")
+    detail = "A user with this id exists; change it with PATCH /users/{user_id}."
 
 
 class EventIdConflictError(ConflictError):
     code, title = "event_id_conflict", "The event id is taken"
-
-    def __init__(self) -> None:
-        super().__init__("This event_id belongs to an event of another user or type; send a new id.")
+    detail = "This event_id belongs to an event of another user or type; send a new id."
 
 
 class LastAdminKeyError(ConflictError):
     code, title = "last_admin_key", "This is the last admin key"
-
-    def __init__(self) -> None:
-        super().__init__("Without an admin key nobody could manage keys; create another one first.")
+    detail = "Without an admin key nobody could manage keys; create another one first."
 
 
 class KeyRevokedError(ConflictError):
     code, title = "key_revoked", "The API key is revoked"
-
-    def __init__(self) -> None:
-        super().__init__("A revoked key can't be changed; create another one.")
+    detail = "A revoked key can't be changed; create another one."
 
 
 class AlreadyFinishedError(ConflictError):
     code, title = "already_finished", "The instance has finished"
-
-    def __init__(self) -> None:
-        super().__init__("The instance has ended and can't be changed.")
+    detail = "The instance has ended and can't be changed."
 
 
 class AlreadyRunningError(ConflictError):
@@ -217,39 +185,29 @@ class AlreadyRunError(ConflictError):
 
 class WorkflowDisabledError(ConflictError):
     code, title = "workflow_disabled", "The workflow is disabled"
-
-    def __init__(self) -> None:
-        super().__init__("This workflow is disabled; an admin enables it with PATCH /workflows/{workflow_id}.")
+    detail = "This workflow is disabled; an admin enables it with PATCH /workflows/{workflow_id}."
 
 
 class AccountClosedError(ConflictError):
     code, title = "account_closed", "The account is closed"
-
-    def __init__(self) -> None:
-        super().__init__("This user's account is closed, so no workflow runs for it.")
+    detail = "This user's account is closed, so no workflow runs for it."
 
 
 class AccountSuspendedError(ConflictError):
     code, title = "account_suspended", "The account is suspended"
-
-    def __init__(self) -> None:
-        super().__init__("This user's account is suspended, so no marketing workflow runs for it.")
+    detail = "This user's account is suspended, so no marketing workflow runs for it."
 
 
 class AlreadySettledError(ConflictError):
     """The dead letter or poison event has been replayed or discarded."""
 
     code, title = "already_settled", "Already replayed or discarded"
-
-    def __init__(self) -> None:
-        super().__init__("This has already been replayed or discarded.")
+    detail = "This has already been replayed or discarded."
 
 
 class AlreadyReplayingError(ConflictError):
     code, title = "already_replaying", "The replay is under way"
-
-    def __init__(self) -> None:
-        super().__init__("The dead letter is being replayed; read its instance for the result.")
+    detail = "The dead letter is being replayed; read its instance for the result."
 
 
 class StillUnusableError(ConflictError):
@@ -261,25 +219,19 @@ class StillUnusableError(ConflictError):
 
 class EventGoneError(ConflictError):
     code, title = "event_gone", "The event has been deleted"
-
-    def __init__(self) -> None:
-        super().__init__("Retention has deleted the event; discard the poison event.")
+    detail = "Retention has deleted the event; discard the poison event."
 
 
 class UserErasedError(PerennialError):
     """The data key of the user has been destroyed."""
 
     status, code, title = 410, "user_erased", "The user has been erased"
-
-    def __init__(self) -> None:
-        super().__init__("This user has been erased; the id can't be used until its tombstone is removed.")
+    detail = "This user has been erased; the id can't be used until its tombstone is removed."
 
 
 class PreconditionFailedError(PerennialError):
     status, code, title = 412, "precondition_failed", "The resource has changed"
-
-    def __init__(self) -> None:
-        super().__init__("The resource has changed since the version in If-Match; read it again.")
+    detail = "The resource has changed since the version in If-Match; read it again."
 
 
 class InvalidContentError(PerennialError):
@@ -311,9 +263,7 @@ class UserUnknownError(InvalidContentError):
 
 class IdempotencyKeyReusedError(PerennialError):
     status, code, title = 422, "idempotency_key_reused", "The Idempotency-Key was used for another request"
-
-    def __init__(self) -> None:
-        super().__init__("This Idempotency-Key was sent with different content; send a new key.")
+    detail = "This Idempotency-Key was sent with different content; send a new key."
 
 
 class BadRequestError(PerennialError):
@@ -326,30 +276,22 @@ class MalformedJsonError(BadRequestError):
 
 class InvalidIdempotencyKeyError(BadRequestError):
     code, title = "invalid_idempotency_key", "The Idempotency-Key is malformed"
-
-    def __init__(self) -> None:
-        super().__init__("Idempotency-Key must have 1 to 255 printable ASCII characters.")
+    detail = "Idempotency-Key must have 1 to 255 printable ASCII characters."
 
 
 class RequestTimeoutError(PerennialError):
     status, code, title = 408, "request_timeout", "The request took too long"
-
-    def __init__(self) -> None:
-        super().__init__("Send the headers at once, and the body without long pauses.")
+    detail = "Send the headers at once, and the body without long pauses."
 
 
 class AddressTooLongError(PerennialError):
     status, code, title = 414, "address_too_long", "The address is too long"
-
-    def __init__(self) -> None:
-        super().__init__("Send path and query in at most 8,192 bytes.")
+    detail = "Send path and query in at most 8,192 bytes."
 
 
 class HeadersTooLargeError(PerennialError):
     status, code, title = 431, "headers_too_large", "The headers are too large"
-
-    def __init__(self) -> None:
-        super().__init__("Send at most 100 headers and 65,536 bytes of them.")
+    detail = "Send at most 100 headers and 65,536 bytes of them."
 
 
 class TooManyConnectionsError(PerennialError):
@@ -385,24 +327,20 @@ class UnavailableError(PerennialError):
 
     status, code, title = 503, "unavailable", "Temporarily unavailable"
 
-    def __init__(self, detail: str, retry_after_seconds: int = 2) -> None:
+    def __init__(self, detail: str | None = None, retry_after_seconds: int = 2) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
 
 
 class TemporalUnavailableError(UnavailableError):
     code, title = "temporal_unavailable", "Temporal can't be reached"
-
-    def __init__(self) -> None:
-        super().__init__("Temporal can't be reached at present; try again.")
+    detail = "Temporal can't be reached at present; try again."
 
 
 class WorkerUnavailableError(UnavailableError):
     """No worker accepted the command in time. Temporal may still deliver it."""
 
     code, title = "worker_unavailable", "No worker answered"
-
-    def __init__(self) -> None:
-        super().__init__("No worker accepted the command in time; it may still run. Read the instance again.")
+    detail = "No worker accepted the command in time; it may still run. Read the instance again."
 
 
 class PartitionDetachingError(UnavailableError):
@@ -416,6 +354,4 @@ class PartitionDetachingError(UnavailableError):
 
 class StoreUnavailableError(UnavailableError):
     code, title = "store_unavailable", "The database can't be reached"
-
-    def __init__(self) -> None:
-        super().__init__("The database can't be reached at present; try again.")
+    detail = "The database can't be reached at present; try again."

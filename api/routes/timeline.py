@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from pydantic import TypeAdapter, ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 
 from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf, UserIdInPath
@@ -26,6 +27,21 @@ from store.events.types import EventTypes
 from store.pacing import each
 
 router = APIRouter(route_class=GuardedRoute, tags=["events"])
+
+
+class _EventIdConvertor(Convertor[str]):
+    """Any id, also with slashes, but not the paths below `/events` that have other methods."""
+
+    regex = "(?!batch$|types(?:/|$)).+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("event_id", _EventIdConvertor())
 
 _LIST = "user-events"
 _EVENT_ID: TypeAdapter[str] = TypeAdapter(EventId)
@@ -63,9 +79,10 @@ async def list_user_events(
     return json_response(EventPage(data=views, pagination=pagination))
 
 
-# An id may contain slashes.
 @router.get(
-    "/events/{event_id:path}", response_model=EventView, responses=problems(EventNotFoundError, UserErasedError)
+    "/events/{event_id:event_id}",
+    response_model=EventView,
+    responses=problems(EventNotFoundError, UserErasedError),
 )
 @allow(Role.OPERATOR, Role.ANALYST)
 @audited("events.read")
