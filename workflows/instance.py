@@ -38,7 +38,6 @@ with workflow.unsafe.imports_passed_through():
         SleepResult,
         StepContext,
         StepFailure,
-        StepQuestion,
         WaitRequest,
         WaitResult,
     )
@@ -48,7 +47,17 @@ with workflow.unsafe.imports_passed_through():
     from workflows.inbox import Inbox
     from workflows.naming import LONG_HISTORY, Names, show_details, show_status
     from workflows.policies import OUTSIDE, STORE, StepPolicy
-    from workflows.steps import A, R, failure_of, is_exit_due, start_local, start_step, step_failure, stored_end
+    from workflows.steps import (
+        A,
+        R,
+        backs_off,
+        failure_of,
+        is_exit_due,
+        start_local,
+        start_step,
+        step_failure,
+        stored_end,
+    )
     from workflows.tasks import cancel, first_failure, raise_if_cancelled, uncancellable
 
 P = TypeVar("P", bound=Parameters)
@@ -313,7 +322,7 @@ class Instance(Generic[P]):
     async def _cancel_retries(
         self, handle: workflow.ActivityHandle[Any], step: str, attempt_timeout: timedelta
     ) -> None:
-        if not (workflow.patched("exits-end-pauses") and await self._backs_off(step)):
+        if not (workflow.patched("exits-end-pauses") and await backs_off(self._start.instance_id, step)):
             with contextlib.suppress(TimeoutError):
                 await workflow.wait_condition(
                     handle.done,
@@ -323,11 +332,6 @@ class Instance(Generic[P]):
         # A pause holds the exit, so it also postpones the cancellation.
         await workflow.wait_condition(lambda: handle.done() or not self._held)
         handle.cancel()
-
-    async def _backs_off(self, step: str) -> bool:
-        """Whether the step waits for its next attempt, which may be an hour away."""
-        question = StepQuestion(instance_id=self._start.instance_id, step=step)
-        return (await start_local(Instances.backs_off, question, f"Ask about {in_words(step)}")).lasts
 
     # Building blocks of steps and waits.
 

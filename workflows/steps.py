@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
         LifecycleOutcome,
         StepFailure,
         StepInput,
+        StepQuestion,
         TemporalPayload,
     )
     from models.temporal.public_text import PublicText, in_words
@@ -60,6 +61,12 @@ def start_local(
         retry_policy=policy.retry,
         summary=PublicText(summary),
     )
+
+
+async def backs_off(instance_id: str, step: str) -> bool:
+    """Whether a step waits for its next attempt, which may be an hour away."""
+    question = StepQuestion(instance_id=instance_id, step=step)
+    return (await start_local(Instances.backs_off, question, f"Ask about {in_words(step)}")).lasts
 
 
 def step_failure(step: str, cause: BaseException) -> ActivityError:
