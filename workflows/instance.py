@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -50,13 +51,14 @@ with workflow.unsafe.imports_passed_through():
     from workflows.steps import (
         A,
         R,
-        backs_off,
         failure_of,
+        finish,
         is_exit_due,
         start_local,
         start_step,
         step_failure,
         stored_end,
+        until_between_attempts,
     )
     from workflows.tasks import cancel, first_failure, raise_if_cancelled, uncancellable
 
@@ -152,7 +154,8 @@ class Instance(Generic[P]):
             try:
                 handle = start_step(activity, bound, step, policy)
                 # An exit doesn't cancel a step that only uses Postgres: it completes once Postgres is back.
-                return await self._finish(handle, None if policy.local else (step, policy.attempt_timeout))
+                give_up = None if policy.local else partial(self._give_up, handle, step, policy)
+                return await finish(handle, give_up)
             except (ApplicationError, TemporalTimeout, ActivityError) as error:
                 if is_exit_due(error):
                     await self._take_due_exit()
@@ -293,43 +296,13 @@ class Instance(Generic[P]):
         if self._inbox.exit is not None:
             await workflow.wait_condition(lambda: False)
 
-    async def _finish(self, handle: workflow.ActivityHandle[R], attempt: tuple[str, timedelta] | None = None) -> R:
-        """Wait for an activity. Only Temporal's cancellation of the instance cancels it at once.
+    async def _finish(self, handle: workflow.ActivityHandle[R]) -> R:
+        """See :func:`workflows.steps.finish`."""
+        return await finish(handle)
 
-        Another cancellation of the task, such as an exit, lets the current attempt end, because it may have
-        had its effect already. ``attempt`` is the step and its time-out: an activity that waits for its next
-        attempt, or hasn't ended after that time, is cancelled. With None it continues. Then the method returns the
-        result. The task's next step or wait raises the cancellation.
-        """
-        limit: asyncio.Task[None] | None = None
-        while not handle.done():
-            try:
-                await workflow.wait([handle])  # `await handle` would cancel the activity
-            except asyncio.CancelledError:
-                if workflow.cancellation_reason() is not None:
-                    handle.cancel()
-                    await asyncio.gather(handle, return_exceptions=True)
-                    raise
-                if limit is None and attempt is not None:
-                    limit = asyncio.create_task(self._cancel_retries(handle, *attempt))
-        try:
-            return await handle
-        except FailureError as error:
-            if is_cancelled_exception(error):
-                raise asyncio.CancelledError from error  # an author's `except Exception` must not catch it
-            raise
-
-    async def _cancel_retries(
-        self, handle: workflow.ActivityHandle[Any], step: str, attempt_timeout: timedelta
-    ) -> None:
-        if not (workflow.patched("exits-end-pauses") and await backs_off(self._start.instance_id, step)):
-            with contextlib.suppress(TimeoutError):
-                await workflow.wait_condition(
-                    handle.done,
-                    timeout=attempt_timeout,
-                    timeout_summary=PublicText("Wait for the attempt under way"),
-                )
-        # A pause holds the exit, so it also postpones the cancellation.
+    async def _give_up(self, handle: workflow.ActivityHandle[Any], step: str, policy: StepPolicy) -> None:
+        """Cancel a step for an exit, once no attempt is under way. A pause postpones this, as it holds the exit."""
+        await until_between_attempts(handle, self._start.instance_id, step, policy.attempt_timeout)
         await workflow.wait_condition(lambda: handle.done() or not self._held)
         handle.cancel()
 

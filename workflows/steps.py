@@ -1,13 +1,16 @@
-"""Starts an instance's activities, and interprets their failures."""
+"""Starts an instance's activities, waits for them, and interprets their failures."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.instances import EXIT_DUE, INSTANCE_UNKNOWN, Instances
@@ -63,10 +66,47 @@ def start_local(
     )
 
 
-async def backs_off(instance_id: str, step: str) -> bool:
-    """Whether a step waits for its next attempt, which may be an hour away."""
+async def finish(
+    handle: workflow.ActivityHandle[R], give_up: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> R:
+    """Wait for an activity. Only Temporal's cancellation of the instance cancels it at once.
+
+    Another cancellation of the task, such as an exit, lets the current attempt end, because it may have had its
+    effect already. Meanwhile ``give_up`` may cancel the activity; without it the activity continues. Then the
+    function returns the result. The task's next step or wait raises the cancellation.
+    """
+    giving_up: asyncio.Task[None] | None = None
+    while not handle.done():
+        try:
+            await workflow.wait([handle])  # `await handle` would cancel the activity
+        except asyncio.CancelledError:
+            if workflow.cancellation_reason() is not None:
+                handle.cancel()
+                await asyncio.gather(handle, return_exceptions=True)
+                raise
+            if giving_up is None and give_up is not None:
+                giving_up = asyncio.create_task(give_up())
+    try:
+        return await handle
+    except FailureError as error:
+        if is_cancelled_exception(error):
+            raise asyncio.CancelledError from error  # an author's `except Exception` must not catch it
+        raise
+
+
+async def until_between_attempts(
+    handle: workflow.ActivityHandle[Any], instance_id: str, step: str, attempt_timeout: timedelta
+) -> None:
+    """Return at once if the step's next attempt is some time away, else after the time-out of an attempt."""
     question = StepQuestion(instance_id=instance_id, step=step)
-    return (await start_local(Instances.backs_off, question, f"Ask about {in_words(step)}")).lasts
+    if workflow.patched("exits-end-pauses"):
+        answer = await start_local(Instances.backs_off, question, f"Ask about {in_words(step)}")
+        if answer.lasts:
+            return
+    with contextlib.suppress(TimeoutError):
+        await workflow.wait_condition(
+            handle.done, timeout=attempt_timeout, timeout_summary=PublicText("Wait for the attempt under way")
+        )
 
 
 def step_failure(step: str, cause: BaseException) -> ActivityError:
