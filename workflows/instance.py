@@ -301,7 +301,7 @@ class Instance(Generic[P]):
         return await finish(handle)
 
     async def _give_up(self, handle: workflow.ActivityHandle[Any], step: str, policy: StepPolicy) -> None:
-        """Cancel a step for an exit, once no attempt is under way. A pause postpones this, as it holds the exit."""
+        """Cancel a step for an exit once no attempt is under way. A pause holds the exit, and so this too."""
         await until_between_attempts(handle, self._start.instance_id, step, policy.attempt_timeout)
         await workflow.wait_condition(lambda: handle.done() or not self._held)
         handle.cancel()
