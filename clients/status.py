@@ -79,9 +79,10 @@ def _show(document: dict[str, Any], options: StatusOptions, echo: Callable[[str]
     for name, check in document["checks"].items():
         table.add_row(name, _coloured(check["status"]), "")
     for lag in document.get("lag") or ():
-        if lag["events"]:
-            place = f"{lag['consumer']}, shard {lag['shard']}"
-            table.add_row("lag", place, f"{lag['seconds']:.1f} s, {lag['events']} events")
+        place = f"{lag['consumer']}, shard {lag['shard']}"
+        table.add_row("lag", place, f"{lag['seconds']:.1f} s, {lag['events']} events")
+    if document["checks"].get("postgres", {}).get("status") == "ok" and not document.get("lag"):
+        table.add_row("lag", "none", "")
     if held := document.get("held_by"):
         state = f"{held.get('state') or 'state unknown'} since {held.get('since') or 'an unknown time'}"
         table.add_row("held by", held["application"] or "(no name)", state)

@@ -45,8 +45,12 @@ async def ready(resources: ResourcesOf) -> Response:
 def _log(state: LogState | None) -> dict[str, Any]:
     if state is None:
         return {}
-    lag = [LagView(**vars(each) | {"seconds": round(each.seconds, 1)}) for each in state.lags]
-    return {"lag": lag, "held_by": HolderView(**vars(state.holder)) if state.holder else None}
+    lag = [
+        LagView(consumer=each.consumer, shard=each.shard, seconds=round(each.seconds, 1), events=each.events)
+        for each in state.lags
+        if each.events
+    ]
+    return {"lag": lag or None, "held_by": HolderView(**vars(state.holder)) if state.holder else None}
 
 
 def _check(answers: bool) -> Check:

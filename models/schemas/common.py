@@ -74,7 +74,7 @@ class LagView(ResponseSchema):
 
     consumer: str = Field(examples=["projector"])
     shard: int
-    seconds: float = Field(description="The age of the oldest; 0 without any.")
+    seconds: float = Field(description="The age of the oldest.")
     events: int = Field(description="At most 10,000 are counted.")
 
 
@@ -99,7 +99,8 @@ class Ready(ResponseSchema):
     reasons: list[Reason] | None = Field(default=None, description="Absent if there are none.")
     lag: list[LagView] | None = Field(
         default=None,
-        description="Each consumer of the event log in each shard. Absent if Postgres doesn't answer.",
+        description="Each consumer and shard of the event log with events that it has not read. Absent if there "
+        "are none.",
     )
     held_by: HolderView | None = Field(
         default=None, description="Absent unless events wait for a transaction that is open for two seconds."
