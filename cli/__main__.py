@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import developing
+from cli import developing, execute
 from cli.common import HomeOption, admin_key_of, ca_file_of, end, with_database
 from cli.keys import audit, create_key, keyfile, keys
 from models.errors import PerennialError
@@ -28,6 +28,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(keyfile, name="keyfile")
 app.add_typer(audit, name="audit")
 app.add_typer(developing.app)
+app.add_typer(execute.app)
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +20,8 @@ from models.rules.retry_after import retry_after
 
 _UNAVAILABLE = (502, 503, 504)
 _MAX_WAIT = timedelta(minutes=2)
+_TIMEOUT = httpx.Timeout(60, connect=5)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,33 @@ class RetryPolicy:
         """The pause after the failed ``attempt`` (from 1), with jitter so that requests don't retry together."""
         full = min(self.first_pause * 2.0 ** (attempt - 1), self.longest_pause)
         return full * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def http_client(url: str, key: str, ca_file: Path | None, *, agent: str) -> httpx.AsyncClient:
+    """A client for an API, with a key. Raises :class:`ImportStoppedError` for an unusable address or key."""
+    try:
+        address = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL:
+        address = httpx.URL()
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ImportStoppedError("--url must be the API's address, such as http://127.0.0.1:8080.")
+    if not key or not key.isascii() or not key.isprintable():
+        raise ImportStoppedError("An API key is needed: give one with --key.")
+    return httpx.AsyncClient(
+        base_url=address,
+        headers={"Authorization": f"Bearer {key}", "User-Agent": agent},
+        timeout=_TIMEOUT,
+        trust_env=address.host not in _LOOPBACK,
+        verify=_trusted(ca_file),
+    )
+
+
+def _trusted(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        with suppress(FileNotFoundError):
+            context.load_verify_locations(ca_file)
+    return context
 
 
 class ApiClient:

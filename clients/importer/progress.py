@@ -53,12 +53,13 @@ def print_text(console: Console, text: str) -> None:
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def reporter(console: Console, total: int) -> Reporter:
-    return Bar(console, total) if console.is_terminal else Lines(console, total)
+def reporter(console: Console, total: int, doing: str = "Importing") -> Reporter:
+    return Bar(console, total, doing) if console.is_terminal else Lines(console, total)
 
 
 class Bar:
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, doing: str) -> None:
+        self._doing = doing
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -69,7 +70,7 @@ class Bar:
             _RowsPerSecond(),
             console=console,
         )
-        self._task = self._progress.add_task("Importing", total=total)
+        self._task = self._progress.add_task(doing, total=total)
         self._people = 0
 
     def __enter__(self) -> Self:
@@ -86,7 +87,7 @@ class Bar:
 
     def people_done(self, people: int) -> None:
         self._people += people
-        self._progress.update(self._task, description=f"Importing (consents of {self._people:,} people)")
+        self._progress.update(self._task, description=f"{self._doing} (consents of {self._people:,} people)")
 
     def note(self, text: str) -> None:
         print_text(self._progress.console, text)

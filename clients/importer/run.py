@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from zoneinfo import ZoneInfo
 
-import httpx
 from rich.console import Console
 
-from clients.importer.api_client import ApiClient, RetryPolicy
+from clients.importer.api_client import ApiClient, RetryPolicy, http_client
 from clients.importer.consents import ConsentGranter
 from clients.importer.encodings import AN_ENCODING, DEFAULT, is_encoding
 from clients.importer.items import Assembler, Item, UnusableRows
@@ -30,8 +27,6 @@ __all__ = ["ImportOptions", "run_import"]
 ALL_ACCEPTED, SOME_REJECTED, STOPPED = 0, 1, 2
 """Exit codes."""
 _REQUESTS_AT_ONCE = 3
-_TIMEOUT = httpx.Timeout(60, connect=5)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def run_import(
@@ -116,7 +111,10 @@ class ImportRun:
                     self.summary.items += len(batch)
                     self._account_for(sum(len(item.lines) for item in batch), report)
             else:
-                async with _client(self._options) as client:
+                options = self._options
+                async with http_client(
+                    options.url, options.key, options.ca_file, agent="perennial-import"
+                ) as client:
                     await self._send(sized, ApiClient(client, self._retries, report.note), report)
         if self._accounted != self.summary.rows:
             raise ImportStoppedError(f"{self.summary.rows - self._accounted} rows have no result.")
@@ -215,30 +213,3 @@ def _zone(name: str | None) -> ZoneInfo | None:
     if name is not None and not is_zone(name):
         raise ImportStoppedError(f"--timezone must be {A_ZONE}.")
     return None if name is None else ZoneInfo(name)
-
-
-def _client(options: ImportOptions) -> httpx.AsyncClient:
-    try:
-        url = httpx.URL(options.url.rstrip("/"))
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ImportStoppedError("--url must be the API's address, such as http://127.0.0.1:8080.")
-    if not options.key or not options.key.isascii() or not options.key.isprintable():
-        raise ImportStoppedError("An API key is needed: give one with --key.")
-    return httpx.AsyncClient(
-        base_url=url,
-        headers={"Authorization": f"Bearer {options.key}", "User-Agent": "perennial-import"},
-        timeout=_TIMEOUT,
-        limits=httpx.Limits(max_connections=_REQUESTS_AT_ONCE),
-        trust_env=url.host not in _LOOPBACK,
-        verify=_trusted(options),
-    )
-
-
-def _trusted(options: ImportOptions) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if options.ca_file is not None:
-        with suppress(FileNotFoundError):
-            context.load_verify_locations(options.ca_file)
-    return context
