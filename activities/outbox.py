@@ -54,7 +54,7 @@ from runtime.temporal import RPC_TIMEOUT
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import bulks, decisions, instances, replays, starting, terminal, waits
+from store.instances import attempts, bulks, decisions, instances, replays, starting, terminal, waits
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.decisions import RefusedTrigger
 from store.instances.starting import KeyRunningError, StartRequest
@@ -290,19 +290,19 @@ class Outbox:
 
         The workflow may have left the catalogue. Then the reconciler ends the instance, as it has no run.
         """
+        async with self._database.transaction() as connection:
+            begun = await attempts.begin_start(connection, entry.instance_id)
         workflow = self._startables.get(entry.workflow_id)
+        if begun is None or workflow is None:
+            return
+        of_user = (entry.user_id, entry.instance_id)
         try:
-            # Committed before the start, so that a cancellation from now on looks for the run.
             async with self._database.transaction() as connection:
-                request = await bulks.begin_start(connection, self._cipher, entry.user_id, entry.instance_id)
-            if request is None or workflow is None:
-                return
-            async with self._database.transaction() as connection:
+                request = await bulks.request_of(connection, self._cipher, *of_user, begun)
                 stored = await starting.start(connection, self._cipher, workflow, request)
         except starting.INELIGIBLE as error:
             async with self._database.transaction() as connection:
-                of_user = (entry.workflow_id, entry.user_id, entry.instance_id)
-                await bulks.refuse(connection, self._cipher, *of_user, error)
+                await bulks.refuse(connection, self._cipher, entry.workflow_id, *of_user, error)
             return
         if not stored.begun:
             await start_instance(self._client, self._task_queue, stored.new, workflow.description)

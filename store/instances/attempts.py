@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from asyncpg import Record
 from sqlalchemy import Interval, bindparam, func, update
 from sqlmodel import col
 
@@ -216,6 +215,15 @@ async def backs_off(connection: Connection, instance_id: str, step: str, at_leas
     return bool(found)
 
 
+@dataclass(frozen=True)
+class BegunStart:
+    """The stored values that the start of a bulk's instance needs. ``parameters`` are encrypted."""
+
+    started_by: str
+    max_attempts: int
+    parameters: bytes | None
+
+
 _BEGIN_START = statement(
     update(Instance)
     .values(start_tried_at=func.now())
@@ -231,10 +239,11 @@ _BEGIN_START = statement(
 
 
 @transition((InstanceStatus.RUNNING,), (InstanceStatus.RUNNING,))
-async def begin_start(connection: Connection, instance_id: str) -> Record | None:
-    """Take the turn of a bulk's instance; returns its started_by, max_attempts and parameters, still encrypted.
+async def begin_start(connection: Connection, instance_id: str) -> BegunStart | None:
+    """Take the turn of a bulk's instance. Commit it before the start.
 
     None if it has ended or is to end, or a run of it has recorded something. A cancellation that ends the row
     afterwards looks for the run for a while (:func:`store.instances.terminal.end_unstarted`).
     """
-    return await _BEGIN_START.fetchrow(connection, instance_id=instance_id)
+    row = await _BEGIN_START.fetchrow(connection, instance_id=instance_id)
+    return None if row is None else BegunStart(*row)

@@ -40,7 +40,8 @@ from privacy.encryption import Cipher, DataKey
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import attempts, instances, starting, terminal, transitions, triggers
+from store.instances import instances, starting, terminal, transitions, triggers
+from store.instances.attempts import BegunStart
 from store.instances.instances import Unfinished
 from store.instances.starting import StartRequest, WindowOpenError
 from store.instances.states import CONSENT_WITHDRAWN
@@ -163,24 +164,18 @@ async def _queue(
     await outbox.write(connection, entries, pause=pause, after=after)
 
 
-async def begin_start(
-    connection: Connection, cipher: Cipher, user_id: str, instance_id: str
-) -> StartRequest | None:
-    """Take the turn of an instance; None if it must not start (:func:`store.instances.attempts.begin_start`).
-
-    :func:`store.instances.starting.start` then finds its row. Raises :class:`UserErasedError`.
-    """
-    row = await attempts.begin_start(connection, instance_id)
-    if row is None:
-        return None
+async def request_of(
+    connection: Connection, cipher: Cipher, user_id: str, instance_id: str, begun: BegunStart
+) -> StartRequest:
+    """The request to start a stored instance, whose row it then finds. Raises :class:`UserErasedError`."""
     key = await data_keys.require(connection, cipher, user_id)
-    parameters = key.decrypt_json("instances.parameters", row["parameters"], instance_id)
+    parameters = key.decrypt_json("instances.parameters", begun.parameters, instance_id)
     return StartRequest(
         instance_id=instance_id,
         user_id=user_id,
-        started_by=row["started_by"],
+        started_by=begun.started_by,
         parameters=parameters or {},
-        max_attempts=row["max_attempts"],
+        max_attempts=begun.max_attempts,
     )
 
 

@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import Interval, and_, bindparam, func, or_, tuple_
+from sqlalchemy import Interval, and_, bindparam, func, or_, text, tuple_
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlmodel import col
 
 from models.instances import Problem, StoredAttempt, StoredCallback, StoredInstance, StoredTrigger
 from models.tables.execution import Attempt, Callback, Instance, Step
 from models.tables.people import DataKey as StoredKey
+from models.tables.projections import TemporalOutbox
 from models.temporal.execution import LifecycleOutcome
 from models.vocabulary import InstanceStatus, ProblemKind
 from privacy.encryption import Cipher, DataKey, DecryptionError
@@ -285,6 +286,15 @@ async def unfinished(connection: Connection, instance_ids: Collection[str]) -> l
     return [Unfinished(*row) for row in await _UNFINISHED.fetch(connection, instance_ids=list(instance_ids))]
 
 
+_WILL_START = (
+    select(col(TemporalOutbox.outbox_id))
+    .where(
+        col(TemporalOutbox.workflow_id) == col(Instance.workflow_id),
+        text("kind = 'execute' AND NOT dead"),
+        col(TemporalOutbox.instance_id) == col(Instance.instance_id),
+    )
+    .exists()
+)
 _UNSTARTED = statement(
     _UNFINISHED_COLUMNS.where(
         col(Instance.run_id).is_(None),
@@ -292,7 +302,10 @@ _UNSTARTED = statement(
         col(Instance.start_time) < func.now() - bindparam("older_than", type_=Interval()),
         or_(
             col(Instance.bulk_id).is_(None),
-            col(Instance.start_tried_at) < func.now() - bindparam("older_than", type_=Interval()),
+            and_(
+                col(Instance.start_tried_at) < func.now() - bindparam("older_than", type_=Interval()),
+                ~_WILL_START,
+            ),
         ),
     )
     .order_by(col(Instance.start_time))
@@ -303,7 +316,7 @@ _UNSTARTED = statement(
 async def unstarted(connection: Connection, older_than: timedelta) -> list[Unfinished]:
     """Instances without a recorded run, oldest first. Temporal may have started them nevertheless.
 
-    Those of a bulk only after their turn has come.
+    Those of a bulk only once the outbox has tried to start them, and will not try again.
     """
     return [Unfinished(*row) for row in await _UNSTARTED.fetch(connection, older_than=older_than)]
 

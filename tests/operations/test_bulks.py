@@ -140,7 +140,7 @@ async def test_a_run_that_can_not_start_says_why_in_one_sentence(
 async def test_a_bulk_loses_no_start_and_makes_none_twice_when_api_and_worker_die(
     postgres: EmbeddedPostgres, key_file: Path, tmp_path: Path, database: Database, owner: Connection
 ) -> None:
-    """The API dies after the commit. A worker dies after its first calls to Temporal, before it removes entries."""
+    """The API dies after the commit, and a worker after its first calls to Temporal, before it removes entries."""
     settings = Settings(
         environment="embedded",
         database_url=postgres.runtime_url,

@@ -275,16 +275,17 @@ async def test_an_exit_event_counts_while_the_instance_waits_for_its_turn(
 async def test_the_reconciler_leaves_an_instance_alone_until_its_turn_has_come(
     api: Clients, people: list[Customer], temporal: Client, database: Database, cipher: Cipher, owner: Connection
 ) -> None:
-    bulk = await execute(api, people[:2])
-    waiting, lost = [each["instance_id"] for each in bulk["results"]]
+    bulk = await execute(api, people[:3])
+    waiting, retried, lost = [each["instance_id"] for each in bulk["results"]]
     await owner.execute("UPDATE instances SET start_time = now() - interval '1 hour'")
-    await owner.execute(
-        "UPDATE instances SET start_tried_at = now() - interval '2 minutes' WHERE instance_id = $1", lost
-    )
+    tried = "UPDATE instances SET start_tried_at = now() - interval '2 minutes' WHERE instance_id = ANY($1)"
+    await owner.execute(tried, [retried, lost])
+    await owner.execute("DELETE FROM temporal_outbox WHERE instance_id = $1", lost)
     reconciler = Reconciler(database, cipher, temporal)
     assert (await reconciler.end_unrecorded(ReconcileRequest())).ended == 1
     path = "/workflows/onboarding/instances/"
-    assert (await api.admin.get(path + waiting)).json()["status"] == "running"
+    for each in (waiting, retried):
+        assert (await api.admin.get(path + each)).json()["status"] == "running"
     found = (await api.admin.get(path + lost)).json()
     assert (found["status"], found["reason"]) == ("failed", "not_started")
 

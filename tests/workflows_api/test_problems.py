@@ -16,8 +16,8 @@ from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
 from store.instances.transitions import mark_problem
+from testing.people import Customer
 from tests.support.http import Clients, assert_problem
-from tests.support.people import Customer
 from tests.workflows_api.conftest import execute, until
 from worker import build_worker
 
