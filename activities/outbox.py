@@ -32,18 +32,9 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.loops import turn
-from delivery.resets import ResetImpossibleError, reset_instance
-from delivery.temporal import (
-    RunUnknownError,
-    describe,
-    handle_of,
-    restart_instance,
-    signal_event,
-    start_instance,
-)
-from models.errors import ParameterMissingError, WorkflowNotFoundError
+from activities.replays import Replays
+from delivery.temporal import RunUnknownError, describe, handle_of, signal_event, start_instance
 from models.rules.triggers import DEFAULT_MAX_AGE
-from models.temporal.ending import HISTORY_LOST
 from models.temporal.execution import RecordedEvent
 from models.temporal.public_text import PublicText
 from models.temporal.starting import Startable
@@ -54,8 +45,7 @@ from runtime.temporal import RPC_TIMEOUT
 from store import outbox
 from store.connection import Connection
 from store.consents import locks
-from store.instances import attempts, bulks, decisions, instances, replays, starting, terminal, waits
-from store.instances.dead_letters import StoredDeadLetter
+from store.instances import attempts, bulks, decisions, instances, starting, terminal, waits
 from store.instances.decisions import RefusedTrigger
 from store.instances.starting import KeyRunningError, StartRequest
 from store.outbox import OutboxEntry, StoredOutboxEntry
@@ -116,6 +106,7 @@ class Outbox:
         self._system = system
         self._task_queue = task_queue
         self._startables = startables
+        self._replays = Replays(database, cipher, client, task_queue, startables)
 
     @activity.defn(name="outbox.deliver")
     async def deliver(self) -> None:
@@ -213,7 +204,7 @@ class Outbox:
             case "execute":
                 await self._execute(entry)
             case "replay":
-                await self._replay(entry)
+                await self._replays.carry_out(entry.event_id)
             case "cancel":
                 await self._cancel(entry)
             case "callback":
@@ -306,63 +297,6 @@ class Outbox:
             return
         if not stored.begun:
             await start_instance(self._client, self._task_queue, stored.new, workflow.description)
-
-    async def _replay(self, entry: OutboxEntry) -> None:
-        """Reset the instance to its failed step. If Temporal has no history of it, start it anew (ADR 0045).
-
-        After a crash that follows the reset, the next delivery resets nothing, since the new run is open. It
-        writes the signals again, which the workflow ignores. Once the instance has passed the failed step, its
-        dead letter is no longer ``replaying``, and the delivery has no effect.
-        """
-        async with self._database.connection() as connection:
-            dead_letter = await replays.requested(connection, self._cipher, entry.event_id)
-        if dead_letter is None:
-            return
-        try:
-            if dead_letter.error_type == HISTORY_LOST:
-                raise ResetImpossibleError
-            await reset_instance(
-                self._client,
-                dead_letter.workflow_id,
-                dead_letter.instance_id,
-                failed_run=dead_letter.run_id,
-                failed_step=dead_letter.failed_step,
-                request_id=f"{dead_letter.dead_letter_id}-{dead_letter.attempts}",
-            )
-        except ResetImpossibleError:
-            if not await self._restart(dead_letter):
-                return
-        async with self._database.transaction() as connection:
-            await replays.signal_missed_events(connection, self._cipher, dead_letter)
-
-    async def _restart(self, dead_letter: StoredDeadLetter) -> bool:
-        """Start an instance anew; False if it has ended, or its workflow is gone or needs other parameters.
-
-        If the worker dies before the call to Temporal, the next delivery prepares the same start. After the call
-        it finds the new run.
-        """
-        workflow = self._startables.get(dead_letter.workflow_id)
-        async with self._database.transaction() as connection:
-            try:
-                if workflow is None:
-                    raise WorkflowNotFoundError
-                restart = await replays.prepare_restart(
-                    connection, self._cipher, workflow, dead_letter.instance_id
-                )
-            except (WorkflowNotFoundError, ParameterMissingError):
-                await replays.reject(connection, self._cipher, dead_letter)
-                return False
-        if restart is None:
-            return False
-        await restart_instance(
-            self._client,
-            self._task_queue,
-            restart.new,
-            workflow.description,
-            lost_run=restart.lost_run,
-            replaced_runs=restart.replaced_runs,
-        )
-        return True
 
     async def _cancel(self, entry: OutboxEntry) -> None:
         """Cancel an instance.

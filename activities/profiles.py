@@ -11,14 +11,8 @@ from temporalio.exceptions import ApplicationError
 from models.errors import UserErasedError, UserNotFoundError
 from models.rules.known_profile import known_profile
 from models.rules.local_time import next_local, zone_of
-from models.temporal.execution import (
-    KnownProfile,
-    LocalTime,
-    Moment,
-    ProfileQuestion,
-    StageChange,
-    StageChanged,
-)
+from models.temporal.execution import LocalTime, Moment, StageChange, StageChanged
+from models.temporal.profiles import KnownProfile, ProfileQuestion
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher, DecryptionError
 from runtime.database import Database

@@ -30,7 +30,7 @@ from sqlalchemy import insert as insert_into
 from sqlmodel import col
 
 from models.rules.folding import LogEvent, UnfoldableError
-from models.rules.triggers import FOREVER, WorkflowTrigger, properties_match, type_matches
+from models.rules.triggers import FOREVER, Waiting, WorkflowTrigger, properties_match, type_matches
 from models.tables.projections import TemporalOutbox
 from models.temporal.execution import RecordedEvent
 from models.temporal.starting import is_exit
@@ -41,7 +41,6 @@ from store.instances import decisions, eligibility, waits
 from store.instances import triggers as windows
 from store.instances.dead_letters import StoredDeadLetter
 from store.instances.decisions import RefusedTrigger
-from store.instances.waits import Waiting
 from store.statements import select, statement, unnested
 
 _TRIGGERED = uuid.UUID("c1b6a6de-3f0e-4a0b-9b4c-3c1d3f6f1a52")

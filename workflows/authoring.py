@@ -11,7 +11,8 @@ from delivery.templates import MessageTemplate
 from models.rules.durations import Duration, days, hours, minutes
 from models.rules.parameters import from_trigger
 from models.rules.triggers import on, parameter, when
-from models.temporal.execution import HttpAnswer, KnownProfile, Message, Quiet, RecordedEvent, StepInput
+from models.temporal.execution import HttpAnswer, Message, Quiet, RecordedEvent, StepInput
+from models.temporal.profiles import KnownProfile
 from models.vocabulary import Channel, LifecycleStage, MessageStatus, Purpose, WaitCondition
 from workflows.base import EVERY_DAY, NEVER, NIGHT, WEEKDAYS, LifecycleWorkflow
 from workflows.catalog import Parameters, lifecycle

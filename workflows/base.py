@@ -26,13 +26,11 @@ with workflow.unsafe.imports_passed_through():
         HttpAnswer,
         HttpMethod,
         HttpRequest,
-        KnownProfile,
         LastSeen,
         LocalTime,
         Message,
         NewEvent,
         NewStart,
-        ProfileQuestion,
         Quiet,
         RecordedEvent,
         SleepResult,
@@ -41,11 +39,12 @@ with workflow.unsafe.imports_passed_through():
         WaitRequest,
         WaitResult,
     )
+    from models.temporal.profiles import KnownProfile, ProfileQuestion
     from models.temporal.starting import names_of_waits
     from models.vocabulary import Channel, LifecycleStage, Purpose
     from workflows.instance import Instance, P
     from workflows.policies import OUTSIDE, STORE, StepPolicy
-    from workflows.steps import Q, R, start_local
+    from workflows.steps import Q, R, finish, start_local
 
 NIGHT = Quiet()
 """From nine in the evening to eight in the morning."""
@@ -204,7 +203,7 @@ class LifecycleWorkflow(Instance[P]):
         latest before the next step.
         """
         step = self._names.unique(name)
-        if ended := self._ended_in_lost_run(step, ConditionResult):
+        if ended := self._start.ended_in_lost_run(step, ConditionResult):
             return ended.met
         self._wait_results[step] = ConditionResult(position=self._names.positions[step], met=bool(value))
         return bool(value)
@@ -247,11 +246,11 @@ class LifecycleWorkflow(Instance[P]):
         ``lasting``. It receives no signals, so the cost doesn't grow with the number of events.
         """
         step = self._enter(name or f"wait_for_inactivity_of_{_as_name(event_type)}")
-        if ended := self._ended_in_lost_run(step, SleepResult):
+        if ended := self._start.ended_in_lost_run(step, SleepResult):
             await self._while_paused()
             return bool(ended.inactive)
         last = workflow.now()
-        deadline = self._deadline(step, last + within)
+        deadline = self._start.deadline(step, last + within)
         with self._waiting(step, deadline):
             await self.record()
             while workflow.now() < min(last + lasting, deadline):
@@ -264,10 +263,10 @@ class LifecycleWorkflow(Instance[P]):
     async def sleep(self, duration: timedelta, *, name: str = "sleep") -> None:
         """Sleep. A pause doesn't stop the clock."""
         step = self._enter(name)
-        if self._ended_in_lost_run(step, SleepResult):
+        if self._start.ended_in_lost_run(step, SleepResult):
             await self._while_paused()
             return
-        await self._sleep_until(step, self._deadline(step, workflow.now() + duration))
+        await self._sleep_until(step, self._start.deadline(step, workflow.now() + duration))
 
     async def sleep_until_local(
         self,
@@ -285,7 +284,7 @@ class LifecycleWorkflow(Instance[P]):
         applies to a customer without a known time zone.
         """
         step = self._enter(name)
-        if ended := self._ended_in_lost_run(step, SleepResult):
+        if ended := self._start.ended_in_lost_run(step, SleepResult):
             self._hour_due = ended.until
             await self._while_paused()
             return
@@ -293,7 +292,7 @@ class LifecycleWorkflow(Instance[P]):
         latest = datetime.max.replace(tzinfo=UTC) if within is None else now + within
         query = LocalTime(user_id=self.user_id, after=now, at=at, weekdays=sorted(weekdays), quiet=quiet)
         answer = await self._ask(Clocks.next_local, query, "Ask for the local time")
-        self._hour_due = self._deadline(step, max(min(answer.at, latest), now))
+        self._hour_due = self._start.deadline(step, max(min(answer.at, latest), now))
         await self._sleep_until(step, self._hour_due)
 
     async def wait_for_good_hour(
@@ -335,10 +334,10 @@ class LifecycleWorkflow(Instance[P]):
         self, step: str, waits: Mapping[str, WaitRequest], within: timedelta
     ) -> RecordedEvent | None:
         """Register waits by their names, and wait for the first event for one of them."""
-        if ended := self._ended_in_lost_run(step, WaitResult):
+        if ended := self._start.ended_in_lost_run(step, WaitResult):
             await self._while_paused()
             return self._taken_in_lost_run(ended)
-        deadline = self._deadline(step, workflow.now() + within)
+        deadline = self._start.deadline(step, workflow.now() + within)
         with self._waiting(step, deadline):
             await self.record(waits)
             await self._until(step, deadline, lambda: self._inbox.earliest(waits) is not None)
@@ -372,7 +371,7 @@ class LifecycleWorkflow(Instance[P]):
 
     async def _ask(self, activity: Callable[[Any, Q], Awaitable[R]], query: Q, summary: str) -> R:
         """Read from Postgres. The result is not recorded as a step."""
-        return await self._finish(start_local(activity, query, summary))
+        return await finish(start_local(activity, query, summary))
 
 
 def _as_name(event_type: str) -> str:

@@ -63,7 +63,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.tasks import cancel, first_failure, raise_if_cancelled, uncancellable
 
 P = TypeVar("P", bound=Parameters)
-W = TypeVar("W", WaitResult, SleepResult, ConditionResult)
 
 logger = workflow.LoggerAdapter(logging.getLogger("perennial.workflows"), None)
 logger.workflow_info_on_message = False  # it is among the extras
@@ -296,10 +295,6 @@ class Instance(Generic[P]):
         if self._inbox.exit is not None:
             await workflow.wait_condition(lambda: False)
 
-    async def _finish(self, handle: workflow.ActivityHandle[R]) -> R:
-        """See :func:`workflows.steps.finish`."""
-        return await finish(handle)
-
     async def _give_up(self, handle: workflow.ActivityHandle[Any], step: str, policy: StepPolicy) -> None:
         """Cancel a step for an exit once no attempt is under way. A pause holds the exit, and so this too."""
         await until_between_attempts(handle, self._start.instance_id, step, policy.attempt_timeout)
@@ -334,17 +329,6 @@ class Instance(Generic[P]):
             holdable=self._in_journey and workflow.cancellation_reason() is None,
             waits_until=dict(self._deadlines),
         )
-
-    def _ended_in_lost_run(self, step: str, kind: type[W]) -> W | None:
-        """The result of a wait that a lost run has ended."""
-        lost = self._start.lost_run
-        found = lost.ended.get(step) if lost else None
-        return found if isinstance(found, kind) else None
-
-    def _deadline(self, step: str, deadline: datetime) -> datetime:
-        """The deadline of a wait that begins now, or that it had in a lost run."""
-        lost = self._start.lost_run
-        return lost.waits_until.get(step, deadline) if lost else deadline
 
     @contextlib.contextmanager
     def _waiting(self, step: str, deadline: datetime) -> Iterator[None]:
@@ -404,7 +388,7 @@ class Instance(Generic[P]):
                 once=self.definition.once,
             )
             summary = f"{in_words(status.value)}: {in_words(self._current_step or 'start')}"
-            recorded = await self._finish(start_local(Instances.record, progress, summary))
+            recorded = await finish(start_local(Instances.record, progress, summary))
             # Only now, and only the written results: if the activity is cancelled, the next recording writes them.
             for step in wait_results:
                 self._wait_results.pop(step, None)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from models.rules.activity import Activity
 from models.rules.profile import Profile
-from models.temporal.execution import KnownBehavior, KnownDemographics, KnownProfile, KnownTransactions
+from models.temporal.profiles import KnownBehavior, KnownDemographics, KnownProfile, KnownTransactions
 from models.vocabulary import Purpose
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from models.errors import ParameterMissingError
-from models.temporal.execution import ExitRequest
+from models.temporal.execution import ExitRequest, WaitRequest
 from models.vocabulary import Purpose, WaitCondition
 
 DEFAULT_MAX_AGE = timedelta(hours=1)
@@ -111,6 +111,36 @@ def resolved(exits: Sequence[Exit], parameters: Mapping[str, Any]) -> list[ExitR
         for each in exits
         if all(parameters.get(held.name) is not None for held in each.compared.values())
     ]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A registered wait of an instance, and the events that it counts."""
+
+    workflow_id: str
+    instance_id: str
+    step: str
+    request: WaitRequest
+    since: datetime
+    """Events received at or after this time count."""
+    happened_from: datetime
+    """Only events timestamped at or after this time count."""
+    triggered_at: datetime | None
+    """Events timestamped after this time count, whenever they were received; None without a trigger."""
+    trigger_event_id: str | None
+    """The event that started the instance, which doesn't count."""
+    of_service: bool
+    """Whether the instance has no purpose, so that events without consent count too."""
+
+    def counts(self, event_id: str, event_type: str, timestamp: datetime, received_at: datetime) -> bool:
+        """Whether an event may end the wait, apart from its properties and its basis."""
+        after_trigger = self.triggered_at is not None and timestamp > self.triggered_at
+        return (
+            (received_at >= self.since or after_trigger)
+            and timestamp >= self.happened_from
+            and event_id != self.trigger_event_id
+            and type_matches(self.request.event_type, event_type)
+        )
 
 
 def type_matches(pattern: str, event_type: str) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, time
-from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.vocabulary import (
-    AccountStatus,
     Channel,
     InstanceStatus,
     LifecycleStage,
@@ -87,6 +85,9 @@ class ConditionResult(TemporalPayload):
     met: bool
 
 
+E = TypeVar("E", WaitResult, SleepResult, ConditionResult)
+
+
 class LostRun(TemporalPayload):
     """What Postgres holds of a run whose history Temporal has lost."""
 
@@ -110,6 +111,15 @@ class LifecycleInput(TemporalPayload):
     """The event that started it; None for a request, and for instances that an earlier version started."""
     lost_run: LostRun | None = None
     """The run that this one replaces. Its waits don't begin anew (ADR 0045)."""
+
+    def ended_in_lost_run(self, step: str, kind: type[E]) -> E | None:
+        """The result of a wait that the lost run has ended, or of its condition."""
+        found = self.lost_run.ended.get(step) if self.lost_run else None
+        return found if isinstance(found, kind) else None
+
+    def deadline(self, step: str, deadline: datetime) -> datetime:
+        """The deadline that a wait had in the lost run, else the given one."""
+        return self.lost_run.waits_until.get(step, deadline) if self.lost_run else deadline
 
 
 class LifecycleOutcome(TemporalPayload):
@@ -283,57 +293,6 @@ class Moment(TemporalPayload):
     """A time in UTC, which doesn't reveal the user's time zone."""
 
     at: datetime
-
-
-class ProfileQuestion(TemporalPayload):
-    """A query for the attributes that a workflow may know of a user."""
-
-    user_id: str
-    workflow_id: str
-
-
-class KnownDemographics(TemporalPayload):
-    """None: unknown, or not covered."""
-
-    age: int | None = None
-    gender: str | None = None
-    country: str | None = None
-    city: str | None = None
-    language: str | None = None
-    device_type: str | None = None
-
-
-class KnownBehavior(TemporalPayload):
-    """The defaults describe a person without events."""
-
-    session_count: int = 0
-    last_session_date: datetime | None = None
-    engagement_score: float | None = None
-    """0 to 100; None without the consent `profiling`."""
-
-
-class KnownTransactions(TemporalPayload):
-    """``total_revenue`` is in ``currency``, the one with the most purchases."""
-
-    total_purchases: int = 0
-    total_revenue: Decimal = Decimal(0)
-    currency: str | None = None
-    last_purchase_date: datetime | None = None
-    subscription_tier: str | None = None
-
-
-class KnownProfile(TemporalPayload):
-    """The attributes of a user that a workflow may know; without e-mail address, name and date of birth.
-
-    A group has its defaults if consent doesn't cover it.
-    """
-
-    signup_date: datetime
-    account_status: AccountStatus
-    lifecycle_stage: LifecycleStage
-    demographics: KnownDemographics = KnownDemographics()
-    behavior: KnownBehavior = KnownBehavior()
-    transactions: KnownTransactions = KnownTransactions()
 
 
 class LastSeen(TemporalPayload):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +16,7 @@ from sqlalchemy import DateTime, Interval, LargeBinary, Text, bindparam, delete,
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlmodel import col
 
-from models.rules.triggers import properties_match, type_matches
+from models.rules.triggers import Waiting, properties_match
 from models.tables.events import Event
 from models.tables.execution import Instance, Step
 from models.tables.projections import EventWait
@@ -44,34 +43,6 @@ _FILTER = "event_waits.property_filter"
 
 Position = tuple[datetime, str]
 """(timestamp, event id): the order of a user's events."""
-
-
-@dataclass(frozen=True)
-class Waiting:
-    workflow_id: str
-    instance_id: str
-    step: str
-    request: WaitRequest
-    since: datetime
-    """Events received at or after this time count."""
-    happened_from: datetime
-    """Only events timestamped at or after this time count."""
-    triggered_at: datetime | None
-    """Events timestamped after this time count, whenever they were received; None without a trigger."""
-    trigger_event_id: str | None
-    """The event that started the instance, which doesn't count."""
-    of_service: bool
-    """Whether the instance has no purpose, so that events without consent count too."""
-
-    def counts(self, event_id: str, event_type: str, timestamp: datetime, received_at: datetime) -> bool:
-        """Whether an event may end the wait, apart from its properties and its basis."""
-        after_trigger = self.triggered_at is not None and timestamp > self.triggered_at
-        return (
-            (received_at >= self.since or after_trigger)
-            and timestamp >= self.happened_from
-            and event_id != self.trigger_event_id
-            and type_matches(self.request.event_type, event_type)
-        )
 
 
 _TRIGGER_BODY = statement(

@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 from models.rules.activity import Activity
 from models.rules.known_profile import known_profile
 from models.rules.profile import Profile
-from models.temporal.execution import KnownBehavior, KnownDemographics, KnownTransactions
+from models.temporal.profiles import KnownBehavior, KnownDemographics, KnownTransactions
 from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
