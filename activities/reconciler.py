@@ -83,7 +83,7 @@ class Reconciler:
         self._database = database
         self._cipher = cipher
         self._client = client
-        self._problems = Problems(database, client, task_queue)
+        self.problems = Problems(database, client, task_queue)
 
     @activity.defn(name="reconciler.reconcile")
     async def reconcile(self, request: ReconcileRequest) -> ReconcileRequest:
@@ -120,7 +120,7 @@ class Reconciler:
         if progress.namespace_id != namespace_id:
             progress = ReconcileRequest()
         result = await self.end_unrecorded(progress)
-        await self._problems.compare(namespace)
+        await self.problems.compare(namespace)
         return ReconcileRequest(
             namespace_id=namespace_id,
             since=result.until,
@@ -202,7 +202,7 @@ class Reconciler:
         except RunUnknownError:
             ending = _ending_of_unknown(instance, may_be_lost=may_be_lost)
         else:
-            self._problems.note(instance.instance_id, failing=tasks_fail(described))
+            self.problems.note(instance.instance_id, failing=tasks_fail(described))
             if described.run_id in instance.replaced_runs and may_be_lost:
                 ending = _ending_of_unknown(instance, may_be_lost=True)  # Temporal has only older runs
             else:

@@ -27,6 +27,9 @@ from testing.people import Customer, Customers
 from testing.runs import Runs
 from worker import build_system_workers, build_worker
 
+FLAGGED_AFTER = "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute"
+"""Failures after which Temporal flags a run whose workflow tasks fail; 0: never."""
+
 
 @pytest.fixture(scope="session")
 def codec(key_ring: KeyRing) -> EncryptedPayloads:
@@ -50,8 +53,8 @@ async def skipping_temporal(codec: EncryptedPayloads, *more: str) -> AsyncIterat
         "history.transferProcessorMaxPollRPS=300",
         # Temporal deletes a history only after acknowledging its end, by default every 30 s.
         'history.transferProcessorUpdateAckInterval="1s"',
-        # As in the embedded stack.
-        "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
+        # As in the embedded stack, unless ``more`` has another.
+        *([] if any(each.startswith(FLAGGED_AFTER) for each in more) else [f"{FLAGGED_AFTER}=2"]),
         *more,
     )
     environment = await WorkflowEnvironment.start_time_skipping_v2(

@@ -110,7 +110,11 @@ async def test_the_schema_has_what_no_comparison_with_the_tables_sees(database: 
         functions = await connection.fetch(
             "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosecdef"
         )
-        assert {row[0] for row in functions} == {"ensure_events_partition", "expire_audit_hour"}
+        assert {row[0] for row in functions} == {
+            "ensure_events_partition",
+            "expire_audit_hour",
+            "log_horizon_holder",
+        }
         columns = await connection.fetch(
             """SELECT attname FROM pg_attribute
                 WHERE attrelid = 'audit_log'::regclass AND attnum > 0 ORDER BY attnum"""

@@ -1,9 +1,14 @@
-"""`python -m tests.support.marketed COMMAND`: the `perennial` command with one more workflow in its catalogue."""
+"""`python -m tests.support.marketed COMMAND`: the `perennial` command with one more workflow in its catalogue.
+
+Its reconciler takes no history for lost. Tests of one folder share a database, and some run on another Temporal.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
+from activities import reconciler
 from cli.__main__ import main
 from workflows import catalog
 
@@ -16,6 +21,7 @@ def _modules() -> Iterator[str]:
 
 
 catalog._modules = _modules
+reconciler.LOST_AFTER = timedelta(hours=1)
 
 if __name__ == "__main__":
     main()

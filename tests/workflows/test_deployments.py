@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceResponse
 from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from activities.reconciler import Reconciler
+from activities.reconciler import LOST_AFTER, Reconciler
 from models.instances import Problem
 from models.temporal.system import ReconcileRequest
 from models.vocabulary import InstanceStatus, ProblemKind
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
+from runtime.temporal import EncryptedPayloads
+from store.instances.transitions import mark_problem
 from testing.mail import MailServer
 from testing.people import Customer
 from testing.runs import Run, Runs
 from testing.samples import parameters_of
+from testing.temporal import FLAGGED_AFTER, skipping_temporal
 from tests.support.journeys import JOURNEYS, After, Before, PatchDeprecated, Patched
 from worker import build_worker, implementations
 from workflows.catalog import catalog
@@ -92,6 +97,47 @@ async def test_a_deployment_that_cannot_replay_instances_holds_them_until_its_ro
             await connection.execute("UPDATE instances SET problem = 'incompatible_deploy', problem_since = now()")
         await _until_problem(reconciler, runs, other, None)
     await other.handle.terminate()
+
+
+@pytest.mark.slow
+async def test_a_temporal_that_lists_no_failing_runs_is_asked_for_each(
+    codec: EncryptedPayloads,
+    database: Database,
+    cipher: Cipher,
+    worker_settings: Settings,
+    customer: Customer,
+    mail: MailServer,
+) -> None:
+    """As before Temporal 1.30. The reconciler looks at the attempt of each run's workflow task."""
+    old_server = DescribeNamespaceResponse()  # without the capability
+    async with skipping_temporal(codec, f"{FLAGGED_AFTER}=0") as environment:
+        client = environment.client
+        runs = Runs(environment, database, cipher, worker_settings.task_queue, JOURNEYS)
+        async with build_worker(client, worker_settings, database, cipher, lifecycles=[Before]):
+            run = await runs.start(customer.user_id, "changing", still=True)
+            await runs.until(run, "wait_for_never_comes")
+        reconciler = Reconciler(database, cipher, client)
+        request = ReconcileRequest(watching_since=datetime.now(UTC) - LOST_AFTER)
+        async with (
+            build_worker(client, worker_settings, database, cipher, lifecycles=[After]),
+            asyncio.timeout(90),  # the third attempt begins after twice the time-out of a workflow task
+        ):
+            await runs.notify(run, "never.comes")
+            while (await runs.context(run)).problem is None:
+                await reconciler.end_unrecorded(request)
+                await reconciler.problems.compare(old_server)
+                await asyncio.sleep(0.2)
+        described = (await run.handle.describe()).raw_info.search_attributes.indexed_fields
+        assert "TemporalReportedProblems" not in described
+        other = await runs.start(customer.user_id, "changing", still=True)
+        async with build_worker(client, worker_settings, database, cipher, lifecycles=[Before]):
+            await runs.until(other, "wait_for_never_comes")
+            assert (await run.handle.result()).reason == "as it was"
+            async with database.connection() as connection:
+                await mark_problem(connection, ProblemKind.INCOMPATIBLE_DEPLOY, [other.instance_id])
+            reconciler.problems.note(other.instance_id, failing=True)
+            await reconciler.problems.compare(old_server)
+            assert (await runs.context(other)).problem is None
 
 
 async def test_a_patched_change_holds_for_new_instances_alone(

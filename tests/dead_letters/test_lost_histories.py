@@ -27,7 +27,7 @@ from testing.mail import MailServer
 from testing.people import Customer
 from testing.runs import Run, Runs
 from testing.temporal import skipping_temporal
-from tests.operations.journeys import LongWay
+from tests.dead_letters.lost_journeys import LongWay
 from tests.support.log import Happening, Log
 from worker import build_worker
 
