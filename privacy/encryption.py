@@ -177,9 +177,13 @@ class Cipher:
         return self._mac(b"request", b"\x00".join(parts))
 
     def instance_key(self, workflow_id: str, user_id: str, values: Mapping[str, Any]) -> bytes:
-        """A keyed digest of an instance's key: the JSON values of parameters, by name."""
+        """A keyed digest of an instance's key: the JSON values of parameters, by name.
+
+        A whole number has the digest of its text: senders give the same id as either.
+        """
+        texts = {name: str(value) if type(value) is int else value for name, value in values.items()}
         return self._mac(
-            b"instance_key", orjson.dumps([workflow_id, user_id, values], option=orjson.OPT_SORT_KEYS)
+            b"instance_key", orjson.dumps([workflow_id, user_id, texts], option=orjson.OPT_SORT_KEYS)
         )
 
     def derived_key(self, purpose: bytes) -> bytes:

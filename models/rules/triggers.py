@@ -153,4 +153,9 @@ def type_matches(pattern: str, event_type: str) -> bool:
 def properties_match(where: Mapping[str, Any] | None, properties: Mapping[str, Any] | None) -> bool:
     """Whether an event's properties have all the required values."""
     held = properties or {}
-    return all(name in held and held[name] == value for name, value in (where or {}).items())
+    return all(name in held and _equal(held[name], value) for name, value in (where or {}).items())
+
+
+def _equal(held: Any, wanted: Any) -> bool:
+    """Whether JSON values are equal. 100 and "100" are: senders give the same id as a number or as a text."""
+    return held == wanted or ({type(held), type(wanted)} == {int, str} and str(held) == str(wanted))

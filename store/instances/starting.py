@@ -165,8 +165,8 @@ async def _parameters(
 
 
 def key_values(workflow: Startable, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the workflow's key, as JSON. Raises :class:`ParameterMissingError`."""
-    missing = [name for name in workflow.key if parameters.get(name) is None]
+    """The values of the workflow's key, as JSON. Raises :class:`ParameterMissingError`, also for an empty text."""
+    missing = [name for name in workflow.key if parameters.get(name) in (None, "")]
     if missing:
         raise ParameterMissingError(missing, "at most one instance runs for it")
     return {name: parameters[name] for name in workflow.key}

@@ -55,6 +55,10 @@ def test_a_pattern_includes_a_type_a_category_or_everything(pattern: str, event_
         ({"plan": None}, {}, False),
         ({"plan": None}, {"plan": None}, True),
         ({"plan": "pro"}, None, False),
+        ({"invoice_id": 100}, {"invoice_id": "100"}, True),
+        ({"invoice_id": "100"}, {"invoice_id": 100}, True),
+        ({"invoice_id": "0100"}, {"invoice_id": 100}, False),
+        ({"invoice_id": "True"}, {"invoice_id": True}, False),
     ],
 )
 def test_every_required_property_must_be_there(where: Any, properties: Any, matches: bool) -> None:

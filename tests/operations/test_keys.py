@@ -25,7 +25,7 @@ async def stored(two: list[httpx.AsyncClient]) -> None:
 
 
 async def _execute(
-    client: httpx.AsyncClient, invoice_id: str | None, headers: dict[str, str] | None = None
+    client: httpx.AsyncClient, invoice_id: str | int | None, headers: dict[str, str] | None = None
 ) -> httpx.Response:
     body = {"user_id": "u-1", "parameters": {} if invoice_id is None else {"invoice_id": invoice_id}}
     return await client.post(EXECUTE, json=body, headers=headers)
@@ -45,7 +45,7 @@ async def _send(client: httpx.AsyncClient, event_type: str, **properties: Any) -
     return event_id
 
 
-async def _fail(client: httpx.AsyncClient, invoice_id: str = "in-1") -> str:
+async def _fail(client: httpx.AsyncClient, invoice_id: str | int = "in-1") -> str:
     return await _send(client, "billing.payment_failed", invoice_id=invoice_id)
 
 
@@ -152,6 +152,20 @@ async def test_a_payment_ends_an_instance_that_a_request_started(two: list[httpx
     started = await _until(two[0], path, current_step="wait_before_payment_failed")
     assert started["trigger"] is None
     await _send(two[1], "billing.payment_succeeded", invoice_id="in-1")
+    assert (await _until(two[0], path, status="completed"))["reason"] == "paid"
+
+
+async def test_an_invoice_has_one_instance_and_one_payment_whether_its_id_is_a_number_or_a_text(
+    two: list[httpx.AsyncClient], database: Database
+) -> None:
+    await _fail(two[0], 4711)
+    await _projected(database, 1)
+    [started] = await _all(two[0], "user_id=u-1&key=4711")
+    assert started["key"] == {"invoice_id": 4711}
+    for sent in (4711, "4711"):
+        assert_problem(await _execute(two[1], sent), 409, "already_running")
+    await _send(two[1], "billing.payment_succeeded", invoice_id="4711")
+    path = f"{INSTANCES}/{started['instance_id']}"
     assert (await _until(two[0], path, status="completed"))["reason"] == "paid"
 
 

@@ -90,9 +90,18 @@ async def test_one_instance_runs_for_each_key_until_it_ends(start: Start, end: E
     assert raised.value.instance_id == second
 
 
-async def test_an_instance_needs_a_value_for_its_key(start: Start) -> None:
+async def test_a_number_and_its_text_are_one_key(start: Start) -> None:
+    """Senders give the same id as either, and a URL has only texts."""
+    first = await start(4711)
+    with pytest.raises(KeyRunningError) as raised:
+        await start("4711")
+    assert raised.value.instance_id == first
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+async def test_an_instance_needs_a_value_for_its_key(start: Start, empty: str | None) -> None:
     with pytest.raises(ParameterMissingError) as raised:
-        await start(None)
+        await start(empty)
     assert [each.pointer for each in raised.value.errors] == ["/parameters/invoice"]
 
 

@@ -22,8 +22,8 @@ from workflows.authoring import (
 class DunningParameters(Parameters):
     """The invoice, and times of the reminders."""
 
-    invoice_id: str | None = from_trigger("invoice_id")
-    """The invoice that wasn't paid."""
+    invoice_id: str | int | None = from_trigger("invoice_id")
+    """The invoice that wasn't paid. A number and its text are the same invoice."""
     first_reminder_after: Duration = days(1)
     """From the failed payment to the first reminder."""
     second_reminder_after: Duration = days(3)
