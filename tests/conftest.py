@@ -16,6 +16,7 @@ for _name in [name for name in os.environ if name.startswith("PERENNIAL_")]:
 os.environ["PERENNIAL_HOME"] = "/nonexistent"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each file to one test process (`--dist loadgroup`), or the whole folder if its tests share a stack."""
     for item in items:

@@ -174,7 +174,7 @@ async def test_a_repeated_delivery_starts_the_instance_once(
     )
     letter = await stage.letter()
     for _ in range(2):
-        assert await outbox._restart(letter)
+        assert await outbox._replays._restart(letter)
     described = await stage.runs(elsewhere).at(run.workflow_id, run.instance_id).handle.describe()
     found = elsewhere.client.list_workflows(f"WorkflowId = '{described.id}'")
     async with asyncio.timeout(30):

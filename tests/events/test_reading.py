@@ -152,7 +152,7 @@ async def test_a_list_has_filters_by_type_and_time(api: Clients) -> None:
 
 async def test_an_event_is_read_by_its_id_as_in_the_list(api: Clients, owner: Connection) -> None:
     await add_user(api.admin)
-    ids = ["e-1", "types/e 2?", "batch"]
+    ids = ["e-1", "type/e 2?", "batch/1"]
     await send(
         api, *(event(each, event_type="engagement.search", timestamp=moment(days=40), **FULL) for each in ids)
     )

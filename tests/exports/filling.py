@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Column, Identity
@@ -66,7 +67,12 @@ def _row(table: type[SQLModel], name: str, key: DataKey, mark: str) -> dict[str,
     for column in columns_of(table):
         if column.name not in personal and not _is_generated(column):
             kind = column.type.python_type
-            row[column.name] = clear_text(name, column.name, key.subject) if kind is str else _CLEAR[kind]
+            if kind is str:
+                row[column.name] = clear_text(name, column.name, key.subject)
+            elif kind is bytes:
+                row[column.name] = sha256(key.subject.encode()).digest()
+            else:
+                row[column.name] = _CLEAR[kind]
     bound_to = [row[each] for each in ROW_COLUMNS.get(name, ())]
     for column_name, declared in personal.items():
         row[column_name] = _encrypted(name, column_name, declared.mask, key, mark, bound_to)
