@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,14 @@ from clients.bulks import ExecuteOptions, run_execute
 from runtime.database import Database
 from runtime.embedded.ports import free_port
 from runtime.embedded.postgres import EmbeddedPostgres
-from runtime.settings import Settings
 from store.connection import Connection
 from tests.support.builders import user
-from tests.support.little_stack import little_stack
+from tests.support.little_stack import LittleStack
 from tests.support.processes import PerennialProcess
 
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
 WITHIN = 120.0
 """A killed worker's activities time out after six seconds; the rest is for a machine with other work."""
-BATCH = "/workflows/onboarding/execute/batch"
 
 
 async def create(client: httpx.AsyncClient, number: int) -> list[str]:
@@ -138,39 +136,43 @@ async def test_a_run_that_can_not_start_says_why_in_one_sentence(
     assert sentence in line
 
 
+@pytest.fixture
+async def worker(stack: LittleStack) -> AsyncIterator[PerennialProcess]:
+    """The stack's worker, to be killed; it runs again after the test."""
+    yield stack.worker
+    await stack.worker.end()
+    await stack.worker.start()
+
+
 @pytest.mark.slow
 async def test_a_bulk_loses_no_start_and_makes_none_twice_when_api_and_worker_die(
-    postgres: EmbeddedPostgres, key_file: Path, tmp_path: Path, database: Database, owner: Connection
+    stack: LittleStack,
+    two: list[httpx.AsyncClient],
+    worker: PerennialProcess,
+    postgres: EmbeddedPostgres,
+    owner: Connection,
+    tmp_path: Path,
 ) -> None:
     """The API dies after the commit, and a worker after its first calls to Temporal, before it removes entries."""
-    settings = Settings(
-        environment="embedded",
-        database_url=postgres.runtime_url,
-        key_file=key_file,
-        task_queue="bulks",
-        worker_graceful_shutdown_seconds=0,
-    )
-    async with little_stack(settings, tmp_path, apis=1) as stack, stack.clients(database) as [client]:
-        user_ids = await create(client, 12)
-        await kill(stack.worker)
-        dying = stack.settings.model_copy(update={"api_port": free_port()})
-        async with PerennialProcess("api", dying, tmp_path) as api:
-            url = f"http://127.0.0.1:{dying.api_port}{BATCH}"
-            body = {"user_ids": user_ids, "parameters": SHORT, "per_second": 100}
-            headers = {"authorization": client.headers["authorization"]}
-            answer = await client.post(url, json=body, headers=headers)
-            await kill(api)
-        assert answer.json()["started"] == len(user_ids)
+    user_ids = await create(two[0], 12)
+    await kill(worker)
+    dying = stack.settings.model_copy(update={"api_port": free_port()})
+    async with PerennialProcess("api", dying, tmp_path) as api:
+        url = f"http://127.0.0.1:{dying.api_port}/workflows/onboarding/execute/batch"
+        body = {"user_ids": user_ids, "parameters": SHORT, "per_second": 100}
+        answer = await two[0].post(url, json=body)
+        await kill(api)
+    assert answer.json()["started"] == len(user_ids)
 
-        async with owner.transaction():
-            await owner.execute("SELECT FROM temporal_outbox FOR UPDATE")
-            await stack.worker.start()
-            await until_blocked(postgres, owner.get_server_pid(), lambda: kill(stack.worker))
-        assert await owner.fetchval("SELECT count(*) FROM temporal_outbox WHERE kind = 'execute'") == len(user_ids)
-        await stack.worker.start()
-        await until_completed(client, answer.json()["bulk_id"], len(user_ids))
-        messages = await owner.fetch("SELECT template, count(*) FROM messages GROUP BY template")
-        assert {row["count"] for row in messages} == {len(user_ids)}
+    async with owner.transaction():
+        await owner.execute("SELECT FROM temporal_outbox FOR UPDATE")
+        await worker.start()
+        await until_blocked(postgres, owner.get_server_pid(), lambda: kill(worker))
+    assert await owner.fetchval("SELECT count(*) FROM temporal_outbox WHERE kind = 'execute'") == len(user_ids)
+    await worker.start()
+    await until_completed(two[0], answer.json()["bulk_id"], len(user_ids))
+    messages = await owner.fetch("SELECT template, count(*) FROM messages GROUP BY template")
+    assert {row["count"] for row in messages} == {len(user_ids)}
 
 
 async def kill(process: PerennialProcess) -> None:
