@@ -110,25 +110,28 @@ class CustomerEvents(ABC):
     async def trigger(
         self,
         user_id: str,
+        workflow_id: str,
         event_type: str,
         properties: Mapping[str, Any] | None = None,
         *,
         still: bool = False,
         clock: datetime | None = None,
     ) -> Run:
-        """Record an event that starts one instance, as :meth:`event` does.
+        """Record an event that starts a workflow, as :meth:`event` does. It may start others too.
 
-        Raises AssertionError if it starts none: the trigger's ``where`` differs, the consent is missing, or an
-        instance within ``once_per`` exists.
+        Raises AssertionError if it doesn't: the trigger's ``where`` differs, the consent is missing, or an
+        instance within ``once_per`` or with the same key exists.
 
         Example::
 
-            run = await runs.trigger(customer.user_id, "subscription.renewal_scheduled", {"plan": "yearly"})
+            run = await runs.trigger(
+                customer.user_id, "renewal_reminder", "subscription.renewal_scheduled", {"plan": "yearly"}
+            )
         """
         found = await self.event(user_id, event_type, properties, still=still, clock=clock)
-        names = ", ".join(run.workflow_id for run in found) or "nothing"
-        assert len(found) == 1, f"{event_type} has started {names}, and not one instance"
-        return found[0]
+        started = {run.workflow_id: run for run in found}
+        assert workflow_id in started, f"{event_type} has not started {workflow_id}, but {[*started] or 'nothing'}"
+        return started[workflow_id]
 
     async def withdraw(self, user_id: str, purpose: Purpose | str) -> None:
         """Withdraw a consent. Instances whose workflow has that purpose end as cancelled.

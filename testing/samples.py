@@ -40,7 +40,7 @@ def properties_of(event_type: str, definition: Definition | None = None) -> dict
     Example::
 
         paid = properties_of("transaction.purchase_complete")
-        run = await runs.trigger(customer.user_id, "transaction.purchase_complete", paid)
+        run = await runs.trigger(customer.user_id, "post_purchase", "transaction.purchase_complete", paid)
     """
     declared = STANDARD.get(event_type)
     required = declared.schema.get("required", ()) if declared else ()

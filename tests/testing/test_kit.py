@@ -30,8 +30,9 @@ _OF_THE_SERVERS = ("_", "handle_", "connection_options")
 
 async def test_an_event_starts_an_instance_and_another_ends_it(runs: Runs, customers: Customers) -> None:
     customer = await customers.new("marketing", "data_collection")
-    run = await runs.trigger(customer.user_id, "transaction.cart_add", {"product_id": "p-1"}, still=True)
-    assert run.workflow_id == "cart_recovery"
+    run = await runs.trigger(
+        customer.user_id, "cart_recovery", "transaction.cart_add", {"product_id": "p-1"}, still=True
+    )
     await runs.until(run, "wait_for_end_of_shopping")
     paid = {"order_id": "o-1", "amount": "19.99", "currency": "EUR"}
     assert [
@@ -47,8 +48,10 @@ async def test_an_event_needs_the_consent_and_the_properties_of_its_type(runs: R
         await runs.event(nobody.user_id, "user.login")
     with pytest.raises(EventRejectedError, match="/event_properties"):
         await runs.event(customer.user_id, "transaction.purchase_complete")
-    with pytest.raises(AssertionError, match="nothing, and not one instance"):
-        await runs.trigger(customer.user_id, "transaction.cart_add")  # without the consent to marketing
+    with pytest.raises(AssertionError, match="has not started cart_recovery, but nothing"):
+        await runs.trigger(
+            customer.user_id, "cart_recovery", "transaction.cart_add"
+        )  # without the consent to marketing
 
 
 @pytest.mark.parametrize("still", [False, True])
@@ -60,7 +63,7 @@ async def test_a_virtual_clock_starts_at_the_time_that_the_test_wants(
     friday = datetime(2030, 3, 29, 20, 30, tzinfo=UTC)
     paid = {"order_id": "o-1", "amount": "19.99", "currency": "EUR"}
     by_trigger = await runs.trigger(
-        customer.user_id, "transaction.purchase_complete", paid, still=still, clock=friday
+        customer.user_id, "post_purchase", "transaction.purchase_complete", paid, still=still, clock=friday
     )
     by_request = await runs.start(customer.user_id, "post_purchase", still=still, clock=friday)
     for run in (by_trigger, by_request):
