@@ -289,7 +289,7 @@ class Outbox:
         of_user = (entry.user_id, entry.instance_id)
         try:
             async with self._database.transaction() as connection:
-                request = await bulks.request_of(connection, self._cipher, *of_user, begun)
+                request = await bulks.request_of(connection, self._cipher, workflow, *of_user, begun)
                 stored = await starting.start(connection, self._cipher, workflow, request)
         except starting.INELIGIBLE as error:
             async with self._database.transaction() as connection:

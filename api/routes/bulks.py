@@ -66,7 +66,8 @@ async def execute_batch(
     """Start a workflow for up to 1,000 users.
 
     202 means that the instances are stored, also if Temporal can't be reached. They start later, `per_second`.
-    Each user is checked as by `execute`. A user who is rejected, or listed twice, doesn't affect the others.
+    Each user is checked as by `execute`. A user who is rejected, or listed twice, doesn't affect the others. If all
+    are rejected, there is no bulk to watch, and no `Location`.
     """
     definition = find(workflow_id)
     claim = await idempotency.claim(connection)
@@ -89,7 +90,8 @@ async def execute_batch(
     started = sum(each.status == "started" for each in results)
     answer = BulkAnswer(bulk_id=bulk_id, started=started, rejected=len(results) - started, results=results)
     _note(audit, workflow_id, answer, replayed=False)
-    response = json_response(answer, 202, {"Location": f"/workflows/{workflow_id}/bulks/{bulk_id}"})
+    headers = {"Location": f"/workflows/{workflow_id}/bulks/{bulk_id}"} if started else {}
+    response = json_response(answer, 202, headers)
     await idempotency.keep(connection, claim, response, subject=None)
     return response
 

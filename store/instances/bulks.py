@@ -165,9 +165,12 @@ async def _queue(
 
 
 async def request_of(
-    connection: Connection, cipher: Cipher, user_id: str, instance_id: str, begun: BegunStart
+    connection: Connection, cipher: Cipher, workflow: Startable, user_id: str, instance_id: str, begun: BegunStart
 ) -> StartRequest:
-    """The request to start a stored instance, whose row it then finds. Raises :class:`UserErasedError`."""
+    """The request to start a stored instance, whose row it then finds. Raises :class:`UserErasedError`.
+
+    The workflow's own number of attempts doesn't count as asked for: it would limit the steps with more attempts.
+    """
     key = await data_keys.require(connection, cipher, user_id)
     parameters = key.decrypt_json("instances.parameters", begun.parameters, instance_id)
     return StartRequest(
@@ -175,7 +178,7 @@ async def request_of(
         user_id=user_id,
         started_by=begun.started_by,
         parameters=parameters or {},
-        max_attempts=begun.max_attempts,
+        max_attempts=begun.max_attempts if begun.max_attempts != workflow.max_attempts else None,
     )
 
 

@@ -15,12 +15,15 @@ from temporalio.client import Client
 from activities.outbox import Outbox
 from activities.reconciler import Reconciler
 from delivery.temporal import RunUnknownError, describe
+from models.temporal.starting import Startable
 from models.temporal.system import ReconcileRequest
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from store.connection import Connection
+from store.instances import bulks
+from store.instances.attempts import BegunStart
 from testing.people import Customer
 from tests.support.events import event
 from tests.support.http import Clients, assert_problem, field_errors
@@ -173,9 +176,24 @@ async def test_a_workflow_with_a_key_is_rejected_for_a_user_whose_instance_with_
         ["already_running"],
     )
     assert (started["status"], other["results"][0]["status"]) == ("started", "started")
-    body = {"user_ids": [people[0].user_id]}
+    body: dict[str, Any] = {"user_ids": [people[0].user_id]}
+    none = await api.operator.post(
+        "/workflows/dunning/execute/batch", json={**body, "parameters": {"invoice_id": "in-1"}}
+    )
+    assert (none.status_code, none.json()["started"], none.headers.get("location")) == (202, 0, None)
     missing = await api.operator.post("/workflows/dunning/execute/batch", json=body)
     assert field_errors(missing) == {("/parameters/invoice_id", "required")}
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(30, None), (5, 5)])
+async def test_the_workflows_own_number_of_attempts_limits_no_step_of_a_bulks_instance(
+    database: Database, cipher: Cipher, customer: Customer, stored: int, asked: int | None
+) -> None:
+    workflow = Startable("any", "a test", None, 30, {})
+    async with database.connection() as connection:
+        begun = BegunStart("test", stored, None)
+        request = await bulks.request_of(connection, cipher, workflow, customer.user_id, "i-1", begun)
+    assert request.max_attempts == asked
 
 
 async def test_the_bulks_of_a_workflow_start_one_after_another_at_their_pace(
