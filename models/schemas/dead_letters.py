@@ -32,9 +32,7 @@ class DeadLetterView(ResponseSchema):
 class ReplayFilter(RequestSchema):
     """Selects open dead letters that match every given field; without any, all of them."""
 
-    status: Literal[DeadLetterStatus.OPEN] = Field(
-        default=DeadLetterStatus.OPEN, description="Only open dead letters can be replayed."
-    )
+    status: Literal["open"] = Field(default="open", description="Only open dead letters can be replayed.")
     workflow_id: Id | None = None
     instance_id: Id | None = None
     user_id: UserId | None = None

@@ -212,6 +212,7 @@ async def test_a_filter_replays_many_dead_letters_at_a_pace(
         assert field_errors(wrong) == {("/per_second", code)}
     wrong = await api.operator.post("/dead-letters/replay", json={"status": "discarded", "per_second": "slowly"})
     assert field_errors(wrong) == {("/status", "invalid_choice"), ("/per_second", "invalid_type")}
+    assert wrong.json()["errors"][0]["message"] == "must be one of 'open'"
     assert (await api.operator.post("/dead-letters/replay", json={"status": "open", "per_second": 5})).json()[
         "accepted"
     ] == 1
