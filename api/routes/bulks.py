@@ -66,8 +66,8 @@ async def execute_batch(
     """Start a workflow for up to 1,000 users.
 
     202 means that the instances are stored, also if Temporal can't be reached. They start later, `per_second`.
-    Each user is checked as by `execute`. A user who is rejected, or listed twice, doesn't affect the others. If all
-    are rejected, there is no bulk to watch, and no `Location`.
+    Each user is checked as by `execute`. A user who is rejected, or listed twice, doesn't affect the others. If
+    all are rejected, there is no bulk to watch, and no `Location`.
     """
     definition = find(workflow_id)
     claim = await idempotency.claim(connection)

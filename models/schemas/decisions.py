@@ -23,8 +23,8 @@ class DecisionView(ResponseSchema):
     decision: Literal["not_started", "not_sent"]
     reason: str = Field(
         description="`not_started`: `too_old`, `consent_required`, `disabled`, `account_closed`, "
-        "`account_suspended`, `window_used`, `already_running`, `parameter_missing`. `not_sent`: the reason of the "
-        "message, or its status `withdrawn` or `refused`.",
+        "`account_suspended`, `window_used`, `already_running`, `parameter_missing`. `not_sent`: the reason of "
+        "the message, or its status `withdrawn` or `refused`.",
         examples=["consent_required"],
     )
     times: int = Field(
