@@ -182,9 +182,7 @@ class Cipher:
         A whole number has the digest of its text: senders give the same id as either.
         """
         texts = {name: str(value) if type(value) is int else value for name, value in values.items()}
-        return self._mac(
-            b"instance_key", orjson.dumps([workflow_id, user_id, texts], option=orjson.OPT_SORT_KEYS)
-        )
+        return self._mac(b"instance_key", orjson.dumps([workflow_id, user_id, texts], option=orjson.OPT_SORT_KEYS))
 
     def derived_key(self, purpose: bytes) -> bytes:
         """A 32-byte key, derived from the blind-index key with HKDF-SHA256 (RFC 5869)."""
