@@ -35,9 +35,8 @@ async def test_an_event_starts_an_instance_and_another_ends_it(runs: Runs, custo
     )
     await runs.until(run, "wait_for_end_of_shopping")
     paid = {"order_id": "o-1", "amount": "19.99", "currency": "EUR"}
-    assert [
-        each.workflow_id for each in await runs.event(customer.user_id, "transaction.purchase_complete", paid)
-    ] == ["post_purchase"]
+    started = await runs.event(customer.user_id, "transaction.purchase_complete", paid)
+    assert "post_purchase" in [each.workflow_id for each in started]
     instance = await runs.ended(run)
     assert (instance.status, instance.reason) == (InstanceStatus.COMPLETED, "purchased")
 
