@@ -14,6 +14,8 @@ from pydantic.json_schema import models_json_schema
 from api.guard import GuardedRoute
 from api.responses import PROBLEM_MEDIA_TYPE, problem
 from models.errors import (
+    AlreadyRunError,
+    AlreadyRunningError,
     BodyTooLargeError,
     ForbiddenError,
     InvalidContentError,
@@ -34,7 +36,7 @@ _SCHEMAS = "#/components/schemas/"
 _MERGE_PATCH = "application/merge-patch+json"
 _EXAMPLE_ID = "4f6c0a9be1d24c2f"
 _TAG = {"ETag": {"description": "Identifies this version of the resource.", "schema": {"type": "string"}}}
-_LOCATION = {"Location": {"description": "Path of the resource.", "schema": {"type": "string"}}}
+LOCATION = {"Location": {"description": "Path of the resource.", "schema": {"type": "string"}}}
 
 _COMMON_HEADERS: dict[str, tuple[str, str]] = {
     "X-Request-Id": ("The request's own if it is well formed, else a new one. Logs carry it.", _EXAMPLE_ID),
@@ -69,15 +71,18 @@ _BODY_ERRORS: tuple[type[PerennialError], ...] = (MalformedJsonError, BodyTooLar
 
 
 def problems(
-    *errors: type[PerennialError], created: bool = False, tagged: bool = False
+    *errors: type[PerennialError], created: bool = False, located: bool = False, tagged: bool = False
 ) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that may raise these errors.
 
-    ``created`` adds `Location` and `ETag` to its 201. ``tagged`` adds `ETag` to its 200, and a 304.
+    ``created`` adds `Location` and `ETag` to its 201. ``located`` adds `Location` to its 202. ``tagged`` adds `ETag`
+    to its 200, and a 304.
     """
     found: dict[int | str, dict[str, Any]] = {}
     if created:
-        found[201] = {"headers": _LOCATION | _TAG}
+        found[201] = {"headers": LOCATION | _TAG}
+    if located:
+        found[202] = {"headers": LOCATION}
     if tagged:
         found[200] = {"headers": _TAG}
         found[304] = {"description": "Not modified.", "headers": _TAG}
@@ -99,6 +104,8 @@ def _add_problems(responses: dict[Any, dict[str, Any]], errors: Iterable[type[Pe
         content = response.setdefault("content", {}).setdefault(
             PROBLEM_MEDIA_TYPE, {"schema": {"$ref": f"{_SCHEMAS}Problem"}, "examples": {}}
         )
+        if kind in (AlreadyRunningError, AlreadyRunError):
+            response["headers"] = LOCATION
         content["examples"][kind.code] = {"summary": kind.title, "value": _example(kind)}
 
 

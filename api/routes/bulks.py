@@ -49,7 +49,8 @@ _BULK_IDS = uuid.UUID("5f5d3f0e-9c55-4a53-8f8e-7b1f0a0a3c11")
     status_code=202,
     response_model=BulkAnswer,
     responses=problems(
-        WorkflowNotFoundError, InvalidContentError, IdempotencyKeyReusedError, InvalidIdempotencyKeyError
+        *(WorkflowNotFoundError, InvalidContentError, IdempotencyKeyReusedError, InvalidIdempotencyKeyError),
+        located=True,
     ),
 )
 @allow(Role.OPERATOR)

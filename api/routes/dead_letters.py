@@ -130,7 +130,7 @@ async def read_dead_letter(
     f"{_DEAD_LETTER}/replay",
     status_code=202,
     response_model=DeadLetterView,
-    responses=problems(*_NOT_OPEN, AlreadyRunningError, ConsentRequiredError, UserErasedError),
+    responses=problems(*_NOT_OPEN, AlreadyRunningError, ConsentRequiredError, UserErasedError, located=True),
 )
 @allow(Role.OPERATOR)
 @audited("dead_letters.replay")

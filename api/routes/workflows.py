@@ -12,7 +12,7 @@ from api.dependencies import AuditOf, Caller, InTransaction, ResourcesOf
 from api.execute import Execution, PreferencesOf, execute
 from api.guard import GuardedRoute, allow, audited, not_audited
 from api.idempotency import IdempotencyOf
-from api.openapi import problems
+from api.openapi import LOCATION, problems
 from api.pages import PageQuery
 from api.responses import json_response
 from models.audit import Detail
@@ -52,6 +52,7 @@ _FINISHED_OR_EXISTING: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ExecutedView,
         "description": "With `Prefer`: the finished instance, or the one that prevents the start.",
+        "headers": LOCATION,
     }
 }
 
@@ -122,6 +123,7 @@ async def change_workflow(
         IdempotencyKeyReusedError,
         InvalidIdempotencyKeyError,
         TemporalUnavailableError,
+        located=True,
     ),
 )
 @allow(Role.OPERATOR)

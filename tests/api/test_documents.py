@@ -131,6 +131,17 @@ def test_patches_are_offered_as_merge_patches(document: dict[str, Any]) -> None:
     assert set(content) == {"application/json", "application/merge-patch+json"}
 
 
+def test_addresses_of_instances_and_bulks_are_documented(document: dict[str, Any]) -> None:
+    execute = "/workflows/{workflow_id}/execute"
+    for path, statuses in (
+        (execute, ("200", "202", "409")),
+        (f"{execute}/batch", ("202",)),
+        ("/dead-letters/{dead_letter_id}/replay", ("202",)),
+    ):
+        responses = document["paths"][path]["post"]["responses"]
+        assert [each for each in statuses if "Location" not in responses[each]["headers"]] == [], path
+
+
 def test_idempotency_and_preconditions_are_documented(document: dict[str, Any]) -> None:
     def headers(path: str, method: str) -> set[str]:
         parameters = document["paths"][path][method].get("parameters", [])
