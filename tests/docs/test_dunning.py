@@ -37,7 +37,7 @@ def test_every_line_of_the_page_works_and_prints_the_documented_answer() -> None
 def test_the_guide_shows_the_workflow_as_it_is() -> None:
     guide = (ROOT / "docs" / "writing-a-workflow.md").read_text()
     section = guide.split("## A second example: dunning")[1].split("\n## ")[0]
-    shown = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    shown = re.findall(r"```(?:python|text)\n(.*?)```", section, re.DOTALL)
     code = (ROOT / "workflows" / "lifecycle" / "dunning.py").read_text()
     assert len(shown) == 3
     assert [each for each in shown if each not in code] == []
