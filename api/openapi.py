@@ -75,8 +75,8 @@ def problems(
 ) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that may raise these errors.
 
-    ``created`` adds `Location` and `ETag` to its 201. ``located`` adds `Location` to its 202. ``tagged`` adds `ETag`
-    to its 200, and a 304.
+    ``created`` adds `Location` and `ETag` to its 201. ``located`` adds `Location` to its 202. ``tagged`` adds
+    `ETag` to its 200, and a 304.
     """
     found: dict[int | str, dict[str, Any]] = {}
     if created:
