@@ -156,7 +156,7 @@ def import_file(
         timezone=timezone,
         shift_days=shift_days,
         url=url or str(endpoints.get("api", "")),
-        key=key or admin_key_of(endpoints),
+        key=key or ("" if dry_run else admin_key_of(endpoints, url)),
         batch_size=batch_size,
         dry_run=dry_run,
         ca_file=ca_file_of(endpoints, url),

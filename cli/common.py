@@ -58,7 +58,10 @@ def ca_file_of(endpoints: dict[str, Any], url: str | None) -> Path | None:
     return Path(endpoints["ca_file"]) if "ca_file" in endpoints and not url else None
 
 
-def admin_key_of(endpoints: dict[str, Any]) -> str:
+def admin_key_of(endpoints: dict[str, Any], url: str | None) -> str:
+    """The running stack's admin key, which no other API may get. Raises :class:`ConfigurationError` for another."""
+    if url and url.rstrip("/") != endpoints.get("api"):
+        raise ConfigurationError("Give --key too: --url names another API than the running stack's.")
     with suppress(KeyError, OSError):
         return Path(endpoints["admin_key_file"]).read_text().strip()
     return ""

@@ -44,7 +44,7 @@ def execute(
         workflow_id=workflow,
         users=users,
         url=url or str(endpoints.get("api", "")),
-        key=key or admin_key_of(endpoints),
+        key=key or ("" if dry_run else admin_key_of(endpoints, url)),
         parameters=_object(parameters),
         per_second=per_second,
         again=again,
