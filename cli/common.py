@@ -59,7 +59,7 @@ def ca_file_of(endpoints: dict[str, Any], url: str | None) -> Path | None:
 
 
 def admin_key_of(endpoints: dict[str, Any], url: str | None) -> str:
-    """The running stack's admin key, which no other API may get. Raises :class:`ConfigurationError` for another."""
+    """The running stack's admin key. Raises :class:`ConfigurationError` for another API, which may not get it."""
     if url and url.rstrip("/") != endpoints.get("api"):
         raise ConfigurationError("Give --key too: --url names another API than the running stack's.")
     with suppress(KeyError, OSError):
