@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -22,6 +21,7 @@ import orjson
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.retries import HTTP_STATUS
 from delivery.http import AnswerUnusableError, FullAnswer, Outbound, UnreachableError
 from models.temporal.execution import HttpAnswer, HttpRequest
 from runtime.settings import ConfigurationError, Service
@@ -79,19 +79,8 @@ def _check_status(request: HttpRequest, answer: FullAnswer) -> None:
         return
     text = f"{_called(request)}: the answer is {answer.status}"
     if answer.status < 500 and answer.status not in _TEMPORARY:
-        raise _final("HttpStatusError", text)
-    raise ApplicationError(text, type="HttpStatusError", next_retry_delay=_pause(answer.retry_after))
-
-
-def _pause(asked: timedelta | None) -> timedelta | None:
-    """The longer one of the policy's pause and the one that the service asks for; None: the policy's."""
-    info = activity.info()
-    policy = info.retry_policy
-    if asked is None or policy is None:
-        return asked
-    seconds = policy.initial_interval.total_seconds() * policy.backoff_coefficient ** min(info.attempt - 1, 50)
-    longest = policy.maximum_interval or 100 * policy.initial_interval
-    return None if asked.total_seconds() <= min(seconds, longest.total_seconds()) else asked
+        raise _final(HTTP_STATUS, text)
+    raise ApplicationError(text, type=HTTP_STATUS, next_retry_delay=answer.retry_after)
 
 
 def _headers(request: HttpRequest, service: Service) -> dict[str, str]:

@@ -47,6 +47,9 @@ from store.instances import attempts, waits
 PAUSED_RETRY = timedelta(minutes=1)
 """While an instance is paused, a step's next attempt is tried again after this time, and doesn't count."""
 
+RESULT_UNUSABLE = "ResultUnusable"
+"""The error of a step whose activity returned something that isn't JSON."""
+
 
 class StepRecorder(Interceptor):
     """Records activities whose argument is a :class:`StepInput`; others pass unrecorded."""
@@ -98,7 +101,12 @@ class _RecordStep(ActivityInboundInterceptor):
             raise ApplicationError(
                 _text_of(error), type=type_of(error), non_retryable=fails, next_retry_delay=pause
             ) from error
-        await self._complete(context, begun.number, key, result)
+        try:
+            await self._complete(context, begun.number, key, result)
+        except (TypeError, ValueError):  # a retry would repeat the effect, and fail in the same way
+            text = "the activity's result can't be stored as JSON"
+            await self._fail(context, begun.number, key, RESULT_UNUSABLE, text)
+            raise ApplicationError(text, type=RESULT_UNUSABLE, non_retryable=True) from None
         return result
 
     async def _begin(self, context: StepContext) -> tuple[attempts.BegunAttempt, DataKey]:

@@ -16,6 +16,8 @@ from temporalio.exceptions import ApplicationError
 
 from delivery.http import is_refusal
 
+HTTP_STATUS = "HttpStatusError"
+"""The type of an HTTP step's error. Its pause is that of `Retry-After`, which never shortens the policy's."""
 _JITTER = 0.1
 """The share by which a pause is shortened at random, so that instances don't retry all at once after an outage."""
 _LONGEST_BY_DEFAULT = 100
@@ -42,13 +44,13 @@ def is_permanent(error: BaseException, declared: Collection[str]) -> bool:
 def pause_after(error: BaseException, failures: int, policy: RetryPolicy | None) -> timedelta | None:
     """The pause after so many failures of the step, from 1. None leaves it to Temporal.
 
-    An activity may set another one as the error's ``next_retry_delay``, for instance from `Retry-After`.
+    An activity may set another one as the error's ``next_retry_delay``. That of :data:`HTTP_STATUS` is the least.
     """
-    if isinstance(error, ApplicationError) and error.next_retry_delay is not None:
-        return error.next_retry_delay
-    if policy is None:
-        return None
+    asked = error.next_retry_delay if isinstance(error, ApplicationError) else None
+    if policy is None or (asked is not None and type_of(error) != HTTP_STATUS):
+        return asked
     first = policy.initial_interval.total_seconds()
     longest = policy.maximum_interval.total_seconds() if policy.maximum_interval else first * _LONGEST_BY_DEFAULT
     pause = min(first * policy.backoff_coefficient ** (failures - 1), longest)
-    return timedelta(seconds=pause * random.uniform(1 - _JITTER, 1))  # noqa: S311 - spreads load
+    own = timedelta(seconds=pause * random.uniform(1 - _JITTER, 1))  # noqa: S311 - spreads load
+    return max(own, asked or own)

@@ -165,7 +165,12 @@ async def _queue(
 
 
 async def request_of(
-    connection: Connection, cipher: Cipher, workflow: Startable, user_id: str, instance_id: str, begun: BegunStart
+    connection: Connection,
+    cipher: Cipher,
+    workflow: Startable,
+    user_id: str,
+    instance_id: str,
+    begun: BegunStart,
 ) -> StartRequest:
     """The request to start a stored instance, whose row it then finds. Raises :class:`UserErasedError`.
 
@@ -178,7 +183,8 @@ async def request_of(
         user_id=user_id,
         started_by=begun.started_by,
         parameters=parameters or {},
-        max_attempts=begun.max_attempts if begun.max_attempts != workflow.max_attempts else None,
+        max_attempts=begun.max_attempts,
+        limits_attempts=begun.max_attempts != workflow.max_attempts,
     )
 
 

@@ -96,6 +96,8 @@ class StartRequest:
     """JSON values; None: those that the trigger's event gives, else the default ones."""
     max_attempts: int | None = None
     """None: the admin's setting for the workflow, else the workflow's own number."""
+    limits_attempts: bool | None = None
+    """Whether that number limits each step; None: unless it is the workflow's own."""
     callback: NewCallback | None = None
     event: RecordedEvent | None = None
     """The trigger's event, which the instance knows as its trigger."""
@@ -123,6 +125,7 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         await locks.share(connection, [request.user_id])
     key, max_attempts = await check_eligible(connection, cipher, workflow, request.user_id)
     event, parameters, key_digest = request.event, request.parameters, None
+    limits = bool(request.max_attempts or max_attempts)
     if parameters is None:
         parameters = await _parameters(connection, key, workflow, event)
     if workflow.key:
@@ -132,7 +135,7 @@ async def start(connection: Connection, cipher: Cipher, workflow: Startable, req
         workflow_id=workflow.workflow_id,
         user_id=request.user_id,
         max_attempts=request.max_attempts or max_attempts or workflow.max_attempts,
-        limits_attempts=bool(request.max_attempts or max_attempts),
+        limits_attempts=limits if request.limits_attempts is None else request.limits_attempts,
         parameters=parameters,
         started_by=request.started_by,
         purpose=workflow.purpose,

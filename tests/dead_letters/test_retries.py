@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -17,16 +18,21 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities import retries
+from activities.http import HttpRequests
 from activities.recording import StepRecorder
+from activities.retries import HTTP_STATUS
 from models.instances import NewInstance, StoredInstance
-from models.temporal.execution import CleanUp, StepContext
+from models.temporal.execution import CleanUp, HttpRequest, StepContext
 from models.vocabulary import InstanceStatus, Role
 from privacy.encryption import Cipher
 from privacy.instance_views import UiLinks, instance_view
 from runtime.database import Database
-from store.instances import starting, transitions
+from runtime.settings import Service
+from store.instances import attempts, bulks, starting, transitions
+from store.instances.bulks import BulkRequest
 from store.instances.starting import StartRequest
 from store.users import data_keys
+from testing.hooks import HookServer
 from testing.people import Customer
 from testing.runs import Run
 from tests.dead_letters.conftest import Stage
@@ -114,6 +120,22 @@ async def test_a_request_s_number_limits_every_step(
     assert await _failed_attempts(served, run) == attempts
 
 
+@pytest.mark.parametrize(("asked", "limits"), [(None, False), (7, True)])
+async def test_the_workflow_s_own_number_limits_no_step_of_a_bulk_either(
+    database: Database, cipher: Cipher, customer: Customer, asked: int | None, limits: bool
+) -> None:
+    workflow = Patient.definition.startable
+    bulk = BulkRequest("b-1", [customer.user_id], "test", {}, asked, timedelta())
+    async with database.transaction() as connection:
+        started = (await bulks.start(connection, cipher, workflow, bulk))[customer.user_id]
+        assert isinstance(started, str)
+        begun = await attempts.begin_start(connection, started)
+        assert begun is not None
+        request = await bulks.request_of(connection, cipher, workflow, customer.user_id, started, begun)
+        new = (await starting.start(connection, cipher, workflow, request)).new
+    assert (new.max_attempts, new.limits_attempts) == (asked or DEFAULT_MAX_ATTEMPTS, limits)
+
+
 async def test_a_declared_error_fails_the_step_at_once(served: Stage, customer: Customer) -> None:
     """Its base class is declared."""
     served.effects.missing = {"twice"}
@@ -146,15 +168,23 @@ def test_an_activity_may_set_the_pause_itself() -> None:
     assert retries.pause_after(error, 1, OUTSIDE.retry) == timedelta(minutes=3)
 
 
-class _Fails(ActivityInboundInterceptor):
+class _Behaves(ActivityInboundInterceptor):
+    """An activity that raises an error, or returns another result."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self._result = result
+
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's
-        raise ValueError("it doesn't work")
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
 
 
-async def test_the_pause_after_an_outage_of_postgres_is_that_of_the_step_s_first_failure(
-    database: Database, cipher: Cipher, customer: Customer
-) -> None:
-    """Temporal has counted each second without Postgres as an attempt."""
+async def _failure_after_an_outage(
+    database: Database, cipher: Cipher, customer: Customer, result: Any
+) -> ApplicationError:
+    """The error of a step's first attempt. Temporal has counted each second without Postgres as an attempt."""
     async with database.transaction() as connection:
         key = await data_keys.require(connection, cipher, customer.user_id)
         await transitions.insert(connection, key, NewInstance("i-1", "patient", customer.user_id, 3, {}, "test"))
@@ -168,13 +198,54 @@ async def test_the_pause_after_an_outage_of_postgres_is_that_of_the_step_s_first
 
     async def call() -> Any:
         step = ExecuteActivityInput(fn=call, args=[CleanUp(context=context)], executor=None, headers={})
-        recorder = StepRecorder(database, cipher)
-        return await recorder.intercept_activity(_Fails(None)).execute_activity(step)  # type: ignore[arg-type]
+        return await StepRecorder(database, cipher).intercept_activity(_Behaves(result)).execute_activity(step)
 
     with pytest.raises(ApplicationError) as raised:
         await environment.run(call)
-    assert raised.value.next_retry_delay is not None
-    assert raised.value.next_retry_delay <= timedelta(seconds=2)
+    return raised.value
+
+
+async def test_the_pause_after_an_outage_of_postgres_is_that_of_the_step_s_first_failure(
+    database: Database, cipher: Cipher, customer: Customer
+) -> None:
+    error = await _failure_after_an_outage(database, cipher, customer, ValueError("it doesn't work"))
+    assert error.next_retry_delay is not None
+    assert error.next_retry_delay <= timedelta(seconds=2)
+
+
+async def test_after_an_outage_of_postgres_a_service_still_gets_the_pause_that_it_asks_for(
+    database: Database, cipher: Cipher, customer: Customer
+) -> None:
+    context = StepContext(
+        workflow_id="caller", instance_id="i-1", user_id=customer.user_id, step="s", position=1, max_attempts=3
+    )
+    request = HttpRequest(method="POST", base="billing_url", path="/", context=context)
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, attempt=600, retry_policy=OUTSIDE.retry)
+    async with HookServer() as service:
+        service.answers = ["503 Service Unavailable\r\nretry-after: 600"]
+        requests = HttpRequests({"billing_url": Service(service.url, None)})
+        with pytest.raises(ApplicationError) as raised:
+            await environment.run(requests.request, request)
+    error = await _failure_after_an_outage(database, cipher, customer, raised.value)
+    assert error.next_retry_delay == timedelta(minutes=10)
+
+
+def test_a_service_that_asks_for_less_than_the_policy_s_pause_does_not_shorten_it() -> None:
+    error = ApplicationError("busy", type=HTTP_STATUS, next_retry_delay=timedelta(seconds=1))
+    pause = retries.pause_after(error, 20, OUTSIDE.retry)
+    assert pause is not None
+    assert pause > timedelta(minutes=50)
+
+
+@pytest.mark.parametrize("result", [{"total": Decimal(1)}, {"number": 2**70}])
+async def test_a_result_that_can_not_be_stored_fails_the_step_and_does_not_repeat_its_effect(
+    database: Database, cipher: Cipher, customer: Customer, result: Any
+) -> None:
+    error = await _failure_after_an_outage(database, cipher, customer, result)
+    assert (error.type, error.non_retryable) == ("ResultUnusable", True)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT error_type FROM attempts") == "ResultUnusable"
 
 
 @pytest.mark.parametrize(
