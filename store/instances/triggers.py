@@ -35,7 +35,7 @@ from sqlmodel import col
 
 from models.instances import NewInstance
 from models.tables.execution import Instance, Message, TriggerWindow
-from models.vocabulary import SENT_OR_MAYBE
+from models.vocabulary import SENT_OR_MAYBE, InstanceStatus
 from store.connection import Connection
 from store.instances.states import NOT_STARTED
 from store.statements import one_of, parameters, select, statement, unnested
@@ -51,7 +51,11 @@ _SAME = col(TriggerWindow.instance_id) == _WINDOW.excluded.instance_id
 _HOLDER_OF_INSERTED = col(Instance.instance_id) == literal_column("trigger_windows.instance_id")
 _NEVER_STARTED = (
     select(col(Instance.instance_id))
-    .where(_HOLDER_OF_INSERTED, col(Instance.reason) == NOT_STARTED, col(Instance.run_id).is_(None))
+    .where(
+        _HOLDER_OF_INSERTED,
+        or_(col(Instance.reason) == NOT_STARTED, col(Instance.status) == InstanceStatus.CANCELLED.value),
+        col(Instance.run_id).is_(None),
+    )
     .exists()
 )
 _OVER = or_(
@@ -92,7 +96,7 @@ _TAKE_OVER = statement(
         instance_id=bindparam("instance_id"),
         opened_at=case((bindparam("counts", type_=Boolean()), func.now()), else_=col(TriggerWindow.opened_at)),
     )
-    .where(*_THIS_KEY, ~_HOLDER_RUNS, _OVER)
+    .where(*_THIS_KEY, ~_HOLDER_RUNS, or_(_OVER, _NEVER_STARTED))
     .returning(literal_column("true"))
 )
 
@@ -101,7 +105,7 @@ async def open_window(connection: Connection, new: NewInstance, once_per: timede
     """Open the window of a workflow for a user and key; False while another instance holds it.
 
     ``once_per`` is None for a start that this time doesn't bind; then only a key is a reason to call this.
-    An instance that never started holds no window.
+    An instance that ended without a run, such as one that was cancelled in the queue of a bulk, holds no window.
 
     The caller stores the instance in the same transaction. Of two processes, the second waits for the row's lock,
     which the upsert takes also if it changes nothing. So its next statement sees the first one's commit and

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from models.instances import NewInstance
 from models.rules.sharding import SHARDS
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.connection import Connection
-from store.instances import transitions, triggers
+from store.instances import terminal, transitions, triggers
 from store.users import data_keys
 from testing.people import Customer
 from tests.support.plans import explained
@@ -92,3 +94,23 @@ async def test_an_instance_of_another_that_never_started_leaves_a_window_closed(
     async with database.transaction() as connection:
         again = NewInstance("i-2", "onboarding", customer.user_id, 3, {}, "trigger")
         assert not await triggers.open_window(connection, again, timedelta(days=7))
+
+
+@pytest.mark.parametrize("key_digest", [None, b"of the invoice"])
+async def test_an_instance_that_was_cancelled_before_its_start_holds_no_window(
+    database: Database, cipher: Cipher, customer: Customer, key_digest: bytes | None
+) -> None:
+    cancelled, again, third = (
+        NewInstance(each, "dunning", customer.user_id, 3, {}, "trigger", key_digest=key_digest)
+        for each in ("i-1", "i-2", "i-3")
+    )
+    week = timedelta(days=7)
+    async with database.transaction() as connection:
+        key = await data_keys.require(connection, cipher, customer.user_id)
+        assert await triggers.open_window(connection, cancelled, week)
+        await transitions.insert(connection, key, cancelled)
+        assert not await triggers.open_window(connection, again, week)
+        await terminal.end_unstarted(connection, "i-1", timedelta())
+        assert await triggers.open_window(connection, again, week)
+        await transitions.insert(connection, key, again)
+        assert not await triggers.open_window(connection, third, week)

@@ -263,6 +263,8 @@ async def test_a_cancelled_bulk_starts_nothing_more(
     deliver()
     assert await until_ended(api, bulk) == {"cancelled": len(people)}
     assert await runs_of(temporal, bulk) == []
+    again = await execute(api, people)
+    assert again["started"] == len(people), "onboarding runs once, and has not run"
 
 
 async def test_an_instance_that_may_not_start_at_its_turn_ends_as_cancelled(
