@@ -24,6 +24,7 @@ from models.rules.triggers import resolved
 from models.tables.execution import DeadLetter, Instance, Message
 from models.tables.people import Consent, User
 from models.tables.people import DataKey as StoredKey
+from models.temporal.ending import HISTORY_LOST
 from models.temporal.execution import ConditionResult, LostRun, RecordedEvent, SleepResult, WaitResult
 from models.temporal.starting import Startable, named_exits
 from models.vocabulary import DeadLetterStatus, MessageStatus
@@ -176,7 +177,8 @@ async def reject(connection: Connection, cipher: Cipher, letter: StoredDeadLette
     reopened = await dead_letters.reopen(connection, letter)
     key = (await data_keys.find(connection, cipher, [letter.user_id])).get(letter.user_id)
     if reopened and key is not None:
-        await terminal.reject_replay(connection, key, letter.instance_id, letter.error)
+        lost = letter.error_type == HISTORY_LOST
+        await terminal.reject_replay(connection, key, letter.instance_id, letter.error, lost=lost)
 
 
 async def requested(connection: Connection, cipher: Cipher, dead_letter_id: str) -> StoredDeadLetter | None:
@@ -216,7 +218,7 @@ async def prepare_restart(
         parameters=stored.parameters,
         started_by=REPLAYED,
         purpose=workflow.purpose,
-        exits=resolved(workflow.exits, stored.parameters),
+        exits=resolved(workflow.exits, {**workflow.default_parameters, **stored.parameters}),
         trigger=_trigger(stored),
     )
     key = await data_keys.require(connection, cipher, stored.user_id)

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from models.tables.execution import Instance
+from models.temporal.ending import HISTORY_LOST
 from models.temporal.execution import Progress, StepFailure
 from models.vocabulary import DeadLetterStatus, InstanceStatus, ProblemKind
 from privacy.encryption import Cipher, DataKey
@@ -218,7 +219,14 @@ async def _on_terminal(connection: Connection, key: DataKey | None, instance: Un
 
 _REJECT_REPLAY = statement(
     update(Instance)
-    .values(status=InstanceStatus.FAILED.value, end_time=func.now(), error=bindparam("error"))
+    .values(
+        status=InstanceStatus.FAILED.value,
+        end_time=func.now(),
+        error=bindparam("error"),
+        reason=func.coalesce(bindparam("reason", type_=Text()), col(Instance.reason)),
+        problem=bindparam("problem", type_=Text()),
+        problem_since=case((bindparam("problem", type_=Text()).is_not(None), func.now())),
+    )
     .where(_THIS, _NO_END)
     .returning(_TAKEN)
 )
@@ -226,13 +234,21 @@ _REJECT_REPLAY = statement(
 
 @transition(UNFINISHED, (InstanceStatus.FAILED,))
 async def reject_replay(
-    connection: Connection, key: DataKey, instance_id: str, error: Mapping[str, Any] | None
+    connection: Connection,
+    key: DataKey,
+    instance_id: str,
+    error: Mapping[str, Any] | None,
+    *,
+    lost: bool = False,
 ) -> None:
     """End an instance with its earlier failure, if Temporal can't carry out its replay.
 
     Its dead letter and its waits stay. The callback is due again, since the first end's report may have been
-    skipped while the replay was pending.
+    skipped while the replay was pending. ``lost``: Temporal had lost its history, which it shows again.
     """
     encrypted = key.encrypt_json("instances.error", error, instance_id)
-    await _REJECT_REPLAY.execute(connection, instance_id=instance_id, error=encrypted)
+    reason, problem = (HISTORY_LOST, ProblemKind.HISTORY_LOST.value) if lost else (None, None)
+    await _REJECT_REPLAY.execute(
+        connection, instance_id=instance_id, error=encrypted, reason=reason, problem=problem
+    )
     await callbacks.mark_due(connection, instance_id)

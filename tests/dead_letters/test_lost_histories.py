@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from temporalio.client import Client
@@ -14,15 +14,21 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
 from activities.reconciler import LOST_AFTER, Reconciler
-from models.instances import StoredInstance
+from activities.replays import Replays
+from models.instances import NewInstance, StoredInstance
+from models.rules.triggers import parameter, when
+from models.temporal.ending import HISTORY_LOST, history_lost
 from models.temporal.system import ReconcileRequest
-from models.vocabulary import DeadLetterStatus, InstanceStatus
+from models.vocabulary import DeadLetterStatus, InstanceStatus, ProblemKind
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads
-from store.instances import dead_letters, replays
+from store.instances import dead_letters, instances, replays, terminal, transitions
 from store.instances.dead_letters import Filter, StoredDeadLetter
+from store.instances.instances import Unfinished
+from store.instances.terminal import Ending
+from store.users import data_keys
 from testing.mail import MailServer
 from testing.people import Customer
 from testing.runs import Run, Runs
@@ -169,12 +175,10 @@ async def test_a_repeated_delivery_starts_the_instance_once(
     await stage.lost(elsewhere.client)
     await stage.replay()
     startables = {"long_way": LongWay.definition.startable}
-    outbox: Any = Outbox(
-        stage.database, stage.cipher, elsewhere.client, elsewhere.client, stage.settings.task_queue, startables
-    )
+    outbox = Replays(stage.database, stage.cipher, elsewhere.client, stage.settings.task_queue, startables)
     letter = await stage.letter()
     for _ in range(2):
-        assert await outbox._replays._restart(letter)
+        await outbox.carry_out(letter.dead_letter_id)
     described = await stage.runs(elsewhere).at(run.workflow_id, run.instance_id).handle.describe()
     found = elsewhere.client.list_workflows(f"WorkflowId = '{described.id}'")
     async with asyncio.timeout(30):
@@ -225,3 +229,32 @@ async def test_a_discarded_letter_gives_the_window_back(
         assert await connection.fetchval("SELECT count(*) FROM trigger_windows") == 1
         await dead_letters.discard(connection, stage.cipher, letter.dead_letter_id)
         assert await connection.fetchval("SELECT count(*) FROM trigger_windows") == 0
+
+
+async def test_a_rejected_replay_leaves_the_instance_as_lost_and_a_new_parameter_has_its_default_in_a_restart(
+    stage: Stage, customer: Customer
+) -> None:
+    newer = replace(
+        LongWay.definition.startable,
+        default_parameters={"place": "here"},
+        exits=[when("way.left", place=parameter("place"))],
+    )
+    new = NewInstance("i-1", "long_way", customer.user_id, 3, PARAMETERS, "test")
+    lost = Unfinished("i-1", "long_way", customer.user_id, None, "r-1")
+    ending = Ending(InstanceStatus.FAILED, "r-1", history_lost(), HISTORY_LOST, problem=ProblemKind.HISTORY_LOST)
+    async with stage.database.transaction() as connection:
+        key = await data_keys.require(connection, stage.cipher, customer.user_id)
+        await transitions.insert(connection, key, new)
+        await connection.execute("UPDATE instances SET run_id = 'r-1'")
+        assert await terminal.end_unrecorded(connection, stage.cipher, lost, ending)
+    await stage.replay()
+    async with stage.database.transaction() as connection:
+        restart = await replays.prepare_restart(connection, stage.cipher, newer, "i-1")
+        assert restart is not None
+        assert [each.where for each in restart.new.exits] == [{"place": "here"}]
+        await replays.reject(connection, stage.cipher, await stage.letter())
+        stored = await instances.find(connection, stage.cipher, "i-1")
+    assert stored is not None
+    assert (stored.status, stored.reason) == (InstanceStatus.FAILED, HISTORY_LOST)
+    assert stored.problem is not None
+    assert (await stage.letter()).status is DeadLetterStatus.OPEN
