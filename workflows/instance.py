@@ -74,6 +74,7 @@ class Instance(Generic[P]):
     def __init__(self, start: LifecycleInput) -> None:
         # The SDK calls this before it handles the first signal or update (`workflow.init`).
         self._start = start
+        self._began = workflow.now()
         self.variables: dict[str, Any] = {}
         """JSON values that the API shows with the instance; written by the next recording."""
         self._recorded_variables: dict[str, Any] = {}
@@ -104,6 +105,12 @@ class Instance(Generic[P]):
     async def clean_up(self) -> None:
         """Called after Temporal's cancellation, before the instance ends. Withdraws unsent messages."""
         await self.step("clean_up", Messages.withdraw, CleanUp(), policy=STORE)
+
+    @property
+    def started_at(self) -> datetime:
+        """The instance's start in UTC. Deadlines that count from it hold also if Temporal loses the history."""
+        lost = self._start.lost_run
+        return self._began if lost is None else lost.started_at or self._began
 
     def now(self) -> datetime:
         """The current time in UTC. A replay returns the same value."""

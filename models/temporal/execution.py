@@ -95,6 +95,8 @@ class LostRun(TemporalPayload):
     """Waits that have ended, and conditions, by step."""
     waits_until: dict[str, datetime] = Field(default_factory=dict)
     """The deadlines of the waits that were under way, by step."""
+    started_at: datetime | None = None
+    """The start of the instance."""
 
 
 class LifecycleInput(TemporalPayload):

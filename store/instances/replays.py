@@ -224,7 +224,11 @@ async def prepare_restart(
     key = await data_keys.require(connection, cipher, stored.user_id)
     await waits.replace_exits(connection, key, instance_id, named_exits(new.exits))
     ended = {step: wait for step, result in stored.results.items() if (wait := _wait_result(result)) is not None}
-    return Restart(new, LostRun(ended=ended, waits_until=dict(stored.waits_until)), stored.replaced_runs)
+    return Restart(
+        new,
+        LostRun(ended=ended, waits_until=dict(stored.waits_until), started_at=stored.start_time),
+        stored.replaced_runs,
+    )
 
 
 def _trigger(stored: StoredInstance) -> RecordedEvent | None:

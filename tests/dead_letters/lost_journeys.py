@@ -19,6 +19,7 @@ class LongWay(LifecycleWorkflow[Way]):
     """Messages with waits of every kind between them."""
 
     async def journey(self, parameters: Way) -> None:
+        self.variables["began"] = self.started_at.isoformat()
         await self.send("welcome")
         await self.sleep(parameters.rest, name="rest")
         self.variables["inactive"] = await self.wait_for_inactivity(

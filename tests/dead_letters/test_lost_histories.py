@@ -128,6 +128,8 @@ async def test_completed_steps_and_waits_are_not_repeated_and_the_wait_under_way
         async with asyncio.timeout(60):
             while (again := await runs.context(run)).run_id == before.run_id or again.current_step != "second":
                 await asyncio.sleep(0.02)
+        assert datetime.fromisoformat(again.variables.pop("began")) == before.start_time
+        assert before.variables.pop("began")
         assert again.status is InstanceStatus.RUNNING
         assert again.problem is None
         assert again.waits_until == before.waits_until

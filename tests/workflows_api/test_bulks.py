@@ -185,15 +185,15 @@ async def test_a_workflow_with_a_key_is_rejected_for_a_user_whose_instance_with_
     assert field_errors(missing) == {("/parameters/invoice_id", "required")}
 
 
-@pytest.mark.parametrize(("stored", "asked"), [(30, None), (5, 5)])
+@pytest.mark.parametrize(("stored", "limits"), [(30, False), (5, True)])
 async def test_the_workflows_own_number_of_attempts_limits_no_step_of_a_bulks_instance(
-    database: Database, cipher: Cipher, customer: Customer, stored: int, asked: int | None
+    database: Database, cipher: Cipher, customer: Customer, stored: int, limits: bool
 ) -> None:
     workflow = Startable("any", "a test", None, 30, {})
     async with database.connection() as connection:
         begun = BegunStart("test", stored, None)
         request = await bulks.request_of(connection, cipher, workflow, customer.user_id, "i-1", begun)
-    assert request.max_attempts == asked
+    assert (request.max_attempts, request.limits_attempts) == (stored, limits)
 
 
 async def test_the_bulks_of_a_workflow_start_one_after_another_at_their_pace(

@@ -79,7 +79,7 @@ class Dunning(LifecycleWorkflow[DunningParameters]):
     """
 
     async def journey(self, parameters: DunningParameters) -> None:
-        failed_at = self.now()
+        failed_at = self.started_at
         for template, after in (
             ("payment_failed", parameters.first_reminder_after),
             ("payment_still_failing", parameters.second_reminder_after),

@@ -58,8 +58,8 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
     """
 
     async def journey(self, parameters: TrialConversionParameters) -> None:
-        ends = self.now() + parameters.trial
-        halfway = self.now() + parameters.halfway_after
+        ends = self.started_at + parameters.trial
+        halfway = self.started_at + parameters.halfway_after
         used = await self.wait_for_event(
             "engagement.*", within=parameters.first_use_within, name="wait_for_first_use"
         )
