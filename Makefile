@@ -21,7 +21,7 @@ help: ## list what there is to make
 
 setup: $(READY) ## make the virtual environment with the locked packages
 
-run: $(READY) ## start the embedded stack; ARGS="--home DIR --api-port 0" adds arguments
+run: $(READY) ## start the embedded stack; ARGS="--api-port 8081" adds arguments
 	@exec $(BIN)/python -m cli dev $(ARGS)
 
 test: $(READY) ## the tests, against real Postgres and real Temporal; ARGS="-k name" adds arguments

@@ -1,4 +1,7 @@
-"""Two API processes and a worker for the tests of this folder, and an empty Temporal."""
+"""Two API processes and a worker for the tests of this folder.
+
+Tests that deliver or reconcile by themselves stand elsewhere: this worker would do it before them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from temporalio.client import Client
 
 from runtime.database import Database
 from runtime.settings import Settings
-from runtime.temporal import EncryptedPayloads
-from testing.temporal import skipping_temporal
 from tests.support.little_stack import LittleStack, little_stack
 
 
@@ -36,10 +36,3 @@ async def two(stack: LittleStack, database: Database) -> AsyncIterator[list[http
     """An admin's client of each API process, on an empty database."""
     async with stack.clients(database) as clients:
         yield clients
-
-
-@pytest.fixture
-async def fresh(codec: EncryptedPayloads) -> AsyncIterator[Client]:
-    """An empty Temporal, as after the loss of its database."""
-    async with skipping_temporal(codec) as environment:
-        yield environment.client

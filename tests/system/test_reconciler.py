@@ -5,27 +5,22 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.reconciler import LOST_AFTER, OVERLAP, Reconciler
 from models.instances import Problem
-from models.temporal.identity import temporal_workflow_id
 from models.temporal.starting import start_input, start_options
 from models.temporal.system import ReconcileRequest
 from models.vocabulary import DeadLetterStatus, InstanceStatus, ProblemKind
 from privacy.encryption import Cipher
 from runtime.database import Database
-from runtime.temporal import EncryptedPayloads, data_converter
 from store.instances import dead_letters, transitions
 from store.instances.dead_letters import Filter
 from store.users import data_keys
 from testing.people import Customer
 from testing.runs import Run, Runs
-from tests.support.builders import user
-from tests.support.little_stack import LittleStack
 
 
 @pytest.fixture
@@ -202,22 +197,6 @@ async def test_the_search_for_lost_histories_takes_instances_in_turn(
     assert {(await runs.context(runs.at(each.workflow_id, each.instance_id))).reason for each in started} == {
         "history_lost"
     }
-
-
-@pytest.mark.slow
-async def test_on_a_running_stack_a_termination_shows_in_the_list_within_a_minute(
-    two: list[httpx.AsyncClient], stack: LittleStack, codec: EncryptedPayloads, database: Database
-) -> None:
-    await two[0].post("/users", json=user())
-    path = (await two[0].post("/workflows/onboarding/execute", json={"user_id": "u-1"})).headers["location"]
-    instance_id = path.rpartition("/")[2]
-    client = await Client.connect(stack.temporal.address, data_converter=data_converter(codec))
-    await client.get_workflow_handle(temporal_workflow_id("onboarding", instance_id)).terminate()
-    async with asyncio.timeout(60), database.connection() as connection:
-        while await connection.fetchval("SELECT end_time IS NULL FROM instances"):
-            await asyncio.sleep(0.1)
-    listed = (await two[0].get("/workflows/onboarding/instances")).json()["data"]
-    assert [(each["instance_id"], each["status"]) for each in listed] == [(instance_id, "cancelled")]
 
 
 async def test_a_run_that_visibility_showed_late_is_found_by_the_next_comparison(
