@@ -46,7 +46,7 @@ from store.statements import Statement, filtered, one_of, select, statement, unn
 from store.users import data_keys
 
 BODY = "events.body"
-_COPIED = [*(each.name for each in columns_of(Event) if each.server_default is None), "basis"]
+_COPIED = [each.name for each in columns_of(Event) if each.server_default is None]
 """The columns that COPY writes, in the order of :func:`_row`; the others have defaults in Postgres."""
 _CONSENT = Basis.CONSENT.value
 _ONE: ColumnElement[int] = literal_column("1")
@@ -234,12 +234,18 @@ def _fingerprint(event: PreparedEvent) -> int:
 
 
 async def _write(connection: Connection, events: Collection[PreparedEvent], gate: _Gate) -> None:
-    if events:
-        records = await each(lambda event: _row(event, gate.people[event.user_id], gate), events)
-        await connection.copy_records_to_table(Event.__tablename__, records=records, columns=_COPIED)
+    if not events:
+        return
+    people, columns = gate.people, _COPIED
+    records = await each(lambda event: _row(event, people[event.user_id], gate.generation), events)
+    if gate.bases:  # else all rest on consent, the column's default
+        columns = [*_COPIED, "basis"]
+        bases = [_CONSENT if people[each.user_id].consented else gate.bases[each.event_type] for each in events]
+        records = [(*record, basis) for record, basis in zip(records, bases, strict=True)]
+    await connection.copy_records_to_table(Event.__tablename__, records=records, columns=columns)
 
 
-def _row(event: PreparedEvent, person: _Person, gate: _Gate) -> tuple[Any, ...]:
+def _row(event: PreparedEvent, person: _Person, generation: int) -> tuple[Any, ...]:
     """The values of :data:`_COPIED`, without the attributes that the person opted out of."""
     parts, body = event.parts, event.body
     if not person.consented:
@@ -255,11 +261,10 @@ def _row(event: PreparedEvent, person: _Person, gate: _Gate) -> tuple[Any, ...]:
         event.timestamp,
         event.session_id,
         person.shard,
-        gate.generation,
+        generation,
         event.historical,
         person.key.encrypt(BODY, body, event.event_id),
         event.dimensions(parts) if person.consented else None,
-        _CONSENT if person.consented else gate.bases[event.event_type],
     )
 
 
