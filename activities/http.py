@@ -22,7 +22,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.retries import HTTP_STATUS
-from delivery.http import AnswerUnusableError, FullAnswer, Outbound, UnreachableError
+from delivery.http import AnswerUnusableError, FullAnswer, Outbound, UnreachableError, is_refusal
 from models.temporal.execution import HttpAnswer, HttpRequest
 from runtime.settings import ConfigurationError, Service
 
@@ -30,8 +30,6 @@ LONGEST_ANSWER = 256 * 1024
 """Bytes of a body: far below the 2 MB that Temporal takes for the result of an activity."""
 _PATH = re.compile(r"(/([A-Za-z0-9._~!$&'()*+,;=:@-]|\{[a-z][a-z0-9_]*\})*)+")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_]+)\}")
-_TEMPORARY = frozenset({408, 425, 429})
-"""Client errors after which a later attempt may succeed."""
 
 
 class HttpRequests:
@@ -78,7 +76,7 @@ def _check_status(request: HttpRequest, answer: FullAnswer) -> None:
     if answer.taken or answer.status in request.accept:
         return
     text = f"{_called(request)}: the answer is {answer.status}"
-    if answer.status < 500 and answer.status not in _TEMPORARY:
+    if answer.status < 400 or is_refusal(answer.status):
         raise _final(HTTP_STATUS, text)
     raise ApplicationError(text, type=HTTP_STATUS, next_retry_delay=answer.retry_after)
 

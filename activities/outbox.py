@@ -204,7 +204,7 @@ class Outbox:
             case "execute":
                 await self._execute(entry)
             case "replay":
-                await self._replays.carry_out(entry.event_id)
+                await self._replays.deliver(entry.event_id)
             case "cancel":
                 await self._cancel(entry)
             case "callback":

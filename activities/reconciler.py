@@ -8,8 +8,8 @@ A history is lost if someone deleted the run, or if Temporal lost its database o
 Temporal's list of closed runs lacks lost histories. So each comparison also looks up some instances with a
 recorded run. It looks up all of them when the progress is new or old: then Temporal or this loop was away.
 
-An instance with a lost history fails with a dead letter, whose replay starts it anew (ADR 0045). A worker that
-starts with the wrong Temporal has :data:`LOST_AFTER` before the first such end.
+An instance whose history Temporal lost fails, with a dead letter. A replay starts it again (ADR 0045). A worker
+that connects to the wrong Temporal has :data:`LOST_AFTER` before the first such end.
 
 All writes are idempotent. They end only rows without an end, and ignore a run if the instance has a newer one.
 """

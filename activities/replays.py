@@ -1,4 +1,4 @@
-"""Carries out the requested replays of dead letters, for the outbox."""
+"""Replays dead letters: delivers the outbox's entries of the kind `replay`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Replays:
         self._task_queue = task_queue
         self._startables = startables
 
-    async def carry_out(self, dead_letter_id: str) -> None:
+    async def deliver(self, dead_letter_id: str) -> None:
         """Reset the instance to its failed step. If Temporal has no history of it, start it anew (ADR 0045).
 
         After a crash that follows the reset, the next delivery resets nothing, since the new run is open. It

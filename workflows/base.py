@@ -67,6 +67,12 @@ class LifecycleWorkflow(Instance[P]):
     _hour_due = datetime.min.replace(tzinfo=UTC)
     """When the last wait for an hour of a message was due."""
 
+    @property
+    def started_at(self) -> datetime:
+        """The instance's start in UTC. Deadlines that count from it hold also if Temporal loses the history."""
+        lost = self._start.lost_run
+        return self._began if lost is None else lost.started_at or self._began
+
     async def send(
         self,
         template: str,

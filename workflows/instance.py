@@ -106,12 +106,6 @@ class Instance(Generic[P]):
         """Called after Temporal's cancellation, before the instance ends. Withdraws unsent messages."""
         await self.step("clean_up", Messages.withdraw, CleanUp(), policy=STORE)
 
-    @property
-    def started_at(self) -> datetime:
-        """The instance's start in UTC. Deadlines that count from it hold also if Temporal loses the history."""
-        lost = self._start.lost_run
-        return self._began if lost is None else lost.started_at or self._began
-
     def now(self) -> datetime:
         """The current time in UTC. A replay returns the same value."""
         return workflow.now()

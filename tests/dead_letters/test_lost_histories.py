@@ -180,7 +180,7 @@ async def test_a_repeated_delivery_starts_the_instance_once(
     outbox = Replays(stage.database, stage.cipher, elsewhere.client, stage.settings.task_queue, startables)
     letter = await stage.letter()
     for _ in range(2):
-        await outbox.carry_out(letter.dead_letter_id)
+        await outbox.deliver(letter.dead_letter_id)
     described = await stage.runs(elsewhere).at(run.workflow_id, run.instance_id).handle.describe()
     found = elsewhere.client.list_workflows(f"WorkflowId = '{described.id}'")
     async with asyncio.timeout(30):
