@@ -95,32 +95,38 @@ async def enqueue(
     ``keys`` has the data key of each event's user, which decrypts the filters of waits.
     """
     fresh = [event for event in events if not event.historical]
-    matching = [found for event in fresh for found in _starts(event, triggers)]
+    matching = _starts(fresh, triggers)
     signals = await _signals(connection, fresh, keys) if fresh else []
     entries = [*await _followed(connection, matching, signals, triggers), *signals]
     await write(connection, entries)
     return len(entries)
 
 
-def _starts(event: LogEvent, triggers: Sequence[WorkflowTrigger]) -> list[tuple[OutboxEntry, NotStarted | None]]:
-    """The starts whose triggers match an event, each with the reason for which the event can't start it."""
-    age = datetime.now(UTC) - event.timestamp
-
-    def reason(each: WorkflowTrigger) -> NotStarted | None:
-        if not event.consented and each.purpose is not None:
-            return NotStarted.CONSENT_REQUIRED
-        return NotStarted.TOO_OLD if age > each.trigger.max_age else None
-
+def _starts(
+    events: Sequence[LogEvent], triggers: Sequence[WorkflowTrigger]
+) -> list[tuple[OutboxEntry, NotStarted | None]]:
+    """The starts whose triggers match events, each with the reason for which the event can't start it."""
+    of_type = {
+        event_type: [each for each in triggers if type_matches(each.trigger.event_type, event_type)]
+        for event_type in {event.event_type for event in events}
+    }
+    now = datetime.now(UTC)
     return [
-        (
-            _entry(
-                "start", each.workflow_id, triggered_instance_id(each.workflow_id, event.event_id), None, event
-            ),
-            reason(each),
-        )
-        for each in triggers
-        if type_matches(each.trigger.event_type, event.event_type) and _matches(event, each.trigger.where)
+        (_start(each.workflow_id, event), _reason_against(each, event, now))
+        for event in events
+        for each in of_type[event.event_type]
+        if _matches(event, each.trigger.where)
     ]
+
+
+def _start(workflow_id: str, event: LogEvent) -> OutboxEntry:
+    return _entry("start", workflow_id, triggered_instance_id(workflow_id, event.event_id), None, event)
+
+
+def _reason_against(followed: WorkflowTrigger, event: LogEvent, now: datetime) -> NotStarted | None:
+    if not event.consented and followed.purpose is not None:
+        return NotStarted.CONSENT_REQUIRED
+    return NotStarted.TOO_OLD if now - event.timestamp > followed.trigger.max_age else None
 
 
 async def _followed(

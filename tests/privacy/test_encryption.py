@@ -86,6 +86,16 @@ def test_a_wrapped_key_opens_after_rotation_and_only_for_its_person() -> None:
         DataKey.unwrap(KeySet("a", {"a": b"x" * KEY_BYTES}), "u-1", wrapped)
 
 
+def test_a_key_that_is_kept_opens_for_its_person_and_wrapped_form_alone(cipher: Cipher) -> None:
+    _, wrapped = cipher.new_key("u-1")
+    _, replaced = cipher.new_key("u-1")
+    kept = cipher.unwrap("u-1", wrapped)
+    assert cipher.unwrap("u-1", wrapped) is kept
+    assert cipher.unwrap("u-1", replaced) is not kept
+    with pytest.raises(DecryptionError):
+        cipher.unwrap("u-2", wrapped)
+
+
 @given(st.binary(max_size=300))
 def test_a_wrapped_key_of_any_bytes_is_damaged_or_has_an_unknown_key(wrapped: bytes) -> None:
     ring = KeyRing(KEK, KEK, b"i" * KEY_BYTES)
