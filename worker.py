@@ -35,6 +35,7 @@ from activities.reconciler import Reconciler
 from activities.recording import StepRecorder
 from activities.redaction import Redactions
 from activities.retention import Retention, set_history_retention
+from activities.stages import StageSweeps
 from activities.starts import Starts
 from checks import temporal
 from checks.clocks import too_far_apart
@@ -45,6 +46,7 @@ from delivery.smtp import SmtpTransport
 from delivery.transport import Transport
 from delivery.webhook import WebhookTransport
 from models.rules.sharding import SHARDS
+from models.rules.stages import Periods
 from models.temporal.public_text import PublicText
 from models.temporal.starting import Startable
 from models.temporal.system import Queue, system_task_queue
@@ -160,7 +162,7 @@ def build_system_workers(
     are so short that old and new code replay each other's histories.
     """
     activities: dict[Queue, Activities] = {
-        Queue.PROJECTION: [Projector(database, cipher, triggers()).follow],
+        Queue.PROJECTION: [Projector(database, cipher, triggers(), _stage_periods(settings)).follow],
         Queue.DELIVERY: _delivery(client, system, settings, database, cipher),
         Queue.MAINTENANCE: _maintenance(client, settings, database, cipher, owner),
     }
@@ -204,10 +206,15 @@ def _maintenance(
         Reconciler(database, cipher, client, settings.task_queue).reconcile,
         Partitions(database).make_ahead,
         AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
+        StageSweeps(database, cipher, _stage_periods(settings)).sweep,
         retention.begin,
         retention.purge,
         retention.finish,
     ]
+
+
+def _stage_periods(settings: Settings) -> Periods:
+    return Periods(settings.stage_at_risk_after, settings.stage_dormant_after, settings.stage_churned_after)
 
 
 def _worker(

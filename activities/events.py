@@ -20,6 +20,7 @@ from temporalio.exceptions import ApplicationError
 from models.rules.event_types import NAME, EventType
 from models.rules.folding import WORKFLOW_SESSION
 from models.rules.ingest import IngestResult, PreparedEvent, prepare
+from models.rules.stages import STAGE_CHANGED
 from models.temporal.execution import (
     Emission,
     EventProperties,
@@ -87,6 +88,8 @@ class Events:
 
 def _ready(event: NewEvent, types: Mapping[str, EventType]) -> PreparedEvent:
     """The event, checked as ingest does. An invalid event fails the step without a retry."""
+    if event.event_type == STAGE_CHANGED:
+        raise ApplicationError("use set_stage, which records this event", type="InvalidEvent", non_retryable=True)
     if NAME.fullmatch(event.event_type) is None:
         raise ApplicationError("an event type is category.action", type="InvalidEvent", non_retryable=True)
     context = event.step_context

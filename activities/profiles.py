@@ -16,7 +16,7 @@ from models.temporal.profiles import KnownProfile, ProfileQuestion
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher, DecryptionError
 from runtime.database import Database
-from store.users import users
+from store.users import stages, users
 
 
 class Profiles:
@@ -28,9 +28,13 @@ class Profiles:
 
     @activity.defn(name="profiles.set_stage")
     async def set_stage(self, change: StageChange) -> StageChanged:
-        """Move the user to a lifecycle stage, unless the stage is pinned. A repeated call changes nothing."""
-        async with self._database.connection() as connection:  # one statement, which commits by itself
-            changed = await users.move_to_stage(connection, change.step_context.user_id, change.stage)
+        """Move the user to a lifecycle stage, unless the stage is pinned, and record the change as an event.
+
+        A repeated call changes nothing: the stage and the event commit together.
+        """
+        async with self._database.transaction() as connection:
+            user_id = change.step_context.user_id
+            changed = await stages.set_by_workflow(connection, self._cipher, user_id, change.stage)
         return StageChanged(stage=change.stage, changed=changed)
 
     @activity.defn(name="profiles.known")

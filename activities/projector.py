@@ -26,12 +26,14 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 
 from temporalio import activity
 
 from activities.loops import run_loop
 from models.rules.folding import ACCOUNT_DELETION, LogEvent, Projection
+from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.rules.triggers import WorkflowTrigger
 from models.temporal.system import PROJECTOR, ShardOfLog
 from privacy.encryption import Cipher, DataKey, DecryptionError, KeyUnwrapError
@@ -43,7 +45,7 @@ from store.consents import locks
 from store.events import log, poison, projection
 from store.events.log import BEGINNING, CHANNEL, CursorMovedError, LoggedEvent, Position
 from store.events.poison import UnusableEvent
-from store.users import data_keys, users
+from store.users import data_keys, people, stages, users
 
 logger = logging.getLogger("perennial.projector")
 
@@ -77,16 +79,23 @@ class Found(Enum):
 class Projector:
     """Follows shards of the log; one for each process, whose shards share a listening connection."""
 
-    def __init__(self, database: Database, cipher: Cipher, triggers: Sequence[WorkflowTrigger]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        cipher: Cipher,
+        triggers: Sequence[WorkflowTrigger],
+        periods: Periods = DEFAULT_PERIODS,
+    ) -> None:
         self._database = database
         self._cipher = cipher
         self._triggers = triggers
+        self._periods = periods
         self._wake_ups = WakeUps(database, CHANNEL)
 
     @activity.defn(name="projector.follow")
     async def follow(self, shard: ShardOfLog) -> None:
         """Project the events of a shard for a turn."""
-        follower = Follower(self._database, self._cipher, self._triggers, shard.shard)
+        follower = Follower(self._database, self._cipher, self._triggers, shard.shard, self._periods)
         clock = asyncio.get_running_loop().time
         async with self._wake_ups.subscribe() as wake_up:
 
@@ -122,6 +131,8 @@ class _Batch:
     projection: Projection
     unusable: list[UnusableEvent]
     keys: Mapping[str, DataKey]
+    moving: set[str]
+    """The users whose lifecycle stage the batch may move; their rows are locked."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +148,18 @@ class Follower:
     """The state of one activity in one shard."""
 
     def __init__(
-        self, database: Database, cipher: Cipher, triggers: Sequence[WorkflowTrigger], shard: int
+        self,
+        database: Database,
+        cipher: Cipher,
+        triggers: Sequence[WorkflowTrigger],
+        shard: int,
+        periods: Periods = DEFAULT_PERIODS,
     ) -> None:
         self._database = database
         self._cipher = cipher
         self._triggers = triggers
         self._shard = shard
+        self._periods = periods
         # Read again for each batch: a crash of Postgres may have put the cursor back.
         self._cursor = BEGINNING
         self._limit = BATCH
@@ -205,15 +222,17 @@ class Follower:
         Events of a user whose key is damaged are set aside.
         """
         closing = {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION}
-        # Rows before consent buckets: the opposite order could deadlock with a withdrawal.
-        await users.lock_rows(connection, closing)
         user_ids = {each.user_id for each in logged}
+        known = await people.of_batch(connection, user_ids)
+        moving = stages.may_move(known, logged, datetime.now(UTC), self._periods)
+        # Rows before consent buckets: the opposite order could deadlock with a withdrawal.
+        await users.lock_rows(connection, closing | moving)
         # An erasure takes the same locks exclusively: it waits for this transaction, and erases its effects too.
         # A closing takes them exclusively itself: no message leaves, and nothing starts, after its commit.
         await locks.share_and_exclude(connection, user_ids, closing)
         found = await data_keys.find_each(connection, self._cipher, user_ids)
         keys = {user_id: key for user_id, key in found.items() if isinstance(key, DataKey)}
-        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys)
+        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys, moving)
         for number, each in enumerate(logged, 1):
             if each.user_id in keys:
                 self._add(batch, each.decrypted_with(keys[each.user_id]))
@@ -242,7 +261,9 @@ class Follower:
     async def _write(self, connection: Connection, batch: _Batch) -> None:
         # First: a second worker on the shard waits here, and then finds the cursor moved.
         await log.move(connection, PROJECTOR, self._shard, batch.before, batch.to)
-        await projection.write(connection, batch.projection, batch.keys)
+        await projection.write(connection, batch.projection, batch.keys, self._periods)
+        now = datetime.now(UTC)
+        await stages.move_by_activity(connection, self._cipher, batch.moving, batch.events, now, self._periods)
         await outbox.enqueue(connection, batch.events, self._triggers, batch.keys)
         await poison.set_aside(connection, PROJECTOR, batch.unusable)
         for each in batch.unusable:

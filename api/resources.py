@@ -15,6 +15,7 @@ from checks.health import Health
 from checks.lag import gauges, log_state
 from checks.workers import Workers
 from models.errors import TemporalUnavailableError
+from models.rules.stages import Periods
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
 from runtime.database import Database
@@ -46,6 +47,11 @@ class Resources:
     workers: Workers = field(init=False)
     _notifier: Notifier = field(init=False)
     _temporal_reached: bool = field(default=False, init=False)
+
+    @property
+    def stage_periods(self) -> Periods:
+        held = self.settings
+        return Periods(held.stage_at_risk_after, held.stage_dormant_after, held.stage_churned_after)
 
     def __post_init__(self) -> None:
         url = self.settings.require_database_url()

@@ -6,17 +6,21 @@ import ipaddress
 import re
 from base64 import b64decode
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import idna
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ASCII_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _LOCAL_PART = re.compile(r"[^\s<>()\[\],;:\\\"@]+")
+
+_DURATION = re.compile(r"P(?=.)(\d+W)?(\d+D)?(T(?=.)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
+"""ISO 8601, without years and months, whose length varies."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -128,6 +132,12 @@ def _webhook_secret(value: str) -> str:
     return value
 
 
+def _iso_duration(value: Any) -> Any:
+    if isinstance(value, str) and _DURATION.fullmatch(value) is None:
+        raise ValueError("it must be an ISO 8601 duration such as P14D or PT12H")
+    return value
+
+
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 SmtpUrl = Annotated[str, AfterValidator(_smtp_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -137,6 +147,11 @@ ServiceUrl = Annotated[str, AfterValidator(_service_url)]
 BearerToken = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~+/-]+=*$")]
 WebhookSecret = Annotated[str, AfterValidator(_webhook_secret)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+Days = Annotated[
+    timedelta,
+    BeforeValidator(_iso_duration),
+    Field(gt=timedelta(), le=timedelta(days=3660), validate_default=True),
+]
 Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 
 
@@ -224,6 +239,14 @@ class Settings(BaseSettings):
     billing_token: BearerToken | None = None
     """Authorizes those requests: `Authorization: Bearer TOKEN`."""
 
+    stage_at_risk_after: Days = timedelta(days=14)
+    """An active person without a session for this long becomes `at_risk`: an ISO 8601 duration, such as P14D
+    (docs/lifecycle.md)."""
+    stage_dormant_after: Days = timedelta(days=30)
+    """From the last session to `dormant`; longer than `stage_at_risk_after`."""
+    stage_churned_after: Days = timedelta(days=90)
+    """From the last session to `churned`; longer than `stage_dormant_after`."""
+
     worker_deployment: Name | None = None
     """This worker's deployment in Temporal. Set it together with `worker_build_id`; unset: not versioned
     (docs/worker-versioning.md)."""
@@ -241,6 +264,14 @@ class Settings(BaseSettings):
     otlp_endpoint: HttpUrl | None = None
     """Receives traces (OTLP over HTTP); unset: no traces."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("stage_dormant_after", "stage_churned_after")
+    @classmethod
+    def _longer_than_the_stage_before(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        before = "stage_at_risk_after" if info.field_name == "stage_dormant_after" else "stage_dormant_after"
+        if before in info.data and value <= info.data[before]:
+            raise ValueError(f"it must be longer than PERENNIAL_{before.upper()}")
+        return value
 
     @property
     def system_namespace(self) -> str:

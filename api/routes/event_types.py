@@ -14,6 +14,7 @@ from api.pages import PageQuery
 from api.responses import json_response
 from models.errors import FieldError, InvalidContentError
 from models.rules.event_types import NAME, NAME_LENGTH, EventType, define
+from models.rules.stages import STAGE_CHANGED
 from models.rules.taxonomy import STANDARD
 from models.schemas.common import Page
 from models.schemas.events import EventTypeInput, EventTypeView
@@ -90,6 +91,8 @@ def _declared(event_type: str, body: EventTypeInput) -> EventType:
     if len(event_type) > NAME_LENGTH or NAME.fullmatch(event_type) is None:
         raise _invalid(_NAME, "invalid_event_type", "must be category.action, in lower case with underscores")
     standard = STANDARD.get(event_type)
+    if event_type == STAGE_CHANGED:
+        raise _invalid(_NAME, "read_only", "is recorded by the platform, and never without consent")
     if standard is not None:
         if body.model_fields_set - _BASIS:
             raise _invalid(_NAME, "read_only", "is a standard type, which takes only basis and basis_reason")

@@ -281,6 +281,7 @@ async def patch_user(
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
         updated = await users.update_locked(connection, resources.cipher, locked, [changed], actor=caller.key_id)
+        await users.record_stages(connection, resources.cipher, locked, updated)
         stored = updated[user_id]
     if not reads_people(caller.role):
         stored = await users.count_write(connection, stored)

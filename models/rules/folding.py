@@ -87,6 +87,8 @@ class Projection:
     """By (user id, feature): uses."""
     closed: set[str] = field(default_factory=set)
     """Ids of users whose account was closed."""
+    imported: dict[str, datetime] = field(default_factory=dict)
+    """By user id: the time of the latest historical event of a session."""
 
     def add(self, event: LogEvent) -> None:
         """Add an event. Raises, and changes nothing, if the event can't be used."""
@@ -104,6 +106,9 @@ class Projection:
             self.closed.add(event.user_id)
         if event.session_id.startswith(WORKFLOW_SESSION):
             return  # a workflow recorded it, so it is no visit
+        if event.historical:
+            latest = self.imported.get(event.user_id, event.timestamp)
+            self.imported[event.user_id] = max(latest, event.timestamp)
         session = (event.user_id, event.session_id)
         first, last = self.sessions.get(session, (event.timestamp, event.timestamp))
         self.sessions[session] = (min(first, event.timestamp), max(last, event.timestamp))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.rules.event_types import EventType
+from models.rules.stages import STAGE_CHANGED, StageCause
+from models.vocabulary import LifecycleStage
 
 _Schema = Mapping[str, Any]
 
@@ -149,6 +151,16 @@ _ORDER: Mapping[str, _Schema] = {
     "quantity": _COUNT,
     "items": _ITEMS,
 }
+_STAGE: _Schema = {"type": "string", "enum": [each.value for each in LifecycleStage]}
+_LIFECYCLE = (
+    _standard(
+        STAGE_CHANGED,
+        "A user's lifecycle stage has changed. The platform alone records it.",
+        {"from": _STAGE, "to": _STAGE, "cause": {"type": "string", "enum": [each.value for each in StageCause]}},
+        required=("from", "to", "cause"),
+        dimensions=("from", "to", "cause"),
+    ),
+)
 _TRANSACTION = (
     _standard(
         "transaction.cart_add", "Something was put into the cart.", _LINE, dimensions=("category", "currency")
@@ -183,5 +195,5 @@ _TRANSACTION = (
 )
 
 STANDARD: Mapping[str, EventType] = {
-    standard.event_type: standard for standard in (*_USER, *_ENGAGEMENT, *_TRANSACTION)
+    standard.event_type: standard for standard in (*_USER, *_ENGAGEMENT, *_TRANSACTION, *_LIFECYCLE)
 }

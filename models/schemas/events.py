@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from models.rules.event_types import MAX_ENTRIES, NAME, NAME_LENGTH
 from models.rules.folding import WORKFLOW_SESSION
+from models.rules.stages import STAGE_CHANGED
 from models.schemas.common import Page, Problem
 from models.schemas.fields import AnyTimestamp, PublicText, RequestSchema, ResponseSchema, UserId
 from models.schemas.users import ItemError
@@ -83,6 +84,12 @@ def _not_beginning_with(prefix: str) -> str:
     return f"(?s)^(?:{'|'.join(parts)})"
 
 
+def _not(word: str) -> str:
+    """A pattern without look-ahead for strings other than ``word``."""
+    parts = (f"{re.escape(word[:at])}(?:[^{re.escape(word[at])}]|$)" for at in range(len(word)))
+    return f"(?s)^(?:{'|'.join(parts)}|{re.escape(word)}.)"
+
+
 EventId = Annotated[
     str,
     PatternString(_PRINTABLE, "invalid_event_id", _ID_FORM + "e-1", MAX_ID, ("e-1",)),
@@ -108,6 +115,14 @@ EventTypeName = Annotated[
         ("transaction.cart_add",),
     ),
 ]
+SentEventType = Annotated[
+    EventTypeName,
+    PatternString(
+        _not(STAGE_CHANGED),
+        "event_type_reserved",
+        f"must not be {STAGE_CHANGED}, which the platform records: send the stage with PATCH /users/{{user_id}}",
+    ),
+]
 
 
 class EventInput(RequestSchema):
@@ -115,7 +130,7 @@ class EventInput(RequestSchema):
 
     event_id: EventId = Field(description="Unique among all events for as long as events are kept.")
     user_id: UserId
-    event_type: EventTypeName
+    event_type: SentEventType
     timestamp: AnyTimestamp = Field(
         description="When it happened: at most 24 h ahead, and within the retention period of events."
     )

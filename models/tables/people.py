@@ -32,6 +32,8 @@ class User(SQLModel, table=True):
     account_status: str = text_column()
     lifecycle_stage: str = text_column()
     lifecycle_stage_pinned: bool = False
+    lifecycle_stage_changed_at: datetime = transaction_time()
+    """When a caller, a workflow or an activity last changed the stage. Inactivity leaves it as it is."""
     age: bytes | None = personal()
     date_of_birth: bytes | None = personal(Mask.DATE)
     gender: bytes | None = personal()

@@ -44,12 +44,20 @@ class UserActivity(SQLModel, table=True):
     """Totals of a user's behaviour. They don't depend on the order of events."""
 
     __tablename__ = "user_activity"
+    __table_args__ = (
+        Index("user_activity_by_stage_due", "stage_due_at", postgresql_where=text("stage_due_at IS NOT NULL")),
+    )
 
     user_id: str = text_column(primary_key=True)
     session_count: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_session_date: datetime | None = time_column(nullable=True)
     total_session_seconds: float = Field(sa_column=Column(Float(53), nullable=False, server_default=text("0")))
     updated_at: datetime = transaction_time()
+    stage_due_at: datetime | None = time_column(nullable=True)
+    """When the sweep looks at the lifecycle stage: at the next crossing or earlier. Activity moves it to no later
+    time, so that most updates change no index."""
+    last_historical_at: datetime | None = time_column(nullable=True)
+    """The time of the latest historical event."""
 
 
 class FeatureUsage(SQLModel, table=True):

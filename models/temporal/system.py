@@ -96,6 +96,13 @@ class PartitionsMade(TemporalPayload):
     months: list[str]
 
 
+class StagesSwept(TemporalPayload):
+    """The people whose lifecycle stage a sweep has looked at, and those of them whom it has moved."""
+
+    due: int
+    moved: int
+
+
 class AuditHead(TemporalPayload):
     """The head of the audit chain after an hour, in hex."""
 

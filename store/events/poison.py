@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import asyncpg
@@ -15,6 +15,7 @@ from sqlmodel import col
 
 from models.errors import AlreadySettledError, EventGoneError, PoisonEventNotFoundError, StillUnusableError
 from models.rules.folding import LogEvent, Projection
+from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.rules.triggers import WorkflowTrigger
 from models.tables.events import PoisonEvent
 from privacy.encryption import Cipher, DecryptionError
@@ -23,7 +24,7 @@ from store.connection import Connection
 from store.consents import locks
 from store.events import log, projection
 from store.statements import filtered, parameters, select, statement
-from store.users import data_keys, users
+from store.users import data_keys, stages, users
 
 PoisonStatus = Literal["open", "replayed", "discarded"]
 
@@ -122,7 +123,11 @@ async def settle(connection: Connection, poison_id: str, status: PoisonStatus) -
 
 
 async def replay(
-    connection: Connection, cipher: Cipher, triggers: Sequence[WorkflowTrigger], poison_id: str
+    connection: Connection,
+    cipher: Cipher,
+    triggers: Sequence[WorkflowTrigger],
+    poison_id: str,
+    periods: Periods = DEFAULT_PERIODS,
 ) -> StoredPoison:
     """Project a poison event exactly once, in the caller's transaction.
 
@@ -147,7 +152,8 @@ async def replay(
     except Exception as error:  # noqa: BLE001 - any error of the pure code comes from the event
         raise StillUnusableError(type(error).__name__) from None
     try:
-        await projection.write(connection, projected, keys)
+        await projection.write(connection, projected, keys, periods)
+        await stages.move_by_activity(connection, cipher, keys, [event], datetime.now(UTC), periods)
         await outbox.enqueue(connection, [event], triggers, keys)
     except Exception as error:
         if is_of_the_event(error):

@@ -11,12 +11,13 @@ from datetime import datetime
 from typing import Any
 
 from asyncpg import Record
-from sqlalchemy import bindparam, tuple_
+from sqlalchemy import bindparam, func, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.rules.folding import Projection, TransactionEntry
-from models.tables.projections import FeatureUsage, Transaction
+from models.rules.stages import DEFAULT_PERIODS, Periods
+from models.tables.projections import FeatureUsage, Transaction, UserActivity
 from privacy.encryption import DataKey
 from store.connection import Connection
 from store.pages import readable_page
@@ -26,14 +27,21 @@ from store.users import users
 _ORDER_ID = "transactions.order_id"
 
 
-async def write(connection: Connection, projection: Projection, keys: Mapping[str, DataKey]) -> None:
+async def write(
+    connection: Connection,
+    projection: Projection,
+    keys: Mapping[str, DataKey],
+    periods: Periods = DEFAULT_PERIODS,
+) -> None:
     """Add a projection in the caller's transaction.
 
     ``keys`` are the data keys of its users. The caller has locked the users whose accounts it closes, as
     :func:`store.users.users.close_accounts` requires.
     """
     if projection.sessions:
-        await _write_sessions(connection, projection.sessions)
+        await _write_sessions(connection, projection.sessions, periods)
+    if projection.imported:
+        await _write_imported(connection, projection.imported)
     if projection.transactions:
         await _write_transactions(connection, list(projection.transactions.values()), keys)
     if projection.features:
@@ -58,20 +66,23 @@ _WRITE_SESSIONS = sql(
         RETURNING new.user_id, new.last_at, old.user_id IS NULL AS is_new,
                   extract(epoch FROM new.last_at - new.first_at)
                   - coalesce(extract(epoch FROM old.last_at - old.first_at), 0) AS seconds)
-    INSERT INTO user_activity AS a (user_id, session_count, last_session_date, total_session_seconds)
-    SELECT user_id, count(*) FILTER (WHERE is_new), max(last_at), sum(seconds)
+    INSERT INTO user_activity AS a (user_id, session_count, last_session_date, total_session_seconds, stage_due_at)
+    SELECT user_id, count(*) FILTER (WHERE is_new), max(last_at), sum(seconds),
+           max(last_at) + cast(:at_risk_after AS interval)
     FROM widened GROUP BY user_id ORDER BY user_id
     ON CONFLICT (user_id) DO UPDATE
     SET session_count = a.session_count + excluded.session_count,
         last_session_date = greatest(a.last_session_date, excluded.last_session_date),
         total_session_seconds = round((a.total_session_seconds + excluded.total_session_seconds) * 1e6) / 1e6,
+        stage_due_at = least(a.stage_due_at, greatest(a.last_session_date, excluded.last_session_date)
+                                             + cast(:at_risk_after AS interval)),
         updated_at = now()
     """
 )
 
 
 async def _write_sessions(
-    connection: Connection, sessions: Mapping[tuple[str, str], tuple[datetime, datetime]]
+    connection: Connection, sessions: Mapping[tuple[str, str], tuple[datetime, datetime]], periods: Periods
 ) -> None:
     ordered = sorted(sessions.items())
     await _WRITE_SESSIONS.execute(
@@ -80,7 +91,21 @@ async def _write_sessions(
         session_ids=[session_id for (_, session_id), _ in ordered],
         first_at=[first for _, (first, _) in ordered],
         last_at=[last for _, (_, last) in ordered],
+        at_risk_after=periods.at_risk_after,
     )
+
+
+_IMPORTED = unnested("given", col(UserActivity.user_id), col(UserActivity.last_historical_at))
+_WRITE_IMPORTED = statement(
+    update(UserActivity)
+    .values(last_historical_at=func.greatest(col(UserActivity.last_historical_at), _IMPORTED.c.last_historical_at))
+    .where(col(UserActivity.user_id) == _IMPORTED.c.user_id)
+)
+
+
+async def _write_imported(connection: Connection, imported: Mapping[str, datetime]) -> None:
+    """The rows exist: the statement before has written the sessions of the same events, and locked them."""
+    await _WRITE_IMPORTED.execute(connection, user_id=list(imported), last_historical_at=list(imported.values()))
 
 
 # SQL text: a CTE that writes two tables. Only new transactions are added to the totals.

@@ -12,6 +12,7 @@ from models.rules.profile import Profile, change, create, missing_core
 from privacy.encryption import Cipher
 from store.connection import Connection
 from store.users import users
+from store.users.rows import StoredUser
 
 # Each lost race means that another transaction created a user of this batch, so few attempts suffice.
 _ATTEMPTS = 20
@@ -47,10 +48,12 @@ async def upsert(
     for _ in range(_ATTEMPTS):
         try:
             async with connection.transaction():
-                return await _attempt(connection, cipher, patches, actor, keep_recorded)
+                outcomes, locked, updated = await _attempt(connection, cipher, patches, actor, keep_recorded)
         except _LostRaceError:
             # The rollback has released the attempt's locks, so this can't deadlock.
             continue
+        await users.record_stages(connection, cipher, locked, updated)
+        return outcomes
     raise StoreUnavailableError
 
 
@@ -60,7 +63,7 @@ async def _attempt(
     patches: Sequence[Mapping[str, Any]],
     actor: str,
     keep_recorded: Collection[str],
-) -> list[UpsertResult]:
+) -> tuple[list[UpsertResult], users.LockedUsers, Mapping[str, StoredUser]]:
     locked = await users.lock(connection, cipher, {patch["user_id"] for patch in patches})
     profiles = {user_id: stored.profile for user_id, stored in locked.users.items()}
     outcomes = [_apply(profiles, locked, patch, keep_recorded) for patch in patches]
@@ -70,8 +73,7 @@ async def _attempt(
     changed = [
         profiles[user_id] for user_id, stored in locked.users.items() if profiles[user_id] != stored.profile
     ]
-    await users.update_locked(connection, cipher, locked, changed, actor=actor)
-    return outcomes
+    return outcomes, locked, await users.update_locked(connection, cipher, locked, changed, actor=actor)
 
 
 def _apply(

@@ -23,7 +23,7 @@ from privacy.encryption import Cipher, DataKey
 from store.statements import select
 
 _PERSONAL = frozenset(personal_columns(User))
-_SET_BY_STATEMENTS = {"version", "created_at", "updated_at", "closed_at", "writes"}
+_SET_BY_STATEMENTS = {"version", "created_at", "updated_at", "closed_at", "writes", "lifecycle_stage_changed_at"}
 
 WRITTEN = [each for each in columns_of(User) if each.name not in _SET_BY_STATEMENTS]
 """The columns that come from a profile."""

@@ -17,6 +17,7 @@ from sqlmodel import col
 from models.errors import UserErasedError, UserExistsError, UserNotFoundError
 from models.rules.activity import Activity
 from models.rules.profile import Profile
+from models.rules.stages import StageCause
 from models.tables.people import DataKey as DataKeyRow
 from models.tables.people import User
 from models.vocabulary import AccountStatus, LifecycleStage
@@ -25,7 +26,8 @@ from store import idempotency
 from store.connection import Connection
 from store.consents import consents, locks
 from store.consents.consents import ConsentChange
-from store.events import redactions
+from store.events import redactions, stage_events
+from store.events.stage_events import StageChange
 from store.instances import transitions
 from store.pages import readable_page
 from store.statements import filtered, one_of, select, statement, unnested
@@ -236,6 +238,10 @@ _UPDATE = statement(
             "version": col(User.version) + 1,
             "updated_at": _NOW,
             "closed_at": case((_IS_CLOSED, func.coalesce(col(User.closed_at), _NOW))),
+            "lifecycle_stage_changed_at": case(
+                (_GIVEN.c.lifecycle_stage != col(User.lifecycle_stage), _NOW),
+                else_=col(User.lifecycle_stage_changed_at),
+            ),
         }
     )
     .where(col(User.user_id) == _GIVEN.c.user_id)
@@ -255,7 +261,8 @@ async def update_locked(
 
     A withdrawal, an opt-out, a closing or a suspension takes the consent locks exclusively
     (:mod:`store.consents.locks`). After the commit, no transaction stores data or sends a message that it forbids.
-    Stored events are redacted later (:mod:`store.events.redactions`).
+    Stored events are redacted later (:mod:`store.events.redactions`). A change of the stage takes them shared:
+    :func:`record_stages` records it, outside a savepoint.
     """
     if not changed:
         return {}
@@ -268,9 +275,10 @@ async def update_locked(
     opted_out = [each.user_id for each in changed if _forbids_more(before[each.user_id], each)]
     restricted = [each for each in changed if _restricts_account(before[each.user_id], each)]
     await redactions.request(connection, opted_out)
-    await locks.exclude(
-        connection, {*opted_out, *(user_id for user_id, _ in withdrawn), *(each.user_id for each in restricted)}
-    )
+    staged = {each.user_id for each in changed if _moves_stage(before[each.user_id], each)}
+    excluded = {*opted_out, *(user_id for user_id, _ in withdrawn), *(each.user_id for each in restricted)}
+    if staged or excluded:
+        await locks.share_and_exclude(connection, staged, excluded)
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
     await transitions.cancel_withdrawn(connection, withdrawn)
     closed = [each.user_id for each in restricted if each.account_status is AccountStatus.CLOSED]
@@ -281,6 +289,25 @@ async def update_locked(
         row["user_id"]: _stored(profiles[row["user_id"]], row, locked.users[row["user_id"]].activity)
         for row in rows
     }
+
+
+def _moves_stage(before: Profile, after: Profile) -> bool:
+    return before.lifecycle_stage is not after.lifecycle_stage
+
+
+async def record_stages(
+    connection: Connection, cipher: Cipher, locked: LockedUsers, updated: Mapping[str, StoredUser]
+) -> None:
+    """Record the changes of stages that :func:`update_locked` has written, as events."""
+    changes = [
+        StageChange(
+            user_id, before, after.profile.lifecycle_stage, StageCause.CALLER, after.version, after.created_at
+        )
+        for user_id, after in updated.items()
+        for before in [locked.users[user_id].profile.lifecycle_stage]
+        if before is not after.profile.lifecycle_stage
+    ]
+    await stage_events.record(connection, cipher, changes)
 
 
 _COUNT_WRITES = statement(
@@ -341,22 +368,6 @@ async def _record_consents(
         if before.get(purpose) is not granted
     ]
     await consents.record(connection, changes, source=_SOURCE, actor=actor)
-
-
-_MOVE_TO_STAGE = statement(
-    update(User)
-    .values(lifecycle_stage=bindparam("stage"), version=col(User.version) + 1, updated_at=func.now())
-    .where(
-        col(User.user_id) == bindparam("user_id"),
-        ~col(User.lifecycle_stage_pinned),
-        col(User.lifecycle_stage) != bindparam("stage"),
-    )
-)
-
-
-async def move_to_stage(connection: Connection, user_id: str, stage: LifecycleStage) -> bool:
-    """Move a user to a stage unless the stage is pinned; returns whether it changed."""
-    return await _MOVE_TO_STAGE.execute(connection, user_id=user_id, stage=stage) > 0
 
 
 _CLOSE = statement(

@@ -55,9 +55,10 @@ async def test_an_invalid_user_id_is_rejected_with_the_code_of_its_defect(
         ("session_id", "..", "invalid_session_id"),
         ("session_id", "workflow:", "session_id_reserved"),
         ("session_id", "workflow:3f2a", "session_id_reserved"),
+        ("event_type", "lifecycle.stage_changed", "event_type_reserved"),
     ],
 )
-async def test_an_id_is_no_path_and_no_session_of_the_platform(
+async def test_an_id_is_no_path_and_no_session_or_event_of_the_platform(
     api: Clients, name: str, value: str, code: str
 ) -> None:
     await add_user(api.admin)
@@ -71,6 +72,9 @@ async def test_an_id_is_no_path_and_no_session_of_the_platform(
 )
 async def test_ids_that_only_resemble_those_are_taken(api: Clients, value: str) -> None:
     await add_user(api.admin)
+    similar = ("lifecycle.stage_change", "lifecycle.stage_changed_", "lifecycle.stage", "lifecycle_stage.changed")
+    for event_type in similar:
+        assert (await api.integrator.post("/events", json=event(event_type=event_type))).status_code == 202
     for name in ("event_id", "session_id"):
         assert (await api.integrator.post("/events", json=event(**{name: value}))).status_code == 202
 

@@ -33,6 +33,7 @@ async def test_the_standard_types_are_those_of_the_contract(api: Clients) -> Non
         "user": ["signup", "login", "logout", "profile_update", "account_deletion"],
         "engagement": ["page_view", "feature_click", "content_view", "search", "share"],
         "transaction": ["cart_add", "cart_remove", "checkout_start", "purchase_complete", "refund"],
+        "lifecycle": ["stage_changed"],
     }
     assert [each["event_type"] for each in listed] == [
         f"{group}.{name}" for group in names for name in names[group]

@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.projector import Projector
     from activities.reconciler import Reconciler
     from activities.redaction import Redactions
+    from activities.stages import StageSweeps
     from models.temporal.public_text import PublicText
     from models.temporal.system import (
         ALL_SHARDS,
@@ -47,6 +48,7 @@ with workflow.unsafe.imports_passed_through():
         ReconcileRequest,
         RetentionRun,
         ShardOfLog,
+        StagesSwept,
         projector_id,
         system_task_queue,
     )
@@ -107,6 +109,19 @@ class PartitionsWorkflow:
     async def run(self) -> PartitionsMade:
         return await workflow.execute_activity_method(
             Partitions.make_ahead, start_to_close_timeout=timedelta(minutes=1)
+        )
+
+
+@workflow.defn(name="stage_sweep")
+class StageSweepWorkflow:
+    @workflow.run
+    async def run(self) -> StagesSwept:
+        return await workflow.execute_activity_method(
+            StageSweeps.sweep,
+            start_to_close_timeout=timedelta(hours=1),
+            schedule_to_close_timeout=timedelta(hours=2),
+            heartbeat_timeout=timedelta(seconds=30),
+            retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)),
         )
 
 
@@ -217,6 +232,15 @@ SCHEDULES: tuple[Scheduled, ...] = (
         every=timedelta(days=1),
         catchup=timedelta(days=7),
         at_worker_start=True,
+    ),
+    Scheduled(
+        workflow=StageSweepWorkflow,
+        workflow_id="system/stage-sweep",
+        queue=Queue.MAINTENANCE,
+        summary="Moves lifecycle stages of people without a session",
+        every=timedelta(minutes=5),
+        catchup=timedelta(minutes=5),
+        at_worker_start=False,
     ),
     Scheduled(
         workflow=AuditCheckpointWorkflow,
