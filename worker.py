@@ -263,7 +263,7 @@ def _lifecycle_activities(
         templates=templates(definitions),
     )
     events, instances = Events(database, cipher), Instances(database, cipher)
-    profiles = Profiles(database, cipher, purposes)
+    profiles = Profiles(database, cipher, purposes, settings.clv_expected_years)
     return [
         instances.record,
         instances.end,

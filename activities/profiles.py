@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -20,11 +21,18 @@ from store.users import stages, users
 
 
 class Profiles:
-    def __init__(self, database: Database, cipher: Cipher, purposes: Mapping[str, Purpose | None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        cipher: Cipher,
+        purposes: Mapping[str, Purpose | None],
+        clv_expected_years: Decimal,
+    ) -> None:
         """``purposes`` has the purpose of each lifecycle workflow; others know the core attributes alone."""
         self._database = database
         self._cipher = cipher
         self._purposes = purposes
+        self._clv_expected_years = clv_expected_years
 
     @activity.defn(name="profiles.set_stage")
     async def set_stage(self, change: StageChange) -> StageChanged:
@@ -51,7 +59,7 @@ class Profiles:
                 "the profile can't be read", type=type(error).__name__, non_retryable=True
             ) from None
         purpose = self._purposes.get(question.workflow_id)
-        return known_profile(stored.profile, stored.activity, purpose, datetime.now(UTC))
+        return known_profile(stored.profile, stored.activity, purpose, datetime.now(UTC), self._clv_expected_years)
 
 
 class Clocks:

@@ -80,7 +80,7 @@ class Export:
         """An export that begins with the profile ``stored``, which the same transaction has read."""
         [users] = [_shown(table) for table in exports.tables() if table.name == PROFILE]
         user_id = stored.profile.user_id
-        profile = masked_for(role, full_profile(stored))
+        profile = masked_for(role, full_profile(stored, resources.settings.clv_expected_years))
         for row in (await exports.page(connection, resources.cipher, user_id, users, None)).rows:
             profile |= _seen(role, users, row, {})
         return cls(resources, role, user_id, profile, datetime.now(UTC))

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,6 +24,7 @@ from api.parsing import crowd_errors
 from api.validation import item_errors
 from models.errors import FieldError
 from models.rules.activity import MOST_CURRENCIES, MOST_FEATURES, Activity
+from models.rules.customer_value import customer_lifetime_value, purchase_frequency
 from models.rules.money import average, format_amount
 from models.schemas.fields import UnusableItem, is_user_id
 from models.schemas.users import (
@@ -51,9 +53,10 @@ AUDITED_FIELDS = (
 _ALWAYS = ("user_id", "created_at", "updated_at")
 
 
-def full_profile(stored: StoredUser) -> UserProfile:
-    """A profile without masks."""
+def full_profile(stored: StoredUser, expected_years: Decimal) -> UserProfile:
+    """A profile without masks. ``expected_years`` is the setting `clv_expected_years`."""
     known, activity = stored.profile, stored.activity
+    now = datetime.now(UTC)
     profiling = known.consents_to(Purpose.PROFILING)
     return UserProfile(
         user_id=known.user_id,
@@ -72,15 +75,17 @@ def full_profile(stored: StoredUser) -> UserProfile:
             total_session_duration=activity.total_session_seconds,
             feature_usage_map=activity.shown_features,
             feature_usage_truncated=len(activity.features) > MOST_FEATURES,
-            engagement_score=activity.engagement_score(datetime.now(UTC), profiling=profiling),
+            engagement_score=activity.engagement_score(now, profiling=profiling),
         ),
-        transactions=_transactions(activity, known.subscription_tier),
+        transactions=_transactions(activity, known.subscription_tier, now, expected_years),
         created_at=stored.created_at,
         updated_at=stored.updated_at,
     )
 
 
-def _transactions(activity: Activity, subscription_tier: str | None) -> Transactions:
+def _transactions(
+    activity: Activity, subscription_tier: str | None, now: datetime, expected_years: Decimal
+) -> Transactions:
     main = activity.main_total
     if main is None:
         return Transactions(subscription_tier=subscription_tier)
@@ -93,6 +98,8 @@ def _transactions(activity: Activity, subscription_tier: str | None) -> Transact
         revenue_truncated=len(activity.totals) > MOST_CURRENCIES,
         last_purchase_date=activity.last_purchase_at,
         subscription_tier=subscription_tier,
+        customer_lifetime_value=customer_lifetime_value(activity, now, expected_years),
+        purchase_frequency=purchase_frequency(activity, now),
     )
 
 
@@ -129,15 +136,15 @@ def etag(cipher: Cipher, role: Role, stored: StoredUser, profile: UserProfile) -
     if not reads_people(role):
         written = f"{profile.user_id} {version} {stored.writes}"
         return f'"{cipher.fingerprint(b"etag", written.encode()).hex()[:32]}"'
-    # Without the score: it decays from day to day, and If-Match must not fail for that.
+    # Without the figures that change with time alone: If-Match must not fail for that.
     behavior = profile.behavior.model_dump_json(exclude={"engagement_score"})
-    digest = hashlib.sha256((behavior + profile.transactions.model_dump_json()).encode()).hexdigest()[:16]
+    transactions = profile.transactions.model_dump_json(exclude={"customer_lifetime_value", "purchase_frequency"})
+    digest = hashlib.sha256((behavior + transactions).encode()).hexdigest()[:16]
     return f'"{version}-{"full" if sees_personal_data(role) else "masked"}-{digest}"'
 
 
-def etags(cipher: Cipher, caller: Role, stored: StoredUser) -> set[str]:
+def etags(cipher: Cipher, caller: Role, stored: StoredUser, profile: UserProfile) -> set[str]:
     """The entity tags that a change may name: those of all views, but for an integrator only its own."""
-    profile = full_profile(stored)
     return {etag(cipher, role, stored, profile) for role in (Role if reads_people(caller) else [caller])}
 
 

@@ -7,6 +7,7 @@ import re
 from base64 import b64decode
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -246,6 +247,9 @@ class Settings(BaseSettings):
     """From the last session to `dormant`; longer than `stage_at_risk_after`."""
     stage_churned_after: Days = timedelta(days=90)
     """From the last session to `churned`; longer than `stage_dormant_after`."""
+
+    clv_expected_years: Decimal = Field(default=Decimal(3), gt=0, le=100, max_digits=8)
+    """The years for which `customer_lifetime_value` expects purchases."""
 
     worker_deployment: Name | None = None
     """This worker's deployment in Temporal. Set it together with `worker_build_id`; unset: not versioned

@@ -27,6 +27,7 @@ from api.profiles import (
     profile_for_writer,
     read_upsert,
 )
+from api.resources import Resources
 from api.responses import if_match_holds, if_none_match_hits, json_response
 from models.audit import Detail
 from models.errors import (
@@ -103,7 +104,7 @@ async def create_user(
         stored = await users.find(connection, resources.cipher, body.user_id)
     else:
         stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
-    profile = full_profile(stored)
+    profile = _full(stored, resources)
     headers = {"Location": f"/users/{body.user_id}", "ETag": etag(resources.cipher, caller.role, stored, profile)}
     response = json_response(profile_for_writer(caller.role, profile, sent), 201, headers)
     await idempotency.keep(connection, claim, response, subject=body.user_id)
@@ -178,7 +179,7 @@ async def search_users(
     rows = await users.list_page(
         connection, resources.cipher, limit=page.rows_to_fetch, after=after[0] if after else None, email=body.email
     )
-    return await _page_of(rows, page, caller.role, _SEARCH, audit)
+    return await _page_of(rows, page, caller.role, resources, _SEARCH, audit)
 
 
 @router.get("/users", response_model=UserPage)
@@ -203,13 +204,19 @@ async def list_users(
         stage=lifecycle_stage,
         status=account_status,
     )
-    return await _page_of(rows, page, caller.role, _LIST, audit)
+    return await _page_of(rows, page, caller.role, resources, _LIST, audit)
 
 
-async def _page_of(rows: list[StoredUser], page: PageRequest, role: Role, name: str, audit: Audit) -> Response:
+def _full(stored: StoredUser, resources: Resources) -> UserProfile:
+    return full_profile(stored, resources.settings.clv_expected_years)
+
+
+async def _page_of(
+    rows: list[StoredUser], page: PageRequest, role: Role, resources: Resources, name: str, audit: Audit
+) -> Response:
     data, pagination = page.rows_and_pagination(name, rows, lambda row: (row.profile.user_id,))
     audit.note(subjects=[row.profile.user_id for row in data], fields=AUDITED_FIELDS)
-    shown = await each(lambda row: masked_for(role, full_profile(row)), data)
+    shown = await each(lambda row: masked_for(role, _full(row, resources)), data)
     return json_response({"data": shown, "pagination": pagination.model_dump()})
 
 
@@ -236,7 +243,7 @@ async def get_user(
     """Get a profile. Only an admin gets personal attributes without masks."""
     stored = await users.find(connection, resources.cipher, user_id)
     audit.note(fields=AUDITED_FIELDS)
-    profile = full_profile(stored)
+    profile = _full(stored, resources)
     headers = {"ETag": etag(resources.cipher, caller.role, stored, profile)}
     if if_none_match_hits(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -275,8 +282,10 @@ async def patch_user(
         raise InvalidContentError([FieldError("/user_id", "read_only", "can't be changed")])
     locked = await users.lock_one(connection, resources.cipher, user_id)
     stored = locked.users[user_id]
-    if if_match is not None and not if_match_holds(if_match, etags(resources.cipher, caller.role, stored)):
-        raise PreconditionFailedError
+    if if_match is not None:
+        tags = etags(resources.cipher, caller.role, stored, _full(stored, resources))
+        if not if_match_holds(if_match, tags):
+            raise PreconditionFailedError
     audit.note(fields=attribute_names(sent))
     changed = rules.change(stored.profile, sent)
     if changed != stored.profile:
@@ -285,7 +294,7 @@ async def patch_user(
         stored = updated[user_id]
     if not reads_people(caller.role):
         stored = await users.count_write(connection, stored)
-    profile = full_profile(stored)
+    profile = _full(stored, resources)
     headers = {"ETag": etag(resources.cipher, caller.role, stored, profile)}
     return json_response(profile_for_writer(caller.role, profile, sent), headers=headers)
 

@@ -25,6 +25,7 @@ class CurrencyTotal:
     purchases: int
     revenue: Decimal
     last_purchase_at: datetime | None
+    first_purchase_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Activity:
     """Uses by feature: the most used ones, up to one more than :data:`MOST_FEATURES`."""
     totals: tuple[CurrencyTotal, ...] = ()
     """By currency: those with the most purchases, up to one more than :data:`MOST_CURRENCIES`."""
-    purchases_in_all: tuple[int, datetime | None] | None = None
-    """Number and latest time of the purchases in all currencies; None if ``totals`` has all of them."""
+    purchases_in_all: tuple[int, datetime | None, datetime | None] | None = None
+    """Number, latest and first time of the purchases in all currencies; None if ``totals`` has all of them."""
 
     def engagement_score(self, now: datetime, *, profiling: bool) -> float | None:
         """A score from 0 to 100, rounded to 0.1: 100 · (1 - 2^(-sessions / 4)) · 2^(-days / 14).
@@ -72,6 +73,12 @@ class Activity:
         if self.purchases_in_all is not None:
             return self.purchases_in_all[1]
         return max((total.last_purchase_at for total in self.totals if total.last_purchase_at), default=None)
+
+    @property
+    def first_purchase_at(self) -> datetime | None:
+        if self.purchases_in_all is not None:
+            return self.purchases_in_all[2]
+        return min((total.first_purchase_at for total in self.totals if total.first_purchase_at), default=None)
 
     @property
     def main_total(self) -> CurrencyTotal | None:

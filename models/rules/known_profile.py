@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
 from models.rules.activity import Activity
+from models.rules.customer_value import customer_lifetime_value, purchase_frequency
 from models.rules.profile import Profile
 from models.temporal.profiles import KnownBehavior, KnownDemographics, KnownProfile, KnownTransactions
 from models.vocabulary import Purpose
 
 
-def known_profile(profile: Profile, activity: Activity, purpose: Purpose | None, now: datetime) -> KnownProfile:
-    """The attributes for a workflow with this purpose.
+def known_profile(
+    profile: Profile, activity: Activity, purpose: Purpose | None, now: datetime, expected_years: Decimal
+) -> KnownProfile:
+    """The attributes for a workflow with this purpose. ``expected_years`` is the setting `clv_expected_years`.
 
     A service knows the core attributes of the account. So does each workflow without its purpose's consent. The
     other groups need `data_collection` besides that consent, and the score needs `profiling` too.
@@ -24,6 +28,7 @@ def known_profile(profile: Profile, activity: Activity, purpose: Purpose | None,
     if purpose is None or not (profile.consents_to(purpose) and profile.consents_to(Purpose.DATA_COLLECTION)):
         return core
     total = activity.main_total
+    value = customer_lifetime_value(activity, now, expected_years)
     return core.model_copy(
         update={
             "demographics": KnownDemographics.model_validate(profile.demographics),
@@ -38,6 +43,8 @@ def known_profile(profile: Profile, activity: Activity, purpose: Purpose | None,
                 currency=total.currency if total else None,
                 last_purchase_date=activity.last_purchase_at,
                 subscription_tier=profile.subscription_tier,
+                purchase_frequency=purchase_frequency(activity, now),
+                customer_lifetime_value=None if value is None else Decimal(value),
             ),
         }
     )

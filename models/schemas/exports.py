@@ -30,6 +30,7 @@ _FIELDS: Mapping[str, str] = {
     "dead_letters.dead_letter_id": "id",
     "user_activity.total_session_seconds": "total_session_duration",
     "purchase_totals.last_purchase_at": "last_purchase_date",
+    "purchase_totals.first_purchase_at": "first_purchase_date",
 }
 """Names in the API that differ from the column's name."""
 _IN_PROFILE = frozenset({*UserProfile.model_fields, *Demographics.model_fields, *Transactions.model_fields})

@@ -203,8 +203,14 @@ class Transactions(ResponseSchema):
     )
     last_purchase_date: datetime | None = None
     subscription_tier: str | None = None
-    customer_lifetime_value: str | None = None
-    purchase_frequency: float | None = Field(default=None, description="Purchases a month.")
+    customer_lifetime_value: str | None = Field(
+        default=None,
+        description="`average_order_value` · purchases a year · `PERENNIAL_CLV_EXPECTED_YEARS`, in `currency`.",
+    )
+    purchase_frequency: float | None = Field(
+        default=None,
+        description="Purchases per 30 days since the first one, over at least 30 days; in all currencies.",
+    )
 
 
 class Consents(ResponseSchema):

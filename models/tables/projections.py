@@ -79,6 +79,7 @@ class PurchaseTotal(SQLModel, table=True):
     revenue: Decimal = Field(sa_column=Column(Numeric, nullable=False))
     """Purchases minus refunds."""
     last_purchase_at: datetime | None = time_column(nullable=True)
+    first_purchase_at: datetime | None = time_column(nullable=True)
 
 
 class EventWait(SQLModel, table=True):

@@ -37,13 +37,16 @@ class KnownBehavior(TemporalPayload):
 
 
 class KnownTransactions(TemporalPayload):
-    """``total_revenue`` is in ``currency``, the one with the most purchases."""
+    """Amounts are in ``currency``, the one with the most purchases."""
 
     total_purchases: int = 0
     total_revenue: Decimal = Decimal(0)
     currency: str | None = None
     last_purchase_date: datetime | None = None
     subscription_tier: str | None = None
+    purchase_frequency: float | None = None
+    """Purchases per 30 days; None without purchases."""
+    customer_lifetime_value: Decimal | None = None
 
 
 class KnownProfile(TemporalPayload):

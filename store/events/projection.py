@@ -121,14 +121,16 @@ _WRITE_TRANSACTIONS = sql(
                AS given (event_id, user_id, kind, order_id, amount, currency, occurred_at)
         ON CONFLICT (event_id) DO NOTHING
         RETURNING user_id, kind, amount, currency, occurred_at)
-    INSERT INTO purchase_totals AS t (user_id, currency, purchases, revenue, last_purchase_at)
+    INSERT INTO purchase_totals AS t (user_id, currency, purchases, revenue, last_purchase_at, first_purchase_at)
     SELECT user_id, currency, count(*) FILTER (WHERE kind = 'purchase'),
            sum(CASE kind WHEN 'purchase' THEN amount ELSE -amount END),
-           max(occurred_at) FILTER (WHERE kind = 'purchase')
+           max(occurred_at) FILTER (WHERE kind = 'purchase'),
+           min(occurred_at) FILTER (WHERE kind = 'purchase')
     FROM new GROUP BY user_id, currency ORDER BY user_id, currency
     ON CONFLICT (user_id, currency) DO UPDATE
     SET purchases = t.purchases + excluded.purchases, revenue = t.revenue + excluded.revenue,
-        last_purchase_at = greatest(t.last_purchase_at, excluded.last_purchase_at)
+        last_purchase_at = greatest(t.last_purchase_at, excluded.last_purchase_at),
+        first_purchase_at = least(t.first_purchase_at, excluded.first_purchase_at)
     """
 )
 

@@ -50,17 +50,20 @@ def _most_used_features() -> Any:
 def _largest_totals() -> Any:
     """Rows of the currencies with the most purchases, one more than a profile shows.
 
-    Each row also has the number and the latest time of the purchases in all currencies.
+    Each row also has the number, the latest and the first time of the purchases in all currencies.
     """
     purchases, latest = col(PurchaseTotal.purchases), col(PurchaseTotal.last_purchase_at)
+    first = col(PurchaseTotal.first_purchase_at)
     largest = (
         select(
             col(PurchaseTotal.currency),
             purchases,
             col(PurchaseTotal.revenue),
             latest,
+            first,
             func.sum(purchases).over().label("in_all"),
             func.max(latest).over().label("latest_of_all"),
+            func.min(first).over().label("first_of_all"),
         )
         .where(col(PurchaseTotal.user_id) == col(User.user_id))
         .order_by(purchases.desc(), latest.desc().nulls_last(), collate(col(PurchaseTotal.currency), "C").desc())
@@ -137,8 +140,8 @@ def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> 
         last_session_date=last_session,
         total_session_seconds=seconds,
         features=row["features"] or {},
-        totals=tuple(CurrencyTotal(*total[:4]) for total in totals),
-        purchases_in_all=(int(totals[0][4]), totals[0][5]) if totals else None,
+        totals=tuple(CurrencyTotal(*total[:5]) for total in totals),
+        purchases_in_all=(int(totals[0][5]), totals[0][6], totals[0][7]) if totals else None,
     )
     return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], row["writes"], activity)
 

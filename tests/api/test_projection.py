@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from models.vocabulary import Role
 from privacy.encryption import Cipher
 from runtime.database import Database
-from tests.support.http import Clients, assert_problem
+from store.connection import Connection
+from tests.support.http import Clients, assert_problem, field_errors
 from tests.support.log import NOON, Happening, Log, click, purchase
 
 MINUTE = timedelta(minutes=1)
@@ -56,6 +58,42 @@ async def test_a_profile_shows_what_is_computed_from_events(api: Clients, log: L
     assert patched.json()["transactions"] == shown
 
 
+async def test_a_profile_shows_how_often_a_person_buys_and_the_value_to_expect(api: Clients, log: Log) -> None:
+    user, now = await log.person(), datetime.now(UTC)
+    # Half an hour beyond a whole hour: the figures don't change while this test runs.
+    ago = timedelta(days=60, minutes=30)
+    await log.write(purchase(user, "20.00", timestamp=now), purchase(user, "5.00", "EUR", timestamp=now))
+    await log.project()
+    await log.write(purchase(user, "40.00", timestamp=now - ago), purchase(user, "7", "JPY", event_type=REFUND))
+    await log.project()
+    profile = (await api.admin.get(f"/users/{user}")).json()
+    shown = profile["transactions"]
+    assert (shown["currency"], shown["average_order_value"], shown["purchase_frequency"]) == ("USD", "30.00", 1.5)
+    assert shown["customer_lifetime_value"] == "1642.50"  # 30.00 · 1.5 · 365 / 30 · 3 years
+    assert (await api.analyst.get(f"/users/{user}/export")).json()["profile"]["transactions"] == shown
+    totals = (await api.admin.get(f"/users/{user}/export")).json()["purchase_totals"]
+    firsts = {each["currency"]: each["first_purchase_date"] for each in totals}
+    assert firsts["JPY"] is None
+    assert datetime.fromisoformat(firsts["USD"]) == now - ago
+    for name in ("customer_lifetime_value", "purchase_frequency"):
+        answer = await api.admin.patch(f"/users/{user}", json={"transactions": {name: 1}})
+        assert field_errors(answer) == {(f"/transactions/{name}", "read_only")}
+
+
+async def test_a_profiles_tag_outlives_figures_that_change_with_time(
+    api: Clients, log: Log, owner: Connection
+) -> None:
+    user = await log.person()
+    await log.write(purchase(user, "20.00", timestamp=datetime.now(UTC)))
+    await log.project()
+    before = await api.admin.get(f"/users/{user}")
+    await owner.execute("UPDATE purchase_totals SET first_purchase_at = now() - interval '90 days'")
+    after = await api.admin.get(f"/users/{user}")
+    shown = [Decimal(each.json()["transactions"]["customer_lifetime_value"]) for each in (before, after)]
+    assert shown == [730, Decimal("243.33")]
+    assert before.headers["etag"] == after.headers["etag"]
+
+
 async def test_a_profile_without_events_has_the_defaults(api: Clients, log: Log) -> None:
     profile = (await api.admin.get(f"/users/{await log.person()}")).json()
     assert profile["behavior"]["session_count"] == 0
@@ -63,6 +101,8 @@ async def test_a_profile_without_events_has_the_defaults(api: Clients, log: Log)
     assert profile["transactions"]["total_revenue"] == "0.00"
     assert profile["transactions"]["revenue_by_currency"] == {}
     assert profile["transactions"]["currency"] is None
+    assert profile["transactions"]["purchase_frequency"] is None
+    assert profile["transactions"]["customer_lifetime_value"] is None
 
 
 async def test_a_profiles_tag_changes_with_its_events(api: Clients, log: Log) -> None:

@@ -75,9 +75,9 @@ async def test_purchases_and_refunds_add_up_within_each_currency(log: Log) -> No
     )
     await log.project()
     assert (await log.activity(user)).totals == (
-        CurrencyTotal("EUR", 2, Decimal("0.3"), NOON + MINUTE),
+        CurrencyTotal("EUR", 2, Decimal("0.3"), NOON + MINUTE, NOON),
         CurrencyTotal("GBP", 0, Decimal("-7"), None),
-        CurrencyTotal("USD", 2, Decimal("14.99"), NOON),
+        CurrencyTotal("USD", 2, Decimal("14.99"), NOON, NOON),
     )
 
 

@@ -34,6 +34,7 @@ _RENAMED = {
     ("dead_letters", "dead_letter_id"): ["id"],
     ("user_activity", "total_session_seconds"): ["total_session_duration"],
     ("purchase_totals", "last_purchase_at"): ["last_purchase_date"],
+    ("purchase_totals", "first_purchase_at"): ["first_purchase_date"],
     ("events", "body"): _PARTS,
 }
 """Columns with another name in the API, or with several."""

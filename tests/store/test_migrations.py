@@ -81,6 +81,34 @@ async def test_a_partition_that_was_detached_before_a_migration_can_be_attached_
             await owner.close()
 
 
+@pytest.mark.slow
+async def test_a_migration_finds_first_purchases_as_far_as_they_are_stored() -> None:
+    async with scratch_postgres() as server:
+        settings = settings_of(server)
+        await asyncio.to_thread(command.upgrade, migrate._config(settings), "0017")
+        owner = await asyncpg.connect(server.owner_url)
+        try:
+            await owner.execute(
+                """INSERT INTO transactions (event_id, user_id, kind, amount, currency, occurred_at)
+                   VALUES ('e-1', 'u-1', 'purchase', 1, 'USD', '2026-03-01Z'),
+                          ('e-2', 'u-1', 'purchase', 1, 'USD', '2026-02-01Z'),
+                          ('e-3', 'u-1', 'refund', 1, 'USD', '2026-01-01Z'),
+                          ('e-4', 'u-2', 'purchase', 1, 'USD', '2026-01-01Z')"""
+            )
+            await owner.execute(
+                """INSERT INTO purchase_totals (user_id, currency, purchases, revenue, last_purchase_at)
+                   VALUES ('u-1', 'USD', 2, 1, '2026-03-01Z'), ('u-1', 'EUR', 3, 9, '2025-05-05Z'),
+                          ('u-1', 'JPY', 0, -9, NULL)"""
+            )
+            await asyncio.to_thread(migrate.upgrade, settings)
+            found = await owner.fetch(
+                "SELECT first_purchase_at::date::text FROM purchase_totals ORDER BY currency"
+            )
+            assert [row[0] for row in found] == ["2025-05-05", None, "2026-02-01"]
+        finally:
+            await owner.close()
+
+
 async def test_a_database_of_an_unknown_revision_is_one_sentence() -> None:
     async with scratch_postgres() as server:
         settings = settings_of(server)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.testing import WorkflowEnvironment
 
-from models.rules.activity import Activity
+from models.rules.activity import Activity, CurrencyTotal
 from models.rules.known_profile import known_profile
 from models.rules.profile import Profile
 from models.temporal.profiles import KnownBehavior, KnownDemographics, KnownTransactions
@@ -58,12 +59,21 @@ ACTIVITY = Activity(session_count=4, last_session_date=NOW)
 
 
 def test_a_marketing_workflow_knows_all_groups_under_their_consents() -> None:
-    known = known_profile(PERSON, ACTIVITY, Purpose.MARKETING, NOW)
+    known = known_profile(PERSON, ACTIVITY, Purpose.MARKETING, NOW, Decimal(3))
     assert known.demographics == KnownDemographics(age=34, country="DE")
     assert known.behavior == KnownBehavior(session_count=4, last_session_date=NOW, engagement_score=50.0)
     assert known.transactions == KnownTransactions(subscription_tier="pro")
     for personal in ("ada", "Ada", "1992", "Berlin"):
         assert personal not in known.model_dump_json()
+
+
+def test_a_workflow_knows_how_often_a_person_buys_and_the_value_to_expect() -> None:
+    first, last = NOW - timedelta(days=60), NOW - timedelta(days=1)
+    bought = replace(ACTIVITY, totals=(CurrencyTotal("USD", 3, Decimal("90.00"), last, first),))
+    known = known_profile(PERSON, bought, Purpose.MARKETING, NOW, Decimal(3)).transactions
+    assert (known.purchase_frequency, known.customer_lifetime_value) == (1.5, Decimal("1642.50"))
+    core = known_profile(PERSON, bought, None, NOW, Decimal(3)).transactions
+    assert core == KnownTransactions()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +90,7 @@ def test_no_group_is_known_without_the_consents_that_cover_it(
     purpose: Purpose | None, missing: Purpose | None, groups: bool
 ) -> None:
     consents = {each.value: each is not missing for each in ALL}
-    known = known_profile(replace(PERSON, consents=consents), ACTIVITY, purpose, NOW)
+    known = known_profile(replace(PERSON, consents=consents), ACTIVITY, purpose, NOW, Decimal(3))
     assert (known.account_status, known.lifecycle_stage) == ("active", "onboarding")
     assert (known.demographics.country == "DE") is groups
     assert (known.behavior.session_count == 4) is groups
