@@ -16,9 +16,15 @@ from api.masking import event_body_for
 from api.openapi import problems
 from api.pages import PageQuery
 from api.responses import json_response
-from models.errors import EventNotFoundError, UserErasedError, UserNotFoundError
+from models.errors import (
+    EventNotFoundError,
+    FieldError,
+    InvalidContentError,
+    UserErasedError,
+    UserNotFoundError,
+)
 from models.rules.event_types import EventType
-from models.schemas.events import EventId, EventPage, EventTypeName, EventView
+from models.schemas.events import EventId, EventPage, EventTypePattern, EventView
 from models.schemas.fields import Timestamp
 from models.vocabulary import Basis, Role
 from store.events import timeline
@@ -59,11 +65,15 @@ async def list_user_events(
     resources: ResourcesOf,
     page: PageQuery,
     audit: AuditOf,
-    event_type: Annotated[EventTypeName | None, Query(description="Only events of this type.")] = None,
+    event_type: Annotated[
+        EventTypePattern | None, Query(description="Only events of this type or category (`transaction.*`).")
+    ] = None,
     since: Annotated[Timestamp | None, Query(description="Only events of this time or later.")] = None,
     until: Annotated[Timestamp | None, Query(description="Only events before this time.")] = None,
 ) -> Response:
     """List a user's events, newest first. Only an admin gets personal values without masks."""
+    if since is not None and until is not None and since > until:
+        raise InvalidContentError([FieldError("/query/until", "before_since", "must not be before since")])
     rows = await timeline.list_of_user(
         connection,
         resources.cipher,

@@ -22,6 +22,7 @@ from models.rules.personal_text import MUST_BE_WORD, is_dimension, is_label
 from models.rules.schema_errors import explain, pointer
 from models.rules.schema_size import size_error
 
+CATEGORY = re.compile(r"[a-z][a-z0-9_]*")
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 """`category.action`, in lower case with underscores."""
 NAME_LENGTH = 128

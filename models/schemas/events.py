@@ -12,7 +12,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StrictBo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from models.rules.event_types import MAX_ENTRIES, NAME, NAME_LENGTH
+from models.rules.event_types import CATEGORY, MAX_ENTRIES, NAME, NAME_LENGTH
 from models.rules.folding import WORKFLOW_SESSION
 from models.rules.stages import STAGE_CHANGED
 from models.schemas.common import Page, Problem
@@ -121,6 +121,18 @@ SentEventType = Annotated[
         _not(STAGE_CHANGED),
         "event_type_reserved",
         f"must not be {STAGE_CHANGED}, which the platform records: send the stage with PATCH /users/{{user_id}}",
+    ),
+]
+
+
+EventTypePattern = Annotated[
+    str,
+    PatternString(
+        rf"^(?:{NAME.pattern}|{CATEGORY.pattern}\.\*)$",
+        "invalid_event_type",
+        "must be category.action or category.*, in lower case with underscores, like transaction.*",
+        NAME_LENGTH,
+        ("transaction.cart_add", "transaction.*"),
     ),
 ]
 

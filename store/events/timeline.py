@@ -45,6 +45,7 @@ class EventFilter:
     """Conditions on events, joined with AND. ``since`` is inclusive, ``until`` is not."""
 
     event_type: str | None = None
+    """A type or a category (`engagement.*`)."""
     since: datetime | None = None
     until: datetime | None = None
 
@@ -60,6 +61,7 @@ _FIELDS: list[Any] = [
     col(Event.body),
 ]
 _TYPE = bindparam("event_type", type_=Text)
+_CATEGORY = bindparam("category", type_=Text)
 
 
 def _list_of_user(*conditions: ColumnElement[bool]) -> Statement:
@@ -72,6 +74,7 @@ def _list_of_user(*conditions: ColumnElement[bool]) -> Statement:
             col(Event.timestamp) >= bindparam("since"),
             col(Event.timestamp) < bindparam("until"),
             or_(_TYPE.is_(None), col(Event.event_type) == _TYPE),
+            or_(_CATEGORY.is_(None), func.starts_with(col(Event.event_type), _CATEGORY)),
             *conditions,
         )
         .order_by(col(Event.timestamp).desc(), col(Event.event_id).desc())
@@ -108,8 +111,10 @@ async def list_of_user(
     Raises :class:`DecryptionError` for a damaged data key, :class:`UserNotFoundError` or :class:`UserErasedError`.
     """
     key: DataKey | None = None
+    of_category = wanted.event_type is not None and wanted.event_type.endswith(".*")
     filters = {
-        "event_type": wanted.event_type,
+        "event_type": None if of_category else wanted.event_type,
+        "category": wanted.event_type[:-1] if wanted.event_type is not None and of_category else None,
         "since": wanted.since or _FIRST_TIME,
         "until": wanted.until or _LAST_TIME,
     }

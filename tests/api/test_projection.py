@@ -155,6 +155,14 @@ async def test_transactions_are_listed_newest_first_with_their_events(api: Clien
     }
     assert_problem(await api.analyst.get("/users/nobody/transactions"), 404, "user_not_found")
     assert_problem(await api.integrator.get(f"/users/{user}/transactions"), 403, "forbidden")
+    head = await api.analyst.head(f"/users/{user}/transactions")
+    assert (head.status_code, head.content) == (200, b"")
+    for wanted in ({"limit": 0}, {"limit": 1001}, {"cursor": "x"}):
+        answer = await api.analyst.get(f"/users/{user}/transactions", params=wanted)
+        assert {pointer for pointer, _ in field_errors(answer)} == {f"/query/{name}" for name in wanted}
+    async with log.database.connection() as connection:
+        await connection.execute("UPDATE data_keys SET wrapped = NULL WHERE subject = $1", user)
+    assert_problem(await api.analyst.get(f"/users/{user}/transactions"), 410, "user_erased")
 
 
 async def set_aside(api: Clients, log: Log, user: str) -> dict[str, Any]:

@@ -142,6 +142,14 @@ async def test_a_list_has_filters_by_type_and_time(api: Clients) -> None:
     assert await found(event_type="lesson.finish", since=whens[0], until=whens[3]) == ["e-2", "e-0"]
     first = (await api.operator.get("/users/u-1/events?limit=2&event_type=lesson.finish")).json()
     assert await found(event_type="lesson.finish", cursor=first["pagination"]["next_cursor"]) == ["e-0"]
+    assert await found(event_type="lesson.*") == ["e-3", "e-2", "e-1", "e-0"]
+    assert await found(event_type="lesson.*", since=whens[1], until=whens[3], limit=1) == ["e-2"]
+    assert await found(event_type="less.*") == await found(event_type="lesson.*", since=whens[1], until=whens[1]) == []
+    backwards = await api.operator.get("/users/u-1/events", params={"since": whens[1], "until": whens[0]})
+    assert field_errors(backwards) == {("/query/until", "before_since")}
+    for pattern in ("", "*", "lesson", "lesson.", "lesson.*.*", ".*", "les_on.%"):
+        answer = await api.operator.get("/users/u-1/events", params={"event_type": pattern})
+        assert field_errors(answer) == {("/query/event_type", "invalid_event_type")}, pattern
     wrong = await api.operator.get("/users/u-1/events?event_type=Lesson&since=now&until=2026-01-01")
     assert field_errors(wrong) == {
         ("/query/event_type", "invalid_event_type"),
