@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
+
+from models.rules.standards import time_zones
 
 Value = str | int | float | bool | Decimal | date | datetime
 """A converted value. Dates and decimals become text only when sent, so that `pick` can compare them."""
@@ -54,7 +56,7 @@ A_ZONE = "the name of an IANA time zone, such as Europe/Berlin or UTC"
 
 
 def is_zone(name: object) -> bool:
-    return isinstance(name, str) and name in available_timezones()
+    return isinstance(name, str) and name in time_zones()
 
 
 @dataclass(slots=True)

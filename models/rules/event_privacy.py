@@ -24,7 +24,7 @@ from typing import Any
 from models.personal import PROPERTY_NAME, Mask
 from models.rules.event_types import EventType
 from models.rules.personal_text import identifies_person, is_word
-from models.vocabulary import COUNTRIES
+from models.rules.standards import countries
 
 Masker = Callable[[Mask, Any], Any]
 
@@ -69,8 +69,6 @@ _SYSTEMS = frozenset(
 _VERSION = re.compile(r"[0-9]{1,5}(\.[0-9]{1,7}){0,3}", re.ASCII)
 _VERSIONS = frozenset({"os_version", "browser_version", "app_version", "sdk_version"})
 _KNOWN_VALUES: Mapping[str, Collection[str]] = {
-    "country": {code.lower() for code in COUNTRIES},
-    "country_code": {code.lower() for code in COUNTRIES},
     "device_type": DEVICE_TYPES,
     "type": DEVICE_TYPES,
     "platform": _SYSTEMS | DEVICE_TYPES,
@@ -78,6 +76,8 @@ _KNOWN_VALUES: Mapping[str, Collection[str]] = {
     "browser": _SYSTEMS,
 }
 """Values of `location` and `device_info` that are shown, since many people share them; by name, in lower case."""
+_COUNTRY_NAMES = frozenset({"country", "country_code"})
+"""Names of `location` and `device_info` whose values are shown if they are codes of countries."""
 _PARTS_WITH_ALIASES = ("location", "device_info")
 
 
@@ -149,7 +149,7 @@ def standard_dimensions(body: Mapping[str, Any]) -> dict[str, str]:
     location, device = body.get("location"), body.get("device_info")
     if location:
         country = location.get("country")
-        if isinstance(country, str) and country.upper() in COUNTRIES:
+        if isinstance(country, str) and country.upper() in countries():
             found["country"] = country.upper()
     if device:
         kind = device.get("device_type")
@@ -242,8 +242,15 @@ def _of_group(name: str, value: Any, mask: Masker) -> Any:
         return _all_masked(value, mask)
     if name == "city":
         return mask(Mask.WORDS, value)
-    known = value.lower() in _KNOWN_VALUES.get(name, ()) or (name in _VERSIONS and _VERSION.fullmatch(value))
-    return value if known else mask(Mask.ALL, value)
+    return value if _is_known(name, value) else mask(Mask.ALL, value)
+
+
+def _is_known(name: str, value: str) -> bool:
+    if name in _COUNTRY_NAMES:
+        return value.upper() in countries()
+    if name in _VERSIONS:
+        return _VERSION.fullmatch(value) is not None
+    return value.lower() in _KNOWN_VALUES.get(name, ())
 
 
 def _all_masked(value: Any, mask: Masker) -> Any:

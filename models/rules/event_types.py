@@ -7,7 +7,7 @@ retriever loads no other document, and :mod:`models.rules.schema_size` bounds th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -21,6 +21,7 @@ from models.rules.money import is_negative
 from models.rules.personal_text import MUST_BE_WORD, is_dimension, is_label
 from models.rules.schema_errors import explain, pointer
 from models.rules.schema_size import size_error
+from models.rules.standards import is_currency
 
 CATEGORY = re.compile(r"[a-z][a-z0-9_]*")
 NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
@@ -34,6 +35,9 @@ _MAX_POINTER = 1024
 _MONEY_PLACES = 6
 _EXACT_DIGITS = 15
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
+CURRENCY = "iso-4217"
+_FORMATS = {CURRENCY: is_currency}
+"""Formats of standard types besides those of JSON Schema."""
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1 << 20, dfa_size_limit=1 << 20)
 
 
@@ -41,9 +45,15 @@ def _no_documents(_uri: str) -> Any:
     raise ValueError("a schema must not refer to other documents")
 
 
-def _compile(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
+def _compile(
+    schema: Mapping[str, Any], formats: Mapping[str, Callable[[str], bool]] | None = None
+) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(
-        dict(schema), pattern_options=_PATTERNS, retriever=_no_documents, validate_formats=True
+        dict(schema),
+        pattern_options=_PATTERNS,
+        retriever=_no_documents,
+        validate_formats=True,
+        formats=dict(formats or {}),
     )
 
 
@@ -65,7 +75,7 @@ class EventType:
 
     @cached_property
     def _validator(self) -> jsonschema_rs.Draft202012Validator:
-        return _compile(self.schema)
+        return _compile(self.schema, _FORMATS if self.standard else None)
 
     @cached_property
     def declared(self) -> frozenset[str]:

@@ -18,6 +18,8 @@ _MAX_PART = 128
 _MAX_SHOWN = 200
 """Characters of a schema's description, pattern or choices in a message."""
 _NOUN = re.compile(r"(?:an?|one)\s", re.IGNORECASE)
+_SAID_BY_NOUN = frozenset({"pattern", "anyOf", "oneOf", "type"})
+_OTHER_FORMAT = "of the format"
 _ANYTHING_ELSE = ("invalid_value", "must match the event type's schema")
 _FORMATS: Mapping[str, str] = {
     "date": "a date, such as 2026-01-31",
@@ -63,7 +65,7 @@ _MESSAGES: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "exclusiveMinimum": ("too_small", lambda limit: f"must be more than {_shown(limit)}"),
     "multipleOf": ("invalid_value", lambda step: f"must be a multiple of {_shown(step)}"),
     "pattern": ("invalid_format", lambda pattern: f"must match the pattern {_cut(str(pattern))}"),
-    "format": ("invalid_format", lambda name: f"must be {_FORMATS.get(name, f'of the format {name}')}"),
+    "format": ("invalid_format", lambda name: f"must be {_FORMATS.get(name, f'{_OTHER_FORMAT} {name}')}"),
     "uniqueItems": ("invalid_value", lambda _: "must have no item twice"),
     "contains": ("invalid_value", lambda _: "must contain an item that matches `contains` of the schema"),
     "propertyNames": ("invalid_format", lambda _: "has a property whose name the schema doesn't allow"),
@@ -130,7 +132,7 @@ def _with_description(text: str, schema: Mapping[str, Any], keyword: str) -> str
     description = schema.get("description")
     if isinstance(description, str) and 0 < len(description) <= _MAX_SHOWN:
         description = description.rstrip(".")
-        if _NOUN.match(description) and keyword in {"pattern", "anyOf", "oneOf", "type"}:
+        if _NOUN.match(description) and (keyword in _SAID_BY_NOUN or _OTHER_FORMAT in text):
             text = f"must be {description[0].lower()}{description[1:]}"
         else:
             text = f"{text}: {description}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.rules.event_types import EventType
+from models.rules.event_types import CURRENCY, EventType
 from models.rules.stages import STAGE_CHANGED, StageCause
 from models.vocabulary import LifecycleStage
 
@@ -42,7 +42,7 @@ _MONEY: _Schema = {
 }
 _CURRENCY: _Schema = {
     "type": "string",
-    "pattern": "^[A-Z]{3}$",
+    "format": CURRENCY,
     "description": "An ISO 4217 code in capitals.",
     "examples": ["EUR"],
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-import zoneinfo
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
@@ -29,10 +28,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from models.errors import FieldError
-from models.rules import personal_text
+from models.rules import personal_text, standards
 from models.rules.domains import with_ascii_domain
 from models.rules.personal_text import is_label, looks_personal
-from models.vocabulary import COUNTRIES
 
 # the library's documented switch: companies use `.local` and the like for internal addresses
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
@@ -46,8 +44,6 @@ _YEARS = range(1900, 9999)  # excludes times that Postgres can't store, and time
 _ALL_YEARS = range(1, 10_000)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
-_LANGUAGE_LENGTH = 35
 _EMAIL_LENGTH = 254
 _MOST_EXAMINED = 512
 
@@ -201,25 +197,22 @@ def _past_date(value: str) -> str:
 
 def _country(value: str) -> str:
     code = value.upper() if len(value) == 2 else ""
-    if code not in COUNTRIES:
+    if code not in standards.countries():
         raise PydanticCustomError("unknown_country", "must be a country code of ISO 3166-1 alpha-2, like DE")
     return code
 
 
-@functools.cache
-def _zones() -> set[str]:
-    return zoneinfo.available_timezones()
-
-
 def _timezone(value: str) -> str:
-    if value not in _zones():
-        raise PydanticCustomError("unknown_timezone", "must be an IANA time zone, like Europe/Berlin")
+    if value not in standards.time_zones():
+        raise PydanticCustomError("unknown_timezone", "must be the name of an IANA time zone, like Europe/Berlin")
     return value
 
 
 def _language(value: str) -> str:
-    if len(value) > _LANGUAGE_LENGTH or _LANGUAGE.fullmatch(value) is None:
-        raise PydanticCustomError("invalid_language", "must be a language tag of BCP 47, like de or pt-BR")
+    if not standards.is_language(value):
+        raise PydanticCustomError(
+            "invalid_language", "must be a language tag of BCP 47 with registered subtags, like de or pt-BR"
+        )
     return value
 
 
@@ -257,5 +250,5 @@ PastDate = Annotated[StrictStr, AfterValidator(_past_date), _schema(format="date
 Country = Annotated[StrictStr, AfterValidator(_country), _schema(minLength=2, maxLength=2, examples=["DE"])]
 TimeZone = Annotated[StrictStr, AfterValidator(_timezone), _schema(examples=["Europe/Berlin"])]
 Language = Annotated[
-    StrictStr, AfterValidator(_language), _schema(maxLength=_LANGUAGE_LENGTH, examples=["de", "pt-BR"])
+    StrictStr, AfterValidator(_language), _schema(maxLength=standards.LANGUAGE_LENGTH, examples=["de", "pt-BR"])
 ]

@@ -290,6 +290,7 @@ async def test_an_error_says_what_the_schema_wants(
         ({"currency": "eur"}, "must be an ISO 4217 code in capitals, such as EUR"),
         ({"currency": "Euro"}, "must be an ISO 4217 code in capitals, such as EUR"),
         ({"currency": 978}, "must be an ISO 4217 code in capitals, such as EUR"),
+        ({"currency": "XYZ"}, "must be an ISO 4217 code in capitals, such as EUR"),
         ({"amount": "-5"}, "must not be negative: send zero or more, such as 29.90"),
         ({"amount": -5}, "must not be negative: send zero or more, such as 29.90"),
         (
