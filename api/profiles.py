@@ -66,7 +66,7 @@ def full_profile(stored: StoredUser, expected_years: Decimal) -> UserProfile:
         account_status=known.account_status,
         lifecycle_stage=known.lifecycle_stage,
         lifecycle_stage_pinned=known.lifecycle_stage_pinned,
-        demographics=Demographics(**known.demographics),
+        demographics=Demographics(**known.shown_demographics(now.date())),
         privacy_preferences=dict(known.privacy_preferences),
         consents=Consents(**known.consents),
         behavior=Behavior(
@@ -109,15 +109,19 @@ def masked_for(role: Role, profile: UserProfile) -> dict[str, Any]:
     return document if sees_personal_data(role) else masked_profile(document)
 
 
-def profile_for_writer(role: Role, profile: UserProfile, sent: Mapping[str, Any]) -> dict[str, Any]:
+def profile_for_writer(
+    role: Role, stored: StoredUser, profile: UserProfile, sent: Mapping[str, Any]
+) -> dict[str, Any]:
     """A profile as the answer to a write.
 
     An integrator may not read profiles. The response to an integrator has only the attributes of the request, as
-    stored now, `user_id`, `created_at` and `updated_at`, which is then the time of the write.
+    stored now, `user_id`, `created_at` and `updated_at`, which is then the time of the write. It has the stored
+    age: a computed one would tell of a date of birth that another key has sent.
     """
     document = profile.model_dump(mode="json")
     if reads_people(role):
         return document
+    document["demographics"]["age"] = stored.profile.demographics.get("age")
     return {name: document[name] for name in _ALWAYS} | {
         name: _only(document[name], value) for name, value in sent.items() if name in document
     }
@@ -136,7 +140,7 @@ def etag(cipher: Cipher, role: Role, stored: StoredUser, profile: UserProfile) -
     if not reads_people(role):
         written = f"{profile.user_id} {version} {stored.writes}"
         return f'"{cipher.fingerprint(b"etag", written.encode()).hex()[:32]}"'
-    # Without the figures that change with time alone: If-Match must not fail for that.
+    # Without the figures and the age that change with time alone: If-Match must not fail for that.
     behavior = profile.behavior.model_dump_json(exclude={"engagement_score"})
     transactions = profile.transactions.model_dump_json(exclude={"customer_lifetime_value", "purchase_frequency"})
     digest = hashlib.sha256((behavior + transactions).encode()).hexdigest()[:16]

@@ -106,7 +106,7 @@ async def create_user(
         stored = await users.create(connection, resources.cipher, rules.create(sent), actor=caller.key_id)
     profile = _full(stored, resources)
     headers = {"Location": f"/users/{body.user_id}", "ETag": etag(resources.cipher, caller.role, stored, profile)}
-    response = json_response(profile_for_writer(caller.role, profile, sent), 201, headers)
+    response = json_response(profile_for_writer(caller.role, stored, profile, sent), 201, headers)
     await idempotency.keep(connection, claim, response, subject=body.user_id)
     return response
 
@@ -296,7 +296,7 @@ async def patch_user(
         stored = await users.count_write(connection, stored)
     profile = _full(stored, resources)
     headers = {"ETag": etag(resources.cipher, caller.role, stored, profile)}
-    return json_response(profile_for_writer(caller.role, profile, sent), headers=headers)
+    return json_response(profile_for_writer(caller.role, stored, profile, sent), headers=headers)
 
 
 @router.get(

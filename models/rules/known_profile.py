@@ -31,7 +31,7 @@ def known_profile(
     value = customer_lifetime_value(activity, now, expected_years)
     return core.model_copy(
         update={
-            "demographics": KnownDemographics.model_validate(profile.demographics),
+            "demographics": KnownDemographics.model_validate(profile.shown_demographics(now.date())),
             "behavior": KnownBehavior(
                 session_count=activity.session_count,
                 last_session_date=activity.last_session_date,

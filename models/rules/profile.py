@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from models.errors import ConsentRequiredError, FieldError
@@ -40,6 +40,21 @@ class Profile:
 
     def consents_to(self, purpose: Purpose) -> bool:
         return self.consents.get(purpose, False)
+
+    def shown_demographics(self, today: date) -> Mapping[str, Any]:
+        """The demographics. A stored date of birth gives the age, unless the person has opted out of the age.
+
+        An age that was sent stays stored beside the date, and is shown again once the date is removed.
+        """
+        born = self.demographics.get("date_of_birth")
+        if born is None or self.privacy_preferences.get("age") is False:
+            return self.demographics
+        return {**self.demographics, "age": age_on(today, date.fromisoformat(born))}
+
+
+def age_on(today: date, born: date) -> int:
+    """Full years. Someone born on 29 February is a year older on 1 March of other years, and never too early."""
+    return today.year - born.year - ((today.month, today.day) < (born.month, born.day))
 
 
 def missing_core(patch: Mapping[str, Any]) -> list[FieldError]:

@@ -31,6 +31,7 @@ from models.errors import FieldError
 from models.rules import personal_text, standards
 from models.rules.domains import with_ascii_domain
 from models.rules.personal_text import is_label, looks_personal
+from models.rules.profile import age_on
 
 # the library's documented switch: companies use `.local` and the like for internal addresses
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
@@ -45,6 +46,7 @@ _ALL_YEARS = range(1, 10_000)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _EMAIL_LENGTH = 254
+MAX_AGE = 150
 _MOST_EXAMINED = 512
 
 
@@ -190,8 +192,11 @@ def _past_date(value: str) -> str:
         day = date.fromisoformat(value)
     except ValueError:
         raise PydanticCustomError("invalid_date", "must be a date like 1992-01-31") from None
-    if day > datetime.now(UTC).date():
+    today = datetime.now(UTC).date()
+    if day > today:
         raise PydanticCustomError("date_in_future", "must not be in the future")
+    if age_on(today, day) > MAX_AGE:
+        raise PydanticCustomError("too_small", "must be at most 150 years ago")
     return value
 
 

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from models.schemas.common import Page
 from models.schemas.fields import (
+    MAX_AGE,
     City,
     Country,
     Email,
@@ -42,7 +43,9 @@ Stage = Annotated[LifecycleStage, Field(strict=False)]
 class DemographicsInput(RequestSchema):
     """Stored only with the consent `data_collection`. Null removes an attribute."""
 
-    age: Annotated[int, Field(ge=0, le=150)] | None = None
+    age: Annotated[int, Field(ge=0, le=MAX_AGE)] | None = Field(
+        default=None, description="Stored as sent. A profile with a date of birth shows the age of today instead."
+    )
     date_of_birth: PastDate | None = None
     gender: ShortText | None = None
     country: Country | None = None
@@ -148,7 +151,10 @@ class UserSearch(RequestSchema):
 class Demographics(ResponseSchema):
     """Demographic attributes; null if unknown or without consent."""
 
-    age: int | str | None = Field(default=None, description="A string if masked.")
+    age: int | str | None = Field(
+        default=None,
+        description="In full years today (UTC) if the date of birth is known, else as sent. A string if masked.",
+    )
     date_of_birth: str | None = Field(default=None, examples=["1992-01-01"])
     gender: str | None = None
     country: str | None = None

@@ -87,7 +87,7 @@ async def _profile(api: Clients, canaries: Canaries) -> None:
         "gender": called("gender"),
         "city": called("city"),
         "device_type": called("device"),
-        "language": "qx-canary",
+        "language": "de-x-canary",
         "timezone": "Antarctica/Troll",
         "date_of_birth": "1971-03-07",
         "age": 107,

@@ -106,3 +106,9 @@ async def test_an_admin_still_sees_that_nothing_has_changed(api: Clients) -> Non
     again = await api.admin.patch("/users/u-1", json={"name": "Ada Lovelace"})
     assert again.headers["etag"] == first.headers["etag"]
     assert again.json() == first.json()
+
+
+async def test_an_age_that_is_sent_tells_nothing_of_a_stored_date_of_birth(api: Clients) -> None:
+    assert (await api.admin.post("/users", json=collected(date_of_birth="1992-01-05"))).status_code == 201
+    answer = await api.integrator.patch("/users/u-1", json={"demographics": {"age": 50}})
+    assert answer.json()["demographics"] == {"age": 50}

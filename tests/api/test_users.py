@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from models.schemas.users import UserProfile
-from tests.support.builders import EVERYTHING, collected, user
+from tests.support.builders import BORN, EVERYTHING, collected, user
 from tests.support.http import Clients, assert_problem, field_errors
 
 
@@ -113,6 +113,7 @@ async def test_every_core_attribute_is_required(api: Clients, name: str) -> None
         ({"demographics": {"age": "34"}}, "/demographics/age", "invalid_type"),
         ({"demographics": {"age": 34.0}}, "/demographics/age", "invalid_type"),
         ({"demographics": {"date_of_birth": "2999-01-01"}}, "/demographics/date_of_birth", "date_in_future"),
+        ({"demographics": {"date_of_birth": "1800-01-01"}}, "/demographics/date_of_birth", "too_small"),
         ({"demographics": {"date_of_birth": "01.01.1992"}}, "/demographics/date_of_birth", "invalid_date"),
         ({"demographics": {"gender": "x" * 65}}, "/demographics/gender", "too_long"),
         ({"demographics": {"country": "Germany"}}, "/demographics/country", "unknown_country"),
@@ -325,3 +326,21 @@ async def test_an_id_that_clients_remove_from_paths_is_refused(api: Clients, use
     answer = await api.admin.post("/users/batch", json={"users": [named, named | {"user_id": "..."}]})
     assert [each["status"] for each in answer.json()["results"]] == ["rejected", "created"]
     assert (await api.admin.get("/users/...")).status_code == 200
+
+
+async def test_the_age_follows_from_the_date_of_birth_wherever_a_profile_is_shown(api: Clients) -> None:
+    created = await api.admin.post("/users", json=collected(age=50, date_of_birth=BORN))
+    read = await api.admin.get("/users/u-1")
+    [listed] = (await api.admin.get("/users")).json()["data"]
+    exported = (await api.admin.get("/users/u-1/export")).json()["profile"]
+    assert [each["demographics"]["age"] for each in (created.json(), read.json(), listed, exported)] == [34] * 4
+    for role in (api.operator, api.analyst):
+        assert (await role.get("/users/u-1")).json()["demographics"]["age"] == "***"
+
+    async def after(**patch: Any) -> Any:
+        return (await api.admin.patch("/users/u-1", json=patch)).json()["demographics"]["age"]
+
+    assert await after(privacy_preferences={"date_of_birth": False}) == 50
+    assert await after(privacy_preferences={"date_of_birth": True}, demographics={"date_of_birth": BORN}) == 34
+    assert await after(demographics={"date_of_birth": None}) == 50
+    assert await after(privacy_preferences={"age": False}, demographics={"date_of_birth": BORN}) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import ConsentRequiredError
-from models.rules.profile import CORE, DEMOGRAPHICS, Profile, change, create, missing_core
+from models.rules.profile import CORE, DEMOGRAPHICS, Profile, age_on, change, create, missing_core
 from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 
 VALUES = st.sampled_from(["a", "b", "c"])
@@ -152,3 +152,37 @@ def test_removing_all_consents_withdraws_them() -> None:
 def test_missing_core_attributes_are_named() -> None:
     errors = missing_core({"user_id": "u-1", "name": "a", "email": None})
     assert {error.pointer for error in errors} == {"/email", "/signup_date", "/account_status", "/lifecycle_stage"}
+
+
+@pytest.mark.parametrize(
+    ("today", "born", "age"),
+    [
+        ("2026-01-04", "1992-01-05", 33),
+        ("2026-01-05", "1992-01-05", 34),
+        ("2026-02-28", "2008-02-29", 17),  # someone born on a leap day isn't older before 1 March
+        ("2026-03-01", "2008-02-29", 18),
+        ("2028-02-28", "2008-02-29", 19),
+        ("2028-02-29", "2008-02-29", 20),
+        ("2026-01-05", "2026-01-05", 0),
+    ],
+)
+def test_an_age_is_in_full_years(today: str, born: str, age: int) -> None:
+    assert age_on(date.fromisoformat(today), date.fromisoformat(born)) == age
+
+
+@pytest.mark.parametrize(
+    ("demographics", "preferences", "shown"),
+    [
+        ({"age": 50, "date_of_birth": "1992-01-05"}, {}, 34),
+        ({"date_of_birth": "1992-01-05"}, {"age": True}, 34),
+        ({"age": 50}, {}, 50),
+        ({"age": 50, "date_of_birth": "1992-01-05"}, {"age": False}, None),
+        ({"age": 50, "date_of_birth": "1992-01-05"}, {"date_of_birth": False}, 50),
+        ({"date_of_birth": "1992-01-05"}, {"age": False}, None),
+    ],
+)
+def test_a_date_of_birth_gives_the_age_unless_the_person_opted_out_of_either(
+    demographics: dict[str, Any], preferences: dict[str, bool], shown: int | None
+) -> None:
+    document = core(demographics=demographics, privacy_preferences=preferences, consents={"data_collection": True})
+    assert create(document).shown_demographics(date(2026, 11, 30)).get("age") == shown

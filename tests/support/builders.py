@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -23,10 +24,12 @@ def collected(user_id: str = "u-1", **demographics: Any) -> dict[str, Any]:
     return user(user_id, demographics=demographics, consents={"data_collection": True})
 
 
+BORN = f"{datetime.now(UTC).year - 34}-01-01"
+"""The date of birth of someone who is 34 throughout this year."""
 EVERYTHING = user(
     demographics={
         "age": 34,
-        "date_of_birth": "1992-01-01",
+        "date_of_birth": BORN,
         "gender": "female",
         "country": "DE",
         "city": "Berlin",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from models.rules.activity import Activity, CurrencyTotal
 from models.rules.known_profile import known_profile
-from models.rules.profile import Profile
+from models.rules.profile import Profile, age_on
 from models.temporal.profiles import KnownBehavior, KnownDemographics, KnownTransactions
 from models.vocabulary import AccountStatus, LifecycleStage, Purpose
 from privacy.encryption import Cipher
@@ -51,7 +51,7 @@ PERSON = Profile(
     signup_date=NOW - timedelta(days=9),
     account_status=AccountStatus.ACTIVE,
     lifecycle_stage=LifecycleStage.ONBOARDING,
-    demographics={"age": 34, "date_of_birth": "1992-01-01", "country": "DE", "timezone": "Europe/Berlin"},
+    demographics={"age": 50, "date_of_birth": "1992-01-01", "country": "DE", "timezone": "Europe/Berlin"},
     consents={purpose.value: True for purpose in ALL},
     subscription_tier="pro",
 )
@@ -60,7 +60,7 @@ ACTIVITY = Activity(session_count=4, last_session_date=NOW)
 
 def test_a_marketing_workflow_knows_all_groups_under_their_consents() -> None:
     known = known_profile(PERSON, ACTIVITY, Purpose.MARKETING, NOW, Decimal(3))
-    assert known.demographics == KnownDemographics(age=34, country="DE")
+    assert known.demographics == KnownDemographics(age=age_on(NOW.date(), date(1992, 1, 1)), country="DE")
     assert known.behavior == KnownBehavior(session_count=4, last_session_date=NOW, engagement_score=50.0)
     assert known.transactions == KnownTransactions(subscription_tier="pro")
     for personal in ("ada", "Ada", "1992", "Berlin"):
