@@ -108,6 +108,11 @@ class EventNotFoundError(NotFoundError):
     detail = "No event has this id, or it has expired."
 
 
+class EventTypeNotFoundError(NotFoundError):
+    code, title = "event_type_not_found", "No such event type"
+    detail = "No declared event type has this name; GET /events/types lists them."
+
+
 class DataTypeNotFoundError(NotFoundError):
     code, title = "data_type_not_found", "No such type of data"
     detail = "No type of data has this name; GET /retention lists them."

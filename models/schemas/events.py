@@ -295,7 +295,25 @@ class EventTypeView(ResponseSchema):
     basis: Basis
     basis_reason: str | None
     standard: bool
+    version: int | None = Field(description="1, 2, ...; null like `changed_at`.")
     changed_at: datetime | None = Field(description="Null for a standard type whose basis nobody has declared.")
+
+
+class EventTypeVersionView(ResponseSchema):
+    """A declaration as a `PUT` made it."""
+
+    version: int
+    changed_at: datetime
+    actor: str = Field(
+        description="The id of the API key; `system:migration` for a declaration from before versions were kept."
+    )
+    event_type: str
+    description: str
+    json_schema: JsonSchema = Field(serialization_alias="schema")
+    pii: list[str]
+    dimensions: list[str]
+    basis: Basis
+    basis_reason: str | None
 
 
 def usable_event_id(item: object) -> str | None:

@@ -95,6 +95,26 @@ class EventType(SQLModel, table=True):
     )
     basis_reason: str | None = text_column(nullable=True)
     """Why the basis isn't the consent, in an admin's words."""
+    version: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default=text("1")))
+
+
+class EventTypeVersion(SQLModel, table=True):
+    """A declaration as of a version of its event type. The runtime role may only insert and select."""
+
+    __tablename__ = "event_type_versions"
+
+    event_type: str = text_column(primary_key=True)
+    version: int = Field(sa_column=Column(Integer, primary_key=True))
+    """1, 2, 3, ... for each event type."""
+    changed_at: datetime = time_column()
+    actor: str = text_column()
+    """The id of the API key, or `system:migration` for a declaration from before versions were kept."""
+    description: str = text_column()
+    json_schema: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    pii: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    dimensions: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    basis: str = text_column()
+    basis_reason: str | None = text_column(nullable=True)
 
 
 class LogGeneration(SQLModel, table=True):

@@ -22,6 +22,7 @@ _EXCEPTIONS: dict[str, tuple[str, ...]] = {
     # Redactions update these two columns. All others never change.
     "events": ("SELECT", "INSERT", "DELETE", "UPDATE (body, dimensions)"),
     "event_ids": ("SELECT", "INSERT", "DELETE"),
+    "event_type_versions": ("SELECT", "INSERT"),
     "log_generation": ("SELECT", "UPDATE"),
     "alembic_version": ("SELECT",),
 }

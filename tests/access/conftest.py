@@ -71,6 +71,7 @@ async def peopled(
         await connection.execute(
             """INSERT INTO api_keys (key_id, name, roles, hash) VALUES ('key_1', 'some', '{analyst}', 'x')"""
         )
+        await connection.execute("INSERT INTO event_types VALUES ('lesson.start', '', '{}', '{}', '{}', now())")
         await connection.execute(
             "INSERT INTO retention_runs (run_id, requested_by, data_types) VALUES ('run-1', 'key_1', '{events}')"
         )

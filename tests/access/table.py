@@ -52,7 +52,7 @@ PARAMETERS: Mapping[str, tuple[str, str]] = {
     "user_id": ("u-1", "u-nobody"),
     "workflow_id": ("onboarding", "nothing"),
     "purpose": ("marketing", "marketing"),
-    "event_type": ("lesson.finish", "lesson.finish"),
+    "event_type": ("lesson.start", "lesson.nothing"),
 }
 """An existing and a missing value of each path parameter. Of several in one path, the first here is missing."""
 
@@ -81,7 +81,9 @@ TABLE: Mapping[str, Row] = {
     "POST /events": Row(WRITERS, 202, body=lambda role: event(f"e-of-{role}")),
     "POST /events/batch": Row(WRITERS, 202, body=lambda role: {"events": [event(f"e-with-{role}")]}),
     "GET /events/types": Row(EVERY_ROLE, 200),
-    "PUT /events/types/{event_type}": Row(ADMIN, 201, body=sends({"schema": {"type": "object"}})),
+    "GET /events/types/{event_type}": Row(EVERY_ROLE, 200, 404),
+    "GET /events/types/{event_type}/versions": Row(READERS, 200, 404),
+    "PUT /events/types/{event_type}": Row(ADMIN, 200, body=sends({"schema": {"type": "object"}})),
     "GET /poison-events": Row(ADMIN, 200),
     "POST /poison-events/{poison_id}/replay": Row(ADMIN, 200, 404),
     "POST /poison-events/{poison_id}/discard": Row(ADMIN, 200, 404),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,8 @@ from runtime.embedded.certificates import ensure_certificate
 from runtime.embedded.ports import free_port
 from runtime.settings import Settings
 from tests.support.builders import user
-from tests.support.http import assert_problem, bearer, new_key
+from tests.support.events import event
+from tests.support.http import assert_problem, bearer, field_errors, new_key
 from tests.support.processes import PerennialProcess
 
 
@@ -70,6 +72,31 @@ async def test_a_revocation_applies_at_once_in_the_other_process(
     assert (await second.client.get("/users", headers=key)).status_code == 200
     assert (await first.client.delete(f"/keys/{created.json()['id']}", headers=admin)).status_code == 204
     assert_problem(await second.client.get("/users", headers=key), 401, "unauthenticated")
+
+
+@pytest.mark.slow
+async def test_a_changed_event_type_holds_for_the_next_event_in_each_process(
+    two: tuple[Served, Served], database: Database
+) -> None:
+    """Both processes have the type in their caches: each takes every change from the other and from itself."""
+    admin = bearer(await new_key(database, Role.ADMIN))
+    document = user("u-1", consents={"data_collection": True})
+    assert (await two[0].client.post("/users", json=document, headers=admin)).status_code == 201
+    for number in range(12):
+        declaring, asked = two[number % 2].client, (two[number // 2 % 2].client, two[1 - number // 2 % 2].client)
+        schema = {"required": [f"part_{number}"]}
+        declared = await declaring.put("/events/types/lesson.finish", json={"schema": schema}, headers=admin)
+        assert declared.json()["version"] == number + 1
+        for client in asked:
+            before = await client.post("/events", json=_part(number - 1), headers=admin)
+            assert field_errors(before) == {(f"/event_properties/part_{number}", "required")}
+            assert (await client.post("/events", json=_part(number), headers=admin)).status_code == 202
+            shown = await client.get("/events/types/lesson.finish", headers=admin)
+            assert shown.json() == declared.json()
+
+
+def _part(number: int) -> dict[str, Any]:
+    return event(event_type="lesson.finish", event_properties={f"part_{number}": 1})
 
 
 async def test_a_repeated_request_happens_once_over_two_processes(

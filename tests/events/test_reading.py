@@ -144,11 +144,8 @@ async def test_a_list_has_filters_by_type_and_time(api: Clients) -> None:
     assert await found(event_type="lesson.finish", cursor=first["pagination"]["next_cursor"]) == ["e-0"]
     assert await found(event_type="lesson.*") == ["e-3", "e-2", "e-1", "e-0"]
     assert await found(event_type="lesson.*", since=whens[1], until=whens[3], limit=1) == ["e-2"]
-    assert (
-        await found(event_type="less.*")
-        == await found(event_type="lesson.*", since=whens[1], until=whens[1])
-        == []
-    )
+    assert await found(event_type="less.*") == []
+    assert await found(event_type="lesson.*", since=whens[1], until=whens[1]) == []
     backwards = await api.operator.get("/users/u-1/events", params={"since": whens[1], "until": whens[0]})
     assert field_errors(backwards) == {("/query/until", "before_since")}
     for pattern in ("", "*", "lesson", "lesson.", "lesson.*.*", ".*", "les_on.%"):

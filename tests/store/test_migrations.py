@@ -172,6 +172,7 @@ NARROWER = {
     "audit_checkpoints": APPEND_ONLY,
     "events": ERASABLE,  # and to change two columns
     "event_ids": ERASABLE,
+    "event_type_versions": APPEND_ONLY,
     "log_generation": {"SELECT", "UPDATE"},
 }
 
@@ -198,6 +199,8 @@ async def test_the_runtime_role_may_do_its_work_and_nothing_else(database: Datab
         "TRUNCATE users",
         "UPDATE consent_history SET granted = true",
         "DELETE FROM consent_history",
+        "UPDATE event_type_versions SET actor = 'nobody'",
+        "DELETE FROM event_type_versions",
         "UPDATE audit_log SET actor = 'nobody'",
         "DELETE FROM audit_log",
         "INSERT INTO audit_log (occurred_at, actor, role, action, outcome) VALUES (now(), 'a', 'b', 'c', 'd')",

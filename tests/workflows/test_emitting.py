@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from temporalio.client import WorkflowFailureError
 
@@ -42,7 +44,9 @@ async def test_without_consent_an_event_under_contract_is_stored_and_the_instanc
 ) -> None:
     customer = await Customer.new(database, cipher)
     async with database.transaction() as connection:
-        await types.declare(connection, EventType("emitter.done", "", {}), Basis.CONTRACT, "a contract")
+        await types.declare(
+            connection, EventType("emitter.done", "", {}), Basis.CONTRACT, "a contract", actor="test"
+        )
     run = await journeys.start(customer.user_id, "emitter")
     assert (await run.handle.result()).reason == "received"
     async with database.connection() as connection:
@@ -83,7 +87,7 @@ async def test_an_event_that_does_not_fit_its_schema_fails_the_instance_and_show
     customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
     schema = {"type": "object", "properties": {"large": {"type": "string"}}}
     async with database.transaction() as connection:
-        await types.declare(connection, EventType("emitter.done", "", schema, (), ()))
+        await types.declare(connection, EventType("emitter.done", "", schema, (), ()), actor="test")
     run = await journeys.start(customer.user_id, "emitter")
     with pytest.raises(WorkflowFailureError):
         await run.handle.result()
@@ -91,3 +95,21 @@ async def test_an_event_that_does_not_fit_its_schema_fails_the_instance_and_show
     assert error is not None
     assert (error["error_type"], error["failed_step"]) == ("InvalidEvent", "emit_emitter_done")
     assert "/event_properties/large" in error["error_message"]
+
+
+async def test_a_changed_declaration_holds_for_the_next_event_of_a_workflow(
+    journeys: Runs, database: Database, cipher: Cipher
+) -> None:
+    """The worker has read the type before: what it remembers doesn't outlive a change."""
+    wanted: dict[str, Any] = {}
+    for dimensions in (["large"], [], ["large"]):
+        customer = await Customer.new(database, cipher, Purpose.DATA_COLLECTION)
+        async with database.transaction() as connection:
+            declared = EventType("emitter.done", "", {}, (), tuple(dimensions))
+            await types.declare(connection, declared, actor="test")
+        run = await journeys.start(customer.user_id, "emitter")
+        assert (await run.handle.result()).reason == "received"
+        wanted[customer.user_id] = {"large": True} if dimensions else None
+    async with database.connection() as connection:
+        stored = await connection.fetch("SELECT user_id, dimensions FROM events")
+    assert {row["user_id"]: row["dimensions"] for row in stored} == wanted
