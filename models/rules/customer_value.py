@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
-from fractions import Fraction
 
 from models.rules.activity import Activity
 from models.rules.money import product
 
-_PERIOD = timedelta(days=30)
-_DAYS_A_YEAR = 365
 _HOUR = timedelta(hours=1)
+_PERIOD_HOURS = 30 * 24
+_YEAR_HOURS = 365 * 24
 _PLACES = 4
 
 
@@ -26,8 +25,8 @@ def purchase_frequency(activity: Activity, now: datetime) -> float | None:
     The time is that of whole hours, so that two reads agree, and at least 30 days: one purchase of today is 1.0,
     and so is one whose clock was ahead. Refunds take no purchase away. Rounded to four places.
     """
-    rate = _rate(activity, now)
-    return None if rate is None else round(float(rate), _PLACES)
+    hours = _hours_of_purchases(activity, now)
+    return None if hours is None else round(activity.total_purchases * _PERIOD_HOURS / hours, _PLACES)
 
 
 def customer_lifetime_value(activity: Activity, now: datetime, expected_years: Decimal) -> str | None:
@@ -39,16 +38,18 @@ def customer_lifetime_value(activity: Activity, now: datetime, expected_years: D
 
     Three purchases of together 90.00, the first 60 days ago: 30.00 · 1.5 · 365 / 30 · 3 = 1642.50.
     """
-    main, rate = activity.main_total, _rate(activity, now)
-    if main is None or rate is None or main.purchases == 0:
+    main, hours = activity.main_total, _hours_of_purchases(activity, now)
+    if main is None or hours is None or main.purchases == 0:
         return None
-    orders = rate * Fraction(_DAYS_A_YEAR, _PERIOD.days) * Fraction(expected_years)
-    return product(main.revenue, orders / main.purchases)
+    years, parts = expected_years.as_integer_ratio()
+    # In integers: the 30 days of the frequency, and those of the year's periods, cancel out.
+    orders = activity.total_purchases * _YEAR_HOURS * years
+    return product(main.revenue, orders, hours * parts * main.purchases)
 
 
-def _rate(activity: Activity, now: datetime) -> Fraction | None:
-    """Purchases per 30 days, exactly."""
-    purchases, first = activity.total_purchases, activity.first_purchase_at
-    if purchases == 0 or first is None:
+def _hours_of_purchases(activity: Activity, now: datetime) -> int | None:
+    """Whole hours since the first purchase, at least 30 days; None without purchases."""
+    first = activity.first_purchase_at
+    if activity.total_purchases == 0 or first is None:
         return None
-    return Fraction(purchases * (_PERIOD // _HOUR), max(_PERIOD, now - first) // _HOUR)
+    return max(_PERIOD_HOURS, (now - first) // _HOUR)

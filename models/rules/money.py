@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
-from fractions import Fraction
 from typing import Any
 
 _NEGATIVE = re.compile(r"\s*[-\u2212]\s*[0-9.]")
@@ -55,14 +54,13 @@ def format_amount(amount: Decimal) -> str:
 
 def average(total: Decimal, count: int) -> str | None:
     """``total / count`` with the decimal places of ``total``, rounded half up; None without a count."""
-    return None if count == 0 else product(total, Fraction(1, count))
+    return None if count == 0 else product(total, 1, count)
 
 
-def product(total: Decimal, factor: Fraction) -> str:
-    """``total · factor`` with the decimal places of ``total``, rounded half up."""
+def product(total: Decimal, numerator: int, denominator: int) -> str:
+    """``total · numerator / denominator`` with the decimal places of ``total``, rounded half up."""
     unit = Decimal(1).scaleb(-_places(total))
-    multiplied = _EXACT.multiply(total, Decimal(factor.numerator))
-    exact = _EXACT.divide(multiplied, Decimal(factor.denominator))
+    exact = _EXACT.divide(_EXACT.multiply(total, Decimal(numerator)), Decimal(denominator))
     return format_amount(exact.quantize(unit, ROUND_HALF_UP, _EXACT))
 
 
