@@ -19,7 +19,6 @@ from models.instances import StoredInstance
 from models.rules.ingest import prepare
 from models.rules.sharding import shard_of
 from models.rules.triggers import WorkflowTrigger
-from models.schemas.events import EventInput
 from models.temporal.execution import LifecycleOutcome
 from models.vocabulary import Purpose
 from privacy.encryption import Cipher
@@ -171,34 +170,28 @@ async def record(
 ) -> str:
     """Store an event as ingest does; returns its id. Raises :class:`EventRejectedError`.
 
-    Unlike ingest, it takes an event of any time: an instance's virtual clock may be months ahead.
+    Unlike ingest, it takes an event of any time, since an instance's virtual clock may be months ahead, and
+    `lifecycle.stage_changed`.
     """
-    event = EventInput(
-        event_id=uuid.uuid4().hex,
+    event_id, timestamp = uuid.uuid4().hex, at or datetime.now(UTC)
+    async with database.connection() as connection:
+        types = await EventTypes().find(connection, {event_type})
+        await KnownPartitions().ensure(connection, {month_of(timestamp)})
+    prepared = prepare(
+        event_id=event_id,
         user_id=user_id,
         event_type=event_type,
-        timestamp=at or datetime.now(UTC),
+        timestamp=timestamp,
         session_id="test",
-        event_properties=dict(properties),
-    )
-    async with database.connection() as connection:
-        types = await EventTypes().find(connection, {event.event_type})
-        await KnownPartitions().ensure(connection, {month_of(event.timestamp)})
-    prepared = prepare(
-        event_id=event.event_id,
-        user_id=event.user_id,
-        event_type=event.event_type,
-        timestamp=event.timestamp,
-        session_id=event.session_id,
         historical=False,
-        parts=event.parts,
-        declared=types.get(event.event_type),
+        parts={"event_properties": dict(properties)},
+        declared=types.get(event_type),
     )
     async with database.transaction() as connection:
         [outcome] = await events.record(connection, cipher, [prepared])
     if outcome.errors:
         raise EventRejectedError(", ".join(f"{each.pointer}: {each.code}" for each in outcome.errors))
-    return event.event_id
+    return event_id
 
 
 async def project(database: Database, cipher: Cipher, triggers: Sequence[WorkflowTrigger], user_id: str) -> None:

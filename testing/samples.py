@@ -10,7 +10,15 @@ from models.rules.taxonomy import STANDARD
 from workflows.catalog import Definition
 
 TEXT = "sample-1"
-_PROPERTIES: Mapping[str, Any] = {"order_id": "o-1", "amount": "19.99", "currency": "EUR", "feature": "search"}
+_PROPERTIES: Mapping[str, Any] = {
+    "order_id": "o-1",
+    "amount": "19.99",
+    "currency": "EUR",
+    "feature": "search",
+    "from": "active",
+    "to": "at_risk",
+    "cause": "inactivity",
+}
 
 
 _VALUES: Mapping[str, Any] = {"string": TEXT, "integer": 1, "number": 1, "boolean": True}

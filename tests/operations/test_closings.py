@@ -19,7 +19,7 @@ WORKFLOWS = {
     "onboarding": "wait_for_first_activity",
     "post_purchase": "wait_before_thanks",
     "cart_recovery": "wait_for_end_of_shopping",
-    "churn_prevention": "watch",
+    "churn_prevention": "wait_for_ten_before_we_miss_you",
     "win_back": "wait_before_whats_new",
     "trial_conversion": "wait_for_first_use",
     "newsletter": "wait_for_visit",

@@ -52,7 +52,6 @@ async def _instance(client: httpx.AsyncClient, workflow_id: str) -> dict[str, An
         ("post_purchase", (REFUND, 60, {**ORDER, "order_id": "o-2"}), (PURCHASE, 300, ORDER), None),
         ("post_purchase", (REFUND, 600, ORDER), (PURCHASE, 300, ORDER), None),
         ("trial_conversion", (PURCHASE, 60, ORDER), ("subscription.trial_start", 300, {}), "converted"),
-        ("win_back", ("user.login", 60, {}), ("lifecycle.dormant", 300, {}), "returned"),
     ],
 )
 async def test_an_exit_that_was_received_before_its_trigger_counts_if_it_happened_after_it(

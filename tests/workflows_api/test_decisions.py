@@ -27,7 +27,7 @@ from tests.workflows_api.conftest import execute
 from worker import startables
 from workflows.catalog import triggers
 
-CART, LOGIN = "cart_recovery", "churn_prevention"
+CART, TRIAL = "cart_recovery", "trial_conversion"
 Deliver = Callable[[], Awaitable[None]]
 
 
@@ -187,10 +187,10 @@ async def test_a_list_has_filters_and_pages_over_triggers_and_messages(
 ) -> None:
     await _suppressed(api, database, cipher, customer)
     await withdraw(api, customer)
-    cart, login = await project(log), await project(log, "user.login")
+    cart, trial = await project(log), await project(log, "subscription.trial_start")
     everything = await decisions(api, customer)
     assert [(each["workflow_id"], each["event_id"]) for each in everything] == [
-        (LOGIN, login),
+        (TRIAL, trial),
         (CART, cart),
         ("onboarding", None),
     ]

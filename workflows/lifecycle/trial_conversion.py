@@ -52,8 +52,8 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
 
     A customer who used the product gets a message about further features, any other customer gets help. The
     reminders are sent three days and one day before the end. An offer to extend is sent after the end. A purchase
-    ends the series and makes the customer `active`; without one the customer becomes `at_risk`. A customer gets at
-    most one series in a year. No message is sent at night. A reminder whose morning comes after the next reminder,
+    ends the series. Purchases and inactivity move the lifecycle stage by rule. A customer gets at most one series
+    in a year. No message is sent at night. A reminder whose morning comes after the next reminder,
     or after the end of the trial, is left out.
     """
 
@@ -81,9 +81,10 @@ class TrialConversion(LifecycleWorkflow[TrialConversionParameters]):
         await self.sleep_until_local(within=parameters.good_hour_within, name="wait_for_morning_after")
         await self.send("trial_extension")
         await self.sleep(parameters.grace, name="wait_for_late_decision")
-        await self.set_stage(LifecycleStage.AT_RISK)
+        if not self.patched("stages-by-rule"):
+            await self.set_stage(LifecycleStage.AT_RISK)
         self.complete(reason="not_converted")
 
     async def at_exit(self, parameters: TrialConversionParameters, event: RecordedEvent) -> None:
-        if event.event_type == "transaction.purchase_complete":
+        if event.event_type == "transaction.purchase_complete" and not self.patched("stages-by-rule"):
             await self.set_stage(LifecycleStage.ACTIVE)

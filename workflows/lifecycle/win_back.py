@@ -36,7 +36,7 @@ class WinBackParameters(Parameters):
 @lifecycle(
     "win_back",
     purpose="marketing",
-    trigger=on("lifecycle.dormant"),
+    trigger=on("lifecycle.stage_changed", to="dormant", max_age=days(1)),
     once_per=days(180),
     exit_on=(
         when("user.login", reason="returned"),
@@ -47,10 +47,10 @@ class WinBackParameters(Parameters):
 class WinBack(LifecycleWorkflow[WinBackParameters]):
     """Sends a dormant customer three messages in three months: news, an offer, a goodbye.
 
-    Churn prevention starts it with the event `lifecycle.dormant`. The time between messages grows, since unread
-    messages hurt the delivery of all others. The last message says that it is the last. Any activity ends the
-    series and makes the customer `reactivated`; without one the customer becomes `churned`. A customer gets at
-    most one series in half a year.
+    It begins when the lifecycle stage becomes `dormant`. The time between messages grows, since unread messages
+    hurt the delivery of all others. The last message says that it is the last. Any activity ends the series. The
+    rules of the lifecycle stages then make the customer `reactivated`, and `churned` without one. A customer gets
+    at most one series in half a year.
     """
 
     async def journey(self, parameters: WinBackParameters) -> None:
@@ -68,10 +68,12 @@ class WinBack(LifecycleWorkflow[WinBackParameters]):
             )
             await self.send(template)
         await self.sleep(parameters.answer_within, name="wait_for_answer")
-        await self.set_stage(LifecycleStage.CHURNED)
+        if not self.patched("stages-by-rule"):
+            await self.set_stage(LifecycleStage.CHURNED)
         self.complete(reason="lost")
 
     async def at_exit(self, parameters: WinBackParameters, event: RecordedEvent) -> None:
         if event.event_type != "user.account_deletion":  # an exit of instances that an earlier version started
-            await self.set_stage(LifecycleStage.REACTIVATED)
+            if not self.patched("stages-by-rule"):
+                await self.set_stage(LifecycleStage.REACTIVATED)
             await self.emit("lifecycle.won_back")
