@@ -162,7 +162,7 @@ def build_system_workers(
     are so short that old and new code replay each other's histories.
     """
     activities: dict[Queue, Activities] = {
-        Queue.PROJECTION: [Projector(database, cipher, triggers(), _stage_periods(settings)).follow],
+        Queue.PROJECTION: [Projector(database, cipher, triggers(), _periods(settings)).follow],
         Queue.DELIVERY: _delivery(client, system, settings, database, cipher),
         Queue.MAINTENANCE: _maintenance(client, settings, database, cipher, owner),
     }
@@ -206,15 +206,20 @@ def _maintenance(
         Reconciler(database, cipher, client, settings.task_queue).reconcile,
         Partitions(database).make_ahead,
         AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
-        StageSweeps(database, cipher, _stage_periods(settings)).sweep,
+        StageSweeps(database, cipher, _periods(settings)).sweep,
         retention.begin,
         retention.purge,
         retention.finish,
     ]
 
 
-def _stage_periods(settings: Settings) -> Periods:
-    return Periods(settings.stage_at_risk_after, settings.stage_dormant_after, settings.stage_churned_after)
+def _periods(settings: Settings) -> Periods:
+    return Periods(
+        session_timeout=settings.session_timeout,
+        at_risk_after=settings.stage_at_risk_after,
+        dormant_after=settings.stage_dormant_after,
+        churned_after=settings.stage_churned_after,
+    )
 
 
 def _worker(

@@ -49,9 +49,14 @@ class Resources:
     _temporal_reached: bool = field(default=False, init=False)
 
     @property
-    def stage_periods(self) -> Periods:
+    def periods(self) -> Periods:
         held = self.settings
-        return Periods(held.stage_at_risk_after, held.stage_dormant_after, held.stage_churned_after)
+        return Periods(
+            session_timeout=held.session_timeout,
+            at_risk_after=held.stage_at_risk_after,
+            dormant_after=held.stage_dormant_after,
+            churned_after=held.stage_churned_after,
+        )
 
     def __post_init__(self) -> None:
         url = self.settings.require_database_url()

@@ -20,7 +20,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ASCII_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _LOCAL_PART = re.compile(r"[^\s<>()\[\],;:\\\"@]+")
 
-_DURATION = re.compile(r"P(?=.)(\d+W)?(\d+D)?(T(?=.)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
 """ISO 8601, without years and months, whose length varies."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -123,6 +122,9 @@ def _service_url(value: str) -> str:
     return value
 
 
+_DURATION = re.compile(r"P(?=\d|T\d)(?:\d+W)?(?:\d+D)?(?:T(?=\d)(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?", re.ASCII)
+
+
 def _webhook_secret(value: str) -> str:
     try:
         length = len(b64decode(value.removeprefix("whsec_"), validate=True))
@@ -135,7 +137,7 @@ def _webhook_secret(value: str) -> str:
 
 def _iso_duration(value: Any) -> Any:
     if isinstance(value, str) and _DURATION.fullmatch(value) is None:
-        raise ValueError("it must be an ISO 8601 duration such as P14D or PT12H")
+        raise ValueError("it must be an ISO 8601 duration such as P14D or PT30M")
     return value
 
 
@@ -148,6 +150,7 @@ ServiceUrl = Annotated[str, AfterValidator(_service_url)]
 BearerToken = Annotated[str, Field(pattern=r"^[A-Za-z0-9._~+/-]+=*$")]
 WebhookSecret = Annotated[str, AfterValidator(_webhook_secret)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+Duration = Annotated[timedelta, BeforeValidator(_iso_duration)]
 Days = Annotated[
     timedelta,
     BeforeValidator(_iso_duration),
@@ -233,6 +236,10 @@ class Settings(BaseSettings):
     """Maximum of messages to one person, per purpose, within `message_cap_days`; 0: no cap. Service messages don't
     count."""
     message_cap_days: float = Field(default=7, gt=0)
+
+    session_timeout: Duration = Field(default=timedelta(minutes=30), ge=timedelta(seconds=1), le=timedelta(days=7))
+    """A session id that is used again after this time without an event makes another session. The same for the API
+    and all workers."""
 
     billing_url: ServiceUrl | None = None
     """The service to which journeys send requests of billing (``http_step``); unset: these steps are skipped. A

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
-_SESSIONS_TO_HALF = 4  # this many sessions give half of the maximum
-_DAYS_TO_HALF = 14
+from models.rules.engagement import Engagement
+
 MOST_FEATURES = 1000
 """The most features that a profile shows."""
 MOST_CURRENCIES = 200
@@ -35,6 +34,9 @@ class Activity:
     session_count: int = 0
     last_session_date: datetime | None = None
     total_session_seconds: float = 0.0
+    decayed_sessions: int = 0
+    """A sum of forward weights (:mod:`models.rules.engagement`), as the next."""
+    decayed_actions: int = 0
     features: Mapping[str, int] = field(default_factory=dict)
     """Uses by feature: the most used ones, up to one more than :data:`MOST_FEATURES`."""
     totals: tuple[CurrencyTotal, ...] = ()
@@ -42,19 +44,16 @@ class Activity:
     purchases_in_all: tuple[int, datetime | None, datetime | None] | None = None
     """Number, latest and first time of the purchases in all currencies; None if ``totals`` has all of them."""
 
-    def engagement_score(self, now: datetime, *, profiling: bool) -> float | None:
-        """A score from 0 to 100, rounded to 0.1: 100 · (1 - 2^(-sessions / 4)) · 2^(-days / 14).
-
-        ``days`` counts UTC days since the last session. The score halves with every 14 days without a session.
-        ``profiling`` is the consent, read together with this activity. Returns None without it.
-        """
+    def engagement(self, now: datetime, *, profiling: bool) -> Engagement | None:
+        """The engagement score and its terms; None without the consent ``profiling``, read with this activity."""
         if not profiling:  # the only check: no other function computes a score
             return None
-        if self.last_session_date is None:
-            return 0.0
-        days = max(0, (now.astimezone(UTC).date() - self.last_session_date.astimezone(UTC).date()).days)
-        frequency = 1 - math.exp2(-self.session_count / _SESSIONS_TO_HALF)
-        return round(100 * frequency * math.exp2(-days / _DAYS_TO_HALF), 1)
+        return Engagement.at(now, self.last_session_date, self.decayed_sessions, self.decayed_actions)
+
+    def engagement_score(self, now: datetime, *, profiling: bool) -> float | None:
+        """0 to 100, rounded to 0.1. None as in :meth:`engagement`."""
+        found = self.engagement(now, profiling=profiling)
+        return None if found is None else found.score
 
     @property
     def shown_features(self) -> dict[str, int]:

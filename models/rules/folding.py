@@ -1,6 +1,6 @@
 """Computes a person's sessions, transactions and totals from events.
 
-Each effect is a sum, a minimum, a maximum or a set union. So the order of events and the size of batches don't
+Each effect is a sum, a maximum or a set union, and visits follow from the set of times. So the order of events and the size of batches don't
 affect the result.
 """
 
@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from models.rules.money import amount_of, currency_of
+from models.rules.visits import Visits
 from models.vocabulary import Basis
 
 PURCHASE = "transaction.purchase_complete"
@@ -79,8 +80,7 @@ class TransactionEntry:
 class Projection:
     """The changes that a batch of events makes to the stored totals."""
 
-    sessions: dict[tuple[str, str], tuple[datetime, datetime]] = field(default_factory=dict)
-    """By (user id, session id): times of the first and the last event."""
+    visits: Visits = field(default_factory=Visits)
     transactions: dict[str, TransactionEntry] = field(default_factory=dict)
     """By event id."""
     features: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -105,13 +105,11 @@ class Projection:
         if event.event_type == ACCOUNT_DELETION:
             self.closed.add(event.user_id)
         if event.session_id.startswith(WORKFLOW_SESSION):
-            return  # a workflow recorded it, so it is no visit
+            return  # a workflow recorded it, so it is neither a visit nor an action of the user
         if event.historical:
             latest = self.imported.get(event.user_id, event.timestamp)
             self.imported[event.user_id] = max(latest, event.timestamp)
-        session = (event.user_id, event.session_id)
-        first, last = self.sessions.get(session, (event.timestamp, event.timestamp))
-        self.sessions[session] = (min(first, event.timestamp), max(last, event.timestamp))
+        self.visits.add(event.user_id, event.session_id, event.event_type, event.timestamp)
 
 
 def _transaction_of(event: LogEvent) -> TransactionEntry | None:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from models.rules.folding import PURCHASE, WORKFLOW_SESSION, LogEvent
+from models.rules.visits import SESSION_TIMEOUT
 from models.vocabulary import LifecycleStage
 
 STAGE_CHANGED = "lifecycle.stage_changed"
@@ -82,8 +83,10 @@ _BY_INACTIVITY = {(each.source, each.condition): each for each in TRANSITIONS if
 
 @dataclass(frozen=True)
 class Periods:
-    """Times without a session, counted from the last event of the last one."""
+    """Times without an event: within a session id, and since the last event of the last session."""
 
+    session_timeout: timedelta = SESSION_TIMEOUT
+    """Later events of the same session id are a new session."""
     at_risk_after: timedelta = timedelta(days=14)
     dormant_after: timedelta = timedelta(days=30)
     churned_after: timedelta = timedelta(days=90)

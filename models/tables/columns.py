@@ -12,8 +12,10 @@ def text_column(*, nullable: bool = False, primary_key: bool = False) -> Any:
     return Field(default=None, sa_column=Column(Text, nullable=nullable, primary_key=primary_key))
 
 
-def time_column(*, nullable: bool = False) -> Any:
-    return Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=nullable))
+def time_column(*, nullable: bool = False, primary_key: bool = False) -> Any:
+    return Field(
+        default=None, sa_column=Column(DateTime(timezone=True), nullable=nullable, primary_key=primary_key)
+    )
 
 
 def transaction_time() -> Any:

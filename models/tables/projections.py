@@ -13,13 +13,16 @@ from models.tables.columns import text_column, time_column, transaction_time
 
 
 class Session(SQLModel, table=True):
-    """One session of a user, from its first to its last event by their timestamps."""
+    """One session of a user, from its first to its last event by their timestamps.
+
+    A session id that is used again after a time without an event has several (:mod:`models.rules.visits`).
+    """
 
     __tablename__ = "sessions"
 
     user_id: str = text_column(primary_key=True)
     session_id: str = text_column(primary_key=True)
-    first_at: datetime = time_column()
+    first_at: datetime = time_column(primary_key=True)
     last_at: datetime = time_column()
 
 
@@ -52,6 +55,10 @@ class UserActivity(SQLModel, table=True):
     session_count: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     last_session_date: datetime | None = time_column(nullable=True)
     total_session_seconds: float = Field(sa_column=Column(Float(53), nullable=False, server_default=text("0")))
+    decayed_sessions: Decimal = Field(sa_column=Column(Numeric, nullable=False, server_default=text("0")))
+    """Forward weights of the sessions' beginnings: an integer (:mod:`models.rules.engagement`)."""
+    decayed_actions: Decimal = Field(sa_column=Column(Numeric, nullable=False, server_default=text("0")))
+    """Forward weights of the events, times the weights of their types: an integer."""
     updated_at: datetime = transaction_time()
     stage_due_at: datetime | None = time_column(nullable=True)
     """When the sweep looks at the lifecycle stage: at the next crossing or earlier. Activity moves it to no later

@@ -20,6 +20,7 @@ from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.tables.projections import FeatureUsage, Transaction, UserActivity
 from privacy.encryption import DataKey
 from store.connection import Connection
+from store.events import visits
 from store.pages import readable_page
 from store.statements import filtered, select, sql, statement, unnested
 from store.users import users
@@ -36,10 +37,11 @@ async def write(
     """Add a projection in the caller's transaction.
 
     ``keys`` are the data keys of its users. The caller has locked the users whose accounts it closes, as
-    :func:`store.users.users.close_accounts` requires.
+    :func:`store.users.users.close_accounts` requires. No other transaction projects events of the same users
+    meanwhile, as :mod:`store.events.visits` requires.
     """
-    if projection.sessions:
-        await _write_sessions(connection, projection.sessions, periods)
+    if projection.visits.times:
+        await visits.write(connection, projection.visits, periods)
     if projection.imported:
         await _write_imported(connection, projection.imported)
     if projection.transactions:
@@ -48,51 +50,6 @@ async def write(
         await _write_features(connection, projection.features)
     if projection.closed:
         await users.close_accounts(connection, projection.closed)
-
-
-# SQL text: a CTE that writes two tables. It extends sessions, and adds the added time to their users' totals.
-# Sums of seconds are rounded to microseconds, so that a sum of floats doesn't depend on its order.
-_WRITE_SESSIONS = sql(
-    """
-    WITH widened AS (
-        INSERT INTO sessions AS s (user_id, session_id, first_at, last_at)
-        SELECT given.user_id, given.session_id, given.first_at, given.last_at
-          FROM unnest(cast(:user_ids AS text[]), cast(:session_ids AS text[]),
-                      cast(:first_at AS timestamptz[]), cast(:last_at AS timestamptz[]))
-               AS given (user_id, session_id, first_at, last_at)
-        ON CONFLICT (user_id, session_id) DO UPDATE
-        SET first_at = least(s.first_at, excluded.first_at), last_at = greatest(s.last_at, excluded.last_at)
-        WHERE excluded.first_at < s.first_at OR excluded.last_at > s.last_at
-        RETURNING new.user_id, new.last_at, old.user_id IS NULL AS is_new,
-                  extract(epoch FROM new.last_at - new.first_at)
-                  - coalesce(extract(epoch FROM old.last_at - old.first_at), 0) AS seconds)
-    INSERT INTO user_activity AS a (user_id, session_count, last_session_date, total_session_seconds, stage_due_at)
-    SELECT user_id, count(*) FILTER (WHERE is_new), max(last_at), sum(seconds),
-           max(last_at) + cast(:at_risk_after AS interval)
-    FROM widened GROUP BY user_id ORDER BY user_id
-    ON CONFLICT (user_id) DO UPDATE
-    SET session_count = a.session_count + excluded.session_count,
-        last_session_date = greatest(a.last_session_date, excluded.last_session_date),
-        total_session_seconds = round((a.total_session_seconds + excluded.total_session_seconds) * 1e6) / 1e6,
-        stage_due_at = least(a.stage_due_at, greatest(a.last_session_date, excluded.last_session_date)
-                                             + cast(:at_risk_after AS interval)),
-        updated_at = now()
-    """
-)
-
-
-async def _write_sessions(
-    connection: Connection, sessions: Mapping[tuple[str, str], tuple[datetime, datetime]], periods: Periods
-) -> None:
-    ordered = sorted(sessions.items())
-    await _WRITE_SESSIONS.execute(
-        connection,
-        user_ids=[user_id for (user_id, _), _ in ordered],
-        session_ids=[session_id for (_, session_id), _ in ordered],
-        first_at=[first for _, (first, _) in ordered],
-        last_at=[last for _, (_, last) in ordered],
-        at_risk_after=periods.at_risk_after,
-    )
 
 
 _IMPORTED = unnested("given", col(UserActivity.user_id), col(UserActivity.last_historical_at))

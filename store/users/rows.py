@@ -81,6 +81,8 @@ _ACTIVITY: list[Any] = [
             col(UserActivity.session_count),
             col(UserActivity.last_session_date),
             col(UserActivity.total_session_seconds),
+            col(UserActivity.decayed_sessions),
+            col(UserActivity.decayed_actions),
         ),
         col(UserActivity.user_id),
         "activity",
@@ -133,12 +135,14 @@ def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> 
         consents=dict(consents or {}),
         subscription_tier=values["subscription_tier"],
     )
-    sessions, last_session, seconds = row["activity"] or (0, None, 0.0)
+    sessions, last_session, seconds, decayed_sessions, decayed_actions = row["activity"] or (0, None, 0.0, 0, 0)
     totals = row["totals"] or ()
     activity = Activity(
         session_count=sessions,
         last_session_date=last_session,
         total_session_seconds=seconds,
+        decayed_sessions=int(decayed_sessions),
+        decayed_actions=int(decayed_actions),
         features=row["features"] or {},
         totals=tuple(CurrencyTotal(*total[:5]) for total in totals),
         purchases_in_all=(int(totals[0][5]), totals[0][6], totals[0][7]) if totals else None,

@@ -1,7 +1,7 @@
 """`kill -9` of the worker and of Postgres at the points that the projector's docstring names.
 
-The test holds a lock that stops the projector at a point: the cursor's row before its move, a session's row before
-the effects, the waits after them. After the kill each event counts exactly once.
+The test holds a lock that stops the projector at a point: the cursor's row before its move, a user's totals before
+all effects are written, the waits after them. After the kill each event counts exactly once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from workflows.system.jobs import HEARTBEAT
 TAKEN_OVER_WITHIN = 10.0
 POINTS = {
     "before the cursor's move": "SELECT FROM log_cursors FOR UPDATE",
-    "before the effects": "SELECT FROM sessions FOR UPDATE",
+    "in the middle of the effects": "SELECT FROM user_activity FOR UPDATE",
     "after the effects": "LOCK TABLE event_waits IN ACCESS EXCLUSIVE MODE",
 }
 FIRST, *OTHERS = POINTS

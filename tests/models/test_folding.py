@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from models.rules.engagement import forward_weight
 from models.rules.folding import LogEvent, Projection, TransactionEntry, UnfoldableError
+from models.rules.visits import Visits
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 PURCHASE = "transaction.purchase_complete"
@@ -31,7 +33,7 @@ def test_a_transaction_has_the_fields_of_its_event(event_type: str, kind: Any) -
     found = projected(event(event_type, amount="19.99", currency="USD", order_id="o-1"))
     entry = TransactionEntry("e-1", "u-1", kind, "o-1", Decimal("19.99"), "USD", NOON)
     assert found.transactions == {"e-1": entry}
-    assert found.sessions == {("u-1", "s-1"): (NOON, NOON)}
+    assert found.visits.times == {("u-1", "s-1"): [NOON]}
     assert (found.features, found.closed) == ({}, set())
 
 
@@ -67,8 +69,14 @@ def test_a_deletion_closes_the_account_and_other_events_do_not() -> None:
     assert projected(event("user.login")).closed == set()
 
 
-def test_a_session_lasts_from_its_first_to_its_last_event() -> None:
+def test_the_times_of_each_session_are_kept_and_those_of_workflows_are_not() -> None:
     later = NOON + timedelta(hours=1)
     two = projected(event("user.login"), event("user.login", at=later), event("user.login", session="s-2"))
-    assert two.sessions == {("u-1", "s-1"): (NOON, later), ("u-1", "s-2"): (NOON, NOON)}
-    assert projected(event("user.login", session="workflow:i-1")).sessions == {}
+    assert two.visits.times == {("u-1", "s-1"): [NOON, later], ("u-1", "s-2"): [NOON]}
+    assert projected(event("user.login", session="workflow:i-1")).visits == Visits()
+
+
+def test_an_action_counts_with_the_weight_of_its_type() -> None:
+    shares = projected(event("engagement.share"), event("lesson.finish"), event("user.logout"))
+    assert shares.visits.actions == {"u-1": 5 * forward_weight(NOON)}
+    assert projected(event("user.logout")).visits.actions == {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import timedelta
 
 import asyncpg
 import pytest
 from alembic import command
 
+from models.rules.engagement import LANDMARK, forward_weight
 from models.tables.registry import TABLES
 from runtime import migrate
 from runtime.database import Database
@@ -105,6 +107,41 @@ async def test_a_migration_finds_first_purchases_as_far_as_they_are_stored() -> 
                 "SELECT first_purchase_at::date::text FROM purchase_totals ORDER BY currency"
             )
             assert [row[0] for row in found] == ["2025-05-05", None, "2026-02-01"]
+        finally:
+            await owner.close()
+
+
+async def test_stored_sessions_get_their_weights_and_go_back_into_one_row() -> None:
+    """The weights of the migration are those that the projector subtracts when it joins visits."""
+    starts = [
+        *(LANDMARK + timedelta(hours=37, microseconds=1) * number for number in range(-40, 400)),
+        LANDMARK,
+        LANDMARK - timedelta(days=14 * 900),
+    ]
+    async with scratch_postgres() as server:
+        settings = settings_of(server)
+        config = migrate._config(settings)
+        await asyncio.to_thread(command.upgrade, config, "0020")
+        owner = await asyncpg.connect(server.owner_url)
+        try:
+            await owner.executemany(
+                "INSERT INTO sessions VALUES ($1, 's', $2, $2)",
+                [(f"u-{number}", at) for number, at in enumerate(starts)],
+            )
+            await owner.execute("INSERT INTO sessions SELECT user_id, 't', first_at, last_at FROM sessions")
+            await owner.execute("INSERT INTO user_activity (user_id) SELECT DISTINCT user_id FROM sessions")
+            await asyncio.to_thread(command.upgrade, config, "0021")
+            rows = await owner.fetch("SELECT user_id, decayed_sessions, decayed_actions FROM user_activity")
+            assert {row[0]: (int(row[1]), int(row[2])) for row in rows} == {
+                f"u-{number}": (2 * forward_weight(at), 0) for number, at in enumerate(starts)
+            }
+            await owner.execute("DELETE FROM sessions WHERE user_id <> 'u-0' OR session_id <> 's'")
+            later = starts[0] + timedelta(hours=2)
+            await owner.execute("INSERT INTO sessions VALUES ('u-0', 's', $1, $1)", later)
+            await asyncio.to_thread(command.downgrade, config, "0020")
+            assert [tuple(row) for row in await owner.fetch("SELECT * FROM sessions")] == [
+                ("u-0", "s", starts[0], later)
+            ]
         finally:
             await owner.close()
 

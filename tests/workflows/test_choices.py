@@ -61,7 +61,7 @@ ACTIVITY = Activity(session_count=4, last_session_date=NOW)
 def test_a_marketing_workflow_knows_all_groups_under_their_consents() -> None:
     known = known_profile(PERSON, ACTIVITY, Purpose.MARKETING, NOW, Decimal(3))
     assert known.demographics == KnownDemographics(age=age_on(NOW.date(), date(1992, 1, 1)), country="DE")
-    assert known.behavior == KnownBehavior(session_count=4, last_session_date=NOW, engagement_score=50.0)
+    assert known.behavior == KnownBehavior(session_count=4, last_session_date=NOW, engagement_score=40.0)
     assert known.transactions == KnownTransactions(subscription_tier="pro")
     for personal in ("ada", "Ada", "1992", "Berlin"):
         assert personal not in known.model_dump_json()
