@@ -19,7 +19,7 @@ from activities.projector import Follower
 from models.rules.activity import Activity
 from models.rules.engagement import ACTION_WEIGHTS
 from models.rules.sharding import shard_of
-from models.rules.stages import Periods
+from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.rules.visits import SESSION_TIMEOUT, SessionKey, Span, Visits, VisitTotals, changes, spans_of
 from privacy.encryption import Cipher
 from runtime.database import Database
