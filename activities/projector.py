@@ -10,8 +10,9 @@ Temporal and the cursor. If the worker or Postgres dies:
 5. after the commit: the cursor is past the batch. If Postgres crashes before the commit is on disk, it loses
    effects and move together. The events are on disk, since ingest waits for that, and are read again.
 
-Visits are the one effect that depends on stored rows (:mod:`store.events.visits`). They are read after the move, in
-the same transaction: a batch that is projected again reads them again, without the effects that were rolled back.
+Visits are the one effect that depends on stored rows (:mod:`store.events.visits`). They are read after the move,
+in the same transaction: a batch that is projected again reads them again, without the effects that were rolled
+back.
 
 The worker doesn't keep the cursor in memory: each batch begins by reading it from Postgres.
 

@@ -9,11 +9,11 @@ down_revision = "0020"
 branch_labels = None
 depends_on = None
 
-# The sum of `models.rules.engagement.forward_weight`: 14 days are 1,209,600,000,000 microseconds. Stored sessions
-# may be longer than a visit, and stay as they are.
+# The sum of `models.rules.engagement.forward_weight`: 14 days are 1,209,600,000,000 microseconds. Stored
+# sessions may be longer than a visit, and stay as they are.
 DECAYED_SESSIONS = """
     WITH since AS (
-        SELECT user_id, 1000000 * extract(epoch FROM first_at - timestamptz '2026-01-01 00:00:00+00') AS microseconds
+        SELECT user_id, 1000000 * extract(epoch FROM first_at - timestamptz '2026-01-01 00:00+00') AS microseconds
           FROM sessions),
          halved AS (
         SELECT user_id, microseconds, floor(microseconds / 1209600000000) AS halvings FROM since),

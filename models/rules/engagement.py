@@ -7,9 +7,9 @@ The score is 100 · (0.40 · recency + 0.35 · frequency + 0.25 · depth):
 - depth = 1 - e^(-A / 20), A being the number of actions, each counted with the weight of its event type.
 
 S and A count each session and action by 2^(-age / 14 days). They are kept by forward decay (G. Cormode, V.
-Shkapenyuk, D. Srivastava, B. Xu: Forward Decay, ICDE 2009): a stored sum adds 2^((time - landmark) / 14 days), which
-never changes, and a read multiplies the sum by 2^(-(now - landmark) / 14 days). The stored sums are integers, so
-that additions and subtractions are exact, and their order doesn't matter.
+Shkapenyuk, D. Srivastava, B. Xu: Forward Decay, ICDE 2009): a stored sum adds 2^((time - landmark) / 14 days),
+which never changes, and a read multiplies the sum by 2^(-(now - landmark) / 14 days). The stored sums are
+integers, so that additions and subtractions are exact, and their order doesn't matter.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def action_weight(event_type: str) -> int:
 def forward_weight(at: datetime) -> int:
     """2^((at - landmark) / 14 days) · 2^20, as an integer.
 
-    It is 2^20 to 2^21, rounded, times a power of two: so the migration that computes it in SQL gets the same integer.
+    It is 2^20 to 2^21, rounded, times a power of two: so the migration that computes it in SQL gets the same
+    integer.
     """
     since = at - LANDMARK
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -1,7 +1,7 @@
 """Computes a person's sessions, transactions and totals from events.
 
-Each effect is a sum, a maximum or a set union, and visits follow from the set of times. So the order of events and the size of batches don't
-affect the result.
+Each effect is a sum, a maximum or a set union, and visits follow from the set of times. So the order of events
+and the size of batches don't affect the result.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@ A batch reads the stored visits that it touches, compares in memory and writes w
 visits of its users in between:
 
 - Another worker on the shard has waited for the cursor's move before, and has read none.
-- :func:`store.events.poison.replay` holds the consent buckets of its user exclusively, a projector those of its users
-  in shared mode, each from before this read. Both read in a later statement (READ COMMITTED), so the second reads
-  the visits of the first.
+- :func:`store.events.poison.replay` holds the consent bucket of its user exclusively, a projector those of its
+  users in shared mode, each from before this read. Both read in a later statement (READ COMMITTED), so the second
+  reads the visits of the first.
 - An erasure holds the bucket exclusively before it destroys the data key; later batches skip the user.
-- Retention deletes expired visits at any time, without these locks, and changes no total. If it deletes one between
-  read and write, the write inserts it again, as if the batch had come first. If it comes before the read, the
-  batch's events make a visit of their own, as if retention had come first.
+- Retention deletes expired visits at any time, without these locks, and changes no total. If it deletes one
+  between read and write, the write inserts it again, as if the batch had come first. If it comes before the read,
+  the batch's events make a visit of their own, as if retention had come first.
 
 Rows are written in the order of their keys, so that transactions on one user queue. Retention deletes in another
 order. In case of a deadlock Postgres ends one transaction, and either is tried again as a whole.
@@ -38,10 +38,10 @@ async def write(connection: Connection, visits: Visits, periods: Periods) -> Non
 
     The users are due for a sweep of lifecycle stages (:mod:`store.users.stage_sweeps`) when they may be at risk.
     """
-    timeout = periods.session_timeout
-    spans = spans_of(visits.times, timeout)
-    stored = await _read_near(connection, spans, timeout)
-    found = changes(spans, stored, visits.actions, timeout)
+    session_timeout = periods.session_timeout
+    spans = spans_of(visits.times, session_timeout)
+    stored = await _read_near(connection, spans, session_timeout)
+    found = changes(spans, stored, visits.actions, session_timeout)
     if found.gone:
         await _DELETE.execute(connection, **_columns(("user_id", "session_id", "first_at"), sorted(found.gone)))
     if found.kept:
@@ -55,9 +55,9 @@ def _columns(names: Sequence[str], rows: Collection[Sequence[Any]]) -> dict[str,
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
-# SQL text: a LATERAL over unnest. It reads the visits within the time-out of a span, given the longest span of the
-# batch. The inner query finds the latest visit that begins before a span, by one index look-up. So the cost doesn't
-# grow with the number of visits of a session id.
+# SQL text: a LATERAL over unnest. It reads the visits within the time-out of a span, given the longest span of
+# the batch. The inner query finds the latest visit that begins before a span, by one index look-up. So the cost
+# doesn't grow with the number of visits of a session id.
 _READ = sql(
     """
     SELECT given.place, s.first_at, s.last_at
@@ -77,7 +77,7 @@ _READ = sql(
 
 
 async def _read_near(
-    connection: Connection, spans: Mapping[SessionKey, list[Span]], timeout: timedelta
+    connection: Connection, spans: Mapping[SessionKey, list[Span]], session_timeout: timedelta
 ) -> dict[SessionKey, list[Span]]:
     """The stored visits within the time-out of a span, and perhaps some more; the same one may be there twice."""
     keys = list(spans)
@@ -89,7 +89,7 @@ async def _read_near(
         session_ids=[key[1] for key in keys],
         first_at=[first for each in spans.values() for first, _ in each],
         longest=max(last - first for each in spans.values() for first, last in each),
-        timeout=timeout,
+        timeout=session_timeout,
     )
     found: dict[SessionKey, list[Span]] = {}
     for place, first, last in rows:
