@@ -21,6 +21,7 @@ from api.routes import (
     dead_letters,
     decisions,
     documents,
+    engagement,
     event_types,
     events,
     health,
@@ -41,6 +42,7 @@ _ROUTERS = (
     event_types.router,
     timeline.router,  # after /events/types: an event's id is any text
     projection.router,
+    engagement.router,
     workflows.router,
     instances.router,
     dead_letters.router,

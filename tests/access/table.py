@@ -77,6 +77,7 @@ TABLE: Mapping[str, Row] = {
     "GET /users/{user_id}/decisions": Row(READERS, 200, 404),
     "GET /events/{event_id}": Row(READERS, 200, 404, people=True),
     "GET /users/{user_id}/features": Row(READERS, 200, 404),
+    "GET /users/{user_id}/engagement": Row(READERS, 200, 404),
     "GET /users/{user_id}/transactions": Row(READERS, 200, 404),
     "POST /events": Row(WRITERS, 202, body=lambda role: event(f"e-of-{role}")),
     "POST /events/batch": Row(WRITERS, 202, body=lambda role: {"events": [event(f"e-with-{role}")]}),
