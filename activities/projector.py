@@ -37,6 +37,7 @@ from temporalio import activity
 
 from activities.loops import run_loop
 from models.rules.folding import ACCOUNT_DELETION, LogEvent, Projection
+from models.rules.profile_changes import PROFILE_UPDATE
 from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.rules.triggers import WorkflowTrigger
 from models.temporal.system import PROJECTOR, ShardOfLog
@@ -49,7 +50,8 @@ from store.consents import locks
 from store.events import log, poison, projection
 from store.events.log import BEGINNING, CHANNEL, CursorMovedError, LoggedEvent, Position
 from store.events.poison import UnusableEvent
-from store.users import data_keys, people, stages, users
+from store.users import changes, data_keys, people, stages, users
+from store.users.users import LockedUsers
 
 logger = logging.getLogger("perennial.projector")
 
@@ -137,6 +139,8 @@ class _Batch:
     keys: Mapping[str, DataKey]
     moving: set[str]
     """The users whose lifecycle stage the batch may move; their rows are locked."""
+    profiles: LockedUsers
+    """Of the users with events that change profiles."""
 
 
 @dataclass(frozen=True)
@@ -223,25 +227,33 @@ class Follower:
     async def _project(self, connection: Connection, logged: Sequence[LoggedEvent]) -> _Batch:
         """Project the events of users who have a data key; events of erased users are skipped.
 
-        Events of a user whose key is damaged are set aside.
+        Events of a user whose key is damaged are set aside, and changes of a profile that is.
         """
         closing = {each.user_id for each in logged if each.event_type == ACCOUNT_DELETION}
+        updates = [each for each in logged if each.event_type == PROFILE_UPDATE]
+        updated = {each.user_id for each in updates}
         user_ids = {each.user_id for each in logged}
         known = await people.of_batch(connection, user_ids)
         moving = stages.may_move(known, logged, datetime.now(UTC), self._periods)
         # Rows before consent buckets: the opposite order could deadlock with a withdrawal.
-        await users.lock_rows(connection, closing | moving)
+        await users.lock_rows(connection, closing | moving | updated)
+        if updates:
+            closing |= await changes.restricting(connection, self._cipher, updates)
         # An erasure takes the same locks exclusively: it waits for this transaction, and erases its effects too.
         # A closing takes them exclusively itself: no message leaves, and nothing starts, after its commit.
         await locks.share_and_exclude(connection, user_ids, closing)
         found = await data_keys.find_each(connection, self._cipher, user_ids)
         keys = {user_id: key for user_id, key in found.items() if isinstance(key, DataKey)}
-        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys, moving)
+        profiles = await users.lock(connection, self._cipher, updated) if updated else changes.NOBODY
+        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys, moving, profiles)
         for number, each in enumerate(logged, 1):
-            if each.user_id in keys:
-                self._add(batch, each.decrypted_with(keys[each.user_id]))
-            elif isinstance(damaged := found.get(each.user_id), DecryptionError):
+            damaged: object = found.get(each.user_id)
+            if profiles.unreadable and each.event_type == PROFILE_UPDATE:
+                damaged = profiles.unreadable.get(each.user_id, damaged)
+            if isinstance(damaged, DecryptionError):
                 batch.unusable.append(UnusableEvent(each.decrypted_with(None), 1, damaged))
+            elif each.user_id in keys:
+                self._add(batch, each.decrypted_with(keys[each.user_id]))
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return batch
@@ -265,6 +277,8 @@ class Follower:
     async def _write(self, connection: Connection, batch: _Batch) -> None:
         # First: a second worker on the shard waits here, and then finds the cursor moved.
         await log.move(connection, PROJECTOR, self._shard, batch.before, batch.to)
+        if batch.projection.changes:
+            await changes.apply(connection, self._cipher, batch.profiles, batch.projection.changes)
         await projection.write(connection, batch.projection, batch.keys, self._periods)
         now = datetime.now(UTC)
         await stages.move_by_activity(connection, self._cipher, batch.moving, batch.events, now, self._periods)

@@ -34,7 +34,6 @@ from api.idempotency import Idempotency
 from api.instances import Instances, InstanceState, instance_view, location
 from api.resources import TEMPORAL_DOWN, Resources
 from api.responses import json_response
-from api.validation import field_errors
 from delivery.signatures import new_secret
 from delivery.temporal import start_instance
 from models.errors import (
@@ -47,6 +46,7 @@ from models.errors import (
 )
 from models.instances import StoredCallback, StoredInstance
 from models.rules.outbound_urls import url_error
+from models.schemas.validation import field_errors
 from models.schemas.workflows import ExecutedView, ExecuteRequest
 from store.api_keys import AuthenticatedKey
 from store.instances import starting, transitions

@@ -26,7 +26,6 @@ from api.bodies import read_json
 from api.parsing import names_in
 from api.request_context import request_context_of
 from api.resources import Resources
-from api.validation import MOST_LISTED_ERRORS, field_errors, pointer
 from models.errors import (
     FieldError,
     ForbiddenError,
@@ -37,6 +36,7 @@ from models.errors import (
     UserNotFoundError,
 )
 from models.schemas.fields import is_user_id
+from models.schemas.validation import MOST_LISTED_ERRORS, field_errors, pointer
 from models.vocabulary import Role
 from store import api_keys
 from store.api_keys import AuthenticatedKey

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import orjson
 
-from api.validation import MOST_LISTED_ERRORS, MOST_LISTED_ERRORS_PER_ITEM, pointer
 from models.errors import FieldError, InvalidContentError, MalformedJsonError
 from models.schemas.fields import UnusableItem
+from models.schemas.validation import MOST_LISTED_ERRORS, MOST_LISTED_ERRORS_PER_ITEM, pointer
 from store.pacing import Pace
 
 MOST_VALUES = 50_000

@@ -16,7 +16,6 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api.request_context import request_context_of
 from api.responses import problem_response
-from api.validation import MOST_LISTED_ERRORS, field_errors
 from models.errors import (
     BadRequestError,
     DataUnreadableError,
@@ -27,6 +26,7 @@ from models.errors import (
     StoreUnavailableError,
     TemporalUnavailableError,
 )
+from models.schemas.validation import MOST_LISTED_ERRORS, field_errors
 from privacy.encryption import DecryptionError
 from runtime.database import UNREACHABLE
 

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from api.audit import attribute_names
 from api.masking import masked_profile
 from api.parsing import crowd_errors
-from api.validation import item_errors
 from models.errors import FieldError
 from models.rules.activity import MOST_CURRENCIES, MOST_FEATURES, Activity
 from models.rules.customer_value import customer_lifetime_value, purchase_frequency
@@ -38,6 +37,7 @@ from models.schemas.users import (
     UserProfile,
     UserUpsert,
 )
+from models.schemas.validation import item_errors
 from models.vocabulary import Purpose, Role
 from privacy.encryption import Cipher
 from privacy.masking import reads_people, sees_personal_data

@@ -10,9 +10,9 @@ import orjson
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from api.validation import MOST_LISTED_ERRORS
 from models.errors import InvalidContentError, PerennialError
 from models.schemas.common import FieldProblem, Problem
+from models.schemas.validation import MOST_LISTED_ERRORS
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _PROBLEM_TYPE = "urn:perennial:problem:"

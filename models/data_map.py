@@ -101,6 +101,7 @@ PLAINTEXT_COLUMNS: Mapping[str, str] = {
     "users.lifecycle_stage": WORD,
     "users.country": "ISO 3166 code, a standard dimension",
     "users.privacy_preferences": "true or false by attribute",
+    "users.attribute_times": "times by attribute",
     "users.subscription_tier": "a plan's name: a word, a dimension",
     "data_keys.subject": USER_ID,
     "data_keys.wrapped": "the data key, encrypted by a key-encryption key",

@@ -17,7 +17,6 @@ from api.openapi import extended_problem, problems
 from api.parsing import crowd_errors
 from api.request_context import request_context_of
 from api.responses import json_response, problem_response
-from api.validation import MOST_LISTED_ERRORS, item_errors
 from models.errors import (
     ConsentRequiredError,
     DataUnreadableError,
@@ -46,6 +45,7 @@ from models.schemas.events import (
     usable_event_id,
 )
 from models.schemas.fields import UnusableItem
+from models.schemas.validation import MOST_LISTED_ERRORS, item_errors
 from models.vocabulary import Role
 from store.pacing import Pace, each
 

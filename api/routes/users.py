@@ -42,6 +42,7 @@ from models.errors import (
     UserNotFoundError,
 )
 from models.rules import profile as rules
+from models.rules.profile_changes import by_attribute
 from models.schemas.exports import UserExport
 from models.schemas.users import (
     UserBatch,
@@ -55,7 +56,7 @@ from models.schemas.users import (
 from models.vocabulary import AccountStatus, LifecycleStage, Role
 from privacy.masking import reads_people
 from store.pacing import each
-from store.users import batches, users
+from store.users import attribute_times, batches, users
 from store.users.rows import StoredUser
 
 router = APIRouter(route_class=GuardedRoute, tags=["users"])
@@ -288,10 +289,15 @@ async def patch_user(
             raise PreconditionFailedError
     audit.note(fields=attribute_names(sent))
     changed = rules.change(stored.profile, sent)
+    times = {user_id: dict.fromkeys(by_attribute(sent))}
     if changed != stored.profile:
-        updated = await users.update_locked(connection, resources.cipher, locked, [changed], actor=caller.key_id)
+        updated = await users.update_locked(
+            connection, resources.cipher, locked, [changed], actor=caller.key_id, times=times
+        )
         await users.record_stages(connection, resources.cipher, locked, updated)
         stored = updated[user_id]
+    else:
+        await attribute_times.record(connection, times)
     if not reads_people(caller.role):
         stored = await users.count_write(connection, stored)
     profile = _full(stored, resources)

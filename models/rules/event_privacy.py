@@ -129,13 +129,22 @@ def redact_dimensions(dimensions: Mapping[str, Any], opt_outs: OptOuts) -> dict[
 def _redact_part(value: Any, opt_outs: OptOuts, part: str) -> Any:
     if isinstance(value, dict):
         return {
-            name: _redact_part(each, opt_outs, part)
+            name: each if _is_preferences(name, each) else _redact_part(each, opt_outs, part)
             for name, each in value.items()
             if not opt_outs.cover(name, part)
         }
     if isinstance(value, list):
         return [_redact_part(each, opt_outs, part) for each in value]
     return value
+
+
+def _is_preferences(name: str, value: Any) -> bool:
+    """Whether a value says which attributes may be stored, and holds none."""
+    return (
+        name == "privacy_preferences"
+        and isinstance(value, dict)
+        and all(each is None or isinstance(each, bool) for each in value.values())
+    )
 
 
 def _normalise(name: str) -> str:

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from models.rules.money import amount_of, currency_of
+from models.rules.profile_changes import PROFILE_UPDATE, ProfileChange, change_of
 from models.rules.visits import Visits
 from models.vocabulary import Basis
 
@@ -89,12 +90,15 @@ class Projection:
     """Ids of users whose account was closed."""
     imported: dict[str, datetime] = field(default_factory=dict)
     """By user id: the time of the latest historical event of a session."""
+    changes: dict[str, list[ProfileChange]] = field(default_factory=dict)
+    """By user id: changes of the profile."""
 
     def add(self, event: LogEvent) -> None:
         """Add an event. Raises, and changes nothing, if the event can't be used."""
         # anything that may raise comes before the first change
         transaction = _transaction_of(event)
         feature = _feature_of(event)
+        change = _change_of(event)
         if transaction is not None:
             self.transactions[event.event_id] = transaction
         if not event.consented:
@@ -104,6 +108,8 @@ class Projection:
             self.features[used] = self.features.get(used, 0) + 1
         if event.event_type == ACCOUNT_DELETION:
             self.closed.add(event.user_id)
+        if change is not None:
+            self.changes.setdefault(event.user_id, []).append(change)
         if event.session_id.startswith(WORKFLOW_SESSION):
             return  # a workflow recorded it, so it is neither a visit nor an action of the user
         if event.historical:
@@ -133,6 +139,12 @@ def id_text(identifier: Any) -> str:
     """An id as text: 100, 1e2 and "100" are the same order or product."""
     whole = isinstance(identifier, float) and identifier.is_integer()
     return str(int(identifier)) if whole else str(identifier)
+
+
+def _change_of(event: LogEvent) -> ProfileChange | None:
+    if event.event_type != PROFILE_UPDATE or not event.consented:
+        return None
+    return change_of(event.properties, event.timestamp, event.received_at, historical=event.historical)
 
 
 def _feature_of(event: LogEvent) -> str | None:

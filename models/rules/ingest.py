@@ -11,9 +11,11 @@ from typing import Any, Literal
 import orjson
 
 from models.errors import FieldError
+from models.rules import profile_changes
 from models.rules.event_privacy import standard_dimensions
 from models.rules.event_types import EventType, depth_exceeds
 from models.rules.personal_text import looks_personal
+from models.rules.profile_changes import PROFILE_UPDATE
 
 MAX_AHEAD = timedelta(hours=24)
 MAX_PROPERTIES_BYTES = 32 * 1024
@@ -108,6 +110,8 @@ def content_errors(parts: Mapping[str, Any], body: bytes, declared: EventType | 
         # The validator makes all errors before it shows the first one: ten milliseconds for a thousand.
         many = body.count(b",") > _MOST_JUDGED
         found = declared.errors(parts.get("event_properties") or _NONE, first=many)
+        if not found and declared.event_type == PROFILE_UPDATE:
+            found = profile_changes.errors(parts.get("event_properties") or _NONE)
         errors = [error.with_prefix("/event_properties") for error in found]
     return errors
 

@@ -112,3 +112,25 @@ def _enforce_privacy(after: Profile, patch: Mapping[str, Any]) -> Profile:
     if sent.keys() & allowed.keys() and not after.consents_to(Purpose.DATA_COLLECTION):
         raise ConsentRequiredError("Demographic attributes are stored only with the consent 'data_collection'.")
     return replace(after, demographics=allowed)
+
+
+def withdrawn(before: Profile, after: Profile) -> list[str]:
+    return [purpose for purpose, granted in before.consents.items() if granted and not after.consents.get(purpose)]
+
+
+def restricts_account(before: Profile, after: Profile) -> bool:
+    restricted = after.account_status in (AccountStatus.CLOSED, AccountStatus.SUSPENDED)
+    return restricted and after.account_status is not before.account_status
+
+
+def forbids_more(before: Profile, after: Profile) -> bool:
+    return any(
+        not allowed and before.privacy_preferences.get(name) is not False
+        for name, allowed in after.privacy_preferences.items()
+    )
+
+
+def lacks_something(before: Profile, after: Profile) -> bool:
+    """Whether a change has removed an attribute."""
+    tier_removed = before.subscription_tier is not None and after.subscription_tier is None
+    return tier_removed or not before.demographics.keys() <= after.demographics.keys()

@@ -87,7 +87,7 @@ _USER = (
     _standard("user.logout", "A user has logged out.", {"reason": _WORD}, dimensions=("reason",)),
     _standard(
         "user.profile_update",
-        "A user has changed the profile.",
+        "A user has changed the profile. `changes` updates it, like the body of `PATCH /users/{user_id}`.",
         {"fields": _NAMES, "changes": {"type": "object"}},
         pii=("/changes",),
     ),

@@ -35,6 +35,16 @@ def _refuse(_: object) -> None:
     raise PydanticCustomError("read_only", "is computed and can't be set")
 
 
+def _refuse_id(_: object) -> None:
+    raise PydanticCustomError("read_only", "can't be changed")
+
+
+def _refuse_consents(_: object) -> None:
+    raise PydanticCustomError(
+        "read_only", "can't be changed by an event: send PUT /users/{user_id}/consents/{purpose}"
+    )
+
+
 ReadOnly = Annotated[Any, AfterValidator(_refuse), Field(json_schema_extra={"readOnly": True})]
 Status = Annotated[AccountStatus, Field(strict=False)]
 Stage = Annotated[LifecycleStage, Field(strict=False)]
@@ -124,6 +134,13 @@ class UserPatch(_Attributes):
     signup_date: Timestamp = omittable()
     account_status: Status = omittable()
     lifecycle_stage: Stage = omittable()
+
+
+class UserChanges(UserPatch):
+    """The `changes` of a `user.profile_update`: a patch without the id and without consents."""
+
+    user_id: Annotated[Any, AfterValidator(_refuse_id)] = None
+    consents: Annotated[Any, AfterValidator(_refuse_consents)] = None
 
 
 class UserUpsert(UserPatch):

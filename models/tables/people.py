@@ -49,6 +49,11 @@ class User(SQLModel, table=True):
     created_at: datetime = transaction_time()
     updated_at: datetime = transaction_time()
     closed_at: datetime | None = time_column(nullable=True)
+    attribute_times: dict[str, int] | None = Field(
+        default=None, sa_column=Column(JSONB, nullable=True, server_default=text("'{}'"))
+    )
+    """By attribute (:mod:`models.rules.profile_changes`): microseconds since 1970 of its last change. NULL if the
+    profile hasn't changed since it got the column."""
     writes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     """Grows with each write of a key that may not read people, also with one that changes nothing."""
 

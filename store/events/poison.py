@@ -24,7 +24,7 @@ from store.connection import Connection
 from store.consents import locks
 from store.events import log, projection
 from store.statements import filtered, parameters, select, statement
-from store.users import data_keys, stages, users
+from store.users import changes, data_keys, stages, users
 
 PoisonStatus = Literal["open", "replayed", "discarded"]
 
@@ -152,11 +152,14 @@ async def replay(
     except Exception as error:  # noqa: BLE001 - any error of the pure code comes from the event
         raise StillUnusableError(type(error).__name__) from None
     try:
+        if projected.changes:
+            locked = await users.lock_one(connection, cipher, settled.user_id)
+            await changes.apply(connection, cipher, locked, projected.changes)
         await projection.write(connection, projected, keys, periods)
         await stages.move_by_activity(connection, cipher, keys, [event], datetime.now(UTC), periods)
         await outbox.enqueue(connection, [event], triggers, keys)
     except Exception as error:
-        if is_of_the_event(error):
+        if is_of_the_event(error) or isinstance(error, DecryptionError):
             raise StillUnusableError(type(error).__name__) from None
         raise
     return settled

@@ -9,9 +9,10 @@ from typing import Any
 from models.errors import ConsentRequiredError, FieldError, StoreUnavailableError
 from models.rules.ingest import DATA_UNREADABLE
 from models.rules.profile import Profile, change, create, missing_core
+from models.rules.profile_changes import by_attribute
 from privacy.encryption import Cipher
 from store.connection import Connection
-from store.users import users
+from store.users import attribute_times, users
 from store.users.rows import StoredUser
 
 # Each lost race means that another transaction created a user of this batch, so few attempts suffice.
@@ -73,7 +74,23 @@ async def _attempt(
     changed = [
         profiles[user_id] for user_id, stored in locked.users.items() if profiles[user_id] != stored.profile
     ]
-    return outcomes, locked, await users.update_locked(connection, cipher, locked, changed, actor=actor)
+    times = _times(patches, outcomes, locked)
+    updated = await users.update_locked(connection, cipher, locked, changed, actor=actor, times=times)
+    await attribute_times.record(
+        connection, {user_id: each for user_id, each in times.items() if user_id not in updated}
+    )
+    return outcomes, locked, updated
+
+
+def _times(
+    patches: Sequence[Mapping[str, Any]], outcomes: Sequence[UpsertResult], locked: users.LockedUsers
+) -> dict[str, dict[str, None]]:
+    """The attributes that accepted items carry for users who existed before, by user id."""
+    times: dict[str, dict[str, None]] = {}
+    for patch, outcome in zip(patches, outcomes, strict=True):
+        if not outcome.errors and patch["user_id"] in locked.users:
+            times.setdefault(patch["user_id"], {}).update(dict.fromkeys(by_attribute(patch)))
+    return times
 
 
 def _apply(

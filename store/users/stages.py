@@ -34,6 +34,7 @@ from store.events import stage_events
 from store.events.log import LoggedEvent
 from store.events.stage_events import StageChange
 from store.statements import one_of, select, statement, unnested
+from store.users.attribute_times import with_present_time
 from store.users.people import Person
 
 _ONE: ColumnElement[int] = literal_column("1")
@@ -135,6 +136,7 @@ _BY_ACTIVITY = statement(
     .values(
         lifecycle_stage=_GIVEN.c.target,
         lifecycle_stage_changed_at=_GIVEN.c.changed_at,
+        attribute_times=with_present_time("lifecycle_stage"),
         version=col(User.version) + 1,
         updated_at=func.statement_timestamp(),
     )
@@ -145,7 +147,11 @@ _BY_ACTIVITY = statement(
 # activity from before a crossing still counts when it arrives after it.
 _BY_INACTIVITY = statement(
     update(User)
-    .values(lifecycle_stage=_GIVEN.c.target, version=col(User.version) + 1)
+    .values(
+        lifecycle_stage=_GIVEN.c.target,
+        attribute_times=with_present_time("lifecycle_stage"),
+        version=col(User.version) + 1,
+    )
     .where(*_HERE)
     .returning(col(User.user_id), col(User.version), col(User.created_at))
 )
@@ -185,6 +191,7 @@ _SET = statement(
     .values(
         lifecycle_stage=bindparam("stage"),
         lifecycle_stage_changed_at=func.statement_timestamp(),
+        attribute_times=with_present_time("lifecycle_stage"),
         version=col(User.version) + 1,
         updated_at=func.statement_timestamp(),
     )

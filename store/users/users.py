@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from models.errors import UserErasedError, UserExistsError, UserNotFoundError
 from models.rules.activity import Activity
-from models.rules.profile import Profile
+from models.rules.profile import Profile, forbids_more, lacks_something, restricts_account, withdrawn
 from models.rules.stages import StageCause
 from models.tables.people import DataKey as DataKeyRow
 from models.tables.people import User
@@ -31,7 +31,8 @@ from store.events.stage_events import StageChange
 from store.instances import transitions
 from store.pages import readable_page
 from store.statements import filtered, one_of, select, statement, unnested
-from store.users import data_keys
+from store.users import attribute_times, data_keys
+from store.users.attribute_times import TIMES, Times, with_present_time, with_times
 from store.users.rows import CONSENTS, STORED, WRITTEN, StoredUser, as_lists, encrypted_row, open_row
 
 _SOURCE = "profile"
@@ -230,21 +231,25 @@ async def insert_new(
     return {row["user_id"]: _stored(given[row["user_id"]], row, Activity()) for row in rows}
 
 
+_CHANGED = unnested("given", *WRITTEN, TIMES)
 _UPDATE = statement(
     update(User)
     .values(
-        {each.name: _GIVEN.c[each.name] for each in WRITTEN if each.name != "user_id"}
+        {each.name: _CHANGED.c[each.name] for each in WRITTEN if each.name != "user_id"}
         | {
             "version": col(User.version) + 1,
             "updated_at": _NOW,
-            "closed_at": case((_IS_CLOSED, func.coalesce(col(User.closed_at), _NOW))),
+            "closed_at": case(
+                (_CHANGED.c.account_status == AccountStatus.CLOSED, func.coalesce(col(User.closed_at), _NOW))
+            ),
             "lifecycle_stage_changed_at": case(
-                (_GIVEN.c.lifecycle_stage != col(User.lifecycle_stage), _NOW),
+                (_CHANGED.c.lifecycle_stage != col(User.lifecycle_stage), _NOW),
                 else_=col(User.lifecycle_stage_changed_at),
             ),
+            "attribute_times": with_times(_CHANGED.c.times),
         }
     )
-    .where(col(User.user_id) == _GIVEN.c.user_id)
+    .where(col(User.user_id) == _CHANGED.c.user_id)
     .returning(*_VERSION)
 )
 
@@ -256,8 +261,11 @@ async def update_locked(
     changed: Sequence[Profile],
     *,
     actor: str,
+    times: Times | None = None,
 ) -> dict[str, StoredUser]:
     """Write changes to profiles that :func:`lock` has read; each gets its next version.
+
+    Attributes without an entry in ``times`` have changed now.
 
     A withdrawal, an opt-out, a closing or a suspension takes the consent locks exclusively
     (:mod:`store.consents.locks`). After the commit, no transaction stores data or sends a message that it forbids.
@@ -267,24 +275,28 @@ async def update_locked(
     if not changed:
         return {}
     profiles = {profile.user_id: profile for profile in changed}
-    rows = await _UPDATE.fetch(
-        connection, **as_lists(encrypted_row(each, locked.keys[each.user_id], cipher) for each in changed)
-    )
     before = {user_id: stored.profile for user_id, stored in locked.users.items()}
-    withdrawn = [(each.user_id, purpose) for each in changed for purpose in _withdrawn(before[each.user_id], each)]
-    opted_out = [each.user_id for each in changed if _forbids_more(before[each.user_id], each)]
-    restricted = [each for each in changed if _restricts_account(before[each.user_id], each)]
+    rows = await _UPDATE.fetch(
+        connection,
+        times=attribute_times.of_changes(before, changed, times or {}),
+        **as_lists(encrypted_row(each, locked.keys[each.user_id], cipher) for each in changed),
+    )
+    withdrawals = [
+        (each.user_id, purpose) for each in changed for purpose in withdrawn(before[each.user_id], each)
+    ]
+    opted_out = [each.user_id for each in changed if forbids_more(before[each.user_id], each)]
+    restricted = [each for each in changed if restricts_account(before[each.user_id], each)]
     await redactions.request(connection, opted_out)
     staged = {each.user_id for each in changed if _moves_stage(before[each.user_id], each)}
-    excluded = {*opted_out, *(user_id for user_id, _ in withdrawn), *(each.user_id for each in restricted)}
+    excluded = {*opted_out, *(user_id for user_id, _ in withdrawals), *(each.user_id for each in restricted)}
     if staged or excluded:
         await locks.share_and_exclude(connection, staged, excluded)
     await _record_consents(connection, [(before[each.user_id].consents, each) for each in changed], actor)
-    await transitions.cancel_withdrawn(connection, withdrawn)
+    await transitions.cancel_withdrawn(connection, withdrawals)
     closed = [each.user_id for each in restricted if each.account_status is AccountStatus.CLOSED]
     await transitions.cancel_of_closed(connection, closed)
-    reduced = (each.user_id for each in changed if _lacks_something(before[each.user_id], each))
-    await idempotency.forget(connection, {*reduced, *opted_out, *(user_id for user_id, _ in withdrawn)})
+    reduced = (each.user_id for each in changed if lacks_something(before[each.user_id], each))
+    await idempotency.forget(connection, {*reduced, *opted_out, *(user_id for user_id, _ in withdrawals)})
     return {
         row["user_id"]: _stored(profiles[row["user_id"]], row, locked.users[row["user_id"]].activity)
         for row in rows
@@ -296,12 +308,25 @@ def _moves_stage(before: Profile, after: Profile) -> bool:
 
 
 async def record_stages(
-    connection: Connection, cipher: Cipher, locked: LockedUsers, updated: Mapping[str, StoredUser]
+    connection: Connection,
+    cipher: Cipher,
+    locked: LockedUsers,
+    updated: Mapping[str, StoredUser],
+    historical: Collection[str] = (),
 ) -> None:
-    """Record the changes of stages that :func:`update_locked` has written, as events."""
+    """Record the changes of stages that :func:`update_locked` has written, as events.
+
+    Those of the users in ``historical`` start nothing.
+    """
     changes = [
         StageChange(
-            user_id, before, after.profile.lifecycle_stage, StageCause.CALLER, after.version, after.created_at
+            user_id=user_id,
+            source=before,
+            target=after.profile.lifecycle_stage,
+            cause=StageCause.CALLER,
+            version=after.version,
+            created_at=after.created_at,
+            historical=user_id in historical,
         )
         for user_id, after in updated.items()
         for before in [locked.users[user_id].profile.lifecycle_stage]
@@ -332,28 +357,6 @@ async def count_write(connection: Connection, stored: StoredUser) -> StoredUser:
     return replace(stored, writes=writes, updated_at=now)
 
 
-def _withdrawn(before: Profile, after: Profile) -> list[str]:
-    return [purpose for purpose, granted in before.consents.items() if granted and not after.consents.get(purpose)]
-
-
-def _restricts_account(before: Profile, after: Profile) -> bool:
-    restricted = after.account_status in (AccountStatus.CLOSED, AccountStatus.SUSPENDED)
-    return restricted and after.account_status is not before.account_status
-
-
-def _forbids_more(before: Profile, after: Profile) -> bool:
-    return any(
-        not allowed and before.privacy_preferences.get(name) is not False
-        for name, allowed in after.privacy_preferences.items()
-    )
-
-
-def _lacks_something(before: Profile, after: Profile) -> bool:
-    """Whether a change has removed an attribute."""
-    tier_removed = before.subscription_tier is not None and after.subscription_tier is None
-    return tier_removed or not before.demographics.keys() <= after.demographics.keys()
-
-
 def _stored(profile: Profile, row: Record, activity: Activity) -> StoredUser:
     return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], row["writes"], activity)
 
@@ -372,7 +375,13 @@ async def _record_consents(
 
 _CLOSE = statement(
     update(User)
-    .values(account_status=AccountStatus.CLOSED, closed_at=_NOW, version=col(User.version) + 1, updated_at=_NOW)
+    .values(
+        account_status=AccountStatus.CLOSED,
+        attribute_times=with_present_time("account_status"),
+        closed_at=_NOW,
+        version=col(User.version) + 1,
+        updated_at=_NOW,
+    )
     .where(one_of(col(User.user_id), "user_ids"), col(User.account_status) != AccountStatus.CLOSED)
     .returning(col(User.user_id))
 )
