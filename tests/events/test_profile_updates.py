@@ -116,7 +116,7 @@ async def test_an_event_updates_what_it_carries_and_nothing_else(
 async def test_many_updates_of_a_batch_are_one_write_and_one_without_effect_is_none(
     api: Clients, log: Log, owner: Connection
 ) -> None:
-    await add_user(api.admin)
+    await add_user(api.admin, lifecycle_stage="active")
     first = await version(owner)
     await batch(api, *(update({"name": f"Ada {number}"}, hours=9 - number) for number in range(9)))
     await projected(log)
