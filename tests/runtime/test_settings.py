@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -63,6 +64,11 @@ def test_a_setting_that_cannot_be_used_stops_the_start(command: str, name: str, 
         ("API_PORT", "65536"),
         ("ENVIRONMENT", "s3cret"),
         ("MAX_BODY_BYTES", "s3cret"),
+        ("SESSION_TIMEOUT", "s3cret"),
+        ("SESSION_TIMEOUT", "P1M"),
+        ("SESSION_TIMEOUT", "nan"),
+        ("SESSION_TIMEOUT", "PT0S"),
+        ("SESSION_TIMEOUT", "P8D"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_with_the_reason(
@@ -75,6 +81,14 @@ def test_a_setting_that_cannot_be_used_is_named_with_the_reason(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("value", "minutes"), [("PT45M", 45), ("P1DT30M", 1470), ("P1W", 10_080), ("1800", 30), ("90.5", 90.5 / 60)]
+)
+def test_a_duration_is_iso_8601_or_seconds(value: str, minutes: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERENNIAL_SESSION_TIMEOUT", value)
+    assert load_settings().session_timeout == timedelta(minutes=minutes)
+
+
 @pytest.mark.parametrize(
     ("command", "content"), [("api", None), ("worker", None), ("api", "s3cret"), ("api", "{}")]
 )
