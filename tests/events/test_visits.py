@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections import defaultdict
@@ -17,14 +18,16 @@ from hypothesis import strategies as st
 
 from activities.projector import Follower
 from models.rules.activity import Activity
-from models.rules.engagement import ACTION_WEIGHTS
+from models.rules.engagement import ACTION_WEIGHTS, forward_weight
 from models.rules.sharding import shard_of
 from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.rules.visits import SESSION_TIMEOUT, SessionKey, Span, Visits, VisitTotals, changes, spans_of
 from privacy.encryption import Cipher
 from runtime.database import Database
+from store.connection import Connection
 from store.events import poison, visits
-from tests.support.log import NOON, Happening, Log
+from tests.support.locks import until_blocked
+from tests.support.log import NOON, Happening, Log, purchase
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 NOW = NOON + 3 * DAY
@@ -240,23 +243,53 @@ async def test_the_read_of_a_session_id_with_many_visits_looks_at_few_of_them(lo
     assert (await log.activity(user)).session_count == 1000
 
 
-async def test_a_replayed_event_joins_visits_too(log: Log) -> None:
+async def test_a_replay_and_the_projector_merge_visits_one_after_the_other(log: Log) -> None:
     user = await log.person()
     await write(log, user, views(0, 50))
-    bad = Happening(user, "transaction.refund", timestamp=NOON + 25 * MINUTE, event_id="joins", properties={})
-    await log.write(bad)
+    at = NOON + 25 * MINUTE
+    await log.write(Happening(user, "transaction.refund", timestamp=at, event_id="joins"))
     await log.project([shard_of(user)])
-    assert (await log.activity(user)).session_count == 2
     async with log.database.connection() as connection:
         aside = await connection.fetchval("SELECT poison_id FROM poison_events WHERE event_id = 'joins'")
         await connection.execute("DELETE FROM events WHERE event_id = 'joins'")
-    properties = {"order_id": "o-1", "amount": 1, "currency": "USD"}
-    mended = Happening(
-        user, "transaction.refund", timestamp=bad.timestamp, event_id="joins", properties=properties
-    )
+    assert (await log.activity(user)).session_count == 2
+    mended = purchase(user, 1, event_type="transaction.refund", timestamp=at, event_id="joins")
     async with log.database.transaction() as connection:
         await log.insert(connection, [mended])
+    await log.write(Happening(user, timestamp=NOON + 60 * MINUTE))
+    async with log.database.transaction() as connection:
+        # the mended event is in the log as if it had been projected
+        await skip(connection, shard_of(user), "joins")
     async with log.database.transaction() as connection:
         await poison.replay(connection, log.cipher, (), aside)
-    assert (await log.activity(user)).session_count == 1
-    assert (await log.activity(user)).total_session_seconds == 3000
+        step = asyncio.create_task(log.follower(shard_of(user)).step())
+        await until_blocked(log.database, 1)
+    await step
+    assert await stored_visits(log, user) == [("s-1", NOON, NOON + 60 * MINUTE)]
+    found = await log.activity(user)
+    assert (found.session_count, found.total_session_seconds) == (1, 3600)
+    assert found.decayed_sessions == forward_weight(NOON)
+
+
+async def skip(connection: Connection, shard: int, event_id: str) -> None:
+    """Move the projector's cursor to an event, without projecting it."""
+    await connection.execute(
+        """UPDATE log_cursors c SET generation = e.generation, xid = e.xid, sequence = e.sequence
+             FROM events e WHERE e.event_id = $1 AND c.shard = $2""",
+        event_id,
+        shard,
+    )
+
+
+async def test_a_visit_that_retention_deletes_after_the_read_is_stored_again(log: Log) -> None:
+    user = await log.person()
+    await write(log, user, views(0))
+    await log.write(Happening(user, timestamp=NOON + 10 * MINUTE))
+    async with log.database.transaction() as retention:
+        await retention.execute("DELETE FROM sessions WHERE user_id = $1", user)
+        step = asyncio.create_task(log.follower(shard_of(user)).step())
+        await until_blocked(log.database, 1)
+    await step
+    assert await stored_visits(log, user) == [("s-1", NOON, NOON + 10 * MINUTE)]
+    found = await log.activity(user)
+    assert (found.session_count, found.total_session_seconds) == (1, 600)
