@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from models.rules.engagement import action_weight, forward_weight
+from models.rules.engagement import ACTION_WEIGHTS, OTHER_WEIGHT, forward_weight
 
 SESSION_TIMEOUT: Final = timedelta(minutes=30)
 """The default of `PERENNIAL_SESSION_TIMEOUT`."""
@@ -40,7 +40,7 @@ class Visits:
             self.times[key] = [timestamp]
         else:
             times.append(timestamp)
-        weight = action_weight(event_type)
+        weight = ACTION_WEIGHTS.get(event_type, OTHER_WEIGHT)
         if weight:
             self.actions[user_id] = self.actions.get(user_id, 0) + weight * forward_weight(timestamp)
 
@@ -109,6 +109,13 @@ def changes(
         elif totals.last_at < latest:
             totals.last_at = latest
         before = stored.get(key)
+        if before is not None and len(before) == len(new) == 1 and _goes_on(before[0], new[0], timeout):
+            # as _compare, for the usual case
+            first, last = before[0]
+            if last < latest:
+                kept.append((user_id, key[1], first, latest))
+                totals.duration += latest - last
+            continue
         if before is not None:
             _compare(found, totals, key, dict(before), dict(_joined(sorted([*before, *new]), timeout)))
             continue
@@ -119,6 +126,10 @@ def changes(
             if first is not last:
                 totals.duration += last - first
     return found
+
+
+def _goes_on(stored: Span, new: Span, timeout: timedelta) -> bool:
+    return stored[0] <= new[0] and new[0] - stored[1] < timeout
 
 
 def _compare(
