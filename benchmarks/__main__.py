@@ -28,6 +28,7 @@ from benchmarks.cases import (
     reads,
     retention,
     stream,
+    sweep,
     volume,
     waiting,
 )
@@ -61,6 +62,7 @@ CASES: Mapping[str, Case] = {
     "onboarding": onboarding.run,
     "volume": volume.run,
     "retention": retention.run,
+    "sweep": sweep.run,
     "waiting": waiting.run,
 }
 

@@ -29,8 +29,8 @@ _EVENTS = 5_000_000
 _MONTHS = 12
 _BATCH = 100
 _SENDERS = 4
-_PEOPLE = 200
-_ALONE_SECONDS = 15.0
+PEOPLE = 200
+ALONE_SECONDS = 15.0
 _PATIENCE_SECONDS = 600.0
 _TARGET_SECONDS = 60.0
 _TARGET_INGEST = 0.9
@@ -56,7 +56,7 @@ _READ = f"""
 
 
 @dataclass
-class _Load:
+class Load:
     """Batches of events, sent on a few connections as fast as the API responds."""
 
     sent: int = 0
@@ -84,16 +84,16 @@ class _Load:
 
 async def run(stack: Stack, *, quick: bool) -> list[Figure]:
     """Measure the seconds of the run, and the rate of ingest during it."""
-    total, alone_seconds = _EVENTS, _ALONE_SECONDS
+    total, alone_seconds = _EVENTS, ALONE_SECONDS
     if quick:
         total, alone_seconds = total // 10, alone_seconds / 3
-    await stack.add_users("ret", _PEOPLE, consents={"data_collection": True})
+    await stack.add_users("ret", PEOPLE, consents={"data_collection": True})
     owner = await asyncpg.connect(stack.owner_url)
     try:
         spare = await _fill(owner, total)
-        first = await _ingest_for(stack, alone_seconds)
+        first = await ingest_for(stack, alone_seconds)
         enforced = await _enforced(stack)
-        last = await _ingest_for(stack, alone_seconds)
+        last = await ingest_for(stack, alone_seconds)
         bare = await _bare(owner, spare)
     finally:
         await owner.close()
@@ -170,7 +170,7 @@ def _later(month: datetime, count: int) -> datetime:
 
 
 @dataclass(frozen=True)
-class _Ingested:
+class Ingested:
     """Events ingested in some seconds, and processor time per event by part of the stack."""
 
     seconds: float
@@ -183,9 +183,9 @@ class _Ingested:
 
 
 @asynccontextmanager
-async def _ingesting(stack: Stack, found: list[_Ingested]) -> AsyncIterator[_Load]:
+async def ingesting(stack: Stack, found: list[Ingested]) -> AsyncIterator[Load]:
     """Ingest until the block ends; appends the result to ``found``."""
-    load = _Load()
+    load = Load()
     async with load.running(stack):
         await asyncio.sleep(1)  # the connections warm up
         load.slowest_ms, sent = 0.0, load.sent
@@ -193,13 +193,13 @@ async def _ingesting(stack: Stack, found: list[_Ingested]) -> AsyncIterator[_Loa
         yield load
         seconds, events = time.perf_counter() - began, load.sent - sent
         spent = used(before, processor_seconds(stack.pids), max(events, 1))
-    found.append(_Ingested(seconds, events, spent))
+    found.append(Ingested(seconds, events, spent))
 
 
-async def _ingest_for(stack: Stack, seconds: float) -> _Ingested:
+async def ingest_for(stack: Stack, seconds: float) -> Ingested:
     """Ingest on an idle stack."""
-    found: list[_Ingested] = []
-    async with _ingesting(stack, found):
+    found: list[Ingested] = []
+    async with ingesting(stack, found):
         await asyncio.sleep(seconds)
     return found[0]
 
@@ -208,15 +208,15 @@ async def _ingest_for(stack: Stack, seconds: float) -> _Ingested:
 class _Enforced:
     """A retention run during ingest."""
 
-    ingested: _Ingested
+    ingested: Ingested
     slowest_batch_ms: float
     results: dict[str, int]
 
 
 async def _enforced(stack: Stack) -> _Enforced:
-    found: list[_Ingested] = []
+    found: list[Ingested] = []
     async with connections(stack.url, stack.key) as [admin]:
-        async with _ingesting(stack, found) as load:
+        async with ingesting(stack, found) as load:
             started = (await admin.request("POST", "/retention/run", {})).json()
             path = f"/retention/runs/{started['run_id']}"
 
@@ -250,7 +250,7 @@ def _batch() -> list[dict[str, object]]:
     return [
         {
             "event_id": uuid.uuid4().hex,
-            "user_id": f"ret-{number % _PEOPLE}",
+            "user_id": f"ret-{number % PEOPLE}",
             "event_type": "engagement.page_view",
             "timestamp": now,
             "session_id": f"s-{number}",
