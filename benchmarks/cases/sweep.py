@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -107,7 +108,7 @@ async def _fill(owner: asyncpg.Connection[asyncpg.Record], stack: Stack, count: 
         ids = [f"sweep-{number}" for number in numbers]
         last = [now - timedelta(days=1 if number % _SHARE_DUE else 20) for number in numbers]
         due = [each + timedelta(days=14) for each in last]
-        rows = {
+        rows: dict[str, tuple[Sequence[str], list[tuple[object, ...]]]] = {
             "data_keys": (("subject", "wrapped"), [(each, stack.cipher.new_key(each)[1]) for each in ids]),
             "users": (
                 _USERS,
