@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
+from temporalio import workflow
 from temporalio.bridge.proto.workflow_activation import RemoveFromCache, WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
@@ -86,8 +88,17 @@ class _Logged(WorkflowInstance):
         return self._instance.get_thread_id()
 
 
+_prepared: WeakSet[type[Any]] = WeakSet()
+
+
 @dataclass(frozen=True)
 class _LoggingRunner(SandboxedWorkflowRunner):
+    def prepare_workflow(self, defn: workflow._Definition) -> None:
+        """Check that the sandbox can load the class: once, although a test process starts hundreds of workers."""
+        if defn.cls not in _prepared:
+            super().prepare_workflow(defn)
+            _prepared.add(defn.cls)
+
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
         return _Logged(super().create_instance(det))
 
