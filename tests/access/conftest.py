@@ -10,7 +10,6 @@ import pytest
 from fastapi import FastAPI
 from temporalio.testing import WorkflowEnvironment
 
-from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.instances import NewInstance
 from models.temporal.execution import Progress, StepContext, StepFailure, WaitResult
@@ -23,7 +22,7 @@ from store.users import data_keys
 from tests.support.builders import user
 from tests.support.disk import Canaries
 from tests.support.events import event, moment
-from tests.support.http import Clients, clients_of
+from tests.support.http import Clients, application, clients_of
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +39,7 @@ async def app(
     )
     limiter = limiter_database(database_url)
     await limiter.open()
-    yield create_app(Resources(settings, pool, limiter, cipher, skipping.client))
+    yield application(Resources(settings, pool, limiter, cipher, skipping.client))
     await limiter.close()
 
 

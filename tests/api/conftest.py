@@ -9,7 +9,6 @@ import pytest
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from api.app import create_app
 from api.resources import Resources, limiter_database
 from privacy.encryption import Cipher
 from privacy.keyring import KeyRing
@@ -17,7 +16,7 @@ from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, connect
-from tests.support.http import Clients, clients_of
+from tests.support.http import Clients, application, clients_of
 
 NOWHERE = "127.0.0.1:1"
 """An address without a Temporal server."""
@@ -59,7 +58,7 @@ def resources(
 
 @pytest.fixture(scope="session")
 def app(resources: Resources) -> FastAPI:
-    return create_app(resources)
+    return application(resources)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import asyncpg
 import httpx
 import pytest
 
-from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.vocabulary import Role
 from privacy.encryption import Cipher
@@ -21,7 +20,7 @@ from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.settings import Settings
 from tests.support.builders import user
 from tests.support.events import add_user, event
-from tests.support.http import BASE_URL, assert_problem, bearer, new_key
+from tests.support.http import BASE_URL, application, assert_problem, bearer, new_key
 
 UNDER_WAY = [
     ("GET", "/users/u-1", None),
@@ -73,7 +72,7 @@ async def served(server: EmbeddedPostgres, api_settings: Settings, cipher: Ciphe
     settings = api_settings.model_copy(update={"database_url": server.runtime_url})
     database = Database(server.runtime_url, size=16, application="api")
     resources = Resources(settings, database, limiter_database(server.runtime_url), cipher, None)
-    transport = httpx.ASGITransport(create_app(resources))
+    transport = httpx.ASGITransport(application(resources))
     await resources.open()
     headers = bearer(await new_key(database, Role.ADMIN))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from api.app import create_app
 from api.resources import Resources
 from api.throttle import FailureThrottle
 from checks.health import Health, Report
@@ -17,7 +16,7 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from store import api_keys
-from tests.support.http import BASE_URL, assert_problem, bearer, new_key
+from tests.support.http import BASE_URL, application, assert_problem, bearer, new_key
 
 LIMIT = 5
 
@@ -28,7 +27,7 @@ async def throttled(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an API that takes five failures a minute."""
     settings = api_settings.model_copy(update={"failed_authentications_per_minute": LIMIT})
-    app = create_app(Resources(settings, database, limiter, cipher, None))
+    app = application(Resources(settings, database, limiter, cipher, None))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE_URL, trust_env=False) as client:
         yield client
 

@@ -9,14 +9,13 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 
-from api.app import create_app
 from api.guard import GuardedRoute, UndeclaredRouteError, allow, not_audited, public, require_declarations
 from api.resources import Resources, limiter_database
 from models.vocabulary import Role
 from runtime.database import Database
 from store import api_keys
 from tests.support.builders import user
-from tests.support.http import Clients, assert_problem, bearer, clients_of, new_key
+from tests.support.http import Clients, application, assert_problem, bearer, clients_of, new_key
 
 
 async def nothing() -> None:
@@ -148,7 +147,7 @@ async def test_a_mistyped_key_is_401_without_a_database_query(resources: Resourc
     nowhere = limiter_database("postgresql://nobody@127.0.0.1:1/nothing")
     await nowhere.open()
     given = (resources.settings, resources.database, nowhere, resources.cipher, resources.temporal)
-    async with clients_of(create_app(Resources(*given)), database) as clients:
+    async with clients_of(application(Resources(*given)), database) as clients:
         well_formed = await clients.anonymous.get("/users", headers=bearer(key))
         assert_problem(well_formed, 503, "store_unavailable")
         for place in range(len(key)):

@@ -13,7 +13,6 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from api.app import create_app
 from api.problems import _translate
 from api.resources import Resources, limiter_database
 from models.errors import StoreUnavailableError, TemporalUnavailableError
@@ -25,7 +24,7 @@ from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
 from runtime.settings import Settings
 from store.events import partitions
 from tests.support.builders import user
-from tests.support.http import BASE_URL, Clients, assert_problem, bearer, new_key
+from tests.support.http import BASE_URL, Clients, application, assert_problem, bearer, new_key
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ async def test_the_api_starts_without_postgres_and_survives_its_restarts(
 
     pool = Database(server.runtime_url, size=4, application="api")
     resources = Resources(settings, pool, limiter_database(server.runtime_url), cipher, None)
-    app = create_app(resources)
+    app = application(resources)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=bearer(key)) as client:
         await resources.open()
@@ -111,7 +110,7 @@ async def test_readiness_is_200_if_all_dependencies_answer(
 ) -> None:
     await make_partitions(database)
     complete = Resources(resources.settings, resources.database, resources.limiter, resources.cipher, temporal)
-    transport = httpx.ASGITransport(create_app(complete))
+    transport = httpx.ASGITransport(application(complete))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL) as client:
         answer = await client.get("/health/ready")
     assert answer.status_code == 200

@@ -13,7 +13,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from api.app import create_app
 from api.guard import GuardedRoute
 from api.resources import Resources
 from models.vocabulary import Role
@@ -22,7 +21,7 @@ from runtime.settings import Settings
 from tests.audit.log import Log
 from tests.support.builders import collected, user
 from tests.support.events import add_users, event
-from tests.support.http import Clients, assert_problem, bearer, clients_of, field_errors
+from tests.support.http import Clients, application, assert_problem, bearer, clients_of, field_errors
 from tests.support.processes import ROOT
 
 Row = dict[str, Any]
@@ -275,7 +274,7 @@ async def test_refusals_need_no_second_connection(
     await narrow.open()
     try:
         given = (resources.settings, narrow, resources.limiter, resources.cipher, resources.temporal)
-        async with clients_of(create_app(Resources(*given)), log.database) as clients:
+        async with clients_of(application(Resources(*given)), log.database) as clients:
             answers = await asyncio.gather(*(clients.admin.get(f"/users/no-{number}") for number in range(10)))
     finally:
         await narrow.close()

@@ -12,7 +12,6 @@ import httpx
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
-from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.rules.sharding import SHARDS
 from models.temporal.system import projector_id
@@ -28,7 +27,7 @@ from store.consents import consents
 from store.consents.consents import ConsentDecision
 from store.events import log as store_log
 from tests.support.events import purchase as sent
-from tests.support.http import BASE_URL, bearer, new_key
+from tests.support.http import BASE_URL, application, bearer, new_key
 from tests.support.log import Log, purchase
 from tests.support.processes import ROOT, PerennialProcess, environment_of
 
@@ -92,7 +91,7 @@ async def serving(
     resources = Resources(settings, database, limiter_database(server.runtime_url), cipher, None)
     await resources.open()
     headers = bearer(await new_key(database, Role.ADMIN))
-    transport = httpx.ASGITransport(create_app(resources))
+    transport = httpx.ASGITransport(application(resources))
     async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers) as client:
         yield client
     await resources.close()

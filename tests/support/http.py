@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from starlette.datastructures import State
 
+from api.app import create_app
+from api.resources import Resources
 from models.vocabulary import Role
 from runtime.database import Database
 from store import api_keys
@@ -42,6 +46,24 @@ async def new_key(database: Database, role: Role, rate_limit: int | None = PLENT
 
 def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
+
+
+_built: dict[tuple[str, bool, int], FastAPI] = {}
+
+
+def application(resources: Resources) -> FastAPI:
+    """The application with these resources: a copy, since ``create_app`` takes half a second of processor time.
+
+    Copies share their routes. A test that adds a route builds an application of its own.
+    """
+    settings = resources.settings
+    kind = (settings.environment, settings.codec_token is None, settings.rate_limit_per_minute)
+    if kind not in _built:
+        _built[kind] = create_app(resources)
+    copied = copy(_built[kind])
+    copied.state = State({"resources": resources})
+    copied.middleware_stack = None  # the first request builds the copy's own
+    return copied
 
 
 @asynccontextmanager

@@ -13,7 +13,6 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, Describe
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.temporal.system import CALLBACK, PROJECTOR, RETENTION, retention_id
 from privacy.encryption import Cipher
@@ -25,7 +24,7 @@ from runtime.settings import Settings
 from runtime.temporal import EncryptedPayloads, data_converter, keep_histories
 from testing.hooks import HookServer
 from tests.support.builders import user
-from tests.support.http import clients_of
+from tests.support.http import application, clients_of
 from tests.support.little_stack import LittleStack, little_stack
 from tests.support.processes import PerennialProcess
 
@@ -148,7 +147,7 @@ async def test_a_retention_run_is_accepted_before_a_worker_has_made_the_namespac
 ) -> None:
     limiter = limiter_database(database_url)
     await limiter.open()
-    app = create_app(Resources(settings, database, limiter, cipher, temporal))
+    app = application(Resources(settings, database, limiter, cipher, temporal))
     async with clients_of(app, database) as clients:
         answer = await clients.admin.post("/retention/run", json={"dry_run": False})
     await limiter.close()

@@ -13,14 +13,13 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from activities.outbox import Outbox
-from api.app import create_app
 from api.resources import Resources, limiter_database
 from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.process import polling
 from runtime.settings import Settings
 from testing.people import Customer
-from tests.support.http import Clients, clients_of
+from tests.support.http import Clients, application, clients_of
 from worker import build_system_workers, build_worker, startables
 
 SHORT = {"first_activity_within": "PT0.1S", "nudge_within": "PT0.1S"}
@@ -50,7 +49,7 @@ async def api(
     """Clients for each role; instances run on the real clock."""
     limiter = limiter_database(database_url)
     await limiter.open()
-    app = create_app(Resources(settings, database, limiter, cipher, temporal))
+    app = application(Resources(settings, database, limiter, cipher, temporal))
     with skipping.with_time_skipping_disabled():
         async with clients_of(app, database) as clients:
             yield clients

@@ -13,7 +13,6 @@ from google.protobuf import json_format
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
 
-from api.app import create_app
 from api.resources import Resources, limiter_database
 from models.temporal.system import retention_id
 from models.vocabulary import Role
@@ -21,7 +20,7 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.settings import Settings
 from testing.people import Customer
-from tests.support.http import Clients, assert_problem, field_errors
+from tests.support.http import Clients, application, assert_problem, field_errors
 from tests.workflows_api.conftest import execute
 from tests.workflows_api.test_audit import rows_of
 
@@ -152,7 +151,7 @@ async def embedded(
         ("production", "http://127.0.0.1:8080", "production"),
     ):
         chosen = tokened.model_copy(update={"environment": environment})
-        app = create_app(Resources(chosen, database, limiter, cipher, temporal))
+        app = application(Resources(chosen, database, limiter, cipher, temporal))
         clients[name] = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base, trust_env=False)
     yield clients
     for client in clients.values():
