@@ -35,6 +35,7 @@ from activities.reconciler import Reconciler
 from activities.recording import StepRecorder
 from activities.redaction import Redactions
 from activities.retention import Retention, set_history_retention
+from activities.rollups import Compactor
 from activities.stages import StageSweeps
 from activities.starts import Starts
 from checks import temporal
@@ -162,7 +163,9 @@ def build_system_workers(
     are so short that old and new code replay each other's histories.
     """
     activities: dict[Queue, Activities] = {
-        Queue.PROJECTION: [Projector(database, cipher, triggers(), _periods(settings)).follow],
+        Queue.PROJECTION: [
+            Projector(database, cipher, triggers(), _periods(settings), settings.dimension_values).follow
+        ],
         Queue.DELIVERY: _delivery(client, system, settings, database, cipher),
         Queue.MAINTENANCE: _maintenance(client, settings, database, cipher, owner),
     }
@@ -203,6 +206,7 @@ def _maintenance(
     retention = Retention(database, owner, client, CheckpointKey(cipher))
     return [
         Redactions(database, cipher).apply,
+        Compactor(database).run,
         Reconciler(database, cipher, client, settings.task_queue).reconcile,
         Partitions(database).make_ahead,
         AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,

@@ -38,6 +38,8 @@ from temporalio import activity
 from activities.loops import run_loop
 from models.rules.folding import ACCOUNT_DELETION, LogEvent, Projection
 from models.rules.profile_changes import PROFILE_UPDATE
+from models.rules.rollups import counted
+from models.rules.series import DIMENSION_VALUES, SeriesCache
 from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.rules.triggers import WorkflowTrigger
 from models.temporal.system import PROJECTOR, ShardOfLog
@@ -50,6 +52,7 @@ from store.consents import locks
 from store.events import log, poison, projection
 from store.events.log import BEGINNING, CHANNEL, CursorMovedError, LoggedEvent, Position
 from store.events.poison import UnusableEvent
+from store.rollups import deltas, series
 from store.users import changes, data_keys, people, stages, users
 from store.users.users import LockedUsers
 
@@ -91,17 +94,19 @@ class Projector:
         cipher: Cipher,
         triggers: Sequence[WorkflowTrigger],
         periods: Periods = DEFAULT_PERIODS,
+        dimension_values: int = DIMENSION_VALUES,
     ) -> None:
         self._database = database
         self._cipher = cipher
         self._triggers = triggers
         self._periods = periods
+        self._series = SeriesCache(dimension_values)
         self._wake_ups = WakeUps(database, CHANNEL)
 
     @activity.defn(name="projector.follow")
     async def follow(self, shard: ShardOfLog) -> None:
         """Project the events of a shard for a turn."""
-        follower = Follower(self._database, self._cipher, self._triggers, shard.shard, self._periods)
+        follower = Follower(self._database, self._cipher, self._triggers, shard.shard, self._periods, self._series)
         clock = asyncio.get_running_loop().time
         async with self._wake_ups.subscribe() as wake_up:
 
@@ -137,6 +142,8 @@ class _Batch:
     projection: Projection
     unusable: list[UnusableEvent]
     keys: Mapping[str, DataKey]
+    persons: Mapping[str, int]
+    """The numbers that stand for the users in rollups."""
     moving: set[str]
     """The users whose lifecycle stage the batch may move; their rows are locked."""
     profiles: LockedUsers
@@ -162,12 +169,14 @@ class Follower:
         triggers: Sequence[WorkflowTrigger],
         shard: int,
         periods: Periods = DEFAULT_PERIODS,
+        known: SeriesCache | None = None,
     ) -> None:
         self._database = database
         self._cipher = cipher
         self._triggers = triggers
         self._shard = shard
         self._periods = periods
+        self._series = known or SeriesCache(DIMENSION_VALUES)
         # Read again for each batch: a crash of Postgres may have put the cursor back.
         self._cursor = BEGINNING
         self._limit = BATCH
@@ -213,6 +222,7 @@ class Follower:
 
     async def _advance(self) -> Found:
         async with self._database.transaction() as connection:
+            await deltas.share(connection, self._shard)
             self._cursor = await log.cursor(connection, PROJECTOR, self._shard)
             logged = await log.read(connection, self._shard, self._cursor, self._limit)
             if not logged:
@@ -245,7 +255,8 @@ class Follower:
         found = await data_keys.find_each(connection, self._cipher, user_ids)
         keys = {user_id: key for user_id, key in found.items() if isinstance(key, DataKey)}
         profiles = await users.lock(connection, self._cipher, updated) if updated else changes.NOBODY
-        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys, moving, profiles)
+        persons = {user_id: each.person for user_id, each in known.items()}
+        batch = _Batch(self._cursor, logged[-1].position, [], Projection(), [], keys, persons, moving, profiles)
         for number, each in enumerate(logged, 1):
             damaged: object = found.get(each.user_id)
             if profiles.unreadable and each.event_type == PROFILE_UPDATE:
@@ -275,13 +286,18 @@ class Follower:
                 return
 
     async def _write(self, connection: Connection, batch: _Batch) -> None:
-        # First: a second worker on the shard waits here, and then finds the cursor moved.
+        entries = counted(batch.events, batch.projection)
+        known = await series.resolve(self._series, self._database.transaction, {each.key for each in entries})
+        # Before the effects: a second worker on the shard waits here, and then finds the cursor moved.
         await log.move(connection, PROJECTOR, self._shard, batch.before, batch.to)
         if batch.projection.changes:
             await changes.apply(connection, self._cipher, batch.profiles, batch.projection.changes)
-        await projection.write(connection, batch.projection, batch.keys, self._periods)
+        sessions = await projection.write(connection, batch.projection, batch.keys, self._periods)
         now = datetime.now(UTC)
         await stages.move_by_activity(connection, self._cipher, batch.moving, batch.events, now, self._periods)
+        if entries:
+            received_at = min(each.received_at for each in batch.events)
+            await deltas.write(connection, self._shard, entries, known, batch.persons, received_at, sessions)
         await outbox.enqueue(connection, batch.events, self._triggers, batch.keys)
         await poison.set_aside(connection, PROJECTOR, batch.unusable)
         for each in batch.unusable:

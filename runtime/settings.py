@@ -270,6 +270,8 @@ class Settings(BaseSettings):
     ready_file: Path | None = None
     """The process writes this file when it serves; the embedded stack waits for it."""
 
+    dimension_values: int = Field(default=1000, ge=1)
+    """The most values of a dimension of an event type in rollups; further ones count as `(other)`."""
     metrics_address: HostAndPort | None = None
     """`host:port` at which an API process serves `/metrics` for Prometheus, without a key; unset: nowhere."""
     otlp_endpoint: HttpUrl | None = None

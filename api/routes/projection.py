@@ -134,7 +134,14 @@ async def replay_poison_event(
     poison_id: str, connection: InTransaction, resources: ResourcesOf, audit: AuditOf
 ) -> Response:
     """Project an event that was set aside, exactly once. If that fails again, the event stays `open`."""
-    settled = await poison.replay(connection, resources.cipher, triggers(), poison_id, resources.periods)
+    settled = await poison.replay(
+        connection,
+        resources.cipher,
+        triggers(),
+        poison_id,
+        resources.periods,
+        resources.settings.dimension_values,
+    )
     audit.note(settled.user_id)
     return json_response(_poison(settled))
 

@@ -49,6 +49,8 @@ class LogEvent:
     """Decrypts the body: the sent ones of `event_properties`, `device_info`, `location` and `referrer`.
     Raises an error of :mod:`privacy.encryption`."""
     basis: str = Basis.CONSENT.value
+    dimensions: str | None = None
+    """Its stored dimensions, as Postgres writes JSON."""
 
     @property
     def consented(self) -> bool:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from models.rules.engagement import ACTION_WEIGHTS, OTHER_WEIGHT, forward_weight
 
 SESSION_TIMEOUT: Final = timedelta(minutes=30)
 """The default of `PERENNIAL_SESSION_TIMEOUT`."""
+
+_EPOCH, _HOUR = datetime(1970, 1, 1, tzinfo=UTC), timedelta(hours=1)
+_NOTHING = (0, timedelta())
 
 SessionKey = tuple[str, str]
 """User id and session id."""
@@ -68,6 +71,13 @@ class VisitChanges:
     """New and longer visits: user id, session id, first and last time."""
     totals: dict[str, VisitTotals] = field(default_factory=dict)
     """By user id."""
+    hours: dict[int, tuple[int, timedelta]] = field(default_factory=dict)
+    """By the hour in which visits begin, in hours since 1970: what their number and duration gain."""
+
+    def count(self, first: datetime, visits: int, duration: timedelta) -> None:
+        hour = (first - _EPOCH) // _HOUR
+        held, gained = self.hours.get(hour, _NOTHING)
+        self.hours[hour] = held + visits, gained + duration
 
 
 def spans_of(times: Mapping[SessionKey, list[datetime]], timeout: timedelta) -> dict[SessionKey, list[Span]]:
@@ -115,6 +125,7 @@ def changes(
             if last < latest:
                 kept.append((user_id, key[1], first, latest))
                 totals.duration += latest - last
+                found.count(first, 0, latest - last)
             continue
         if before is not None:
             _compare(found, totals, key, dict(before), dict(_joined(sorted([*before, *new]), timeout)))
@@ -123,8 +134,8 @@ def changes(
         for first, last in new:
             kept.append((user_id, key[1], first, last))
             totals.sessions += forward_weight(first)
-            if first is not last:
-                totals.duration += last - first
+            totals.duration += last - first
+            found.count(first, 1, last - first)
     return found
 
 
@@ -147,11 +158,13 @@ def _compare(
         if before.get(first) != last:
             found.kept.append((*key, first, last))
             totals.duration += last - first
+            found.count(first, 1, last - first)
         if first not in before:
             totals.sessions += forward_weight(first)
     for first, last in before.items():
         if after.get(first) != last:
             totals.duration -= last - first
+            found.count(first, -1, first - last)
         if first not in after:
             found.gone.append((*key, first))
             totals.sessions -= forward_weight(first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Column, Identity, Index, LargeBinary, Text, text
+from sqlalchemy import BigInteger, Column, Identity, Index, Integer, LargeBinary, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -56,6 +56,8 @@ class User(SQLModel, table=True):
     profile hasn't changed since it got the column."""
     writes: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     """Grows with each write of a key that may not read people, also with one that changes nothing."""
+    person: int | None = Field(default=None, sa_column=Column(Integer, Identity(always=True), nullable=False))
+    """Stands for the user in rollups. A number of the row, which says nothing of the person."""
 
 
 class DataKey(SQLModel, table=True):

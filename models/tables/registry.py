@@ -38,6 +38,14 @@ from models.tables.projections import (
     UserActivity,
 )
 from models.tables.retention import RetentionPeriod, RetentionResult, RetentionRunRow
+from models.tables.rollups import (
+    RollupDelta,
+    RollupHour,
+    RollupIndex,
+    RollupPeople,
+    RollupSeries,
+    RollupSession,
+)
 
 TABLES: tuple[type[SQLModel], ...] = (
     User,
@@ -75,6 +83,12 @@ TABLES: tuple[type[SQLModel], ...] = (
     PurchaseTotal,
     EventWait,
     TemporalOutbox,
+    RollupSeries,
+    RollupDelta,
+    RollupHour,
+    RollupSession,
+    RollupPeople,
+    RollupIndex,
     AuditRow,
     AuditCheckpoint,
 )

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from asyncpg import Record
-from sqlalchemy import bindparam, func, text, tuple_
+from sqlalchemy import Text, bindparam, cast, func, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
@@ -61,6 +61,7 @@ _LOGGED: list[Any] = [
     col(Event.body),
     col(Event.received_at),
     col(Event.basis),
+    cast(col(Event.dimensions), Text).label("dimensions"),  # the projector uses the text as a key
 ]
 
 
@@ -90,11 +91,11 @@ class LoggedEvent:
     def decrypted_with(self, key: DataKey | None) -> LogEvent:
         """The event for consumers. Its body is decrypted on first use, which needs a key."""
         self._key = key
-        _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at, basis = (
+        _, _, _, event_id, user_id, event_type, timestamp, session_id, historical, _, received_at, *last = (
             self._row
         )
         body = self._decrypted_body
-        return LogEvent(event_id, user_id, event_type, timestamp, session_id, received_at, historical, body, basis)
+        return LogEvent(event_id, user_id, event_type, timestamp, session_id, received_at, historical, body, *last)
 
     def _decrypted_body(self) -> Mapping[str, Any]:
         if self._body is None:

@@ -15,6 +15,9 @@ from sqlmodel import col
 
 from models.errors import AlreadySettledError, EventGoneError, PoisonEventNotFoundError, StillUnusableError
 from models.rules.folding import LogEvent, Projection
+from models.rules.rollups import counted
+from models.rules.series import DIMENSION_VALUES
+from models.rules.sharding import shard_of
 from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.rules.triggers import WorkflowTrigger
 from models.tables.events import PoisonEvent
@@ -23,8 +26,9 @@ from store import outbox
 from store.connection import Connection
 from store.consents import locks
 from store.events import log, projection
+from store.rollups import deltas, series
 from store.statements import filtered, parameters, select, statement
-from store.users import changes, data_keys, stages, users
+from store.users import changes, data_keys, people, stages, users
 
 PoisonStatus = Literal["open", "replayed", "discarded"]
 
@@ -128,6 +132,7 @@ async def replay(
     triggers: Sequence[WorkflowTrigger],
     poison_id: str,
     periods: Periods = DEFAULT_PERIODS,
+    dimension_values: int = DIMENSION_VALUES,
 ) -> StoredPoison:
     """Project a poison event exactly once, in the caller's transaction.
 
@@ -136,6 +141,8 @@ async def replay(
     event stays open.
     """
     settled = await settle(connection, poison_id, "replayed")
+    shard = shard_of(settled.user_id)
+    await deltas.share(connection, shard)
     await users.lock_rows(connection, [settled.user_id])
     await locks.exclude(connection, [settled.user_id])  # it may close the account
     try:
@@ -155,8 +162,13 @@ async def replay(
         if projected.changes:
             locked = await users.lock_one(connection, cipher, settled.user_id)
             await changes.apply(connection, cipher, locked, projected.changes)
-        await projection.write(connection, projected, keys, periods)
+        entries = counted([event], projected)
+        _, known = await series.register(connection, [each.key for each in entries], dimension_values)
+        sessions = await projection.write(connection, projected, keys, periods)
         await stages.move_by_activity(connection, cipher, keys, [event], datetime.now(UTC), periods)
+        found = await people.of_batch(connection, keys)
+        persons = {user_id: each.person for user_id, each in found.items()}
+        await deltas.write(connection, shard, entries, known, persons, event.received_at, sessions)
         await outbox.enqueue(connection, [event], triggers, keys)
     except Exception as error:
         if is_of_the_event(error) or isinstance(error, DecryptionError):

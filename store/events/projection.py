@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.rules.folding import Projection, TransactionEntry
+from models.rules.rollups import SessionChange
 from models.rules.stages import DEFAULT_PERIODS, Periods
 from models.tables.projections import FeatureUsage, Transaction, UserActivity
 from privacy.encryption import DataKey
@@ -33,15 +34,16 @@ async def write(
     projection: Projection,
     keys: Mapping[str, DataKey],
     periods: Periods = DEFAULT_PERIODS,
-) -> None:
-    """Add a projection in the caller's transaction.
+) -> list[SessionChange]:
+    """Add a projection in the caller's transaction; returns the changes of sessions, for rollups.
 
     ``keys`` are the data keys of its users. The caller has locked the users whose accounts it closes, as
     :func:`store.users.users.close_accounts` requires. No other transaction projects events of the same users
     meanwhile, as :mod:`store.events.visits` requires.
     """
+    changes = []
     if projection.visits.times:
-        await visits.write(connection, projection.visits, periods)
+        changes = await visits.write(connection, projection.visits, periods)
     if projection.imported:
         await _write_imported(connection, projection.imported)
     if projection.transactions:
@@ -50,6 +52,7 @@ async def write(
         await _write_features(connection, projection.features)
     if projection.closed:
         await users.close_accounts(connection, projection.closed)
+    return changes
 
 
 _IMPORTED = unnested("given", col(UserActivity.user_id), col(UserActivity.last_historical_at))

@@ -26,15 +26,20 @@ from sqlalchemy import Interval, Text, bindparam, cast, column, delete, func, tu
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
+from models.rules.rollups import SessionChange
 from models.rules.stages import Periods
 from models.rules.visits import SessionKey, Span, Visits, VisitTotals, changes, spans_of
 from models.tables.projections import Session, UserActivity
 from store.connection import Connection
 from store.statements import select, sql, statement, unnested
 
+_MICROSECOND = timedelta(microseconds=1)
 
-async def write(connection: Connection, visits: Visits, periods: Periods) -> None:
+
+async def write(connection: Connection, visits: Visits, periods: Periods) -> list[SessionChange]:
     """Add a batch's visits and actions in the caller's transaction, which excludes others as described above.
+
+    Returns the changes by the hours in which visits begin.
 
     The users are due for a sweep of lifecycle stages (:mod:`store.users.stage_sweeps`) when they may be at risk.
     """
@@ -48,6 +53,11 @@ async def write(connection: Connection, visits: Visits, periods: Periods) -> Non
         await _UPSERT.execute(connection, **_columns(_SESSION, sorted(found.kept)))
     totals = _columns(_TOTALS, sorted(map(_total, found.totals.items())))
     await _ADD_TOTALS.execute(connection, **totals, at_risk_after=periods.at_risk_after)
+    return [
+        SessionChange(hour, number, duration // _MICROSECOND)
+        for hour, (number, duration) in found.hours.items()
+        if number or duration
+    ]
 
 
 def _columns(names: Sequence[str], rows: Collection[Sequence[Any]]) -> dict[str, Sequence[Any]]:

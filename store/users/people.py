@@ -21,6 +21,8 @@ from store.statements import one_of, select, statement
 class Person:
     """A user of a batch, read without a lock."""
 
+    person: int
+    """The number that stands for the user in rollups."""
     stage: LifecycleStage
     pinned: bool
     stage_changed_at: datetime
@@ -40,6 +42,7 @@ _COUNTED = case(*((col(User.lifecycle_stage) == each, _SESSIONS) for each in sor
 _OF_BATCH = statement(
     select(
         col(User.user_id),
+        col(User.person),
         col(User.lifecycle_stage),
         col(User.lifecycle_stage_pinned),
         col(User.lifecycle_stage_changed_at),
@@ -52,4 +55,4 @@ _OF_BATCH = statement(
 async def of_batch(connection: Connection, user_ids: Collection[str]) -> Mapping[str, Person]:
     """By id; without users that were erased. A row may change until its user is locked."""
     rows = await _OF_BATCH.fetch(connection, user_ids=list(user_ids))
-    return {user_id: Person(LifecycleStage(stage), *rest) for user_id, stage, *rest in rows}
+    return {user_id: Person(person, LifecycleStage(stage), *rest) for user_id, person, stage, *rest in rows}

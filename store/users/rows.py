@@ -25,7 +25,7 @@ from store.users import attribute_times
 
 _PERSONAL = frozenset(personal_columns(User))
 _SET_BY_STATEMENTS = {
-    *("version", "created_at", "updated_at", "closed_at", "writes"),
+    *("version", "created_at", "updated_at", "closed_at", "writes", "person"),
     *("attribute_times", "lifecycle_stage_changed_at"),
 }
 

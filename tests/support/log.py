@@ -31,6 +31,7 @@ class Happening:
     session_id: str = "s-1"
     properties: Mapping[str, Any] = field(default_factory=dict)
     historical: bool = True
+    dimensions: Mapping[str, Any] | None = None
     event_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -92,12 +93,13 @@ class Log:
                     generation,
                     each.historical,
                     body,
+                    each.dimensions,
                 )
             )
         await connection.executemany(
             """INSERT INTO events (event_id, user_id, event_type, timestamp, session_id, shard, generation,
-                                   historical, body)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)""",
+                                   historical, body, dimensions)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
             rows,
         )
 

@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.projector import Projector
     from activities.reconciler import Reconciler
     from activities.redaction import Redactions
+    from activities.rollups import Compactor
     from activities.stages import StageSweeps
     from models.temporal.public_text import PublicText
     from models.temporal.system import (
@@ -93,6 +94,14 @@ class RedactionWorkflow:
     @workflow.run
     async def run(self) -> None:
         await _turn(Redactions.apply)
+        workflow.continue_as_new()
+
+
+@workflow.defn(name="compactor")
+class CompactorWorkflow:
+    @workflow.run
+    async def run(self) -> None:
+        await _turn(Compactor.run)
         workflow.continue_as_new()
 
 
@@ -213,6 +222,12 @@ LOOPS: tuple[Job, ...] = (
         workflow_id="system/redaction",
         queue=Queue.MAINTENANCE,
         summary="Redacts stored events after opt-outs",
+    ),
+    Job(
+        workflow=CompactorWorkflow,
+        workflow_id="system/compactor",
+        queue=Queue.MAINTENANCE,
+        summary="Folds what the projector has appended into the rollups of analytics",
     ),
     Job(
         workflow=ReconcilerWorkflow,

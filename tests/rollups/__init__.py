@@ -1,0 +1,1 @@
+"""Tests of the rollups: deltas, their compaction, and what stays right under corrections."""
