@@ -24,6 +24,7 @@ from privacy.encryption import Cipher
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres
 from runtime.settings import Settings
+from store.users import users
 from tests.support.log import Happening, Log, drain, purchase
 from tests.support.postgres import durable_postgres
 from tests.support.processes import PerennialProcess
@@ -129,6 +130,8 @@ async def test_each_event_counts_once_after_a_worker_was_killed_in_the_middle_of
     await log.write(purchase(user, "1"))
     await log.project()
     await log.write(*(purchase(user, "1", historical=False) for _ in range(50)), Happening(user, session_id="s-2"))
+    renamed = {"changes": {"name": "Grace"}}
+    await log.write(Happening(user, "user.profile_update", properties=renamed, historical=False))
     async with stopped_at(point, postgres.owner_url) as waiting:  # its transaction id is higher than the events'
         worker = await workers.start()
         await until(waiting)
@@ -144,6 +147,9 @@ async def test_each_event_counts_once_after_a_worker_was_killed_in_the_middle_of
     activity = await log.activity(user)
     assert (activity.total_purchases, activity.session_count) == (51, 2)
     assert activity.totals[0].revenue == 51
+    async with log.database.connection() as connection:
+        stored = await users.find(connection, log.cipher, user)
+    assert (stored.profile.name, stored.version) == ("Grace", 2)
 
 
 async def test_three_heartbeats_are_sent_per_heartbeat_timeout(

@@ -54,7 +54,7 @@ async def keep_events(api_url: str, admin: str, days: int) -> None:
 
 
 async def facts(database: Database) -> list[tuple[object, ...]]:
-    """All rows that an import of events and consents writes, except cursors and the number of writes."""
+    """All rows that an import of events and consents writes, except cursors, and counts and times of writes."""
     async with database.connection() as connection:
         return [
             tuple(row)
@@ -68,7 +68,9 @@ async def facts(database: Database) -> list[tuple[object, ...]]:
                 ("user_activity", "user_id"),
                 ("transactions", "event_id"),
             )
-            for row in await connection.fetch(f"SELECT to_jsonb({table}) - 'writes' FROM {table} ORDER BY {order}")
+            for row in await connection.fetch(
+                f"SELECT to_jsonb({table}) - '{{writes,attribute_times}}'::text[] FROM {table} ORDER BY {order}"
+            )
         ]
 
 
@@ -254,3 +256,50 @@ async def test_every_purchase_of_the_cdnow_sample_counts_exactly_once(
     await folded(database, cipher)
     assert await facts(database) == before
     assert await transactions_of_all(api_url, admin) == seen
+
+
+PROFILES = """\
+kind = "profiles"
+name = "people"
+key = "user_id"
+[fields]
+user_id = "u-1"
+email = "ada@example.com"
+name = "Ada"
+signup_date = "2026-01-05T00:00:00Z"
+account_status = "active"
+lifecycle_stage = "active"
+"demographics.city" = "{city}"
+"privacy_preferences.city" = false
+"consents.data_collection" = true
+"""
+EVENTS = """\
+kind = "events"
+name = "visits"
+historical = true
+[fields]
+event_id = "{mapping}-{line}"
+user_id = "u-1"
+event_type = "user.profile_update"
+timestamp = "{at}"
+session_id = "s-1"
+location.city = "{city}"
+event_properties.changes.demographics.city = "{city}"
+"""
+
+
+async def test_an_import_stores_no_attribute_that_the_person_has_forbidden(
+    imports: Imports, api_url: str, admin: str, database: Database, cipher: Cipher, tmp_path: Path
+) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text(f"at,city\n{datetime.now(UTC).isoformat()},Atlantis\n")
+    for name, mapping in (("profiles", PROFILES), ("events", EVENTS), ("profiles", PROFILES)):
+        (tmp_path / f"{name}.toml").write_text(mapping)
+        ran = await imports(file, tmp_path / f"{name}.toml")
+        assert (ran.code, ran.errors) == (0, "")
+    await folded(database, cipher)
+    async with httpx.AsyncClient(base_url=api_url, headers=bearer(admin), trust_env=False) as client:
+        export = await client.get("/users/u-1/export")
+    assert export.json()["profile"]["privacy_preferences"] == {"city": False}
+    assert len(export.json()["events"]) == 1
+    assert "Atlantis" not in export.text
