@@ -29,7 +29,7 @@ QUEUE = "bare-steps"
 STAGES = ("active", "at_risk", "onboarding")
 MOVE = """UPDATE users SET lifecycle_stage = $2, version = version + 1, updated_at = now()
            WHERE user_id = $1 AND NOT lifecycle_stage_pinned AND lifecycle_stage <> $2"""
-"""The statement of `set_stage`."""
+"""The update of `set_stage`, which also records an event."""
 _TIMEOUT = timedelta(seconds=60)
 _RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200))
 

@@ -11,7 +11,7 @@ import pytest
 
 from activities.projector import Found
 from models.rules import profile as rules
-from models.rules.sharding import shard_of
+from models.rules.sharding import bucket_of, shard_of
 from models.vocabulary import LifecycleStage, Purpose
 from privacy.encryption import Cipher
 from runtime.database import Database
@@ -70,6 +70,32 @@ async def test_a_sweep_holds_no_row_of_activity_while_it_waits_for_a_bucket(crow
         await withdrawal
         await sweep
     assert await crowd.stage(ada) == "at_risk"
+
+
+async def test_a_batch_takes_the_buckets_of_changed_stages_in_order_with_those_of_withdrawals(
+    crowd: Crowd,
+) -> None:
+    """It takes the higher bucket of a withdrawal after the lower one of a stage, which another one holds."""
+    low, high = sorted([await crowd.person() for _ in range(2)], key=bucket_of)
+    while bucket_of(low) == bucket_of(high):
+        low, high = sorted([low, await crowd.person()], key=bucket_of)
+    patches = [
+        {"user_id": high, "consents": {"data_collection": False}},
+        {"user_id": low, "lifecycle_stage": LifecycleStage.DORMANT},
+    ]
+
+    async def upsert() -> None:
+        async with crowd.database.transaction() as connection:
+            await batches.upsert(connection, crowd.log.cipher, patches, actor="test")
+
+    async with asyncio.timeout(30):
+        async with crowd.database.transaction() as holding:
+            await locks.exclude(holding, [low])
+            task = asyncio.create_task(upsert())
+            await until_blocked(crowd.database, 1)
+            await locks.exclude(holding, [high])
+        await task
+    assert await crowd.changes(low) == ["active > dormant (caller)"]
 
 
 async def _excluding(database: Database, user_id: str) -> None:
