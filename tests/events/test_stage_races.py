@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ async def test_a_batch_takes_the_buckets_of_changed_stages_in_order_with_those_o
     low, high = sorted([await crowd.person() for _ in range(2)], key=bucket_of)
     while bucket_of(low) == bucket_of(high):
         low, high = sorted([low, await crowd.person()], key=bucket_of)
-    patches = [
+    patches: list[dict[str, Any]] = [
         {"user_id": high, "consents": {"data_collection": False}},
         {"user_id": low, "lifecycle_stage": LifecycleStage.DORMANT},
     ]
