@@ -86,9 +86,7 @@ def test_a_setting_that_cannot_be_used_is_named_with_the_reason(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("value", "minutes"), [("PT45M", 45), ("P1DT30M", 1470), ("P1W", 10_080)]
-)
+@pytest.mark.parametrize(("value", "minutes"), [("PT45M", 45), ("P1DT30M", 1470), ("P1W", 10_080)])
 def test_a_duration_is_iso_8601(value: str, minutes: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERENNIAL_SESSION_TIMEOUT", value)
     assert load_settings().session_timeout == timedelta(minutes=minutes)
