@@ -101,7 +101,7 @@ class Race:
         async with asyncio.TaskGroup() as senders:
             for number in range(SENDERS):
                 senders.create_task(self.send(two[number % 2], BATCH if number // 2 else None))
-            await asyncio.sleep(random.uniform(0.005, 0.05))
+            await asyncio.sleep(random.uniform(0.005, 0.025))
             await withdrawal.send(two[through % 2])
             self.withdrawn = True
             yield

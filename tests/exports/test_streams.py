@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,17 +26,25 @@ BULK = 20_000
 """Bytes of each event; all of them together are more than the sockets' buffers hold."""
 
 
+@pytest.fixture(scope="module")
+async def process(
+    api_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[PerennialProcess, str]]:
+    """An API process with one connection for all requests, and its address."""
+    settings = api_settings.model_copy(update={"api_port": free_port(), "database_pool_size": 1})
+    async with PerennialProcess("api", settings, tmp_path_factory.mktemp("api")) as process:
+        yield process, f"http://127.0.0.1:{settings.api_port}"
+
+
 @pytest.fixture
 async def narrow(
-    database: Database, api_settings: Settings, tmp_path: Path
+    process: tuple[PerennialProcess, str], database: Database
 ) -> AsyncIterator[tuple[httpx.AsyncClient, PerennialProcess]]:
-    """An API process with one connection for all requests."""
-    settings = api_settings.model_copy(update={"api_port": free_port(), "database_pool_size": 1})
+    """An admin's client of the process, on an emptied database."""
+    serving, address = process
     headers = bearer(await new_key(database, Role.ADMIN))
-    async with PerennialProcess("api", settings, tmp_path) as process:
-        address = f"http://127.0.0.1:{settings.api_port}"
-        async with httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=60) as client:
-            yield client, process
+    async with httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=60) as client:
+        yield client, serving
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ async def test_no_start_that_races_a_withdrawal_survives_it(
                     return answers
 
         starters = [asyncio.create_task(start(two[each % 2])) for each in range(4)]
-        await asyncio.sleep(random.uniform(0.01, 0.08))
+        await asyncio.sleep(random.uniform(0.005, 0.03))
         await two[number % 2].delete(MARKETING)
         withdrawn.set()
         answers = [answer for answers in await asyncio.gather(*starters) for answer in answers]

@@ -32,19 +32,19 @@ def perennial(*arguments: str, **settings: str) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.parametrize("command", ["api", "worker", "dev"])
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("command", "name", "value"),
     [
-        ("DATABASE_URL", "s3cret"),
-        ("DATABASE_URL", "mysql://host/s3cret"),
-        ("TEMPORAL_ADDRESS", "no s3cret address"),
-        ("SMTP_URL", "smtp://s3cret:99999"),
-        ("TASK_QUEUE", ""),
-        ("LOG_LEVEL", "s3cret"),
+        ("api", "DATABASE_URL", "s3cret"),
+        ("worker", "DATABASE_URL", "mysql://host/s3cret"),
+        ("dev", "TEMPORAL_ADDRESS", "no s3cret address"),
+        ("worker", "SMTP_URL", "smtp://s3cret:99999"),
+        ("api", "TASK_QUEUE", ""),
+        ("dev", "LOG_LEVEL", "s3cret"),
     ],
 )
 def test_a_setting_that_cannot_be_used_stops_the_start(command: str, name: str, value: str) -> None:
+    """Each command loads all settings first, so that each setting needs one command."""
     done = perennial(command, **{name: value})
     assert done.returncode != 0
     [sentence] = done.stderr.splitlines()
