@@ -42,6 +42,11 @@ class Compactor:
         try:
             async with self._database.transaction() as connection:
                 done = await compaction.compact(connection)
+            while done.months:
+                # A transaction for each few merges, so that none holds the log's horizon back for long.
+                async with self._database.transaction() as connection:
+                    if not await compaction.merge(connection, done.months):
+                        break
         except (ValueError, LookupError) as error:
             self._log_once(error)
             return FAILED_SECONDS

@@ -14,17 +14,24 @@ the deltas that the first has folded. :mod:`store.rollups.forgetting` takes the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 
+import numpy as np
+from asyncpg import Record
+from pyroaring import BitMap
 from sqlalchemy import bindparam, delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
-from models.rules import rollups
+from models.rules import entries, rollups
+from models.rules.bitmaps import Series, groups
+from models.rules.entries import EVERYBODY, Entries
 from models.rules.rollups import Delta, joined, unpacked
 from models.tables.rollups import RollupDelta, RollupHour, RollupSession
 from store.connection import Connection, use_background_settings
+from store.rollups import index, people, series
 from store.statements import one_of, select, statement, unnested
 
 BATCH = 32
@@ -83,6 +90,8 @@ _DROP_EMPTY_SESSIONS = statement(
 class Compacted:
     deltas: int
     events: int
+    months: frozenset[date] = frozenset()
+    """The months whose index has new runs."""
 
 
 async def lock(connection: Connection) -> None:
@@ -101,10 +110,57 @@ async def compact(connection: Connection, batch: int = BATCH) -> Compacted:
         taken += 1
     if not taken:
         return Compacted(0, 0)
+    known = await series.find(connection, {number for row in rows[:taken] for number in _series_of(row)})
     delta = joined([unpacked(dict(row)) for row in rows[:taken]])
+    added, removed = entries.of_delta(delta)
+    runs = list(_runs(added, known))
     await _add_counts(connection, delta)
+    await index.add(connection, runs)
+    await _remove(connection, removed, known)
+    await people.change(connection, dict(groups(added, known)), {})
     await _DELETE.execute(connection, delta_ids=[row["delta_id"] for row in rows[:taken]])
-    return Compacted(taken, events)
+    return Compacted(taken, events, frozenset(month for _, month, *_ in runs))
+
+
+async def merge(connection: Connection, months: Collection[date]) -> int:
+    """Merge runs of the index in the caller's transaction; returns the number of groups."""
+    await use_background_settings(connection)
+    await lock(connection)
+    return await index.merge(connection, months)
+
+
+def _series_of(row: Record) -> list[int]:
+    found: list[int] = np.unique(np.frombuffer(row["series"], "<u4")).tolist()
+    return found
+
+
+def _by_type(found: Entries, known: Mapping[int, Series]) -> Iterator[tuple[str, Entries]]:
+    """Entries by event type, each ordered."""
+    ids, places = np.unique(found.series, return_inverse=True)
+    types = [known[each].event_type for each in ids.tolist()]
+    codes = np.array([sorted(set(types)).index(each) for each in types], np.int64)[places]
+    for code, event_type in enumerate(sorted(set(types))):
+        yield event_type, found.where(codes == code).ordered()
+
+
+def _runs(added: Entries, known: Mapping[int, Series]) -> Iterator[index.Run]:
+    for event_type, found in _by_type(added, known):
+        for month, each in found.by_month():
+            yield event_type, month, EVERYBODY, 0, each
+
+
+async def _remove(connection: Connection, removed: Entries, known: Mapping[int, Series]) -> None:
+    """Remove entries from the index. A person stays in the bitmaps for which another entry is left."""
+    if not len(removed):
+        return
+    await index.remove(connection, list(_by_type(removed, known)))
+    months = [month for month, _ in removed.by_month()]
+    left = [run for *_, run in await index.of_persons(connection, np.unique(removed.persons), months)]
+    still = entries.joined(left) if left else removed.where(np.zeros(len(removed), bool))
+    all_known = await series.find(connection, {*known, *np.unique(still.series).tolist()})
+    kept = dict(groups(still, all_known))
+    gone = {key: people_ - kept.get(key, BitMap()) for key, people_ in groups(removed, known)}
+    await people.change(connection, {}, gone)
 
 
 async def _add_counts(connection: Connection, delta: Delta) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
+from models.rules.bitmaps import Series
 from models.rules.series import SeriesCache, SeriesKey, TypeSeries, canonical
 from models.tables.rollups import RollupSeries
 from store.connection import Connection
@@ -30,6 +31,8 @@ _GIVEN = unnested("given", col(RollupSeries.event_type), col(RollupSeries.dimens
 _INSERT = statement(
     insert(RollupSeries).from_select(["event_type", "dimensions"], select(*_GIVEN.c)).returning(*_COLUMNS)
 )
+
+_BY_ID = statement(select(*_COLUMNS).where(one_of(col(RollupSeries.series_id), "series_ids")))
 
 Registered = tuple[dict[str, TypeSeries], dict[SeriesKey, int]]
 
@@ -88,3 +91,11 @@ async def resolve(
         cache.add(types, ids)  # committed
         found |= ids
     return found
+
+
+async def find(connection: Connection, series_ids: Collection[int]) -> dict[int, Series]:
+    """Series by id. Raises LookupError if one is missing: a process knows series that this database lacks."""
+    rows = await _BY_ID.fetch(connection, series_ids=sorted(series_ids))
+    if len(rows) < len(series_ids):
+        raise LookupError("a delta names a series that is not in rollup_series")
+    return {row["series_id"]: Series(row["event_type"], row["dimensions"]) for row in rows}

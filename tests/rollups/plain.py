@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import timedelta
 from typing import Any
 
+from pyroaring import BitMap
+
+from models.rules.entries import unpack
+from models.rules.rollups import EPOCH
 from store.connection import Connection
 
 HOURS = """
@@ -18,6 +24,22 @@ SESSIONS = """
     SELECT date_trunc('hour', first_at, 'UTC'), count(*), sum(extract(epoch FROM last_at - first_at))
       FROM sessions GROUP BY 1"""
 
+_COUNTED = """
+    SELECT u.person, e.event_type, e.timestamp, e.dimensions, NOT starts_with(e.session_id, 'workflow:') AS active
+      FROM events e JOIN users u USING (user_id)
+     WHERE e.basis = 'consent'
+       AND NOT EXISTS (SELECT FROM poison_events p WHERE p.event_id = e.event_id AND p.status <> 'replayed')"""
+PEOPLE = f"""
+    SELECT DISTINCT c.timestamp::date, g.event_type, g.dimension, g.value, c.person
+      FROM ({_COUNTED}) c
+     CROSS JOIN LATERAL (VALUES ('*', '', ''), (c.event_type, '', ''),
+                                ('*', 'country', c.dimensions ->> 'country'),
+                                ('*', 'device_type', c.dimensions ->> 'device_type'))
+                        AS g (event_type, dimension, value)
+     WHERE c.active AND g.value IS NOT NULL"""
+
+BITMAPS = "SELECT day, event_type, dimension, value, people FROM rollup_people"
+
 
 def _set(rows: list[Any]) -> set[tuple[Any, ...]]:
     found = {tuple(map(_hashable, row)) for row in rows}
@@ -31,15 +53,17 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-async def plain(connection: Connection) -> dict[str, set[tuple[Any, ...]]]:
+async def plain(connection: Connection) -> dict[str, Any]:
     """What the rollups must hold, by SQL over the log and the sessions."""
     return {
         "hours": _set(await connection.fetch(HOURS)),
         "sessions": _set(await connection.fetch(SESSIONS)),
+        "people": _set(await connection.fetch(PEOPLE)),
+        "index": Counter(tuple(row)[:3] for row in await connection.fetch(_COUNTED)),
     }
 
 
-async def stored(connection: Connection) -> dict[str, set[tuple[Any, ...]]]:
+async def stored(connection: Connection) -> dict[str, Any]:
     """What the compactor has written."""
     return {
         "hours": _set(
@@ -49,8 +73,27 @@ async def stored(connection: Connection) -> dict[str, set[tuple[Any, ...]]]:
             )
         ),
         "sessions": _set(await connection.fetch("SELECT hour, sessions, seconds FROM rollup_sessions")),
+        "people": {
+            (*row[:4], person)
+            for row in await connection.fetch(BITMAPS)
+            for person in BitMap.deserialize(row["people"])
+        },
+        "index": await _entries(connection),
     }
 
 
 async def rows(connection: Connection, table: str) -> set[tuple[Any, ...]]:
     return _set(await connection.fetch(f"SELECT * FROM {table}"))
+
+
+async def _entries(connection: Connection) -> Counter[tuple[Any, ...]]:
+    found: Counter[tuple[Any, ...]] = Counter()
+    for row in await connection.fetch("SELECT event_type, month, part, level, events, entries FROM rollup_index"):
+        entries = unpack(row["entries"])
+        assert len(entries) == row["events"]
+        for person, time in zip(entries.persons.tolist(), entries.times.tolist(), strict=True):
+            timestamp = EPOCH + timedelta(microseconds=time)
+            assert timestamp.date().replace(day=1) == row["month"]
+            assert row["part"] in (-1, person >> 14)
+            found[(person, row["event_type"], timestamp)] += 1
+    return found
