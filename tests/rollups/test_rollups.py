@@ -21,8 +21,10 @@ from tests.rollups.plain import plain, rows, stored
 from tests.support.log import NOON, Happening, Log, click, purchase
 
 DIMENSIONS = [None, {"country": "DE"}, {"country": "FR", "device_type": "tv"}, {"plan": "pro"}, {"plan": 1.5}]
-WRITTEN = ("events", "sessions", "transactions", "poison_events", "rollup_hours", "rollup_sessions")
-WRITTEN += ("rollup_people", "rollup_index")
+WRITTEN = (
+    *("events", "sessions", "transactions", "poison_events"),
+    *("rollup_hours", "rollup_sessions", "rollup_people", "rollup_index"),
+)
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["view", "lesson.finish", "0.10", "19.99", "-0.30", "999999999999.999999", "poison"]),
