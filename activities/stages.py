@@ -37,7 +37,10 @@ class StageSweeps:
 
     @activity.defn(name="stages.sweep")
     async def sweep(self) -> StagesSwept:
-        """Sweep until nobody is due; the heartbeats have the numbers so far."""
+        """Sweep until nobody is due, apart from people whose rows others hold: the next run looks at them.
+
+        The heartbeats have the numbers so far.
+        """
         due = moved = 0
         clock = asyncio.get_running_loop().time
         async with heartbeats(lambda: StagesSwept(due=due, moved=moved)):

@@ -33,7 +33,7 @@ from store.users.stages import MAY_MOVE, STANDING
 
 @dataclass(frozen=True)
 class Swept:
-    """The people of a batch: those who were due, and those of them who moved."""
+    """The people of a batch: those who were due and whom nobody else had locked, and those of them who moved."""
 
     due: int
     moved: int
@@ -79,7 +79,7 @@ async def sweep(connection: Connection, cipher: Cipher, now: datetime, periods: 
     times = {user_id: imported[user_id] for user_id in moves if user_id in imported}
     historical = times.keys() - await stage_events.with_live_event(connection, times)
     moved = await stages.write(connection, cipher, moves, StageCause.INACTIVITY, historical)
-    return Swept(len(user_ids), moved)
+    return Swept(len(rows), moved)
 
 
 def _move(row: Record, now: datetime, periods: Periods) -> Move | None:

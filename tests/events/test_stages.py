@@ -299,7 +299,7 @@ async def test_a_sweep_leaves_out_people_whose_rows_are_locked(crowd: Crowd) -> 
     async with crowd.database.transaction() as request, crowd.database.transaction() as projector:
         await request.execute("SELECT FROM users WHERE user_id = $1 FOR UPDATE", ada)
         await projector.execute("SELECT FROM user_activity WHERE user_id = $1 FOR UPDATE", bob)
-        assert await crowd.sweep() == Swept(1, 0)
+        assert await crowd.sweep() == Swept(0, 0)
     assert await crowd.sweep() == Swept(2, 2)
 
 
