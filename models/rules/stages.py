@@ -112,13 +112,13 @@ class Standing:
     stage: LifecycleStage
     pinned: bool
     changed_at: datetime
-    """The last change by a caller, a workflow or an activity. Crossings before it don't count."""
+    """The last change by a caller, a workflow or an activity; at first the creation."""
     created_at: datetime
     session_count: int = 0
 
     @property
     def held_since(self) -> datetime | None:
-        """Only later activity counts. None for the stage of the creation: events may come from before it."""
+        """Only later activity and crossings count. None for the stage of the creation: events may be older."""
         return self.changed_at if self.changed_at > self.created_at else None
 
 
@@ -202,7 +202,9 @@ def _times(
 
 def by_inactivity(standing: Standing, last_session: datetime, now: datetime, periods: Periods) -> Move | None:
     """The move of the last crossing that has passed after the stage was set; a late sweep skips the others."""
-    passed = [(each, at) for each, at in periods.crossings(last_session) if standing.changed_at < at <= now]
+    held = standing.held_since
+    crossings = periods.crossings(last_session)
+    passed = [(each, at) for each, at in crossings if at <= now and (held is None or held < at)]
     if standing.pinned or not passed:
         return None
     condition, at = passed[-1]

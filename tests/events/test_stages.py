@@ -248,6 +248,14 @@ async def test_activity_sets_when_a_person_is_due_and_a_sweep_moves_that_on(crow
     assert await crowd.due_at(ada) == second.timestamp + 14 * DAY
 
 
+async def test_a_new_profile_with_an_old_event_is_at_risk_with_the_next_sweep(crowd: Crowd) -> None:
+    ada = (await Customer.new(crowd.database, crowd.log.cipher, Purpose.DATA_COLLECTION)).user_id
+    assert await crowd.stage(ada) == "onboarding"
+    await crowd.do(Happening(ada, timestamp=NOW - 20 * DAY))
+    await crowd.sweep()
+    assert await crowd.changes(ada) == ["onboarding > at_risk (inactivity)"]
+
+
 async def test_a_callers_stage_holds_until_the_next_crossing(crowd: Crowd) -> None:
     now = datetime.now(UTC)
     ada = await crowd.person("active", set_at=now - DAY, last=now - 20 * DAY)

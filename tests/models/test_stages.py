@@ -114,6 +114,16 @@ def test_a_callers_stage_holds_until_the_next_crossing() -> None:
     assert by_inactivity(standing("active", pinned=True), last, later, DEFAULT_PERIODS) is None
 
 
+def test_crossings_from_before_the_creation_count_until_a_caller_sets_the_stage() -> None:
+    """An import stores people who have been away for years as `active`."""
+    new = Standing(LifecycleStage.ACTIVE, False, NOW, NOW)
+    move = by_inactivity(new, NOW - 20 * DAY, NOW, DEFAULT_PERIODS)
+    assert move is not None
+    assert move.target is LifecycleStage.AT_RISK
+    held = Standing(LifecycleStage.ACTIVE, False, NOW, NOW - DAY)
+    assert by_inactivity(held, NOW - 20 * DAY, NOW, DEFAULT_PERIODS) is None
+
+
 def test_a_person_is_due_at_each_crossing_and_after_the_last_never() -> None:
     due = DEFAULT_PERIODS.next_crossing
     assert [due(NOW - days * DAY, NOW) for days in (0, 14, 30, 90)] == [
