@@ -251,7 +251,7 @@ async def test_activity_sets_when_a_person_is_due_and_a_sweep_moves_that_on(crow
 async def test_a_new_profile_with_an_old_event_is_at_risk_with_the_next_sweep(crowd: Crowd) -> None:
     ada = (await Customer.new(crowd.database, crowd.log.cipher, Purpose.DATA_COLLECTION)).user_id
     assert await crowd.stage(ada) == "onboarding"
-    await crowd.do(Happening(ada, timestamp=NOW - 20 * DAY))
+    await crowd.do(view(ada, days=20))
     await crowd.sweep()
     assert await crowd.changes(ada) == ["onboarding > at_risk (inactivity)"]
 
