@@ -52,10 +52,11 @@ async def apply(
 
     Changes of users without a profile are ignored.
     """
+    places = await attribute_times.find(connection, changes)
     changed, times = [], {}
     for user_id, each in changes.items():
         if (stored := locked.users.get(user_id)) is not None:
-            patch, times[user_id] = resolve(stored.profile, stored.attribute_times, each)
+            patch, times[user_id] = resolve(stored.profile, places[user_id], each)
             after = change(stored.profile, patch)
             if after != stored.profile:
                 changed.append(after)

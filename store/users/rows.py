@@ -21,7 +21,6 @@ from models.tables.projections import FeatureUsage, PurchaseTotal, UserActivity
 from models.vocabulary import AccountStatus, LifecycleStage
 from privacy.encryption import Cipher, DataKey
 from store.statements import select
-from store.users import attribute_times
 
 _PERSONAL = frozenset(personal_columns(User))
 _SET_BY_STATEMENTS = {
@@ -103,7 +102,6 @@ STORED: list[Any] = [
     col(User.created_at),
     col(User.updated_at),
     col(User.writes),
-    col(User.attribute_times),
     *_ACTIVITY,
 ]
 """The columns that :func:`open_row` needs from a statement over `users`."""
@@ -120,8 +118,6 @@ class StoredUser:
     writes: int
     activity: Activity = field(default_factory=Activity)
     """The projector computes it from events."""
-    attribute_times: Mapping[str, int] = field(default_factory=dict)
-    """For :func:`models.rules.profile_changes.resolve`."""
 
 
 def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> StoredUser:
@@ -154,9 +150,7 @@ def open_row(row: Record, key: DataKey, consents: Mapping[str, bool] | None) -> 
         totals=tuple(CurrencyTotal(*total[:5]) for total in totals),
         purchases_in_all=(int(totals[0][5]), totals[0][6], totals[0][7]) if totals else None,
     )
-    created_at, updated_at = row["created_at"], row["updated_at"]
-    times = attribute_times.opened(row["attribute_times"], created_at, updated_at)
-    return StoredUser(profile, row["version"], created_at, updated_at, row["writes"], activity, times)
+    return StoredUser(profile, row["version"], row["created_at"], row["updated_at"], row["writes"], activity)
 
 
 def encrypted_row(profile: Profile, key: DataKey, cipher: Cipher) -> dict[str, Any]:

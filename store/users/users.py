@@ -265,7 +265,7 @@ async def update_locked(
 ) -> dict[str, StoredUser]:
     """Write changes to profiles that :func:`lock` has read; each gets its next version.
 
-    Attributes without an entry in ``times`` have changed now.
+    ``times`` has the time of each attribute that a change carries; without it, what differs has changed now.
 
     A withdrawal, an opt-out, a closing or a suspension takes the consent locks exclusively
     (:mod:`store.consents.locks`). After the commit, no transaction stores data or sends a message that it forbids.
@@ -278,7 +278,7 @@ async def update_locked(
     before = {user_id: stored.profile for user_id, stored in locked.users.items()}
     rows = await _UPDATE.fetch(
         connection,
-        times=attribute_times.of_changes(before, changed, times or {}),
+        times=await attribute_times.of_changes(connection, before, changed, times or {}),
         **as_lists(encrypted_row(each, locked.keys[each.user_id], cipher) for each in changed),
     )
     withdrawals = [
