@@ -61,3 +61,9 @@ async def test_a_change_of_the_stage_holds_from_its_time_on(api: Clients, owner:
     assert await owner.fetchval(held) == created
     await api.integrator.patch("/users/u-1", json={"lifecycle_stage": "active"})
     assert await owner.fetchval(held) > created
+
+
+async def test_no_basis_beside_consent_can_be_declared_for_it(api: Clients) -> None:
+    body = {"basis": "contract", "basis_reason": "We want to know."}
+    answer = await api.admin.put("/events/types/lifecycle.stage_changed", json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "read_only")

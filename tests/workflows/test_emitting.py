@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
 
 from activities.events import Events, emitted_event_id
 from models.rules.event_types import EventType
+from models.rules.stages import STAGE_CHANGED
 from models.temporal.execution import NewEvent, StepContext
 from models.vocabulary import Basis, Purpose
 from privacy.encryption import Cipher
@@ -58,6 +60,14 @@ def bound(customer: Customer, **properties: object) -> NewEvent:
         workflow_id="emitter", instance_id="i-1", user_id=customer.user_id, step="emit", position=1, max_attempts=3
     )
     return NewEvent(event_type="emitter.done", properties=properties, context=context)
+
+
+async def test_the_event_of_a_stage_is_recorded_by_set_stage_alone(
+    database: Database, cipher: Cipher, customer: Customer
+) -> None:
+    event = bound(customer).model_copy(update={"event_type": STAGE_CHANGED})
+    with pytest.raises(ApplicationError, match="use set_stage"):
+        await Events(database, cipher).emit(event)
 
 
 async def test_an_attempt_that_is_repeated_after_its_commit_counts_once(
