@@ -205,7 +205,7 @@ def _maintenance(
 ) -> Activities:
     retention = Retention(database, owner, client, CheckpointKey(cipher))
     return [
-        Redactions(database, cipher).apply,
+        Redactions(database, cipher, settings.dimension_values).apply,
         Compactor(database).run,
         Reconciler(database, cipher, client, settings.task_queue).reconcile,
         Partitions(database).make_ahead,

@@ -25,6 +25,7 @@ from datetime import timedelta
 from temporalio import activity
 
 from activities.loops import turn
+from models.rules.series import DIMENSION_VALUES
 from privacy.encryption import Cipher
 from runtime.database import UNREACHABLE, Database
 from store.events import redactions
@@ -44,9 +45,10 @@ AFTER_A_FAILURE = timedelta(seconds=30)
 
 
 class Redactions:
-    def __init__(self, database: Database, cipher: Cipher) -> None:
+    def __init__(self, database: Database, cipher: Cipher, dimension_values: int = DIMENSION_VALUES) -> None:
         self._database = database
         self._cipher = cipher
+        self._dimension_values = dimension_values
 
     @activity.defn(name="redactions.apply")
     async def apply(self) -> None:
@@ -77,7 +79,7 @@ class Redactions:
         rest = 0.0
         try:
             async with self._database.transaction() as connection:
-                await redactions.redact_page(connection, self._cipher, pending)
+                await redactions.redact_page(connection, self._cipher, pending, self._dimension_values)
         except StaleRedactionError:
             logger.info("another worker moved a redaction, or an opt-out reset it")
         except EventsLockedError:

@@ -56,6 +56,7 @@ from store.instances import transitions
 from store.retention import expired, periods, runs
 from store.retention.expired import EndedInstance, IndexScan, TableScan
 from store.retention.runs import Action, Batch, RetentionExtendedError
+from store.rollups import forgetting
 
 logger = logging.getLogger("perennial.retention")
 
@@ -222,6 +223,7 @@ class EventPurge:
         if not held:
             for table in (expired.SESSIONS, expired.POISON_EVENTS, expired.OUTBOX_ENTRIES):
                 await purge.scan(table)
+            await purge.batch(_expire_rollups)
 
     async def _expired(self, purge: Purge) -> list[Partition]:
         async with self._database.connection() as connection:
@@ -283,6 +285,12 @@ class EventPurge:
         end = month_start(purge.older_than)
         if start is None or start < end:
             await _delete_ids_between(purge, start, end)
+
+
+async def _expire_rollups(batch: Batch) -> None:
+    """Remove persons from the rollups of expired days. Counts stay."""
+    for table, rows in (await forgetting.expire(batch.connection, batch.older_than)).items():
+        await batch.record(table, "deleted", rows)
 
 
 async def _delete_ids_between(purge: Purge, start: datetime | None, end: datetime) -> None:

@@ -17,7 +17,7 @@ from temporalio.client import Client
 
 from checks import postgres, progress, temporal
 from checks.clocks import NOTED_SKEW_SECONDS, too_far_apart
-from checks.lag import LogState, log_behind, log_state
+from checks.lag import LogState, log_behind, log_state, rollups_behind
 from checks.start import runtime_needs
 from checks.unmet import Unmet
 from privacy.encryption import Cipher
@@ -95,6 +95,7 @@ class Health:
         self._log = await log_state(connection)
         found = [
             log_behind(self._log),
+            rollups_behind(self._log),
             await progress.projector(connection),
             await progress.outbox(connection),
             await progress.redactions(connection),

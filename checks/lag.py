@@ -20,6 +20,8 @@ from models.temporal.system import PROJECTOR
 from runtime.database import UNREACHABLE, Database
 from runtime.metrics import Gauge
 from store.connection import Connection
+from store.rollups import state as rollups
+from store.rollups.state import RollupState
 from store.statements import sql
 
 logger = logging.getLogger("perennial.lag")
@@ -88,6 +90,7 @@ class LogState:
     lags: tuple[Lag, ...]
     holder: Holder | None
     """Only while events wait and its transaction has been open for :data:`HELD_SECONDS`."""
+    rollups: RollupState | None = None
 
     @property
     def behind(self) -> Lag | None:
@@ -95,11 +98,19 @@ class LogState:
         worst = max(self.lags, key=lambda each: each.seconds, default=None)
         return worst if worst is not None and worst.seconds > BEHIND_SECONDS else None
 
+    @property
+    def rollups_behind(self) -> float:
+        """The age in seconds of the oldest event that waits for the compactor."""
+        if self.rollups is None or self.rollups.oldest is None:
+            return 0
+        return max((datetime.now(UTC) - self.rollups.oldest).total_seconds(), 0)
+
 
 async def log_state(connection: Connection) -> LogState:
     rows = await _LAGS.fetch(connection, projector=PROJECTOR, last_shard=SHARDS - 1, most=MOST_COUNTED)
     lags = tuple(Lag(*row) for row in rows)
-    return LogState(lags, await _holder(connection) if any(each.events for each in lags) else None)
+    holder = await _holder(connection) if any(each.events for each in lags) else None
+    return LogState(lags, holder, await rollups.state(connection))
 
 
 async def _holder(connection: Connection) -> Holder | None:
@@ -139,6 +150,16 @@ def gauges(state: LogState) -> list[Gauge]:
             "Age of the write transaction that holds the log's horizon back while events wait.",
             held,
         ),
+        Gauge(
+            "perennial_rollup_lag_seconds",
+            "Age of the oldest event that waits for the compactor of the rollups.",
+            [({}, state.rollups_behind)],
+        ),
+        Gauge(
+            "perennial_rollup_waiting_events",
+            "Events that wait for the compactor of the rollups.",
+            [({}, state.rollups.events if state.rollups else 0)],
+        ),
     ]
 
 
@@ -154,6 +175,15 @@ def log_behind(state: LogState) -> Unmet | None:
         f"'{behind.consumer}' is {behind.seconds:.0f} s and {behind.events}{more} events behind in shard "
         f"{behind.shard}.{held}",
     )
+
+
+def rollups_behind(state: LogState) -> Unmet | None:
+    """Whether the compactor is far behind."""
+    seconds = state.rollups_behind
+    if state.rollups is None or seconds <= BEHIND_SECONDS:
+        return None
+    waiting = f"{state.rollups.deltas} deltas wait for the job 'system/compactor'"
+    return Unmet("rollups_behind", f"The rollups are {seconds:.0f} s behind: {waiting}.")
 
 
 @asynccontextmanager

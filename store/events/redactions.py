@@ -16,16 +16,19 @@ Two workers may process one person. A page moves the position by compare-and-set
 second worker waits there for the first one's commit, and raises :class:`StaleRedactionError`. Each opt-out
 replaces the token and resets the position. So a worker with the old token can neither move nor finish the pass.
 
-Lock order: the person's row in `redactions`, then events. A page waits only for that row, and its holder never
-waits for an event. If another transaction has locked an event (retention deletes it), the page raises
-:class:`EventsLockedError` instead of waiting.
+The page also corrects the rollups, if the projector has counted an event with dimensions that go. The lock of
+the shard keeps the projector away meanwhile: an event below its cursor is counted, unless it was set aside.
+
+Lock order: the shard (:func:`store.rollups.deltas.exclude`), the person's row in `redactions`, then events. A page
+waits only for the first two, and the holder of the row never waits for an event. If another transaction has locked
+an event (retention deletes it), the page raises :class:`EventsLockedError` instead of waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -37,11 +40,17 @@ from sqlmodel import col
 
 from models.audit import SYSTEM, AuditEntry
 from models.rules.event_privacy import OptOuts, redact, redact_dimensions
+from models.rules.folding import LogEvent, Projection
+from models.rules.rollups import MINUS, Counted, counted
+from models.rules.series import DIMENSION_VALUES
+from models.rules.sharding import shard_of
 from models.tables.events import Redaction
+from models.temporal.system import PROJECTOR
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.audit import entries
 from store.connection import Connection, use_background_settings
 from store.events.events import BODY
+from store.rollups import deltas, series
 from store.statements import select, sql, statement, unnested
 
 PAGE = 250
@@ -54,13 +63,19 @@ ACTOR = "system:redaction"
 # since Postgres prunes partitions only by the former.
 _READ = sql(
     """
-    SELECT k.wrapped, u.privacy_preferences, e.timestamp, e.event_id, e.body, e.dimensions
+    SELECT k.wrapped, u.privacy_preferences, e.timestamp, e.event_id, e.body, e.dimensions,
+           e.event_type, e.session_id, CAST(e.dimensions AS text) AS written,
+           (e.generation, e.xid, e.sequence) <= (c.generation, c.xid, c.sequence)
+           AND e.event_id <> ALL (ARRAY(SELECT p.event_id FROM poison_events p
+                                         WHERE p.user_id = :user_id AND p.status <> 'replayed')) AS counted
       FROM (VALUES (CAST(:user_id AS text))) AS w(user_id)
       LEFT JOIN data_keys k ON k.subject = w.user_id
       LEFT JOIN users u ON u.user_id = w.user_id
       LEFT JOIN LATERAL (
-            SELECT timestamp, event_id, body, dimensions FROM (
-                   SELECT timestamp, event_id, body, dimensions,
+            SELECT timestamp, event_id, body, dimensions, event_type, session_id, shard, generation, xid, sequence
+              FROM (
+                   SELECT timestamp, event_id, body, dimensions, event_type, session_id,
+                          shard, generation, xid, sequence,
                           sum(octet_length(body)) OVER (ORDER BY timestamp, event_id)
                           - octet_length(body) AS bytes_before
                      FROM events
@@ -70,6 +85,7 @@ _READ = sql(
                                                    coalesce(CAST(:after_event_id AS text), ''))
                     ORDER BY timestamp, event_id LIMIT :page) p
              WHERE bytes_before < :bytes) e ON true
+      LEFT JOIN log_cursors c ON c.consumer = :projector AND c.shard = e.shard
      ORDER BY e.timestamp, e.event_id
     """
 )
@@ -172,6 +188,8 @@ class _Redacted:
     event_id: str
     body: bytes
     dimensions: dict[str, Any] | None
+    corrections: tuple[Counted, ...] = ()
+    """What rollups subtract and add, if they have counted the event with other dimensions."""
 
 
 async def request(connection: Connection, user_ids: Iterable[str]) -> None:
@@ -213,7 +231,12 @@ async def postpone(connection: Connection, pending: PendingRedaction, pause: tim
     await _POSTPONE.execute(connection, user_id=pending.user_id, token=pending.token, pause=pause)
 
 
-async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRedaction) -> None:
+async def redact_page(
+    connection: Connection,
+    cipher: Cipher,
+    pending: PendingRedaction,
+    dimension_values: int = DIMENSION_VALUES,
+) -> None:
     """Redact the person's next events; the last page deletes the redaction.
 
     The redaction is also deleted if the person was erased or has no opt-out left. Raises
@@ -221,9 +244,13 @@ async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRe
     """
     # If a crash of Postgres loses the commit, it loses events and position together: the page is processed again.
     await use_background_settings(connection)
+    # So that the cursor says which of the events the projector has counted, and with which dimensions.
+    shard = shard_of(pending.user_id)
+    await deltas.exclude(connection, shard)
     rows = await _READ.fetch(
         connection,
         user_id=pending.user_id,
+        projector=PROJECTOR,
         after_timestamp=pending.after_timestamp,
         after_event_id=pending.after_event_id,
         page=PAGE,
@@ -237,6 +264,10 @@ async def redact_page(connection: Connection, cipher: Cipher, pending: PendingRe
     key = cipher.unwrap(pending.user_id, wrapped)
     events = [row for row in rows if row["event_id"] is not None]
     redacted = [each for row in events if (each := _redacted(row, key, opt_outs)) is not None]
+    corrections = [each for event in redacted for each in event.corrections]
+    if corrections:
+        _, known = await series.register(connection, [each.key for each in corrections], dimension_values)
+        await deltas.write(connection, shard, corrections, known, datetime.now(UTC))
     if len(events) == PAGE or sum(len(row["body"]) for row in events) >= BYTES:
         await _move(connection, pending, events[-1], len(redacted))
         await _write(connection, pending.user_id, redacted)
@@ -253,7 +284,28 @@ def _redacted(row: asyncpg.Record, key: DataKey, opt_outs: OptOuts) -> _Redacted
     body = _redacted_body(row, key, opt_outs)
     if body is None and kept == dimensions:
         return None
-    return _Redacted(row["timestamp"], row["event_id"], row["body"] if body is None else body, kept)
+    corrections = _corrections(row, key, kept) if row["counted"] and kept != dimensions else ()
+    return _Redacted(row["timestamp"], row["event_id"], row["body"] if body is None else body, kept, corrections)
+
+
+def _corrections(row: asyncpg.Record, key: DataKey, kept: Mapping[str, Any] | None) -> tuple[Counted, ...]:
+    """What rollups subtract and add for an event that they have counted."""
+    event = LogEvent(
+        event_id=row["event_id"],
+        user_id=key.subject,
+        event_type=row["event_type"],
+        timestamp=row["timestamp"],
+        session_id=row["session_id"],
+        received_at=row["timestamp"],
+        historical=True,
+        body=lambda: key.decrypt_json(BODY, row["body"], row["event_id"]),
+        dimensions=row["written"],
+    )
+    projection = Projection()
+    projection.add(event)  # it did so before, when it was counted
+    [before] = counted([event], projection)
+    after = before.key._replace(dimensions=orjson.dumps(kept).decode() if kept else None)
+    return before._replace(flags=before.flags | MINUS), before._replace(key=after)
 
 
 def _redacted_body(row: asyncpg.Record, key: DataKey, opt_outs: OptOuts) -> bytes | None:

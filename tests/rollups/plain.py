@@ -10,7 +10,9 @@ from pyroaring import BitMap
 
 from models.rules.entries import unpack
 from models.rules.rollups import EPOCH
+from runtime.database import Database
 from store.connection import Connection
+from store.rollups import compaction
 
 HOURS = """
     SELECT e.event_type, coalesce(e.dimensions, '{}') || CASE WHEN t.currency IS NULL THEN '{}'
@@ -97,3 +99,16 @@ async def _entries(connection: Connection) -> Counter[tuple[Any, ...]]:
             assert row["part"] in (-1, person >> 14)
             found[(person, row["event_type"], timestamp)] += 1
     return found
+
+
+async def compact(database: Database, batch: int = 32) -> int:
+    """Fold all waiting deltas; returns the number of transactions."""
+    number = 0
+    while True:
+        async with database.transaction() as connection:
+            done = await compaction.compact(connection, batch)
+        if not done.deltas:
+            return number
+        async with database.transaction() as connection:
+            await compaction.merge(connection, done.months)
+        number += 1

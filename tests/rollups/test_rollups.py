@@ -17,7 +17,7 @@ from store.events import log as store_log
 from store.events import poison
 from store.rollups import compaction
 from store.users import data_keys
-from tests.rollups.plain import plain, rows, stored
+from tests.rollups.plain import compact, plain, rows, stored
 from tests.support.log import NOON, Happening, Log, click, purchase
 
 DIMENSIONS = [None, {"country": "DE"}, {"country": "FR", "device_type": "tv"}, {"plan": "pro"}, {"plan": 1.5}]
@@ -58,19 +58,6 @@ def happening(people: list[str], drawn: Any) -> Happening:
         return Happening(people[person], kind, **when)
     refund = {"event_type": "transaction.refund"} if what.startswith("-") else {}
     return purchase(people[person], what.removeprefix("-"), currency, **refund, **when)
-
-
-async def compact(database: Database, batch: int = 32) -> int:
-    """Fold all waiting deltas; returns the number of transactions."""
-    number = 0
-    while True:
-        async with database.transaction() as connection:
-            done = await compaction.compact(connection, batch)
-        if not done.deltas:
-            return number
-        async with database.transaction() as connection:
-            await compaction.merge(connection, done.months)
-        number += 1
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
