@@ -56,7 +56,7 @@ from models.schemas.users import (
 from models.vocabulary import AccountStatus, LifecycleStage, Role
 from privacy.masking import reads_people
 from store.pacing import each
-from store.users import attribute_times, batches, users
+from store.users import attribute_times, batches, stages, users
 from store.users.rows import StoredUser
 
 router = APIRouter(route_class=GuardedRoute, tags=["users"])
@@ -294,7 +294,7 @@ async def patch_user(
         updated = await users.update_locked(
             connection, resources.cipher, locked, [changed], actor=caller.key_id, times=times
         )
-        await users.record_stages(connection, resources.cipher, locked, updated)
+        await stages.record_of_callers(connection, resources.cipher, locked, updated)
         stored = updated[user_id]
     else:
         await attribute_times.record(connection, times)

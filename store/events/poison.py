@@ -166,8 +166,7 @@ async def replay(
         _, known = await series.register(connection, [each.key for each in entries], dimension_values)
         sessions = await projection.write(connection, projected, keys, periods)
         await stages.move_by_activity(connection, cipher, keys, [event], datetime.now(UTC), periods)
-        found = await people.of_batch(connection, keys)
-        persons = {user_id: each.person for user_id, each in found.items()}
+        persons = await people.numbers(connection, keys)
         await deltas.write(connection, shard, entries, known, persons, event.received_at, sessions)
         await outbox.enqueue(connection, [event], triggers, keys)
     except Exception as error:

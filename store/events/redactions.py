@@ -52,6 +52,7 @@ from store.connection import Connection, use_background_settings
 from store.events.events import BODY
 from store.rollups import deltas, series
 from store.statements import select, sql, statement, unnested
+from store.users import people
 
 PAGE = 250
 """The most events that one transaction reads."""
@@ -267,7 +268,8 @@ async def redact_page(
     corrections = [each for event in redacted for each in event.corrections]
     if corrections:
         _, known = await series.register(connection, [each.key for each in corrections], dimension_values)
-        await deltas.write(connection, shard, corrections, known, datetime.now(UTC))
+        persons = await people.numbers(connection, [pending.user_id])
+        await deltas.write(connection, shard, corrections, known, persons, datetime.now(UTC))
     if len(events) == PAGE or sum(len(row["body"]) for row in events) >= BYTES:
         await _move(connection, pending, events[-1], len(redacted))
         await _write(connection, pending.user_id, redacted)

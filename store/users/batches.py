@@ -12,7 +12,7 @@ from models.rules.profile import Profile, change, create, missing_core
 from models.rules.profile_changes import by_attribute
 from privacy.encryption import Cipher
 from store.connection import Connection
-from store.users import attribute_times, users
+from store.users import attribute_times, stages, users
 from store.users.rows import StoredUser
 
 # Each lost race means that another transaction created a user of this batch, so few attempts suffice.
@@ -53,7 +53,7 @@ async def upsert(
         except _LostRaceError:
             # The rollback has released the attempt's locks, so this can't deadlock.
             continue
-        await users.record_stages(connection, cipher, locked, updated)
+        await stages.record_of_callers(connection, cipher, locked, updated)
         return outcomes
     raise StoreUnavailableError
 

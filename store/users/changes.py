@@ -19,7 +19,7 @@ from models.rules.profile_changes import ProfileChange, change_of, resolve, rest
 from privacy.encryption import Cipher, DataKey, DecryptionError
 from store.connection import Connection
 from store.events.log import LoggedEvent
-from store.users import attribute_times, data_keys, users
+from store.users import attribute_times, data_keys, stages, users
 from store.users.users import LockedUsers
 
 _ACTOR = "system:projector"
@@ -63,7 +63,7 @@ async def apply(
     written = {profile.user_id for profile in changed}
     updated = await users.update_locked(connection, cipher, locked, changed, actor=_ACTOR, times=times)
     old = {user_id for user_id, each in changes.items() if all(one.historical for one in each)}
-    await users.record_stages(connection, cipher, locked, updated, old)
+    await stages.record_of_callers(connection, cipher, locked, updated, old)
     await attribute_times.record(
         connection, {user_id: each for user_id, each in times.items() if user_id not in written}
     )

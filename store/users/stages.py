@@ -6,7 +6,7 @@ event is stored after a withdrawal was answered. The events commit with the chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,8 @@ from store.events.stage_events import StageChange
 from store.statements import one_of, select, statement, unnested
 from store.users.attribute_times import with_present_time
 from store.users.people import Person
+from store.users.rows import StoredUser
+from store.users.users import LockedUsers
 
 _ONE: ColumnElement[int] = literal_column("1")
 
@@ -214,3 +216,31 @@ async def set_by_workflow(connection: Connection, cipher: Cipher, user_id: str, 
     change = StageChange(user_id, LifecycleStage(source), stage, StageCause.WORKFLOW, version, created_at)
     await stage_events.record(connection, cipher, [change])
     return True
+
+
+async def record_of_callers(
+    connection: Connection,
+    cipher: Cipher,
+    locked: LockedUsers,
+    updated: Mapping[str, StoredUser],
+    historical: Collection[str] = (),
+) -> None:
+    """Record changes of stages that :func:`store.users.users.update_locked` has written; outside a savepoint.
+
+    Those of the users in ``historical`` start nothing.
+    """
+    changes = [
+        StageChange(
+            user_id=user_id,
+            source=before,
+            target=after.profile.lifecycle_stage,
+            cause=StageCause.CALLER,
+            version=after.version,
+            created_at=after.created_at,
+            historical=user_id in historical,
+        )
+        for user_id, after in updated.items()
+        for before in [locked.users[user_id].profile.lifecycle_stage]
+        if before is not after.profile.lifecycle_stage
+    ]
+    await stage_events.record(connection, cipher, changes)

@@ -17,7 +17,6 @@ from sqlmodel import col
 from models.errors import UserErasedError, UserExistsError, UserNotFoundError
 from models.rules.activity import Activity
 from models.rules.profile import Profile, forbids_more, lacks_something, restricts_account, withdrawn
-from models.rules.stages import StageCause
 from models.tables.people import DataKey as DataKeyRow
 from models.tables.people import User
 from models.vocabulary import AccountStatus, LifecycleStage
@@ -26,8 +25,7 @@ from store import idempotency
 from store.connection import Connection
 from store.consents import consents, locks
 from store.consents.consents import ConsentChange
-from store.events import redactions, stage_events
-from store.events.stage_events import StageChange
+from store.events import redactions
 from store.instances import transitions
 from store.pages import readable_page
 from store.statements import filtered, one_of, select, statement, unnested
@@ -270,7 +268,7 @@ async def update_locked(
     A withdrawal, an opt-out, a closing or a suspension takes the consent locks exclusively
     (:mod:`store.consents.locks`). After the commit, no transaction stores data or sends a message that it forbids.
     Stored events are redacted later (:mod:`store.events.redactions`). A change of the stage takes them shared:
-    :func:`record_stages` records it, outside a savepoint.
+    :func:`store.users.stages.record_of_callers` records it.
     """
     if not changed:
         return {}
@@ -305,34 +303,6 @@ async def update_locked(
 
 def _moves_stage(before: Profile, after: Profile) -> bool:
     return before.lifecycle_stage is not after.lifecycle_stage
-
-
-async def record_stages(
-    connection: Connection,
-    cipher: Cipher,
-    locked: LockedUsers,
-    updated: Mapping[str, StoredUser],
-    historical: Collection[str] = (),
-) -> None:
-    """Record the changes of stages that :func:`update_locked` has written, as events.
-
-    Those of the users in ``historical`` start nothing.
-    """
-    changes = [
-        StageChange(
-            user_id=user_id,
-            source=before,
-            target=after.profile.lifecycle_stage,
-            cause=StageCause.CALLER,
-            version=after.version,
-            created_at=after.created_at,
-            historical=user_id in historical,
-        )
-        for user_id, after in updated.items()
-        for before in [locked.users[user_id].profile.lifecycle_stage]
-        if before is not after.profile.lifecycle_stage
-    ]
-    await stage_events.record(connection, cipher, changes)
 
 
 _COUNT_WRITES = statement(

@@ -130,7 +130,7 @@ class Contention:
             before = locked.users[user_id].profile
             changed = [each for each in [rules.change(before, {"lifecycle_stage": stage})] if each != before]
             updated = await users.update_locked(connection, self.cipher, locked, changed, actor="test")
-            await users.record_stages(connection, self.cipher, locked, updated)
+            await stages.record_of_callers(connection, self.cipher, locked, updated)
 
     async def upsert(self, number: int) -> None:
         stage = (LifecycleStage.CHURNED, LifecycleStage.ONBOARDING)[number % 2]
