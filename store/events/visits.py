@@ -81,9 +81,14 @@ _READ = sql(
                (SELECT max(b.first_at) FROM sessions AS b
                  WHERE b.user_id = given.user_id AND b.session_id = given.session_id
                    AND b.first_at <= given.first_at), given.first_at)
-           AND last_at > given.first_at - cast(:timeout AS interval)) AS s
+           AND last_at > given.first_at - cast(:timeout AS interval)
+        OFFSET 0) AS s
     """
 )
+# Postgres keeps a connection's plan. One that it made for a table of one page would scan the grown table for each
+# span, until the next ANALYZE. A join with the whole table would be as slow: so OFFSET 0, and this setting, which
+# applies until the transaction ends.
+_USE_INDEXES = statement(select(func.set_config("enable_seqscan", "off", True)))
 
 
 async def _read_near(
@@ -93,6 +98,7 @@ async def _read_near(
     keys = list(spans)
     if any(len(each) > 1 for each in spans.values()):
         keys = [key for key, each in spans.items() for _ in each]
+    await _USE_INDEXES.execute(connection)
     rows = await _READ.fetch(
         connection,
         user_ids=[key[0] for key in keys],
