@@ -25,7 +25,7 @@ run: $(READY) ## start the embedded stack; ARGS="--api-port 8081" adds arguments
 	@exec $(BIN)/python -m cli dev $(ARGS)
 
 test: $(READY) ## the tests, against real Postgres and real Temporal; ARGS="-k name" adds arguments
-	@exec $(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "not slow and not chaos" $(ARGS)
+	@exec $(BIN)/python -m pytest -q -n 3 --dist loadgroup --no-loadscope-reorder -m "not slow and not chaos" $(ARGS)
 
 test-slow: $(READY) ## the tests that start whole stacks, load them, or wait for real time
 	@exec $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow $(ARGS)

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-_SHARE_A_STACK = {"operations"}
+_PROCESSES_OF_A_FOLDER = {"addresses", "api_url", "stack"}
+"""Fixtures that start API and worker processes once for a folder."""
 _SETTINGS_OF_TESTS = ("PERENNIAL_CHAOS_", "PERENNIAL_SAMPLE_DATA")
 
 # No test sees the settings of the terminal, or finds a stack that runs in the checkout.
@@ -18,7 +19,14 @@ os.environ["PERENNIAL_HOME"] = "/nonexistent"
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one test process (`--dist loadgroup`), or the whole folder if its tests share a stack."""
+    """Give each file to one test process (`--dist loadgroup`), and all tests of a folder's processes to one.
+
+    These tests come first, because they take longest. Otherwise one test process would end alone with them.
+    """
     for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in _SHARE_A_STACK else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(str(item.path.parent if _shares(item) else item.path)))
+    items.sort(key=lambda item: not _shares(item))
+
+
+def _shares(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and not _PROCESSES_OF_A_FOLDER.isdisjoint(item.fixturenames)

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.server import serve
 from models.vocabulary import Role
 from runtime.database import Database
 from runtime.embedded.certificates import ensure_certificate
@@ -169,13 +170,13 @@ async def test_a_process_stops_although_a_client_keeps_its_connection(
         writer.close()
 
 
-async def test_a_taken_address_is_reported_in_one_sentence(api_settings: Settings, tmp_path: Path) -> None:
+def test_a_taken_address_is_reported_in_one_sentence(
+    api_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        settings = api_settings.model_copy(update={"api_port": taken.getsockname()[1]})
-        process = PerennialProcess("api", settings, tmp_path)
-        with pytest.raises(AssertionError, match="can't be listened on"):
-            await process.start()
-        assert await process.wait() == 1
+        port = taken.getsockname()[1]
+        assert serve(api_settings.model_copy(update={"api_port": port})) == 1
+    assert capsys.readouterr().err == f"The address 127.0.0.1:{port} can't be listened on: is it taken?\n"
 
 
 async def test_tls_is_1_3_and_nothing_older(api_settings: Settings, tmp_path: Path) -> None:

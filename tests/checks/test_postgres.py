@@ -129,33 +129,33 @@ async def test_each_missing_grant_of_the_runtime_role_is_named(
     await runtime.close()
 
 
-async def test_a_schema_that_the_runtime_role_may_not_use_is_named(
-    spare: Settings, superuser: Connection, tmp_path: Path
-) -> None:
+async def test_a_schema_that_the_runtime_role_may_not_use_is_named(spare: Settings, superuser: Connection) -> None:
     await asyncio.to_thread(migrate.upgrade, spare)
     owner = await asyncpg.connect(spare.migration_database_url)
     await owner.execute(f"REVOKE USAGE ON SCHEMA public FROM {APP_ROLE}, PUBLIC")
     await owner.close()
-    code, line = await ended("api", api_settings(spare, tmp_path), tmp_path)
-    assert code == 1
-    assert line.startswith("perennial: The role of PERENNIAL_DATABASE_URL lacks USAGE on schema public;")
+    runtime = await asyncpg.connect(spare.database_url)
+    [unmet] = await runtime_needs(runtime)
+    await runtime.close()
+    assert unmet.sentence.startswith("The role of PERENNIAL_DATABASE_URL lacks USAGE on schema public;")
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("command", "change", "sentence"),
     [
         (
+            "api",
             {"password": "wrong"},
             "Postgres refuses the role or the password of PERENNIAL_DATABASE_URL; Perennial needs a role that may "
             "connect.",
         ),
         (
+            "migrate",
             {"database": "missing"},
             "Postgres has no database of the name in PERENNIAL_DATABASE_URL; Perennial needs one: create it.",
         ),
     ],
 )
-@pytest.mark.parametrize("command", ["api", "migrate"])
 async def test_a_connection_that_postgres_refuses_is_told_at_once(
     spare: Settings, superuser: Connection, tmp_path: Path, command: str, change: dict[str, str], sentence: str
 ) -> None:
