@@ -34,7 +34,7 @@ async def _timeline(client: httpx.AsyncClient) -> list[dict[str, Any]]:
 async def test_the_worker_redacts_events_after_an_opt_out_by_any_route(
     stack: LittleStack, two: list[httpx.AsyncClient], database: Database, owner: Connection
 ) -> None:
-    await add_user(two[0])
+    await add_user(two[0], lifecycle_stage_pinned=True)
     sent = [event(f"e-{number}", timestamp=moment(days=number), **TOLD) for number in range(60)]
     answer = await two[0].post("/events/batch", json={"events": sent})
     assert answer.json()["accepted"] == len(sent), answer.text
