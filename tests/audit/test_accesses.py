@@ -295,7 +295,7 @@ async def test_declaring_an_event_type_is_recorded(people: Clients, log: Log) ->
     assert answer.status_code == 201
     row = await only_row(log, "r-1")
     assert (row["action"], row["user_id"], row["outcome"]) == ("event_types.change", None, "done")
-    counts = {"event_type": "lesson.finish", "pii": 2, "dimensions": 1}
+    counts = {"event_type": "lesson.finish", "version": 1, "pii": 2, "dimensions": 1}
     assert row["details"] == counts | {"basis": "consent", "basis_before": "consent", "basis_reason": None}
 
 
