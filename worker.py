@@ -164,7 +164,7 @@ def build_system_workers(
     """
     activities: dict[Queue, Activities] = {
         Queue.PROJECTION: [
-            Projector(database, cipher, triggers(), _periods(settings), settings.dimension_values).follow
+            Projector(database, cipher, triggers(), periods_of(settings), settings.dimension_values).follow
         ],
         Queue.DELIVERY: _delivery(client, system, settings, database, cipher),
         Queue.MAINTENANCE: _maintenance(client, settings, database, cipher, owner),
@@ -210,14 +210,14 @@ def _maintenance(
         Reconciler(database, cipher, client, settings.task_queue).reconcile,
         Partitions(database).make_ahead,
         AuditCheckpoints(database, CheckpointKey(cipher)).checkpoint,
-        StageSweeps(database, cipher, _periods(settings)).sweep,
+        StageSweeps(database, cipher, periods_of(settings)).sweep,
         retention.begin,
         retention.purge,
         retention.finish,
     ]
 
 
-def _periods(settings: Settings) -> Periods:
+def periods_of(settings: Settings) -> Periods:
     return Periods(
         session_timeout=settings.session_timeout,
         at_risk_after=settings.stage_at_risk_after,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import developing, execute
+from cli import developing, execute, rebuild
 from cli.common import HomeOption, admin_key_of, ca_file_of, end, with_database
 from cli.keys import audit, create_key, keyfile, keys
 from models.errors import PerennialError
@@ -29,6 +29,7 @@ app.add_typer(keyfile, name="keyfile")
 app.add_typer(audit, name="audit")
 app.add_typer(developing.app)
 app.add_typer(execute.app)
+app.add_typer(rebuild.app)
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
 

@@ -53,21 +53,21 @@ def print_text(console: Console, text: str) -> None:
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def reporter(console: Console, total: int, doing: str = "Importing") -> Reporter:
-    return Bar(console, total, doing) if console.is_terminal else Lines(console, total)
+def reporter(console: Console, total: int, doing: str = "Importing", unit: str = "rows") -> Reporter:
+    return Bar(console, total, doing, unit) if console.is_terminal else Lines(console, total, unit)
 
 
 class Bar:
-    def __init__(self, console: Console, total: int, doing: str) -> None:
+    def __init__(self, console: Console, total: int, doing: str, unit: str = "rows") -> None:
         self._doing = doing
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("rows"),
+            TextColumn(unit),
             TimeElapsedColumn(),
-            _RowsPerSecond(),
+            _PerSecond(unit),
             console=console,
         )
         self._task = self._progress.add_task(doing, total=total)
@@ -96,8 +96,9 @@ class Bar:
 class Lines:
     """A line every two seconds, for logs and pipes."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, unit: str = "rows") -> None:
         self._console = console
+        self._unit = unit
         self._total = total
         self._rows = 0
         self._people = 0
@@ -131,13 +132,18 @@ class Lines:
         elapsed = now - self._began
         people = f", consents of {self._people:,} people" if self._people else ""
         rate = self._rows / elapsed
-        self.note(f"{self._rows:,} of {self._total:,} rows{people}, {elapsed:.1f} s, {rate:,.0f} rows/s")
+        done = f"{self._rows:,} of {self._total:,} {self._unit}{people}"
+        self.note(f"{done}, {elapsed:.1f} s, {rate:,.0f} {self._unit}/s")
 
 
-class _RowsPerSecond(ProgressColumn):
+class _PerSecond(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
         rate = task.completed / task.elapsed if task.elapsed else 0.0
-        return Text(f"{rate:,.0f} rows/s")
+        return Text(f"{rate:,.0f} {self._unit}/s")
 
 
 @dataclass

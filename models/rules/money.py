@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from functools import reduce
 from typing import Any
 
 _NEGATIVE = re.compile(r"\s*[-\u2212]\s*[0-9.]")
@@ -62,6 +64,11 @@ def product(total: Decimal, numerator: int, denominator: int) -> str:
     unit = Decimal(1).scaleb(-_places(total))
     exact = _EXACT.divide(_EXACT.multiply(total, Decimal(numerator)), Decimal(denominator))
     return format_amount(exact.quantize(unit, ROUND_HALF_UP, _EXACT))
+
+
+def exact_sum(amounts: Iterable[Decimal]) -> Decimal:
+    """The sum, without rounding to the 28 digits of the default context."""
+    return reduce(_EXACT.add, amounts, Decimal(0))
 
 
 def _places(amount: Decimal) -> int:

@@ -87,11 +87,11 @@ def spans_of(times: Mapping[SessionKey, list[datetime]], timeout: timedelta) -> 
         if len(moments) == 1:
             spans[key] = [(moments[0], moments[0])]
         else:
-            spans[key] = _joined(((moment, moment) for moment in sorted(moments)), timeout)
+            spans[key] = joined(((moment, moment) for moment in sorted(moments)), timeout)
     return spans
 
 
-def _joined(ordered: Iterable[Span], timeout: timedelta) -> list[Span]:
+def joined(ordered: Iterable[Span], timeout: timedelta) -> list[Span]:
     """Join spans, ordered by their first time, between which less than the time-out passes."""
     joined: list[Span] = []
     for first, last in ordered:
@@ -128,7 +128,7 @@ def changes(
                 found.count(first, 0, latest - last)
             continue
         if before is not None:
-            _compare(found, totals, key, dict(before), dict(_joined(sorted([*before, *new]), timeout)))
+            _compare(found, totals, key, dict(before), dict(joined(sorted([*before, *new]), timeout)))
             continue
         totals.count += len(new)
         for first, last in new:

@@ -13,7 +13,7 @@ begins. Migrations run before the API and the workers start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from models.tables.events import Event, LogCursor, LogGeneration
 from privacy.encryption import DataKey
 from store.connection import Connection
 from store.events.events import BODY
-from store.statements import parameters, select, sql, statement
+from store.statements import one_of, parameters, select, sql, statement
 
 CHANNEL = "events_recorded"
 """Ingest notifies this channel after a commit."""
@@ -214,6 +214,28 @@ async def find_event(
     """One event; user and timestamp select its partition and index. None if retention has deleted it."""
     row = await _FIND.fetchrow(connection, user_id=user_id, timestamp=timestamp, event_id=event_id)
     return None if row is None else LoggedEvent(row)
+
+
+_CONSUMED = statement(
+    select(*_LOGGED)
+    .select_from(Event)
+    .join(LogCursor, col(LogCursor.shard) == col(Event.shard))
+    .where(
+        one_of(col(Event.user_id), "user_ids"),
+        col(Event.timestamp) >= bindparam("since"),
+        col(LogCursor.consumer) == bindparam("consumer"),
+        tuple_(*_PLACE) <= tuple_(col(LogCursor.generation), col(LogCursor.xid), col(LogCursor.sequence)),
+    )
+)
+
+
+async def read_consumed(
+    connection: Connection, consumer: str, user_ids: Sequence[str], since: datetime
+) -> AsyncIterator[LoggedEvent]:
+    """Users' events from a time on that a consumer has passed, in any order; fetched in parts."""
+    found = _CONSUMED.cursor(connection, 2000, consumer=consumer, user_ids=user_ids, since=since)
+    async for row in found:
+        yield LoggedEvent(row)
 
 
 _LOCK_GENERATION = statement(select(col(LogGeneration.generation)).with_for_update())

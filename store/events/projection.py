@@ -26,7 +26,7 @@ from store.pages import readable_page
 from store.statements import filtered, select, sql, statement, unnested
 from store.users import users
 
-_ORDER_ID = "transactions.order_id"
+ORDER_ID = "transactions.order_id"
 
 
 async def write(
@@ -105,7 +105,7 @@ async def _write_transactions(
         user_ids=[entry.user_id for entry in ordered],
         kinds=[entry.kind for entry in ordered],
         order_ids=[
-            keys[entry.user_id].encrypt_json(_ORDER_ID, entry.order_id, entry.event_id) for entry in ordered
+            keys[entry.user_id].encrypt_json(ORDER_ID, entry.order_id, entry.event_id) for entry in ordered
         ],
         amounts=[entry.amount for entry in ordered],
         currencies=[entry.currency for entry in ordered],
@@ -133,7 +133,7 @@ async def _write_features(connection: Connection, features: Mapping[tuple[str, s
     )
 
 
-_TRANSACTION: list[Any] = [
+TRANSACTION: list[Any] = [
     col(Transaction.event_id),
     col(Transaction.user_id),
     col(Transaction.kind),
@@ -143,7 +143,7 @@ _TRANSACTION: list[Any] = [
     col(Transaction.occurred_at),
 ]
 _TRANSACTIONS = filtered(
-    select(*_TRANSACTION)
+    select(*TRANSACTION)
     .where(col(Transaction.user_id) == bindparam("user_id"))
     .order_by(col(Transaction.occurred_at).desc(), col(Transaction.event_id).desc())
     .limit(bindparam("limit")),
@@ -166,7 +166,7 @@ async def transactions_page(
     return await readable_page(
         read,
         lambda row: TransactionEntry(
-            **{**row, "order_id": key.decrypt_json(_ORDER_ID, row["order_id"], row["event_id"])}
+            **{**row, "order_id": key.decrypt_json(ORDER_ID, row["order_id"], row["event_id"])}
         ),
         lambda row: (row["occurred_at"], row["event_id"]),
         after=before,

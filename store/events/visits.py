@@ -19,7 +19,7 @@ order. In case of a deadlock Postgres ends one transaction, and either is tried 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Interval, Text, bindparam, cast, column, delete, func, tuple_
@@ -47,11 +47,8 @@ async def write(connection: Connection, visits: Visits, periods: Periods) -> lis
     spans = spans_of(visits.times, session_timeout)
     stored = await _read_near(connection, spans, session_timeout)
     found = changes(spans, stored, visits.actions, session_timeout)
-    if found.gone:
-        await _DELETE.execute(connection, **_columns(("user_id", "session_id", "first_at"), sorted(found.gone)))
-    if found.kept:
-        await _UPSERT.execute(connection, **_columns(_SESSION, sorted(found.kept)))
-    totals = _columns(_TOTALS, sorted(map(_total, found.totals.items())))
+    await replace(connection, found.gone, found.kept)
+    totals = columns(_TOTALS, sorted(map(_total, found.totals.items())))
     await _ADD_TOTALS.execute(connection, **totals, at_risk_after=periods.at_risk_after)
     return [
         SessionChange(hour, number, duration // _MICROSECOND)
@@ -60,7 +57,19 @@ async def write(connection: Connection, visits: Visits, periods: Periods) -> lis
     ]
 
 
-def _columns(names: Sequence[str], rows: Collection[Sequence[Any]]) -> dict[str, Sequence[Any]]:
+async def replace(
+    connection: Connection,
+    gone: Collection[tuple[str, str, datetime]],
+    kept: Collection[tuple[str, str, datetime, datetime]],
+) -> None:
+    """Delete visits by their keys, and write others, as :class:`models.rules.visits.VisitChanges` has them."""
+    if gone:
+        await _DELETE.execute(connection, **columns(_SESSION[:3], sorted(gone)))
+    if kept:
+        await _UPSERT.execute(connection, **columns(_SESSION, sorted(kept)))
+
+
+def columns(names: Sequence[str], rows: Collection[Sequence[Any]]) -> dict[str, Sequence[Any]]:
     """The parameters of :func:`store.statements.unnested`; there is at least one row."""
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 

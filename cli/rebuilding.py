@@ -1,0 +1,164 @@
+"""`perennial rebuild`.
+
+Users are compared page by page, each page in a snapshot and without locks. Those who differ are compared again
+and written in transactions of their own, one for each bucket of users. If the process or Postgres dies:
+
+1. before such a commit: the users of the bucket are as before.
+2. during it, without an answer: all their rows are replaced, or none.
+3. after it: they are right. Another run finds them equal, and goes on with the others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import asyncpg
+from rich.console import Console
+from rich.table import Table
+
+from cli.common import ACTOR, for_running_stack
+from clients.importer.progress import Reporter, reporter
+from models.audit import SYSTEM, AuditEntry, Detail
+from models.rules.sharding import bucket_of
+from models.rules.stages import Periods
+from privacy.encryption import Cipher
+from privacy.keyring import KeyFile
+from runtime.database import Database
+from runtime.settings import ConfigurationError, load_settings
+from store.audit import entries
+from store.consents import locks
+from store.events import rebuilding, replacing
+from store.events.rebuilding import Comparison, RetentionMovedError
+
+PAGE = 500
+"""Users in one snapshot."""
+TRIES = 10
+"""Attempts at a transaction that retention or a deadlock has stopped."""
+
+
+@dataclass
+class Summary:
+    users: int = 0
+    complete: int = 0
+    unreadable: int = 0
+    differing: int = 0
+    rows: int = 0
+    """Rows that were inserted, replaced or deleted."""
+
+
+@dataclass
+class ProjectionRebuild:
+    """One run."""
+
+    database: Database
+    cipher: Cipher
+    periods: Periods
+    since: datetime
+    dry_run: bool = False
+    summary: Summary = field(default_factory=Summary)
+
+    async def run(self, report: Reporter) -> None:
+        """Raises :class:`ConfigurationError` if another rebuild writes."""
+        async with self.database.session() as session:
+            if not self.dry_run and not await rebuilding.try_lock(session):
+                raise ConfigurationError("Another rebuild is running; wait for its end.")
+            async with self.database.transaction() as connection:
+                details: dict[str, Detail] = {"since": self.since.isoformat(), "dry_run": self.dry_run}
+                await entries.append(
+                    connection, [AuditEntry(ACTOR, SYSTEM, "projections.rebuild", details=details)]
+                )
+            after = ""
+            while user_ids := await rebuilding.page_of_users(session, after, PAGE):
+                await self._page(user_ids)
+                report.rows_done(len(user_ids))
+                after = user_ids[-1]
+
+    async def _page(self, user_ids: Collection[str]) -> None:
+        found = await self._compared(user_ids)
+        self.summary.users += found.users
+        self.summary.complete += found.complete
+        self.summary.unreadable += len(found.unreadable)
+        if self.dry_run:
+            self.summary.differing += len(found.differences)
+            return
+        by_bucket: dict[int, list[str]] = defaultdict(list)
+        for user_id in found.differences:
+            by_bucket[bucket_of(user_id)].append(user_id)
+        for _, each in sorted(by_bucket.items()):
+            await self._replace(each)
+
+    async def _compared(self, user_ids: Collection[str]) -> Comparison:
+        for _ in range(TRIES):
+            try:
+                async with (
+                    self.database.connection() as connection,
+                    connection.transaction(isolation="repeatable_read", readonly=True),
+                ):
+                    return await self._compare(connection, user_ids)
+            except RetentionMovedError:
+                continue
+        raise ConfigurationError("Retention is deleting events; run it again later.")
+
+    async def _compare(
+        self, connection: asyncpg.Connection[asyncpg.Record], user_ids: Collection[str]
+    ) -> Comparison:
+        return await rebuilding.compare(
+            connection, self.cipher, user_ids, self.since, self.periods.session_timeout
+        )
+
+    async def _replace(self, user_ids: Collection[str]) -> None:
+        for _ in range(TRIES):
+            try:
+                async with self.database.transaction() as connection:
+                    await locks.exclude(connection, user_ids)
+                    found = await self._compare(connection, user_ids)
+                    rows = await replacing.replace(connection, found, self.periods, ACTOR)
+            except (RetentionMovedError, asyncpg.DeadlockDetectedError):
+                continue
+            self.summary.differing += len(found.differences)
+            self.summary.rows += rows
+            return
+        raise ConfigurationError("Retention is deleting events; run it again later.")
+
+
+async def run_rebuild(output: Console, since: datetime, *, dry_run: bool, home: Path | None) -> int:
+    """Returns the exit code."""
+    from worker import periods_of
+
+    given = load_settings()
+    settings = for_running_stack(given, home)
+    ring = KeyFile(settings.key_file or (home or given.home) / "keys.json").load()
+    database = Database(settings.require_database_url(), size=2, application="cli")
+    await database.open()
+    try:
+        run = ProjectionRebuild(database, Cipher(ring), periods_of(settings), since, dry_run)
+        async with database.connection() as connection:
+            users = await rebuilding.count_users(connection)
+        with reporter(output, users, "Comparing" if dry_run else "Rebuilding", "users") as report:
+            await run.run(report)
+    finally:
+        await database.close()
+    _show(output, run.summary, dry_run)
+    return 1 if run.summary.unreadable or (dry_run and run.summary.differing) else 0
+
+
+def _show(output: Console, summary: Summary, dry_run: bool) -> None:
+    counts = {
+        "users": summary.users,
+        "of them with their whole history in the log": summary.complete,
+        "differing": summary.differing,
+    }
+    if not dry_run:
+        counts["rows changed"] = summary.rows
+    if summary.unreadable:
+        counts["left, since their events can't be read"] = summary.unreadable
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
+    output.print(table)
