@@ -30,12 +30,15 @@ from privacy.keyring import KeyFile
 from runtime.database import Database
 from runtime.settings import ConfigurationError, load_settings
 from store.audit import entries
+from store.connection import Connection, use_background_settings
 from store.consents import locks
 from store.events import rebuilding, replacing
 from store.events.rebuilding import Comparison, RetentionMovedError
 
 PAGE = 500
 """Users in one snapshot."""
+GATHERED = 2560
+"""Differing users are written once there are so many: some ten in a bucket, which share a transaction."""
 TRIES = 10
 """Attempts at a transaction that retention or a deadlock has stopped."""
 
@@ -66,27 +69,38 @@ class ProjectionRebuild:
         async with self.database.session() as session:
             if not self.dry_run and not await rebuilding.try_lock(session):
                 raise ConfigurationError("Another rebuild is running; wait for its end.")
-            async with self.database.transaction() as connection:
-                details: dict[str, Detail] = {"since": self.since.isoformat(), "dry_run": self.dry_run}
-                await entries.append(
-                    connection, [AuditEntry(ACTOR, SYSTEM, "projections.rebuild", details=details)]
-                )
+            await self._record(session, {})
             after = ""
+            differing: list[str] = []
             while user_ids := await rebuilding.page_of_users(session, after, PAGE):
-                await self._page(user_ids)
+                differing += await self._page(user_ids)
+                if len(differing) >= GATHERED:
+                    await self._write(differing)
+                    differing = []
                 report.rows_done(len(user_ids))
                 after = user_ids[-1]
+            await self._write(differing)
+            # This commit waits for the disk, and so for all before it.
+            await self._record(session, {"users": self.summary.users, "rows": self.summary.rows})
 
-    async def _page(self, user_ids: Collection[str]) -> None:
+    async def _record(self, connection: Connection, counts: dict[str, Detail]) -> None:
+        details = {"since": self.since.isoformat(), "dry_run": self.dry_run, **counts}
+        await entries.append(connection, [AuditEntry(ACTOR, SYSTEM, "projections.rebuild", details=details)])
+
+    async def _page(self, user_ids: Collection[str]) -> Collection[str]:
+        """Compare users; returns those to be written."""
         found = await self._compared(user_ids)
         self.summary.users += found.users
         self.summary.complete += found.complete
         self.summary.unreadable += len(found.unreadable)
         if self.dry_run:
             self.summary.differing += len(found.differences)
-            return
+            return ()
+        return found.differences.keys()
+
+    async def _write(self, user_ids: Collection[str]) -> None:
         by_bucket: dict[int, list[str]] = defaultdict(list)
-        for user_id in found.differences:
+        for user_id in user_ids:
             by_bucket[bucket_of(user_id)].append(user_id)
         for _, each in sorted(by_bucket.items()):
             await self._replace(each)
@@ -98,14 +112,13 @@ class ProjectionRebuild:
                     self.database.connection() as connection,
                     connection.transaction(isolation="repeatable_read", readonly=True),
                 ):
+                    await use_background_settings(connection)
                     return await self._compare(connection, user_ids)
             except RetentionMovedError:
                 continue
         raise ConfigurationError("Retention is deleting events; run it again later.")
 
-    async def _compare(
-        self, connection: asyncpg.Connection[asyncpg.Record], user_ids: Collection[str]
-    ) -> Comparison:
+    async def _compare(self, connection: Connection, user_ids: Collection[str]) -> Comparison:
         return await rebuilding.compare(
             connection, self.cipher, user_ids, self.since, self.periods.session_timeout
         )
@@ -114,6 +127,7 @@ class ProjectionRebuild:
         for _ in range(TRIES):
             try:
                 async with self.database.transaction() as connection:
+                    await use_background_settings(connection)
                     await locks.exclude(connection, user_ids)
                     found = await self._compare(connection, user_ids)
                     rows = await replacing.replace(connection, found, self.periods, ACTOR)

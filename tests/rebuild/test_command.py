@@ -64,7 +64,7 @@ async def people(database: Database, cipher: Cipher) -> list[str]:
 async def counts(database: Database) -> dict[str, int]:
     async with database.connection() as connection:
         rows = await connection.fetch("SELECT user_id, session_count FROM user_activity")
-    return {user_id: count for user_id, count in rows}
+    return dict(map(tuple, rows))
 
 
 async def test_a_dry_run_exits_with_1_until_a_rebuild_has_replaced_what_differs(

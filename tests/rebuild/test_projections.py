@@ -182,9 +182,10 @@ async def test_users_whose_totals_change_are_due_for_a_sweep_and_keep_their_stag
         assert await connection.fetchval("SELECT count(*) FROM events") == 1
         assert await connection.fetchval("SELECT count(*) FROM temporal_outbox") == 0
         audited = await connection.fetch(
-            "SELECT action, actor, subjects FROM audit_log ORDER BY audit_id DESC LIMIT 2"
+            "SELECT action, actor, subjects FROM audit_log ORDER BY audit_id DESC LIMIT 3"
         )
         assert [tuple(row) for row in audited] == [
+            ("projections.rebuild", "system:cli", []),
             ("projections.replace", "system:cli", [user]),
             ("projections.rebuild", "system:cli", []),
         ]
