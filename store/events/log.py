@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.rules.folding import LogEvent, UnfoldableError
+from models.rules.sharding import shard_of
 from models.tables.events import Event, LogCursor, LogGeneration
 from privacy.encryption import DataKey
 from store.connection import Connection
@@ -216,16 +217,8 @@ async def find_event(
     return None if row is None else LoggedEvent(row)
 
 
-_CONSUMED = statement(
-    select(*_LOGGED)
-    .select_from(Event)
-    .join(LogCursor, col(LogCursor.shard) == col(Event.shard))
-    .where(
-        one_of(col(Event.user_id), "user_ids"),
-        col(Event.timestamp) >= bindparam("since"),
-        col(LogCursor.consumer) == bindparam("consumer"),
-        tuple_(*_PLACE) <= tuple_(col(LogCursor.generation), col(LogCursor.xid), col(LogCursor.sequence)),
-    )
+_OF_USERS = statement(
+    select(*_LOGGED).where(one_of(col(Event.user_id), "user_ids"), col(Event.timestamp) >= bindparam("since"))
 )
 
 
@@ -233,9 +226,14 @@ async def read_consumed(
     connection: Connection, consumer: str, user_ids: Sequence[str], since: datetime
 ) -> AsyncIterator[LoggedEvent]:
     """Users' events from a time on that a consumer has passed, in any order; fetched in parts."""
-    found = _CONSUMED.cursor(connection, 2000, consumer=consumer, user_ids=user_ids, since=since)
-    async for row in found:
-        yield LoggedEvent(row)
+    # A comparison with the cursor in the statement would make Postgres scan whole shards by their log order.
+    cursors = {
+        shard: await cursor(connection, consumer, shard) for shard in sorted({shard_of(each) for each in user_ids})
+    }
+    async for row in _OF_USERS.cursor(connection, 2000, user_ids=user_ids, since=since):
+        each = LoggedEvent(row)
+        if each.position <= cursors[shard_of(each.user_id)]:
+            yield each
 
 
 _LOCK_GENERATION = statement(select(col(LogGeneration.generation)).with_for_update())
