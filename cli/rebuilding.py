@@ -11,7 +11,7 @@ and written in transactions of their own, one for each bucket of users. If the p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.common import ACTOR, for_running_stack
-from clients.importer.progress import Reporter, reporter
+from cli.rebuild import Part
+from clients.importer.progress import Reporter, print_text, reporter
 from models.audit import SYSTEM, AuditEntry, Detail
 from models.rules.sharding import bucket_of
 from models.rules.stages import Periods
@@ -32,8 +33,10 @@ from runtime.settings import ConfigurationError, load_settings
 from store.audit import entries
 from store.connection import Connection, use_background_settings
 from store.consents import locks
-from store.events import rebuilding, replacing
+from store.events import partitions, rebuilding, replacing
 from store.events.rebuilding import Comparison, RetentionMovedError
+from store.rollups import rebuilding as rollups
+from store.rollups.rebuilding import Month, UnreadableEventsError
 
 PAGE = 500
 """Users in one snapshot."""
@@ -139,7 +142,70 @@ class ProjectionRebuild:
         raise ConfigurationError("Retention is deleting events; run it again later.")
 
 
-async def run_rebuild(output: Console, since: datetime, *, dry_run: bool, home: Path | None) -> int:
+@dataclass
+class RollupSummary:
+    months: int = 0
+    events: int = 0
+    differing: int = 0
+    unreadable: int = 0
+    """Months that were left, since an event can't be read."""
+
+
+@dataclass
+class RollupRebuild:
+    """One run, month by month. The compactor waits while a month is read; ingest and projectors go on."""
+
+    database: Database
+    cipher: Cipher
+    since: datetime
+    dimension_values: int
+    dry_run: bool = False
+    summary: RollupSummary = field(default_factory=RollupSummary)
+
+    async def run(self, note: Callable[[str], None]) -> None:
+        """Raises :class:`ConfigurationError` if another rebuild runs."""
+        async with self.database.session() as session:
+            if not await rebuilding.try_lock(session):
+                raise ConfigurationError("Another rebuild is running; wait for its end.")
+            await self._record(session, {})
+            months = [each.begins for each in await partitions.find_all(session) if each.begins >= self.since]
+            for begins in months:
+                await rollups.pause(session)
+                try:
+                    await self._month(session, begins, note)
+                finally:
+                    await rollups.resume(session)
+            await self._record(session, {"months": self.summary.months, "rows": self.summary.differing})
+
+    async def _month(self, session: Connection, begins: datetime, note: Callable[[str], None]) -> None:
+        transaction = session.transaction(isolation="repeatable_read")
+        await transaction.start()
+        done = False
+        try:
+            month = Month.of(begins, await rebuilding.kept_since(session, self.since))
+            if month is None:
+                return
+            found = await rollups.rebuild_month(session, self.cipher, month, self.dimension_values)
+            done = not self.dry_run
+        except UnreadableEventsError:
+            self.summary.unreadable += 1
+            note(f"{begins:%Y-%m}: left as it is, since an event can't be read")
+            return
+        finally:
+            await (transaction.commit() if done else transaction.rollback())
+        self.summary.months += 1
+        self.summary.events += found.events
+        self.summary.differing += found.differing
+        note(f"{begins:%Y-%m}: {found.events:,} events, {found.differing:,} rows and entries differ")
+
+    async def _record(self, connection: Connection, counts: dict[str, Detail]) -> None:
+        details = {"since": self.since.isoformat(), "dry_run": self.dry_run, **counts}
+        await entries.append(connection, [AuditEntry(ACTOR, SYSTEM, "rollups.rebuild", details=details)])
+
+
+async def run_rebuild(
+    output: Console, since: datetime, *, only: Part | None, dry_run: bool, home: Path | None
+) -> int:
     """Returns the exit code."""
     from worker import periods_of
 
@@ -149,15 +215,22 @@ async def run_rebuild(output: Console, since: datetime, *, dry_run: bool, home: 
     database = Database(settings.require_database_url(), size=2, application="cli")
     await database.open()
     try:
-        run = ProjectionRebuild(database, Cipher(ring), periods_of(settings), since, dry_run)
-        async with database.connection() as connection:
-            users = await rebuilding.count_users(connection)
-        with reporter(output, users, "Comparing" if dry_run else "Rebuilding", "users") as report:
-            await run.run(report)
+        cipher, failed = Cipher(ring), False
+        if only is not Part.ROLLUPS:
+            run = ProjectionRebuild(database, cipher, periods_of(settings), since, dry_run)
+            async with database.connection() as connection:
+                users = await rebuilding.count_users(connection)
+            with reporter(output, users, "Comparing" if dry_run else "Rebuilding", "users") as report:
+                await run.run(report)
+            _show(output, run.summary, dry_run)
+            failed = bool(run.summary.unreadable or (dry_run and run.summary.differing))
+        if only is not Part.PROJECTIONS:
+            again = RollupRebuild(database, cipher, since, settings.dimension_values, dry_run)
+            await again.run(lambda text: print_text(output, text))
+            failed |= bool(again.summary.unreadable or (dry_run and again.summary.differing))
+        return 1 if failed else 0
     finally:
         await database.close()
-    _show(output, run.summary, dry_run)
-    return 1 if run.summary.unreadable or (dry_run and run.summary.differing) else 0
 
 
 def _show(output: Console, summary: Summary, dry_run: bool) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from models.rules.folding import LogEvent, UnfoldableError
-from models.rules.sharding import shard_of
+from models.rules.sharding import SHARDS, shard_of
 from models.tables.events import Event, LogCursor, LogGeneration
 from privacy.encryption import DataKey
 from store.connection import Connection
@@ -220,6 +220,10 @@ async def find_event(
 _OF_USERS = statement(
     select(*_LOGGED).where(one_of(col(Event.user_id), "user_ids"), col(Event.timestamp) >= bindparam("since"))
 )
+_OF_TIMES = statement(
+    select(*_LOGGED).where(col(Event.timestamp) >= bindparam("since"), col(Event.timestamp) < bindparam("until"))
+)
+_FETCHED = 2000
 
 
 async def read_consumed(
@@ -227,13 +231,32 @@ async def read_consumed(
 ) -> AsyncIterator[LoggedEvent]:
     """Users' events from a time on that a consumer has passed, in any order; fetched in parts."""
     # A comparison with the cursor in the statement would make Postgres scan whole shards by their log order.
-    cursors = {
-        shard: await cursor(connection, consumer, shard) for shard in sorted({shard_of(each) for each in user_ids})
-    }
-    async for row in _OF_USERS.cursor(connection, 2000, user_ids=user_ids, since=since):
+    cursors = await _cursors(connection, consumer)
+    async for row in _OF_USERS.cursor(connection, _FETCHED, user_ids=user_ids, since=since):
         each = LoggedEvent(row)
         if each.position <= cursors[shard_of(each.user_id)]:
             yield each
+
+
+async def read_consumed_between(
+    connection: Connection, consumer: str, since: datetime, until: datetime, count: int
+) -> AsyncIterator[list[LoggedEvent]]:
+    """All events between two times that a consumer has passed, in lists of at most ``count`` and in any order."""
+    cursors = await _cursors(connection, consumer)
+    found: list[LoggedEvent] = []
+    async for row in _OF_TIMES.cursor(connection, _FETCHED, since=since, until=until):
+        each = LoggedEvent(row)
+        if each.position <= cursors[shard_of(each.user_id)]:
+            found.append(each)
+        if len(found) == count:
+            yield found
+            found = []
+    if found:
+        yield found
+
+
+async def _cursors(connection: Connection, consumer: str) -> list[Position]:
+    return [await cursor(connection, consumer, shard) for shard in range(SHARDS)]
 
 
 _LOCK_GENERATION = statement(select(col(LogGeneration.generation)).with_for_update())

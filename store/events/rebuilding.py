@@ -179,6 +179,11 @@ class _Bounds:
             raise RetentionMovedError
 
 
+async def kept_since(connection: Connection, since: datetime) -> datetime:
+    """``since``, or the later time from which on the log has all events."""
+    return (await _read_bounds(connection, since, _MARGIN)).since
+
+
 async def _read_bounds(connection: Connection, since: datetime, margin: timedelta) -> _Bounds:
     now = datetime.now(UTC)
     older_than = (await periods.find(connection, EVENTS)).older_than(now)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from decimal import Decimal
 
 import numpy as np
 from asyncpg import Record
@@ -39,7 +40,8 @@ BATCH = 32
 EVENTS = 50_000
 """One transaction folds deltas of at most this many events, and at least one delta."""
 
-_LOCK = statement(select(func.pg_advisory_xact_lock(0x636F_6D70_6163_74)))  # "compact"
+LOCK = 0x636F_6D70_6163_74  # "compact"
+_LOCK = statement(select(func.pg_advisory_xact_lock(LOCK)))
 _WAITING = statement(
     select(
         *(col(RollupDelta.delta_id), col(RollupDelta.events), col(RollupDelta.series), col(RollupDelta.persons)),
@@ -134,7 +136,7 @@ def _series_of(row: Record) -> list[int]:
     return found
 
 
-def _by_type(found: Entries, known: Mapping[int, Series]) -> Iterator[tuple[str, Entries]]:
+def by_type(found: Entries, known: Mapping[int, Series]) -> Iterator[tuple[str, Entries]]:
     """Entries by event type, each ordered."""
     ids, places = np.unique(found.series, return_inverse=True)
     types = [known[each].event_type for each in ids.tolist()]
@@ -144,7 +146,7 @@ def _by_type(found: Entries, known: Mapping[int, Series]) -> Iterator[tuple[str,
 
 
 def _runs(added: Entries, known: Mapping[int, Series]) -> Iterator[index.Run]:
-    for event_type, found in _by_type(added, known):
+    for event_type, found in by_type(added, known):
         for month, each in found.by_month():
             yield event_type, month, EVERYBODY, 0, each
 
@@ -153,7 +155,7 @@ async def _remove(connection: Connection, removed: Entries, known: Mapping[int, 
     """Remove entries from the index. A person stays in the bitmaps for which another entry is left."""
     if not len(removed):
         return
-    await index.remove(connection, list(_by_type(removed, known)))
+    await index.remove(connection, list(by_type(removed, known)))
     months = [month for month, _ in removed.by_month()]
     left = [run for *_, run in await index.of_persons(connection, np.unique(removed.persons), months)]
     still = entries.joined(left) if left else removed.where(np.zeros(len(removed), bool))
@@ -164,7 +166,11 @@ async def _remove(connection: Connection, removed: Entries, known: Mapping[int, 
 
 
 async def _add_counts(connection: Connection, delta: Delta) -> None:
-    hours: Sequence[rollups.HourCount] = rollups.hour_counts(delta)
+    await add_hours(connection, rollups.hour_counts(delta))
+    await add_sessions(connection, rollups.session_counts(delta))
+
+
+async def add_hours(connection: Connection, hours: Sequence[rollups.HourCount]) -> None:
     if hours:
         await _ADD_HOURS.execute(
             connection,
@@ -176,7 +182,9 @@ async def _add_counts(connection: Connection, delta: Delta) -> None:
     # What corrections leave empty goes, so that the rows don't depend on how events were divided into deltas.
     if lessened := sorted({each.series_id for each in hours if each.events <= 0}):
         await _DROP_EMPTY_HOURS.execute(connection, series_ids=lessened)
-    sessions = rollups.session_counts(delta)
+
+
+async def add_sessions(connection: Connection, sessions: Sequence[tuple[datetime, int, Decimal]]) -> None:
     if sessions:
         await _ADD_SESSIONS.execute(
             connection,
