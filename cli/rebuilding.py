@@ -178,6 +178,14 @@ class RollupRebuild:
             await self._record(session, {"months": self.summary.months, "rows": self.summary.differing})
 
     async def _month(self, session: Connection, begins: datetime, note: Callable[[str], None]) -> None:
+        for _ in range(TRIES):
+            try:
+                return await self._try_month(session, begins, note)
+            except (asyncpg.UniqueViolationError, asyncpg.SerializationError):
+                continue  # a projector has registered the same series since the snapshot
+        raise ConfigurationError(f"{begins:%Y-%m} can't be replaced beside the projectors; run it again later.")
+
+    async def _try_month(self, session: Connection, begins: datetime, note: Callable[[str], None]) -> None:
         transaction = session.transaction(isolation="repeatable_read")
         await transaction.start()
         done = False

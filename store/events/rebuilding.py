@@ -198,7 +198,7 @@ async def _read_bounds(connection: Connection, since: datetime, margin: timedelt
         connection,
         data_types=[EVENTS, TRANSACTIONS],
         actions=["dropped", "deleted"],
-        other_parts=["poison_events", "temporal_outbox"],
+        other_parts=["poison_events", "temporal_outbox", "rollup_people", "rollup_index"],
     )
     last = {data_type: max(known, at) for data_type, at in rows}
     return _Bounds(

@@ -93,6 +93,26 @@ async def test_a_rebuild_restores_what_was_damaged(log: Log, people: list[str], 
         assert (await rebuild(log, MARCH, dry_run=True)).differing == 0, damage
 
 
+async def test_a_rebuild_adds_events_that_were_projected_before_there_were_rollups(
+    log: Log, people: list[str], owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A projector registers a new series between the snapshot and the rebuild's registration of the same."""
+    for table in ("deltas", "hours", "sessions", "people", "index", "series"):
+        await owner.execute(f"DELETE FROM rollup_{table}")
+    fold = rebuilding._fold
+
+    async def and_more(*arguments: Any) -> Any:
+        found = await fold(*arguments)
+        await log.write(Happening(people[0], timestamp=MARCH + DAY))
+        await log.project()
+        return found
+
+    monkeypatch.setattr(rebuilding, "_fold", and_more)
+    assert (await rebuild(log)).differing
+    await compact(log.database)
+    assert await stored(owner) == await plain(owner)
+
+
 async def test_what_is_committed_while_a_month_is_read_comes_on_top(
     log: Log, people: list[str], owner: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
