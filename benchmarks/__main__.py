@@ -27,6 +27,7 @@ from benchmarks.cases import (
     profiles,
     reads,
     retention,
+    rollups,
     stream,
     sweep,
     volume,
@@ -63,6 +64,7 @@ CASES: Mapping[str, Case] = {
     "volume": volume.run,
     "retention": retention.run,
     "sweep": sweep.run,
+    "rollups": rollups.run,
     "waiting": waiting.run,
 }
 
