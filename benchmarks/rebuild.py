@@ -1,7 +1,7 @@
 """Events a second of `perennial rebuild`: ``python -m benchmarks.rebuild [EVENTS] [USERS]``.
 
-It fills a scratch database, projects the events, and then measures a comparison that finds nothing, a rebuild
-that finds each user differing, and beside them a read of the same events alone.
+It fills a scratch database and projects the events. Then it measures a read of the events alone, and comparisons
+and rebuilds: of projections of which each user differs, and of rollups that are empty.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.rebuilding import ProjectionRebuild
+from cli.rebuilding import ProjectionRebuild, RollupRebuild
 from clients.importer.progress import reporter
+from models.rules.series import DIMENSION_VALUES
 from models.rules.stages import DEFAULT_PERIODS
 from privacy.encryption import Cipher
 from privacy.keyring import KeyFile
@@ -64,6 +65,11 @@ async def _measure(database: Database, cipher: Cipher, events: int, users: int) 
             await run.run(report)
         print(run.summary)
 
+    async def rebuild_rollups() -> None:
+        run = RollupRebuild(database, cipher, BEGINNING, DIMENSION_VALUES)
+        await run.run(lambda text: None)
+        print(run.summary)
+
     async def read() -> None:
         async with database.connection() as connection:
             await connection.fetch("SELECT * FROM events")
@@ -75,6 +81,11 @@ async def _measure(database: Database, cipher: Cipher, events: int, users: int) 
     async with database.connection() as connection:
         await connection.execute("UPDATE user_activity SET session_count = 0; DELETE FROM sessions")
     await _timed("rebuild of all users", events, lambda: rebuild(False))
+    async with database.connection() as connection:
+        for table in ("deltas", "hours", "people", "index", "sessions"):
+            await connection.execute(f"DELETE FROM rollup_{table}")
+    await _timed("rebuild of empty rollups", events, rebuild_rollups)
+    await _timed("comparison of rollups", events, rebuild_rollups)
 
 
 async def main(events: int, users: int) -> None:
