@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from pyroaring import BitMap
 
+from activities.retention import EventPurge
 from cli.rebuilding import RollupRebuild, RollupSummary
 from models.rules.series import DIMENSION_VALUES
 from privacy.encryption import Cipher
 from runtime.database import Database
 from store.connection import Connection
+from store.events.partitions import month_start
 from store.rollups import rebuilding
 from tests.rebuild.test_projections import MARCH, happening, write_history
+from tests.retention.filling import begin_purge, boundary
 from tests.rollups.plain import compact, plain, stored
 from tests.rollups.test_corrections import opt_out
 from tests.support.locks import until_blocked
@@ -180,3 +183,20 @@ async def test_a_month_with_an_event_that_cannot_be_read_is_left(
     march = {row for row in before["hours"] if row[2] >= MARCH}
     assert march <= after["hours"]
     assert not (before["hours"] - march) & after["hours"]
+
+
+async def test_days_whose_events_retention_has_deleted_stay_and_later_days_are_restored(
+    log: Log, owner: Connection
+) -> None:
+    user, old, kept = await log.person(), boundary() - 5 * DAY, boundary() + 3 * DAY
+    await log.write(*(Happening(user, timestamp=at, dimensions=PLACE) for at in (old, kept, kept + MINUTE)))
+    await log.project()
+    await compact(log.database)
+    await EventPurge(log.database, None).run(await begin_purge(log.database))
+    before = await stored(owner)
+    assert min(row[2] for row in before["hours"]) < boundary()
+    assert (await rebuild(log, month_start(old))).differing == 0
+    await owner.execute("UPDATE rollup_hours SET events = events + 1 WHERE hour > $1", kept - DAY / 24)
+    await owner.execute("DELETE FROM rollup_people; DELETE FROM rollup_index")
+    assert (await rebuild(log, month_start(old))).differing
+    assert await stored(owner) == before
