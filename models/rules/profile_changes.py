@@ -8,6 +8,9 @@ The values with which a profile was created are older than each change, except a
 creation: old data completes a profile, and doesn't replace what it was created with.
 
 An opt-out also removes the attribute, at its own time.
+
+A closing is an exception, as `user.account_deletion` is: it counts at any time, and no event opens the account
+again.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ _BEFORE_CREATION = 1 << 62
 _CHANGES = "changes"
 _DEMOGRAPHIC = "demographics."
 _PREFERENCE = "privacy_preferences."
+_STATUS = "account_status"
 _TIER = "transactions.subscription_tier"
 _RESTRICTED = (AccountStatus.CLOSED, AccountStatus.SUSPENDED)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -92,7 +96,7 @@ def change_of(
 
 def restricts(change: ProfileChange) -> bool:
     """Whether a change forbids an attribute, or closes or suspends the account."""
-    return change.values.get("account_status") in _RESTRICTED or any(
+    return change.values.get(_STATUS) in _RESTRICTED or any(
         value is False and name.startswith(_PREFERENCE) for name, value in change.values.items()
     )
 
@@ -151,8 +155,12 @@ def resolve(
             if value is not None and name.startswith(_DEMOGRAPHIC) and not consented:
                 continue
             place = (change.place(times[CREATED]), _rank(value))
-            if name not in latest or place > latest[name]:
-                latest[name], won[name] = place, value
+            if name == _STATUS and AccountStatus.CLOSED in (value, won.get(name), profile.account_status):
+                value = AccountStatus.CLOSED  # at any time, and no event opens the account again
+                place = max(place, latest.get(name, place))
+            elif name in latest and place <= latest[name]:
+                continue
+            latest[name], won[name] = place, value
     return _patch(won), {name: latest[name][0] for name in won}
 
 

@@ -278,3 +278,17 @@ async def test_nothing_of_a_batch_that_rolls_back_remains(api: Clients, log: Log
     await projected(log)
     await projected(log)
     assert ((await profile(api))["name"], await version(owner)) == ("Grace", 2)
+
+
+async def test_no_event_opens_a_closed_account_and_a_request_does(api: Clients, log: Log) -> None:
+    await add_user(api.admin)
+    await batch(api, event(event_type="user.account_deletion", timestamp=moment(hours=2)))
+    await projected(log)
+    await batch(api, update({"account_status": "active", "name": "Grace"}, hours=1))
+    await projected(log)
+    after = await profile(api)
+    assert (after["account_status"], after["name"]) == ("closed", "Grace")
+    await api.admin.patch("/users/u-1", json={"account_status": "active"})
+    await batch(api, update({"account_status": "suspended"}, hours=0.5))
+    await projected(log)
+    assert (await profile(api))["account_status"] == "active"
