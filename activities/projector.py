@@ -70,8 +70,8 @@ UNSETTLED_SECONDS = 0.01
 """The pause while rows wait for an open transaction to end."""
 GATHER_SECONDS = 0.025
 """The shortest pause after a batch, so that a steady stream makes fewer batches."""
-REST_FACTOR = 2.0
-MOST_GATHERED_SECONDS = 0.25
+REST_FACTOR = 1.0
+MOST_GATHERED_SECONDS = 0.1
 """The pause is ``REST_FACTOR`` times the batch's duration, up to this. It gives requests priority on a busy
 machine, and larger batches cost less per event."""
 AGAIN_SECONDS = 0.5

@@ -37,6 +37,7 @@ from privacy.keyring import KeyFile
 from runtime import migrate
 from runtime.database import Database
 from runtime.embedded.postgres import EmbeddedPostgres, scratch_postgres
+from runtime.process import collect_garbage_rarely
 from runtime.settings import Settings
 from store.events import events as store_events
 from store.rollups import compaction, deltas, forgetting, index, people, series
@@ -83,6 +84,7 @@ async def _projector(server: EmbeddedPostgres, database: Database, pairs: int) -
     async with database.connection() as connection:
         await connection.execute("SELECT ensure_events_partition(DATE '2026-03-01')")
     follower = Follower(database, cipher, (), 0)
+    collect_garbage_rarely()  # as workers do
     spent: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     counted = vars(projector)["counted"]
     for number in range(2 * pairs + 2):
