@@ -82,7 +82,7 @@ async def test_redaction_during_ingest_projection_and_deletions_loses_no_event_a
 ) -> None:
     monkeypatch.setattr(redactions, "PAGE", 20)
     log = Log(database, cipher)
-    await add_user(two[0])
+    await add_user(two[0], lifecycle_stage_pinned=True)
     numbers, over, stored, deadlocks = itertools.count(), asyncio.Event(), 0, await _deadlocks(owner)
     async with asyncio.TaskGroup() as others:
         for _ in range(2):

@@ -81,7 +81,7 @@ async def test_ingest_and_projector_continue_while_a_partition_is_detached_and_d
     postgres: EmbeddedPostgres,
     log: Log,
 ) -> None:
-    await add_user(other)
+    await add_user(other, lifecycle_stage_pinned=True)
     await fill(owner, "old-", WHOLE, WHOLE + timedelta(days=31), ROWS)
     await mark_projected(owner)
     sent = 0

@@ -35,6 +35,7 @@ QUEUES = {
     CALLBACK: "system-delivery",
     "redaction": "system-maintenance",
     "reconciler": "system-maintenance",
+    "compactor": "system-maintenance",
     "partitions": "system-maintenance",
     "audit_checkpoint": "system-maintenance",
     RETENTION: "system-maintenance",
@@ -95,7 +96,7 @@ async def test_after_a_stack_ran_the_default_list_shows_instances_alone(
     assert await _listed(customers) == {("onboarding", "system"): 2}
     listed = await _listed(system)
     assert listed.keys() == set(QUEUES.items())
-    loops = {PROJECTOR: 4, "outbox": 1, "redaction": 1, "reconciler": 1}
+    loops = {PROJECTOR: 4, "outbox": 1, "redaction": 1, "reconciler": 1, "compactor": 1}
     assert {name: listed[name, QUEUES[name]] for name in loops} == loops
     assert listed[CALLBACK, "system-delivery"] == 2
 
